@@ -1,0 +1,169 @@
+//! The state of one bucket: its quotas, its clock, and what each lane has in flight in it.
+
+use super::{
+    Micros,
+    quota_state::QuotaState,
+    rule::{MAX_AMOUNT, Rule},
+};
+
+/// How long a lane is remembered after its last batch.
+pub const LANE_MEMORY: Micros = 600_000_000;
+
+/// The state of one bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketState {
+    /// When this state began; 0 if it has not.
+    pub(crate) born: Micros,
+    /// The latest time seen.
+    pub(crate) now: Micros,
+    /// What is added to the store's clock since that stepped back.
+    pub(crate) offset: Micros,
+    pub(crate) paused_until: Micros,
+    /// Until when the state means something.
+    pub(crate) expires: Micros,
+    /// Nothing in `lanes` is due before this.
+    pub(crate) next_sweep: Micros,
+    /// Those of the rules in use first and in their order, then those that only others know.
+    pub(crate) quotas: Vec<QuotaState>,
+    pub(crate) lanes: Vec<LaneState>,
+}
+
+/// What a bucket knows of a lane, or of a detached reservation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LaneState {
+    pub(crate) id: u64,
+    /// The last batch applied, when that was, and what it was answered.
+    pub(crate) seq: u64,
+    pub(crate) answered_at: Micros,
+    pub(crate) verdicts: super::Verdicts,
+    /// What is in flight is taken for abandoned from here on.
+    pub(crate) lease_until: Micros,
+    pub(crate) forget_at: Micros,
+    pub(crate) in_flight: Vec<Share>,
+}
+
+/// What a lane has in flight on one quota.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Share {
+    pub(crate) quota: u64,
+    pub(crate) amount: u64,
+}
+
+impl LaneState {
+    pub(crate) fn new(id: u64) -> Self {
+        Self {
+            id,
+            seq: 0,
+            answered_at: 0,
+            verdicts: super::Verdicts::new(),
+            lease_until: 0,
+            forget_at: 0,
+            in_flight: Vec::new(),
+        }
+    }
+
+    pub(crate) fn share(&mut self, quota: u64) -> &mut u64 {
+        let index = self.in_flight.iter().position(|share| share.quota == quota).unwrap_or_else(|| {
+            self.in_flight.push(Share { quota, amount: 0 });
+            self.in_flight.len() - 1
+        });
+        &mut self.in_flight[index].amount
+    }
+
+    /// When the bucket has to look at this lane again.
+    fn due(&self) -> Micros {
+        match self.in_flight.iter().any(|share| share.amount > 0) {
+            true => self.lease_until,
+            false => self.forget_at,
+        }
+    }
+}
+
+impl BucketState {
+    /// A bucket that nobody has used yet.
+    pub fn unused() -> Self {
+        Self {
+            born: 0,
+            now: 0,
+            offset: 0,
+            paused_until: 0,
+            expires: 0,
+            next_sweep: MAX_AMOUNT,
+            quotas: Vec::new(),
+            lanes: Vec::new(),
+        }
+    }
+
+    /// Until when this state means anything: after it, a new one admits the same.
+    pub fn expires(&self) -> Micros {
+        self.expires
+    }
+
+    /// Brings clock, quotas and leases to `now`, with the quotas in the order of `rules`.
+    pub(crate) fn advance(&mut self, rules: &[Rule], now: Micros, wall: Micros) {
+        if self.born == 0 {
+            self.born = now;
+        }
+        self.now = now;
+        self.offset = now.saturating_sub(wall);
+        for (index, rule) in rules.iter().enumerate() {
+            match self.quotas.iter().skip(index).position(|state| state.id == rule.id) {
+                Some(0) => {}
+                Some(further) => self.quotas.swap(index, index + further),
+                None => {
+                    self.quotas.push(QuotaState::new(rule, now, wall));
+                    let last = self.quotas.len() - 1;
+                    self.quotas.swap(index, last);
+                }
+            }
+            self.quotas[index].advance(rule, now, wall);
+        }
+        if now >= self.next_sweep {
+            self.sweep(rules, now);
+        }
+    }
+
+    /// Ends the leases that are over and forgets the lanes that were silent for long.
+    fn sweep(&mut self, rules: &[Rule], now: Micros) {
+        let quotas = &mut self.quotas;
+        for lane in self.lanes.iter_mut().filter(|lane| lane.lease_until <= now) {
+            for share in lane.in_flight.drain(..) {
+                if let Some(state) = quotas.iter_mut().find(|state| state.id == share.quota) {
+                    let rule = rules.iter().find(|rule| rule.id == share.quota);
+                    state.abandon(rule, share.amount);
+                }
+            }
+        }
+        self.lanes.retain(|lane| lane.forget_at > now);
+        self.next_sweep = self.lanes.iter().map(LaneState::due).min().unwrap_or(MAX_AMOUNT);
+    }
+
+    pub(crate) fn lane(&self, id: u64) -> Option<&LaneState> {
+        self.lanes.iter().find(|lane| lane.id == id)
+    }
+
+    /// The index of a lane, which is made if it is not known.
+    pub(crate) fn enter(&mut self, id: u64) -> usize {
+        self.lanes.iter().position(|lane| lane.id == id).unwrap_or_else(|| {
+            self.lanes.push(LaneState::new(id));
+            self.lanes.len() - 1
+        })
+    }
+
+    /// Gives a lane, or a detached reservation, time until its lease and its record end.
+    pub(crate) fn extend(&mut self, lane: u64, lease_until: Micros, forget_at: Micros) {
+        let lane = self.enter(lane);
+        let lane = &mut self.lanes[lane];
+        (lane.lease_until, lane.forget_at) = (lease_until, forget_at);
+        self.next_sweep = self.next_sweep.min(lane.due());
+        self.expires = self.expires.max(forget_at);
+    }
+
+    /// Keeps the state for as long as its quotas mean something.
+    pub(crate) fn keep_while_charged(&mut self, rules: &[Rule], wall: Micros) {
+        for (state, rule) in self.quotas.iter().zip(rules) {
+            self.expires = self.expires.max(self.now + state.lasts(rule, self.now, wall));
+        }
+        self.expires = self.expires.max(self.paused_until);
+    }
+}

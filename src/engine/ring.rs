@@ -1,0 +1,101 @@
+//! A ring of charges, one per slot of time. It knows slot numbers and amounts, not how long a slot is.
+
+use super::MAX_AMOUNT;
+
+/// Slot number `s` lives at index `s % len`; the newest slot is `head`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ring {
+    head: u64,
+    slots: Box<[u64]>,
+}
+
+impl Ring {
+    pub(crate) fn new(head: u64, len: u64) -> Self {
+        let len = usize::try_from(len).unwrap_or(usize::MAX).max(1);
+        Self { head, slots: vec![0; len].into_boxed_slice() }
+    }
+
+    pub(crate) fn head(&self) -> u64 {
+        self.head
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.slots.len() as u64
+    }
+
+    fn index(&self, slot: u64) -> usize {
+        (slot % self.len()) as usize
+    }
+
+    /// Whether `slot` is still in the ring. A slot ahead of the head is not.
+    pub(crate) fn holds(&self, slot: u64) -> bool {
+        slot <= self.head && self.head - slot < self.len()
+    }
+
+    /// Makes `slot` the head and hands every charge that leaves to `left`, oldest first. Answers how many
+    /// further slots passed after the ring was already empty. Never moves back.
+    pub(crate) fn advance(&mut self, slot: u64, mut left: impl FnMut(u64)) -> u64 {
+        let steps = slot.saturating_sub(self.head);
+        let within = steps.min(self.len());
+        for step in 1..=within {
+            let index = self.index(self.head + step);
+            left(std::mem::take(&mut self.slots[index]));
+        }
+        self.head += steps;
+        steps - within
+    }
+
+    /// Adds to a slot the ring holds. Answers what was added (less than asked only at `MAX_AMOUNT`).
+    pub(crate) fn add(&mut self, slot: u64, amount: u64) -> u64 {
+        let index = self.index(slot);
+        let before = self.slots[index];
+        self.slots[index] = (before + amount).min(MAX_AMOUNT);
+        self.slots[index] - before
+    }
+
+    /// Takes from a slot the ring holds, never below 0. Answers what was taken.
+    pub(crate) fn take(&mut self, slot: u64, amount: u64) -> u64 {
+        let index = self.index(slot);
+        let taken = amount.min(self.slots[index]);
+        self.slots[index] -= taken;
+        taken
+    }
+
+    /// Charges with their age in slots, oldest first; the last is the head, of age 0.
+    pub(crate) fn oldest_first(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let oldest = self.index(self.head + 1);
+        let (newer, older) = self.slots.split_at(oldest);
+        (0..self.len()).rev().zip(older.iter().chain(newer).copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn charges_leave_oldest_first_and_a_long_gap_empties_the_ring() {
+        let mut ring = Ring::new(10, 3);
+        ring.add(10, 1);
+        ring.advance(11, |_| {});
+        ring.add(11, 2);
+        assert_eq!(ring.oldest_first().collect::<Vec<_>>(), [(2, 0), (1, 1), (0, 2)]);
+
+        let mut left = Vec::new();
+        assert_eq!(ring.advance(20, |charge| left.push(charge)), 6);
+        assert_eq!(left, [0, 1, 2]);
+        assert_eq!(ring.head(), 20);
+        assert!(ring.holds(18) && !ring.holds(17) && !ring.holds(21));
+    }
+
+    #[test]
+    fn time_never_moves_back_and_amounts_stay_in_range() {
+        let mut ring = Ring::new(10, 3);
+        ring.advance(4, |_| panic!("nothing leaves"));
+        assert_eq!(ring.head(), 10);
+        assert_eq!(ring.add(10, MAX_AMOUNT), MAX_AMOUNT);
+        assert_eq!(ring.add(10, 5), 0);
+        assert_eq!(ring.take(10, 7), 7);
+        assert_eq!(ring.take(9, 7), 0);
+    }
+}

@@ -1,0 +1,60 @@
+//! At most `limit` in any window of the given length, at any phase.
+
+use super::{Micros, ring::Ring};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SlidingWindow {
+    slot: Micros,
+    /// The sum of the ring.
+    charged: u64,
+    ring: Ring,
+}
+
+impl SlidingWindow {
+    pub(crate) fn new(slot: Micros, slots: u64, now: Micros) -> Self {
+        Self { slot, charged: 0, ring: Ring::new(now / slot, slots + 1) }
+    }
+
+    pub(crate) fn advance(&mut self, now: Micros) {
+        let charged = &mut self.charged;
+        self.ring.advance(now / self.slot, |left| *charged = charged.saturating_sub(left));
+    }
+
+    pub(crate) fn charged(&self) -> u64 {
+        self.charged
+    }
+
+    pub(crate) fn charge(&mut self, amount: u64) {
+        self.charged += self.ring.add(self.ring.head(), amount);
+    }
+
+    /// Replaces what was charged at `at`. A slot that has left the window needs nothing.
+    pub(crate) fn amend(&mut self, at: Micros, reserved: u64, actual: u64, refundable: bool) {
+        let slot = (at / self.slot).min(self.ring.head());
+        if !self.ring.holds(slot) {
+            return;
+        }
+        if actual >= reserved {
+            self.charged += self.ring.add(slot, actual - reserved);
+        } else if refundable {
+            self.charged -= self.ring.take(slot, reserved - actual);
+        }
+    }
+
+    /// Time until `amount` of what is charged has left, if that much is charged.
+    pub(crate) fn until_left(&self, amount: u64, now: Micros) -> Option<Micros> {
+        let mut left = 0;
+        for (age, charge) in self.ring.oldest_first() {
+            left += charge;
+            if left >= amount {
+                let leaves = (self.ring.head() + self.ring.len() - age) * self.slot;
+                return Some(leaves.saturating_sub(now));
+            }
+        }
+        None
+    }
+
+    pub(crate) fn length(&self) -> Micros {
+        self.ring.len() * self.slot
+    }
+}

@@ -1,0 +1,200 @@
+//! The operations of one batch, one after the other, on states that have been brought to the present.
+
+use smallvec::SmallVec;
+
+use super::{
+    Batch, BucketState, Micros, Mode, Op, RefusedBy, Rule, Verdict, Verdicts, Violation,
+    quota_state::{Amendment, Ask, QuotaState},
+};
+
+pub(super) fn apply_all(
+    states: &mut [BucketState],
+    batch: &Batch<'_>,
+    now: Micros,
+    wall: Micros,
+) -> Verdicts {
+    let mut step = Step { states, rules: batch.rules, lane: batch.lane, now, wall, ahead: SmallVec::new() };
+    let verdicts = batch.ops.iter().map(|op| step.apply(op)).collect();
+    step.refold();
+    verdicts
+}
+
+struct Step<'a> {
+    states: &'a mut [BucketState],
+    rules: &'a [&'a [Rule]],
+    lane: u64,
+    now: Micros,
+    wall: Micros,
+    /// Per rule, what the reserves refused in this batch ask for. Empty until one is refused.
+    ahead: SmallVec<[Ahead; 4]>,
+}
+
+/// What stands before a reserve on one quota.
+#[derive(Clone, Copy, Default)]
+struct Ahead {
+    amount: u64,
+    /// The largest capacity among those refused: who may use more than this is not behind them.
+    capacity: u64,
+}
+
+impl Step<'_> {
+    fn apply(&mut self, op: &Op) -> Verdict {
+        match op {
+            Op::Reserve { costs, headroom, explain, mode } => self.reserve(costs, *headroom, *explain, *mode),
+            Op::Settle { at, reserved, actual, close, claim } => {
+                self.settle(*at, reserved, actual, *close, *claim)
+            }
+            Op::Detach { claim, reserved, lease } => self.detach(*claim, reserved, *lease),
+            Op::Pause(duration) => self.pause(*duration),
+            Op::Status => self.status(),
+        }
+    }
+
+    /// Every quota of the batch: its index, rule and state.
+    fn quotas(&self) -> impl Iterator<Item = (usize, &Rule, &QuotaState)> {
+        let pairs = self.rules.iter().zip(self.states.iter());
+        pairs
+            .flat_map(|(rules, state)| rules.iter().zip(&state.quotas))
+            .enumerate()
+            .map(|(k, (r, q))| (k, r, q))
+    }
+
+    fn reserve(&mut self, costs: &[u64], headroom: u64, explain: bool, mode: Mode) -> Verdict {
+        self.refold();
+        if !self.fits(costs, headroom) {
+            let violations = if explain { self.violations(costs, headroom) } else { Box::default() };
+            if mode == Mode::Wait {
+                self.stand_ahead(costs, headroom);
+            }
+            return Verdict::Refused(violations);
+        }
+        if mode == Mode::Dry {
+            return Verdict::Fits;
+        }
+        let mut costs = costs.iter();
+        for (rules, bucket) in self.rules.iter().zip(self.states.iter_mut()) {
+            let lane = bucket.enter(self.lane);
+            for ((rule, state), &cost) in rules.iter().zip(&mut bucket.quotas).zip(&mut costs) {
+                state.reserve(rule, cost);
+                *bucket.lanes[lane].share(rule.id) += cost;
+            }
+        }
+        Verdict::Granted
+    }
+
+    fn ask(&self, k: usize, rule: &Rule, cost: u64, headroom: u64) -> Ask {
+        let capacity = rule.capacity(headroom);
+        let ahead = match self.ahead.get(k) {
+            Some(ahead) if capacity <= ahead.capacity => ahead.amount,
+            _ => 0,
+        };
+        Ask { cost, ahead, capacity }
+    }
+
+    fn fits(&self, costs: &[u64], headroom: u64) -> bool {
+        let paused = self.states.iter().any(|bucket| bucket.paused_until > self.now);
+        !paused
+            && self
+                .quotas()
+                .zip(costs)
+                .all(|((k, rule, state), &cost)| state.fits(rule, self.ask(k, rule, cost, headroom)))
+    }
+
+    fn violations(&self, costs: &[u64], headroom: u64) -> Box<[Violation]> {
+        let paused = self.states.iter().enumerate().filter(|(_, bucket)| bucket.paused_until > self.now);
+        let pauses = paused.map(|(index, bucket)| {
+            let wait = bucket.paused_until - self.now;
+            Violation { by: RefusedBy::Pause(index), available: 0, wait: Some(wait), at_best: wait }
+        });
+        let quotas = self.quotas().zip(costs).filter_map(|((k, rule, state), &cost)| {
+            let ask = self.ask(k, rule, cost, headroom);
+            if state.fits(rule, ask) {
+                return None;
+            }
+            let shortage = state.shortage(rule, ask, self.now, self.wall);
+            Some(Violation {
+                by: RefusedBy::Rule(k),
+                available: shortage.available,
+                wait: shortage.wait,
+                at_best: shortage.at_best,
+            })
+        });
+        pauses.chain(quotas).collect()
+    }
+
+    /// Lets a refused reserve keep its place before those after it in the batch.
+    fn stand_ahead(&mut self, costs: &[u64], headroom: u64) {
+        self.ahead.resize(costs.len(), Ahead::default());
+        let rules = self.rules.iter().copied().flatten();
+        for ((ahead, rule), &cost) in self.ahead.iter_mut().zip(rules).zip(costs) {
+            let capacity = rule.capacity(headroom);
+            // More than a few windows ahead makes no difference to an answer, and amounts stay exact.
+            ahead.amount = (ahead.amount + cost).min(4 * rule.capacity(0));
+            ahead.capacity = ahead.capacity.max(capacity);
+        }
+    }
+
+    fn settle(
+        &mut self,
+        at: Micros,
+        reserved: &[u64],
+        actual: &[u64],
+        close: bool,
+        claim: Option<u64>,
+    ) -> Verdict {
+        let owner = claim.unwrap_or(self.lane);
+        if claim.is_some() && self.states.iter().any(|bucket| bucket.lane(owner).is_none()) {
+            return Verdict::NoClaim;
+        }
+        let mut amounts = reserved.iter().zip(actual);
+        for (rules, bucket) in self.rules.iter().zip(self.states.iter_mut()) {
+            let lane = bucket.enter(owner);
+            for ((rule, state), (&reserved, &actual)) in
+                rules.iter().zip(&mut bucket.quotas).zip(&mut amounts)
+            {
+                let share = bucket.lanes[lane].share(rule.id);
+                let in_flight = reserved.min(*share);
+                let open = state.settle(rule, Amendment { at, reserved, actual, in_flight, close });
+                *share = *share - in_flight + open;
+            }
+            if claim.is_some() && close {
+                bucket.lanes.swap_remove(lane);
+            }
+        }
+        Verdict::Done
+    }
+
+    fn detach(&mut self, claim: u64, reserved: &[u64], lease: Micros) -> Verdict {
+        let mut reserved = reserved.iter();
+        for (rules, bucket) in self.rules.iter().zip(self.states.iter_mut()) {
+            let (from, to) = (bucket.enter(self.lane), bucket.enter(claim));
+            for (rule, &amount) in rules.iter().zip(&mut reserved) {
+                let share = bucket.lanes[from].share(rule.id);
+                let moved = amount.min(*share);
+                *share -= moved;
+                *bucket.lanes[to].share(rule.id) += moved;
+            }
+            bucket.extend(claim, self.now + lease, self.now + lease);
+        }
+        Verdict::Done
+    }
+
+    fn pause(&mut self, duration: Micros) -> Verdict {
+        if let Some(bucket) = self.states.first_mut() {
+            let until = self.now + duration;
+            bucket.paused_until = if duration == 0 { 0 } else { bucket.paused_until.max(until) };
+        }
+        Verdict::Done
+    }
+
+    fn status(&mut self) -> Verdict {
+        self.refold();
+        let levels = self.quotas().map(|(_, rule, state)| state.level(rule, self.now, self.wall)).collect();
+        Verdict::Status(levels, self.states.first().map_or(0, |bucket| bucket.paused_until))
+    }
+
+    /// Makes the edits of the settles so far count.
+    fn refold(&mut self) {
+        self.states.iter_mut().flat_map(|bucket| &mut bucket.quotas).for_each(QuotaState::refold);
+    }
+}

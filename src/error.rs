@@ -1,0 +1,4 @@
+//! Errors.
+
+/// Any error.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,1 @@
+//! One Lua script call per batch.
