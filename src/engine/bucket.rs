@@ -94,9 +94,9 @@ impl BucketState {
         }
     }
 
-    /// Until when this state means anything: after it, a new one admits the same.
-    pub fn expires(&self) -> Micros {
-        self.expires
+    /// Whether this state means nothing any more: a new one would admit the same.
+    pub fn is_over(&self, now: Micros) -> bool {
+        self.expires <= now && self.lanes.iter().all(|lane| lane.due() <= now)
     }
 
     /// Brings clock, quotas and leases to `now`, with the quotas in the order of `rules`.
@@ -134,7 +134,7 @@ impl BucketState {
                 }
             }
         }
-        self.lanes.retain(|lane| lane.forget_at > now);
+        self.lanes.retain(|lane| lane.due() > now);
         self.next_sweep = self.lanes.iter().map(LaneState::due).min().unwrap_or(MAX_AMOUNT);
     }
 

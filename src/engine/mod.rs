@@ -211,7 +211,7 @@ fn apply_new(states: &mut [BucketState], batch: &Batch<'_>, wall: Micros) -> Out
     let verdicts = step::apply_all(states, batch, now, wall);
 
     for (state, rules) in states.iter_mut().zip(batch.rules) {
-        state.extend(batch.lane, now + batch.lease, now + batch.lease.max(LANE_MEMORY));
+        state.extend(batch.lane, now + batch.lease, now + LANE_MEMORY);
         state.keep_while_charged(rules, wall);
     }
     if let Some(first) = states.first_mut() {

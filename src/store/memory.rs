@@ -73,6 +73,10 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
+    fn in_process(&self) -> bool {
+        true
+    }
+
     fn apply(&self, batch: &Batch<'_>) -> Reply {
         let mut state = self.lock();
         // Read under the lock: time must not run backwards from one batch to the next.
@@ -110,7 +114,7 @@ impl State {
 
     fn sweep(&mut self, now: Micros) {
         if now >= self.next_sweep {
-            self.buckets.retain(|_, state| state.expires() > now);
+            self.buckets.retain(|_, state| !state.is_over(now));
             self.next_sweep = now + SWEEP_EVERY;
         }
     }

@@ -31,6 +31,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Cancel safety
     /// A dropped future may or may not have applied its batch. Sending the same batch again is safe.
     fn apply(&self, batch: &Batch<'_>) -> Reply;
+
+    /// Whether this process is the only one to use the store and every reply is [`Reply::Now`].
+    fn in_process(&self) -> bool {
+        false
+    }
 }
 
 /// What a [`Store`] replies to a batch.
