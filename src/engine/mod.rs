@@ -38,7 +38,7 @@ pub enum Op {
         costs: Costs,
         /// Share of each limit that is out of reach, in [`HEADROOM_PARTS`].
         headroom: u64,
-        /// Whether a refusal names its reasons, which costs time.
+        /// Whether a refusal names its reasons, which costs time. The first demand that has to wait always does.
         explain: bool,
         /// What comes of a refusal, and of a grant.
         mode: Mode,

@@ -62,7 +62,7 @@ impl Step<'_> {
     fn reserve(&mut self, costs: &[u64], headroom: u64, explain: bool, mode: Mode) -> Verdict {
         self.refold();
         if !self.fits(costs, headroom) {
-            let violations = if explain { self.violations(costs, headroom) } else { Box::default() };
+            let violations = if explain || self.ahead.is_empty() { self.violations(costs, headroom) } else { Box::default() };
             if mode == Mode::Wait {
                 self.stand_ahead(costs, headroom);
             }
