@@ -1,4 +1,226 @@
-//! Errors.
+//! Why a demand was not granted.
+
+use std::{error::Error, fmt, sync::Arc, time::Duration};
+
+use crate::{limits::LimitsError, store::StoreError};
 
 /// Any error.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Why a demand was not granted. What to do about it differs by variant, so each says what it is about.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Throttled {
+    /// It does not fit now, and it was not to wait.
+    NotNow(Box<Refusal>),
+    /// It cannot be granted, or was not, within its longest wait.
+    Deadline(Box<Refusal>),
+    /// It asks for more than some quota could ever admit: do not try again, ask for less or raise the limit.
+    ExceedsCapacity(Box<Refusal>),
+    /// As many demands wait for the bucket as may.
+    QueueFull {
+        /// The bucket.
+        bucket: Arc<str>,
+        /// How many may wait.
+        max_waiting: usize,
+    },
+    /// The store cannot be reached, or refuses.
+    Store(Arc<StoreError>),
+    /// The demand itself is wrong.
+    BadDemand(BadDemand),
+    /// The limiter was closed.
+    Closed,
+}
+
+impl Throttled {
+    /// The throttle's refusal inside an error that came through other layers and clients.
+    ///
+    /// ```
+    /// use tower_throttle::{BoxError, Throttled};
+    ///
+    /// fn is_ours(error: &BoxError) -> bool {
+    ///     Throttled::find(error.as_ref()).is_some()
+    /// }
+    /// # assert!(is_ours(&BoxError::from(Throttled::Closed)));
+    /// ```
+    pub fn find<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            let inner =
+                error.downcast_ref::<Self>().or_else(|| boxed(error).and_then(|error| Self::find(error)));
+            if inner.is_some() {
+                return inner;
+            }
+            next = error.source();
+        }
+        None
+    }
+
+    /// After how long it may be worth trying again: nothing where that is unknown, or never.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::NotNow(refusal) | Self::Deadline(refusal) => refusal.retry_after(),
+            _ => None,
+        }
+    }
+
+    /// Whether the same demand can never be granted as things are declared.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::ExceedsCapacity(_) | Self::BadDemand(_) | Self::Closed)
+    }
+
+    /// What refused, if quotas did.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::NotNow(refusal) | Self::Deadline(refusal) | Self::ExceedsCapacity(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+}
+
+/// The error in an [`io::Error`](std::io::Error), which is not its own content's source.
+fn boxed<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
+    let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+    Some(inner)
+}
+
+impl fmt::Display for Throttled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotNow(refusal) => write!(f, "throttled: {refusal}"),
+            Self::Deadline(refusal) => write!(f, "throttled beyond the longest wait: {refusal}"),
+            Self::ExceedsCapacity(refusal) => {
+                write!(f, "more than could ever be admitted, ask for less or raise the limit: {refusal}")
+            }
+            Self::QueueFull { bucket, max_waiting } => {
+                write!(f, "{max_waiting} demands wait for bucket `{bucket}` already, and no more may")
+            }
+            Self::Store(error) => error.fmt(f),
+            Self::BadDemand(error) => error.fmt(f),
+            Self::Closed => f.write_str("the limiter was closed"),
+        }
+    }
+}
+
+impl Error for Throttled {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Store(error) => error.source(),
+            Self::BadDemand(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// What a demand was refused by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refusal {
+    pub(crate) shortages: Vec<Shortage>,
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// Everything that refused it.
+    pub fn shortages(&self) -> &[Shortage] {
+        &self.shortages
+    }
+
+    /// What it has to wait for longest.
+    pub fn binding(&self) -> Option<&Shortage> {
+        // What nobody can tell the end of is longer than anything known.
+        self.shortages.iter().max_by_key(|shortage| shortage.retry_after.unwrap_or(Duration::MAX))
+    }
+
+    /// Time until it fits if nothing is refunded; nothing where that depends on calls in flight, or is never.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, shortage) in self.shortages.iter().enumerate() {
+            write!(f, "{}{shortage}", if index > 0 { "; " } else { "" })?;
+        }
+        match self.retry_after {
+            Some(wait) => write!(f, "; retry after {wait:?}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One quota that cannot give what is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Shortage {
+    /// The bucket.
+    pub bucket: Arc<str>,
+    /// The quota; `paused` if the whole bucket is.
+    pub quota: Arc<str>,
+    /// What the quota admits at most, to the demand's class; 0 for a pause.
+    pub limit: u64,
+    /// What it has left for the demand's class; negative in debt.
+    pub available: i64,
+    /// What the demand asks of it.
+    pub requested: u64,
+    /// Time until it can give that if nothing is refunded; nothing where that depends on calls in flight, or is never.
+    pub retry_after: Option<Duration>,
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bucket, quota, limit, available, requested, .. } = self;
+        match limit {
+            0 => write!(f, "bucket `{bucket}` is {quota}"),
+            _ => {
+                write!(f, "bucket `{bucket}`: {requested} asked of {available} left, `{quota}` being {limit}")
+            }
+        }
+    }
+}
+
+/// What is wrong with a demand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BadDemand {
+    /// Nobody declared this bucket.
+    UnknownBucket(Arc<str>),
+    /// Nobody declared this class.
+    UnknownClass(Arc<str>),
+    /// No quota counts this metric, and it is no standard one: a typo?
+    UnknownMetric(Arc<str>),
+    /// It names this bucket twice.
+    SameBucketTwice(Arc<str>),
+    /// It names buckets of two partitions, which cannot be charged as one.
+    TwoPartitions(Arc<str>, Arc<str>),
+    /// The resolver's quotas for the bucket make no sense.
+    InvalidLimits(LimitsError),
+    /// The reservation's id is not one of a detached reservation.
+    InvalidId,
+}
+
+impl fmt::Display for BadDemand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownBucket(name) => {
+                write!(
+                    f,
+                    "bucket `{name}` is not declared: add it to the limits, or say what becomes of others"
+                )
+            }
+            Self::UnknownClass(name) => write!(f, "class `{name}` is not declared: add it to the limits"),
+            Self::UnknownMetric(name) => {
+                write!(f, "no quota counts metric `{name}`: is it misspelt?")
+            }
+            Self::SameBucketTwice(name) => write!(f, "bucket `{name}` is named twice"),
+            Self::TwoPartitions(one, other) => {
+                write!(f, "buckets of partitions `{one}` and `{other}` cannot be charged as one")
+            }
+            Self::InvalidLimits(error) => error.fmt(f),
+            Self::InvalidId => f.write_str("this is not the id of a detached reservation"),
+        }
+    }
+}
+
+impl Error for BadDemand {}

@@ -97,7 +97,7 @@ pub enum Verdict {
     Done,
     /// The claim does not stand: it was settled before, or its lease has ended.
     NoClaim,
-    /// The levels, one per rule, and the time until which the first bucket is paused.
+    /// The levels, one per rule, and until when the first bucket is paused; 0 if it is not.
     Status(Box<[Level]>, Micros),
 }
 

@@ -62,7 +62,11 @@ impl Step<'_> {
     fn reserve(&mut self, costs: &[u64], headroom: u64, explain: bool, mode: Mode) -> Verdict {
         self.refold();
         if !self.fits(costs, headroom) {
-            let violations = if explain || self.ahead.is_empty() { self.violations(costs, headroom) } else { Box::default() };
+            let violations = if explain || self.ahead.is_empty() {
+                self.violations(costs, headroom)
+            } else {
+                Box::default()
+            };
             if mode == Mode::Wait {
                 self.stand_ahead(costs, headroom);
             }
@@ -190,7 +194,8 @@ impl Step<'_> {
     fn status(&mut self) -> Verdict {
         self.refold();
         let levels = self.quotas().map(|(_, rule, state)| state.level(rule, self.now, self.wall)).collect();
-        Verdict::Status(levels, self.states.first().map_or(0, |bucket| bucket.paused_until))
+        let paused = self.states.first().map(|bucket| bucket.paused_until).filter(|until| *until > self.now);
+        Verdict::Status(levels, paused.unwrap_or(0))
     }
 
     /// Makes the edits of the settles so far count.

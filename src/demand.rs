@@ -1,0 +1,70 @@
+//! What one request asks for.
+
+use std::{borrow::Cow, time::Duration};
+
+use smallvec::SmallVec;
+
+use crate::usage::Usage;
+
+/// What one request asks for: the most it may use, of one bucket or of several at once.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_throttle::{Demand, usage};
+///
+/// let demand = Demand::new("gpt-4o", usage! { requests: 1, tokens: 1_500 })
+///     .and("the whole company")
+///     .class("batch")
+///     .max_wait(Duration::from_secs(30));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demand {
+    pub(crate) buckets: SmallVec<[Cow<'static, str>; 1]>,
+    pub(crate) usage: Usage,
+    pub(crate) class: Option<Cow<'static, str>>,
+    pub(crate) max_wait: Option<Duration>,
+}
+
+impl Demand {
+    /// Asks a bucket for the most that a call may use. A usage that does not name `requests` is one request.
+    pub fn new(bucket: impl Into<Cow<'static, str>>, usage: Usage) -> Self {
+        let mut buckets = SmallVec::new();
+        buckets.push(bucket.into());
+        let usage = match usage.get(crate::usage::REQUESTS) {
+            Some(_) => usage,
+            None => usage.with(crate::usage::REQUESTS, 1),
+        };
+        Self { buckets, usage, class: None, max_wait: None }
+    }
+
+    /// Asks another bucket for the same, such as a tenant's parent. It is granted by all or by none.
+    #[must_use]
+    pub fn and(mut self, bucket: impl Into<Cow<'static, str>>) -> Self {
+        self.buckets.push(bucket.into());
+        self
+    }
+
+    /// The class it belongs to, which [`Limits::class`](crate::Limits::class) declares.
+    #[must_use]
+    pub fn class(mut self, class: impl Into<Cow<'static, str>>) -> Self {
+        self.class = Some(class.into());
+        self
+    }
+
+    /// The longest it may wait. A demand that cannot make it is refused at once.
+    #[must_use]
+    pub fn max_wait(mut self, max_wait: Duration) -> Self {
+        self.max_wait = Some(max_wait);
+        self
+    }
+
+    /// The buckets it asks.
+    pub fn buckets(&self) -> impl Iterator<Item = &str> {
+        self.buckets.iter().map(AsRef::as_ref)
+    }
+
+    /// The most that the call may use.
+    pub fn usage(&self) -> &Usage {
+        &self.usage
+    }
+}

@@ -1,0 +1,72 @@
+//! Whether the store answers. While it does not, demands are not made to wait for it one after the other.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::store::StoreError;
+
+/// After a failure the store is left alone for this long, and twice that after the next.
+const FIRST_REST: Duration = Duration::from_millis(500);
+const LONGEST_REST: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    degraded: AtomicBool,
+    outage: Mutex<Option<Outage>>,
+}
+
+#[derive(Debug)]
+struct Outage {
+    error: Arc<StoreError>,
+    rest: Duration,
+    until: Instant,
+}
+
+impl Health {
+    fn outage(&self) -> MutexGuard<'_, Option<Outage>> {
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the store did not answer when it was last asked.
+    pub(super) fn is_degraded(&self) -> bool {
+        self.degraded.load(Ordering::Relaxed)
+    }
+
+    /// Why the store is not to be asked now.
+    pub(super) fn is_down(&self) -> Option<Arc<StoreError>> {
+        if !self.is_degraded() {
+            return None;
+        }
+        let outage = self.outage();
+        outage.as_ref().filter(|outage| Instant::now() < outage.until).map(|outage| outage.error.clone())
+    }
+
+    /// When the store may be asked again.
+    pub(super) fn rests_until(&self) -> Option<Instant> {
+        self.outage().as_ref().map(|outage| outage.until)
+    }
+
+    /// The store did not answer. Answers whether that is news.
+    pub(super) fn failed(&self, error: &Arc<StoreError>) -> bool {
+        let mut outage = self.outage();
+        let rest = outage.as_ref().map_or(FIRST_REST, |outage| (outage.rest * 2).min(LONGEST_REST));
+        *outage = Some(Outage { error: error.clone(), rest, until: Instant::now() + rest });
+        !self.degraded.swap(true, Ordering::Relaxed)
+    }
+
+    /// The store answered. Answers whether that is news.
+    pub(super) fn answered(&self) -> bool {
+        if !self.is_degraded() {
+            return false;
+        }
+        *self.outage() = None;
+        self.degraded.swap(false, Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,404 @@
+//! The limiter: reserve, call, settle; without tower.
+
+mod health;
+mod lane;
+mod neighbours;
+mod options;
+mod path;
+mod pump;
+mod queue;
+mod registry;
+mod reservation;
+mod settling;
+mod status;
+mod track;
+
+use std::{
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Duration,
+};
+
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout, timeout_at},
+};
+
+use self::{
+    lane::{Entered, Lane, Shared},
+    options::Options,
+    queue::{Ask, Change, Other, Outcome},
+    registry::{Entry, Names, Registry},
+};
+pub use self::{
+    options::{LimiterBuilder, OnUnavailable, Retries},
+    reservation::{Reservation, ReservationId, Settlement},
+    settling::Settling,
+    status::{QuotaStatus, Status},
+    track::Tracked,
+};
+use crate::{
+    demand::Demand,
+    engine::{Mode, Verdict},
+    error::{BadDemand, Throttled},
+    limits::{Limits, LimitsError, Table},
+    observe::Event,
+    quota::micros,
+    store::{Store, StoreError},
+    usage::Usage,
+};
+
+/// A demand that has waited this long is reported, once.
+const LONG_WAIT: Duration = Duration::from_secs(5);
+
+/// Grants demands within the declared limits. A clone is another handle to the same limiter.
+///
+/// ```
+/// use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_throttle::BoxError> {
+/// let limits = Limits::new().bucket("gpt-4o", [Quota::per_minute("tokens", 30_000)]);
+/// let limiter = Limiter::new(limits)?;
+///
+/// let reservation = limiter.reserve(Demand::new("gpt-4o", usage! { tokens: 1_500 })).await?;
+/// // ... the call, which turns out to have used 412 tokens ...
+/// reservation.settle(usage! { tokens: 412 }).await?;
+///
+/// let status = limiter.status("gpt-4o").await?;
+/// assert_eq!(status.quotas[0].available, 29_588.0);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Limiter {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    registry: RwLock<Registry>,
+    /// Stands in while the store cannot be reached.
+    fallback: Option<Limiter>,
+}
+
+impl Limiter {
+    /// A limiter with its state in this process.
+    ///
+    /// # Errors
+    /// A declaration that makes no sense: which one, and why.
+    pub fn new(limits: Limits) -> Result<Self, LimitsError> {
+        Self::builder(limits).build()
+    }
+
+    /// A limiter with its state in a store, such as one in Redis that many processes share.
+    ///
+    /// # Errors
+    /// A declaration that makes no sense: which one, and why.
+    pub fn with_store(limits: Limits, store: impl Store) -> Result<Self, LimitsError> {
+        Self::builder(limits).store(store).build()
+    }
+
+    /// A limiter with other settings.
+    pub fn builder(limits: Limits) -> LimiterBuilder {
+        LimiterBuilder::new(limits)
+    }
+
+    fn assemble(table: Table, store: Arc<dyn Store>, options: Options, fallback: Option<Self>) -> Self {
+        let shared = Arc::new(Shared::new(store, options));
+        let registry = RwLock::new(Registry::new(Arc::new(table)));
+        Self { inner: Arc::new(Inner { shared, registry, fallback }) }
+    }
+
+    /// Waits in line until the demand fits on all its quotas, and reserves it there.
+    ///
+    /// # Errors
+    /// See [`Throttled`]. A demand that could not be granted within its longest wait, even if everything in flight
+    /// were refunded, is refused at once.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves no trace: it gives up its place, and a grant on its way to it is given back.
+    pub async fn reserve(&self, demand: Demand) -> Result<Reservation, Throttled> {
+        self.acquire(demand, Mode::Wait).await
+    }
+
+    /// Reserves the demand if it fits now and nobody who waits needs the same.
+    ///
+    /// # Errors
+    /// [`Throttled::NotNow`] if it does not, and see [`Throttled`].
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves no trace.
+    pub async fn try_reserve(&self, demand: Demand) -> Result<Reservation, Throttled> {
+        self.acquire(demand, Mode::Try).await
+    }
+
+    /// How long the demand would have to wait if nothing were refunded: zero if it fits now, nothing if that depends
+    /// on calls in flight. Reserves nothing.
+    ///
+    /// # Errors
+    /// See [`Throttled`].
+    pub async fn time_until_available(&self, demand: Demand) -> Result<Option<Duration>, Throttled> {
+        match self.ask(&demand, Mode::Dry).await {
+            Ok(_) => Ok(Some(Duration::ZERO)),
+            Err(Throttled::NotNow(refusal)) => Ok(refusal.retry_after()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How the quotas of a bucket stand.
+    ///
+    /// # Errors
+    /// [`Throttled::BadDemand`] for a bucket without quotas, [`Throttled::Store`] if the store does not answer.
+    pub async fn status(&self, bucket: &str) -> Result<Status, Throttled> {
+        let Entry { lane, path, .. } = self.lane_of(bucket)?;
+        match lane.send(Other::Status).verdict().await? {
+            Verdict::Status(levels, paused_until) => Ok(Status {
+                waiting: lane.waiting(),
+                degraded: self.inner.shared.health.is_degraded(),
+                ..Status::new(&path, &levels, paused_until)
+            }),
+            _ => Err(Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into()))),
+        }
+    }
+
+    /// Settles a reservation that was [detached](Reservation::detach), wherever that was. Answers whether this did it:
+    /// a reservation is settled once, and keeps its charge after its lease.
+    ///
+    /// # Errors
+    /// See [`Throttled`].
+    ///
+    /// # Cancel safety
+    /// A dropped future may or may not have settled it.
+    pub async fn settle(&self, id: &ReservationId, actual: Usage) -> Result<bool, Throttled> {
+        let names: Names = id.buckets.iter().map(|name| name.clone().into()).collect();
+        let Some(Entry { lane, path, .. }) = self.find(&names)? else { return Ok(false) };
+        let change = Change {
+            at: id.at,
+            reserved: path.actual_costs(&id.usage),
+            actual: path.actual_costs(&id.usage.corrected(&actual)),
+            close: true,
+            claim: Some(id.claim),
+            path,
+        };
+        Ok(lane.change(change).verdict().await? != Verdict::NoClaim)
+    }
+
+    /// Refuses everything on a bucket for at least this long, in all processes that share it. A pause never
+    /// shortens another.
+    ///
+    /// # Errors
+    /// See [`Throttled`].
+    pub async fn pause(&self, bucket: &str, duration: Duration) -> Result<(), Throttled> {
+        let lane = self.lane_of(bucket)?.lane;
+        lane.send(Other::Pause(micros(duration).clamp(1, MAX_PAUSE))).await
+    }
+
+    /// Ends a pause.
+    ///
+    /// # Errors
+    /// See [`Throttled`].
+    pub async fn resume(&self, bucket: &str) -> Result<(), Throttled> {
+        let lane = self.lane_of(bucket)?.lane;
+        lane.send(Other::Pause(0)).await?;
+        lane.look_now();
+        lane.neighbours.look_now(&lane);
+        Ok(())
+    }
+
+    /// Replaces the limits, at once also for those that wait. What is charged stays charged.
+    ///
+    /// # Errors
+    /// A declaration that makes no sense: which one, and why. Then nothing changes.
+    pub fn update(&self, limits: Limits) -> Result<(), LimitsError> {
+        let table = Arc::new(limits.compile()?);
+        if let Some(fallback) = &self.inner.fallback
+            && let OnUnavailable::Local { share } = self.inner.shared.options.on_unavailable
+        {
+            fallback.update(limits.scaled(share))?;
+        }
+        self.write().update(table);
+        Ok(())
+    }
+
+    /// Refuses every demand from now on, and those that wait; then waits until the settles so far have reached the
+    /// store, or it does not answer.
+    pub async fn close(&self) {
+        let lanes = self.read().lanes();
+        self.write().close();
+        lanes.iter().for_each(Lane::close);
+        for lane in lanes.iter().filter(|lane| !lane.is_idle()) {
+            // What could not be told is sent again for as long as the runtime lives.
+            let _ = lane.send(Other::Status).verdict().await;
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Registry> {
+        self.inner.registry.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Registry> {
+        self.inner.registry.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, names: &Names) -> Result<Option<Entry>, Throttled> {
+        if let Some(entry) = self.read().find(names) {
+            return Ok(Some(entry.clone()));
+        }
+        self.write().find_or_make(names, &self.inner.shared)
+    }
+
+    fn lane_of(&self, bucket: &str) -> Result<Entry, Throttled> {
+        let names = Names::from_iter([bucket.to_owned().into()]);
+        self.find(&names)?.ok_or_else(|| Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into())))
+    }
+
+    async fn acquire(&self, demand: Demand, mode: Mode) -> Result<Reservation, Throttled> {
+        let started = Instant::now();
+        let result = match self.ask(&demand, mode).await {
+            Ok(Outcome::Granted(reservation)) => Ok(reservation),
+            Ok(Outcome::Fits) => Ok(Reservation::uncounted(demand.usage.clone(), 0)),
+            Err(Throttled::Store(error)) if matches!(*error, StoreError::Unavailable(_)) => {
+                self.without_store(&demand, mode, error, started).await
+            }
+            Err(error) => Err(error),
+        };
+        let observing = &self.inner.shared.options.observing;
+        let bucket = demand.buckets.first().map_or("", AsRef::as_ref);
+        match &result {
+            Ok(reservation) => observing.tell(Event::Granted {
+                bucket,
+                reserved: reservation.usage(),
+                waited: reservation.waited(),
+                degraded: reservation.degraded(),
+            }),
+            Err(error) => observing.tell(Event::Refused { bucket, error }),
+        }
+        result
+    }
+
+    async fn without_store(
+        &self,
+        demand: &Demand,
+        mode: Mode,
+        error: Arc<StoreError>,
+        started: Instant,
+    ) -> Result<Reservation, Throttled> {
+        match (self.inner.shared.options.on_unavailable, &self.inner.fallback) {
+            (OnUnavailable::Allow, _) => Ok(Reservation::uncounted(demand.usage.clone(), 0).degrade()),
+            (OnUnavailable::Local { .. }, Some(fallback)) => {
+                let mut demand = demand.clone();
+                demand.max_wait = demand.max_wait.map(|wait| wait.saturating_sub(started.elapsed()));
+                Box::pin(fallback.acquire(demand, mode)).await.map(Reservation::degrade)
+            }
+            _ => Err(Throttled::Store(error)),
+        }
+    }
+
+    async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Outcome, Throttled> {
+        let Some((lane, ask)) = self.admit(demand, mode)? else {
+            return Ok(Outcome::Granted(Reservation::uncounted(demand.usage.clone(), 0)));
+        };
+        let deadline = ask.deadline;
+        let mut outcome = match lane.enter(ask)? {
+            Entered::Done(outcome) => outcome,
+            Entered::Waiting { rank, position, answer } => {
+                let place = Place { lane: &lane, rank };
+                place.wait(answer, position, deadline).await?
+            }
+        };
+        if let Outcome::Granted(reservation) = &mut outcome {
+            reservation.release_on_drop(false);
+        }
+        Ok(outcome)
+    }
+
+    /// Where a demand goes and what it costs there; nothing if it is unlimited.
+    fn admit(&self, demand: &Demand, mode: Mode) -> Result<Option<(Arc<Lane>, Ask)>, Throttled> {
+        let entry = self.find(&demand.buckets)?;
+        let table = self.read().table.clone();
+        let class = demand.class.as_deref();
+        let unknown = |class: &str| Throttled::BadDemand(BadDemand::UnknownClass(class.into()));
+        let standing = table.standing(class).ok_or_else(|| unknown(class.unwrap_or_default()))?;
+        let specs = entry.as_ref().map_or(&[][..], |entry| entry.path.specs());
+        if let Some(metric) = table.unknown_metric(&demand.usage, specs) {
+            return Err(Throttled::BadDemand(BadDemand::UnknownMetric(metric.into())));
+        }
+        let Some(Entry { lane, path, .. }) = entry else { return Ok(None) };
+        let costs = path.costs(&demand.usage);
+        if let Some(refusal) = path.beyond_capacity(&costs, standing.headroom) {
+            return Err(Throttled::ExceedsCapacity(Box::new(refusal)));
+        }
+        let deadline = demand.max_wait.and_then(|wait| Instant::now().checked_add(wait));
+        Ok(Some((lane, Ask { path, usage: demand.usage.clone(), costs, standing, mode, deadline })))
+    }
+}
+
+/// The longest pause: a week.
+const MAX_PAUSE: u64 = 7 * 86_400 * 1_000_000;
+
+/// A place in a lane's queue, given up when this is dropped.
+struct Place<'a> {
+    lane: &'a Arc<Lane>,
+    rank: queue::Rank,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.lane.leave(self.rank);
+    }
+}
+
+type Answer = oneshot::Receiver<Result<Outcome, Throttled>>;
+
+impl Place<'_> {
+    async fn wait(
+        self,
+        mut answer: Answer,
+        position: usize,
+        deadline: Option<Instant>,
+    ) -> Result<Outcome, Throttled> {
+        let told =
+            |told: Result<_, oneshot::error::RecvError>| told.unwrap_or_else(|_| Err(settling::ended()));
+        let long_wait = Instant::now() + LONG_WAIT;
+        let path = self.lane.path();
+        if position > 0 {
+            self.tell(Event::WaitStarted { bucket: path.name(), position });
+        }
+        if deadline.is_none_or(|deadline| deadline > long_wait) {
+            match timeout(LONG_WAIT, &mut answer).await {
+                Ok(outcome) => return told(outcome),
+                Err(_) => self.tell_long_wait(path.name()),
+            }
+        }
+        let Some(deadline) = deadline else { return told(answer.await) };
+        match timeout_at(deadline, &mut answer).await {
+            Ok(outcome) => told(outcome),
+            Err(_) => {
+                let refusal = self.lane.leave(self.rank);
+                // It may have been granted in this very moment.
+                match (answer.try_recv(), refusal) {
+                    (Ok(outcome), _) => outcome,
+                    (Err(_), refusal) => Err(Throttled::Deadline(Box::new(refusal.unwrap_or_default()))),
+                }
+            }
+        }
+    }
+
+    fn tell(&self, event: Event<'_>) {
+        self.lane.shared.options.observing.tell(event);
+    }
+
+    fn tell_long_wait(&self, bucket: &str) {
+        let front = self.lane.front();
+        let shortage = front.as_ref().and_then(|(refusal, _)| refusal.binding());
+        let predicted = front
+            .as_ref()
+            .and_then(|(refusal, passed)| refusal.retry_after().map(|wait| wait.saturating_sub(*passed)));
+        self.tell(Event::LongWait {
+            bucket,
+            quota: shortage.map_or("", |shortage| &shortage.quota),
+            predicted,
+        });
+    }
+}

@@ -1,0 +1,129 @@
+//! The buckets of a demand as one: their quotas in a row, as the engine counts them.
+
+use std::{sync::Arc, time::Duration};
+
+use smallvec::SmallVec;
+
+use crate::{
+    engine::{Costs, Micros, RefusedBy, Violation},
+    error::{Refusal, Shortage},
+    limits::BucketSpec,
+    quota::Meter,
+    store::Bucket,
+    usage::Usage,
+};
+
+#[derive(Debug)]
+pub(crate) struct Path {
+    specs: SmallVec<[Arc<BucketSpec>; 1]>,
+    buckets: SmallVec<[Bucket; 1]>,
+}
+
+impl Path {
+    /// `around` is when the calendars of the quotas are looked at.
+    pub(crate) fn new(specs: SmallVec<[Arc<BucketSpec>; 1]>, around: Micros) -> Self {
+        let bucket = |spec: &Arc<BucketSpec>| Bucket::new(spec.key.clone(), spec.rules(around).into_owned());
+        Self { buckets: specs.iter().map(bucket).collect(), specs }
+    }
+
+    /// The same path with its calendars looked at anew.
+    pub(crate) fn charted(&self, around: Micros) -> Self {
+        Self::new(self.specs.clone(), around)
+    }
+
+    /// Whether this is the same path, perhaps with other calendars.
+    pub(crate) fn is_chart_of(&self, other: &Self) -> bool {
+        self.specs.len() == other.specs.len()
+            && self.specs.iter().zip(&other.specs).all(|(one, other)| Arc::ptr_eq(one, other))
+    }
+
+    /// Whether demands cost the same here and are held against the same rules.
+    pub(crate) fn counts_like(&self, other: &Self) -> bool {
+        self.meters().map(|(_, meter)| meter).eq(other.meters().map(|(_, meter)| meter))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.specs.first().map_or("", |spec| spec.name())
+    }
+
+    pub(crate) fn specs(&self) -> &[Arc<BucketSpec>] {
+        &self.specs
+    }
+
+    pub(crate) fn buckets(&self) -> &[Bucket] {
+        &self.buckets
+    }
+
+    /// Every quota of every bucket, in the engine's order.
+    pub(crate) fn meters(&self) -> impl Iterator<Item = (&Arc<BucketSpec>, &Meter)> {
+        self.specs.iter().flat_map(|spec| spec.meters.iter().map(move |meter| (spec, meter)))
+    }
+
+    pub(crate) fn costs(&self, usage: &Usage) -> Costs {
+        self.meters().map(|(_, meter)| meter.cost(usage)).collect()
+    }
+
+    pub(crate) fn actual_costs(&self, usage: &Usage) -> Costs {
+        self.meters().map(|(_, meter)| meter.actual_cost(usage)).collect()
+    }
+
+    /// Costs that were counted on another version of this path, on those of its quotas that are still here.
+    pub(crate) fn translated(&self, costs: &Costs, from: &Self) -> Costs {
+        let cost_of = |id| {
+            let index = from.meters().position(|(_, meter)| meter.rule.id == id);
+            index.and_then(|index| costs.get(index).copied()).unwrap_or(0)
+        };
+        self.meters().map(|(_, meter)| cost_of(meter.rule.id)).collect()
+    }
+
+    /// The quotas that could never admit these costs.
+    pub(crate) fn beyond_capacity(&self, costs: &Costs, headroom: u64) -> Option<Refusal> {
+        let exceeded = self.meters().zip(costs).filter_map(|((spec, meter), &requested)| {
+            let limit = meter.rule.capacity(headroom);
+            (requested > limit).then(|| Shortage {
+                bucket: spec.name().into(),
+                quota: meter.label.clone(),
+                limit,
+                available: limit as i64,
+                requested,
+                retry_after: None,
+            })
+        });
+        let shortages: Vec<_> = exceeded.collect();
+        (!shortages.is_empty()).then_some(Refusal { shortages, retry_after: None })
+    }
+
+    /// A refusal of the engine in the user's words.
+    pub(crate) fn refusal(&self, violations: &[Violation], costs: &Costs, headroom: u64) -> Refusal {
+        let shortages: Vec<_> =
+            violations.iter().filter_map(|violation| self.shortage(violation, costs, headroom)).collect();
+        let waits = shortages.iter().map(|shortage| shortage.retry_after);
+        let retry_after = waits.reduce(|one, other| Some(one?.max(other?))).flatten();
+        Refusal { shortages, retry_after }
+    }
+
+    fn shortage(&self, violation: &Violation, costs: &Costs, headroom: u64) -> Option<Shortage> {
+        let retry_after = violation.wait.map(Duration::from_micros);
+        Some(match violation.by {
+            RefusedBy::Pause(index) => Shortage {
+                bucket: self.specs.get(index)?.name().into(),
+                quota: "paused".into(),
+                limit: 0,
+                available: 0,
+                requested: 0,
+                retry_after,
+            },
+            RefusedBy::Rule(index) => {
+                let (spec, meter) = self.meters().nth(index)?;
+                Shortage {
+                    bucket: spec.name().into(),
+                    quota: meter.label.clone(),
+                    limit: meter.rule.capacity(headroom),
+                    available: violation.available,
+                    requested: costs.get(index).copied()?,
+                    retry_after,
+                }
+            }
+        })
+    }
+}

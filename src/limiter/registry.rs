@@ -1,0 +1,181 @@
+//! Which lane a demand goes to. Lanes are made when they are first needed and forgotten when nothing is on them.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    hash::BuildHasher,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::{
+    lane::{Lane, Shared},
+    neighbours::{Neighbours, Sharers},
+    path::Path,
+};
+use crate::{
+    engine::{MAX_AMOUNT, Micros},
+    error::{BadDemand, Throttled},
+    limits::{BucketSpec, Resolved, Table, Unresolved},
+    store::BucketKey,
+};
+
+/// Below this many lanes nobody looks whether some can go.
+const FEW: usize = 1_024;
+/// How long the resolver's answer for a name is good.
+const RESOLVED_FOR: Duration = Duration::from_secs(5);
+
+/// The names of a demand's buckets.
+pub(super) type Names = SmallVec<[Cow<'static, str>; 1]>;
+
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) lane: Arc<Lane>,
+    pub(super) path: Arc<Path>,
+    /// When the resolver is to be asked again.
+    stale_at: Option<Instant>,
+    /// The names are not the buckets' own.
+    is_alias: bool,
+}
+
+pub(super) struct Registry {
+    closed: bool,
+    pub(super) table: Arc<Table>,
+    lanes: HashMap<Names, Entry>,
+    sharers: HashMap<Arc<BucketKey>, Arc<Sharers>>,
+    look_again_at: usize,
+}
+
+impl Registry {
+    pub(super) fn new(table: Arc<Table>) -> Self {
+        Self { closed: false, table, lanes: HashMap::new(), sharers: HashMap::new(), look_again_at: FEW }
+    }
+
+    /// The lane of a demand, if it is known and no resolver has to be asked again.
+    pub(super) fn find(&self, names: &Names) -> Option<&Entry> {
+        self.lanes.get(names).filter(|entry| entry.stale_at.is_none_or(|stale_at| Instant::now() < stale_at))
+    }
+
+    /// The lane of a demand, made if need be; nothing if the demand is unlimited.
+    pub(super) fn find_or_make(
+        &mut self,
+        names: &Names,
+        shared: &Arc<Shared>,
+    ) -> Result<Option<Entry>, Throttled> {
+        if let Some(entry) = self.find(names) {
+            return Ok(Some(entry.clone()));
+        }
+        if self.closed {
+            return Err(Throttled::Closed);
+        }
+        let Some((path, stale_at)) = self.resolve(names)? else { return Ok(None) };
+        let own_names: Names = path.specs().iter().map(|spec| Cow::Owned(spec.name().to_owned())).collect();
+        let lane = match self.lanes.get(&own_names) {
+            Some(entry) if entry.path.counts_like(&path) => entry.lane.clone(),
+            Some(entry) => {
+                entry.lane.adopt(path.clone());
+                entry.lane.clone()
+            }
+            None => self.make(&own_names, path.clone(), shared),
+        };
+        self.tidy();
+        let is_alias = own_names != *names;
+        let entry = Entry { lane, path, stale_at, is_alias };
+        self.lanes.insert(own_names, Entry { is_alias: false, ..entry.clone() });
+        self.lanes.insert(names.clone(), entry.clone());
+        Ok(Some(entry))
+    }
+
+    fn make(&mut self, names: &Names, path: Arc<Path>, shared: &Arc<Shared>) -> Arc<Lane> {
+        let sharers =
+            path.specs().iter().map(|spec| self.sharers.entry(spec.key.clone()).or_default().clone());
+        let neighbours = Neighbours(sharers.collect());
+        // The same after the lane was forgotten: the store keeps one record of it.
+        let id = shared.ids.hash_one(names) & MAX_AMOUNT;
+        let lane = Arc::new(Lane::new(shared.clone(), id.max(1), path, neighbours));
+        lane.neighbours.join(&lane);
+        lane
+    }
+
+    fn resolve(&self, names: &Names) -> Result<Option<(Arc<Path>, Option<Instant>)>, Throttled> {
+        let bad = |error| Err(Throttled::BadDemand(error));
+        let mut specs: SmallVec<[Arc<BucketSpec>; 1]> = SmallVec::new();
+        let mut stale_at = None;
+        for name in names {
+            let spec = match self.table.resolve(name) {
+                Ok(Resolved::Unlimited) => continue,
+                Ok(Resolved::Bucket(spec)) => spec,
+                Ok(Resolved::Dynamic(spec)) => {
+                    stale_at = Some(Instant::now() + RESOLVED_FOR);
+                    spec
+                }
+                Err(Unresolved::Undeclared) => return bad(BadDemand::UnknownBucket(name.as_ref().into())),
+                Err(Unresolved::Invalid(error)) => return bad(BadDemand::InvalidLimits(error)),
+            };
+            if specs.iter().any(|other| other.key == spec.key) {
+                return bad(BadDemand::SameBucketTwice(spec.name().into()));
+            }
+            if let Some(first) = specs.first().filter(|first| first.key.partition() != spec.key.partition()) {
+                let (one, other) = (first.key.partition().into(), spec.key.partition().into());
+                return bad(BadDemand::TwoPartitions(one, other));
+            }
+            specs.push(spec);
+        }
+        Ok((!specs.is_empty()).then(|| (Arc::new(Path::new(specs, system_time())), stale_at)))
+    }
+
+    /// Takes over other limits. Lanes whose buckets are gone refuse those that wait.
+    pub(super) fn update(&mut self, table: Arc<Table>) {
+        self.table = table;
+        for (names, entry) in std::mem::take(&mut self.lanes) {
+            if entry.is_alias {
+                continue;
+            }
+            match self.resolve(&names) {
+                Ok(Some((path, stale_at))) => {
+                    entry.lane.adopt(path.clone());
+                    self.lanes.insert(names, Entry { path, stale_at, ..entry });
+                }
+                Ok(None) => entry.lane.refuse_waiting(&Throttled::BadDemand(BadDemand::UnknownBucket(
+                    entry.path.name().into(),
+                ))),
+                Err(error) => entry.lane.refuse_waiting(&error),
+            }
+        }
+    }
+
+    /// Makes no lane from now on.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    pub(super) fn lanes(&self) -> Vec<Arc<Lane>> {
+        self.lanes.values().filter(|entry| !entry.is_alias).map(|entry| entry.lane.clone()).collect()
+    }
+
+    /// Forgets aliases, and lanes with nothing on them, once there are twice as many as last time.
+    fn tidy(&mut self) {
+        if self.lanes.len() < self.look_again_at {
+            return;
+        }
+        self.lanes.retain(|_, entry| !entry.is_alias);
+        // Nobody can be about to use a lane that only the registry knows, for whoever is has a share of it.
+        self.lanes.retain(|_, entry| Arc::strong_count(&entry.lane) > 1 || !entry.lane.is_idle());
+        self.sharers.retain(|_, sharers| !sharers.is_deserted());
+        self.look_again_at = FEW.max(2 * self.lanes.len());
+    }
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("lanes", &self.lanes.len()).finish_non_exhaustive()
+    }
+}
+
+/// Only to look up calendars around the present; a store whose clock differs says so.
+fn system_time() -> Micros {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as Micros)
+}

@@ -1,0 +1,328 @@
+//! A granted demand whose call is in flight.
+
+use std::{
+    fmt,
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::Stream;
+
+use super::{
+    lane::Lane,
+    path::Path,
+    queue::{Ask, Change, Other},
+    settling::Settling,
+    track::Tracked,
+};
+use crate::{
+    engine::{Costs, MAX_AMOUNT, Micros},
+    error::{BadDemand, Throttled},
+    observe::Event,
+    quota::micros,
+    usage::Usage,
+};
+
+/// What to charge a call in the end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Settlement {
+    /// This was used; metrics it does not name keep their reserved amount.
+    Exact(Usage),
+    /// At least this was used: the larger of it and the reserved usage.
+    AtLeast(Usage),
+    /// What was reserved.
+    #[default]
+    Keep,
+    /// Nothing.
+    Release,
+}
+
+/// A granted demand whose call is in flight. It is used up by settling it.
+///
+/// One that is dropped keeps its charge, since its call is presumed to have been made; what it holds of a concurrency
+/// limit is free again. One whose grant never reached its caller is released.
+#[derive(Debug)]
+#[must_use = "a dropped reservation keeps what it reserved: settle it on what was really used"]
+pub struct Reservation {
+    id: u64,
+    at: Micros,
+    usage: Usage,
+    waited: Duration,
+    position: usize,
+    degraded: bool,
+    release_on_drop: bool,
+    /// Nothing, if nothing was charged or it was settled.
+    hold: Option<Hold>,
+}
+
+#[derive(Debug)]
+struct Hold {
+    lane: Arc<Lane>,
+    path: Arc<Path>,
+    costs: Costs,
+}
+
+impl Reservation {
+    /// Of a grant that has yet to reach its caller.
+    pub(super) fn new(lane: &Arc<Lane>, ask: Ask, at: Micros, waited: Duration, position: usize) -> Self {
+        let hold = Hold { lane: lane.clone(), path: ask.path, costs: ask.costs };
+        let mut reservation = Self::uncounted(ask.usage, at);
+        reservation.hold = Some(hold);
+        (reservation.waited, reservation.position) = (waited, position);
+        reservation.release_on_drop = true;
+        reservation
+    }
+
+    /// Of a call that nothing limits.
+    pub(super) fn uncounted(usage: Usage, at: Micros) -> Self {
+        Self {
+            id: fastrand::u64(1..MAX_AMOUNT),
+            at,
+            usage,
+            waited: Duration::ZERO,
+            position: 0,
+            degraded: false,
+            release_on_drop: false,
+            hold: None,
+        }
+    }
+
+    /// Tells reservations apart, in logs.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// What is reserved.
+    pub fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// How long the demand waited.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// How many demands of its process waited before it when it came.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// When it was granted, by the store's clock.
+    pub fn granted_at(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_micros(self.at)
+    }
+
+    /// Whether it was granted without the shared state, because that could not be reached.
+    pub fn degraded(&self) -> bool {
+        self.degraded
+    }
+
+    pub(super) fn degrade(mut self) -> Self {
+        self.degraded = true;
+        self
+    }
+
+    /// Whether a drop gives everything back instead of keeping it: so it is until the call is made.
+    pub(crate) fn release_on_drop(&mut self, release: bool) {
+        self.release_on_drop = release;
+    }
+
+    /// Charges what was really used. It is applied, or enqueued, when this returns; the future only reports.
+    ///
+    /// What `actual` does not name keeps its reserved amount.
+    pub fn settle(self, actual: Usage) -> Settling {
+        self.conclude(Settlement::Exact(actual))
+    }
+
+    /// Leaves the charge as it was reserved.
+    pub fn keep(self) -> Settling {
+        self.conclude(Settlement::Keep)
+    }
+
+    /// Gives everything back: the call was not made.
+    pub fn release(self) -> Settling {
+        self.conclude(Settlement::Release)
+    }
+
+    /// Charges what a [`Settlement`] says.
+    pub fn conclude(mut self, settlement: Settlement) -> Settling {
+        self.end(&settlement)
+    }
+
+    /// Replaces the estimate while the call goes on; metrics it does not name stay as they are. It never waits: more
+    /// than is available becomes a debt.
+    pub fn adjust(&mut self, estimate: Usage) -> Settling {
+        let usage = self.usage.corrected(&estimate);
+        let Some(hold) = &mut self.hold else { return Settling::nothing() };
+        let reserved = hold.costs.clone();
+        hold.costs = hold.path.actual_costs(&usage);
+        let (path, actual) = (hold.path.clone(), hold.costs.clone());
+        self.usage = usage;
+        hold.lane.change(Change { path, at: self.at, reserved, actual, close: false, claim: None })
+    }
+
+    /// Lets another process settle it, once, within `lease`: with [`Limiter::settle`](crate::Limiter::settle) and the
+    /// id answered. After the lease it keeps its charge.
+    ///
+    /// # Errors
+    /// [`Throttled::Store`] if the store does not answer; [`Throttled::BadDemand`] for a reservation that is not
+    /// counted anywhere.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves it detached or about to be.
+    pub async fn detach(mut self, lease: Duration) -> Result<ReservationId, Throttled> {
+        let Some(Hold { lane, path, costs }) = self.hold.take() else {
+            return Err(Throttled::BadDemand(BadDemand::InvalidId));
+        };
+        let id = ReservationId {
+            claim: self.id,
+            at: self.at,
+            buckets: path.specs().iter().map(|spec| spec.name().to_owned()).collect(),
+            usage: self.usage.clone(),
+        };
+        let lease = micros(lease).clamp(1, MAX_LEASE);
+        lane.detach(Other::Detach { path, claim: self.id, reserved: costs, lease }).verdict().await?;
+        Ok(id)
+    }
+
+    /// Follows a stream of typed items, `usage_of` telling what an item says of the usage so far. When the stream
+    /// ends, the last usage told is charged; if it is dropped before, at least that.
+    pub fn track<S, F>(self, stream: S, usage_of: F) -> Tracked<S, F>
+    where
+        S: Stream,
+        F: FnMut(&S::Item) -> Option<Usage>,
+    {
+        Tracked::new(self, stream, usage_of)
+    }
+
+    fn end(&mut self, settlement: &Settlement) -> Settling {
+        let Some(Hold { lane, path, costs }) = self.hold.take() else { return Settling::nothing() };
+        let actual = match settlement {
+            Settlement::Exact(actual) => Some(self.usage.corrected(actual)),
+            Settlement::AtLeast(seen) => Some(self.usage.at_least(seen)),
+            Settlement::Keep => None,
+            Settlement::Release => Some(self.usage.zeroed()),
+        };
+        let observing = lane.shared.options.observing.clone();
+        let name = path.clone();
+        let actual_costs = actual.as_ref().map_or_else(|| costs.clone(), |actual| path.actual_costs(actual));
+        let change =
+            Change { path, at: self.at, reserved: costs, actual: actual_costs, close: true, claim: None };
+        let settling = lane.change(change);
+        let actual = actual.as_ref().unwrap_or(&self.usage);
+        observing.tell(Event::Settled { bucket: name.name(), reserved: &self.usage, actual });
+        settling
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.hold.is_some() {
+            let settlement = if self.release_on_drop { Settlement::Release } else { Settlement::Keep };
+            drop(self.end(&settlement));
+        }
+    }
+}
+
+/// The longest that a detached reservation can be settled for: 30 days.
+const MAX_LEASE: Micros = 30 * 86_400 * 1_000_000;
+
+/// Names a detached reservation to any process that knows the same limits. It can be sent as text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReservationId {
+    pub(super) claim: u64,
+    pub(super) at: Micros,
+    pub(super) buckets: Vec<String>,
+    pub(super) usage: Usage,
+}
+
+const ID_VERSION: &str = "1";
+
+impl fmt::Display for ReservationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { claim, at, buckets, usage } = self;
+        write!(f, "{ID_VERSION} {claim} {at}")?;
+        for bucket in buckets {
+            write!(f, " {}", Escaped(bucket))?;
+        }
+        usage.iter().try_for_each(|(metric, amount)| write!(f, " {}={amount}", Escaped(metric)))
+    }
+}
+
+impl FromStr for ReservationId {
+    type Err = BadDemand;
+
+    fn from_str(text: &str) -> Result<Self, BadDemand> {
+        Self::parse(text).ok_or(BadDemand::InvalidId)
+    }
+}
+
+impl ReservationId {
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        if words.next() != Some(ID_VERSION) {
+            return None;
+        }
+        let mut number = || words.next()?.parse().ok().filter(|number| *number <= MAX_AMOUNT);
+        let (claim, at) = (number()?, number()?);
+        let (mut buckets, mut usage) = (Vec::new(), Usage::new());
+        for word in words {
+            match word.split_once('=') {
+                Some((metric, amount)) => usage.set(unescaped(metric)?, amount.parse().ok()?),
+                None => buckets.push(unescaped(word)?),
+            }
+        }
+        (!buckets.is_empty()).then_some(Self { claim, at, buckets, usage })
+    }
+}
+
+/// Text without spaces, `=` and `%`, which are written as `%` and two hexadecimal digits.
+struct Escaped<'a>(&'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            ' ' | '=' | '%' | '\0'..='\x1f' => write!(f, "%{:02x}", u32::from(c)),
+            c => write!(f, "{c}"),
+        })
+    }
+}
+
+fn unescaped(text: &str) -> Option<String> {
+    let mut parts = text.split('%');
+    let mut plain = parts.next()?.to_owned();
+    for part in parts {
+        let code = u8::from_str_radix(part.get(..2)?, 16).ok().filter(u8::is_ascii)?;
+        plain.push(char::from(code));
+        plain.push_str(&part[2..]);
+    }
+    Some(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::usage;
+
+    #[test]
+    fn an_id_survives_being_text() {
+        let id = ReservationId {
+            claim: 17,
+            at: 1_700_000_000_000_000,
+            buckets: vec!["a b=c%{d}\n".into(), "ü".into()],
+            usage: usage! { requests: 1, tokens: 1_500 },
+        };
+        assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    #[test]
+    fn other_text_is_no_id() {
+        for text in
+            ["", "1", "1 2", "1 2 3", "2 2 3 a", "1 x 3 a", "1 2 3 a=x", "1 2 3 %", "1 2 3 %zz", "1 2 3 %ü"]
+        {
+            assert_eq!(text.parse::<ReservationId>(), Err(BadDemand::InvalidId), "{text}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! How a bucket stands.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use super::path::Path;
+use crate::{
+    engine::{Level, Micros, Rule, Window},
+    quota::Meter,
+};
+
+/// How a bucket stands, as [`Limiter::status`](crate::Limiter::status) found it.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Status {
+    /// The bucket.
+    pub bucket: Arc<str>,
+    /// Its quotas, as declared.
+    pub quotas: Vec<QuotaStatus>,
+    /// How many demands of this process wait for it.
+    pub waiting: usize,
+    /// Until when it is paused, by the store's clock.
+    pub paused_until: Option<SystemTime>,
+    /// Whether the store could not be reached lately.
+    pub degraded: bool,
+}
+
+/// How one quota stands.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct QuotaStatus {
+    /// The quota.
+    pub quota: Arc<str>,
+    /// Its window; nothing for calls in flight.
+    pub window: Option<Duration>,
+    /// What it admits per window; for a token bucket, at once.
+    pub limit: u64,
+    /// Charged in the window.
+    pub charged: f64,
+    /// Held by reservations, to be charged when they are settled.
+    pub held: u64,
+    /// Reserved and not settled yet, held or charged.
+    pub in_flight: u64,
+    /// What it has left; negative in debt. A token bucket refills in fractions.
+    pub available: f64,
+    /// Time until everything charged has come back, or until the next fixed window.
+    pub reset: Duration,
+}
+
+impl Status {
+    pub(super) fn new(path: &Path, levels: &[Level], paused_until: Micros) -> Self {
+        Self {
+            bucket: path.name().into(),
+            quotas: path
+                .meters()
+                .zip(levels)
+                .map(|((_, meter), level)| QuotaStatus::new(meter, level))
+                .collect(),
+            waiting: 0,
+            paused_until: (paused_until > 0).then(|| UNIX_EPOCH + Duration::from_micros(paused_until)),
+            degraded: false,
+        }
+    }
+}
+
+impl QuotaStatus {
+    fn new(meter: &Meter, level: &Level) -> Self {
+        let Rule { window, .. } = &meter.rule;
+        let units = if let Window::TokenBucket(bucket) = window { bucket.units } else { 1 };
+        let limit = meter.rule.capacity(0);
+        let charged = level.charged as f64 / units as f64;
+        let held = if meter.rule.holds() { level.in_flight } else { 0 };
+        Self {
+            quota: meter.label.clone(),
+            window: meter.window,
+            limit,
+            charged,
+            held,
+            in_flight: level.in_flight,
+            available: (limit as f64) - charged - held as f64,
+            reset: Duration::from_micros(level.reset),
+        }
+    }
+}

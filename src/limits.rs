@@ -1,0 +1,354 @@
+//! The one place where buckets, their quotas, families of names and classes are declared.
+
+use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use wildmatch::WildMatch;
+
+use crate::{
+    engine::{HEADROOM_PARTS, Micros, Rule, Window},
+    quota::{Meter, Quota},
+    store::BucketKey,
+    usage::{STANDARD_METRICS, Usage},
+};
+
+type Resolver = Arc<dyn Fn(&str) -> Option<Vec<Quota>> + Send + Sync>;
+
+/// Declares buckets with their quotas, families of names that share a bucket, and classes of demands.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_throttle::{Limits, Quota};
+///
+/// let limits = Limits::new()
+///     .bucket("gpt-4o", [Quota::per_minute("requests", 500), Quota::per_minute("tokens", 30_000)])
+///     .family("gpt-4o-20*", "gpt-4o")
+///     .class("batch", Duration::ZERO, 0.10);
+/// ```
+///
+/// It is checked when it is given to a limiter.
+#[derive(Clone)]
+pub struct Limits {
+    partition: Arc<str>,
+    buckets: Vec<Declared>,
+    families: Vec<(String, String)>,
+    classes: Vec<Class>,
+    resolver: Option<Resolver>,
+    undeclared: Undeclared,
+}
+
+#[derive(Clone, Debug)]
+struct Declared {
+    partition: Arc<str>,
+    name: String,
+    quotas: Vec<Quota>,
+}
+
+/// What becomes of a demand on a bucket that nobody declared.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub enum Undeclared {
+    /// It is an error.
+    #[default]
+    Refuse,
+    /// It passes unlimited and uncounted.
+    Unlimited,
+    /// It goes to this bucket.
+    Bucket(String),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Class {
+    name: String,
+    head_start: Duration,
+    headroom: f64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Limits {
+    /// No buckets yet; names nobody declares are refused.
+    pub fn new() -> Self {
+        Self {
+            partition: "default".into(),
+            buckets: Vec::new(),
+            families: Vec::new(),
+            classes: Vec::new(),
+            resolver: None,
+            undeclared: Undeclared::default(),
+        }
+    }
+
+    /// Puts the buckets declared after this into a partition. One demand can take from several buckets of one
+    /// partition only; in Redis Cluster a partition lives on one shard.
+    #[must_use]
+    pub fn partition(mut self, name: impl AsRef<str>) -> Self {
+        self.partition = name.as_ref().into();
+        self
+    }
+
+    /// Declares a bucket and the quotas that all its demands share.
+    #[must_use]
+    pub fn bucket(mut self, name: impl Into<String>, quotas: impl IntoIterator<Item = Quota>) -> Self {
+        let quotas = quotas.into_iter().collect();
+        self.buckets.push(Declared { partition: self.partition.clone(), name: name.into(), quotas });
+        self
+    }
+
+    /// Sends the names that match a pattern (`*` any characters, `?` one) to a bucket. A bucket's own name comes
+    /// first, then the longest pattern that matches, then the one declared first.
+    #[must_use]
+    pub fn family(mut self, pattern: impl Into<String>, bucket: impl Into<String>) -> Self {
+        self.families.push((pattern.into(), bucket.into()));
+        self
+    }
+
+    /// Declares a class of demands: how far back its arrival is dated in the queue, and the share of every limit
+    /// (from 0 up to below 1) that it must leave to others.
+    #[must_use]
+    pub fn class(mut self, name: impl Into<String>, head_start: Duration, headroom: f64) -> Self {
+        self.classes.push(Class { name: name.into(), head_start, headroom });
+        self
+    }
+
+    /// Asks this function for the quotas of names that are neither declared nor in a family. Its answers are asked for
+    /// again every few seconds, so quotas may change; `None` leaves the name undeclared.
+    #[must_use]
+    pub fn resolver(mut self, resolver: impl Fn(&str) -> Option<Vec<Quota>> + Send + Sync + 'static) -> Self {
+        self.resolver = Some(Arc::new(resolver));
+        self
+    }
+
+    /// Decides what becomes of names nobody declared (default: they are refused).
+    #[must_use]
+    pub fn undeclared(mut self, undeclared: Undeclared) -> Self {
+        self.undeclared = undeclared;
+        self
+    }
+
+    /// The same limits with a share of each.
+    pub(crate) fn scaled(&self, share: f64) -> Self {
+        let mut limits = self.clone();
+        for bucket in &mut limits.buckets {
+            bucket.quotas.iter_mut().for_each(|quota| *quota = quota.scaled(share));
+        }
+        limits.resolver = self.resolver.clone().map(|resolver| -> Resolver {
+            Arc::new(move |name| Some(resolver(name)?.iter().map(|quota| quota.scaled(share)).collect()))
+        });
+        limits
+    }
+
+    pub(crate) fn compile(&self) -> Result<Table, LimitsError> {
+        let mut buckets = HashMap::new();
+        for Declared { partition, name, quotas } in &self.buckets {
+            let key = Arc::new(BucketKey::new(partition, name));
+            let spec = BucketSpec::new(key, quotas).map_err(|reason| LimitsError::bucket(name, reason))?;
+            if buckets.insert(name.clone(), Arc::new(spec)).is_some() {
+                return Err(LimitsError::bucket(name, "it is declared twice"));
+            }
+        }
+        let declared = |name: &String| match buckets.contains_key(name) {
+            true => Ok(()),
+            false => Err(LimitsError::bucket(name, "a family or a default names it, and it is not declared")),
+        };
+        self.families.iter().try_for_each(|(_, bucket)| declared(bucket))?;
+        if let Undeclared::Bucket(bucket) = &self.undeclared {
+            declared(bucket)?;
+        }
+        let mut families: Vec<_> =
+            self.families.iter().map(|(pattern, to)| (pattern.len(), pattern, to)).collect();
+        families.sort_by_key(|(length, ..)| std::cmp::Reverse(*length));
+        Ok(Table {
+            families: families
+                .iter()
+                .map(|(_, pattern, to)| (WildMatch::new(pattern), (*to).clone()))
+                .collect(),
+            classes: self.classes()?,
+            resolver: self.resolver.clone(),
+            undeclared: self.undeclared.clone(),
+            partition: self.partition.clone(),
+            buckets,
+        })
+    }
+
+    fn classes(&self) -> Result<Vec<(Box<str>, Standing)>, LimitsError> {
+        self.classes
+            .iter()
+            .map(|Class { name, head_start, headroom }| {
+                if !(0.0..1.0).contains(headroom) {
+                    let reason = format!("its headroom is {headroom}, and must be from 0 up to below 1");
+                    return Err(LimitsError { place: format!("class `{name}`"), reason });
+                }
+                let headroom = (headroom * HEADROOM_PARTS as f64).round() as u64;
+                let headroom = headroom.min(HEADROOM_PARTS - 1);
+                Ok((name.as_str().into(), Standing { head_start: *head_start, headroom }))
+            })
+            .collect()
+    }
+}
+
+impl fmt::Debug for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Limits")
+            .field("buckets", &self.buckets)
+            .field("families", &self.families)
+            .field("classes", &self.classes)
+            .field("undeclared", &self.undeclared)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A declaration that makes no sense: which one, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LimitsError {
+    place: String,
+    reason: String,
+}
+
+impl LimitsError {
+    fn bucket(name: &str, reason: impl Into<String>) -> Self {
+        Self { place: format!("bucket `{name}`"), reason: reason.into() }
+    }
+
+    pub(crate) fn option(name: &str, reason: impl Into<String>) -> Self {
+        Self { place: format!("option `{name}`"), reason: reason.into() }
+    }
+}
+
+impl fmt::Display for LimitsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.reason)
+    }
+}
+
+impl std::error::Error for LimitsError {}
+
+/// What a class means to its demands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) head_start: Duration,
+    pub(crate) headroom: u64,
+}
+
+/// [`Limits`], compiled.
+pub(crate) struct Table {
+    buckets: HashMap<String, Arc<BucketSpec>>,
+    families: Vec<(WildMatch, String)>,
+    classes: Vec<(Box<str>, Standing)>,
+    resolver: Option<Resolver>,
+    undeclared: Undeclared,
+    /// Of the buckets that the resolver knows.
+    partition: Arc<str>,
+}
+
+/// What a name stands for.
+pub(crate) enum Resolved {
+    Bucket(Arc<BucketSpec>),
+    /// The resolver knows it, and may change its mind.
+    Dynamic(Arc<BucketSpec>),
+    Unlimited,
+}
+
+/// A name that stands for nothing.
+#[derive(Debug)]
+pub(crate) enum Unresolved {
+    Undeclared,
+    Invalid(LimitsError),
+}
+
+impl Table {
+    pub(crate) fn resolve(&self, name: &str) -> Result<Resolved, Unresolved> {
+        if let Some(spec) = self.buckets.get(name) {
+            return Ok(Resolved::Bucket(spec.clone()));
+        }
+        if let Some((_, bucket)) = self.families.iter().find(|(pattern, _)| pattern.matches(name)) {
+            return self.resolve(bucket);
+        }
+        if let Some(quotas) = self.resolver.as_ref().and_then(|resolver| resolver(name)) {
+            let key = Arc::new(BucketKey::new(&self.partition, name));
+            let invalid = |reason: String| Unresolved::Invalid(LimitsError::bucket(name, reason));
+            return BucketSpec::new(key, &quotas)
+                .map(|spec| Resolved::Dynamic(Arc::new(spec)))
+                .map_err(invalid);
+        }
+        match &self.undeclared {
+            Undeclared::Refuse => Err(Unresolved::Undeclared),
+            Undeclared::Unlimited => Ok(Resolved::Unlimited),
+            Undeclared::Bucket(bucket) => self.resolve(bucket),
+        }
+    }
+
+    /// The standing of a class; of none, if none is named.
+    pub(crate) fn standing(&self, class: Option<&str>) -> Option<Standing> {
+        let Some(class) = class else { return Some(Standing::default()) };
+        self.classes.iter().find(|(name, _)| &**name == class).map(|(_, standing)| *standing)
+    }
+
+    fn knows_metric(&self, metric: &str) -> bool {
+        STANDARD_METRICS.contains(&metric) || self.buckets.values().any(|bucket| bucket.counts(metric))
+    }
+
+    /// The first metric that no quota and no standard name knows: a typo must not be a quota that never bites.
+    pub(crate) fn unknown_metric<'u>(&self, usage: &'u Usage, path: &[Arc<BucketSpec>]) -> Option<&'u str> {
+        let known =
+            |metric: &str| path.iter().any(|bucket| bucket.counts(metric)) || self.knows_metric(metric);
+        usage.iter().map(|(metric, _)| metric).find(|metric| !known(metric))
+    }
+}
+
+/// A bucket with its quotas, compiled.
+#[derive(Clone, Debug)]
+pub(crate) struct BucketSpec {
+    pub(crate) key: Arc<BucketKey>,
+    pub(crate) meters: Arc<[Meter]>,
+    /// The rules of the meters, for a bucket without calendars.
+    rules: Arc<[Rule]>,
+    has_calendar: bool,
+}
+
+impl BucketSpec {
+    fn new(key: Arc<BucketKey>, quotas: &[Quota]) -> Result<Self, String> {
+        if quotas.is_empty() {
+            return Err("it has no quotas; declare names that need none as unlimited".into());
+        }
+        let meters: Arc<[Meter]> = quotas.iter().map(Quota::compile).collect::<Result<_, _>>()?;
+        for (index, meter) in meters.iter().enumerate() {
+            if meters[..index].iter().any(|other| other.rule.id == meter.rule.id) {
+                return Err(format!("quota `{meter}` is declared twice; give one of them a name"));
+            }
+        }
+        Ok(Self {
+            rules: meters.iter().map(|meter| meter.rule.clone()).collect(),
+            has_calendar: meters.iter().any(|meter| meter.calendar.is_some()),
+            meters,
+            key,
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.key.name()
+    }
+
+    fn counts(&self, metric: &str) -> bool {
+        self.meters.iter().any(|meter| meter.counts(metric))
+    }
+
+    /// The rules as of an instant: those of a calendar know the boundaries around it.
+    pub(crate) fn rules(&self, around: Micros) -> Cow<'_, Arc<[Rule]>> {
+        if !self.has_calendar {
+            return Cow::Borrowed(&self.rules);
+        }
+        let rules = self.meters.iter().map(|meter| match &meter.calendar {
+            Some(calendar) => Rule {
+                window: Window::Calendar { boundaries: calendar.boundaries(around) },
+                ..meter.rule.clone()
+            },
+            None => meter.rule.clone(),
+        });
+        Cow::Owned(rules.collect())
+    }
+}

@@ -1,0 +1,129 @@
+//! What happens in a limiter, told to whoever listens.
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{error::Throttled, store::StoreError, usage::Usage};
+
+/// Listens to a limiter.
+///
+/// It is called where the event happens and with no lock held: a slow one delays the call at hand, and a panic of it
+/// is caught and ignored.
+pub trait Observer: Send + Sync {
+    /// Something happened.
+    fn on_event(&self, event: &Event<'_>);
+}
+
+impl<F: Fn(&Event<'_>) + Send + Sync> Observer for F {
+    fn on_event(&self, event: &Event<'_>) {
+        self(event);
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A demand has to wait.
+    WaitStarted {
+        /// The first of its buckets.
+        bucket: &'a str,
+        /// How many of its process wait before it.
+        position: usize,
+    },
+    /// A demand has waited for long; told once.
+    LongWait {
+        /// The first of its buckets.
+        bucket: &'a str,
+        /// The quota that was short when the queue was last looked at.
+        quota: &'a str,
+        /// How much longer the front of the queue has to wait, if that is known.
+        predicted: Option<Duration>,
+    },
+    /// A demand was granted.
+    Granted {
+        /// The first of its buckets.
+        bucket: &'a str,
+        /// What was reserved.
+        reserved: &'a Usage,
+        /// How long it waited.
+        waited: Duration,
+        /// Whether this was without the shared state.
+        degraded: bool,
+    },
+    /// A reservation was settled, kept or released.
+    Settled {
+        /// The first of its buckets.
+        bucket: &'a str,
+        /// What was reserved.
+        reserved: &'a Usage,
+        /// What it is charged now.
+        actual: &'a Usage,
+    },
+    /// A demand was refused.
+    Refused {
+        /// The first of its buckets.
+        bucket: &'a str,
+        /// Why.
+        error: &'a Throttled,
+    },
+    /// The store has lost the state of a bucket that still meant something: it starts anew, empty.
+    StateLost {
+        /// The bucket.
+        bucket: &'a str,
+    },
+    /// The store cannot be reached.
+    Degraded {
+        /// Why.
+        error: &'a StoreError,
+    },
+    /// The store answers again.
+    Recovered,
+}
+
+/// The observer of a limiter, if it has one.
+#[derive(Clone, Default)]
+pub(crate) struct Observing(Option<Arc<dyn Observer>>);
+
+impl Observing {
+    pub(crate) fn by(observer: Arc<dyn Observer>) -> Self {
+        Self(Some(observer))
+    }
+
+    pub(crate) fn tell(&self, event: Event<'_>) {
+        #[cfg(feature = "tracing")]
+        trace(&event);
+        if let Some(observer) = &self.0 {
+            // A broken observer must not break the limiter, and there is nobody else to tell.
+            let _ = catch_unwind(AssertUnwindSafe(|| observer.on_event(&event)));
+        }
+    }
+}
+
+impl fmt::Debug for Observing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Observing").field(&self.0.is_some()).finish()
+    }
+}
+
+#[cfg(feature = "tracing")]
+fn trace(event: &Event<'_>) {
+    use tracing::{debug, error, info, warn};
+
+    match event {
+        Event::WaitStarted { bucket, position } => debug!(bucket, position, "waiting for quota"),
+        Event::LongWait { bucket, quota, predicted } => {
+            warn!(bucket, quota, ?predicted, "still waiting for quota");
+        }
+        Event::Granted { bucket, waited, degraded, .. } => debug!(bucket, ?waited, degraded, "granted"),
+        Event::Settled { bucket, actual, .. } => debug!(bucket, ?actual, "settled"),
+        Event::Refused { bucket, error } => debug!(bucket, %error, "refused"),
+        Event::StateLost { bucket } => warn!(bucket, "the store has lost the state of a bucket"),
+        Event::Degraded { error } => error!(%error, "degraded"),
+        Event::Recovered => info!("recovered"),
+    }
+}

@@ -1,0 +1,171 @@
+//! What a call uses: an amount per metric.
+
+use std::borrow::Cow;
+
+use smallvec::SmallVec;
+
+/// Calls made: counted as 1 per call unless a usage says otherwise.
+pub(crate) const REQUESTS: &str = "requests";
+/// Tokens sent.
+pub(crate) const INPUT_TOKENS: &str = "input_tokens";
+/// Tokens received.
+pub(crate) const OUTPUT_TOKENS: &str = "output_tokens";
+/// Tokens sent and received, where they count alike.
+pub(crate) const TOKENS: &str = "tokens";
+
+/// Metrics that are known even where no quota counts them.
+pub(crate) const STANDARD_METRICS: [&str; 4] = [REQUESTS, INPUT_TOKENS, OUTPUT_TOKENS, TOKENS];
+
+/// What one call uses, estimated or actual: whole amounts per metric.
+///
+/// Any name is a metric. Four are known without a quota: `requests`, `input_tokens`, `output_tokens` and `tokens`.
+/// `tokens` stands for input and output together where only those are given, and a usage that gives only
+/// `tokens` counts as that many on a quota over input or output.
+///
+/// ```
+/// use tower_throttle::{Usage, usage};
+///
+/// let usage = usage! { requests: 1, input_tokens: 300, output_tokens: 112 };
+/// assert_eq!(usage.get("tokens"), Some(412));
+/// assert_eq!(usage, Usage::new().with("requests", 1).with("input_tokens", 300).with("output_tokens", 112));
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Usage {
+    amounts: SmallVec<[(Cow<'static, str>, u64); 3]>,
+}
+
+impl Usage {
+    /// Nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the amount of one metric.
+    #[must_use]
+    pub fn with(mut self, metric: impl Into<Cow<'static, str>>, amount: u64) -> Self {
+        self.set(metric, amount);
+        self
+    }
+
+    /// Sets the amount of one metric.
+    pub fn set(&mut self, metric: impl Into<Cow<'static, str>>, amount: u64) {
+        let metric = metric.into();
+        match self.amounts.iter_mut().find(|(name, _)| *name == metric) {
+            Some((_, present)) => *present = amount,
+            None => self.amounts.push((metric, amount)),
+        }
+    }
+
+    /// The amount of one metric, if it is given or follows from `tokens`, `input_tokens` and `output_tokens`.
+    pub fn get(&self, metric: &str) -> Option<u64> {
+        self.given(metric).or_else(|| match metric {
+            TOKENS => Some(self.given(INPUT_TOKENS)?.saturating_add(self.given(OUTPUT_TOKENS)?)),
+            INPUT_TOKENS => Some(self.given(TOKENS)?.saturating_sub(self.given(OUTPUT_TOKENS)?)),
+            OUTPUT_TOKENS => Some(self.given(TOKENS)?.saturating_sub(self.given(INPUT_TOKENS)?)),
+            _ => None,
+        })
+    }
+
+    fn given(&self, metric: &str) -> Option<u64> {
+        self.amounts.iter().find(|(name, _)| name == metric).map(|(_, amount)| *amount)
+    }
+
+    /// The amounts that were given.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.amounts.iter().map(|(metric, amount)| (metric.as_ref(), *amount))
+    }
+
+    /// Whether it gives `tokens` and says nothing of input and output.
+    pub(crate) fn only_tokens(&self) -> Option<u64> {
+        let split = self.given(INPUT_TOKENS).is_some() || self.given(OUTPUT_TOKENS).is_some();
+        if split { None } else { self.given(TOKENS) }
+    }
+
+    /// This estimate, corrected by what is known of the actual usage: what `actual` does not name keeps its amount.
+    pub(crate) fn corrected(&self, actual: &Self) -> Self {
+        let mut corrected = actual.clone();
+        for (metric, amount) in &self.amounts {
+            let follows = match metric.as_ref() {
+                INPUT_TOKENS | OUTPUT_TOKENS => actual.given(TOKENS).is_some(),
+                TOKENS => {
+                    let known = |metric| actual.given(metric).or(self.given(metric)).is_some();
+                    let named = actual.given(INPUT_TOKENS).is_some() || actual.given(OUTPUT_TOKENS).is_some();
+                    named && known(INPUT_TOKENS) && known(OUTPUT_TOKENS)
+                }
+                _ => false,
+            };
+            if !follows && actual.given(metric).is_none() {
+                corrected.amounts.push((metric.clone(), *amount));
+            }
+        }
+        corrected
+    }
+
+    /// The larger of both amounts, metric by metric.
+    pub(crate) fn at_least(&self, seen: &Self) -> Self {
+        let mut larger = self.corrected(seen);
+        for (metric, amount) in &mut larger.amounts {
+            *amount = (*amount).max(self.get(metric).unwrap_or(0));
+        }
+        larger
+    }
+
+    /// The same metrics, nothing of each.
+    pub(crate) fn zeroed(&self) -> Self {
+        Self { amounts: self.amounts.iter().map(|(metric, _)| (metric.clone(), 0)).collect() }
+    }
+}
+
+/// Two usages are equal when they give the same amounts, in whatever order.
+impl PartialEq for Usage {
+    fn eq(&self, other: &Self) -> bool {
+        self.amounts.len() == other.amounts.len()
+            && self.iter().all(|(metric, amount)| other.given(metric) == Some(amount))
+    }
+}
+
+impl Eq for Usage {}
+
+/// A [`Usage`] from `metric: amount` pairs.
+///
+/// ```
+/// let tokens = 1_500;
+/// let usage = tower_throttle::usage! { requests: 1, tokens: tokens };
+/// assert_eq!(usage.get("tokens"), Some(1_500));
+/// ```
+#[macro_export]
+macro_rules! usage {
+    ($($metric:ident : $amount:expr),* $(,)?) => {
+        $crate::Usage::new()$(.with(stringify!($metric), $amount))*
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_settle_does_not_name_keeps_its_amount() {
+        let reserved = usage! { requests: 1, tokens: 1_500 };
+        assert_eq!(reserved.corrected(&usage! { tokens: 412 }), usage! { requests: 1, tokens: 412 });
+        assert_eq!(reserved.corrected(&usage! {}), reserved);
+    }
+
+    #[test]
+    fn tokens_follow_input_and_output() {
+        let reserved = usage! { tokens: 1_500 };
+        assert_eq!(reserved.corrected(&usage! { input_tokens: 3, output_tokens: 4 }).get(TOKENS), Some(7));
+
+        let split = usage! { input_tokens: 1_000, output_tokens: 500 };
+        assert_eq!(split.corrected(&usage! { output_tokens: 20 }).get(TOKENS), Some(1_020));
+        assert_eq!(split.corrected(&usage! { tokens: 20 }).only_tokens(), Some(20));
+        assert_eq!(usage! { tokens: 9, output_tokens: 4 }.get(INPUT_TOKENS), Some(5));
+    }
+
+    #[test]
+    fn what_was_seen_is_a_lower_bound() {
+        let reserved = usage! { requests: 1, tokens: 1_500 };
+        assert_eq!(reserved.at_least(&usage! { tokens: 10 }), reserved);
+        assert_eq!(reserved.at_least(&usage! { tokens: 2_000 }).get(TOKENS), Some(2_000));
+    }
+}
