@@ -1,3 +1,5 @@
+//! A first look.
+
 use std::time::Duration;
 use tower_throttle::*;
 
