@@ -39,6 +39,8 @@ pub(crate) struct LaneState {
     /// What is in flight is taken for abandoned from here on.
     pub(crate) lease_until: Micros,
     pub(crate) forget_at: Micros,
+    /// What was granted before this is not in `in_flight`: the lane was not known yet, or its lease had ended.
+    pub(crate) since: Micros,
     pub(crate) in_flight: Vec<Share>,
 }
 
@@ -50,7 +52,7 @@ pub(crate) struct Share {
 }
 
 impl LaneState {
-    pub(crate) fn new(id: u64) -> Self {
+    pub(crate) fn new(id: u64, now: Micros) -> Self {
         Self {
             id,
             seq: 0,
@@ -58,6 +60,7 @@ impl LaneState {
             verdicts: super::Verdicts::new(),
             lease_until: 0,
             forget_at: 0,
+            since: now,
             in_flight: Vec::new(),
         }
     }
@@ -127,6 +130,7 @@ impl BucketState {
     fn sweep(&mut self, rules: &[Rule], now: Micros) {
         let quotas = &mut self.quotas;
         for lane in self.lanes.iter_mut().filter(|lane| lane.lease_until <= now) {
+            lane.since = now;
             for share in lane.in_flight.drain(..) {
                 if let Some(state) = quotas.iter_mut().find(|state| state.id == share.quota) {
                     let rule = rules.iter().find(|rule| rule.id == share.quota);
@@ -145,7 +149,7 @@ impl BucketState {
     /// The index of a lane, which is made if it is not known.
     pub(crate) fn enter(&mut self, id: u64) -> usize {
         self.lanes.iter().position(|lane| lane.id == id).unwrap_or_else(|| {
-            self.lanes.push(LaneState::new(id));
+            self.lanes.push(LaneState::new(id, self.now));
             self.lanes.len() - 1
         })
     }

@@ -13,6 +13,9 @@ mod sliding_window;
 mod step;
 mod token_bucket;
 
+#[cfg(test)]
+mod tests;
+
 use smallvec::SmallVec;
 
 pub use bucket::{BucketState, LANE_MEMORY};

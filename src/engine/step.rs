@@ -149,11 +149,13 @@ impl Step<'_> {
         let mut amounts = reserved.iter().zip(actual);
         for (rules, bucket) in self.rules.iter().zip(self.states.iter_mut()) {
             let lane = bucket.enter(owner);
+            // A late settle must not take what its lane has reserved since. A claim is younger than its grant.
+            let stands = claim.is_some() || at >= bucket.lanes[lane].since;
             for ((rule, state), (&reserved, &actual)) in
                 rules.iter().zip(&mut bucket.quotas).zip(&mut amounts)
             {
                 let share = bucket.lanes[lane].share(rule.id);
-                let in_flight = reserved.min(*share);
+                let in_flight = if stands { reserved.min(*share) } else { 0 };
                 let open = state.settle(rule, Amendment { at, reserved, actual, in_flight, close });
                 *share = *share - in_flight + open;
             }
