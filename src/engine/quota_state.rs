@@ -224,7 +224,7 @@ impl QuotaState {
     pub(crate) fn lasts(&self, rule: &Rule, now: Micros, wall: Micros) -> Micros {
         match &self.charges {
             Charges::Sliding(window) => window.length(),
-            Charges::Draining(bucket) => bucket.until_drained(bucket.used(), now),
+            Charges::Draining(bucket) => bucket.until_drained(bucket.total(), now),
             Charges::Fixed(_) => until_next(rule, wall),
             Charges::None => 0,
         }

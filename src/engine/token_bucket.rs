@@ -16,6 +16,11 @@ pub(crate) struct DrainingBucket {
     at: u64,
     /// Units in use; above the burst it is a debt.
     used: u64,
+    /// Past use that a lowered limit did not make a debt. It is not forgotten, since the limit may rise again: while
+    /// processes that disagree take turns, it does so all the time.
+    excess: u64,
+    /// Units of it that drain per tick, together with the rate as many as when it was used.
+    excess_rate: u64,
     /// The fold at the end of the last slot that left the ring.
     base: u64,
     ring: Ring,
@@ -31,6 +36,8 @@ impl DrainingBucket {
             shape,
             at,
             used: 0,
+            excess: 0,
+            excess_rate: 0,
             base: 0,
             ring: Ring::new(at / shape.slot, shape.slots),
             edited: false,
@@ -41,13 +48,18 @@ impl DrainingBucket {
         self.used
     }
 
+    /// Everything that is remembered, and drains.
+    pub(crate) fn total(&self) -> u64 {
+        (self.used + self.excess).min(MAX_AMOUNT)
+    }
+
     fn drained(&self, ticks: u64) -> u64 {
-        self.rate.saturating_mul(ticks)
+        self.rate.saturating_mul(ticks).min(MAX_AMOUNT)
     }
 
     pub(crate) fn advance(&mut self, now: Micros) {
         let at = (now / self.shape.tick).max(self.at);
-        self.used = self.used.saturating_sub(self.drained(at - self.at));
+        self.drain(at - self.at);
         self.at = at;
 
         let slot_drain = self.drained(self.shape.slot);
@@ -57,6 +69,14 @@ impl DrainingBucket {
             base = (base.saturating_sub(slot_drain) + left).min(max_used);
         });
         self.base = base.saturating_sub(slot_drain.saturating_mul(emptied));
+    }
+
+    fn drain(&mut self, ticks: u64) {
+        let drained = self.drained(ticks);
+        let of_excess = self.excess_rate.saturating_mul(ticks).min(MAX_AMOUNT);
+        let unused = drained.saturating_sub(self.used);
+        self.excess = self.excess.saturating_sub(of_excess).saturating_sub(unused);
+        self.used = self.used.saturating_sub(drained);
     }
 
     /// Takes over a changed rate or burst: past use drains at the old rate up to now and is no new debt, and
@@ -73,10 +93,13 @@ impl DrainingBucket {
             false => used.div_ceil(old_units / shape.units),
         };
         let allowed = shape.burst_units().saturating_add(rescale(debt)).min(shape.max_used());
-        let used = rescale(self.used).min(allowed);
+        let total = rescale(self.total()).min(MAX_AMOUNT);
+        let fastest = if self.excess > 0 { self.rate + self.excess_rate } else { self.rate };
         *self = Self::new(rate, shape, now);
-        self.used = used;
-        self.charge_units(used, 0);
+        self.used = total.min(allowed);
+        self.excess = total - self.used;
+        self.excess_rate = fastest.saturating_sub(rate);
+        self.charge_units(self.used, 0);
         true
     }
 
