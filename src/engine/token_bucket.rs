@@ -16,6 +16,8 @@ pub(crate) struct DrainingBucket {
     at: u64,
     /// Units in use; above the burst it is a debt.
     used: u64,
+    /// `used` is not believed to be more than this: what the shape says, or a larger debt that it took over.
+    max_used: u64,
     /// Past use that a lowered limit did not make a debt. It is not forgotten, since the limit may rise again: while
     /// processes that disagree take turns, it does so all the time.
     excess: u64,
@@ -36,6 +38,7 @@ impl DrainingBucket {
             shape,
             at,
             used: 0,
+            max_used: shape.max_used(),
             excess: 0,
             excess_rate: 0,
             base: 0,
@@ -63,7 +66,7 @@ impl DrainingBucket {
         self.at = at;
 
         let slot_drain = self.drained(self.shape.slot);
-        let max_used = self.shape.max_used();
+        let max_used = self.max_used;
         let mut base = self.base;
         let emptied = self.ring.advance(at / self.shape.slot, |left| {
             base = (base.saturating_sub(slot_drain) + left).min(max_used);
@@ -92,11 +95,13 @@ impl DrainingBucket {
             true => used.saturating_mul(shape.units / old_units),
             false => used.div_ceil(old_units / shape.units),
         };
-        let allowed = shape.burst_units().saturating_add(rescale(debt)).min(shape.max_used());
+        // A debt is kept whole, with room above it for what a demand adds.
+        let allowed = shape.burst_units() + rescale(debt).min(MAX_AMOUNT - 8 * shape.burst_units());
         let total = rescale(self.total()).min(MAX_AMOUNT);
         let fastest = if self.excess > 0 { self.rate + self.excess_rate } else { self.rate };
         *self = Self::new(rate, shape, now);
         self.used = total.min(allowed);
+        self.max_used = self.max_used.max(self.used);
         self.excess = total - self.used;
         self.excess_rate = fastest.saturating_sub(rate);
         self.charge_units(self.used, 0);
@@ -110,7 +115,7 @@ impl DrainingBucket {
 
     fn charge_units(&mut self, charge: u64, more: u64) {
         self.ring.add(self.ring.head(), charge);
-        self.used = (self.used + more).min(self.shape.max_used());
+        self.used = (self.used + more).min(self.max_used);
     }
 
     /// Replaces what was charged at `at`. What is older than the ring gets no refund; its debit is paid now.
@@ -120,7 +125,7 @@ impl DrainingBucket {
         if actual >= reserved {
             let units = (actual - reserved) * self.shape.units;
             self.ring.add(if known { slot } else { self.ring.head() }, units);
-            self.used = (self.used + units).min(self.shape.max_used());
+            self.used = (self.used + units).min(self.max_used);
         } else if known {
             self.ring.take(slot, (reserved - actual) * self.shape.units);
         }
@@ -137,7 +142,7 @@ impl DrainingBucket {
     fn fold(&self) -> u64 {
         let slot_drain = self.drained(self.shape.slot);
         let head_drain = self.drained(self.at - self.ring.head() * self.shape.slot);
-        let max_used = self.shape.max_used();
+        let max_used = self.max_used;
         self.ring.oldest_first().fold(self.base, |used, (age, charge)| {
             let drain = if age == 0 { head_drain } else { slot_drain };
             (used.saturating_sub(drain) + charge).min(max_used)
