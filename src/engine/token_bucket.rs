@@ -32,7 +32,10 @@ pub(crate) struct DrainingBucket {
 
 impl DrainingBucket {
     pub(crate) fn new(rate: u64, shape: TokenBucket, now: Micros) -> Self {
-        let at = now / shape.tick;
+        Self::at_tick(rate, shape, now / shape.tick)
+    }
+
+    fn at_tick(rate: u64, shape: TokenBucket, at: u64) -> Self {
         Self {
             rate,
             shape,
@@ -92,14 +95,17 @@ impl DrainingBucket {
         let debt = self.used.saturating_sub(self.shape.burst_units());
         let old_units = self.shape.units;
         let rescale = |used: u64| match shape.units >= old_units {
-            true => used.saturating_mul(shape.units / old_units),
+            true => used.saturating_mul(shape.units.div_ceil(old_units)),
             false => used.div_ceil(old_units / shape.units),
         };
         // A debt is kept whole, with room above it for what a demand adds.
         let allowed = shape.burst_units() + rescale(debt).min(MAX_AMOUNT - 8 * shape.burst_units());
-        let total = rescale(self.total()).min(MAX_AMOUNT);
+        // A longer tick is taken over from its beginning, so that no time is lost or counted twice.
+        let at = self.at * self.shape.tick / shape.tick;
+        let undrained = self.drained(self.at - at * shape.tick / self.shape.tick);
+        let total = rescale((self.total() + undrained).min(MAX_AMOUNT)).min(MAX_AMOUNT);
         let fastest = if self.excess > 0 { self.rate + self.excess_rate } else { self.rate };
-        *self = Self::new(rate, shape, now);
+        *self = Self::at_tick(rate, shape, at);
         self.used = total.min(allowed);
         self.max_used = self.max_used.max(self.used);
         self.excess = total - self.used;

@@ -90,3 +90,41 @@ fn a_limit_lowered_for_a_while_and_raised_again_is_all_there() {
     world.rules = vec![vec![token_bucket(1, 1_000, MINUTE, 1_000)]];
     assert_eq!(world.available(0), 500);
 }
+
+fn ticking(tick: Micros, rule: Rule, window: Micros) -> Rule {
+    let burst = rule.capacity(0);
+    let shape = TokenBucket::new(tick, window, burst, 4 * burst, 4 * window, 96);
+    Rule { window: Window::TokenBucket(shape), ..rule }
+}
+
+#[test]
+fn processes_that_disagree_on_the_tick_let_no_time_count_twice() {
+    let fine = token_bucket(1, 600, MINUTE, 600);
+    let coarse = ticking(SECOND, fine.clone(), MINUTE);
+    let mut world = World::new([fine.clone()]);
+    world.wall = START / SECOND * SECOND;
+    world.take(&[600]);
+    for _ in 0..30 {
+        world.pass(950 * MS);
+        world.rules = vec![vec![coarse.clone()]];
+        world.beat(LANE);
+        world.pass(50 * MS);
+        world.rules = vec![vec![fine.clone()]];
+        world.beat(LANE);
+    }
+    assert_eq!(world.available(0), 300);
+}
+
+#[test]
+fn a_finer_tick_takes_over_the_time_that_was_not_drained_yet() {
+    let rule = token_bucket(1, 60, MINUTE, 60);
+    let mut world = World::new([ticking(SECOND, rule.clone(), MINUTE)]);
+    world.wall = START / SECOND * SECOND;
+    world.take(&[60]);
+    world.pass(900 * MS);
+    world.beat(LANE);
+    world.rules = vec![vec![rule]];
+    world.beat(LANE);
+    world.pass(100 * MS);
+    world.take(&[1]);
+}
