@@ -3,7 +3,7 @@
 use super::{
     Micros,
     fixed_window::FixedWindow,
-    rule::{Rule, Window},
+    rule::{MAX_AMOUNT, MAX_TAKEN, Rule, Window},
     sliding_window::SlidingWindow,
     token_bucket::DrainingBucket,
 };
@@ -113,7 +113,7 @@ impl QuotaState {
     }
 
     pub(crate) fn reserve(&mut self, rule: &Rule, cost: u64) {
-        self.in_flight += cost;
+        self.in_flight = (self.in_flight + cost).min(MAX_TAKEN);
         if !rule.holds() {
             self.charge(cost);
         }
@@ -126,7 +126,7 @@ impl QuotaState {
         // What went with a lease became a charge then.
         let amount = if rule.holds() { actual.saturating_sub(reserved - in_flight) } else { actual };
         let open = if close { 0 } else { amount };
-        self.in_flight += open;
+        self.in_flight = (self.in_flight + open).min(MAX_TAKEN);
 
         let refundable = at >= self.since;
         match &mut self.charges {
@@ -165,7 +165,8 @@ impl QuotaState {
         match (&self.charges, &rule.window) {
             (Charges::Sliding(window), _) => (window.charged() + held, 1),
             (Charges::Draining(bucket), Window::TokenBucket(shape)) => {
-                (bucket.used() + held * shape.units, shape.units)
+                // Nothing fits behind more than a burst that is held; amounts stay exact.
+                (bucket.used() + held.min(2 * shape.burst) * shape.units, shape.units)
             }
             (Charges::Fixed(window), _) => (window.charged() + held, 1),
             _ => (held, 1),
@@ -183,7 +184,7 @@ impl QuotaState {
         let (taken, units) = self.taken(rule);
         let asked = if ask.cost == 0 { 0 } else { ask.cost + ask.ahead };
         let over = (taken + asked * units).saturating_sub(ask.capacity * units);
-        let refundable = if rule.holds() { 0 } else { self.in_flight * units };
+        let refundable = if rule.holds() { 0 } else { self.in_flight.saturating_mul(units) };
         Shortage {
             available: (ask.capacity as i64 * units as i64 - taken as i64).div_euclid(units as i64),
             wait: self.until_back(rule, over, ask, now, wall),
@@ -204,7 +205,7 @@ impl QuotaState {
                     return None;
                 }
                 let wait = window.until_left(over - beyond, now)?;
-                Some(wait + beyond.div_ceil(ask.capacity.max(1)) * window.length())
+                Some(wait_on(wait, beyond, ask.capacity, window.length()))
             }
             Charges::Draining(_) if held + ask.cost > ask.capacity => None,
             Charges::Draining(bucket) => Some(bucket.until_drained(over, now)),
@@ -214,7 +215,7 @@ impl QuotaState {
                     return None;
                 }
                 let (begin, next) = rule.window_at(wall)?;
-                Some(next - wall + beyond.div_ceil(ask.capacity.max(1)) * (next - begin))
+                Some(wait_on(next - wall, beyond, ask.capacity, next - begin))
             }
             Charges::None => None,
         }
@@ -242,6 +243,12 @@ impl QuotaState {
         };
         Level { charged, in_flight: self.in_flight, reset }
     }
+}
+
+/// `wait`, and as many windows more as it takes until `beyond` has passed too.
+fn wait_on(wait: Micros, beyond: u64, capacity: u64, window: Micros) -> Micros {
+    let windows = beyond.div_ceil(capacity.max(1));
+    (wait + windows.saturating_mul(window).min(MAX_AMOUNT)).min(MAX_AMOUNT)
 }
 
 fn begin(rule: &Rule, wall: Micros) -> Micros {

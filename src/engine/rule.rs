@@ -8,6 +8,10 @@ pub type Micros = u64;
 /// The largest integer that is exact in a double, which is what a number in a Lua script is.
 pub const MAX_AMOUNT: u64 = (1 << 53) - 1;
 
+/// The most that a window or the calls in flight are taken to hold: what is added up of such amounts and of a few
+/// limits stays exact.
+pub(crate) const MAX_TAKEN: u64 = 1 << 51;
+
 /// Headroom is counted in parts of this.
 pub const HEADROOM_PARTS: u64 = 10_000;
 

@@ -5,6 +5,7 @@ use smallvec::SmallVec;
 use super::{
     Batch, BucketState, Micros, Mode, Op, RefusedBy, Rule, Verdict, Verdicts, Violation,
     quota_state::{Amendment, Ask, QuotaState},
+    rule::{MAX_AMOUNT, MAX_TAKEN},
 };
 
 pub(super) fn apply_all(
@@ -76,7 +77,8 @@ impl Step<'_> {
             let lane = bucket.enter(self.lane);
             for ((rule, state), &cost) in rules.iter().zip(&mut bucket.quotas).zip(&mut costs) {
                 state.reserve(rule, cost);
-                *bucket.lanes[lane].share(rule.id) += cost;
+                let share = bucket.lanes[lane].share(rule.id);
+                *share = (*share + cost).min(MAX_TAKEN);
             }
         }
         Verdict::Granted
@@ -157,7 +159,7 @@ impl Step<'_> {
                 let share = bucket.lanes[lane].share(rule.id);
                 let in_flight = if stands { reserved.min(*share) } else { 0 };
                 let open = state.settle(rule, Amendment { at, reserved, actual, in_flight, close });
-                *share = *share - in_flight + open;
+                *share = (*share - in_flight + open).min(MAX_TAKEN);
             }
             if claim.is_some() && close {
                 bucket.lanes.swap_remove(lane);
@@ -183,7 +185,7 @@ impl Step<'_> {
 
     fn pause(&mut self, duration: Micros) -> Verdict {
         if let Some(bucket) = self.states.first_mut() {
-            let until = self.now + duration;
+            let until = (self.now + duration.min(MAX_AMOUNT)).min(MAX_AMOUNT);
             bucket.paused_until = if duration == 0 { 0 } else { bucket.paused_until.max(until) };
         }
         Verdict::Done

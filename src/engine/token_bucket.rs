@@ -115,7 +115,8 @@ impl DrainingBucket {
     }
 
     pub(crate) fn charge(&mut self, amount: u64) {
-        let units = amount * self.shape.units;
+        // What a lane leaves behind may add up to more than is believed.
+        let units = amount.min(self.shape.burst + self.shape.max_debt) * self.shape.units;
         self.charge_units(units, units);
     }
 
@@ -158,6 +159,6 @@ impl DrainingBucket {
     /// Time until `units` have drained.
     pub(crate) fn until_drained(&self, units: u64, now: Micros) -> Micros {
         let ticks = units.div_ceil(self.rate.max(1));
-        ((self.at + ticks) * self.shape.tick).saturating_sub(now).min(MAX_AMOUNT)
+        (self.at + ticks).saturating_mul(self.shape.tick).min(MAX_AMOUNT).saturating_sub(now)
     }
 }
