@@ -184,20 +184,27 @@ impl QuotaState {
         let (taken, units) = self.taken(rule);
         let asked = if ask.cost == 0 { 0 } else { ask.cost + ask.ahead };
         let over = (taken + asked * units).saturating_sub(ask.capacity * units);
-        let refundable = if rule.holds() { 0 } else { self.in_flight.saturating_mul(units) };
+        let refundable = self.in_flight.saturating_mul(units);
         Shortage {
             available: (ask.capacity as i64 * units as i64 - taken as i64).div_euclid(units as i64),
-            wait: self.until_back(rule, over, ask, now, wall),
+            wait: self.until_back(rule, over, self.held(rule), ask, now, wall),
             at_best: match over.saturating_sub(refundable) {
                 0 => 0,
-                over => self.until_back(rule, over, ask, now, wall).unwrap_or(0),
+                over => self.until_back(rule, over, 0, ask, now, wall).unwrap_or(0),
             },
         }
     }
 
-    /// Time until `over` units of what is taken have come back by themselves.
-    fn until_back(&self, rule: &Rule, over: u64, ask: Ask, now: Micros, wall: Micros) -> Option<Micros> {
-        let held = self.held(rule);
+    /// Time until `over` units of what is charged have come back by themselves while `held` stays.
+    fn until_back(
+        &self,
+        rule: &Rule,
+        over: u64,
+        held: u64,
+        ask: Ask,
+        now: Micros,
+        wall: Micros,
+    ) -> Option<Micros> {
         match &self.charges {
             Charges::Sliding(window) => {
                 let beyond = over.saturating_sub(window.charged());

@@ -5,6 +5,7 @@ mod clock;
 mod in_flight;
 mod live_change;
 mod range;
+mod waits;
 
 use std::collections::HashMap;
 
