@@ -122,24 +122,24 @@ impl BucketState {
             self.quotas[index].advance(rule, now, wall);
         }
         if now >= self.next_sweep {
-            self.sweep(rules, now);
+            self.sweep(now);
         }
     }
 
     /// Ends the leases that are over and forgets the lanes that were silent for long.
-    fn sweep(&mut self, rules: &[Rule], now: Micros) {
-        let quotas = &mut self.quotas;
+    fn sweep(&mut self, now: Micros) {
         for lane in self.lanes.iter_mut().filter(|lane| lane.lease_until <= now) {
             lane.since = now;
-            for share in lane.in_flight.drain(..) {
-                if let Some(state) = quotas.iter_mut().find(|state| state.id == share.quota) {
-                    let rule = rules.iter().find(|rule| rule.id == share.quota);
-                    state.abandon(rule, share.amount);
-                }
-            }
+            abandon(&mut self.quotas, lane.in_flight.drain(..), now);
         }
         self.lanes.retain(|lane| lane.forget_at > now);
         self.next_sweep = self.lanes.iter().map(LaneState::due).min().unwrap_or(MAX_AMOUNT);
+    }
+
+    /// Forgets a claim, with what it has in flight on quotas that whoever settled it does not know.
+    pub(crate) fn end_claim(&mut self, lane: usize) {
+        let claim = self.lanes.swap_remove(lane);
+        abandon(&mut self.quotas, claim.in_flight, self.now);
     }
 
     pub(crate) fn lane(&self, id: u64) -> Option<&LaneState> {
@@ -169,5 +169,14 @@ impl BucketState {
             self.expires = self.expires.max(self.now + state.lasts(rule, self.now, wall));
         }
         self.expires = self.expires.max(self.paused_until);
+    }
+}
+
+/// The owner of `shares` is gone.
+fn abandon(quotas: &mut [QuotaState], shares: impl IntoIterator<Item = Share>, now: Micros) {
+    for share in shares {
+        if let Some(state) = quotas.iter_mut().find(|state| state.id == share.quota) {
+            state.abandon(share.amount, now);
+        }
     }
 }

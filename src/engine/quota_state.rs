@@ -15,6 +15,8 @@ pub(crate) struct QuotaState {
     pub(crate) since: Micros,
     /// Reserved and not settled yet.
     pub(crate) in_flight: u64,
+    /// [`Rule::held`], for a sweeper that does not know the rule.
+    held: bool,
     charges: Charges,
 }
 
@@ -81,25 +83,28 @@ impl QuotaState {
             }
             Window::InFlight => Charges::None,
         };
-        Self { id: rule.id, since: now, in_flight: 0, charges }
+        Self { id: rule.id, since: now, in_flight: 0, held: rule.held, charges }
     }
 
     /// Brings the state to `now`, and to the rule if that has changed.
     pub(crate) fn advance(&mut self, rule: &Rule, now: Micros, wall: Micros) {
+        self.pass(now);
         let renewed = match (&mut self.charges, &rule.window) {
-            (Charges::Draining(bucket), Window::TokenBucket(shape)) => {
-                bucket.advance(now);
-                bucket.adopt(rule.limit, *shape, now)
-            }
-            (Charges::Sliding(window), _) => {
-                window.advance(now);
-                false
-            }
+            (Charges::Draining(bucket), Window::TokenBucket(shape)) => bucket.adopt(rule.limit, *shape),
             (Charges::Fixed(window), _) => window.advance(begin(rule, wall)),
             _ => false,
         };
         if renewed {
             self.since = now;
+        }
+    }
+
+    /// Lets time pass, as far as that takes no rule.
+    fn pass(&mut self, now: Micros) {
+        match &mut self.charges {
+            Charges::Sliding(window) => window.advance(now),
+            Charges::Draining(bucket) => bucket.advance(now),
+            Charges::Fixed(_) | Charges::None => {}
         }
     }
 
@@ -141,9 +146,10 @@ impl QuotaState {
     }
 
     /// The owner of `amount` in flight is gone: a hold becomes a charge.
-    pub(crate) fn abandon(&mut self, rule: Option<&Rule>, amount: u64) {
+    pub(crate) fn abandon(&mut self, amount: u64, now: Micros) {
         self.in_flight = self.in_flight.saturating_sub(amount);
-        if rule.is_some_and(|rule| rule.held) {
+        if self.held {
+            self.pass(now);
             self.charge(amount);
         }
     }

@@ -162,7 +162,7 @@ impl Step<'_> {
                 *share = (*share - in_flight + open).min(MAX_TAKEN);
             }
             if claim.is_some() && close {
-                bucket.lanes.swap_remove(lane);
+                bucket.end_claim(lane);
             }
         }
         Verdict::Done

@@ -85,13 +85,12 @@ impl DrainingBucket {
         self.used = self.used.saturating_sub(drained);
     }
 
-    /// Takes over a changed rate or burst: past use drains at the old rate up to now and is no new debt, and
+    /// Takes over a changed rate or burst: past use has drained at the old rate up to now and is no new debt, and
     /// the ring is closed, since its folds would drain the past at the new rate. Answers whether it changed.
-    pub(crate) fn adopt(&mut self, rate: u64, shape: TokenBucket, now: Micros) -> bool {
+    pub(crate) fn adopt(&mut self, rate: u64, shape: TokenBucket) -> bool {
         if (self.rate, self.shape) == (rate, shape) {
             return false;
         }
-        self.advance(now);
         let debt = self.used.saturating_sub(self.shape.burst_units());
         let old_units = self.shape.units;
         let rescale = |used: u64| match shape.units >= old_units {

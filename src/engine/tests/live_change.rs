@@ -128,3 +128,39 @@ fn a_finer_tick_takes_over_the_time_that_was_not_drained_yet() {
     world.pass(100 * MS);
     world.take(&[1]);
 }
+
+#[test]
+fn a_quota_that_others_know_is_kept_for_as_long_as_it_means_something() {
+    let both = vec![token_bucket(1, 10, MINUTE, 10), sliding(2, 10, HOUR, 60)];
+    let mut world = World::new(both.clone());
+    world.take(&[10, 10]);
+    world.rules = vec![vec![token_bucket(1, 10, MINUTE, 10)]];
+    for _ in 0..59 {
+        world.pass(MINUTE);
+        world.beat(2);
+    }
+    world.rules = vec![both.clone()];
+    world.refused(&[0, 1]);
+
+    world.rules = vec![vec![token_bucket(1, 10, MINUTE, 10)]];
+    for _ in 0..62 {
+        world.pass(MINUTE);
+        world.beat(2);
+    }
+    assert_eq!(world.states[0].quotas.len(), 1);
+}
+
+#[test]
+fn the_order_of_the_quotas_may_differ_between_processes() {
+    let (a, b) = (token_bucket(1, 10, MINUTE, 10), sliding(2, 20, MINUTE, 60));
+    let mut world = World::new([a.clone(), b.clone()]);
+    world.take(&[3, 5]);
+    world.rules = vec![vec![b.clone(), a.clone()]];
+    assert_eq!((world.available(0), world.available(1)), (15, 7));
+    world.take(&[6, 1]);
+    world.rules = vec![vec![b]];
+    world.take(&[1]);
+    assert_eq!(world.available(0), 8);
+    world.rules = vec![vec![a]];
+    assert_eq!(world.available(0), 6);
+}
