@@ -163,10 +163,11 @@ impl BucketState {
         self.expires = self.expires.max(forget_at);
     }
 
-    /// Keeps the state for as long as its quotas mean something.
-    pub(crate) fn keep_while_charged(&mut self, rules: &[Rule], wall: Micros) {
+    /// Keeps the state for as long as its quotas mean something, with holds of a lease as long as `lease`.
+    pub(crate) fn keep_while_charged(&mut self, rules: &[Rule], lease: Micros, wall: Micros) {
         for (state, rule) in self.quotas.iter().zip(rules) {
-            self.expires = self.expires.max(self.now + state.lasts(rule, self.now, wall));
+            let lasts = state.lasts(rule, lease, self.now, wall);
+            self.expires = self.expires.max((self.now + lasts).min(MAX_AMOUNT));
         }
         self.expires = self.expires.max(self.paused_until);
     }

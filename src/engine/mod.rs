@@ -215,7 +215,7 @@ fn apply_new(states: &mut [BucketState], batch: &Batch<'_>, wall: Micros) -> Out
 
     for (state, rules) in states.iter_mut().zip(batch.rules) {
         state.extend(batch.lane, now + batch.lease, now + batch.lease.max(LANE_MEMORY));
-        state.keep_while_charged(rules, wall);
+        state.keep_while_charged(rules, batch.lease, wall);
     }
     if let Some(first) = states.first_mut() {
         let lane = first.enter(batch.lane);

@@ -234,14 +234,21 @@ impl QuotaState {
         }
     }
 
-    /// For how long at most the charges mean something, told without a walk over them.
-    pub(crate) fn lasts(&self, rule: &Rule, now: Micros, wall: Micros) -> Micros {
-        match &self.charges {
+    /// For how long at most this means something, told without a walk over the charges. A hold may become a charge
+    /// when its `lease` ends.
+    pub(crate) fn lasts(&self, rule: &Rule, lease: Micros, now: Micros, wall: Micros) -> Micros {
+        let holds = self.held(rule) > 0;
+        let charged = match &self.charges {
             Charges::Sliding(window) => window.length(),
-            Charges::Draining(bucket) => bucket.until_drained(bucket.total(), now),
+            Charges::Draining(bucket) => {
+                let (taken, _) = self.taken(rule);
+                bucket.until_drained((taken + bucket.excess()).min(MAX_AMOUNT), now)
+            }
+            Charges::Fixed(_) if holds => rule.window_at(wall).map_or(0, |(begin, next)| next - begin),
             Charges::Fixed(_) => until_next(rule, wall),
             Charges::None => 0,
-        }
+        };
+        if holds { lease + charged } else { charged }
     }
 
     pub(crate) fn level(&self, rule: &Rule, now: Micros, wall: Micros) -> Level {

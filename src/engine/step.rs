@@ -179,6 +179,7 @@ impl Step<'_> {
                 *bucket.lanes[to].share(rule.id) += moved;
             }
             bucket.extend(claim, self.now + lease, self.now + lease);
+            bucket.keep_while_charged(rules, lease, self.wall);
         }
         Verdict::Done
     }

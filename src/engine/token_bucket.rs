@@ -54,9 +54,8 @@ impl DrainingBucket {
         self.used
     }
 
-    /// Everything that is remembered, and drains.
-    pub(crate) fn total(&self) -> u64 {
-        (self.used + self.excess).min(MAX_AMOUNT)
+    pub(crate) fn excess(&self) -> u64 {
+        self.excess
     }
 
     fn drained(&self, ticks: u64) -> u64 {
@@ -102,7 +101,7 @@ impl DrainingBucket {
         // A longer tick is taken over from its beginning, so that no time is lost or counted twice.
         let at = self.at * self.shape.tick / shape.tick;
         let undrained = self.drained(self.at - at * shape.tick / self.shape.tick);
-        let total = rescale((self.total() + undrained).min(MAX_AMOUNT)).min(MAX_AMOUNT);
+        let total = rescale((self.used + self.excess + undrained).min(MAX_AMOUNT)).min(MAX_AMOUNT);
         let fastest = if self.excess > 0 { self.rate + self.excess_rate } else { self.rate };
         *self = Self::at_tick(rate, shape, at);
         self.used = total.min(allowed);
