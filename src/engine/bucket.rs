@@ -122,17 +122,23 @@ impl BucketState {
             self.quotas[index].advance(rule, now, wall);
         }
         if now >= self.next_sweep {
-            self.sweep(now);
+            self.sweep(rules.len(), now);
         }
     }
 
-    /// Ends the leases that are over and forgets the lanes that were silent for long.
-    fn sweep(&mut self, now: Micros) {
+    /// Ends the leases that are over. Forgets the lanes that were silent for long, and the quotas after the first
+    /// `known` that mean nothing any more.
+    fn sweep(&mut self, known: usize, now: Micros) {
         for lane in self.lanes.iter_mut().filter(|lane| lane.lease_until <= now) {
             lane.since = now;
             abandon(&mut self.quotas, lane.in_flight.drain(..), now);
         }
         self.lanes.retain(|lane| lane.forget_at > now);
+        let mut index = 0;
+        self.quotas.retain(|state| {
+            index += 1;
+            index <= known || state.expires > now || state.in_flight > 0
+        });
         self.next_sweep = self.lanes.iter().map(LaneState::due).min().unwrap_or(MAX_AMOUNT);
     }
 
@@ -165,9 +171,10 @@ impl BucketState {
 
     /// Keeps the state for as long as its quotas mean something, with holds of a lease as long as `lease`.
     pub(crate) fn keep_while_charged(&mut self, rules: &[Rule], lease: Micros, wall: Micros) {
-        for (state, rule) in self.quotas.iter().zip(rules) {
+        for (state, rule) in self.quotas.iter_mut().zip(rules) {
             let lasts = state.lasts(rule, lease, self.now, wall);
-            self.expires = self.expires.max((self.now + lasts).min(MAX_AMOUNT));
+            state.expires = state.expires.max((self.now + lasts).min(MAX_AMOUNT));
+            self.expires = self.expires.max(state.expires);
         }
         self.expires = self.expires.max(self.paused_until);
     }

@@ -13,6 +13,8 @@ pub(crate) struct QuotaState {
     pub(crate) id: u64,
     /// A grant older than this is not known here: it gets no refund.
     pub(crate) since: Micros,
+    /// Until when this means something.
+    pub(crate) expires: Micros,
     /// Reserved and not settled yet.
     pub(crate) in_flight: u64,
     /// [`Rule::held`], for a sweeper that does not know the rule.
@@ -83,7 +85,7 @@ impl QuotaState {
             }
             Window::InFlight => Charges::None,
         };
-        Self { id: rule.id, since: now, in_flight: 0, held: rule.held, charges }
+        Self { id: rule.id, since: now, expires: now, in_flight: 0, held: rule.held, charges }
     }
 
     /// Brings the state to `now`, and to the rule if that has changed.

@@ -143,7 +143,7 @@ fn a_quota_that_others_know_is_kept_for_as_long_as_it_means_something() {
     world.refused(&[0, 1]);
 
     world.rules = vec![vec![token_bucket(1, 10, MINUTE, 10)]];
-    for _ in 0..62 {
+    for _ in 0..75 {
         world.pass(MINUTE);
         world.beat(2);
     }
