@@ -81,7 +81,7 @@ impl QuotaState {
             Window::Sliding { slot, slots } => Charges::Sliding(SlidingWindow::new(*slot, *slots, now)),
             Window::TokenBucket(shape) => Charges::Draining(DrainingBucket::new(rule.limit, *shape, now)),
             Window::Fixed { .. } | Window::Calendar { .. } => {
-                Charges::Fixed(FixedWindow::new(begin(rule, wall)))
+                Charges::Fixed(FixedWindow::new(window_at(rule, wall).0))
             }
             Window::InFlight => Charges::None,
         };
@@ -93,7 +93,7 @@ impl QuotaState {
         self.pass(now);
         let renewed = match (&mut self.charges, &rule.window) {
             (Charges::Draining(bucket), Window::TokenBucket(shape)) => bucket.adopt(rule.limit, *shape),
-            (Charges::Fixed(window), _) => window.advance(begin(rule, wall)),
+            (Charges::Fixed(window), _) => window.advance(window_at(rule, wall)),
             _ => false,
         };
         if renewed {
@@ -229,8 +229,9 @@ impl QuotaState {
                 if beyond > 0 && held > 0 {
                     return None;
                 }
-                let (begin, next) = rule.window_at(wall)?;
-                Some(wait_on(next - wall, beyond, ask.capacity, next - begin))
+                let (begin, next) = window_at(rule, wall);
+                let wait = window.end((begin, next)) - wall;
+                Some(wait_on(wait, beyond, ask.capacity, next - begin))
             }
             Charges::None => None,
         }
@@ -246,8 +247,11 @@ impl QuotaState {
                 let (taken, _) = self.taken(rule);
                 bucket.until_drained((taken + bucket.excess()).min(MAX_AMOUNT), now)
             }
-            Charges::Fixed(_) if holds => rule.window_at(wall).map_or(0, |(begin, next)| next - begin),
-            Charges::Fixed(_) => until_next(rule, wall),
+            Charges::Fixed(window) => {
+                let (begin, next) = window_at(rule, wall);
+                let whole = if holds { next - begin } else { 0 };
+                whole.max(window.end((begin, next)) - wall)
+            }
             Charges::None => 0,
         };
         if holds { lease + charged } else { charged }
@@ -260,7 +264,7 @@ impl QuotaState {
                 (window.charged(), window.until_left(window.charged(), now).unwrap_or(0))
             }
             Charges::Draining(bucket) => (bucket.used(), bucket.until_drained(bucket.used(), now)),
-            Charges::Fixed(window) => (window.charged(), until_next(rule, wall)),
+            Charges::Fixed(window) => (window.charged(), window.end(window_at(rule, wall)) - wall),
             Charges::None => (0, 0),
         };
         Level { charged, in_flight: self.in_flight, reset }
@@ -273,10 +277,7 @@ fn wait_on(wait: Micros, beyond: u64, capacity: u64, window: Micros) -> Micros {
     (wait + windows.saturating_mul(window).min(MAX_AMOUNT)).min(MAX_AMOUNT)
 }
 
-fn begin(rule: &Rule, wall: Micros) -> Micros {
-    rule.window_at(wall).map_or(0, |(begin, _)| begin)
-}
-
-fn until_next(rule: &Rule, wall: Micros) -> Micros {
-    rule.window_at(wall).map_or(0, |(_, next)| next - wall)
+/// The fixed window that `wall` is in. Where it is not known the batch was refused.
+fn window_at(rule: &Rule, wall: Micros) -> (Micros, Micros) {
+    rule.window_at(wall).unwrap_or((wall, wall))
 }
