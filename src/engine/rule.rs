@@ -86,9 +86,10 @@ impl TokenBucket {
         span: Micros,
         slots: u64,
     ) -> Self {
-        let units = (window / tick).max(1);
-        let slot = (span / tick).div_ceil(slots).max(1);
-        Self { tick, units, burst, max_debt, slot, slots }
+        let units = window.div_ceil(tick).max(1);
+        let slot = span.div_ceil(tick).div_ceil(slots).max(1);
+        // The current slot is one more.
+        Self { tick, units, burst, max_debt, slot, slots: slots + 1 }
     }
 
     pub(crate) fn burst_units(&self) -> u64 {

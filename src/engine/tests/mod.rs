@@ -6,6 +6,7 @@ mod fixed_window;
 mod in_flight;
 mod live_change;
 mod range;
+mod token_bucket;
 mod waits;
 
 use std::collections::HashMap;
