@@ -5,7 +5,10 @@ mod clock;
 mod fixed_window;
 mod in_flight;
 mod live_change;
+mod moves;
+mod oracle;
 mod range;
+mod sliding_window;
 mod token_bucket;
 mod waits;
 
