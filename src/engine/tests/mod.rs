@@ -1,6 +1,7 @@
 //! What the engine promises, tested on the state machine itself: example by example, and against a plain log.
 //! Here is what the tests share: a world with a clock that they turn, and short ways to say what a rule is.
 
+mod batches;
 mod clock;
 mod fixed_window;
 mod in_flight;
@@ -8,6 +9,7 @@ mod live_change;
 mod moves;
 mod oracle;
 mod range;
+mod scenarios;
 mod sliding_window;
 mod token_bucket;
 mod waits;
