@@ -5,6 +5,7 @@ mod batches;
 mod clock;
 mod fixed_window;
 mod in_flight;
+mod leases;
 mod live_change;
 mod moves;
 mod oracle;
