@@ -39,6 +39,8 @@ pub(crate) struct LaneState {
     /// What is in flight is taken for abandoned from here on.
     pub(crate) lease_until: Micros,
     pub(crate) forget_at: Micros,
+    /// What was granted before this is not in `in_flight`: the lane was not known yet, or its lease had ended.
+    pub(crate) since: Micros,
     pub(crate) in_flight: Vec<Share>,
 }
 
@@ -50,7 +52,7 @@ pub(crate) struct Share {
 }
 
 impl LaneState {
-    pub(crate) fn new(id: u64) -> Self {
+    pub(crate) fn new(id: u64, now: Micros) -> Self {
         Self {
             id,
             seq: 0,
@@ -58,6 +60,7 @@ impl LaneState {
             verdicts: super::Verdicts::new(),
             lease_until: 0,
             forget_at: 0,
+            since: now,
             in_flight: Vec::new(),
         }
     }
@@ -119,23 +122,30 @@ impl BucketState {
             self.quotas[index].advance(rule, now, wall);
         }
         if now >= self.next_sweep {
-            self.sweep(rules, now);
+            self.sweep(rules.len(), now);
         }
     }
 
-    /// Ends the leases that are over and forgets the lanes that were silent for long.
-    fn sweep(&mut self, rules: &[Rule], now: Micros) {
-        let quotas = &mut self.quotas;
+    /// Ends the leases that are over. Forgets the lanes that were silent for long, and the quotas after the first
+    /// `known` that mean nothing any more.
+    fn sweep(&mut self, known: usize, now: Micros) {
         for lane in self.lanes.iter_mut().filter(|lane| lane.lease_until <= now) {
-            for share in lane.in_flight.drain(..) {
-                if let Some(state) = quotas.iter_mut().find(|state| state.id == share.quota) {
-                    let rule = rules.iter().find(|rule| rule.id == share.quota);
-                    state.abandon(rule, share.amount);
-                }
-            }
+            lane.since = now;
+            abandon(&mut self.quotas, lane.in_flight.drain(..), now);
         }
         self.lanes.retain(|lane| lane.due() > now);
+        let mut index = 0;
+        self.quotas.retain(|state| {
+            index += 1;
+            index <= known || state.expires > now || state.in_flight > 0
+        });
         self.next_sweep = self.lanes.iter().map(LaneState::due).min().unwrap_or(MAX_AMOUNT);
+    }
+
+    /// Forgets a claim, with what it has in flight on quotas that whoever settled it does not know.
+    pub(crate) fn end_claim(&mut self, lane: usize) {
+        let claim = self.lanes.swap_remove(lane);
+        abandon(&mut self.quotas, claim.in_flight, self.now);
     }
 
     pub(crate) fn lane(&self, id: u64) -> Option<&LaneState> {
@@ -145,7 +155,7 @@ impl BucketState {
     /// The index of a lane, which is made if it is not known.
     pub(crate) fn enter(&mut self, id: u64) -> usize {
         self.lanes.iter().position(|lane| lane.id == id).unwrap_or_else(|| {
-            self.lanes.push(LaneState::new(id));
+            self.lanes.push(LaneState::new(id, self.now));
             self.lanes.len() - 1
         })
     }
@@ -159,11 +169,22 @@ impl BucketState {
         self.expires = self.expires.max(forget_at);
     }
 
-    /// Keeps the state for as long as its quotas mean something.
-    pub(crate) fn keep_while_charged(&mut self, rules: &[Rule], wall: Micros) {
-        for (state, rule) in self.quotas.iter().zip(rules) {
-            self.expires = self.expires.max(self.now + state.lasts(rule, self.now, wall));
+    /// Keeps the state for as long as its quotas mean something, with holds of a lease as long as `lease`.
+    pub(crate) fn keep_while_charged(&mut self, rules: &[Rule], lease: Micros, wall: Micros) {
+        for (state, rule) in self.quotas.iter_mut().zip(rules) {
+            let lasts = state.lasts(rule, lease, self.now, wall);
+            state.expires = state.expires.max((self.now + lasts).min(MAX_AMOUNT));
+            self.expires = self.expires.max(state.expires);
         }
         self.expires = self.expires.max(self.paused_until);
+    }
+}
+
+/// The owner of `shares` is gone.
+fn abandon(quotas: &mut [QuotaState], shares: impl IntoIterator<Item = Share>, now: Micros) {
+    for share in shares {
+        if let Some(state) = quotas.iter_mut().find(|state| state.id == share.quota) {
+            state.abandon(share.amount, now);
+        }
     }
 }

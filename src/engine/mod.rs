@@ -13,6 +13,9 @@ mod sliding_window;
 mod step;
 mod token_bucket;
 
+#[cfg(test)]
+mod tests;
+
 use smallvec::SmallVec;
 
 pub use bucket::{BucketState, LANE_MEMORY};
@@ -212,7 +215,8 @@ fn apply_new(states: &mut [BucketState], batch: &Batch<'_>, wall: Micros) -> Out
 
     for (state, rules) in states.iter_mut().zip(batch.rules) {
         state.extend(batch.lane, now + batch.lease, now + LANE_MEMORY);
-        state.keep_while_charged(rules, wall);
+        // What is held for longer keeps its lane, and so its bucket.
+        state.keep_while_charged(rules, batch.lease.min(LANE_MEMORY), wall);
     }
     if let Some(first) = states.first_mut() {
         let lane = first.enter(batch.lane);

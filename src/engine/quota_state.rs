@@ -3,7 +3,7 @@
 use super::{
     Micros,
     fixed_window::FixedWindow,
-    rule::{Rule, Window},
+    rule::{MAX_AMOUNT, MAX_TAKEN, Rule, Window},
     sliding_window::SlidingWindow,
     token_bucket::DrainingBucket,
 };
@@ -13,8 +13,12 @@ pub(crate) struct QuotaState {
     pub(crate) id: u64,
     /// A grant older than this is not known here: it gets no refund.
     pub(crate) since: Micros,
+    /// Until when this means something.
+    pub(crate) expires: Micros,
     /// Reserved and not settled yet.
     pub(crate) in_flight: u64,
+    /// [`Rule::held`], for a sweeper that does not know the rule.
+    held: bool,
     charges: Charges,
 }
 
@@ -77,29 +81,32 @@ impl QuotaState {
             Window::Sliding { slot, slots } => Charges::Sliding(SlidingWindow::new(*slot, *slots, now)),
             Window::TokenBucket(shape) => Charges::Draining(DrainingBucket::new(rule.limit, *shape, now)),
             Window::Fixed { .. } | Window::Calendar { .. } => {
-                Charges::Fixed(FixedWindow::new(begin(rule, wall)))
+                Charges::Fixed(FixedWindow::new(window_at(rule, wall).0))
             }
             Window::InFlight => Charges::None,
         };
-        Self { id: rule.id, since: now, in_flight: 0, charges }
+        Self { id: rule.id, since: now, expires: now, in_flight: 0, held: rule.held, charges }
     }
 
     /// Brings the state to `now`, and to the rule if that has changed.
     pub(crate) fn advance(&mut self, rule: &Rule, now: Micros, wall: Micros) {
+        self.pass(now);
         let renewed = match (&mut self.charges, &rule.window) {
-            (Charges::Draining(bucket), Window::TokenBucket(shape)) => {
-                bucket.advance(now);
-                bucket.adopt(rule.limit, *shape, now)
-            }
-            (Charges::Sliding(window), _) => {
-                window.advance(now);
-                false
-            }
-            (Charges::Fixed(window), _) => window.advance(begin(rule, wall)),
+            (Charges::Draining(bucket), Window::TokenBucket(shape)) => bucket.adopt(rule.limit, *shape),
+            (Charges::Fixed(window), _) => window.advance(window_at(rule, wall)),
             _ => false,
         };
         if renewed {
             self.since = now;
+        }
+    }
+
+    /// Lets time pass, as far as that takes no rule.
+    fn pass(&mut self, now: Micros) {
+        match &mut self.charges {
+            Charges::Sliding(window) => window.advance(now),
+            Charges::Draining(bucket) => bucket.advance(now),
+            Charges::Fixed(_) | Charges::None => {}
         }
     }
 
@@ -113,7 +120,7 @@ impl QuotaState {
     }
 
     pub(crate) fn reserve(&mut self, rule: &Rule, cost: u64) {
-        self.in_flight += cost;
+        self.in_flight = (self.in_flight + cost).min(MAX_TAKEN);
         if !rule.holds() {
             self.charge(cost);
         }
@@ -126,7 +133,7 @@ impl QuotaState {
         // What went with a lease became a charge then.
         let amount = if rule.holds() { actual.saturating_sub(reserved - in_flight) } else { actual };
         let open = if close { 0 } else { amount };
-        self.in_flight += open;
+        self.in_flight = (self.in_flight + open).min(MAX_TAKEN);
 
         let refundable = at >= self.since;
         match &mut self.charges {
@@ -141,9 +148,10 @@ impl QuotaState {
     }
 
     /// The owner of `amount` in flight is gone: a hold becomes a charge.
-    pub(crate) fn abandon(&mut self, rule: Option<&Rule>, amount: u64) {
+    pub(crate) fn abandon(&mut self, amount: u64, now: Micros) {
         self.in_flight = self.in_flight.saturating_sub(amount);
-        if rule.is_some_and(|rule| rule.held) {
+        if self.held {
+            self.pass(now);
             self.charge(amount);
         }
     }
@@ -165,7 +173,8 @@ impl QuotaState {
         match (&self.charges, &rule.window) {
             (Charges::Sliding(window), _) => (window.charged() + held, 1),
             (Charges::Draining(bucket), Window::TokenBucket(shape)) => {
-                (bucket.used() + held * shape.units, shape.units)
+                // Nothing fits behind more than a burst that is held; amounts stay exact.
+                (bucket.used() + held.min(2 * shape.burst) * shape.units, shape.units)
             }
             (Charges::Fixed(window), _) => (window.charged() + held, 1),
             _ => (held, 1),
@@ -183,20 +192,27 @@ impl QuotaState {
         let (taken, units) = self.taken(rule);
         let asked = if ask.cost == 0 { 0 } else { ask.cost + ask.ahead };
         let over = (taken + asked * units).saturating_sub(ask.capacity * units);
-        let refundable = if rule.holds() { 0 } else { self.in_flight * units };
+        let refundable = self.in_flight.saturating_mul(units);
         Shortage {
             available: (ask.capacity as i64 * units as i64 - taken as i64).div_euclid(units as i64),
-            wait: self.until_back(rule, over, ask, now, wall),
+            wait: self.until_back(rule, over, self.held(rule), ask, now, wall),
             at_best: match over.saturating_sub(refundable) {
                 0 => 0,
-                over => self.until_back(rule, over, ask, now, wall).unwrap_or(0),
+                over => self.until_back(rule, over, 0, ask, now, wall).unwrap_or(0),
             },
         }
     }
 
-    /// Time until `over` units of what is taken have come back by themselves.
-    fn until_back(&self, rule: &Rule, over: u64, ask: Ask, now: Micros, wall: Micros) -> Option<Micros> {
-        let held = self.held(rule);
+    /// Time until `over` units of what is charged have come back by themselves while `held` stays.
+    fn until_back(
+        &self,
+        rule: &Rule,
+        over: u64,
+        held: u64,
+        ask: Ask,
+        now: Micros,
+        wall: Micros,
+    ) -> Option<Micros> {
         match &self.charges {
             Charges::Sliding(window) => {
                 let beyond = over.saturating_sub(window.charged());
@@ -204,7 +220,7 @@ impl QuotaState {
                     return None;
                 }
                 let wait = window.until_left(over - beyond, now)?;
-                Some(wait + beyond.div_ceil(ask.capacity.max(1)) * window.length())
+                Some(wait_on(wait, beyond, ask.capacity, window.length()))
             }
             Charges::Draining(_) if held + ask.cost > ask.capacity => None,
             Charges::Draining(bucket) => Some(bucket.until_drained(over, now)),
@@ -213,21 +229,32 @@ impl QuotaState {
                 if beyond > 0 && held > 0 {
                     return None;
                 }
-                let (begin, next) = rule.window_at(wall)?;
-                Some(next - wall + beyond.div_ceil(ask.capacity.max(1)) * (next - begin))
+                let (begin, next) = window_at(rule, wall);
+                let wait = window.end((begin, next)) - wall;
+                Some(wait_on(wait, beyond, ask.capacity, next - begin))
             }
             Charges::None => None,
         }
     }
 
-    /// For how long at most the charges mean something, told without a walk over them.
-    pub(crate) fn lasts(&self, rule: &Rule, now: Micros, wall: Micros) -> Micros {
-        match &self.charges {
+    /// For how long at most this means something, told without a walk over the charges. A hold may become a charge
+    /// when its `lease` ends.
+    pub(crate) fn lasts(&self, rule: &Rule, lease: Micros, now: Micros, wall: Micros) -> Micros {
+        let holds = self.held(rule) > 0;
+        let charged = match &self.charges {
             Charges::Sliding(window) => window.length(),
-            Charges::Draining(bucket) => bucket.until_drained(bucket.used(), now),
-            Charges::Fixed(_) => until_next(rule, wall),
+            Charges::Draining(bucket) => {
+                let (taken, _) = self.taken(rule);
+                bucket.until_drained((taken + bucket.excess()).min(MAX_AMOUNT), now)
+            }
+            Charges::Fixed(window) => {
+                let (begin, next) = window_at(rule, wall);
+                let whole = if holds { next - begin } else { 0 };
+                whole.max(window.end((begin, next)) - wall)
+            }
             Charges::None => 0,
-        }
+        };
+        if holds { lease + charged } else { charged }
     }
 
     pub(crate) fn level(&self, rule: &Rule, now: Micros, wall: Micros) -> Level {
@@ -237,17 +264,20 @@ impl QuotaState {
                 (window.charged(), window.until_left(window.charged(), now).unwrap_or(0))
             }
             Charges::Draining(bucket) => (bucket.used(), bucket.until_drained(bucket.used(), now)),
-            Charges::Fixed(window) => (window.charged(), until_next(rule, wall)),
+            Charges::Fixed(window) => (window.charged(), window.end(window_at(rule, wall)) - wall),
             Charges::None => (0, 0),
         };
         Level { charged, in_flight: self.in_flight, reset }
     }
 }
 
-fn begin(rule: &Rule, wall: Micros) -> Micros {
-    rule.window_at(wall).map_or(0, |(begin, _)| begin)
+/// `wait`, and as many windows more as it takes until `beyond` has passed too.
+fn wait_on(wait: Micros, beyond: u64, capacity: u64, window: Micros) -> Micros {
+    let windows = beyond.div_ceil(capacity.max(1));
+    (wait + windows.saturating_mul(window).min(MAX_AMOUNT)).min(MAX_AMOUNT)
 }
 
-fn until_next(rule: &Rule, wall: Micros) -> Micros {
-    rule.window_at(wall).map_or(0, |(_, next)| next - wall)
+/// The fixed window that `wall` is in. Where it is not known the batch was refused.
+fn window_at(rule: &Rule, wall: Micros) -> (Micros, Micros) {
+    rule.window_at(wall).unwrap_or((wall, wall))
 }

@@ -8,6 +8,10 @@ pub type Micros = u64;
 /// The largest integer that is exact in a double, which is what a number in a Lua script is.
 pub const MAX_AMOUNT: u64 = (1 << 53) - 1;
 
+/// The most that a window or the calls in flight are taken to hold: what is added up of such amounts and of a few
+/// limits stays exact.
+pub(crate) const MAX_TAKEN: u64 = 1 << 51;
+
 /// Headroom is counted in parts of this.
 pub const HEADROOM_PARTS: u64 = 10_000;
 
@@ -82,9 +86,10 @@ impl TokenBucket {
         span: Micros,
         slots: u64,
     ) -> Self {
-        let units = (window / tick).max(1);
-        let slot = (span / tick).div_ceil(slots).max(1);
-        Self { tick, units, burst, max_debt, slot, slots }
+        let units = window.div_ceil(tick).max(1);
+        let slot = span.div_ceil(tick).div_ceil(slots).max(1);
+        // The current slot is one more.
+        Self { tick, units, burst, max_debt, slot, slots: slots + 1 }
     }
 
     pub(crate) fn burst_units(&self) -> u64 {

@@ -1,6 +1,6 @@
 //! At most `limit` in any window of the given length, at any phase.
 
-use super::{Micros, ring::Ring};
+use super::{Micros, ring::Ring, rule::MAX_TAKEN};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SlidingWindow {
@@ -25,7 +25,12 @@ impl SlidingWindow {
     }
 
     pub(crate) fn charge(&mut self, amount: u64) {
-        self.charged += self.ring.add(self.ring.head(), amount);
+        self.add(self.ring.head(), amount);
+    }
+
+    fn add(&mut self, slot: u64, amount: u64) {
+        let room = MAX_TAKEN - self.charged;
+        self.charged += self.ring.add(slot, amount.min(room));
     }
 
     /// Replaces what was charged at `at`. A slot that has left the window needs nothing.
@@ -35,7 +40,7 @@ impl SlidingWindow {
             return;
         }
         if actual >= reserved {
-            self.charged += self.ring.add(slot, actual - reserved);
+            self.add(slot, actual - reserved);
         } else if refundable {
             self.charged -= self.ring.take(slot, reserved - actual);
         }

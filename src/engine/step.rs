@@ -5,6 +5,7 @@ use smallvec::SmallVec;
 use super::{
     Batch, BucketState, Micros, Mode, Op, RefusedBy, Rule, Verdict, Verdicts, Violation,
     quota_state::{Amendment, Ask, QuotaState},
+    rule::{MAX_AMOUNT, MAX_TAKEN},
 };
 
 pub(super) fn apply_all(
@@ -62,7 +63,7 @@ impl Step<'_> {
     fn reserve(&mut self, costs: &[u64], headroom: u64, explain: bool, mode: Mode) -> Verdict {
         self.refold();
         if !self.fits(costs, headroom) {
-            let violations = if explain || self.ahead.is_empty() {
+            let violations = if explain || (mode == Mode::Wait && self.ahead.is_empty()) {
                 self.violations(costs, headroom)
             } else {
                 Box::default()
@@ -80,7 +81,8 @@ impl Step<'_> {
             let lane = bucket.enter(self.lane);
             for ((rule, state), &cost) in rules.iter().zip(&mut bucket.quotas).zip(&mut costs) {
                 state.reserve(rule, cost);
-                *bucket.lanes[lane].share(rule.id) += cost;
+                let share = bucket.lanes[lane].share(rule.id);
+                *share = (*share + cost).min(MAX_TAKEN);
             }
         }
         Verdict::Granted
@@ -153,16 +155,18 @@ impl Step<'_> {
         let mut amounts = reserved.iter().zip(actual);
         for (rules, bucket) in self.rules.iter().zip(self.states.iter_mut()) {
             let lane = bucket.enter(owner);
+            // A late settle must not take what its lane has reserved since. A claim is younger than its grant.
+            let stands = claim.is_some() || at >= bucket.lanes[lane].since;
             for ((rule, state), (&reserved, &actual)) in
                 rules.iter().zip(&mut bucket.quotas).zip(&mut amounts)
             {
                 let share = bucket.lanes[lane].share(rule.id);
-                let in_flight = reserved.min(*share);
+                let in_flight = if stands { reserved.min(*share) } else { 0 };
                 let open = state.settle(rule, Amendment { at, reserved, actual, in_flight, close });
-                *share = *share - in_flight + open;
+                *share = (*share - in_flight + open).min(MAX_TAKEN);
             }
             if claim.is_some() && close {
-                bucket.lanes.swap_remove(lane);
+                bucket.end_claim(lane);
             }
         }
         Verdict::Done
@@ -179,13 +183,14 @@ impl Step<'_> {
                 *bucket.lanes[to].share(rule.id) += moved;
             }
             bucket.extend(claim, self.now + lease, self.now + lease);
+            bucket.keep_while_charged(rules, lease, self.wall);
         }
         Verdict::Done
     }
 
     fn pause(&mut self, duration: Micros) -> Verdict {
         if let Some(bucket) = self.states.first_mut() {
-            let until = self.now + duration;
+            let until = (self.now + duration.min(MAX_AMOUNT)).min(MAX_AMOUNT);
             bucket.paused_until = if duration == 0 { 0 } else { bucket.paused_until.max(until) };
         }
         Verdict::Done

@@ -16,6 +16,13 @@ pub(crate) struct DrainingBucket {
     at: u64,
     /// Units in use; above the burst it is a debt.
     used: u64,
+    /// `used` is not believed to be more than this: what the shape says, or a larger debt that it took over.
+    max_used: u64,
+    /// Past use that a lowered limit did not make a debt. It is not forgotten, since the limit may rise again: while
+    /// processes that disagree take turns, it does so all the time.
+    excess: u64,
+    /// Units of it that drain per tick, together with the rate as many as when it was used.
+    excess_rate: u64,
     /// The fold at the end of the last slot that left the ring.
     base: u64,
     ring: Ring,
@@ -25,12 +32,18 @@ pub(crate) struct DrainingBucket {
 
 impl DrainingBucket {
     pub(crate) fn new(rate: u64, shape: TokenBucket, now: Micros) -> Self {
-        let at = now / shape.tick;
+        Self::at_tick(rate, shape, now / shape.tick)
+    }
+
+    fn at_tick(rate: u64, shape: TokenBucket, at: u64) -> Self {
         Self {
             rate,
             shape,
             at,
             used: 0,
+            max_used: shape.max_used(),
+            excess: 0,
+            excess_rate: 0,
             base: 0,
             ring: Ring::new(at / shape.slot, shape.slots),
             edited: false,
@@ -41,17 +54,21 @@ impl DrainingBucket {
         self.used
     }
 
+    pub(crate) fn excess(&self) -> u64 {
+        self.excess
+    }
+
     fn drained(&self, ticks: u64) -> u64 {
-        self.rate.saturating_mul(ticks)
+        self.rate.saturating_mul(ticks).min(MAX_AMOUNT)
     }
 
     pub(crate) fn advance(&mut self, now: Micros) {
         let at = (now / self.shape.tick).max(self.at);
-        self.used = self.used.saturating_sub(self.drained(at - self.at));
+        self.drain(at - self.at);
         self.at = at;
 
         let slot_drain = self.drained(self.shape.slot);
-        let max_used = self.shape.max_used();
+        let max_used = self.max_used;
         let mut base = self.base;
         let emptied = self.ring.advance(at / self.shape.slot, |left| {
             base = (base.saturating_sub(slot_drain) + left).min(max_used);
@@ -59,35 +76,51 @@ impl DrainingBucket {
         self.base = base.saturating_sub(slot_drain.saturating_mul(emptied));
     }
 
-    /// Takes over a changed rate or burst: past use drains at the old rate up to now and is no new debt, and
+    fn drain(&mut self, ticks: u64) {
+        let drained = self.drained(ticks);
+        let of_excess = self.excess_rate.saturating_mul(ticks).min(MAX_AMOUNT);
+        let unused = drained.saturating_sub(self.used);
+        self.excess = self.excess.saturating_sub(of_excess).saturating_sub(unused);
+        self.used = self.used.saturating_sub(drained);
+    }
+
+    /// Takes over a changed rate or burst: past use has drained at the old rate up to now and is no new debt, and
     /// the ring is closed, since its folds would drain the past at the new rate. Answers whether it changed.
-    pub(crate) fn adopt(&mut self, rate: u64, shape: TokenBucket, now: Micros) -> bool {
+    pub(crate) fn adopt(&mut self, rate: u64, shape: TokenBucket) -> bool {
         if (self.rate, self.shape) == (rate, shape) {
             return false;
         }
-        self.advance(now);
         let debt = self.used.saturating_sub(self.shape.burst_units());
         let old_units = self.shape.units;
         let rescale = |used: u64| match shape.units >= old_units {
-            true => used.saturating_mul(shape.units / old_units),
+            true => used.saturating_mul(shape.units.div_ceil(old_units)),
             false => used.div_ceil(old_units / shape.units),
         };
-        let allowed = shape.burst_units().saturating_add(rescale(debt)).min(shape.max_used());
-        let used = rescale(self.used).min(allowed);
-        *self = Self::new(rate, shape, now);
-        self.used = used;
-        self.charge_units(used, 0);
+        // A debt is kept whole, with room above it for what a demand adds.
+        let allowed = shape.burst_units() + rescale(debt).min(MAX_AMOUNT - 8 * shape.burst_units());
+        // A longer tick is taken over from its beginning, so that no time is lost or counted twice.
+        let at = self.at * self.shape.tick / shape.tick;
+        let undrained = self.drained(self.at - at * shape.tick / self.shape.tick);
+        let total = rescale((self.used + self.excess + undrained).min(MAX_AMOUNT)).min(MAX_AMOUNT);
+        let fastest = if self.excess > 0 { self.rate + self.excess_rate } else { self.rate };
+        *self = Self::at_tick(rate, shape, at);
+        self.used = total.min(allowed);
+        self.max_used = self.max_used.max(self.used);
+        self.excess = total - self.used;
+        self.excess_rate = fastest.saturating_sub(rate);
+        self.charge_units(self.used, 0);
         true
     }
 
     pub(crate) fn charge(&mut self, amount: u64) {
-        let units = amount * self.shape.units;
+        // What a lane leaves behind may add up to more than is believed.
+        let units = amount.min(self.shape.burst + self.shape.max_debt) * self.shape.units;
         self.charge_units(units, units);
     }
 
     fn charge_units(&mut self, charge: u64, more: u64) {
         self.ring.add(self.ring.head(), charge);
-        self.used = (self.used + more).min(self.shape.max_used());
+        self.used = (self.used + more).min(self.max_used);
     }
 
     /// Replaces what was charged at `at`. What is older than the ring gets no refund; its debit is paid now.
@@ -97,7 +130,7 @@ impl DrainingBucket {
         if actual >= reserved {
             let units = (actual - reserved) * self.shape.units;
             self.ring.add(if known { slot } else { self.ring.head() }, units);
-            self.used = (self.used + units).min(self.shape.max_used());
+            self.used = (self.used + units).min(self.max_used);
         } else if known {
             self.ring.take(slot, (reserved - actual) * self.shape.units);
         }
@@ -114,7 +147,7 @@ impl DrainingBucket {
     fn fold(&self) -> u64 {
         let slot_drain = self.drained(self.shape.slot);
         let head_drain = self.drained(self.at - self.ring.head() * self.shape.slot);
-        let max_used = self.shape.max_used();
+        let max_used = self.max_used;
         self.ring.oldest_first().fold(self.base, |used, (age, charge)| {
             let drain = if age == 0 { head_drain } else { slot_drain };
             (used.saturating_sub(drain) + charge).min(max_used)
@@ -124,6 +157,6 @@ impl DrainingBucket {
     /// Time until `units` have drained.
     pub(crate) fn until_drained(&self, units: u64, now: Micros) -> Micros {
         let ticks = units.div_ceil(self.rate.max(1));
-        ((self.at + ticks) * self.shape.tick).saturating_sub(now).min(MAX_AMOUNT)
+        (self.at + ticks).saturating_mul(self.shape.tick).min(MAX_AMOUNT).saturating_sub(now)
     }
 }

@@ -124,6 +124,12 @@ impl Reservation {
         self
     }
 
+    /// The same, its call having been made.
+    pub(crate) fn dispatched(mut self) -> Self {
+        self.release_on_drop = false;
+        self
+    }
+
     /// Whether a drop gives everything back instead of keeping it: so it is until the call is made.
     pub(crate) fn release_on_drop(&mut self, release: bool) {
         self.release_on_drop = release;
@@ -149,6 +155,11 @@ impl Reservation {
     /// Charges what a [`Settlement`] says.
     pub fn conclude(mut self, settlement: Settlement) -> Settling {
         self.end(&settlement)
+    }
+
+    /// Charges what a settlement says and stays behind as a reservation of nothing.
+    pub(crate) fn conclude_early(&mut self, settlement: &Settlement) {
+        drop(self.end(settlement));
     }
 
     /// Replaces the estimate while the call goes on; metrics it does not name stay as they are. It never waits: more

@@ -1,0 +1,120 @@
+//! What the limiter costs in one process: `cargo bench --bench memory`.
+//!
+//! Times are medians over many short rounds, in each of which every candidate gets its turn, so that whatever else the
+//! machine does hits them alike. governor's keyed limiter, which does less (one quota, no settling), is the reference.
+
+mod support;
+
+use std::{fs, hint::black_box, num::NonZeroU32};
+
+use futures_util::FutureExt;
+use governor::RateLimiter;
+use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+
+use self::support::{Report, median, seconds};
+
+const ROUNDS: usize = 1_000;
+const PAIRS: usize = 4_000;
+const LIMIT: u64 = 500_000_000_000;
+/// Buckets, and keys of the reference.
+const NAMES: [&str; 16] = [
+    "gpt-4o",
+    "gpt-4o-mini",
+    "gpt-4.1",
+    "gpt-4.1-mini",
+    "o3",
+    "o4-mini",
+    "opus",
+    "sonnet",
+    "haiku",
+    "flash",
+    "pro",
+    "large",
+    "medium",
+    "small",
+    "r1",
+    "v3",
+];
+const MANY_BUCKETS: usize = 100_000;
+
+fn main() {
+    let mut report = Report::default();
+    // First, while the process is small and holds no memory for reuse.
+    memory_of_many_buckets(&mut report);
+    pairs(&mut report);
+    report.publish();
+}
+
+fn one_quota() -> [Quota; 1] {
+    [Quota::per_minute("tokens", LIMIT)]
+}
+
+fn three_quotas() -> [Quota; 3] {
+    [
+        Quota::per_minute("requests", LIMIT),
+        Quota::per_minute("tokens", LIMIT),
+        Quota::per_day("requests", LIMIT),
+    ]
+}
+
+fn limiter<Q: IntoIterator<Item = Quota>>(
+    names: impl IntoIterator<Item = String>,
+    quotas: fn() -> Q,
+) -> Limiter {
+    let limits = names.into_iter().fold(Limits::new(), |limits, name| limits.bucket(name, quotas()));
+    Limiter::new(limits).expect("the limits are valid")
+}
+
+/// Reserves at once, and settles on less.
+fn pair(limiter: &Limiter, demand: Demand) {
+    let granted = limiter.try_reserve(demand).now_or_never().expect("memory answers at once");
+    drop(granted.expect("it fits").settle(usage! { tokens: 412 }));
+}
+
+fn pairs(report: &mut Report) {
+    let names = || NAMES.into_iter().map(str::to_owned);
+    let (one, three) = (limiter(names(), one_quota), limiter(names(), three_quotas));
+    let often = governor::Quota::per_second(NonZeroU32::MAX);
+    let reference = RateLimiter::keyed(often);
+
+    let per_pair_ns = |work: &dyn Fn(&'static str)| {
+        let names = NAMES.into_iter().cycle().take(PAIRS);
+        seconds(|| names.for_each(work)) * 1e9 / PAIRS as f64
+    };
+    let demand = |name| Demand::new(name, usage! { requests: 1, tokens: 1_500 });
+    let mut samples: [Vec<f64>; 3] = Default::default();
+    for _ in 0..ROUNDS {
+        samples[0].push(per_pair_ns(&|name| drop(black_box(reference.check_key(&name)))));
+        samples[1].push(per_pair_ns(&|name| pair(&one, demand(name))));
+        samples[2].push(per_pair_ns(&|name| pair(&three, demand(name))));
+    }
+    let [governor, one, three] = samples.map(median);
+    report.add("governor.check_key_ns", governor, "the reference: one check, one quota");
+    report.add(
+        "memory.pair_ns_1q",
+        one,
+        format!("try_reserve + settle; {:.1} times the reference, at most 4", one / governor),
+    );
+    report.add("memory.pair_ns_3q", three, "the same on three quotas; at most 1500");
+}
+
+/// Every bucket with its declaration and its state, used within the last minute.
+fn memory_of_many_buckets(report: &mut Report) {
+    let before = resident_bytes();
+    let limiter = limiter((0..MANY_BUCKETS).map(|index| format!("tenant-{index}")), three_quotas);
+    for index in 0..MANY_BUCKETS {
+        pair(&limiter, Demand::new(format!("tenant-{index}"), usage! { requests: 1, tokens: 1_500 }));
+    }
+    let bytes = resident_bytes().saturating_sub(before) as f64;
+    drop(limiter);
+    report.add("memory.bytes_per_bucket", bytes / MANY_BUCKETS as f64, "three quotas at default slots");
+    report.add("memory.mb_100k_buckets", bytes / 1e6, "at most 300");
+}
+
+/// Memory of this process that is in RAM; 0 where the system does not tell.
+fn resident_bytes() -> usize {
+    const PAGE: usize = 4_096;
+    let pages = fs::read_to_string("/proc/self/statm").ok();
+    let resident = pages.as_deref().and_then(|pages| pages.split(' ').nth(1)?.parse::<usize>().ok());
+    resident.unwrap_or(0) * PAGE
+}

@@ -1,0 +1,63 @@
+//! What the benches share: medians, a table for people and a JSON object for scripts.
+
+use std::{env, fmt::Write, fs, time::Instant};
+
+/// The value in the middle; of none, not a number.
+pub(crate) fn median(mut samples: Vec<f64>) -> f64 {
+    percentile(&mut samples, 0.5)
+}
+
+/// The value below which this share of all lies.
+pub(crate) fn percentile(samples: &mut [f64], share: f64) -> f64 {
+    samples.sort_unstable_by(f64::total_cmp);
+    let last = samples.len().saturating_sub(1);
+    samples.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
+}
+
+/// Seconds that `work` takes.
+pub(crate) fn seconds(work: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    work();
+    start.elapsed().as_secs_f64()
+}
+
+/// Results in the order of their measuring.
+#[derive(Default)]
+pub(crate) struct Report {
+    rows: Vec<Row>,
+}
+
+struct Row {
+    key: &'static str,
+    value: f64,
+    remark: String,
+}
+
+impl Report {
+    /// Takes down a result, with what is to be said of it.
+    pub(crate) fn add(&mut self, key: &'static str, value: f64, remark: impl Into<String>) {
+        self.rows.push(Row { key, value, remark: remark.into() });
+    }
+
+    /// Prints the table, and writes the object to the file that `BENCH_JSON` names.
+    pub(crate) fn publish(&self) {
+        println!();
+        for Row { key, value, remark } in &self.rows {
+            println!("{key:<28}{value:>14.1}   {remark}");
+        }
+        let Some(path) = env::var_os("BENCH_JSON") else { return };
+        if let Err(error) = fs::write(&path, self.json()) {
+            panic!("cannot write {}: {error}", path.display());
+        }
+    }
+
+    /// Keys are plain text and values finite, so nothing needs escaping.
+    fn json(&self) -> String {
+        let mut json = String::from("{\n");
+        for (index, Row { key, value, .. }) in self.rows.iter().enumerate() {
+            let comma = if index + 1 < self.rows.len() { "," } else { "" };
+            let _ = writeln!(json, "  \"{key}\": {value:.3}{comma}");
+        }
+        json + "}\n"
+    }
+}

@@ -1,0 +1,238 @@
+//! A batch: all or nothing on its quotas, exactly once, and who stands before whom within it.
+
+use proptest::prelude::*;
+
+use super::{moves::cases, *};
+
+/// Two buckets with a quota of each kind.
+fn two_buckets() -> World {
+    let child = vec![token_bucket(1, 100, MINUTE, 50), concurrency(2, 5), fixed(3, 300, HOUR, 7)];
+    let parent = vec![sliding(4, 150, MINUTE, 12), held(sliding(5, 120, MINUTE, 60))];
+    World::with_buckets(vec![child, parent])
+}
+
+/// The states but for the last answer, which names the refusal.
+fn without_answers(world: &World) -> Vec<BucketState> {
+    let mut states = world.states.clone();
+    let lanes = states.iter_mut().flat_map(|state| &mut state.lanes);
+    lanes.for_each(|lane| lane.verdicts.clear());
+    states
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Pass(Micros),
+    Reserve(u64, [u64; 5]),
+    Settle(usize, [u64; 5]),
+    Adjust(usize, [u64; 5]),
+    Detach(usize),
+    Stale(usize),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let costs =
+        || (0..60u64, 0..2u64, 0..60u64, 0..60u64, 0..60u64).prop_map(|(a, b, c, d, e)| [a, b, c, d, e]);
+    let one = prop_oneof![
+        3 => prop_oneof![0..SECOND, 0..20 * SECOND, 0..2 * MINUTE].prop_map(Act::Pass),
+        4 => (1..4u64, costs()).prop_map(|(lane, costs)| Act::Reserve(lane, costs)),
+        2 => (any::<usize>(), costs()).prop_map(|(which, actual)| Act::Settle(which, actual)),
+        1 => (any::<usize>(), costs()).prop_map(|(which, actual)| Act::Adjust(which, actual)),
+        1 => any::<usize>().prop_map(Act::Detach),
+        2 => any::<usize>().prop_map(Act::Stale),
+    ];
+    proptest::collection::vec(one, 1..60)
+}
+
+/// A world, what is open in it, and every batch that was sent.
+struct Life {
+    world: World,
+    open: Vec<(Grant, Option<u64>)>,
+    sent: Vec<(u64, u64, Vec<Op>, Answer)>,
+    claims: u64,
+}
+
+impl Life {
+    fn send(&mut self, lane: u64, op: Op) -> Verdict {
+        let seq = self.world.seqs.entry(lane).or_default();
+        *seq += 1;
+        let seq = *seq;
+        let answer = self.world.send_as(lane, seq, std::slice::from_ref(&op));
+        self.sent.push((lane, seq, vec![op], answer.clone()));
+        match answer.outcome {
+            Outcome::Applied { mut verdicts, .. } => verdicts.remove(0),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Refused, a reserve changes no more than a batch without operations.
+    fn reserve(&mut self, lane: u64, costs: [u64; 5]) -> Result<(), TestCaseError> {
+        let mut untouched = self.world.clone();
+        untouched.beat(lane);
+        match self.send(lane, reserve(&costs)) {
+            Verdict::Granted => {
+                let at = self.world.states[0].now;
+                self.open.push((Grant { lane, at, costs: costs.as_slice().into() }, None));
+            }
+            _ => prop_assert_eq!(without_answers(&self.world), without_answers(&untouched)),
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, which: usize, actual: [u64; 5], close: bool) {
+        if let Some((mut grant, claim)) = super::moves::choose(&mut self.open, which) {
+            let actual: Costs = actual.as_slice().into();
+            let (at, reserved) = (grant.at, grant.costs.clone());
+            self.send(grant.lane, Op::Settle { at, reserved, actual: actual.clone(), close, claim });
+            if !close {
+                grant.costs = actual;
+                self.open.push((grant, claim));
+            }
+        }
+    }
+
+    fn apply(&mut self, act: &Act) -> Result<(), TestCaseError> {
+        match *act {
+            Act::Pass(time) => self.world.pass(time),
+            Act::Reserve(lane, costs) => self.reserve(lane, costs)?,
+            Act::Settle(which, actual) => self.settle(which, actual, true),
+            Act::Adjust(which, actual) => self.settle(which, actual, false),
+            Act::Detach(which) => {
+                if let Some((grant, None)) = super::moves::choose(&mut self.open, which) {
+                    self.claims += 1;
+                    let claim = 1_000 + self.claims;
+                    let reserved = grant.costs.clone();
+                    self.send(grant.lane, Op::Detach { claim, reserved, lease: MINUTE });
+                    self.open.push((grant, Some(claim)));
+                }
+            }
+            Act::Stale(which) => {
+                if !self.sent.is_empty() {
+                    self.again(which % self.sent.len())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sent again, the last batch of a lane is answered as before, an older one not at all, and nothing changes.
+    fn again(&mut self, index: usize) -> Result<(), TestCaseError> {
+        let (lane, seq, ops, first) = self.sent[index].clone();
+        let before = self.world.states.clone();
+        let second = self.world.send_as(lane, seq, &ops);
+        prop_assert_eq!(&self.world.states, &before);
+        if seq < self.world.seqs[&lane] {
+            prop_assert_eq!(second.outcome, Outcome::Stale);
+            return Ok(());
+        }
+        let said = |answer: Answer| match answer.outcome {
+            Outcome::Applied { now, verdicts, .. } => (now, verdicts),
+            other => panic!("{other:?}"),
+        };
+        prop_assert_eq!(said(second), said(first));
+        Ok(())
+    }
+
+    /// What the lanes have in flight is what the quotas have.
+    fn in_flight_adds_up(&self) -> Result<(), TestCaseError> {
+        for state in &self.world.states {
+            for quota in &state.quotas {
+                let shares = state.lanes.iter().flat_map(|lane| &lane.in_flight);
+                let sum: u64 = shares.filter(|share| share.quota == quota.id).map(|share| share.amount).sum();
+                prop_assert_eq!(quota.in_flight, sum);
+            }
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(128))]
+
+    #[test]
+    fn all_or_nothing_and_exactly_once(acts in acts()) {
+        let mut life = Life { world: two_buckets(), open: Vec::new(), sent: Vec::new(), claims: 0 };
+        for act in &acts {
+            // Records of batches end with the lane's memory; so does this.
+            if life.world.wall - START > LANE_MEMORY / 2 {
+                break;
+            }
+            life.apply(act)?;
+            life.in_flight_adds_up()?;
+            for lane in life.world.seqs.keys().copied().collect::<Vec<_>>() {
+                let last = life.sent.iter().rposition(|sent| sent.0 == lane).unwrap();
+                life.again(last)?;
+            }
+        }
+        life.world.pass(HOUR);
+        life.world.beat(99);
+        let in_flight = life.world.states.iter().flat_map(|state| &state.quotas).map(|quota| quota.in_flight);
+        prop_assert_eq!(in_flight.sum::<u64>(), 0);
+    }
+}
+
+#[test]
+fn a_refused_waiter_stands_before_those_after_it_and_a_try_does_not() {
+    let ask = |cost: u64, headroom, mode| Op::Reserve {
+        costs: [cost, 1].as_slice().into(),
+        headroom,
+        explain: false,
+        mode,
+    };
+    let mut world = World::new([sliding(1, 100, MINUTE, 60), sliding(2, 100, MINUTE, 60)]);
+    world.take(&[50, 0]);
+    let granted = |world: &mut World, ops: &[Op]| -> Vec<bool> {
+        let (_, verdicts) = world.clone().send(LANE, ops);
+        verdicts.iter().map(|verdict| matches!(verdict, Verdict::Granted | Verdict::Fits)).collect()
+    };
+    let (small, large) = (ask(10, 0, Mode::Try), 60);
+    for (mode, passes) in [(Mode::Wait, false), (Mode::Try, true), (Mode::Dry, true)] {
+        assert_eq!(granted(&mut world, &[ask(large, 0, mode), small.clone()]), [false, passes]);
+        // A class that may use more is not behind one that may use less.
+        assert_eq!(granted(&mut world, &[ask(large, 1_000, mode), small.clone()]), [false, true]);
+        // Who needs nothing of what the head lacks passes it.
+        assert_eq!(granted(&mut world, &[ask(large, 0, mode), ask(0, 0, Mode::Try)]), [false, true]);
+    }
+}
+
+#[test]
+fn a_dry_reserve_charges_nothing() {
+    let mut world = two_buckets();
+    let dry =
+        |costs: &[u64]| Op::Reserve { costs: costs.into(), headroom: 0, explain: false, mode: Mode::Dry };
+    let (_, verdicts) =
+        world.send(LANE, &[dry(&[50, 1, 1, 1, 1]), dry(&[50, 1, 1, 1, 1]), reserve(&[50, 0, 0, 0, 0])]);
+    assert_eq!(verdicts.to_vec(), [Verdict::Fits, Verdict::Fits, Verdict::Granted]);
+    assert_eq!(world.one(LANE, dry(&[1, 0, 0, 0, 0])), Verdict::Refused(Box::default()));
+}
+
+#[test]
+fn a_pause_refuses_everything_and_only_grows() {
+    let mut world = two_buckets();
+    world.one(LANE, Op::Pause(MINUTE));
+    world.one(LANE, Op::Pause(SECOND));
+    let refusal = world.refused(&[0; 5]);
+    assert_eq!((refusal[0].by, refusal[0].wait), (RefusedBy::Pause(0), Some(MINUTE)));
+    assert!(world.states[0].expires >= START + MINUTE);
+    world.pass(MINUTE - 1);
+    world.refused(&[0; 5]);
+    world.pass(1);
+    world.take(&[0; 5]);
+
+    world.one(LANE, Op::Pause(HOUR));
+    world.one(LANE, Op::Pause(0));
+    world.take(&[0; 5]);
+}
+
+#[test]
+fn headroom_is_out_of_reach() {
+    let ask =
+        |headroom| Op::Reserve { costs: [1].as_slice().into(), headroom, explain: true, mode: Mode::Try };
+    for rule in [sliding(1, 100, MINUTE, 60), token_bucket(1, 100, MINUTE, 100), concurrency(1, 100)] {
+        let mut world = World::new([rule]);
+        let batch = |world: &mut World, headroom| {
+            (0..).take_while(|_| world.one(LANE, ask(headroom)) == Verdict::Granted).count()
+        };
+        assert_eq!(batch(&mut world, 1_000), 90);
+        assert_eq!(batch(&mut world, 0), 10);
+    }
+}

@@ -1,0 +1,35 @@
+//! reqwest's response stays itself while its body is followed.
+
+use http::{StatusCode, response::Parts};
+use reqwest::{Body, Response, ResponseBuilderExt};
+
+use crate::{
+    body::MeteredBody,
+    inspect::{BodyObserver, Carrier, HasStatus},
+    limiter::Reservation,
+};
+
+impl HasStatus for Response {
+    fn status(&self) -> StatusCode {
+        self.status()
+    }
+}
+
+impl Carrier for Response {
+    type Metered = Self;
+
+    fn metered(
+        self,
+        reservation: Reservation,
+        observer: impl FnOnce(&Parts) -> Box<dyn BodyObserver>,
+    ) -> Self {
+        // The conversion forgets the URL, which is given back as an extension.
+        let url = http::response::Builder::new().url(self.url().clone()).body(());
+        let (mut head, body) = http::Response::<Body>::from(self).into_parts();
+        if let Ok(url) = url {
+            head.extensions.extend(url.into_parts().0.extensions);
+        }
+        let body = MeteredBody::new(body, reservation, observer(&head));
+        http::Response::from_parts(head, Body::wrap(body)).into()
+    }
+}

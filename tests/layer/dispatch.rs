@@ -1,0 +1,255 @@
+//! What is reserved, waited for and given back, whatever the inner service does.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_throttle::{BoxError, Demand, Inspector, Reservation, Settlement, ThrottleLayer, Throttled, usage};
+
+use crate::probe::{Act, Extract, Probe, charged, limiter, tokens};
+
+fn settled_on_answer(answer: &u64) -> Settlement {
+    Settlement::Exact(usage! { tokens: *answer })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_is_settled_on_its_answer() {
+    let limiter = limiter();
+    let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).inspector(settled_on_answer);
+    let service = layer.layer(Probe::new(Act::Answer(7)));
+
+    assert_eq!(service.oneshot(80).await.unwrap(), 7);
+    assert_eq!(charged(&limiter).await, (7, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_inspector_a_call_keeps_what_it_reserved() {
+    let limiter = limiter();
+    let service = ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Answer(7)));
+
+    assert_eq!(service.oneshot(80).await.unwrap(), 7);
+    assert_eq!(charged(&limiter).await, (80, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_waits_until_it_fits() {
+    let limiter = limiter();
+    let service = ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Answer(0)));
+    let started = Instant::now();
+
+    service.clone().oneshot(100).await.unwrap();
+    service.oneshot(1).await.unwrap();
+    assert!((60..63).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejecting_layer_does_not_wait() {
+    let limiter = limiter();
+    let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).reject();
+    let service = layer.layer(Probe::new(Act::Answer(0)));
+
+    service.clone().oneshot(100).await.unwrap();
+    let error = service.oneshot(1).await.unwrap_err();
+    assert!(matches!(Throttled::find(error.as_ref()), Some(Throttled::NotNow(_))), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_ready_at_once_whatever_the_inner_service_is() {
+    let mut service = ThrottleLayer::new(limiter(), tokens as Extract).layer(Probe::new(Act::FailToBeReady));
+    assert!(service.ready().await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn s27_a_service_that_fails_before_dispatch_costs_nothing() {
+    let limiter = limiter();
+    let service =
+        ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::FailToBeReady));
+
+    let error = service.oneshot(80).await.unwrap_err();
+    assert_eq!(error.to_string(), "not ready, never");
+    assert_eq!(charged(&limiter).await, (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s27_a_call_that_fails_after_dispatch_is_kept() {
+    let limiter = limiter();
+    let service = ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Fail));
+
+    let error = service.oneshot(80).await.unwrap_err();
+    assert_eq!(error.to_string(), "the call failed");
+    assert_eq!(charged(&limiter).await, (80, 1, 0));
+}
+
+/// Has its own mind about everything.
+struct Lenient;
+
+impl Inspector<u64> for Lenient {
+    type Response = u64;
+
+    fn inspect(&self, response: u64, reservation: Reservation) -> u64 {
+        drop(reservation.settle(usage! { tokens: response }));
+        response
+    }
+
+    fn failed(&self, error: &(dyn std::error::Error + Send + Sync + 'static)) -> Settlement {
+        assert_eq!(error.to_string(), "the call failed");
+        Settlement::Exact(usage! { tokens: 3 })
+    }
+
+    fn dropped(&self) -> Settlement {
+        Settlement::Release
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s27_an_inspector_may_say_otherwise_of_a_failed_call() {
+    let limiter = limiter();
+    let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).inspector(Lenient);
+
+    layer.layer(Probe::new(Act::Fail)).oneshot(80).await.unwrap_err();
+    assert_eq!(charged(&limiter).await, (3, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s35_a_future_dropped_while_it_waits_leaves_no_trace() {
+    let limiter = limiter();
+    let service = ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Answer(0)));
+
+    service.clone().oneshot(90).await.unwrap();
+    timeout(Duration::from_secs(1), service.clone().oneshot(20)).await.unwrap_err();
+    assert_eq!(charged(&limiter).await, (90, 1, 0));
+    assert_eq!(limiter.status("api").await.unwrap().waiting, 0);
+    // Nothing stands before those that come later.
+    timeout(Duration::from_millis(1), service.oneshot(10)).await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn s35_a_future_dropped_before_dispatch_gives_everything_back() {
+    let limiter = limiter();
+    let probe = Probe::new(Act::BeReadyAfter(Duration::from_millis(300)));
+    let service = ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(probe.clone());
+
+    timeout(Duration::from_millis(100), service.oneshot(80)).await.unwrap_err();
+    assert_eq!((charged(&limiter).await, probe.calls()), ((0, 0, 0), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s35_a_future_dropped_after_dispatch_keeps_its_charge() {
+    let limiter = limiter();
+    let probe = Probe::new(Act::Hang);
+    let service = ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(probe.clone());
+
+    timeout(Duration::from_secs(1), service.oneshot(80)).await.unwrap_err();
+    assert_eq!((charged(&limiter).await, probe.calls()), ((80, 1, 0), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s35_an_inspector_may_say_otherwise_of_a_dropped_call() {
+    let limiter = limiter();
+    let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).inspector(Lenient);
+
+    timeout(Duration::from_secs(1), layer.layer(Probe::new(Act::Hang)).oneshot(80)).await.unwrap_err();
+    assert_eq!(charged(&limiter).await, (0, 0, 0));
+}
+
+/// With a window of a second, a grant of two seconds ago means nothing.
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_grew_old_is_made_anew() {
+    let limiter = limiter();
+    let probe = Probe::new(Act::BeReadyAfter(Duration::from_secs(2)));
+    let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract);
+    let started = Instant::now();
+
+    layer.layer(probe.clone()).oneshot(80).await.unwrap();
+    assert_eq!(started.elapsed().as_secs(), 2);
+    assert_eq!((charged(&limiter).await, probe.calls()), ((80, 1, 0), 1));
+
+    // The charge is that of the second grant: it leaves two seconds later than the first would have.
+    tokio::time::advance(Duration::from_millis(59_500)).await;
+    assert_eq!(charged(&limiter).await, (80, 1, 0));
+    tokio::time::advance(Duration::from_millis(3_000)).await;
+    assert_eq!(charged(&limiter).await, (0, 0, 0));
+}
+
+/// A pool of one permit inside: it must not be held while a request waits for quota.
+#[tokio::test(start_paused = true)]
+async fn nothing_inside_is_held_while_a_request_waits() {
+    let limiter = limiter();
+    let layer = ThrottleLayer::new(limiter.clone(), |request: &mut (&'static str, u64)| {
+        Ok::<_, BoxError>(Demand::new(request.0, usage! { tokens: request.1 }))
+    });
+    let limits = tower_throttle::Limits::new()
+        .bucket("api", [tower_throttle::Quota::per_minute("tokens", 100)])
+        .bucket("other", [tower_throttle::Quota::per_minute("tokens", 100)]);
+    limiter.update(limits).unwrap();
+    let service = ServiceBuilder::new()
+        .layer(layer)
+        .concurrency_limit(1)
+        .service(service_fn(async |_: (&'static str, u64)| Ok::<_, BoxError>(())));
+
+    service.clone().oneshot(("api", 100)).await.unwrap();
+    let waits = tokio::spawn(service.clone().oneshot(("api", 50)));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(!waits.is_finished());
+    timeout(Duration::from_millis(10), service.oneshot(("other", 50))).await.unwrap().unwrap();
+    waits.await.unwrap().unwrap();
+}
+
+#[derive(Clone)]
+struct Thrice;
+
+impl tower::retry::Policy<u64, u64, BoxError> for Thrice {
+    type Future = std::future::Ready<()>;
+
+    fn retry(&mut self, _: &mut u64, result: &mut Result<u64, BoxError>) -> Option<Self::Future> {
+        let refused = result.as_ref().is_err_and(|error| Throttled::find(error.as_ref()).is_some());
+        (result.is_err() && !refused).then(|| std::future::ready(()))
+    }
+
+    fn clone_request(&mut self, request: &u64) -> Option<u64> {
+        Some(*request)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s30_each_attempt_of_a_retry_outside_reserves_and_settles() {
+    let limiter = limiter();
+    let probe = Probe::new(Act::Fail);
+    let service = ServiceBuilder::new()
+        .retry(Thrice)
+        .layer(ThrottleLayer::new(limiter.clone(), tokens as Extract).reject())
+        .service(probe.clone());
+
+    // 30 tokens fit three times; the fourth attempt is refused, and no retry makes that better.
+    let error = service.oneshot(30).await.unwrap_err();
+    assert!(Throttled::find(error.as_ref()).is_some_and(|throttled| throttled.retry_after().is_some()));
+    assert_eq!((charged(&limiter).await, probe.calls()), ((90, 3, 0), 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_extractor_that_errs_fails_the_request_and_reserves_nothing() {
+    let limiter = limiter();
+    let layer = ThrottleLayer::new(limiter.clone(), |_: &mut u64| Err::<Demand, _>("no model named".into()));
+    let probe = Probe::new(Act::Answer(0));
+
+    let error = layer.layer(probe.clone()).oneshot(1).await.unwrap_err();
+    assert_eq!((error.to_string().as_str(), probe.calls()), ("no model named", 0));
+    assert_eq!(charged(&limiter).await, (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_demand_of_a_misspelt_metric_is_an_error() {
+    let layer = ThrottleLayer::new(limiter(), |_: &mut u64| {
+        Ok::<_, BoxError>(Demand::new("api", usage! { tokenz: 1 }))
+    });
+    let error = layer.layer(Probe::new(Act::Answer(0))).call(1).await.unwrap_err();
+    assert_eq!(error.to_string(), "no quota counts metric `tokenz`: is it misspelt?");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_could_never_fit_fails_at_once() {
+    let layer = ThrottleLayer::new(limiter(), tokens as Extract);
+    let error = layer.layer(Probe::new(Act::Answer(0))).call(u64::MAX).await.unwrap_err();
+    let throttled = Throttled::find(error.as_ref()).unwrap();
+    assert!(throttled.is_permanent() && throttled.retry_after().is_none(), "{throttled}");
+}

@@ -1,0 +1,7 @@
+//! The layer around services of every temper.
+
+mod bodies;
+mod dispatch;
+mod probe;
+mod respond;
+mod statuses;

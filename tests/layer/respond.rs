@@ -1,0 +1,90 @@
+//! Refusals as responses.
+
+use std::{convert::Infallible, time::Duration};
+
+use http::{Response, StatusCode};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_throttle::{
+    BoxError, Demand, Limiter, RespondLayer, ThrottleLayer,
+    inspect::KeepReserved,
+    store::{Batch, Reply, Store, StoreError},
+    usage,
+};
+
+use crate::probe::{Extract, limiter, tokens};
+
+async fn send(layer: &RespondLayer<Extract, KeepReserved>, request: u64) -> Response<String> {
+    let service = service_fn(async |_: u64| Ok::<_, Infallible>(Response::new(String::from("served"))));
+    // The error type is the inner service's own.
+    let Ok(response) = layer.layer(service).oneshot(request).await;
+    response
+}
+
+fn header<'r>(response: &'r Response<String>, name: &str) -> Option<&'r str> {
+    response.headers().get(name).map(|value| value.to_str().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fits_is_served_and_what_does_not_is_told_when_to_come_again() {
+    let limiter = limiter();
+    let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).reject().respond();
+
+    assert_eq!(send(&layer, 90).await.body(), "served");
+    let refused = send(&layer, 20).await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    let retry_after: u64 = header(&refused, "retry-after").unwrap().parse().unwrap();
+    assert!((60..=62).contains(&retry_after), "{retry_after}");
+    assert!(!refused.body().contains("api"), "a stranger need not know the buckets");
+    assert_eq!(header(&refused, "ratelimit"), None);
+
+    // Rounded up: after that time it fits.
+    tokio::time::advance(Duration::from_secs(retry_after)).await;
+    assert_eq!(send(&layer, 20).await.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_ietf_fields_are_added_when_asked_for() {
+    let layer = ThrottleLayer::new(limiter(), tokens as Extract).reject().respond().rate_limit_fields();
+    send(&layer, 90).await;
+    let refused = send(&layer, 20).await;
+    let retry_after = header(&refused, "retry-after").unwrap();
+    assert_eq!(header(&refused, "ratelimit-policy"), Some(r#""tokens per 60s";q=100"#));
+    let expected = format!(r#""tokens per 60s";r=10;t={retry_after}"#);
+    assert_eq!(header(&refused, "ratelimit"), Some(expected.as_str()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_never_fit_is_told_no_time() {
+    let layer = ThrottleLayer::new(limiter(), tokens as Extract).respond();
+    let refused = send(&layer, 101).await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(header(&refused, "retry-after"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_nobody_can_meter_is_a_bad_request() {
+    let no_model: Extract = |_| Err::<Demand, BoxError>("no model named".into());
+    let unknown: Extract = |_| Ok(Demand::new("nobody", usage! {}));
+    let answer = send(&ThrottleLayer::new(limiter(), no_model).respond(), 1).await;
+    assert_eq!((answer.status(), answer.body().as_str()), (StatusCode::BAD_REQUEST, "no model named"));
+    let answer = send(&ThrottleLayer::new(limiter(), unknown).respond(), 1).await;
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+}
+
+#[derive(Debug)]
+struct Gone;
+
+impl Store for Gone {
+    fn apply(&self, _: &Batch<'_>) -> Reply {
+        Reply::Later(Box::pin(async { Err(StoreError::Unavailable("gone".into())) }))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_is_not_the_callers_fault() {
+    let limits =
+        tower_throttle::Limits::new().bucket("api", [tower_throttle::Quota::per_minute("tokens", 1)]);
+    let limiter = Limiter::with_store(limits, Gone).unwrap();
+    let answer = send(&ThrottleLayer::new(limiter, tokens as Extract).respond(), 1).await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+}

@@ -1,0 +1,56 @@
+//! Settlement by status.
+
+use http::Response;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_throttle::{BoxError, Settlement, ThrottleLayer, inspect, usage};
+
+use crate::probe::{Extract, charged, limiter, tokens};
+
+async fn charged_for(status: u16, inspector: inspect::ByStatus<inspect::KeepReserved>) -> (u64, u64, u64) {
+    let limiter = limiter();
+    let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).inspector(inspector);
+    let service =
+        service_fn(
+            move |_: u64| async move { Ok::<_, BoxError>(Response::builder().status(status).body(())?) },
+        );
+    layer.layer(service).oneshot(80).await.unwrap();
+    charged(&limiter).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_calls_are_released_and_failed_ones_kept() {
+    let by_status = || inspect::by_status(inspect::KeepReserved);
+    assert_eq!(charged_for(200, by_status()).await, (80, 1, 0));
+    assert_eq!(charged_for(404, by_status()).await, (80, 1, 0));
+    assert_eq!(charged_for(429, by_status()).await, (0, 0, 0));
+    assert_eq!(charged_for(503, by_status()).await, (80, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_status_means_can_be_said() {
+    let only_the_request = Settlement::Exact(usage! { tokens: 0 });
+    let by_status = || {
+        inspect::by_status(inspect::KeepReserved)
+            .refused(only_the_request.clone())
+            .server_error(Settlement::Release)
+    };
+    assert_eq!(charged_for(429, by_status()).await, (0, 1, 0));
+    assert_eq!(charged_for(500, by_status()).await, (0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_connection_is_released_and_another_error_is_not() {
+    for (kind, expected) in [
+        (std::io::ErrorKind::ConnectionRefused, (0, 0, 0)),
+        (std::io::ErrorKind::ConnectionReset, (80, 1, 0)),
+    ] {
+        let limiter = limiter();
+        let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract)
+            .inspector(inspect::by_status(inspect::KeepReserved));
+        let service = service_fn(move |_: u64| async move {
+            Err::<Response<()>, BoxError>(std::io::Error::from(kind).into())
+        });
+        layer.layer(service).oneshot(80).await.unwrap_err();
+        assert_eq!(charged(&limiter).await, expected, "{kind}");
+    }
+}
