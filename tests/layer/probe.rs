@@ -13,21 +13,21 @@ use futures_util::future::BoxFuture;
 use tower::Service;
 use tower_throttle::{BoxError, Demand, Limiter, Limits, Quota, usage};
 
-pub type Extract = fn(&mut u64) -> Result<Demand, BoxError>;
+pub(crate) type Extract = fn(&mut u64) -> Result<Demand, BoxError>;
 
 /// 100 tokens and 10 requests a minute.
-pub fn limiter() -> Limiter {
+pub(crate) fn limiter() -> Limiter {
     let quotas = [Quota::per_minute("tokens", 100), Quota::per_minute("requests", 10)];
     Limiter::new(Limits::new().bucket("api", quotas)).expect("the limits are valid")
 }
 
 /// A request is the number of tokens it may use.
-pub fn tokens(request: &mut u64) -> Result<Demand, BoxError> {
+pub(crate) fn tokens(request: &mut u64) -> Result<Demand, BoxError> {
     Ok(Demand::new("api", usage! { tokens: *request }))
 }
 
 /// Tokens and requests charged, and tokens in flight.
-pub async fn charged(limiter: &Limiter) -> (u64, u64, u64) {
+pub(crate) async fn charged(limiter: &Limiter) -> (u64, u64, u64) {
     let status = limiter.status("api").await.expect("the bucket exists");
     let [tokens, requests] = &status.quotas[..] else { panic!("two quotas") };
     (tokens.charged as u64, requests.charged as u64, tokens.in_flight)
@@ -35,7 +35,7 @@ pub async fn charged(limiter: &Limiter) -> (u64, u64, u64) {
 
 /// What the probe does next.
 #[derive(Clone, Debug)]
-pub enum Act {
+pub(crate) enum Act {
     Answer(u64),
     Fail,
     FailToBeReady,
@@ -45,14 +45,14 @@ pub enum Act {
 
 /// Does what it is told, and insists on `poll_ready` before `call`.
 #[derive(Debug)]
-pub struct Probe {
+pub(crate) struct Probe {
     act: Act,
     ready: bool,
     rest: Option<BoxFuture2>,
-    pub calls: Arc<AtomicUsize>,
+    pub(crate) calls: Arc<AtomicUsize>,
 }
 
-pub struct BoxFuture2(BoxFuture<'static, ()>);
+pub(crate) struct BoxFuture2(BoxFuture<'static, ()>);
 
 impl std::fmt::Debug for BoxFuture2 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -61,11 +61,11 @@ impl std::fmt::Debug for BoxFuture2 {
 }
 
 impl Probe {
-    pub fn new(act: Act) -> Self {
+    pub(crate) fn new(act: Act) -> Self {
         Self { act, ready: false, rest: None, calls: Arc::default() }
     }
 
-    pub fn calls(&self) -> usize {
+    pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::Relaxed)
     }
 }
