@@ -16,7 +16,7 @@ const MAX_INPUT: u64 = 2_500;
 /// What an average call costs after scaling.
 const MEAN_TOKENS: f64 = 350.0;
 /// All calls together cost what the limits give in so many windows, on top of the first burst.
-const WINDOWS: f64 = 4.3;
+const WINDOWS: f64 = 4.5;
 /// The calls arrive faster than they are admitted, by this factor, so that they have to wait.
 const HURRY: f64 = 1.4;
 
