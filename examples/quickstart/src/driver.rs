@@ -8,7 +8,9 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 use tower::{Service, ServiceExt};
 
-use crate::{BoxError, Call, Load};
+use tower_throttle::BoxError;
+
+use crate::{Call, Load};
 
 /// After so many tries a call is given up.
 const ATTEMPTS: u32 = 10;

@@ -15,6 +15,10 @@ mod trace;
 
 use std::time::Duration;
 
+use tower_throttle::BoxError;
+
+use self::throttled::Meter;
+
 pub use self::{
     admission::{Admission, Counts, ProviderLimits, Refusal},
     args::{ArgsError, Command, HELP, Options, parse},
@@ -23,9 +27,6 @@ pub use self::{
     report::{Phase, Report},
     trace::{Row, TraceError},
 };
-
-/// Any error.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What the provider enforces. A real one's window is a minute; this one's is short, so that several of them
 /// pass while you look on.
@@ -54,8 +55,10 @@ pub async fn run(load: &Load, redis: Option<&str>, progress: bool) -> Result<Rep
     let place = if redis.is_some() { "Redis" } else { "memory" };
     say(&format!("the same calls through the throttle, its limits in {place}"));
     let provider = Provider::start(LIMITS)?;
-    let (client, meter) = throttled::client(redis).await?;
-    let driven = driver::drive(client, provider.url(), load).await;
-    let throttled = Phase::new(&driven, &provider.counts(), Some(meter.read().await));
+    let meter = Meter::default();
+    let limiter = throttled::limiter(redis, &meter).await?;
+    let driven = driver::drive(throttled::client(limiter.clone()), provider.url(), load).await;
+    limiter.close().await;
+    let throttled = Phase::new(&driven, &provider.counts(), Some(meter.read()));
     Ok(Report { unthrottled, throttled })
 }

@@ -1,4 +1,4 @@
-//! The client with the throttle around it.
+//! The client with the throttle around it: all that a program adds to share an API's limits.
 
 use std::{
     sync::{
@@ -10,17 +10,69 @@ use std::{
 
 use reqwest::{Request, Response};
 use serde_json::Value;
-use tower::{Service, util::BoxCloneService};
-use tower_throttle::{Demand, Event, Limiter, Limits, Quota, usage};
+use tower::{Service, ServiceBuilder};
+use tower_throttle::{
+    BoxError, Demand, Event, Limiter, Limits, Quota, Settlement, ThrottleLayer,
+    inspect::{self, by_status},
+    usage,
+};
 
-use crate::{BoxError, LIMITS, report::Metered};
+use crate::{LIMITS, report::Metered};
 
-pub(crate) type Client = BoxCloneService<Request, Response, BoxError>;
+/// A longer answer would be charged what was reserved for it.
+const MAX_ANSWER: usize = 1 << 20;
 
-/// What the throttle reserved and got back.
-#[derive(Debug)]
-pub(crate) struct Meter {
+/// What the provider enforces, as its documentation would tell. What is sent at its pace arrives a little less
+/// evenly: the guard and a burst smaller than the provider's make up for a fifth of a second and more of that.
+fn limits() -> Limits {
+    let requests = Quota::sliding_window("requests", LIMITS.requests as u64, LIMITS.window)
+        .guard(Duration::from_millis(200));
+    let tokens = Quota::token_bucket("tokens", LIMITS.tokens, LIMITS.window).burst(LIMITS.burst / 4 * 3);
+    Limits::new().bucket("gpt-4o", [requests, tokens])
+}
+
+/// The most that a request may use: its prompt, at four bytes per token, and as long an answer as it allows.
+fn demand(request: &mut Request) -> Result<Demand, BoxError> {
+    let body = request.body().and_then(reqwest::Body::as_bytes).ok_or("the request has no body")?;
+    let body: Value = serde_json::from_slice(body)?;
+    let model = body["model"].as_str().ok_or("the request names no model")?.to_owned();
+    let max_tokens = body["max_tokens"].as_u64().ok_or("the request has no max_tokens")?;
+    let messages = body["messages"].as_array().ok_or("the request has no messages")?;
+    let bytes: usize = messages.iter().filter_map(|message| message["content"].as_str()).map(str::len).sum();
+    Ok(Demand::new(model, usage! { requests: 1, tokens: bytes.div_ceil(4) as u64 + max_tokens }))
+}
+
+/// What a call has really used, which its answer tells: in one piece, or as a stream of events.
+fn used(answer: &[u8]) -> Settlement {
+    let tokens = |json: &[u8]| serde_json::from_slice::<Value>(json).ok()?["usage"]["total_tokens"].as_u64();
+    let in_event = |line: &[u8]| tokens(line.strip_prefix(b"data: ")?);
+    match tokens(answer).or_else(|| answer.split(|&byte| byte == b'\n').rev().find_map(in_event)) {
+        Some(tokens) => Settlement::Exact(usage! { tokens: tokens }),
+        None => Settlement::Keep,
+    }
+}
+
+/// The limiter, with its state in this process or on Redis.
+pub(crate) async fn limiter(redis: Option<&str>, meter: &Meter) -> Result<Limiter, BoxError> {
+    let builder = Limiter::builder(limits()).observer(meter.observer());
+    if let Some(url) = redis {
+        return Err(format!("no store for {url} yet").into());
+    }
+    Ok(builder.build()?)
+}
+
+/// A client all of whose calls keep within the limits.
+pub(crate) fn client(
     limiter: Limiter,
+) -> impl Service<Request, Response = Response, Error = BoxError, Future: Send> + Clone + Send + 'static {
+    let layer = ThrottleLayer::new(limiter, demand);
+    let layer = layer.inspector(by_status(inspect::bytes(MAX_ANSWER, used)));
+    ServiceBuilder::new().layer(layer).service(reqwest::Client::new())
+}
+
+/// Adds up what is reserved, and what of it is used in the end.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
     sums: Arc<Sums>,
 }
 
@@ -31,69 +83,65 @@ struct Sums {
 }
 
 impl Meter {
-    pub(crate) async fn read(&self) -> Metered {
-        self.limiter.close().await;
+    fn observer(&self) -> impl Fn(&Event<'_>) + Send + Sync + 'static {
+        let sums = Arc::clone(&self.sums);
+        move |event: &Event<'_>| {
+            let (sum, usage) = match event {
+                Event::Granted { reserved, .. } => (&sums.reserved, reserved),
+                Event::Settled { actual, .. } => (&sums.settled, actual),
+                _ => return,
+            };
+            sum.fetch_add(usage.get("tokens").unwrap_or(0), Ordering::Relaxed);
+        }
+    }
+
+    /// The sums so far.
+    pub(crate) fn read(&self) -> Metered {
         let reserved = self.sums.reserved.load(Ordering::Relaxed);
-        Metered { reserved, refunded: reserved - self.sums.settled.load(Ordering::Relaxed) }
+        let settled = self.sums.settled.load(Ordering::Relaxed);
+        Metered { reserved, refunded: reserved.saturating_sub(settled) }
     }
 }
 
-fn limits() -> Limits {
-    Limits::new().bucket(
-        "gpt-4o",
-        [
-            Quota::sliding_window("requests", LIMITS.requests as u64, LIMITS.window)
-                .guard(Duration::from_millis(200)),
-            Quota::token_bucket("tokens", LIMITS.tokens, LIMITS.window).burst(LIMITS.burst * 3 / 4),
-        ],
-    )
-}
+#[cfg(test)]
+mod tests {
+    use reqwest::Method;
+    use serde_json::json;
 
-fn demand(request: &Request) -> Result<Demand, BoxError> {
-    let body = request.body().and_then(|body| body.as_bytes()).ok_or("no body")?;
-    let body: Value = serde_json::from_slice(body)?;
-    let max_tokens = body["max_tokens"].as_u64().ok_or("no max_tokens")?;
-    let prompt = body["messages"][0]["content"].as_str().ok_or("no prompt")?;
-    let input = prompt.len().div_ceil(4) as u64;
-    let model = body["model"].as_str().ok_or("no model")?.to_owned();
-    Ok(Demand::new(model, usage! { requests: 1, tokens: input + max_tokens }))
-}
+    use super::*;
 
-pub(crate) async fn client(_redis: Option<&str>) -> Result<(Client, Meter), BoxError> {
-    let sums = Arc::new(Sums::default());
-    let told = Arc::clone(&sums);
-    let limiter = Limiter::builder(limits())
-        .observer(move |event: &Event<'_>| match event {
-            Event::Granted { reserved, .. } => {
-                told.reserved.fetch_add(reserved.get("tokens").unwrap_or(0), Ordering::Relaxed);
-            }
-            Event::Settled { actual, .. } => {
-                told.settled.fetch_add(actual.get("tokens").unwrap_or(0), Ordering::Relaxed);
-            }
-            _ => {}
-        })
-        .build()?;
-    let client = reqwest::Client::new();
-    let inner = limiter.clone();
-    let service = tower::service_fn(move |request: Request| {
-        let (limiter, mut client) = (inner.clone(), client.clone());
-        async move {
-            let reservation = limiter.reserve(demand(&request)?).await?;
-            let response = client.call(request).await?;
-            let status = response.status();
-            let bytes = response.bytes().await?;
-            let text = String::from_utf8_lossy(&bytes);
-            let used = text.rfind("\"total_tokens\":").and_then(|at| {
-                let digits = &text[at + 15..];
-                digits[..digits.find(|c: char| !c.is_ascii_digit())?].parse::<u64>().ok()
-            });
-            if let Some(tokens) = used {
-                drop(reservation.settle(usage! { tokens: tokens }));
-            }
-            let mut http = hyper::Response::new(reqwest::Body::from(bytes));
-            *http.status_mut() = status;
-            Ok::<_, BoxError>(Response::from(http))
+    fn request(body: Option<&Value>) -> Request {
+        let mut request = Request::new(Method::POST, "http://localhost/".parse().expect("a URL"));
+        *request.body_mut() = body.map(|body| body.to_string().into());
+        request
+    }
+
+    #[test]
+    fn a_request_may_use_its_prompt_and_its_max_tokens() {
+        let messages = json!([{ "content": "12345678" }, { "content": "9" }]);
+        let body = json!({ "model": "m", "max_tokens": 100, "messages": messages });
+        let demand = demand(&mut request(Some(&body))).expect("a demand");
+        assert_eq!(demand.buckets().collect::<Vec<_>>(), ["m"]);
+        assert_eq!(demand.usage(), &usage! { requests: 1, tokens: 103 });
+    }
+
+    #[test]
+    fn a_request_that_does_not_tell_is_an_error() {
+        assert!(demand(&mut request(None)).is_err());
+        for body in [json!([]), json!({ "model": "m" }), json!({ "model": "m", "max_tokens": 1 })] {
+            assert!(demand(&mut request(Some(&body))).is_err(), "{body}");
         }
-    });
-    Ok((BoxCloneService::new(service), Meter { limiter, sums }))
+    }
+
+    #[test]
+    fn usage_is_read_from_answers_and_streams() {
+        let exact = Settlement::Exact(usage! { tokens: 7 });
+        assert_eq!(used(br#"{"choices": [], "usage": {"total_tokens": 7}}"#), exact);
+        let stream =
+            "data: {\"usage\": null}\n\ndata: {\"usage\": {\"total_tokens\": 7}}\n\ndata: [DONE]\n\n";
+        assert_eq!(used(stream.as_bytes()), exact);
+        for other in ["", "oops", "{}", "data: {\"usage\": null}\n\ndata: [DONE]\n\n"] {
+            assert_eq!(used(other.as_bytes()), Settlement::Keep, "{other}");
+        }
+    }
 }
