@@ -18,7 +18,6 @@ use std::time::Duration;
 use tower_throttle::BoxError;
 
 use self::throttled::Meter;
-
 pub use self::{
     admission::{Admission, Counts, ProviderLimits, Refusal},
     args::{ArgsError, Command, HELP, Options, parse},
@@ -45,6 +44,10 @@ pub async fn run(load: &Load, redis: Option<&str>, progress: bool) -> Result<Rep
             eprintln!("{what} ...");
         }
     };
+    // First, so that a Redis that is not there is told at once.
+    let meter = Meter::default();
+    let limiter = throttled::limiter(redis, &meter).await?;
+
     say(&format!("{} calls with plain retries", load.calls().len()));
     let provider = Provider::start(LIMITS)?;
     let client = reqwest::Client::new();
@@ -55,8 +58,6 @@ pub async fn run(load: &Load, redis: Option<&str>, progress: bool) -> Result<Rep
     let place = if redis.is_some() { "Redis" } else { "memory" };
     say(&format!("the same calls through the throttle, its limits in {place}"));
     let provider = Provider::start(LIMITS)?;
-    let meter = Meter::default();
-    let limiter = throttled::limiter(redis, &meter).await?;
     let driven = driver::drive(throttled::client(limiter.clone()), provider.url(), load).await;
     limiter.close().await;
     let throttled = Phase::new(&driven, &provider.counts(), Some(meter.read()));
