@@ -2,6 +2,7 @@
 
 use super::{
     Micros,
+    exact::sum,
     quota_state::QuotaState,
     rule::{MAX_AMOUNT, Rule},
 };
@@ -162,7 +163,7 @@ impl BucketState {
     /// Keeps the state for as long as its quotas mean something.
     pub(crate) fn keep_while_charged(&mut self, rules: &[Rule], wall: Micros) {
         for (state, rule) in self.quotas.iter().zip(rules) {
-            self.expires = self.expires.max(self.now + state.lasts(rule, self.now, wall));
+            self.expires = self.expires.max(sum(self.now, state.lasts(rule, self.now, wall)));
         }
         self.expires = self.expires.max(self.paused_until);
     }

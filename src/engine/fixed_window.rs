@@ -1,6 +1,6 @@
 //! At most `limit` between two boundaries of a clock or a calendar.
 
-use super::{MAX_AMOUNT, Micros};
+use super::{Micros, exact::sum};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FixedWindow {
@@ -28,13 +28,15 @@ impl FixedWindow {
     }
 
     pub(crate) fn charge(&mut self, amount: u64) {
-        self.charged = (self.charged + amount).min(MAX_AMOUNT);
+        self.charged = sum(self.charged, amount);
     }
 
     /// Replaces what was charged in this window; what belongs to an earlier one changes nothing.
     pub(crate) fn amend(&mut self, reserved: u64, actual: u64, of_this_window: bool) {
-        if of_this_window {
-            self.charged = (self.charged + actual).saturating_sub(reserved).min(MAX_AMOUNT);
+        if of_this_window && actual >= reserved {
+            self.charge(actual - reserved);
+        } else if of_this_window {
+            self.charged = self.charged.saturating_sub(reserved - actual);
         }
     }
 }

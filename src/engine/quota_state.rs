@@ -1,7 +1,8 @@
 //! The state of one quota: what is charged, what is in flight, and when the rest comes back.
 
 use super::{
-    Micros,
+    MAX_AMOUNT, Micros,
+    exact::{product, sum},
     fixed_window::FixedWindow,
     rule::{Rule, Window},
     sliding_window::SlidingWindow,
@@ -91,12 +92,19 @@ impl QuotaState {
                 bucket.advance(now);
                 bucket.adopt(rule.limit, *shape, now)
             }
-            (Charges::Sliding(window), _) => {
+            (Charges::Sliding(window), Window::Sliding { .. }) => {
                 window.advance(now);
                 false
             }
-            (Charges::Fixed(window), _) => window.advance(begin(rule, wall)),
-            _ => false,
+            (Charges::Fixed(window), Window::Fixed { .. } | Window::Calendar { .. }) => {
+                window.advance(begin(rule, wall))
+            }
+            (Charges::None, Window::InFlight) => false,
+            // Another kind of window under the same id: its charges mean nothing here.
+            _ => {
+                self.charges = Self::new(rule, now, wall).charges;
+                true
+            }
         };
         if renewed {
             self.since = now;
@@ -113,7 +121,7 @@ impl QuotaState {
     }
 
     pub(crate) fn reserve(&mut self, rule: &Rule, cost: u64) {
-        self.in_flight += cost;
+        self.in_flight = sum(self.in_flight, cost);
         if !rule.holds() {
             self.charge(cost);
         }
@@ -126,7 +134,7 @@ impl QuotaState {
         // What went with a lease became a charge then.
         let amount = if rule.holds() { actual.saturating_sub(reserved - in_flight) } else { actual };
         let open = if close { 0 } else { amount };
-        self.in_flight += open;
+        self.in_flight = sum(self.in_flight, open);
 
         let refundable = at >= self.since;
         match &mut self.charges {
@@ -159,33 +167,37 @@ impl QuotaState {
         if rule.holds() { self.in_flight } else { 0 }
     }
 
-    /// Charged and held together with the capacity, in units of the window, and the units in a token.
-    fn taken(&self, rule: &Rule) -> (u64, u64) {
-        let held = self.held(rule);
+    /// What is charged, in units of the window, and the units in a token.
+    fn charged(&self, rule: &Rule) -> (u64, u64) {
         match (&self.charges, &rule.window) {
-            (Charges::Sliding(window), _) => (window.charged() + held, 1),
-            (Charges::Draining(bucket), Window::TokenBucket(shape)) => {
-                (bucket.used() + held * shape.units, shape.units)
-            }
-            (Charges::Fixed(window), _) => (window.charged() + held, 1),
-            _ => (held, 1),
+            (Charges::Sliding(window), _) => (window.charged(), 1),
+            (Charges::Draining(bucket), Window::TokenBucket(shape)) => (bucket.used(), shape.units),
+            (Charges::Fixed(window), _) => (window.charged(), 1),
+            _ => (0, 1),
         }
     }
 
+    /// What would be taken with the demand granted, in units.
+    fn taken_with(&self, rule: &Rule, ask: Ask) -> u64 {
+        let (charged, units) = self.charged(rule);
+        let asked = if ask.cost == 0 { 0 } else { ask.cost.saturating_add(ask.ahead) };
+        charged.saturating_add(self.held(rule).saturating_add(asked).saturating_mul(units))
+    }
+
     pub(crate) fn fits(&self, rule: &Rule, ask: Ask) -> bool {
-        let (taken, units) = self.taken(rule);
-        let asked = if ask.cost == 0 { 0 } else { ask.cost + ask.ahead };
-        taken + asked * units <= ask.capacity * units
+        let (_, units) = self.charged(rule);
+        self.taken_with(rule, ask) <= product(ask.capacity, units)
     }
 
     /// Only asked where the demand does not fit.
     pub(crate) fn shortage(&self, rule: &Rule, ask: Ask, now: Micros, wall: Micros) -> Shortage {
-        let (taken, units) = self.taken(rule);
-        let asked = if ask.cost == 0 { 0 } else { ask.cost + ask.ahead };
-        let over = (taken + asked * units).saturating_sub(ask.capacity * units);
-        let refundable = if rule.holds() { 0 } else { self.in_flight * units };
+        let (charged, units) = self.charged(rule);
+        let taken = sum(charged, product(self.held(rule), units));
+        let capacity = product(ask.capacity, units);
+        let over = self.taken_with(rule, ask).min(MAX_AMOUNT).saturating_sub(capacity);
+        let refundable = if rule.holds() { 0 } else { product(self.in_flight, units) };
         Shortage {
-            available: (ask.capacity as i64 * units as i64 - taken as i64).div_euclid(units as i64),
+            available: (capacity as i64 - taken as i64).div_euclid(units as i64),
             wait: self.until_back(rule, over, ask, now, wall),
             at_best: match over.saturating_sub(refundable) {
                 0 => 0,
@@ -204,9 +216,9 @@ impl QuotaState {
                     return None;
                 }
                 let wait = window.until_left(over - beyond, now)?;
-                Some(wait + beyond.div_ceil(ask.capacity.max(1)) * window.length())
+                Some(sum(wait, product(beyond.div_ceil(ask.capacity.max(1)), window.length())))
             }
-            Charges::Draining(_) if held + ask.cost > ask.capacity => None,
+            Charges::Draining(_) if held.saturating_add(ask.cost) > ask.capacity => None,
             Charges::Draining(bucket) => Some(bucket.until_drained(over, now)),
             Charges::Fixed(window) => {
                 let beyond = over.saturating_sub(window.charged());
@@ -214,7 +226,7 @@ impl QuotaState {
                     return None;
                 }
                 let (begin, next) = rule.window_at(wall)?;
-                Some(next - wall + beyond.div_ceil(ask.capacity.max(1)) * (next - begin))
+                Some(sum(next - wall, product(beyond.div_ceil(ask.capacity.max(1)), next - begin)))
             }
             Charges::None => None,
         }

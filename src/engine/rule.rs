@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::exact::{product, sum};
+
 /// Microseconds: of a duration, or since the Unix epoch.
 pub type Micros = u64;
 
@@ -88,11 +90,11 @@ impl TokenBucket {
     }
 
     pub(crate) fn burst_units(&self) -> u64 {
-        self.burst * self.units
+        product(self.burst, self.units)
     }
 
     pub(crate) fn max_used(&self) -> u64 {
-        (self.burst + self.max_debt) * self.units
+        product(sum(self.burst, self.max_debt), self.units)
     }
 }
 
@@ -103,7 +105,9 @@ impl Rule {
             Window::TokenBucket(bucket) => bucket.burst,
             _ => self.limit,
         };
-        whole - whole * headroom / HEADROOM_PARTS
+        let headroom = headroom.min(HEADROOM_PARTS);
+        // `whole * headroom / HEADROOM_PARTS`, exact for every whole.
+        whole - whole / HEADROOM_PARTS * headroom - whole % HEADROOM_PARTS * headroom / HEADROOM_PARTS
     }
 
     /// Whether reservations in flight take from what is available by themselves.

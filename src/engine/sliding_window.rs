@@ -1,6 +1,6 @@
 //! At most `limit` in any window of the given length, at any phase.
 
-use super::{Micros, ring::Ring};
+use super::{MAX_AMOUNT, Micros, exact::product, ring::Ring};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SlidingWindow {
@@ -25,7 +25,12 @@ impl SlidingWindow {
     }
 
     pub(crate) fn charge(&mut self, amount: u64) {
-        self.charged += self.ring.add(self.ring.head(), amount);
+        self.add(self.ring.head(), amount);
+    }
+
+    fn add(&mut self, slot: u64, amount: u64) {
+        // The sum stays exact too.
+        self.charged += self.ring.add(slot, amount.min(MAX_AMOUNT - self.charged));
     }
 
     /// Replaces what was charged at `at`. A slot that has left the window needs nothing.
@@ -35,7 +40,7 @@ impl SlidingWindow {
             return;
         }
         if actual >= reserved {
-            self.charged += self.ring.add(slot, actual - reserved);
+            self.add(slot, actual - reserved);
         } else if refundable {
             self.charged -= self.ring.take(slot, reserved - actual);
         }
@@ -47,7 +52,7 @@ impl SlidingWindow {
         for (age, charge) in self.ring.oldest_first() {
             left += charge;
             if left >= amount {
-                let leaves = (self.ring.head() + self.ring.len() - age) * self.slot;
+                let leaves = product(self.ring.head() + self.ring.len() - age, self.slot);
                 return Some(leaves.saturating_sub(now));
             }
         }
@@ -55,6 +60,6 @@ impl SlidingWindow {
     }
 
     pub(crate) fn length(&self) -> Micros {
-        self.ring.len() * self.slot
+        product(self.ring.len(), self.slot)
     }
 }

@@ -4,6 +4,7 @@ use smallvec::SmallVec;
 
 use super::{
     Batch, BucketState, Micros, Mode, Op, RefusedBy, Rule, Verdict, Verdicts, Violation,
+    exact::sum,
     quota_state::{Amendment, Ask, QuotaState},
 };
 
@@ -62,7 +63,11 @@ impl Step<'_> {
     fn reserve(&mut self, costs: &[u64], headroom: u64, explain: bool, mode: Mode) -> Verdict {
         self.refold();
         if !self.fits(costs, headroom) {
-            let violations = if explain || self.ahead.is_empty() { self.violations(costs, headroom) } else { Box::default() };
+            let violations = if explain || self.ahead.is_empty() {
+                self.violations(costs, headroom)
+            } else {
+                Box::default()
+            };
             if mode == Mode::Wait {
                 self.stand_ahead(costs, headroom);
             }
@@ -76,7 +81,8 @@ impl Step<'_> {
             let lane = bucket.enter(self.lane);
             for ((rule, state), &cost) in rules.iter().zip(&mut bucket.quotas).zip(&mut costs) {
                 state.reserve(rule, cost);
-                *bucket.lanes[lane].share(rule.id) += cost;
+                let share = bucket.lanes[lane].share(rule.id);
+                *share = sum(*share, cost);
             }
         }
         Verdict::Granted
@@ -129,7 +135,7 @@ impl Step<'_> {
         for ((ahead, rule), &cost) in self.ahead.iter_mut().zip(rules).zip(costs) {
             let capacity = rule.capacity(headroom);
             // More than a few windows ahead makes no difference to an answer, and amounts stay exact.
-            ahead.amount = (ahead.amount + cost).min(4 * rule.capacity(0));
+            ahead.amount = sum(ahead.amount, cost).min(4 * rule.capacity(0));
             ahead.capacity = ahead.capacity.max(capacity);
         }
     }
@@ -155,7 +161,7 @@ impl Step<'_> {
                 let share = bucket.lanes[lane].share(rule.id);
                 let in_flight = reserved.min(*share);
                 let open = state.settle(rule, Amendment { at, reserved, actual, in_flight, close });
-                *share = *share - in_flight + open;
+                *share = sum(*share - in_flight, open);
             }
             if claim.is_some() && close {
                 bucket.lanes.swap_remove(lane);
@@ -172,16 +178,18 @@ impl Step<'_> {
                 let share = bucket.lanes[from].share(rule.id);
                 let moved = amount.min(*share);
                 *share -= moved;
-                *bucket.lanes[to].share(rule.id) += moved;
+                let share = bucket.lanes[to].share(rule.id);
+                *share = sum(*share, moved);
             }
-            bucket.extend(claim, self.now + lease, self.now + lease);
+            let until = sum(self.now, lease);
+            bucket.extend(claim, until, until);
         }
         Verdict::Done
     }
 
     fn pause(&mut self, duration: Micros) -> Verdict {
         if let Some(bucket) = self.states.first_mut() {
-            let until = self.now + duration;
+            let until = sum(self.now, duration);
             bucket.paused_until = if duration == 0 { 0 } else { bucket.paused_until.max(until) };
         }
         Verdict::Done

@@ -5,7 +5,12 @@
 //! in a ring; a settle edits the slot of its reservation, and `used` is lowered to the fold over the ring, in which
 //! every slot's charge is counted at its end: never below the truth, and at most one slot of refill above it.
 
-use super::{MAX_AMOUNT, Micros, ring::Ring, rule::TokenBucket};
+use super::{
+    Micros,
+    exact::{product, sum},
+    ring::Ring,
+    rule::TokenBucket,
+};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DrainingBucket {
@@ -42,7 +47,7 @@ impl DrainingBucket {
     }
 
     fn drained(&self, ticks: u64) -> u64 {
-        self.rate.saturating_mul(ticks)
+        product(self.rate, ticks)
     }
 
     pub(crate) fn advance(&mut self, now: Micros) {
@@ -56,7 +61,7 @@ impl DrainingBucket {
         let emptied = self.ring.advance(at / self.shape.slot, |left| {
             base = (base.saturating_sub(slot_drain) + left).min(max_used);
         });
-        self.base = base.saturating_sub(slot_drain.saturating_mul(emptied));
+        self.base = base.saturating_sub(product(slot_drain, emptied));
     }
 
     /// Takes over a changed rate or burst: past use drains at the old rate up to now and is no new debt, and
@@ -69,10 +74,10 @@ impl DrainingBucket {
         let debt = self.used.saturating_sub(self.shape.burst_units());
         let old_units = self.shape.units;
         let rescale = |used: u64| match shape.units >= old_units {
-            true => used.saturating_mul(shape.units / old_units),
+            true => product(used, shape.units / old_units),
             false => used.div_ceil(old_units / shape.units),
         };
-        let allowed = shape.burst_units().saturating_add(rescale(debt)).min(shape.max_used());
+        let allowed = sum(shape.burst_units(), rescale(debt)).min(shape.max_used());
         let used = rescale(self.used).min(allowed);
         *self = Self::new(rate, shape, now);
         self.used = used;
@@ -81,7 +86,7 @@ impl DrainingBucket {
     }
 
     pub(crate) fn charge(&mut self, amount: u64) {
-        let units = amount * self.shape.units;
+        let units = product(amount, self.shape.units);
         self.charge_units(units, units);
     }
 
@@ -95,11 +100,11 @@ impl DrainingBucket {
         let slot = (at / self.shape.tick / self.shape.slot).min(self.ring.head());
         let known = refundable && self.ring.holds(slot);
         if actual >= reserved {
-            let units = (actual - reserved) * self.shape.units;
+            let units = product(actual - reserved, self.shape.units);
             self.ring.add(if known { slot } else { self.ring.head() }, units);
             self.used = (self.used + units).min(self.shape.max_used());
         } else if known {
-            self.ring.take(slot, (reserved - actual) * self.shape.units);
+            self.ring.take(slot, product(reserved - actual, self.shape.units));
         }
         self.edited = true;
     }
@@ -124,6 +129,6 @@ impl DrainingBucket {
     /// Time until `units` have drained.
     pub(crate) fn until_drained(&self, units: u64, now: Micros) -> Micros {
         let ticks = units.div_ceil(self.rate.max(1));
-        ((self.at + ticks) * self.shape.tick).saturating_sub(now).min(MAX_AMOUNT)
+        product(self.at + ticks, self.shape.tick).saturating_sub(now)
     }
 }
