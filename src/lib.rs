@@ -6,3 +6,5 @@ pub mod error;
 pub mod store;
 
 pub use error::BoxError;
+#[cfg(feature = "redis")]
+pub use redis;
