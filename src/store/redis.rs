@@ -140,7 +140,7 @@ impl Store for RedisStore {
         let arguments = wire::encode(batch);
         let (connection, script) = (self.connection.clone(), self.script.clone());
         Reply::Later(Box::pin(async move {
-            let arguments = arguments.ok_or_else(|| rejected("a demand on more than 900 quotas"))?;
+            let arguments = arguments.map_err(rejected)?;
             call(&connection, &script, &keys, &arguments).await
         }))
     }
@@ -165,4 +165,3 @@ async fn call(
     };
     answer.ok_or_else(|| rejected("the server's reply is none of the script's"))
 }
-

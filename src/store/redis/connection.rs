@@ -68,9 +68,8 @@ impl Reconnecting {
         let settings = info.redis_settings().clone();
         let server = info.addr().to_string();
         let tcp = info.tcp_settings().clone().set_nodelay(true);
-        let bare = RedisConnectionInfo::default()
-            .set_protocol(ProtocolVersion::RESP2)
-            .set_skip_set_lib_name();
+        let bare =
+            RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
         let client = Client::open(info.set_tcp_settings(tcp).set_redis_settings(bare))?;
         Ok(Self { client, settings, server, current: Mutex::new(None) })
     }
@@ -169,7 +168,10 @@ async fn connect(client: &Client, settings: &RedisConnectionInfo) -> RedisResult
     tokio::time::timeout(CONNECT_WITHIN, connecting).await.map_err(late)?
 }
 
-async fn introduce(connection: &mut MultiplexedConnection, settings: &RedisConnectionInfo) -> RedisResult<()> {
+async fn introduce(
+    connection: &mut MultiplexedConnection,
+    settings: &RedisConnectionInfo,
+) -> RedisResult<()> {
     if let Some(password) = settings.password() {
         redis::cmd("AUTH").arg(settings.username()).arg(password).exec_async(connection).await?;
     }

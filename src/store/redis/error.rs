@@ -37,10 +37,9 @@ fn is_outage(error: &RedisError) -> bool {
         || full
         || match error.kind() {
             // A certificate that is not trusted, a socket that may not be opened.
-            ErrorKind::Io => !matches!(
-                io_kind(error),
-                Some(io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied)
-            ),
+            ErrorKind::Io => {
+                !matches!(io_kind(error), Some(io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied))
+            }
             ErrorKind::Server(kind) => matches!(
                 kind,
                 ServerErrorKind::BusyLoading

@@ -33,13 +33,14 @@ impl Numbers {
     }
 }
 
-/// The arguments of the script: lane, rules, then the operations in arguments of a bounded size.
-///
-/// Answers `None` if an operation is about too many quotas to pass.
-pub(super) fn encode(batch: &Batch<'_>) -> Option<Vec<Vec<u8>>> {
+/// The arguments of the script: lane, rules, then the operations in arguments of a bounded size. Or why there are none.
+pub(super) fn encode(batch: &Batch<'_>) -> Result<Vec<Vec<u8>>, &'static str> {
     let rules: usize = batch.buckets.iter().map(|bucket| bucket.rules.len()).sum();
     if 2 * rules + 3 > NUMBERS_PER_OPERATION {
-        return None;
+        return Err("a demand on too many quotas");
+    }
+    if !batch.ops.iter().all(|op| fits_rules(op, rules)) {
+        return Err("an operation without an amount for each quota");
     }
     let mut head = Numbers::with_capacity(4 + 10 * rules);
     head.extend(&[batch.lane, batch.seq, batch.lease]);
@@ -57,7 +58,16 @@ pub(super) fn encode(batch: &Batch<'_>) -> Option<Vec<Vec<u8>>> {
         encode_op(&mut ops, op);
     }
     arguments.push(ops.0);
-    Some(arguments)
+    Ok(arguments)
+}
+
+fn fits_rules(op: &Op, rules: usize) -> bool {
+    match op {
+        Op::Reserve { costs, .. } => costs.len() == rules,
+        Op::Settle { reserved, actual, .. } => reserved.len() == rules && actual.len() == rules,
+        Op::Detach { reserved, .. } => reserved.len() == rules,
+        Op::Pause(_) | Op::Status => true,
+    }
 }
 
 fn encode_rule(to: &mut Numbers, rule: &Rule) {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 
-use crate::engine::{Answer, Costs, MAX_AMOUNT, Micros, Mode, Op, Outcome, Rule, TokenBucket, Verdict, Window};
+use crate::engine::{
+    Answer, Costs, MAX_AMOUNT, Micros, Mode, Op, Outcome, Rule, TokenBucket, Verdict, Window,
+};
 
 const SECOND: Micros = 1_000_000;
 const DAY: Micros = 86_400 * SECOND;
@@ -185,7 +187,7 @@ impl World {
                 mode: [Mode::Wait, Mode::Try, Mode::Try, Mode::Dry][rng.usize(..4)],
             },
             45..90 => {
-                let (claim, reservation) = match rng.u8(..10) {
+                let (claim, mut reservation) = match rng.u8(..10) {
                     0 => match self.claims.iter().rev().find(|(_, r)| r.path == lane.path) {
                         Some((claim, reservation)) => (Some(*claim), reservation.clone()),
                         None => (Some(rng.u64(1..100)), invented(rng, lane, &limits, self.wall)),
@@ -193,6 +195,8 @@ impl World {
                     1 => (None, invented(rng, lane, &limits, self.wall)),
                     _ => (None, remembered(rng, lane, &limits, self.wall)),
                 };
+                // A claim of a lane that goes by other rules.
+                reservation.costs.resize(limits.len(), 0);
                 let actual = match rng.u8(..4) {
                     0 => costs(rng, &limits),
                     1 => reservation.costs.clone(),
