@@ -14,6 +14,7 @@ use tower::{Service, ServiceBuilder};
 use tower_throttle::{
     BoxError, Demand, Event, Limiter, Limits, Quota, Settlement, ThrottleLayer,
     inspect::{self, by_status},
+    store::RedisStore,
     usage,
 };
 
@@ -56,7 +57,7 @@ fn used(answer: &[u8]) -> Settlement {
 pub(crate) async fn limiter(redis: Option<&str>, meter: &Meter) -> Result<Limiter, BoxError> {
     let builder = Limiter::builder(limits()).observer(meter.observer());
     if let Some(url) = redis {
-        return Err(format!("no store for {url} yet").into());
+        return Ok(builder.store(RedisStore::connect(url).await?.prefix("quickstart")).build()?);
     }
     Ok(builder.build()?)
 }
