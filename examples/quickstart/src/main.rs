@@ -27,13 +27,16 @@ async fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Says what went wrong, and why as far as the error knows.
+/// Says what went wrong, and why as far as the error knows more than it says.
 fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("quickstart: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        eprintln!("  because: {error}");
-        cause = error.source();
+    let mut said = error.to_string();
+    eprintln!("quickstart: {said}");
+    for cause in std::iter::successors(error.source(), |cause| cause.source()) {
+        let cause = cause.to_string();
+        if !said.contains(&cause) {
+            eprintln!("  because: {cause}");
+            said = cause;
+        }
     }
     ExitCode::from(code)
 }

@@ -119,6 +119,8 @@ impl Report {
                 phase.seconds
             );
         }
+        text += "\nUtilisation is the tokens that the provider admitted, of limit x seconds / window. The bucket is \
+                 full\nwhen a phase begins, so a little more than 1 is possible.\n";
         for (name, phase) in [("unthrottled", &self.unthrottled), ("throttled", &self.throttled)] {
             if let Some(error) = &phase.error {
                 let _ = writeln!(text, "{name}: {} calls failed: {error}", phase.calls - phase.ok);

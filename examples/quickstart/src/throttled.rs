@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use reqwest::{Request, Response};
@@ -55,11 +55,18 @@ fn used(answer: &[u8]) -> Settlement {
 
 /// The limiter, with its state in this process or on Redis.
 pub(crate) async fn limiter(redis: Option<&str>, meter: &Meter) -> Result<Limiter, BoxError> {
-    let builder = Limiter::builder(limits()).observer(meter.observer());
+    let mut builder = Limiter::builder(limits()).observer(meter.observer());
     if let Some(url) = redis {
-        return Ok(builder.store(RedisStore::connect(url).await?.prefix("quickstart")).build()?);
+        builder = builder.store(RedisStore::connect(url).await?.prefix(&fresh_prefix()));
     }
     Ok(builder.build()?)
+}
+
+/// Each run has a provider of its own, which knows nothing of the runs before it. A program would use the same
+/// prefix all the time, and share its limits with all others that do.
+fn fresh_prefix() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("quickstart-{}-{}", std::process::id(), now.as_micros())
 }
 
 /// A client all of whose calls keep within the limits.
