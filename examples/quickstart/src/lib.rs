@@ -12,6 +12,7 @@ mod provider;
 mod report;
 mod throttled;
 mod trace;
+mod work;
 
 use std::time::Duration;
 
@@ -24,7 +25,9 @@ pub use self::{
     load::{Call, Load},
     provider::Provider,
     report::{Phase, Report},
+    throttled::Shared,
     trace::{Row, TraceError},
+    work::{Work, work},
 };
 
 /// What the provider enforces. A real one's window is a minute; this one's is short, so that several of them
@@ -46,7 +49,8 @@ pub async fn run(load: &Load, redis: Option<&str>, progress: bool) -> Result<Rep
     };
     // First, so that a Redis that is not there is told at once.
     let meter = Meter::default();
-    let limiter = throttled::limiter(redis, &meter).await?;
+    let shared = redis.map(Shared::for_one_run);
+    let limiter = throttled::limiter(shared.as_ref(), &meter).await?;
 
     say(&format!("{} calls with plain retries", load.calls().len()));
     let provider = Provider::start(LIMITS)?;

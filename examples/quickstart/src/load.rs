@@ -68,6 +68,12 @@ impl Load {
         if calls.is_empty() { Err(TraceError::Empty(path.into())) } else { Ok(Self { calls }) }
     }
 
+    /// The share of one of several callers: every `of`-th call, from the `number`-th on.
+    #[must_use]
+    pub fn share(self, number: usize, of: usize) -> Self {
+        Self { calls: self.calls.into_iter().skip(number).step_by(of.max(1)).collect() }
+    }
+
     /// The calls.
     pub fn calls(&self) -> &[Call] {
         &self.calls

@@ -54,19 +54,31 @@ fn used(answer: &[u8]) -> Settlement {
 }
 
 /// The limiter, with its state in this process or on Redis.
-pub(crate) async fn limiter(redis: Option<&str>, meter: &Meter) -> Result<Limiter, BoxError> {
+pub(crate) async fn limiter(shared: Option<&Shared>, meter: &Meter) -> Result<Limiter, BoxError> {
     let mut builder = Limiter::builder(limits()).observer(meter.observer());
-    if let Some(url) = redis {
-        builder = builder.store(RedisStore::connect(url).await?.prefix(&fresh_prefix()));
+    if let Some(Shared { url, prefix }) = shared {
+        builder = builder.store(RedisStore::connect(url).await?.prefix(prefix));
     }
     Ok(builder.build()?)
 }
 
-/// Each run has a provider of its own, which knows nothing of the runs before it. A program would use the same
-/// prefix all the time, and share its limits with all others that do.
-fn fresh_prefix() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    format!("quickstart-{}-{}", std::process::id(), now.as_micros())
+/// Where the limits are shared: all who use the same server and prefix share them.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// The Redis server.
+    pub url: String,
+    /// What its keys begin with.
+    pub prefix: String,
+}
+
+impl Shared {
+    /// For one run. Each has a provider of its own, which knows nothing of the runs before it.
+    #[must_use]
+    pub fn for_one_run(url: &str) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let prefix = format!("quickstart-{}-{}", std::process::id(), now.as_micros());
+        Self { url: url.into(), prefix }
+    }
 }
 
 /// A client all of whose calls keep within the limits.
