@@ -97,6 +97,22 @@ fn a_limit_lowered_for_a_while_and_raised_again_is_all_there() {
     assert_eq!(world.available(0), 500);
 }
 
+#[test]
+fn a_refund_from_before_a_change_is_dropped() {
+    let slow = |limit| {
+        let shape = TokenBucket::new(1, MINUTE, 100, 400, 4 * MINUTE, 1);
+        Rule { id: 1, limit, held: false, window: Window::TokenBucket(shape) }
+    };
+    let mut world = World::new([slow(100)]);
+    world.wall = START / HOUR * HOUR;
+    let first = world.take(&[80]);
+    world.pass(48 * SECOND);
+    world.take(&[100]);
+    world.rules = vec![vec![slow(101)]];
+    world.settle(&first, &[2]);
+    assert_eq!(world.left(0), 0);
+}
+
 fn ticking(tick: Micros, rule: Rule, window: Micros) -> Rule {
     let burst = rule.capacity(0);
     let shape = TokenBucket::new(tick, window, burst, 4 * burst, 4 * window, 96);
