@@ -64,7 +64,8 @@ impl Life {
         }
     }
 
-    /// Granted if every quota has room for it. Refused, a reserve changes no more than a batch without operations.
+    /// Granted if every quota has room for it. Refused, a reserve changes no more than a batch without
+    /// operations.
     fn reserve(&mut self, lane: u64, costs: [u64; 5]) -> Result<(), TestCaseError> {
         let mut untouched = self.world.clone();
         untouched.beat(lane);
@@ -120,7 +121,8 @@ impl Life {
         Ok(())
     }
 
-    /// Sent again, the last batch of a lane is answered as before, an older one not at all, and nothing changes.
+    /// Sent again, the last batch of a lane is answered as before, an older one not at all, and nothing
+    /// changes.
     fn again(&mut self, index: usize) -> Result<(), TestCaseError> {
         let (lane, seq, ops, first) = self.sent[index].clone();
         let before = self.world.states.clone();
