@@ -101,7 +101,13 @@ pub(super) struct State {
 /// A demand that was entered.
 pub(super) enum Entered {
     Done(Outcome),
-    Waiting { rank: Rank, position: usize, answer: oneshot::Receiver<Result<Outcome, Throttled>> },
+    Waiting {
+        rank: Rank,
+        position: usize,
+        /// That is known already; otherwise it will be told.
+        has_to_wait: bool,
+        answer: oneshot::Receiver<Result<Outcome, Throttled>>,
+    },
 }
 
 impl Lane {
@@ -176,9 +182,10 @@ impl Lane {
         let (sender, answer) = oneshot::channel();
         let arrived = Instant::now();
         let rank = state.queue.rank(arrived, ask.standing);
-        state.queue.push(rank, Waiter { ask, arrived, position, answer: sender });
+        state.queue.push(rank, Waiter { ask, arrived, position, waits: false, answer: sender });
+        let has_to_wait = state.queue.waits(rank);
         self.pump(state);
-        Ok(Entered::Waiting { rank, position, answer })
+        Ok(Entered::Waiting { rank, position, has_to_wait, answer })
     }
 
     /// Takes a demand back. Answers how its line stood, if the demand was still in it.
@@ -188,6 +195,12 @@ impl Lane {
         state.queue.remove(rank)?;
         self.pump(state);
         Some(refusal.unwrap_or_default())
+    }
+
+    /// Takes a demand back whose time is up, unless the store has yet to say whether it has to wait at all.
+    pub(super) fn expire(self: &Arc<Self>, rank: Rank) -> Option<Refusal> {
+        let waits = self.lock().queue.waits(rank);
+        if waits { self.leave(rank) } else { None }
     }
 
     /// What a demand waits for.

@@ -303,9 +303,12 @@ impl Limiter {
         let deadline = ask.deadline;
         let mut outcome = match lane.enter(ask)? {
             Entered::Done(outcome) => outcome,
-            Entered::Waiting { rank, position, answer } => {
+            Entered::Waiting { rank, position, has_to_wait, answer } => {
                 let place = Place { lane: &lane, rank };
-                place.wait(answer, position, deadline).await?
+                if has_to_wait {
+                    place.tell(Event::WaitStarted { bucket: lane.path().name(), position });
+                }
+                place.wait(answer, deadline).await?
             }
         };
         if let Outcome::Granted(reservation) = &mut outcome {
@@ -353,49 +356,42 @@ impl Drop for Place<'_> {
 type Answer = oneshot::Receiver<Result<Outcome, Throttled>>;
 
 impl Place<'_> {
-    async fn wait(
-        self,
-        mut answer: Answer,
-        position: usize,
-        deadline: Option<Instant>,
-    ) -> Result<Outcome, Throttled> {
+    async fn wait(self, mut answer: Answer, deadline: Option<Instant>) -> Result<Outcome, Throttled> {
         let told =
             |told: Result<_, oneshot::error::RecvError>| told.unwrap_or_else(|_| Err(settling::ended()));
         let long_wait = Instant::now() + LONG_WAIT;
-        let path = self.lane.path();
-        if position > 0 {
-            self.tell(Event::WaitStarted { bucket: path.name(), position });
-        }
         if deadline.is_none_or(|deadline| deadline > long_wait) {
             match timeout(LONG_WAIT, &mut answer).await {
                 Ok(outcome) => return told(outcome),
-                Err(_) => self.tell_long_wait(path.name()),
+                Err(_) => self.tell_long_wait(),
             }
         }
         let Some(deadline) = deadline else { return told(answer.await) };
-        match timeout_at(deadline, &mut answer).await {
-            Ok(outcome) => told(outcome),
-            Err(_) => {
-                let refusal = self.lane.leave(self.rank);
-                // It may have been granted in this very moment.
-                match (answer.try_recv(), refusal) {
-                    (Ok(outcome), _) => outcome,
-                    (Err(_), refusal) => Err(Throttled::Deadline(Box::new(refusal.unwrap_or_default()))),
-                }
-            }
+        if let Ok(outcome) = timeout_at(deadline, &mut answer).await {
+            return told(outcome);
         }
+        let refusal = match self.lane.expire(self.rank) {
+            Some(refusal) => refusal,
+            // The store is looking at it: its answer is worth more than a guess, and does not take long.
+            None => match timeout(self.lane.shared.options.attempt_timeout, &mut answer).await {
+                Ok(outcome) => return told(outcome),
+                Err(_) => self.lane.leave(self.rank).unwrap_or_default(),
+            },
+        };
+        Err(Throttled::Deadline(Box::new(refusal)))
     }
 
     fn tell(&self, event: Event<'_>) {
         self.lane.shared.options.observing.tell(event);
     }
 
-    fn tell_long_wait(&self, bucket: &str) {
+    fn tell_long_wait(&self) {
+        let path = self.lane.path();
         let refusal = self.lane.waits_for(self.rank);
         let shortage = refusal.as_ref().and_then(|refusal| refusal.binding());
         let predicted = refusal.as_ref().and_then(|refusal| refusal.retry_after());
         self.tell(Event::LongWait {
-            bucket,
+            bucket: path.name(),
             quota: shortage.map_or("", |shortage| &shortage.quota),
             predicted,
         });

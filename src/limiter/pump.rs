@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
     lane::{Lane, State},
-    queue::{Flight, Job, Outcome},
+    queue::{Flight, Job, Outcome, Refused},
     reservation::Reservation,
 };
 use crate::{
@@ -177,11 +177,12 @@ impl Lane {
                 state.heard = Instant::now();
                 state.doubt = None;
                 state.chart(&flight);
+                let path = flight.path.clone();
                 state.saw(lives);
                 let freed = flight.ops.iter().any(|op| matches!(op, Op::Settle { .. }));
                 let deliveries = state.land(self, flight, verdicts, now);
                 self.tell_lost(state);
-                deliveries.into_iter().for_each(Delivery::make);
+                deliveries.into_iter().for_each(|delivery| delivery.make(self, path.name()));
                 if freed {
                     self.neighbours.look_now(self);
                 }
@@ -252,11 +253,16 @@ impl State {
                 (Job::Orphan(_), _) => {}
                 (Job::Demand(rank, mut waiter), Verdict::Refused(violations)) => {
                     let refused = match waiter.follow(&self.queue.path) {
-                        Some(refusal) => Some((waiter, Throttled::ExceedsCapacity(Box::new(refusal)))),
+                        Some(refusal) => {
+                            Refused::ForGood(waiter, Throttled::ExceedsCapacity(Box::new(refusal)))
+                        }
                         None => self.queue.refused(rank, waiter, &violations, jitter),
                     };
-                    deliveries
-                        .extend(refused.map(|(waiter, error)| Delivery::Answer(waiter.answer, Err(error))));
+                    deliveries.extend(match refused {
+                        Refused::ForGood(waiter, error) => Some(Delivery::Answer(waiter.answer, Err(error))),
+                        Refused::HasToWait { position } => Some(Delivery::HasToWait(position)),
+                        Refused::Waits => None,
+                    });
                 }
                 (Job::Demand(_, waiter), Verdict::Fits) => {
                     deliveries.push(Delivery::Answer(waiter.answer, Ok(Outcome::Fits)));
@@ -279,11 +285,15 @@ impl State {
 enum Delivery {
     Answer(tokio::sync::oneshot::Sender<Result<Outcome, Throttled>>, Result<Outcome, Throttled>),
     Report(super::queue::Report, Verdict),
+    HasToWait(usize),
 }
 
 impl Delivery {
-    fn make(self) {
+    fn make(self, lane: &Lane, bucket: &str) {
         match self {
+            Self::HasToWait(position) => {
+                lane.shared.options.observing.tell(Event::WaitStarted { bucket, position });
+            }
             Self::Answer(to, answer) => drop(to.send(answer)),
             Self::Report(to, verdict) => drop(to.send(Ok(verdict))),
         }

@@ -145,7 +145,10 @@ async fn no_wait_at_all_is_enough_where_there_is_room() {
     for limiter in [memory, on(&store)] {
         let call = limiter.reserve(tokens(100).max_wait(Duration::ZERO)).await.expect("the trip is no wait");
         let error = limiter.reserve(tokens(1).max_wait(Duration::ZERO)).await.unwrap_err();
-        assert!(matches!(&error, Throttled::Deadline(refusal) if refusal.shortages().len() == 1), "{error:?}");
+        assert!(
+            matches!(&error, Throttled::Deadline(refusal) if refusal.shortages().len() == 1),
+            "{error:?}"
+        );
         call.release().await.unwrap();
     }
 }

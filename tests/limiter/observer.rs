@@ -52,22 +52,27 @@ async fn each_step_of_a_demand_is_told_once() {
         quiet().await;
         let told = recorder.names();
         let count = |name: &str| told.iter().filter(|told| *told == name).count();
-        assert_eq!((count("Granted"), count("Refused"), count("Settled"), told.len()), (3, 1, 3, 9), "{told:?}");
+        assert_eq!(
+            (count("Granted"), count("Refused"), count("Settled"), told.len()),
+            (3, 1, 3, 9),
+            "{told:?}"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_long_wait_is_told_once_with_its_reason() {
     let recorder = Recorder::default();
-    let limits =
-        Limits::new().bucket("a", [Quota::per_day("tokens", 100), Quota::token_bucket("requests", 9, secs(1))]);
+    let limits = Limits::new()
+        .bucket("a", [Quota::per_day("tokens", 100), Quota::token_bucket("requests", 9, secs(1))]);
     let limiter = Limiter::builder(limits).observer(recorder.clone()).build().unwrap();
     limiter.reserve(tokens(100)).await.unwrap().keep().await.unwrap();
     let waits = waiting(&limiter, tokens(10));
     tokio::time::sleep(ms(4_900)).await;
     assert_eq!(recorder.count("LongWait"), 0);
     tokio::time::sleep(ms(200)).await;
-    let told: Vec<_> = recorder.0.lock().unwrap().iter().filter(|e| e.contains("LongWait")).cloned().collect();
+    let told: Vec<_> =
+        recorder.0.lock().unwrap().iter().filter(|e| e.contains("LongWait")).cloned().collect();
     assert_eq!(told.len(), 1);
     assert!(told[0].contains(r#"bucket: "a", quota: "tokens per 86400s", predicted: Some("#), "{}", told[0]);
     let seconds: f64 = told[0].split("Some(").nth(1).unwrap().trim_end_matches("s) }").parse().unwrap();

@@ -150,7 +150,10 @@ async fn a_refusal_of_the_store_is_no_outage() {
         for _ in 0..2 {
             let began = Instant::now();
             let error = limiter.reserve(tokens(1)).await.unwrap_err();
-            assert!(matches!(&error, Throttled::Store(e) if matches!(**e, StoreError::Rejected(_))), "{error}");
+            assert!(
+                matches!(&error, Throttled::Store(e) if matches!(**e, StoreError::Rejected(_))),
+                "{error}"
+            );
             assert!(error.to_string().contains("WRONGPASS"), "{error}");
             assert!(began.elapsed() < ms(10), "no use to try again");
         }
@@ -195,11 +198,11 @@ async fn retries_wait_longer_each_time() {
 
 #[tokio::test(start_paused = true)]
 async fn the_longest_of_pauses_is_no_panic() {
-    let store = FakeStore::new();
     let mut retries = Retries::default();
     (retries.first_pause, retries.longest_pause, retries.jitter) = (Duration::MAX, Duration::MAX, 1.0);
-    let limiter = builder(&store).retries(retries).build().unwrap();
     for _ in 0..20 {
+        let store = FakeStore::new();
+        let limiter = builder(&store).retries(retries).build().unwrap();
         store.next([Unavailable]);
         let waits = timeout(secs(1_000_000), limiter.reserve(tokens(1).max_wait(secs(2)))).await.unwrap();
         assert!(matches!(waits, Err(Throttled::Deadline(_))), "{waits:?}");
@@ -222,7 +225,7 @@ fn a_runtime_that_ends_takes_nobody_with_it() {
     second.block_on(async {
         let stays = waiting(&limiter, tokens(10));
         quiet().await;
-        drop((first, gone));
+        std::thread::spawn(|| drop((first, gone))).join().unwrap();
         let outcome = timeout(secs(10_000), stays).await.expect("it hangs").unwrap();
         assert!(is_store(&outcome.unwrap_err()));
         call.release().await.unwrap();
