@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    health::Health,
+    health::{Health, Rest},
     neighbours::Neighbours,
     options::Options,
     path::Path,
@@ -94,6 +94,8 @@ pub(super) struct State {
     pub(super) flying: bool,
     /// The batch that got no answer, until one comes.
     pub(super) doubt: Option<Doubt>,
+    /// After the store refused a batch: nobody asks again before, unless somebody waits for the answer.
+    pub(super) rest: Option<Rest>,
     /// Buckets whose loss of state has to be told.
     lost: Vec<String>,
 }
@@ -121,6 +123,7 @@ impl Lane {
             heard: Instant::now(),
             flying: false,
             doubt: None,
+            rest: None,
             lost: Vec::new(),
         };
         Self { shared, neighbours, wake: Notify::new(), state: Mutex::new(state) }
@@ -224,8 +227,11 @@ impl Lane {
         self.push(state, Other::Change(change))
     }
 
-    /// Sends any other operation.
+    /// Sends an operation that is worth nothing later.
     pub(super) fn send(self: &Arc<Self>, other: Other) -> Settling {
+        if let Some(error) = self.shared.health.is_down() {
+            return Settling::failed(Throttled::Store(error));
+        }
         self.push(self.lock(), other)
     }
 

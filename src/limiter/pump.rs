@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
+    health::Rest,
     lane::{Lane, State},
     queue::{Flight, Job, Outcome, Refused},
     reservation::Reservation,
@@ -102,11 +103,12 @@ impl Drop for Pump {
 
 impl State {
     fn turn(&mut self, lane: &Lane, now: Instant) -> Turn {
-        if let Some(doubt) = self.doubt.take_if(|doubt| doubt.since + DOUBT_ENDS <= now) {
-            // Applied or not, what it reserved leaves the windows by itself.
-            drop(doubt);
+        if self.doubt.as_ref().is_some_and(|doubt| doubt.since + DOUBT_ENDS <= now) {
+            // What it reserved leaves the windows by itself, and what it held ends with the lease of the old name.
+            self.rename();
         }
-        let rests_until = lane.shared.health.rests_until().filter(|until| *until > now);
+        let rest = self.rest.filter(|_| !self.queue.is_awaited()).map(|rest| rest.until);
+        let rests_until = lane.shared.health.rests_until().max(rest).filter(|until| *until > now);
         if let Some(until) = rests_until
             && (self.doubt.is_some() || !self.queue.is_empty())
         {
@@ -175,7 +177,7 @@ impl Lane {
                 let mut state = self.lock();
                 state.flying = false;
                 state.heard = Instant::now();
-                state.doubt = None;
+                (state.doubt, state.rest) = (None, None);
                 state.chart(&flight);
                 let path = flight.path.clone();
                 state.saw(lives);
@@ -206,7 +208,11 @@ impl Lane {
         let mut state = self.lock();
         state.flying = false;
         state.heard = Instant::now();
+        if !unavailable {
+            state.rest = Some(Rest::after(state.rest));
+        }
         let waiting = state.queue.take_waiting();
+        let reports = state.queue.take_reports();
         let since = state.doubt.as_ref().map_or(state.heard, |doubt| doubt.since);
         let (flight, jobs) = flight.orphaned();
         state.doubt = (!flight.ops.is_empty()).then_some(Doubt { flight, since });
@@ -221,7 +227,8 @@ impl Lane {
                 Job::Orphan(_) | Job::Nothing => {}
             }
         }
-        waiting.into_iter().for_each(|waiter| drop(waiter.answer.send(Err(refused()))));
+        waiting.for_each(|waiter| drop(waiter.answer.send(Err(refused()))));
+        reports.for_each(|report| drop(report.send(Err(refused()))));
     }
 }
 

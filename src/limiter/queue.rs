@@ -226,6 +226,25 @@ impl Queue {
         self.lines.front_of(rank)
     }
 
+    /// Whether somebody waits for an answer.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.lines.is_empty() || self.others.iter().any(|(_, report)| !report.is_closed())
+    }
+
+    /// Takes out the reports of what is not a demand. What may not get lost stays, reported to nobody.
+    pub(super) fn take_reports(&mut self) -> impl Iterator<Item = Report> + use<> {
+        let others = std::mem::take(&mut self.others);
+        let (lasting, reports): (Vec<_>, Vec<_>) = others
+            .into_iter()
+            .map(|(other, report)| {
+                let lasts = matches!(other, Other::Change(_) | Other::Detach { .. });
+                (lasts.then(|| (other, oneshot::channel().0)), report)
+            })
+            .unzip();
+        self.others = lasting.into_iter().flatten().collect();
+        reports.into_iter()
+    }
+
     pub(super) fn take_waiting(&mut self) -> impl Iterator<Item = Waiter> + use<> {
         self.unseen.clear();
         self.lines.take().map(|(_, waiter)| waiter)
