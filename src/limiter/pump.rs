@@ -9,6 +9,7 @@ use super::{
     lane::{Lane, State},
     queue::{Flight, Job, Outcome, Refused},
     reservation::Reservation,
+    settling::ended,
 };
 use crate::{
     engine::{Answer, Micros, Mode, Op, Outcome as Applied, Verdict},
@@ -86,7 +87,8 @@ impl Pump {
     }
 }
 
-/// The runtime may end with a batch on its way: its callers are told, and another pump clears up.
+/// The runtime may end while others wait: they are told, with or without a batch on its way, since nobody is left to
+/// carry theirs. The next operation starts another pump, which clears up.
 impl Drop for Pump {
     fn drop(&mut self) {
         if self.stopped {
@@ -98,6 +100,11 @@ impl Drop for Pump {
         }
         let mut state = self.lane.lock();
         (state.pumping, state.flying) = (false, false);
+        let waiting = state.queue.take_waiting();
+        let reports = state.queue.take_reports();
+        drop(state);
+        waiting.for_each(|waiter| drop(waiter.answer.send(Err(ended()))));
+        reports.for_each(|report| drop(report.send(Err(ended()))));
     }
 }
 
