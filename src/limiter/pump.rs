@@ -208,7 +208,7 @@ impl Lane {
     /// A batch got no answer: everybody who waits is told, and the batch stays in doubt.
     fn fail(self: &Arc<Self>, flight: Flight, error: StoreError) {
         let error = Arc::new(error);
-        let unavailable = matches!(*error, StoreError::Unavailable(_));
+        let unavailable = error.is_unavailable();
         if unavailable && self.shared.health.failed(&error) {
             self.shared.options.observing.tell(Event::Degraded { error: &error });
         }
