@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    health::Health,
+    health::{Health, Rest},
     neighbours::Neighbours,
     options::Options,
     path::Path,
@@ -94,6 +94,8 @@ pub(super) struct State {
     pub(super) flying: bool,
     /// The batch that got no answer, until one comes.
     pub(super) doubt: Option<Doubt>,
+    /// After the store refused a batch: nobody asks again before, unless somebody waits for the answer.
+    pub(super) rest: Option<Rest>,
     /// Buckets whose loss of state has to be told.
     lost: Vec<String>,
 }
@@ -101,7 +103,13 @@ pub(super) struct State {
 /// A demand that was entered.
 pub(super) enum Entered {
     Done(Outcome),
-    Waiting { rank: Rank, position: usize, answer: oneshot::Receiver<Result<Outcome, Throttled>> },
+    Waiting {
+        rank: Rank,
+        position: usize,
+        /// That is known already; otherwise it will be told.
+        has_to_wait: bool,
+        answer: oneshot::Receiver<Result<Outcome, Throttled>>,
+    },
 }
 
 impl Lane {
@@ -115,6 +123,7 @@ impl Lane {
             heard: Instant::now(),
             flying: false,
             doubt: None,
+            rest: None,
             lost: Vec::new(),
         };
         Self { shared, neighbours, wake: Notify::new(), state: Mutex::new(state) }
@@ -176,9 +185,10 @@ impl Lane {
         let (sender, answer) = oneshot::channel();
         let arrived = Instant::now();
         let rank = state.queue.rank(arrived, ask.standing);
-        state.queue.push(rank, Waiter { ask, arrived, position, answer: sender });
+        state.queue.push(rank, Waiter { ask, arrived, position, waits: false, answer: sender });
+        let has_to_wait = state.queue.waits(rank);
         self.pump(state);
-        Ok(Entered::Waiting { rank, position, answer })
+        Ok(Entered::Waiting { rank, position, has_to_wait, answer })
     }
 
     /// Takes a demand back. Answers how its line stood, if the demand was still in it.
@@ -188,6 +198,12 @@ impl Lane {
         state.queue.remove(rank)?;
         self.pump(state);
         Some(refusal.unwrap_or_default())
+    }
+
+    /// Takes a demand back whose time is up, unless the store has yet to say whether it has to wait at all.
+    pub(super) fn expire(self: &Arc<Self>, rank: Rank) -> Option<Refusal> {
+        let waits = self.lock().queue.waits(rank);
+        if waits { self.leave(rank) } else { None }
     }
 
     /// What a demand waits for.
@@ -211,8 +227,11 @@ impl Lane {
         self.push(state, Other::Change(change))
     }
 
-    /// Sends any other operation.
+    /// Sends an operation that is worth nothing later.
     pub(super) fn send(self: &Arc<Self>, other: Other) -> Settling {
+        if let Some(error) = self.shared.health.is_down() {
+            return Settling::failed(Throttled::Store(error));
+        }
         self.push(self.lock(), other)
     }
 
