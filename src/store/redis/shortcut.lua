@@ -20,7 +20,8 @@ repeat
 
   -- `s` is the state as bucket.lua lays it out, quota k from index 3 + 6 * k on: since, expires, in flight, charged, head,
   -- newest. `l` is the lane as lane_encoded lays it out, share k at index 7 + 2 * k.
-  local s = {struct.unpack('<' .. string.rep('d', #state / 8), state)}
+  local all = '<' .. string.rep('d', #state / 8)
+  local s = {struct.unpack(all, state)}
   local l = {struct.unpack('<' .. string.rep('d', 7 + 2 * count), record)}
   if s[1] ~= digest or l[1] ~= digest or l[7] ~= count or seq <= l[2] then break end
   local now = wall
@@ -45,9 +46,9 @@ repeat
   end
   if not in_slot then break end
 
-  local at, verdicts, codes, plain = first_op, 0, '', true
+  local at, verdicts, codes, plain = first_op, 0, nil, true
   while plain and at <= last_op do
-    local kind, many = message[at], message[at + 1]
+    local kind, many, before = message[at], message[at + 1], codes
     if kind == 7 then
       at = at + 2
       for _ = 1, many do
@@ -70,12 +71,16 @@ repeat
         end
         at = at + count + 1
       end
-      codes = codes .. string.rep('\5', many)
+      codes = string.rep('\5', many)
+      if before then codes = before .. codes end
     elseif kind == 1 or kind == 2 or kind == 4 or kind == 5 then
-      local headroom, room = message[at + 2], {0, 0, 0, 0}
+      local headroom, room, room_before, q, m = message[at + 2], {0, 0, 0, 0}, {0, 0, 0, 0}, 12, 5
       for k = 1, count do
-        local limit = message[2 + 3 * k]
-        room[k] = limit - math.floor(limit * headroom / 10000) - s[6 + 6 * k]
+        local capacity = message[m]
+        if headroom > 0 then capacity = capacity - math.floor(capacity * headroom / 10000) end
+        room[k] = capacity - s[q]
+        room_before[k] = room[k]
+        q, m = q + 6, m + 3
       end
       at = at + 2
       for _ = 1, many do
@@ -88,14 +93,17 @@ repeat
         at = at + count
       end
       at = at + 1
+      local share = 9
+      q = 9
       for k = 1, count do
-        local q, limit = 3 + 6 * k, message[2 + 3 * k]
-        local granted = limit - math.floor(limit * headroom / 10000) - s[q + 3] - room[k]
+        local granted = room_before[k] - room[k]
         s[q + 2], s[q + 3], s[q + 5] = s[q + 2] + granted, s[q + 3] + granted, s[q + 5] + granted
-        l[7 + 2 * k] = l[7 + 2 * k] + granted
+        l[share] = l[share] + granted
         if s[q + 2] > 2251799813685248 then plain = false end
+        q, share = q + 6, share + 2
       end
-      codes = codes .. string.rep('\1', many)
+      codes = many == 1 and '\1' or string.rep('\1', many)
+      if before then codes = before .. codes end
     else
       plain, many = false, 0
     end
@@ -116,9 +124,10 @@ repeat
   end
   l[2], l[3], l[4], l[5] = seq, now, lease_until, now + 600000000
   local last_number = 7 + 2 * count
+  codes = codes or ''
   l[last_number + 1], l[last_number + 2], l[last_number + 3] = verdicts, 0, codes
   redis.call('HSET', key,
-    's', struct.pack('<' .. string.rep('d', #state / 8), unpack(s, 1, #state / 8)),
+    's', struct.pack(all, unpack(s, 1, #state / 8)),
     field, struct.pack('<' .. string.rep('d', last_number + 2) .. 'c0', unpack(l, 1, last_number + 3)))
   return struct.pack('<dddddddc0', wall, 0, now, s[2], expires, verdicts, 0, codes)
 until true

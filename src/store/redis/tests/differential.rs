@@ -3,13 +3,10 @@
 use std::sync::Arc;
 
 use super::{
-    RedisServer, RedisStore, apply_leased, bucket,
+    RedisServer, RedisStore, STEPPED, apply_leased, bucket,
     random::{Sending, World},
 };
 use crate::engine::{self, Answer, Batch, BucketState, Outcome};
-
-/// The script's clock, when a test steps it.
-const STEPPED: &str = "local function clock() return tonumber(redis.call('GET', 'test:clock')) end";
 
 /// The same batches, applied by the engine.
 struct Engine(Vec<BucketState>);
@@ -96,7 +93,7 @@ async fn random_operations_are_answered_as_by_the_engine() {
 
 #[tokio::test]
 async fn so_are_operations_that_take_the_shortcut() {
-    compare(200_000, 8, true, true).await;
+    compare(200_000, 16, true, true).await;
 }
 
 #[tokio::test]

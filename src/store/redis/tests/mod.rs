@@ -1,6 +1,5 @@
 //! The store against real servers, each test with one of its own.
 
-mod bench_tmp;
 mod connections;
 mod differential;
 mod random;
@@ -20,6 +19,9 @@ use crate::{
 fn bucket(name: &str, rules: &[Rule]) -> Bucket {
     Bucket::new(Arc::new(BucketKey::new("test", name)), rules.into())
 }
+
+/// The script's clock, when a test steps it.
+const STEPPED: &str = "local function clock() return tonumber(redis.call('GET', 'test:clock')) end";
 
 /// One quota: a minute's window.
 fn sliding(limit: u64) -> [Rule; 1] {

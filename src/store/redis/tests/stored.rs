@@ -1,6 +1,6 @@
 //! What is stored, and what happens to it.
 
-use super::{RedisServer, RedisStore, apply, bucket, granted, reserve, settle, sliding};
+use super::{RedisServer, RedisStore, STEPPED, apply, bucket, granted, reserve, settle, sliding};
 use crate::{
     engine::{Op, Outcome, Rule, TokenBucket, Verdict, Window},
     store::StoreError,
@@ -159,6 +159,28 @@ async fn a_batch_of_any_size_is_applied_whole() {
     assert!(matches!(error, StoreError::Rejected(_)), "{error}");
     let error = apply(&store, 1, 3, &b, &[reserve(&[1, 2])]).await.expect_err("two costs for one quota");
     assert!(matches!(error, StoreError::Rejected(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_lease_ends_though_its_last_batches_took_the_shortcut() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).await.expect("a server").with_clock(STEPPED);
+    let b = [bucket("b", &sliding(100))];
+    let start = 1_700_000_000_000_000_u64;
+    let at = |time: u64| server.command::<()>(&["SET", "test:clock", &time.to_string()]);
+    at(start);
+    // A lane that has nothing in flight is due when it is forgotten; from the second batch on, when its lease ends.
+    assert!(granted(&store, 1, 1, &b, &[0]).await);
+    for seq in 2..5 {
+        assert!(granted(&store, 1, seq, &b, &[1]).await);
+    }
+    for (later, left) in [(9_999_999, 3), (10_000_000, 0)] {
+        at(start + later);
+        let status = apply(&store, 2, later, &b, &[Op::Status]).await.expect("an answer");
+        let Outcome::Applied { verdicts, .. } = status.outcome else { panic!("{status:?}") };
+        let Verdict::Status(levels, _) = &verdicts[0] else { panic!("{verdicts:?}") };
+        assert_eq!((levels[0].charged, levels[0].in_flight), (3, left));
+    }
 }
 
 fn sliding_with_id(id: u64, limit: u64) -> [Rule; 1] {
