@@ -133,6 +133,8 @@ pub(super) struct Queue {
     pub(super) path: Arc<Path>,
     pub(super) lives: SmallVec<[Life; 1]>,
     lines: Lines,
+    /// How many demands are in the batch on its way.
+    away: usize,
     /// Those of the waiting that no store has seen yet.
     unseen: VecDeque<Rank>,
     others: VecDeque<(Other, Report)>,
@@ -169,6 +171,7 @@ impl Queue {
             path,
             lives: SmallVec::new(),
             lines: Lines::default(),
+            away: 0,
             unseen: VecDeque::new(),
             others: VecDeque::new(),
             entered: 0,
@@ -176,8 +179,9 @@ impl Queue {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.lines.len()
+    /// How many demands wait, those included that the store is looking at.
+    pub(super) fn waiting(&self) -> usize {
+        self.lines.len() + self.away
     }
 
     /// Whether nothing at all is to be sent.
@@ -298,6 +302,7 @@ impl Queue {
                 firsts.contains(&rank) || waiter.ask.deadline.is_some() || waiter.ask.mode != Mode::Wait;
             ops.push(waiter.ask.op(explain));
             jobs.push(Job::Demand(rank, waiter));
+            self.away += 1;
         }
         Flight { seq, path, ops, jobs }
     }
@@ -346,6 +351,7 @@ impl Queue {
 
     /// Ends the handling of an answered batch.
     pub(super) fn landed(&mut self) {
+        self.away = 0;
         self.lines.landed();
     }
 }
