@@ -21,7 +21,11 @@ use crate::{
 /// At most this many demands travel in one batch, and as many other operations.
 const MAX_BATCH: usize = 256;
 
-/// The place in the queue: arrival, dated back by the head start, then order of entry.
+/// The longest head start. Arrivals are put off by what is left of it, since time before the start of a machine cannot
+/// be told on some.
+const LONGEST_HEAD_START: Duration = Duration::from_secs(400 * 86_400);
+
+/// The place in the queue: arrival, put off by what is left of the longest head start, then order of entry.
 pub(super) type Rank = (Instant, u64);
 
 /// A demand on its way.
@@ -192,7 +196,7 @@ impl Queue {
     /// The place that a demand arriving now takes.
     pub(super) fn rank(&mut self, arrived: Instant, standing: Standing) -> Rank {
         self.entered += 1;
-        (arrived.checked_sub(standing.head_start).unwrap_or(arrived), self.entered)
+        (arrived + LONGEST_HEAD_START.saturating_sub(standing.head_start), self.entered)
     }
 
     /// Queues a demand that the store has not seen.
