@@ -5,6 +5,7 @@
 //! the batches. It exists while there is something to send, to wait for or to keep alive.
 
 use std::{
+    fmt,
     hash::RandomState,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -71,7 +72,6 @@ impl Shared {
     }
 }
 
-#[derive(Debug)]
 pub(super) struct Lane {
     pub(super) shared: Arc<Shared>,
     pub(super) neighbours: Neighbours,
@@ -136,7 +136,7 @@ impl Lane {
 
     /// How many demands wait.
     pub(super) fn waiting(&self) -> usize {
-        self.lock().queue.len()
+        self.lock().queue.waiting()
     }
 
     pub(super) fn path(&self) -> Arc<Path> {
@@ -177,7 +177,7 @@ impl Lane {
         } else if let Some(error) = self.shared.health.is_down() {
             return Err(Throttled::Store(error));
         }
-        let position = state.queue.len();
+        let position = state.queue.waiting();
         if position >= self.shared.options.max_waiting {
             let bucket = ask.path.name().into();
             return Err(Throttled::QueueFull { bucket, max_waiting: self.shared.options.max_waiting });
@@ -256,7 +256,7 @@ impl Lane {
     /// Capacity may have been freed elsewhere.
     pub(super) fn look_now(self: &Arc<Self>) {
         let mut state = self.lock();
-        if state.queue.len() > 0 {
+        if state.queue.waiting() > 0 {
             state.queue.look_now();
             self.pump(state);
         }
@@ -370,5 +370,12 @@ impl State {
             }
         }
         self.queue.lives = lives;
+    }
+}
+
+/// Part of every reservation's, so it is short.
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane").field("bucket", &self.path().name()).finish_non_exhaustive()
     }
 }

@@ -16,6 +16,7 @@ mod status;
 mod track;
 
 use std::{
+    fmt,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
@@ -66,12 +67,11 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Limiter {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
     registry: RwLock<Registry>,
@@ -230,6 +230,9 @@ impl Limiter {
     /// Refuses every demand from now on, and those that wait; then waits until the settles so far have reached the
     /// store, or it does not answer.
     pub async fn close(&self) {
+        if let Some(fallback) = &self.inner.fallback {
+            Box::pin(fallback.close()).await;
+        }
         let lanes = self.read().lanes();
         self.write().close();
         lanes.iter().for_each(Lane::close);
@@ -355,3 +358,12 @@ impl Limiter {
 
 /// The longest pause: a week.
 const MAX_PAUSE: u64 = 7 * 86_400 * 1_000_000;
+
+impl fmt::Debug for Limiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Limiter")
+            .field("lanes", &self.read().len())
+            .field("options", &self.inner.shared.options)
+            .finish_non_exhaustive()
+    }
+}

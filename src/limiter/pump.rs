@@ -220,6 +220,7 @@ impl Lane {
         }
         let waiting = state.queue.take_waiting();
         let reports = state.queue.take_reports();
+        state.queue.landed();
         let since = state.doubt.as_ref().map_or(state.heard, |doubt| doubt.since);
         let (flight, jobs) = flight.orphaned();
         state.doubt = (!flight.ops.is_empty()).then_some(Doubt { flight, since });
@@ -270,6 +271,7 @@ impl State {
                         Some(refusal) => {
                             Refused::ForGood(waiter, Throttled::ExceedsCapacity(Box::new(refusal)))
                         }
+                        None if self.closed => Refused::ForGood(waiter, Throttled::Closed),
                         None => self.queue.refused(rank, waiter, &violations, jitter),
                     };
                     deliveries.extend(match refused {

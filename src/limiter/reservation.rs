@@ -57,7 +57,6 @@ pub struct Reservation {
     hold: Option<Hold>,
 }
 
-#[derive(Debug)]
 struct Hold {
     lane: Arc<Lane>,
     path: Arc<Path>,
@@ -224,6 +223,12 @@ impl Reservation {
         let bucket = change.path.name();
         lane.shared.options.observing.tell(Event::Settled { bucket, reserved: &self.usage, actual });
         settling
+    }
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hold").field("bucket", &self.path.name()).field("costs", &self.costs).finish()
     }
 }
 

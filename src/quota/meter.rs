@@ -48,6 +48,9 @@ impl Quota {
         if self.window < Duration::from_millis(1) || self.window > MAX_WINDOW {
             return Err("a window must be between a millisecond and 400 days long".into());
         }
+        if matches!(self.kind, Kind::Sliding { guard: Some(guard) } if guard > MAX_WINDOW) {
+            return Err("its guard is longer than the longest window".into());
+        }
         if self.slots.is_some_and(|slots| !(1..=1_000).contains(&slots)) {
             return Err("slots must be between 1 and 1000".into());
         }
@@ -108,7 +111,8 @@ impl Quota {
             Burst::Amount(amount) => amount,
             Burst::Times(times) => (limit as f64 * times) as u64,
             Burst::Over(interval) => {
-                (u128::from(limit) * u128::from(micros(interval)) / u128::from(window)).max(1) as u64
+                let amount = u128::from(limit) * u128::from(micros(interval)) / u128::from(window);
+                u64::try_from(amount).unwrap_or(u64::MAX).max(1)
             }
         };
         if burst == 0 || burst > MAX_LIMIT {
