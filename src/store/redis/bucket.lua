@@ -127,7 +127,7 @@ end
 local function bucket_abandon(bucket, shares)
   for id, amount in pairs(shares) do
     for _, quota in ipairs(bucket.quotas) do
-      if quota.id == id then quota_abandon(quota, amount, bucket.now) end
+      if amount > 0 and quota.id == id then quota_abandon(quota, amount, bucket.now) end
     end
   end
 end
