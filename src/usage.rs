@@ -107,6 +107,10 @@ impl Usage {
         for (metric, amount) in &mut larger.amounts {
             *amount = (*amount).max(self.get(metric).unwrap_or(0));
         }
+        if self.only_tokens() > larger.get(TOKENS) {
+            larger.amounts.retain(|(metric, _)| !matches!(metric.as_ref(), INPUT_TOKENS | OUTPUT_TOKENS));
+            larger.amounts.extend(self.amounts.iter().find(|(metric, _)| metric == TOKENS).cloned());
+        }
         larger
     }
 
@@ -167,5 +171,8 @@ mod tests {
         let reserved = usage! { requests: 1, tokens: 1_500 };
         assert_eq!(reserved.at_least(&usage! { tokens: 10 }), reserved);
         assert_eq!(reserved.at_least(&usage! { tokens: 2_000 }).get(TOKENS), Some(2_000));
+        assert_eq!(reserved.at_least(&usage! { input_tokens: 3, output_tokens: 5 }), reserved);
+        let seen = usage! { input_tokens: 3, output_tokens: 5_000 };
+        assert_eq!(reserved.at_least(&seen).get(TOKENS), Some(5_003));
     }
 }
