@@ -212,7 +212,7 @@ impl Lane {
     }
 
     /// Changes what a reservation is charged: applied or queued when this returns.
-    pub(super) fn change(self: &Arc<Self>, change: Change) -> Settling {
+    pub(super) fn change(self: &Arc<Self>, change: &Change) -> Settling {
         let mut state = self.lock();
         if change.close && change.claim.is_none() {
             state.open = state.open.saturating_sub(1);
@@ -224,7 +224,7 @@ impl Lane {
             self.neighbours.look_now(self);
             return Settling::done(verdict);
         }
-        self.push(state, Other::Change(change))
+        self.push(state, Other::Change(change.clone()))
     }
 
     /// Sends an operation that is worth nothing later.
@@ -306,10 +306,10 @@ impl Lane {
     fn apply_one(&self, state: &mut State, op: impl Fn(&Arc<Path>) -> Op) -> Option<(Verdict, Micros)> {
         let seq = self.shared.next_seq();
         loop {
-            let path = state.queue.path.clone();
-            let batch = self.batch(state.id, seq, &path);
+            let path = &state.queue.path;
+            let batch = self.batch(state.id, seq, path);
             let Reply::Now(Answer { wall, outcome }) =
-                self.shared.store.apply(&Batch { ops: &[op(&path)], ..batch })
+                self.shared.store.apply(&Batch { ops: &[op(path)], ..batch })
             else {
                 return None;
             };
@@ -331,6 +331,9 @@ impl Lane {
 
     /// Lets go of the state and tells which buckets have lost theirs.
     pub(super) fn tell_lost(&self, mut state: MutexGuard<'_, State>) {
+        if state.lost.is_empty() {
+            return;
+        }
         let lost = std::mem::take(&mut state.lost);
         drop(state);
         for bucket in &lost {

@@ -187,7 +187,7 @@ impl Limiter {
             claim: Some(id.claim),
             path,
         };
-        Ok(lane.change(change).verdict().await? != Verdict::NoClaim)
+        Ok(lane.change(&change).verdict().await? != Verdict::NoClaim)
     }
 
     /// Refuses everything on a bucket for at least this long, in all processes that share it. A pause never

@@ -41,7 +41,7 @@ pub(super) struct Ask {
 
 impl Ask {
     pub(super) fn op(&self, explain: bool) -> Op {
-        let costs = self.costs.clone();
+        let costs = Costs::from_slice(&self.costs);
         Op::Reserve { costs, headroom: self.standing.headroom, explain, mode: self.mode }
     }
 
@@ -87,7 +87,7 @@ pub(super) enum Refused {
 }
 
 /// A change of what a reservation is charged.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Change {
     pub(super) path: Arc<Path>,
     pub(super) at: Micros,
@@ -101,7 +101,7 @@ impl Change {
     /// As an operation on `path`, which may be another version of the one it was reserved on.
     pub(super) fn op(&self, path: &Arc<Path>) -> Op {
         let translated = |costs: &Costs| match Arc::ptr_eq(path, &self.path) {
-            true => costs.clone(),
+            true => Costs::from_slice(costs),
             false => path.translated(costs, &self.path),
         };
         let (reserved, actual) = (translated(&self.reserved), translated(&self.actual));
