@@ -132,6 +132,9 @@ impl Usage {
     pub(crate) fn at_least(&self, seen: &Self) -> Self {
         let mut larger = self.corrected(seen);
         larger.for_each(|metric, amount| *amount = (*amount).max(self.get(metric).unwrap_or(0)));
+        if self.only_tokens() > larger.get(TOKENS) {
+            larger.standard = [larger.given(REQUESTS), None, None, self.given(TOKENS)];
+        }
         larger
     }
 
@@ -201,5 +204,8 @@ mod tests {
         let reserved = usage! { requests: 1, tokens: 1_500 };
         assert_eq!(reserved.at_least(&usage! { tokens: 10 }), reserved);
         assert_eq!(reserved.at_least(&usage! { tokens: 2_000 }).get(TOKENS), Some(2_000));
+        assert_eq!(reserved.at_least(&usage! { input_tokens: 3, output_tokens: 5 }), reserved);
+        let seen = usage! { input_tokens: 3, output_tokens: 5_000 };
+        assert_eq!(reserved.at_least(&seen).get(TOKENS), Some(5_003));
     }
 }

@@ -215,7 +215,12 @@ impl Reservation {
             Settlement::Keep => None,
             Settlement::Release => Some(self.usage.zeroed()),
         };
-        let actual_costs = actual.as_ref().map_or_else(|| costs.clone(), |actual| path.actual_costs(actual));
+        let mut actual_costs =
+            actual.as_ref().map_or_else(|| costs.clone(), |actual| path.actual_costs(actual));
+        if let Settlement::AtLeast(_) = settlement {
+            let pairs = actual_costs.iter_mut().zip(&costs);
+            pairs.for_each(|(actual, &reserved)| *actual = reserved.max(*actual));
+        }
         let change =
             Change { path, at: self.at, reserved: costs, actual: actual_costs, close: true, claim: None };
         let settling = lane.change(&change);
