@@ -17,6 +17,8 @@ mod quota;
 #[cfg(feature = "reqwest")]
 mod reqwest_response;
 mod respond;
+#[cfg(feature = "routes")]
+mod routes;
 mod service;
 pub mod store;
 mod usage;
@@ -36,6 +38,8 @@ pub use limits::{Limits, LimitsError, Undeclared};
 pub use observe::{Event, Observer};
 pub use quota::{ChargeAt, Quota};
 pub use respond::{Respond, RespondFuture, RespondLayer};
+#[cfg(feature = "routes")]
+pub use routes::{Route, RouteError, Routes, RoutesBuilder, RoutesError};
 pub use service::Throttle;
 pub use store::{MemoryStore, Store};
 pub use usage::Usage;
