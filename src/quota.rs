@@ -443,8 +443,7 @@ impl Meter {
         if self.rule.window == Window::InFlight {
             return 1;
         }
-        let only_tokens = usage.only_tokens();
-        let mut parts = 0;
+        let mut parts = 0_u128;
         let mut stood_for = false;
         for Weight { metric, parts: weight } in &self.weights {
             match usage.get(metric) {
@@ -453,10 +452,14 @@ impl Meter {
                 None => {}
             }
         }
-        if let (true, Some(tokens)) = (stood_for, only_tokens) {
+        if stood_for && let Some(tokens) = usage.only_tokens() {
             parts += u128::from(tokens) * u128::from(WEIGHT_ONE);
         }
-        u64::try_from(parts.div_ceil(u128::from(WEIGHT_ONE))).unwrap_or(u64::MAX)
+        // Wide numbers are slow to divide and hardly ever needed.
+        match u64::try_from(parts) {
+            Ok(parts) => parts.div_ceil(WEIGHT_ONE),
+            Err(_) => u64::try_from(parts.div_ceil(u128::from(WEIGHT_ONE))).unwrap_or(u64::MAX),
+        }
     }
 
     /// What an actual usage costs here: no more than is believed.

@@ -181,25 +181,18 @@ impl Lane {
         Ok(Entered::Waiting { rank, position, answer })
     }
 
-    /// Takes a demand back. Answers how its queue stood, if the demand was still in it.
+    /// Takes a demand back. Answers how its line stood, if the demand was still in it.
     pub(super) fn leave(self: &Arc<Self>, rank: Rank) -> Option<Refusal> {
         let mut state = self.lock();
+        let refusal = state.waits_for(rank);
         state.queue.remove(rank)?;
-        let front = state.queue.front.as_ref();
-        let refusal = front.map(|front| {
-            let mut refusal = front.refusal.clone();
-            let passed = front.looked_at.elapsed();
-            refusal.retry_after = refusal.retry_after.map(|wait| wait.saturating_sub(passed));
-            refusal
-        });
         self.pump(state);
         Some(refusal.unwrap_or_default())
     }
 
-    /// What the front of the queue waits for.
-    pub(super) fn front(&self) -> Option<(Refusal, Duration)> {
-        let state = self.lock();
-        state.queue.front.as_ref().map(|front| (front.refusal.clone(), front.looked_at.elapsed()))
+    /// What a demand waits for.
+    pub(super) fn waits_for(&self, rank: Rank) -> Option<Refusal> {
+        self.lock().waits_for(rank)
     }
 
     /// Changes what a reservation is charged: applied or queued when this returns.
@@ -335,6 +328,14 @@ impl State {
     /// Starts anew under another name, should the store remember things of this one that never were.
     pub(super) fn rename(&mut self) {
         (self.id, self.doubt) = (fastrand::u64(1..MAX_AMOUNT), None);
+    }
+
+    fn waits_for(&self, rank: Rank) -> Option<Refusal> {
+        let front = self.queue.front_of(rank)?;
+        let passed = front.looked_at.elapsed();
+        let mut refusal = front.refusal.clone();
+        refusal.retry_after = refusal.retry_after.map(|wait| wait.saturating_sub(passed));
+        Some(refusal)
     }
 
     /// Takes note of the state that the store has of each bucket. One that began anew while the old one still meant

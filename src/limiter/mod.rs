@@ -2,6 +2,7 @@
 
 mod health;
 mod lane;
+mod line;
 mod neighbours;
 mod options;
 mod path;
@@ -390,11 +391,9 @@ impl Place<'_> {
     }
 
     fn tell_long_wait(&self, bucket: &str) {
-        let front = self.lane.front();
-        let shortage = front.as_ref().and_then(|(refusal, _)| refusal.binding());
-        let predicted = front
-            .as_ref()
-            .and_then(|(refusal, passed)| refusal.retry_after().map(|wait| wait.saturating_sub(*passed)));
+        let refusal = self.lane.waits_for(self.rank);
+        let shortage = refusal.as_ref().and_then(|refusal| refusal.binding());
+        let predicted = refusal.as_ref().and_then(|refusal| refusal.retry_after());
         self.tell(Event::LongWait {
             bucket,
             quota: shortage.map_or("", |shortage| &shortage.quota),

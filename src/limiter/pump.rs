@@ -243,7 +243,6 @@ impl State {
             true => Duration::ZERO,
             false => Duration::from_micros(fastrand::u64(0..MAX_JITTER_MICROS)),
         };
-        let (mut sent, mut granted) = (0, 0);
         let mut deliveries = Vec::new();
         for (job, verdict) in flight.jobs.into_iter().zip(verdicts) {
             match (job, verdict) {
@@ -252,7 +251,6 @@ impl State {
                 (Job::Orphan(costs), Verdict::Granted) => self.queue.give_back(&flight.path, costs, at),
                 (Job::Orphan(_), _) => {}
                 (Job::Demand(rank, mut waiter), Verdict::Refused(violations)) => {
-                    sent += 1;
                     let refused = match waiter.follow(&self.queue.path) {
                         Some(refusal) => Some((waiter, Throttled::ExceedsCapacity(Box::new(refusal)))),
                         None => self.queue.refused(rank, waiter, &violations, jitter),
@@ -264,7 +262,7 @@ impl State {
                     deliveries.push(Delivery::Answer(waiter.answer, Ok(Outcome::Fits)));
                 }
                 (Job::Demand(_, waiter), _) => {
-                    (sent, granted) = (sent + 1, granted + 1);
+                    self.queue.granted(&waiter.ask);
                     self.open += 1;
                     let waited = waiter.arrived.elapsed();
                     let reservation = Reservation::new(lane, waiter.ask, at, waited, waiter.position);
@@ -272,7 +270,7 @@ impl State {
                 }
             }
         }
-        self.queue.landed(sent, granted);
+        self.queue.landed();
         deliveries
     }
 }
