@@ -109,18 +109,24 @@ pin_project! {
         config: Arc<Config<E, I>>,
         // Until the call is made.
         waiting: Option<Waiting<S, R>>,
-        retreat: Retreat<S>,
         #[pin]
         stage: Stage<S::Future>,
     }
 }
 
-/// Makes a service that is ready unready again, so that it holds nothing.
-pub(crate) type Retreat<S> = fn(&mut S);
+/// Takes the place of a service that is ready and must not stay so, since it may hold a permit.
+///
+/// It was never made ready itself: there are services whose clones take over that they are ready, and are not.
+pub(crate) struct Spare<S> {
+    pub(crate) service: S,
+    pub(crate) copy: fn(&S) -> S,
+}
 
 /// What the call is made of.
 struct Waiting<S, R> {
     service: S,
+    /// Nothing, if the service holds nothing.
+    spare: Option<Spare<S>>,
     request: R,
     demand: Demand,
     since: Instant,
@@ -150,16 +156,21 @@ pin_project! {
 
 impl<S: Service<R>, R, E: Extractor<R>, I> Attempt<S, R, E, I> {
     /// Begins with a request: its demand is read.
-    pub(crate) fn new(config: Arc<Config<E, I>>, service: S, mut request: R, retreat: Retreat<S>) -> Self {
+    pub(crate) fn new(
+        config: Arc<Config<E, I>>,
+        service: S,
+        spare: Option<Spare<S>>,
+        mut request: R,
+    ) -> Self {
         let (waiting, stage) = match config.extractor.extract(&mut request) {
             Ok(demand) => {
                 let grant = config.grant(demand.clone(), config.waits);
-                let waiting = Waiting { service, request, demand, since: Instant::now() };
+                let waiting = Waiting { service, spare, request, demand, since: Instant::now() };
                 (Some(waiting), Stage::Reserving { grant })
             }
             Err(error) => (None, Stage::Failed { error: Some(error) }),
         };
-        Self { config, waiting, retreat, stage }
+        Self { config, waiting, stage }
     }
 }
 
@@ -208,7 +219,9 @@ where
                         Ok(reservation) => Stage::readying(reservation),
                         Err(Throttled::NotNow(_)) if this.config.waits => {
                             // Others may need what the service holds to get on.
-                            (this.retreat)(&mut waiting.service);
+                            if let Some(Spare { service, copy }) = &waiting.spare {
+                                waiting.service = copy(service);
+                            }
                             Stage::Reserving { grant: this.config.grant(waiting.demand(), true) }
                         }
                         Err(error) => return Poll::Ready(Err(Failure::Throttled(error))),

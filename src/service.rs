@@ -11,7 +11,7 @@ use tower_service::Service;
 use crate::{
     error::BoxError,
     extract::Extractor,
-    future::{Attempt, ResponseFuture},
+    future::{Attempt, ResponseFuture, Spare},
     inspect::Inspector,
     layer::Config,
 };
@@ -57,8 +57,8 @@ where
         S: Service<R>,
         E: Extractor<R>,
     {
-        // What makes a service ready, such as a permit, stays with it: a clone of it has none.
-        Attempt::new(self.config.clone(), self.inner.clone(), request, |service| *service = service.clone())
+        let spare = Spare { service: self.inner.clone(), copy: S::clone };
+        Attempt::new(self.config.clone(), self.inner.clone(), Some(spare), request)
     }
 }
 
