@@ -9,7 +9,16 @@ mod probe;
 
 mod attempts;
 mod errors;
+mod hyper_client;
 mod ledger;
 mod limits;
+mod provider;
+#[cfg(feature = "reqwest")]
+mod reqwest_client;
+#[cfg(feature = "reqwest-middleware")]
+mod reqwest_middleware;
+#[cfg(feature = "routes")]
+mod routes;
 mod scenarios;
 mod stacks;
+mod wire;
