@@ -39,7 +39,8 @@ pub(crate) struct LaneState {
     /// What is in flight is taken for abandoned from here on.
     pub(crate) lease_until: Micros,
     pub(crate) forget_at: Micros,
-    /// What was granted before this is not in `in_flight`: the lane was not known yet, or its lease had ended.
+    /// What was granted before this is not in `in_flight`: the lane was not known yet, or its lease had
+    /// ended.
     pub(crate) since: Micros,
     pub(crate) in_flight: Vec<Share>,
 }
@@ -126,8 +127,8 @@ impl BucketState {
         }
     }
 
-    /// Ends the leases that are over. Forgets the lanes that were silent for long, and the quotas after the first
-    /// `known` that mean nothing any more.
+    /// Ends the leases that are over. Forgets the lanes that were silent for long, and the quotas after the
+    /// first `known` that mean nothing any more.
     fn sweep(&mut self, known: usize, now: Micros) {
         for lane in self.lanes.iter_mut().filter(|lane| lane.lease_until <= now) {
             lane.since = now;
@@ -182,7 +183,7 @@ impl BucketState {
 
 /// The owner of `shares` is gone.
 fn abandon(quotas: &mut [QuotaState], shares: impl IntoIterator<Item = Share>, now: Micros) {
-    for share in shares {
+    for share in shares.into_iter().filter(|share| share.amount > 0) {
         if let Some(state) = quotas.iter_mut().find(|state| state.id == share.quota) {
             state.abandon(share.amount, now);
         }

@@ -21,7 +21,11 @@ use crate::{
 /// At most this many demands travel in one batch, and as many other operations.
 const MAX_BATCH: usize = 256;
 
-/// The place in the queue: arrival, dated back by the head start, then order of entry.
+/// The longest head start. Arrivals are put off by what is left of it, since time before the start of a machine cannot
+/// be told on some.
+const LONGEST_HEAD_START: Duration = Duration::from_secs(400 * 86_400);
+
+/// The place in the queue: arrival, put off by what is left of the longest head start, then order of entry.
 pub(super) type Rank = (Instant, u64);
 
 /// A demand on its way.
@@ -37,7 +41,7 @@ pub(super) struct Ask {
 
 impl Ask {
     pub(super) fn op(&self, explain: bool) -> Op {
-        let costs = self.costs.clone();
+        let costs = Costs::from_slice(&self.costs);
         Op::Reserve { costs, headroom: self.standing.headroom, explain, mode: self.mode }
     }
 
@@ -48,7 +52,8 @@ impl Ask {
     /// Whether it could be granted in time if everything in flight were refunded.
     fn can_make_it(&self, violations: &[Violation], now: Instant) -> bool {
         let at_best = violations.iter().map(|violation| violation.at_best).max().unwrap_or(0);
-        self.deadline.is_none_or(|deadline| now + Duration::from_micros(at_best) <= deadline)
+        let in_time = |deadline| now < deadline && now + Duration::from_micros(at_best) <= deadline;
+        self.deadline.is_none_or(in_time)
     }
 }
 
@@ -64,11 +69,25 @@ pub(super) struct Waiter {
     pub(super) ask: Ask,
     pub(super) arrived: Instant,
     pub(super) position: usize,
+    /// It is known that it has to wait.
+    pub(super) waits: bool,
     pub(super) answer: oneshot::Sender<Result<Outcome, Throttled>>,
 }
 
-/// A change of what a reservation is charged.
+/// What comes of a demand that was refused.
 #[derive(Debug)]
+pub(super) enum Refused {
+    ForGood(Waiter, Throttled),
+    /// It waits, which nobody knew.
+    HasToWait {
+        position: usize,
+    },
+    /// It waits on, or has gone.
+    Waits,
+}
+
+/// A change of what a reservation is charged.
+#[derive(Clone, Debug)]
 pub(super) struct Change {
     pub(super) path: Arc<Path>,
     pub(super) at: Micros,
@@ -82,7 +101,7 @@ impl Change {
     /// As an operation on `path`, which may be another version of the one it was reserved on.
     pub(super) fn op(&self, path: &Arc<Path>) -> Op {
         let translated = |costs: &Costs| match Arc::ptr_eq(path, &self.path) {
-            true => costs.clone(),
+            true => Costs::from_slice(costs),
             false => path.translated(costs, &self.path),
         };
         let (reserved, actual) = (translated(&self.reserved), translated(&self.actual));
@@ -118,6 +137,8 @@ pub(super) struct Queue {
     pub(super) path: Arc<Path>,
     pub(super) lives: SmallVec<[Life; 1]>,
     lines: Lines,
+    /// How many demands are in the batch on its way.
+    away: usize,
     /// Those of the waiting that no store has seen yet.
     unseen: VecDeque<Rank>,
     others: VecDeque<(Other, Report)>,
@@ -154,6 +175,7 @@ impl Queue {
             path,
             lives: SmallVec::new(),
             lines: Lines::default(),
+            away: 0,
             unseen: VecDeque::new(),
             others: VecDeque::new(),
             entered: 0,
@@ -161,8 +183,9 @@ impl Queue {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.lines.len()
+    /// How many demands wait, those included that the store is looking at.
+    pub(super) fn waiting(&self) -> usize {
+        self.lines.len() + self.away
     }
 
     /// Whether nothing at all is to be sent.
@@ -173,14 +196,19 @@ impl Queue {
     /// The place that a demand arriving now takes.
     pub(super) fn rank(&mut self, arrived: Instant, standing: Standing) -> Rank {
         self.entered += 1;
-        (arrived.checked_sub(standing.head_start).unwrap_or(arrived), self.entered)
+        (arrived + LONGEST_HEAD_START.saturating_sub(standing.head_start), self.entered)
     }
 
     /// Queues a demand that the store has not seen.
     pub(super) fn push(&mut self, rank: Rank, waiter: Waiter) {
-        if self.lines.enter(rank, waiter) {
+        if !self.lines.enter(rank, waiter) {
             self.unseen.push_back(rank);
         }
+    }
+
+    /// Whether it is known of a demand in the queue that it has to wait.
+    pub(super) fn waits(&self, rank: Rank) -> bool {
+        self.lines.get(rank).is_some_and(|waiter| waiter.waits)
     }
 
     /// Gives back what was granted to nobody.
@@ -204,6 +232,25 @@ impl Queue {
     /// What a demand waits for: how the front of its line was last refused.
     pub(super) fn front_of(&self, rank: Rank) -> Option<&Front> {
         self.lines.front_of(rank)
+    }
+
+    /// Whether somebody waits for an answer.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.lines.is_empty() || self.others.iter().any(|(_, report)| !report.is_closed())
+    }
+
+    /// Takes out the reports of what is not a demand. What may not get lost stays, reported to nobody.
+    pub(super) fn take_reports(&mut self) -> impl Iterator<Item = Report> + use<> {
+        let others = std::mem::take(&mut self.others);
+        let (lasting, reports): (Vec<_>, Vec<_>) = others
+            .into_iter()
+            .map(|(other, report)| {
+                let lasts = matches!(other, Other::Change(_) | Other::Detach { .. });
+                (lasts.then(|| (other, oneshot::channel().0)), report)
+            })
+            .unzip();
+        self.others = lasting.into_iter().flatten().collect();
+        reports.into_iter()
     }
 
     pub(super) fn take_waiting(&mut self) -> impl Iterator<Item = Waiter> + use<> {
@@ -259,6 +306,7 @@ impl Queue {
                 firsts.contains(&rank) || waiter.ask.deadline.is_some() || waiter.ask.mode != Mode::Wait;
             ops.push(waiter.ask.op(explain));
             jobs.push(Job::Demand(rank, waiter));
+            self.away += 1;
         }
         Flight { seq, path, ops, jobs }
     }
@@ -273,30 +321,31 @@ impl Queue {
         ranks
     }
 
-    /// A demand was refused for now. Answers it if it may not wait, or cannot make it; otherwise it takes its place
-    /// again.
+    /// A demand was refused for now. It takes its place again unless it may not wait, or cannot make it.
     pub(super) fn refused(
         &mut self,
         rank: Rank,
-        waiter: Waiter,
+        mut waiter: Waiter,
         violations: &[Violation],
         jitter: Duration,
-    ) -> Option<(Waiter, Throttled)> {
+    ) -> Refused {
         if waiter.answer.is_closed() {
             self.look_now = true;
-            return None;
+            return Refused::Waits;
         }
         let now = Instant::now();
         if waiter.ask.mode != Mode::Wait {
             let refusal = Box::new(waiter.ask.refusal(violations));
-            return Some((waiter, Throttled::NotNow(refusal)));
+            return Refused::ForGood(waiter, Throttled::NotNow(refusal));
         }
         if !waiter.ask.can_make_it(violations, now) {
             let refusal = Box::new(waiter.ask.refusal(violations));
-            return Some((waiter, Throttled::Deadline(refusal)));
+            return Refused::ForGood(waiter, Throttled::Deadline(refusal));
         }
+        let position = waiter.position;
+        let news = !std::mem::replace(&mut waiter.waits, true);
         self.lines.refused(rank, waiter, violations, jitter);
-        None
+        if news { Refused::HasToWait { position } } else { Refused::Waits }
     }
 
     /// A demand was granted.
@@ -306,6 +355,7 @@ impl Queue {
 
     /// Ends the handling of an answered batch.
     pub(super) fn landed(&mut self) {
+        self.away = 0;
         self.lines.landed();
     }
 }

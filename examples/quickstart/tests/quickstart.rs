@@ -1,7 +1,13 @@
 //! The whole example, as it is run by hand.
 
+#[path = "../../../tests/support/mod.rs"]
+mod support;
+
+use std::time::{Duration, Instant};
+
 use quickstart_example::{Load, Report, run};
 use serde_json::Value;
+use support::RedisServer;
 
 /// What must hold wherever the limits are kept.
 fn check(report: &Report, load: &Load) {
@@ -31,4 +37,27 @@ async fn the_throttle_meets_no_429_and_wastes_little() {
     let report = run(&load, None, false).await.expect("a run");
     println!("{}", report.table());
     check(&report, &load);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_it_does_on_redis() {
+    let server = RedisServer::start();
+    let load = Load::new(None).expect("generated");
+    let report = run(&load, Some(&server.url()), false).await.expect("a run");
+    println!("{}", report.table());
+    check(&report, &load);
+    let keys: Vec<String> = server.command(&["KEYS", "*"]);
+    assert!(keys.iter().any(|key| key.contains("gpt-4o")), "the limits are kept there: {keys:?}");
+}
+
+#[tokio::test]
+async fn a_redis_that_is_not_there_is_told_at_once() {
+    let mut server = RedisServer::start();
+    server.stop();
+    let load = Load::new(None).expect("generated");
+    for url in [server.url(), "redis:/nonsense".into()] {
+        let started = Instant::now();
+        assert!(run(&load, Some(&url), false).await.is_err(), "{url}");
+        assert!(started.elapsed() < Duration::from_secs(10), "{url}");
+    }
 }
