@@ -60,6 +60,6 @@ impl Body for Frames {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.size.clone()
+        self.size
     }
 }
