@@ -76,7 +76,7 @@ pub(crate) enum Failure<Error> {
     /// The inner service erred before it was called.
     NotReady(Error),
     /// The call failed.
-    Call(Error, Dispatched),
+    Call(Error, Box<Dispatched>),
 }
 
 /// A reservation whose call was made.
@@ -212,7 +212,7 @@ where
                             Some(reservation) => Ok(this.config.inspector.inspect(response, reservation)),
                             None => continue,
                         },
-                        Err(error) => Err(Failure::Call(error, dispatched)),
+                        Err(error) => Err(Failure::Call(error, Box::new(dispatched))),
                     });
                 }
             }

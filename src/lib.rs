@@ -1,4 +1,32 @@
-//! Share an API's rate limits between tasks, processes and machines.
+//! Share an API's rate limits between tasks, processes and machines: reserve what a call may use, wait in line until that
+//! fits, call, and settle on what was really used.
+//!
+//! * [`Limits`] declares buckets and their [`Quota`]s; a [`Limiter`] grants [`Demand`]s within them, as [`Reservation`]s.
+//! * [`ThrottleLayer`] does so around any tower service: an [`Extractor`] reads the demand from a request, an
+//!   [`Inspector`] the actual usage from the response.
+//! * State lives in a [`Store`]: in memory, or in Redis for any number of processes.
+//!
+//! ```
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//! use tower_throttle::{BoxError, Demand, Limiter, Limits, Quota, Settlement, ThrottleLayer, usage};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! let limits = Limits::new()
+//!     .bucket("api", [Quota::per_minute("requests", 500), Quota::per_minute("tokens", 30_000)]);
+//! let limiter = Limiter::new(limits)?;
+//! let layer = ThrottleLayer::new(limiter.clone(), |prompt: &mut String| {
+//!     Ok(Demand::new("api", usage! { requests: 1, tokens: prompt.len() as u64 + 1_000 }))
+//! })
+//! .inspector(|answer: &String| Settlement::Exact(usage! { tokens: answer.len() as u64 }));
+//!
+//! let client = service_fn(async |prompt: String| Ok::<_, BoxError>(prompt + "?"));
+//! let client = ServiceBuilder::new().layer(layer).service(client);
+//! assert_eq!(client.oneshot("why".into()).await?, "why?");
+//! assert_eq!(limiter.status("api").await?.quotas[1].charged, 4.0);
+//! # Ok(())
+//! # }
+//! ```
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod body;
@@ -39,3 +67,11 @@ pub use respond::{Respond, RespondFuture, RespondLayer};
 pub use service::Throttle;
 pub use store::{MemoryStore, Store};
 pub use usage::Usage;
+
+#[cfg(feature = "redis")]
+pub use redis;
+
+/// The examples of the README are compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -8,7 +8,7 @@ use crate::{
     engine::{HEADROOM_PARTS, Micros, Rule, Window},
     quota::{Meter, Quota},
     store::BucketKey,
-    usage::{STANDARD_METRICS, Usage},
+    usage::Usage,
 };
 
 type Resolver = Arc<dyn Fn(&str) -> Option<Vec<Quota>> + Send + Sync>;
@@ -288,15 +288,14 @@ impl Table {
         self.classes.iter().find(|(name, _)| &**name == class).map(|(_, standing)| *standing)
     }
 
-    fn knows_metric(&self, metric: &str) -> bool {
-        STANDARD_METRICS.contains(&metric) || self.buckets.values().any(|bucket| bucket.counts(metric))
+    fn counts(&self, metric: &str) -> bool {
+        self.buckets.values().any(|bucket| bucket.counts(metric))
     }
 
     /// The first metric that no quota and no standard name knows: a typo must not be a quota that never bites.
     pub(crate) fn unknown_metric<'u>(&self, usage: &'u Usage, path: &[Arc<BucketSpec>]) -> Option<&'u str> {
-        let known =
-            |metric: &str| path.iter().any(|bucket| bucket.counts(metric)) || self.knows_metric(metric);
-        usage.iter().map(|(metric, _)| metric).find(|metric| !known(metric))
+        let known = |metric: &str| path.iter().any(|bucket| bucket.counts(metric)) || self.counts(metric);
+        usage.iter_others().map(|(metric, _)| metric).find(|metric| !known(metric))
     }
 }
 

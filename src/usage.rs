@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use smallvec::SmallVec;
-
 /// Calls made: counted as 1 per call unless a usage says otherwise.
 pub(crate) const REQUESTS: &str = "requests";
 /// Tokens sent.
@@ -13,8 +11,19 @@ pub(crate) const OUTPUT_TOKENS: &str = "output_tokens";
 /// Tokens sent and received, where they count alike.
 pub(crate) const TOKENS: &str = "tokens";
 
-/// Metrics that are known even where no quota counts them.
-pub(crate) const STANDARD_METRICS: [&str; 4] = [REQUESTS, INPUT_TOKENS, OUTPUT_TOKENS, TOKENS];
+/// Metrics that are known even where no quota counts them, each at its place.
+const STANDARD_METRICS: [&str; 4] = [REQUESTS, INPUT_TOKENS, OUTPUT_TOKENS, TOKENS];
+
+/// The place of a standard metric.
+fn place(metric: &str) -> Option<usize> {
+    match metric {
+        REQUESTS => Some(0),
+        INPUT_TOKENS => Some(1),
+        OUTPUT_TOKENS => Some(2),
+        TOKENS => Some(3),
+        _ => None,
+    }
+}
 
 /// What one call uses, estimated or actual: whole amounts per metric.
 ///
@@ -31,7 +40,9 @@ pub(crate) const STANDARD_METRICS: [&str; 4] = [REQUESTS, INPUT_TOKENS, OUTPUT_T
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Usage {
-    amounts: SmallVec<[(Cow<'static, str>, u64); 3]>,
+    /// Of the standard metrics, each at its place.
+    standard: [Option<u64>; STANDARD_METRICS.len()],
+    others: Vec<(Cow<'static, str>, u64)>,
 }
 
 impl Usage {
@@ -50,9 +61,13 @@ impl Usage {
     /// Sets the amount of one metric.
     pub fn set(&mut self, metric: impl Into<Cow<'static, str>>, amount: u64) {
         let metric = metric.into();
-        match self.amounts.iter_mut().find(|(name, _)| *name == metric) {
+        if let Some(place) = place(&metric) {
+            self.standard[place] = Some(amount);
+            return;
+        }
+        match self.others.iter_mut().find(|(name, _)| *name == metric) {
             Some((_, present)) => *present = amount,
-            None => self.amounts.push((metric, amount)),
+            None => self.others.push((metric, amount)),
         }
     }
 
@@ -67,12 +82,21 @@ impl Usage {
     }
 
     fn given(&self, metric: &str) -> Option<u64> {
-        self.amounts.iter().find(|(name, _)| name == metric).map(|(_, amount)| *amount)
+        match place(metric) {
+            Some(place) => self.standard[place],
+            None => self.others.iter().find(|(name, _)| name == metric).map(|(_, amount)| *amount),
+        }
     }
 
     /// The amounts that were given.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.amounts.iter().map(|(metric, amount)| (metric.as_ref(), *amount))
+        let standard = STANDARD_METRICS.into_iter().zip(self.standard);
+        standard.filter_map(|(metric, amount)| Some((metric, amount?))).chain(self.iter_others())
+    }
+
+    /// Those of metrics that somebody has to know.
+    pub(crate) fn iter_others(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.others.iter().map(|(metric, amount)| (metric.as_ref(), *amount))
     }
 
     /// Whether it gives `tokens` and says nothing of input and output.
@@ -84,18 +108,21 @@ impl Usage {
     /// This estimate, corrected by what is known of the actual usage: what `actual` does not name keeps its amount.
     pub(crate) fn corrected(&self, actual: &Self) -> Self {
         let mut corrected = actual.clone();
-        for (metric, amount) in &self.amounts {
-            let follows = match metric.as_ref() {
-                INPUT_TOKENS | OUTPUT_TOKENS => actual.given(TOKENS).is_some(),
-                TOKENS => {
-                    let known = |metric| actual.given(metric).or(self.given(metric)).is_some();
-                    let named = actual.given(INPUT_TOKENS).is_some() || actual.given(OUTPUT_TOKENS).is_some();
-                    named && known(INPUT_TOKENS) && known(OUTPUT_TOKENS)
-                }
-                _ => false,
-            };
-            if !follows && actual.given(metric).is_none() {
-                corrected.amounts.push((metric.clone(), *amount));
+        let names_part = actual.given(INPUT_TOKENS).or(actual.given(OUTPUT_TOKENS)).is_some();
+        let knows = |metric| actual.given(metric).or(self.given(metric)).is_some();
+        // The whole follows from its parts, and what is left of a part from the whole.
+        let whole_follows = names_part && knows(INPUT_TOKENS) && knows(OUTPUT_TOKENS);
+        let parts_follow = actual.given(TOKENS).is_some();
+        let follows = [false, parts_follow, parts_follow, whole_follows];
+        let standard = corrected.standard.iter_mut().zip(self.standard).zip(follows);
+        for ((amount, reserved), follows) in standard {
+            if !follows {
+                *amount = amount.or(reserved);
+            }
+        }
+        for (metric, amount) in &self.others {
+            if actual.given(metric).is_none() {
+                corrected.others.push((metric.clone(), *amount));
             }
         }
         corrected
@@ -104,23 +131,30 @@ impl Usage {
     /// The larger of both amounts, metric by metric.
     pub(crate) fn at_least(&self, seen: &Self) -> Self {
         let mut larger = self.corrected(seen);
-        for (metric, amount) in &mut larger.amounts {
-            *amount = (*amount).max(self.get(metric).unwrap_or(0));
-        }
+        larger.for_each(|metric, amount| *amount = (*amount).max(self.get(metric).unwrap_or(0)));
         larger
     }
 
     /// The same metrics, nothing of each.
     pub(crate) fn zeroed(&self) -> Self {
-        Self { amounts: self.amounts.iter().map(|(metric, _)| (metric.clone(), 0)).collect() }
+        let mut zeroed = self.clone();
+        zeroed.for_each(|_, amount| *amount = 0);
+        zeroed
+    }
+
+    fn for_each(&mut self, mut change: impl FnMut(&str, &mut u64)) {
+        let standard = STANDARD_METRICS.into_iter().zip(&mut self.standard);
+        standard.for_each(|(metric, amount)| amount.iter_mut().for_each(|amount| change(metric, amount)));
+        self.others.iter_mut().for_each(|(metric, amount)| change(metric, amount));
     }
 }
 
 /// Two usages are equal when they give the same amounts, in whatever order.
 impl PartialEq for Usage {
     fn eq(&self, other: &Self) -> bool {
-        self.amounts.len() == other.amounts.len()
-            && self.iter().all(|(metric, amount)| other.given(metric) == Some(amount))
+        self.standard == other.standard
+            && self.others.len() == other.others.len()
+            && self.iter_others().all(|(metric, amount)| other.given(metric) == Some(amount))
     }
 }
 

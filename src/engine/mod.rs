@@ -222,7 +222,10 @@ fn apply_new(states: &mut [BucketState], batch: &Batch<'_>, wall: Micros) -> Out
         let lane = first.enter(batch.lane);
         let lane = &mut first.lanes[lane];
         (lane.seq, lane.answered_at) = (batch.seq, now);
-        lane.verdicts.clone_from(&verdicts);
+        lane.verdicts.clear();
+        for verdict in &verdicts {
+            lane.verdicts.push(verdict.clone());
+        }
     }
     Outcome::Applied { now, lives: lives(states), verdicts }
 }
@@ -237,5 +240,9 @@ fn time(states: &[BucketState], wall: Micros) -> Micros {
 }
 
 fn lives(states: &[BucketState]) -> SmallVec<[Life; 1]> {
-    states.iter().map(|state| Life { born: state.born, expires: state.expires }).collect()
+    let mut lives = SmallVec::with_capacity(states.len());
+    for state in states {
+        lives.push(Life { born: state.born, expires: state.expires });
+    }
+    lives
 }

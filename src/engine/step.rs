@@ -15,7 +15,10 @@ pub(super) fn apply_all(
     wall: Micros,
 ) -> Verdicts {
     let mut step = Step { states, rules: batch.rules, lane: batch.lane, now, wall, ahead: SmallVec::new() };
-    let verdicts = batch.ops.iter().map(|op| step.apply(op)).collect();
+    let mut verdicts = Verdicts::with_capacity(batch.ops.len());
+    for op in batch.ops {
+        verdicts.push(step.apply(op));
+    }
     step.refold();
     verdicts
 }
@@ -98,12 +101,15 @@ impl Step<'_> {
     }
 
     fn fits(&self, costs: &[u64], headroom: u64) -> bool {
-        let paused = self.states.iter().any(|bucket| bucket.paused_until > self.now);
-        !paused
-            && self
-                .quotas()
-                .zip(costs)
-                .all(|((k, rule, state), &cost)| state.fits(rule, self.ask(k, rule, cost, headroom)))
+        let mut costs = costs.iter().enumerate();
+        self.rules.iter().zip(self.states.iter()).all(|(rules, bucket)| {
+            bucket.paused_until <= self.now
+                && rules
+                    .iter()
+                    .zip(&bucket.quotas)
+                    .zip(&mut costs)
+                    .all(|((rule, state), (k, &cost))| state.fits(rule, self.ask(k, rule, cost, headroom)))
+        })
     }
 
     fn violations(&self, costs: &[u64], headroom: u64) -> Box<[Violation]> {
@@ -205,6 +211,8 @@ impl Step<'_> {
 
     /// Makes the edits of the settles so far count.
     fn refold(&mut self) {
-        self.states.iter_mut().flat_map(|bucket| &mut bucket.quotas).for_each(QuotaState::refold);
+        for bucket in self.states.iter_mut() {
+            bucket.quotas.iter_mut().for_each(QuotaState::refold);
+        }
     }
 }

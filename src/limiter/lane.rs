@@ -5,6 +5,7 @@
 //! the batches. It exists while there is something to send, to wait for or to keep alive.
 
 use std::{
+    fmt,
     hash::RandomState,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -21,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    health::Health,
+    health::{Health, Rest},
     neighbours::Neighbours,
     options::Options,
     path::Path,
@@ -71,7 +72,6 @@ impl Shared {
     }
 }
 
-#[derive(Debug)]
 pub(super) struct Lane {
     pub(super) shared: Arc<Shared>,
     pub(super) neighbours: Neighbours,
@@ -94,6 +94,8 @@ pub(super) struct State {
     pub(super) flying: bool,
     /// The batch that got no answer, until one comes.
     pub(super) doubt: Option<Doubt>,
+    /// After the store refused a batch: nobody asks again before, unless somebody waits for the answer.
+    pub(super) rest: Option<Rest>,
     /// Buckets whose loss of state has to be told.
     lost: Vec<String>,
 }
@@ -101,7 +103,13 @@ pub(super) struct State {
 /// A demand that was entered.
 pub(super) enum Entered {
     Done(Outcome),
-    Waiting { rank: Rank, position: usize, answer: oneshot::Receiver<Result<Outcome, Throttled>> },
+    Waiting {
+        rank: Rank,
+        position: usize,
+        /// That is known already; otherwise it will be told.
+        has_to_wait: bool,
+        answer: oneshot::Receiver<Result<Outcome, Throttled>>,
+    },
 }
 
 impl Lane {
@@ -115,6 +123,7 @@ impl Lane {
             heard: Instant::now(),
             flying: false,
             doubt: None,
+            rest: None,
             lost: Vec::new(),
         };
         Self { shared, neighbours, wake: Notify::new(), state: Mutex::new(state) }
@@ -127,7 +136,7 @@ impl Lane {
 
     /// How many demands wait.
     pub(super) fn waiting(&self) -> usize {
-        self.lock().queue.len()
+        self.lock().queue.waiting()
     }
 
     pub(super) fn path(&self) -> Arc<Path> {
@@ -168,7 +177,7 @@ impl Lane {
         } else if let Some(error) = self.shared.health.is_down() {
             return Err(Throttled::Store(error));
         }
-        let position = state.queue.len();
+        let position = state.queue.waiting();
         if position >= self.shared.options.max_waiting {
             let bucket = ask.path.name().into();
             return Err(Throttled::QueueFull { bucket, max_waiting: self.shared.options.max_waiting });
@@ -176,34 +185,34 @@ impl Lane {
         let (sender, answer) = oneshot::channel();
         let arrived = Instant::now();
         let rank = state.queue.rank(arrived, ask.standing);
-        state.queue.push(rank, Waiter { ask, arrived, position, answer: sender });
+        state.queue.push(rank, Waiter { ask, arrived, position, waits: false, answer: sender });
+        let has_to_wait = state.queue.waits(rank);
         self.pump(state);
-        Ok(Entered::Waiting { rank, position, answer })
+        Ok(Entered::Waiting { rank, position, has_to_wait, answer })
     }
 
-    /// Takes a demand back. Answers how its queue stood, if the demand was still in it.
+    /// Takes a demand back. Answers how its line stood, if the demand was still in it.
     pub(super) fn leave(self: &Arc<Self>, rank: Rank) -> Option<Refusal> {
         let mut state = self.lock();
+        let refusal = state.waits_for(rank);
         state.queue.remove(rank)?;
-        let front = state.queue.front.as_ref();
-        let refusal = front.map(|front| {
-            let mut refusal = front.refusal.clone();
-            let passed = front.looked_at.elapsed();
-            refusal.retry_after = refusal.retry_after.map(|wait| wait.saturating_sub(passed));
-            refusal
-        });
         self.pump(state);
         Some(refusal.unwrap_or_default())
     }
 
-    /// What the front of the queue waits for.
-    pub(super) fn front(&self) -> Option<(Refusal, Duration)> {
-        let state = self.lock();
-        state.queue.front.as_ref().map(|front| (front.refusal.clone(), front.looked_at.elapsed()))
+    /// Takes a demand back whose time is up, unless the store has yet to say whether it has to wait at all.
+    pub(super) fn expire(self: &Arc<Self>, rank: Rank) -> Option<Refusal> {
+        let waits = self.lock().queue.waits(rank);
+        if waits { self.leave(rank) } else { None }
+    }
+
+    /// What a demand waits for.
+    pub(super) fn waits_for(&self, rank: Rank) -> Option<Refusal> {
+        self.lock().waits_for(rank)
     }
 
     /// Changes what a reservation is charged: applied or queued when this returns.
-    pub(super) fn change(self: &Arc<Self>, change: Change) -> Settling {
+    pub(super) fn change(self: &Arc<Self>, change: &Change) -> Settling {
         let mut state = self.lock();
         if change.close && change.claim.is_none() {
             state.open = state.open.saturating_sub(1);
@@ -215,11 +224,14 @@ impl Lane {
             self.neighbours.look_now(self);
             return Settling::done(verdict);
         }
-        self.push(state, Other::Change(change))
+        self.push(state, Other::Change(change.clone()))
     }
 
-    /// Sends any other operation.
+    /// Sends an operation that is worth nothing later.
     pub(super) fn send(self: &Arc<Self>, other: Other) -> Settling {
+        if let Some(error) = self.shared.health.is_down() {
+            return Settling::failed(Throttled::Store(error));
+        }
         self.push(self.lock(), other)
     }
 
@@ -244,7 +256,7 @@ impl Lane {
     /// Capacity may have been freed elsewhere.
     pub(super) fn look_now(self: &Arc<Self>) {
         let mut state = self.lock();
-        if state.queue.len() > 0 {
+        if state.queue.waiting() > 0 {
             state.queue.look_now();
             self.pump(state);
         }
@@ -294,10 +306,10 @@ impl Lane {
     fn apply_one(&self, state: &mut State, op: impl Fn(&Arc<Path>) -> Op) -> Option<(Verdict, Micros)> {
         let seq = self.shared.next_seq();
         loop {
-            let path = state.queue.path.clone();
-            let batch = self.batch(state.id, seq, &path);
+            let path = &state.queue.path;
+            let batch = self.batch(state.id, seq, path);
             let Reply::Now(Answer { wall, outcome }) =
-                self.shared.store.apply(&Batch { ops: &[op(&path)], ..batch })
+                self.shared.store.apply(&Batch { ops: &[op(path)], ..batch })
             else {
                 return None;
             };
@@ -319,6 +331,9 @@ impl Lane {
 
     /// Lets go of the state and tells which buckets have lost theirs.
     pub(super) fn tell_lost(&self, mut state: MutexGuard<'_, State>) {
+        if state.lost.is_empty() {
+            return;
+        }
         let lost = std::mem::take(&mut state.lost);
         drop(state);
         for bucket in &lost {
@@ -337,6 +352,14 @@ impl State {
         (self.id, self.doubt) = (fastrand::u64(1..MAX_AMOUNT), None);
     }
 
+    fn waits_for(&self, rank: Rank) -> Option<Refusal> {
+        let front = self.queue.front_of(rank)?;
+        let passed = front.looked_at.elapsed();
+        let mut refusal = front.refusal.clone();
+        refusal.retry_after = refusal.retry_after.map(|wait| wait.saturating_sub(passed));
+        Some(refusal)
+    }
+
     /// Takes note of the state that the store has of each bucket. One that began anew while the old one still meant
     /// something was lost.
     pub(super) fn saw(&mut self, lives: SmallVec<[Life; 1]>) {
@@ -347,5 +370,12 @@ impl State {
             }
         }
         self.queue.lives = lives;
+    }
+}
+
+/// Part of every reservation's, so it is short.
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane").field("bucket", &self.path().name()).finish_non_exhaustive()
     }
 }

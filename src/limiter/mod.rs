@@ -2,9 +2,11 @@
 
 mod health;
 mod lane;
+mod line;
 mod neighbours;
 mod options;
 mod path;
+mod place;
 mod pump;
 mod queue;
 mod registry;
@@ -14,18 +16,17 @@ mod status;
 mod track;
 
 use std::{
+    fmt,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::time::Instant;
 
 use self::{
     lane::{Entered, Lane, Shared},
     options::Options,
+    place::Place,
     queue::{Ask, Change, Other, Outcome},
     registry::{Entry, Names, Registry},
 };
@@ -47,9 +48,6 @@ use crate::{
     usage::Usage,
 };
 
-/// A demand that has waited this long is reported, once.
-const LONG_WAIT: Duration = Duration::from_secs(5);
-
 /// Grants demands within the declared limits. A clone is another handle to the same limiter.
 ///
 /// ```
@@ -69,12 +67,11 @@ const LONG_WAIT: Duration = Duration::from_secs(5);
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Limiter {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
     registry: RwLock<Registry>,
@@ -146,18 +143,27 @@ impl Limiter {
         }
     }
 
-    /// How the quotas of a bucket stand.
+    /// How the quotas of a bucket stand; those of [`OnUnavailable::Local`] while that stands in.
     ///
     /// # Errors
     /// [`Throttled::BadDemand`] for a bucket without quotas, [`Throttled::Store`] if the store does not answer.
     pub async fn status(&self, bucket: &str) -> Result<Status, Throttled> {
+        match (self.store_status(bucket).await, &self.inner.fallback) {
+            (Err(Throttled::Store(error)), Some(fallback)) if error.is_unavailable() => {
+                let status = Box::pin(fallback.status(bucket)).await?;
+                Ok(Status { degraded: true, ..status })
+            }
+            (status, _) => status,
+        }
+    }
+
+    async fn store_status(&self, bucket: &str) -> Result<Status, Throttled> {
         let Entry { lane, path, .. } = self.lane_of(bucket)?;
         match lane.send(Other::Status).verdict().await? {
-            Verdict::Status(levels, paused_until) => Ok(Status {
-                waiting: lane.waiting(),
-                degraded: self.inner.shared.health.is_degraded(),
-                ..Status::new(&path, &levels, paused_until)
-            }),
+            Verdict::Status(levels, paused_until) => {
+                let status = Status::new(&path, &levels, paused_until);
+                Ok(Status { waiting: lane.waiting(), ..status })
+            }
             _ => Err(Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into()))),
         }
     }
@@ -181,7 +187,7 @@ impl Limiter {
             claim: Some(id.claim),
             path,
         };
-        Ok(lane.change(change).verdict().await? != Verdict::NoClaim)
+        Ok(lane.change(&change).verdict().await? != Verdict::NoClaim)
     }
 
     /// Refuses everything on a bucket for at least this long, in all processes that share it. A pause never
@@ -224,6 +230,9 @@ impl Limiter {
     /// Refuses every demand from now on, and those that wait; then waits until the settles so far have reached the
     /// store, or it does not answer.
     pub async fn close(&self) {
+        if let Some(fallback) = &self.inner.fallback {
+            Box::pin(fallback.close()).await;
+        }
         let lanes = self.read().lanes();
         self.write().close();
         lanes.iter().for_each(Lane::close);
@@ -254,15 +263,10 @@ impl Limiter {
     }
 
     async fn acquire(&self, demand: Demand, mode: Mode) -> Result<Reservation, Throttled> {
-        let started = Instant::now();
-        let result = match self.ask(&demand, mode).await {
-            Ok(Outcome::Granted(reservation)) => Ok(reservation),
-            Ok(Outcome::Fits) => Ok(Reservation::uncounted(demand.usage.clone(), 0)),
-            Err(Throttled::Store(error)) if matches!(*error, StoreError::Unavailable(_)) => {
-                self.without_store(&demand, mode, error, started).await
-            }
-            Err(error) => Err(error),
-        };
+        let result = self.ask(&demand, mode).await.map(|outcome| match outcome {
+            Outcome::Granted(reservation) => reservation,
+            Outcome::Fits => Reservation::uncounted(demand.usage.clone(), 0),
+        });
         let observing = &self.inner.shared.options.observing;
         let bucket = demand.buckets.first().map_or("", AsRef::as_ref);
         match &result {
@@ -277,34 +281,52 @@ impl Limiter {
         result
     }
 
+    async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Outcome, Throttled> {
+        let started = Instant::now();
+        match self.ask_store(demand, mode).await {
+            Err(Throttled::Store(error)) if error.is_unavailable() => {
+                self.without_store(demand, mode, error, started).await
+            }
+            outcome => outcome,
+        }
+    }
+
     async fn without_store(
         &self,
         demand: &Demand,
         mode: Mode,
         error: Arc<StoreError>,
         started: Instant,
-    ) -> Result<Reservation, Throttled> {
+    ) -> Result<Outcome, Throttled> {
         match (self.inner.shared.options.on_unavailable, &self.inner.fallback) {
-            (OnUnavailable::Allow, _) => Ok(Reservation::uncounted(demand.usage.clone(), 0).degrade()),
+            (OnUnavailable::Allow, _) => {
+                Ok(Outcome::Granted(Reservation::uncounted(demand.usage.clone(), 0).degrade()))
+            }
             (OnUnavailable::Local { .. }, Some(fallback)) => {
                 let mut demand = demand.clone();
                 demand.max_wait = demand.max_wait.map(|wait| wait.saturating_sub(started.elapsed()));
-                Box::pin(fallback.acquire(demand, mode)).await.map(Reservation::degrade)
+                Ok(match Box::pin(fallback.ask(&demand, mode)).await? {
+                    Outcome::Granted(reservation) => Outcome::Granted(reservation.degrade()),
+                    Outcome::Fits => Outcome::Fits,
+                })
             }
             _ => Err(Throttled::Store(error)),
         }
     }
 
-    async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Outcome, Throttled> {
+    async fn ask_store(&self, demand: &Demand, mode: Mode) -> Result<Outcome, Throttled> {
         let Some((lane, ask)) = self.admit(demand, mode)? else {
             return Ok(Outcome::Granted(Reservation::uncounted(demand.usage.clone(), 0)));
         };
         let deadline = ask.deadline;
         let mut outcome = match lane.enter(ask)? {
             Entered::Done(outcome) => outcome,
-            Entered::Waiting { rank, position, answer } => {
-                let place = Place { lane: &lane, rank };
-                place.wait(answer, position, deadline).await?
+            Entered::Waiting { rank, position, has_to_wait, answer } => {
+                let place = Place::new(&lane, rank);
+                if has_to_wait {
+                    place.tell(Event::WaitStarted { bucket: lane.path().name(), position });
+                }
+                place.wait(answer, deadline).await?
             }
         };
         if let Outcome::Granted(reservation) = &mut outcome {
@@ -337,68 +359,11 @@ impl Limiter {
 /// The longest pause: a week.
 const MAX_PAUSE: u64 = 7 * 86_400 * 1_000_000;
 
-/// A place in a lane's queue, given up when this is dropped.
-struct Place<'a> {
-    lane: &'a Arc<Lane>,
-    rank: queue::Rank,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.lane.leave(self.rank);
-    }
-}
-
-type Answer = oneshot::Receiver<Result<Outcome, Throttled>>;
-
-impl Place<'_> {
-    async fn wait(
-        self,
-        mut answer: Answer,
-        position: usize,
-        deadline: Option<Instant>,
-    ) -> Result<Outcome, Throttled> {
-        let told =
-            |told: Result<_, oneshot::error::RecvError>| told.unwrap_or_else(|_| Err(settling::ended()));
-        let long_wait = Instant::now() + LONG_WAIT;
-        let path = self.lane.path();
-        if position > 0 {
-            self.tell(Event::WaitStarted { bucket: path.name(), position });
-        }
-        if deadline.is_none_or(|deadline| deadline > long_wait) {
-            match timeout(LONG_WAIT, &mut answer).await {
-                Ok(outcome) => return told(outcome),
-                Err(_) => self.tell_long_wait(path.name()),
-            }
-        }
-        let Some(deadline) = deadline else { return told(answer.await) };
-        match timeout_at(deadline, &mut answer).await {
-            Ok(outcome) => told(outcome),
-            Err(_) => {
-                let refusal = self.lane.leave(self.rank);
-                // It may have been granted in this very moment.
-                match (answer.try_recv(), refusal) {
-                    (Ok(outcome), _) => outcome,
-                    (Err(_), refusal) => Err(Throttled::Deadline(Box::new(refusal.unwrap_or_default()))),
-                }
-            }
-        }
-    }
-
-    fn tell(&self, event: Event<'_>) {
-        self.lane.shared.options.observing.tell(event);
-    }
-
-    fn tell_long_wait(&self, bucket: &str) {
-        let front = self.lane.front();
-        let shortage = front.as_ref().and_then(|(refusal, _)| refusal.binding());
-        let predicted = front
-            .as_ref()
-            .and_then(|(refusal, passed)| refusal.retry_after().map(|wait| wait.saturating_sub(*passed)));
-        self.tell(Event::LongWait {
-            bucket,
-            quota: shortage.map_or("", |shortage| &shortage.quota),
-            predicted,
-        });
+impl fmt::Debug for Limiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Limiter")
+            .field("lanes", &self.read().len())
+            .field("options", &self.inner.shared.options)
+            .finish_non_exhaustive()
     }
 }

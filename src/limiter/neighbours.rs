@@ -51,6 +51,8 @@ impl Neighbours {
 
     /// Lets the other lanes look whether what they wait for fits now.
     pub(super) fn look_now(&self, me: &Arc<Lane>) {
-        self.0.iter().flat_map(|sharers| sharers.others(me)).for_each(|lane| lane.look_now());
+        for sharers in &self.0 {
+            sharers.others(me).iter().for_each(Lane::look_now);
+        }
     }
 }

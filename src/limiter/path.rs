@@ -60,11 +60,21 @@ impl Path {
     }
 
     pub(crate) fn costs(&self, usage: &Usage) -> Costs {
-        self.meters().map(|(_, meter)| meter.cost(usage)).collect()
+        self.amounts(|meter| meter.cost(usage))
     }
 
     pub(crate) fn actual_costs(&self, usage: &Usage) -> Costs {
-        self.meters().map(|(_, meter)| meter.actual_cost(usage)).collect()
+        self.amounts(|meter| meter.actual_cost(usage))
+    }
+
+    fn amounts(&self, of: impl Fn(&Meter) -> u64) -> Costs {
+        let mut amounts = Costs::new();
+        for spec in &self.specs {
+            for meter in &*spec.meters {
+                amounts.push(of(meter));
+            }
+        }
+        amounts
     }
 
     /// Costs that were counted on another version of this path, on those of its quotas that are still here.
@@ -78,6 +88,9 @@ impl Path {
 
     /// The quotas that could never admit these costs.
     pub(crate) fn beyond_capacity(&self, costs: &Costs, headroom: u64) -> Option<Refusal> {
+        if self.meters().zip(costs).all(|((_, meter), &cost)| cost <= meter.rule.capacity(headroom)) {
+            return None;
+        }
         let exceeded = self.meters().zip(costs).filter_map(|((spec, meter), &requested)| {
             let limit = meter.rule.capacity(headroom);
             (requested > limit).then(|| Shortage {
@@ -89,8 +102,7 @@ impl Path {
                 retry_after: None,
             })
         });
-        let shortages: Vec<_> = exceeded.collect();
-        (!shortages.is_empty()).then_some(Refusal { shortages, retry_after: None })
+        Some(Refusal { shortages: exceeded.collect(), retry_after: None })
     }
 
     /// A refusal of the engine in the user's words.

@@ -1,18 +1,18 @@
 //! What waits in one process for one path: demands in the order of their (dated back) arrival, and everything else
 //! that is to travel in the next batch. It decides what to send when; it sends nothing itself.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{path::Path, reservation::Reservation};
+use super::{
+    line::{Front, Lines},
+    path::Path,
+    reservation::Reservation,
+};
 use crate::{
-    engine::{Costs, Life, Micros, Mode, Op, RefusedBy, Verdict, Violation},
+    engine::{Costs, Life, Micros, Mode, Op, Verdict, Violation},
     error::{Refusal, Throttled},
     limits::Standing,
     usage::Usage,
@@ -20,13 +20,12 @@ use crate::{
 
 /// At most this many demands travel in one batch, and as many other operations.
 const MAX_BATCH: usize = 256;
-/// Demands from the front of the queue that are looked at again first.
-const FIRST_LOOK: usize = 4;
-/// The front is looked at again after this long at the latest, whatever was predicted: capacity may have been freed
-/// elsewhere.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// The place in the queue: arrival, dated back by the head start, then order of entry.
+/// The longest head start. Arrivals are put off by what is left of it, since time before the start of a machine cannot
+/// be told on some.
+const LONGEST_HEAD_START: Duration = Duration::from_secs(400 * 86_400);
+
+/// The place in the queue: arrival, put off by what is left of the longest head start, then order of entry.
 pub(super) type Rank = (Instant, u64);
 
 /// A demand on its way.
@@ -42,7 +41,7 @@ pub(super) struct Ask {
 
 impl Ask {
     pub(super) fn op(&self, explain: bool) -> Op {
-        let costs = self.costs.clone();
+        let costs = Costs::from_slice(&self.costs);
         Op::Reserve { costs, headroom: self.standing.headroom, explain, mode: self.mode }
     }
 
@@ -53,7 +52,8 @@ impl Ask {
     /// Whether it could be granted in time if everything in flight were refunded.
     fn can_make_it(&self, violations: &[Violation], now: Instant) -> bool {
         let at_best = violations.iter().map(|violation| violation.at_best).max().unwrap_or(0);
-        self.deadline.is_none_or(|deadline| now + Duration::from_micros(at_best) <= deadline)
+        let in_time = |deadline| now < deadline && now + Duration::from_micros(at_best) <= deadline;
+        self.deadline.is_none_or(in_time)
     }
 }
 
@@ -69,11 +69,25 @@ pub(super) struct Waiter {
     pub(super) ask: Ask,
     pub(super) arrived: Instant,
     pub(super) position: usize,
+    /// It is known that it has to wait.
+    pub(super) waits: bool,
     pub(super) answer: oneshot::Sender<Result<Outcome, Throttled>>,
 }
 
-/// A change of what a reservation is charged.
+/// What comes of a demand that was refused.
 #[derive(Debug)]
+pub(super) enum Refused {
+    ForGood(Waiter, Throttled),
+    /// It waits, which nobody knew.
+    HasToWait {
+        position: usize,
+    },
+    /// It waits on, or has gone.
+    Waits,
+}
+
+/// A change of what a reservation is charged.
+#[derive(Clone, Debug)]
 pub(super) struct Change {
     pub(super) path: Arc<Path>,
     pub(super) at: Micros,
@@ -87,7 +101,7 @@ impl Change {
     /// As an operation on `path`, which may be another version of the one it was reserved on.
     pub(super) fn op(&self, path: &Arc<Path>) -> Op {
         let translated = |costs: &Costs| match Arc::ptr_eq(path, &self.path) {
-            true => costs.clone(),
+            true => Costs::from_slice(costs),
             false => path.translated(costs, &self.path),
         };
         let (reserved, actual) = (translated(&self.reserved), translated(&self.actual));
@@ -118,31 +132,18 @@ pub(super) struct Flight {
     pub(super) jobs: Vec<Job>,
 }
 
-/// The front of the queue, as it was last refused.
-#[derive(Debug)]
-pub(super) struct Front {
-    pub(super) refusal: Refusal,
-    pub(super) looked_at: Instant,
-    /// When to look again.
-    again: Instant,
-    headroom: u64,
-    /// The quotas that refused it; all of them for a pause.
-    blocked: SmallVec<[bool; 4]>,
-}
-
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) path: Arc<Path>,
     pub(super) lives: SmallVec<[Life; 1]>,
-    waiting: BTreeMap<Rank, Waiter>,
+    lines: Lines,
+    /// How many demands are in the batch on its way.
+    away: usize,
     /// Those of the waiting that no store has seen yet.
     unseen: VecDeque<Rank>,
     others: VecDeque<(Other, Report)>,
     entered: u64,
-    /// How many from the front are looked at again.
-    look: usize,
     look_now: bool,
-    pub(super) front: Option<Front>,
 }
 
 /// An operation that is not a demand.
@@ -173,51 +174,41 @@ impl Queue {
         Self {
             path,
             lives: SmallVec::new(),
-            waiting: BTreeMap::new(),
+            lines: Lines::default(),
+            away: 0,
             unseen: VecDeque::new(),
             others: VecDeque::new(),
             entered: 0,
-            look: FIRST_LOOK,
             look_now: false,
-            front: None,
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.waiting.len()
+    /// How many demands wait, those included that the store is looking at.
+    pub(super) fn waiting(&self) -> usize {
+        self.lines.len() + self.away
     }
 
     /// Whether nothing at all is to be sent.
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.others.is_empty()
+        self.lines.is_empty() && self.others.is_empty()
     }
 
     /// The place that a demand arriving now takes.
     pub(super) fn rank(&mut self, arrived: Instant, standing: Standing) -> Rank {
         self.entered += 1;
-        (arrived.checked_sub(standing.head_start).unwrap_or(arrived), self.entered)
+        (arrived + LONGEST_HEAD_START.saturating_sub(standing.head_start), self.entered)
     }
 
     /// Queues a demand that the store has not seen.
     pub(super) fn push(&mut self, rank: Rank, waiter: Waiter) {
-        if self.must_be_seen(rank, &waiter.ask) {
+        if !self.lines.enter(rank, waiter) {
             self.unseen.push_back(rank);
         }
-        self.waiting.insert(rank, waiter);
     }
 
-    /// Whether the store has to look at a new demand at all, other than when its turn comes: not if it can wait for
-    /// ever and a quota it needs refuses one before it.
-    fn must_be_seen(&self, rank: Rank, ask: &Ask) -> bool {
-        let (Some(front), Some((first, _))) = (&self.front, self.waiting.first_key_value()) else {
-            return true;
-        };
-        let blocked = front.blocked.iter().zip(&ask.costs).any(|(&blocked, &cost)| blocked && cost > 0);
-        !blocked
-            || rank < *first
-            || ask.mode != Mode::Wait
-            || ask.deadline.is_some()
-            || ask.standing.headroom < front.headroom
+    /// Whether it is known of a demand in the queue that it has to wait.
+    pub(super) fn waits(&self, rank: Rank) -> bool {
+        self.lines.get(rank).is_some_and(|waiter| waiter.waits)
     }
 
     /// Gives back what was granted to nobody.
@@ -233,16 +224,38 @@ impl Queue {
 
     /// Takes a demand out, as if it had never been there.
     pub(super) fn remove(&mut self, rank: Rank) -> Option<Waiter> {
-        let was_first = self.waiting.first_key_value().is_some_and(|(first, _)| *first == rank);
-        let removed = self.waiting.remove(&rank)?;
+        let (removed, was_first) = self.lines.remove(rank)?;
         self.look_now |= was_first;
         Some(removed)
     }
 
+    /// What a demand waits for: how the front of its line was last refused.
+    pub(super) fn front_of(&self, rank: Rank) -> Option<&Front> {
+        self.lines.front_of(rank)
+    }
+
+    /// Whether somebody waits for an answer.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.lines.is_empty() || self.others.iter().any(|(_, report)| !report.is_closed())
+    }
+
+    /// Takes out the reports of what is not a demand. What may not get lost stays, reported to nobody.
+    pub(super) fn take_reports(&mut self) -> impl Iterator<Item = Report> + use<> {
+        let others = std::mem::take(&mut self.others);
+        let (lasting, reports): (Vec<_>, Vec<_>) = others
+            .into_iter()
+            .map(|(other, report)| {
+                let lasts = matches!(other, Other::Change(_) | Other::Detach { .. });
+                (lasts.then(|| (other, oneshot::channel().0)), report)
+            })
+            .unzip();
+        self.others = lasting.into_iter().flatten().collect();
+        reports.into_iter()
+    }
+
     pub(super) fn take_waiting(&mut self) -> impl Iterator<Item = Waiter> + use<> {
         self.unseen.clear();
-        self.front = None;
-        std::mem::take(&mut self.waiting).into_values()
+        self.lines.take().map(|(_, waiter)| waiter)
     }
 
     /// Capacity may have been freed.
@@ -253,13 +266,12 @@ impl Queue {
     /// Follows a change of the limits. Answers those that can never be granted now.
     pub(super) fn adopt(&mut self, path: Arc<Path>) -> Vec<(Waiter, Refusal)> {
         self.path = path.clone();
-        self.front = None;
         self.look_now = true;
         let mut hopeless = Vec::new();
-        for (rank, mut waiter) in std::mem::take(&mut self.waiting) {
+        for (rank, mut waiter) in self.lines.take() {
             match retarget(&mut waiter.ask, &path) {
                 Some(refusal) => hopeless.push((waiter, refusal)),
-                None => drop(self.waiting.insert(rank, waiter)),
+                None => drop(self.lines.enter(rank, waiter)),
             }
         }
         hopeless
@@ -270,13 +282,8 @@ impl Queue {
         if !self.others.is_empty() {
             return Some(now);
         }
-        if self.waiting.is_empty() {
-            return None;
-        }
-        match &self.front {
-            Some(front) if self.unseen.is_empty() && !self.look_now => Some(front.again),
-            _ => Some(now),
-        }
+        let again = self.lines.again(now)?;
+        Some(if self.unseen.is_empty() && !self.look_now { again } else { now })
     }
 
     /// What is to travel in the next batch, changes first.
@@ -287,22 +294,26 @@ impl Queue {
             ops.push(other.op(&path));
             jobs.push(Job::Tell(report));
         }
+        let firsts = self.lines.firsts();
+        self.look_now = false;
         for rank in self.demands_to_send() {
-            let Some(waiter) = self.waiting.remove(&rank) else { continue };
+            let Some((waiter, _)) = self.lines.remove(rank) else { continue };
             if waiter.answer.is_closed() {
+                self.look_now = true;
                 continue;
             }
-            let explain = waiter.ask.deadline.is_some() || waiter.ask.mode != Mode::Wait;
+            let explain =
+                firsts.contains(&rank) || waiter.ask.deadline.is_some() || waiter.ask.mode != Mode::Wait;
             ops.push(waiter.ask.op(explain));
             jobs.push(Job::Demand(rank, waiter));
+            self.away += 1;
         }
-        self.look_now = false;
         Flight { seq, path, ops, jobs }
     }
 
     /// Some from the front, and those that the store has not seen, in order.
     fn demands_to_send(&mut self) -> Vec<Rank> {
-        let mut ranks: Vec<Rank> = self.waiting.keys().take(self.look).copied().collect();
+        let mut ranks = self.lines.to_look_at(MAX_BATCH);
         let room = MAX_BATCH.saturating_sub(ranks.len());
         ranks.extend(self.unseen.drain(..self.unseen.len().min(room)));
         ranks.sort_unstable();
@@ -310,67 +321,42 @@ impl Queue {
         ranks
     }
 
-    /// A demand was refused for now. Answers it if it may not wait, or cannot make it; otherwise it takes its place
-    /// again.
+    /// A demand was refused for now. It takes its place again unless it may not wait, or cannot make it.
     pub(super) fn refused(
         &mut self,
         rank: Rank,
-        waiter: Waiter,
+        mut waiter: Waiter,
         violations: &[Violation],
         jitter: Duration,
-    ) -> Option<(Waiter, Throttled)> {
+    ) -> Refused {
         if waiter.answer.is_closed() {
             self.look_now = true;
-            return None;
+            return Refused::Waits;
         }
         let now = Instant::now();
         if waiter.ask.mode != Mode::Wait {
             let refusal = Box::new(waiter.ask.refusal(violations));
-            return Some((waiter, Throttled::NotNow(refusal)));
+            return Refused::ForGood(waiter, Throttled::NotNow(refusal));
         }
         if !waiter.ask.can_make_it(violations, now) {
             let refusal = Box::new(waiter.ask.refusal(violations));
-            return Some((waiter, Throttled::Deadline(refusal)));
+            return Refused::ForGood(waiter, Throttled::Deadline(refusal));
         }
-        let is_first = self.waiting.first_key_value().is_none_or(|(first, _)| rank < *first);
-        if is_first && !violations.is_empty() {
-            self.front = Some(Front::new(&waiter.ask, violations, now, jitter));
-        }
-        self.waiting.insert(rank, waiter);
-        None
+        let position = waiter.position;
+        let news = !std::mem::replace(&mut waiter.waits, true);
+        self.lines.refused(rank, waiter, violations, jitter);
+        if news { Refused::HasToWait { position } } else { Refused::Waits }
     }
 
-    /// Ends the handling of an answered batch: how many demands from the front were sent, how many granted.
-    pub(super) fn landed(&mut self, sent: usize, granted: usize) {
-        if sent > 0 {
-            self.look = if granted == sent { self.look * 2 } else { granted + FIRST_LOOK };
-            self.look = self.look.min(MAX_BATCH);
-        }
-        if self.waiting.is_empty() {
-            self.front = None;
-        } else if granted == sent && sent > 0 {
-            self.look_now = true;
-        }
+    /// A demand was granted.
+    pub(super) fn granted(&mut self, ask: &Ask) {
+        self.lines.granted(ask);
     }
-}
 
-impl Front {
-    fn new(ask: &Ask, violations: &[Violation], now: Instant, jitter: Duration) -> Self {
-        let refusal = ask.refusal(violations);
-        let wait = refusal.retry_after.map_or(LOOK_AGAIN, |wait| (wait + jitter).min(LOOK_AGAIN));
-        let refused = |index| {
-            violations.iter().any(|violation| match violation.by {
-                RefusedBy::Rule(rule) => rule == index,
-                RefusedBy::Pause(_) => true,
-            })
-        };
-        Self {
-            blocked: (0..ask.costs.len()).map(refused).collect(),
-            headroom: ask.standing.headroom,
-            again: now + wait,
-            looked_at: now,
-            refusal,
-        }
+    /// Ends the handling of an answered batch.
+    pub(super) fn landed(&mut self) {
+        self.away = 0;
+        self.lines.landed();
     }
 }
 

@@ -31,7 +31,7 @@ const RESOLVED_FOR: Duration = Duration::from_secs(5);
 /// The names of a demand's buckets.
 pub(super) type Names = SmallVec<[Cow<'static, str>; 1]>;
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Entry {
     pub(super) lane: Arc<Lane>,
     pub(super) path: Arc<Path>,
@@ -147,6 +147,11 @@ impl Registry {
         }
     }
 
+    /// How many names it knows lanes for.
+    pub(super) fn len(&self) -> usize {
+        self.lanes.len()
+    }
+
     /// Makes no lane from now on.
     pub(super) fn close(&mut self) {
         self.closed = true;
@@ -166,12 +171,6 @@ impl Registry {
         self.lanes.retain(|_, entry| Arc::strong_count(&entry.lane) > 1 || !entry.lane.is_idle());
         self.sharers.retain(|_, sharers| !sharers.is_deserted());
         self.look_again_at = FEW.max(2 * self.lanes.len());
-    }
-}
-
-impl std::fmt::Debug for Registry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Registry").field("lanes", &self.lanes.len()).finish_non_exhaustive()
     }
 }
 

@@ -57,7 +57,6 @@ pub struct Reservation {
     hold: Option<Hold>,
 }
 
-#[derive(Debug)]
 struct Hold {
     lane: Arc<Lane>,
     path: Arc<Path>,
@@ -171,7 +170,7 @@ impl Reservation {
         hold.costs = hold.path.actual_costs(&usage);
         let (path, actual) = (hold.path.clone(), hold.costs.clone());
         self.usage = usage;
-        hold.lane.change(Change { path, at: self.at, reserved, actual, close: false, claim: None })
+        hold.lane.change(&Change { path, at: self.at, reserved, actual, close: false, claim: None })
     }
 
     /// Lets another process settle it, once, within `lease`: with [`Limiter::settle`](crate::Limiter::settle) and the
@@ -216,15 +215,20 @@ impl Reservation {
             Settlement::Keep => None,
             Settlement::Release => Some(self.usage.zeroed()),
         };
-        let observing = lane.shared.options.observing.clone();
-        let name = path.clone();
         let actual_costs = actual.as_ref().map_or_else(|| costs.clone(), |actual| path.actual_costs(actual));
         let change =
             Change { path, at: self.at, reserved: costs, actual: actual_costs, close: true, claim: None };
-        let settling = lane.change(change);
+        let settling = lane.change(&change);
         let actual = actual.as_ref().unwrap_or(&self.usage);
-        observing.tell(Event::Settled { bucket: name.name(), reserved: &self.usage, actual });
+        let bucket = change.path.name();
+        lane.shared.options.observing.tell(Event::Settled { bucket, reserved: &self.usage, actual });
         settling
+    }
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hold").field("bucket", &self.path.name()).field("costs", &self.costs).finish()
     }
 }
 

@@ -1,0 +1,186 @@
+//! Demands of one process that the same quotas can hold back, in order. While the first of a line has to wait the
+//! others do too, so a line is looked at from its front; another line may pass meanwhile.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::queue::{Ask, Rank, Waiter};
+use crate::{
+    engine::{Mode, Violation},
+    error::Refusal,
+};
+
+/// Demands from the front of a line that are looked at again first.
+const FIRST_LOOK: usize = 4;
+/// And at most this many, of each line.
+const LONGEST_LOOK: usize = 256;
+/// The front is looked at again after this long at the latest, whatever was predicted: capacity may have been freed
+/// elsewhere.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// What holds a demand back: the quotas it needs something of, and how much of them its class may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kind {
+    needs: u64,
+    headroom: u64,
+}
+
+impl Kind {
+    fn of(ask: &Ask) -> Self {
+        let needed = ask.costs.iter().enumerate().filter(|(_, cost)| **cost > 0);
+        // Quotas beyond the 64th share a bit: such lines are only longer than they had to be.
+        let needs = needed.fold(0, |needs, (index, _)| needs | 1 << index.min(63));
+        Self { needs, headroom: ask.standing.headroom }
+    }
+}
+
+/// The front of a line, as it was last refused.
+#[derive(Debug)]
+pub(super) struct Front {
+    pub(super) refusal: Refusal,
+    pub(super) looked_at: Instant,
+    /// When to look again.
+    again: Instant,
+}
+
+impl Front {
+    fn new(ask: &Ask, violations: &[Violation], jitter: Duration) -> Self {
+        let refusal = ask.refusal(violations);
+        let wait = refusal.retry_after.map_or(LOOK_AGAIN, |wait| (wait + jitter).min(LOOK_AGAIN));
+        let looked_at = Instant::now();
+        Self { refusal, looked_at, again: looked_at + wait }
+    }
+}
+
+#[derive(Debug)]
+struct Line {
+    kind: Kind,
+    waiting: BTreeMap<Rank, Waiter>,
+    /// Nothing, if the line has to be looked at.
+    front: Option<Front>,
+    /// How many from the front are looked at again.
+    look: usize,
+    /// Demands in the batch on its way, and those of them granted.
+    sent: usize,
+    granted: usize,
+}
+
+impl Line {
+    fn new(kind: Kind) -> Self {
+        Self { kind, waiting: BTreeMap::new(), front: None, look: FIRST_LOOK, sent: 0, granted: 0 }
+    }
+
+    fn first(&self) -> Option<Rank> {
+        self.waiting.first_key_value().map(|(rank, _)| *rank)
+    }
+
+    fn landed(&mut self) {
+        let (sent, granted) = (std::mem::take(&mut self.sent), std::mem::take(&mut self.granted));
+        if sent == 0 {
+            return;
+        }
+        let look = if granted == sent { self.look * 2 } else { granted + FIRST_LOOK };
+        self.look = look.min(LONGEST_LOOK);
+        if granted == sent {
+            self.front = None;
+        }
+    }
+}
+
+/// The lines of a queue: as many as there are kinds of demands, which are few.
+#[derive(Debug, Default)]
+pub(super) struct Lines(SmallVec<[Line; 1]>);
+
+impl Lines {
+    pub(super) fn len(&self) -> usize {
+        self.0.iter().map(|line| line.waiting.len()).sum()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.iter().all(|line| line.waiting.is_empty())
+    }
+
+    fn of(&mut self, ask: &Ask) -> &mut Line {
+        let kind = Kind::of(ask);
+        let index = self.0.iter().position(|line| line.kind == kind).unwrap_or_else(|| {
+            self.0.push(Line::new(kind));
+            self.0.len() - 1
+        });
+        &mut self.0[index]
+    }
+
+    /// Takes in a demand. Answers whether it is known without a look of the store that it has to wait: it is behind
+    /// another that has to, and can wait for ever.
+    pub(super) fn enter(&mut self, rank: Rank, mut waiter: Waiter) -> bool {
+        let line = self.of(&waiter.ask);
+        let is_behind = line.front.is_some() && line.first().is_some_and(|first| first < rank);
+        waiter.waits |= is_behind && waiter.ask.mode == Mode::Wait && waiter.ask.deadline.is_none();
+        let waits = waiter.waits;
+        line.waiting.insert(rank, waiter);
+        waits
+    }
+
+    pub(super) fn get(&self, rank: Rank) -> Option<&Waiter> {
+        self.0.iter().find_map(|line| line.waiting.get(&rank))
+    }
+
+    /// Takes a demand back in that was refused.
+    pub(super) fn refused(&mut self, rank: Rank, waiter: Waiter, violations: &[Violation], jitter: Duration) {
+        let line = self.of(&waiter.ask);
+        line.sent += 1;
+        if line.first().is_none_or(|first| rank < first) {
+            let is_told = !violations.is_empty();
+            line.front = is_told.then(|| Front::new(&waiter.ask, violations, jitter));
+        }
+        line.waiting.insert(rank, waiter);
+    }
+
+    /// A demand was granted.
+    pub(super) fn granted(&mut self, ask: &Ask) {
+        let line = self.of(ask);
+        (line.sent, line.granted) = (line.sent + 1, line.granted + 1);
+    }
+
+    /// The batch on its way has been dealt with.
+    pub(super) fn landed(&mut self) {
+        self.0.iter_mut().for_each(Line::landed);
+        self.0.retain(|line| !line.waiting.is_empty());
+    }
+
+    /// Takes a demand out. Answers whether it was the first of its line too, and what that waits for.
+    pub(super) fn remove(&mut self, rank: Rank) -> Option<(Waiter, bool)> {
+        self.0.iter_mut().find_map(|line| {
+            let was_first = line.first() == Some(rank);
+            Some((line.waiting.remove(&rank)?, was_first))
+        })
+    }
+
+    /// What the line of a demand waits for.
+    pub(super) fn front_of(&self, rank: Rank) -> Option<&Front> {
+        self.0.iter().find(|line| line.waiting.contains_key(&rank))?.front.as_ref()
+    }
+
+    pub(super) fn take(&mut self) -> impl Iterator<Item = (Rank, Waiter)> + use<> {
+        std::mem::take(&mut self.0).into_iter().flat_map(|line| line.waiting)
+    }
+
+    /// The first of each line.
+    pub(super) fn firsts(&self) -> SmallVec<[Rank; 1]> {
+        self.0.iter().filter_map(Line::first).collect()
+    }
+
+    /// Those to be looked at from the front of each line, `most` at most.
+    pub(super) fn to_look_at(&self, most: usize) -> Vec<Rank> {
+        let of_each = (most / self.0.len().max(1)).max(1);
+        let fronts = self.0.iter().flat_map(|line| line.waiting.keys().take(line.look.min(of_each)));
+        fronts.copied().take(most).collect()
+    }
+
+    /// When to look again; `None` if nobody waits.
+    pub(super) fn again(&self, now: Instant) -> Option<Instant> {
+        let waiting = self.0.iter().filter(|line| !line.waiting.is_empty());
+        waiting.map(|line| line.front.as_ref().map_or(now, |front| front.again)).min()
+    }
+}

@@ -1,0 +1,73 @@
+//! Scenarios 32, 33 and 35: lost state, clocks, and dropped reservations.
+
+use std::sync::{Arc, Mutex};
+
+use tower_throttle::{Event, Limiter, Limits, Quota, Settlement, usage};
+
+use crate::world::*;
+
+on_every_store!(
+    s32_lost_state_starts_anew_and_is_told,
+    s35_a_dropped_reservation_keeps_its_charge,
+    s35_each_settlement_is_applied_once,
+);
+
+async fn s32_lost_state_starts_anew_and_is_told(world: World) {
+    let lost = Arc::new(Mutex::new(Vec::new()));
+    let observer = {
+        let lost = lost.clone();
+        move |event: &Event<'_>| {
+            if let Event::StateLost { bucket } = event {
+                lost.lock().unwrap().push((*bucket).to_owned());
+            }
+        }
+    };
+    let limits = Limits::new().bucket("a", [Quota::per_hour("tokens", 100)]);
+    let limiter =
+        Limiter::builder(limits).shared_store(world.store.clone()).observer(observer).build().unwrap();
+    let call = take(&limiter, tokens(90)).await;
+    world.advance(ms(10)).await;
+    world.flush().await;
+    world.advance(ms(10)).await;
+    spend(&limiter, tokens(60)).await;
+    assert_eq!(*lost.lock().unwrap(), ["a"]);
+    // Granted before the loss: nothing of it is known, so nothing comes back.
+    call.settle(usage! { tokens: 0 }).await.unwrap();
+    let quota = limiter.status("a").await.unwrap().quotas[0].clone();
+    assert_eq!((quota.available, quota.in_flight), (40.0, 0));
+    assert_eq!(lost.lock().unwrap().len(), 1, "told once");
+}
+
+async fn s35_a_dropped_reservation_keeps_its_charge(world: World) {
+    let limiter = world.bucket([Quota::per_hour("tokens", 100), Quota::concurrency(1)]);
+    let call = take(&limiter, tokens(30)).await;
+    assert_eq!(left(&limiter, "a").await, [70.0, 0.0]);
+    assert_eq!(refusal(&limiter, tokens(1)).await, (vec!["a: calls in flight".to_owned()], None));
+    let waiting = Waiting::for_(&limiter, tokens(1)).await;
+    drop(call);
+    // The call is presumed to have been made; it is no longer in flight.
+    drop(waiting.granted().await);
+    assert_eq!(left(&limiter, "a").await, [69.0, 1.0]);
+    let quotas = limiter.status("a").await.unwrap().quotas;
+    assert!(quotas.iter().all(|quota| quota.in_flight == 0));
+}
+
+async fn s35_each_settlement_is_applied_once(world: World) {
+    let limiter = world.bucket([Quota::per_hour("tokens", 1_000)]);
+    for (settlement, charged) in [
+        (Settlement::Exact(usage! { tokens: 10 }), 10.0),
+        (Settlement::Exact(usage! { tokens: 150 }), 150.0),
+        (Settlement::Exact(usage! {}), 100.0),
+        (Settlement::AtLeast(usage! { tokens: 10 }), 100.0),
+        (Settlement::AtLeast(usage! { tokens: 150 }), 150.0),
+        (Settlement::Keep, 100.0),
+        (Settlement::Release, 0.0),
+    ] {
+        let before = left(&limiter, "a").await[0];
+        let call = take(&limiter, tokens(100)).await;
+        call.conclude(settlement.clone()).await.unwrap();
+        let quota = limiter.status("a").await.unwrap().quotas[0].clone();
+        assert_eq!((before - quota.available, quota.in_flight), (charged, 0), "{settlement:?}");
+        world.advance(secs(3_700)).await;
+    }
+}

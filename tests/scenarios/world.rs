@@ -1,0 +1,165 @@
+//! A store with a clock that the scenario steps, and short words for what scenarios do.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::{task::JoinHandle, time::timeout};
+use tower_throttle::{Demand, Limiter, Limits, MemoryStore, Quota, Reservation, Store, Throttled, Usage};
+
+/// Longer than anything should take: what takes longer hangs.
+const HANGS: Duration = Duration::from_secs(30);
+
+pub(crate) struct World {
+    pub(crate) store: Arc<dyn Store>,
+    clock: Clock,
+}
+
+enum Clock {
+    /// Tokio's, which is paused.
+    Paused(Arc<MemoryStore>),
+}
+
+impl World {
+    pub(crate) async fn memory() -> Self {
+        let store = Arc::new(MemoryStore::new());
+        Self { store: store.clone(), clock: Clock::Paused(store) }
+    }
+
+    /// A process of its own: only the store is shared.
+    pub(crate) fn limiter(&self, limits: Limits) -> Limiter {
+        Limiter::builder(limits).shared_store(self.store.clone()).build().expect("the limits are valid")
+    }
+
+    /// A limiter with one bucket, `a`.
+    pub(crate) fn bucket(&self, quotas: impl IntoIterator<Item = Quota>) -> Limiter {
+        self.limiter(Limits::new().bucket("a", quotas))
+    }
+
+    pub(crate) async fn advance(&self, by: Duration) {
+        match &self.clock {
+            Clock::Paused(_) => tokio::time::advance(by).await,
+        }
+    }
+
+    /// Loses everything.
+    pub(crate) async fn flush(&self) {
+        match &self.clock {
+            Clock::Paused(store) => store.clear(),
+        }
+    }
+}
+
+/// Runs each scenario on every store.
+macro_rules! on_every_store {
+    ($($scenario:ident),* $(,)?) => {
+        mod memory {
+            $(
+                #[tokio::test(start_paused = true)]
+                async fn $scenario() {
+                    super::$scenario(crate::world::World::memory().await).await;
+                }
+            )*
+        }
+    };
+}
+pub(crate) use on_every_store;
+
+pub(crate) fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+pub(crate) fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
+
+/// Asks `a` for these tokens and no request.
+pub(crate) fn tokens(amount: u64) -> Demand {
+    Demand::new("a", Usage::new().with("tokens", amount).with("requests", 0))
+}
+
+/// Asks `a` for these requests.
+pub(crate) fn requests(amount: u64) -> Demand {
+    Demand::new("a", Usage::new().with("requests", amount))
+}
+
+/// Reserves now and keeps what is charged.
+pub(crate) async fn spend(limiter: &Limiter, demand: Demand) {
+    take(limiter, demand).await.keep().await.expect("it is kept");
+}
+
+/// Reserves now.
+pub(crate) async fn take(limiter: &Limiter, demand: Demand) -> Reservation {
+    limiter.try_reserve(demand).await.expect("it fits")
+}
+
+/// Whether it fits now; then it is kept.
+pub(crate) async fn passes(limiter: &Limiter, demand: Demand) -> bool {
+    match limiter.try_reserve(demand).await {
+        Ok(reservation) => {
+            reservation.keep().await.expect("it is kept");
+            true
+        }
+        Err(Throttled::NotNow(_)) => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// What each quota of `bucket` has left.
+pub(crate) async fn left(limiter: &Limiter, bucket: &str) -> Vec<f64> {
+    let status = limiter.status(bucket).await.expect("the store answers");
+    status.quotas.iter().map(|quota| quota.available).collect()
+}
+
+/// The refusal of a try that does not fit: the quotas named, and the time until it fits.
+pub(crate) async fn refusal(limiter: &Limiter, demand: Demand) -> (Vec<String>, Option<Duration>) {
+    let Err(Throttled::NotNow(refusal)) = limiter.try_reserve(demand).await else { panic!("it is refused") };
+    let named = refusal.shortages().iter().map(|s| format!("{}: {}", s.bucket, s.quota)).collect();
+    (named, refusal.retry_after())
+}
+
+/// Lets whoever can go on do so: those who wait have been looked at once more when this returns.
+pub(crate) async fn settled(limiter: &Limiter) {
+    for _ in 0..2 {
+        limiter.status("a").await.expect("the store answers");
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// A demand that waits in a task of its own.
+pub(crate) struct Waiting(JoinHandle<Result<Reservation, Throttled>>);
+
+impl Waiting {
+    /// Has taken its place when this returns.
+    pub(crate) async fn for_(limiter: &Limiter, demand: Demand) -> Self {
+        let waiting = {
+            let limiter = limiter.clone();
+            Self(tokio::spawn(async move { limiter.reserve(demand).await }))
+        };
+        settled(limiter).await;
+        waiting
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.is_finished()
+    }
+
+    pub(crate) async fn outcome(self) -> Result<Reservation, Throttled> {
+        soon(self.0).await.expect("it does not panic")
+    }
+
+    pub(crate) async fn granted(self) -> Reservation {
+        self.outcome().await.expect("it is granted")
+    }
+
+    pub(crate) fn cancel(self) {
+        self.0.abort();
+    }
+}
+
+/// The output of something that must not hang.
+pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
+    timeout(HANGS, future).await.expect("it hangs")
+}
