@@ -162,7 +162,7 @@ impl Limiter {
         match lane.send(Other::Status).verdict().await? {
             Verdict::Status(levels, paused_until) => {
                 let status = Status::new(&path, &levels, paused_until);
-                Ok(Status { waiting: lane.waiting(), ..status })
+                Ok(Status { waiting: lane.neighbours.waiting(&lane), ..status })
             }
             _ => Err(Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into()))),
         }
