@@ -26,7 +26,7 @@ use super::{
     options::Options,
     path::Path,
     pump::{Doubt, Pump},
-    queue::{Ask, Change, Other, Outcome, Queue, Rank, Waiter},
+    queue::{Ask, Change, Other, Queue, Rank, Waiter},
     reservation::Reservation,
     settling::Settling,
 };
@@ -100,8 +100,13 @@ pub(super) struct State {
 
 /// A demand that was entered.
 pub(super) enum Entered {
-    Done(Outcome),
-    Waiting { rank: Rank, position: usize, answer: oneshot::Receiver<Result<Outcome, Throttled>> },
+    Granted(Reservation),
+    Waiting {
+        lane: Arc<Lane>,
+        rank: Rank,
+        position: usize,
+        answer: oneshot::Receiver<Result<Reservation, Throttled>>,
+    },
 }
 
 impl Lane {
@@ -141,7 +146,7 @@ impl Lane {
     }
 
     /// Enters a demand: grants it at once where that can be told, and queues it otherwise.
-    pub(super) fn enter(self: &Arc<Self>, ask: Ask) -> Result<Entered, Throttled> {
+    pub(super) fn enter(self: Arc<Self>, ask: Ask) -> Result<Entered, Throttled> {
         let mut state = self.lock();
         if state.closed {
             return Err(Throttled::Closed);
@@ -151,15 +156,11 @@ impl Lane {
                 Some((Verdict::Granted, at)) => {
                     state.open += 1;
                     self.tell_lost(state);
-                    return Ok(Entered::Done(Outcome::Granted(Reservation::new(
-                        self,
-                        ask,
-                        at,
-                        Duration::ZERO,
-                        0,
-                    ))));
+                    return Ok(Entered::Granted(Reservation::new(self, ask, at, Duration::ZERO, 0)));
                 }
-                Some((Verdict::Fits, _)) => return Ok(Entered::Done(Outcome::Fits)),
+                Some((Verdict::Fits, at)) => {
+                    return Ok(Entered::Granted(Reservation::uncounted(ask.usage, at)));
+                }
                 Some((Verdict::Refused(violations), _)) if ask.mode != Mode::Wait => {
                     return Err(Throttled::NotNow(Box::new(ask.refusal(&violations))));
                 }
@@ -178,7 +179,7 @@ impl Lane {
         let rank = state.queue.rank(arrived, ask.standing);
         state.queue.push(rank, Waiter { ask, arrived, position, answer: sender });
         self.pump(state);
-        Ok(Entered::Waiting { rank, position, answer })
+        Ok(Entered::Waiting { lane: self, rank, position, answer })
     }
 
     /// Takes a demand back. Answers how its line stood, if the demand was still in it.

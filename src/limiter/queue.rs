@@ -52,19 +52,12 @@ impl Ask {
     }
 }
 
-/// What becomes of a demand.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    Granted(Reservation),
-    Fits,
-}
-
 #[derive(Debug)]
 pub(super) struct Waiter {
     pub(super) ask: Ask,
     pub(super) arrived: Instant,
     pub(super) position: usize,
-    pub(super) answer: oneshot::Sender<Result<Outcome, Throttled>>,
+    pub(super) answer: oneshot::Sender<Result<Reservation, Throttled>>,
 }
 
 /// A change of what a reservation is charged.
