@@ -140,6 +140,9 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.shortages.is_empty() {
+            return f.write_str("the store has not said why yet");
+        }
         for (index, shortage) in self.shortages.iter().enumerate() {
             write!(f, "{}{shortage}", if index > 0 { "; " } else { "" })?;
         }

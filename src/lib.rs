@@ -68,6 +68,9 @@ pub use service::Throttle;
 pub use store::{MemoryStore, Store};
 pub use usage::Usage;
 
+#[cfg(feature = "redis")]
+pub use redis;
+
 /// The examples of the README are compiled and run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

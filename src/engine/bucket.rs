@@ -39,7 +39,8 @@ pub(crate) struct LaneState {
     /// What is in flight is taken for abandoned from here on.
     pub(crate) lease_until: Micros,
     pub(crate) forget_at: Micros,
-    /// What was granted before this is not in `in_flight`: the lane was not known yet, or its lease had ended.
+    /// What was granted before this is not in `in_flight`: the lane was not known yet, or its lease had
+    /// ended.
     pub(crate) since: Micros,
     pub(crate) in_flight: Vec<Share>,
 }
@@ -125,8 +126,8 @@ impl BucketState {
         }
     }
 
-    /// Ends the leases that are over. Forgets the lanes that were silent for long, and the quotas after the first
-    /// `known` that mean nothing any more.
+    /// Ends the leases that are over. Forgets the lanes that were silent for long, and the quotas after the
+    /// first `known` that mean nothing any more.
     fn sweep(&mut self, known: usize, now: Micros) {
         for lane in self.lanes.iter_mut().filter(|lane| lane.lease_until <= now) {
             lane.since = now;

@@ -16,8 +16,8 @@ impl FixedWindow {
 
     /// Enters the window from `begin` to `next`; answers whether it is a new one.
     ///
-    /// Where the clock was stepped back, the window in use is ahead of it and stays in use; but no further ahead than the next
-    /// one, or a clock that was wrong by a year would block for a year.
+    /// Where the clock was stepped back, the window in use is ahead of it and stays in use; but no further
+    /// ahead than the next one, or a clock that was wrong by a year would block for a year.
     pub(crate) fn advance(&mut self, (begin, next): (Micros, Micros)) -> bool {
         if begin <= self.begin {
             self.begin = self.begin.min(next);

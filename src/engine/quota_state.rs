@@ -237,8 +237,8 @@ impl QuotaState {
         }
     }
 
-    /// For how long at most this means something, told without a walk over the charges. A hold may become a charge
-    /// when its `lease` ends.
+    /// For how long at most this means something, told without a walk over the charges. A hold may become a
+    /// charge when its `lease` ends.
     pub(crate) fn lasts(&self, rule: &Rule, lease: Micros, now: Micros, wall: Micros) -> Micros {
         let holds = self.held(rule) > 0;
         let charged = match &self.charges {

@@ -1,4 +1,5 @@
-//! A quota as the engine sees it: integers only. `Quota` is what a user writes, a `Rule` is what it compiles to.
+//! A quota as the engine sees it: integers only. `Quota` is what a user writes, a `Rule` is what it compiles
+//! to.
 
 use std::sync::Arc;
 
@@ -8,8 +9,8 @@ pub type Micros = u64;
 /// The largest integer that is exact in a double, which is what a number in a Lua script is.
 pub const MAX_AMOUNT: u64 = (1 << 53) - 1;
 
-/// The most that a window or the calls in flight are taken to hold: what is added up of such amounts and of a few
-/// limits stays exact.
+/// The most that a window or the calls in flight are taken to hold: what is added up of such amounts and of a
+/// few limits stays exact.
 pub(crate) const MAX_TAKEN: u64 = 1 << 51;
 
 /// Headroom is counted in parts of this.
@@ -77,7 +78,8 @@ pub struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// The integers of a bucket that refills `limit` tokens per `window`, holding the charges of the last `span`.
+    /// The integers of a bucket that refills `limit` tokens per `window`, holding the charges of the last
+    /// `span`.
     pub(crate) fn new(
         tick: Micros,
         window: Micros,

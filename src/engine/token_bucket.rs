@@ -2,8 +2,9 @@
 //!
 //! `used` is what a reserve reads and writes. A refund must not be taken off `used`: the bucket may have been
 //! full in between, and what drained then would be given out twice. So the charges of the last slots are kept
-//! in a ring; a settle edits the slot of its reservation, and `used` is lowered to the fold over the ring, in which
-//! every slot's charge is counted at its end: never below the truth, and at most one slot of refill above it.
+//! in a ring; a settle edits the slot of its reservation, and `used` is lowered to the fold over the ring, in
+//! which every slot's charge is counted at its end: never below the truth, and at most one slot of refill
+//! above it.
 
 use super::{MAX_AMOUNT, Micros, ring::Ring, rule::TokenBucket};
 
@@ -18,8 +19,8 @@ pub(crate) struct DrainingBucket {
     used: u64,
     /// `used` is not believed to be more than this: what the shape says, or a larger debt that it took over.
     max_used: u64,
-    /// Past use that a lowered limit did not make a debt. It is not forgotten, since the limit may rise again: while
-    /// processes that disagree take turns, it does so all the time.
+    /// Past use that a lowered limit did not make a debt. It is not forgotten, since the limit may rise
+    /// again: while processes that disagree take turns, it does so all the time.
     excess: u64,
     /// Units of it that drain per tick, together with the rate as many as when it was used.
     excess_rate: u64,
@@ -84,8 +85,9 @@ impl DrainingBucket {
         self.used = self.used.saturating_sub(drained);
     }
 
-    /// Takes over a changed rate or burst: past use has drained at the old rate up to now and is no new debt, and
-    /// the ring is closed, since its folds would drain the past at the new rate. Answers whether it changed.
+    /// Takes over a changed rate or burst: past use has drained at the old rate up to now and is no new debt,
+    /// and the ring is closed, since its folds would drain the past at the new rate. Answers whether it
+    /// changed.
     pub(crate) fn adopt(&mut self, rate: u64, shape: TokenBucket) -> bool {
         if (self.rate, self.shape) == (rate, shape) {
             return false;

@@ -16,6 +16,20 @@ use crate::store::StoreError;
 const FIRST_REST: Duration = Duration::from_millis(500);
 const LONGEST_REST: Duration = Duration::from_secs(5);
 
+/// A pause after a failure, twice as long after each further one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rest {
+    length: Duration,
+    pub(super) until: Instant,
+}
+
+impl Rest {
+    pub(super) fn after(last: Option<Self>) -> Self {
+        let length = last.map_or(FIRST_REST, |last| (last.length * 2).min(LONGEST_REST));
+        Self { length, until: Instant::now() + length }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Health {
     degraded: AtomicBool,
@@ -25,8 +39,7 @@ pub(super) struct Health {
 #[derive(Debug)]
 struct Outage {
     error: Arc<StoreError>,
-    rest: Duration,
-    until: Instant,
+    rest: Rest,
 }
 
 impl Health {
@@ -45,19 +58,19 @@ impl Health {
             return None;
         }
         let outage = self.outage();
-        outage.as_ref().filter(|outage| Instant::now() < outage.until).map(|outage| outage.error.clone())
+        outage.as_ref().filter(|outage| Instant::now() < outage.rest.until).map(|outage| outage.error.clone())
     }
 
     /// When the store may be asked again.
     pub(super) fn rests_until(&self) -> Option<Instant> {
-        self.outage().as_ref().map(|outage| outage.until)
+        self.outage().as_ref().map(|outage| outage.rest.until)
     }
 
     /// The store did not answer. Answers whether that is news.
     pub(super) fn failed(&self, error: &Arc<StoreError>) -> bool {
         let mut outage = self.outage();
-        let rest = outage.as_ref().map_or(FIRST_REST, |outage| (outage.rest * 2).min(LONGEST_REST));
-        *outage = Some(Outage { error: error.clone(), rest, until: Instant::now() + rest });
+        let rest = Rest::after(outage.as_ref().map(|outage| outage.rest));
+        *outage = Some(Outage { error: error.clone(), rest });
         !self.degraded.swap(true, Ordering::Relaxed)
     }
 

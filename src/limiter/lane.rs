@@ -21,10 +21,11 @@ use tokio::{
 };
 
 use super::{
-    health::Health,
+    health::{Health, Rest},
     neighbours::Neighbours,
     options::Options,
     path::Path,
+    place::Place,
     pump::{Doubt, Pump},
     queue::{Ask, Change, Other, Queue, Rank, Waiter},
     reservation::Reservation,
@@ -94,6 +95,8 @@ pub(super) struct State {
     pub(super) flying: bool,
     /// The batch that got no answer, until one comes.
     pub(super) doubt: Option<Doubt>,
+    /// After the store refused a batch: nobody asks again before, unless somebody waits for the answer.
+    pub(super) rest: Option<Rest>,
     /// Buckets whose loss of state has to be told.
     lost: Vec<String>,
 }
@@ -101,12 +104,7 @@ pub(super) struct State {
 /// A demand that was entered.
 pub(super) enum Entered {
     Granted(Reservation),
-    Waiting {
-        lane: Arc<Lane>,
-        rank: Rank,
-        position: usize,
-        answer: oneshot::Receiver<Result<Reservation, Throttled>>,
-    },
+    Waiting(Place),
 }
 
 impl Lane {
@@ -120,6 +118,7 @@ impl Lane {
             heard: Instant::now(),
             flying: false,
             doubt: None,
+            rest: None,
             lost: Vec::new(),
         };
         Self { shared, neighbours, wake: Notify::new(), state: Mutex::new(state) }
@@ -177,9 +176,14 @@ impl Lane {
         let (sender, answer) = oneshot::channel();
         let arrived = Instant::now();
         let rank = state.queue.rank(arrived, ask.standing);
-        state.queue.push(rank, Waiter { ask, arrived, position, answer: sender });
+        state.queue.push(rank, Waiter { ask, arrived, position, waits: false, answer: sender });
+        let has_to_wait = state.queue.waits(rank);
         self.pump(state);
-        Ok(Entered::Waiting { lane: self, rank, position, answer })
+        let place = Place::new(self, rank, answer);
+        if has_to_wait {
+            place.tell_wait_started(position);
+        }
+        Ok(Entered::Waiting(place))
     }
 
     /// Takes a demand back. Answers how its line stood, if the demand was still in it.
@@ -189,6 +193,12 @@ impl Lane {
         state.queue.remove(rank)?;
         self.pump(state);
         Some(refusal.unwrap_or_default())
+    }
+
+    /// Takes a demand back whose time is up, unless the store has yet to say whether it has to wait at all.
+    pub(super) fn expire(self: &Arc<Self>, rank: Rank) -> Option<Refusal> {
+        let waits = self.lock().queue.waits(rank);
+        if waits { self.leave(rank) } else { None }
     }
 
     /// What a demand waits for.
@@ -212,8 +222,11 @@ impl Lane {
         self.push(state, Other::Change(change.clone()))
     }
 
-    /// Sends any other operation.
+    /// Sends an operation that is worth nothing later.
     pub(super) fn send(self: &Arc<Self>, other: Other) -> Settling {
+        if let Some(error) = self.shared.health.is_down() {
+            return Settling::failed(Throttled::Store(error));
+        }
         self.push(self.lock(), other)
     }
 

@@ -111,14 +111,19 @@ impl Lines {
         &mut self.0[index]
     }
 
-    /// Takes in a demand. Answers whether the store has to look at it at all, other than when its turn comes: not if
-    /// it can wait for ever and one before it in its line has to.
-    pub(super) fn enter(&mut self, rank: Rank, waiter: Waiter) -> bool {
+    /// Takes in a demand. Answers whether it is known without a look of the store that it has to wait: it is behind
+    /// another that has to, and can wait for ever.
+    pub(super) fn enter(&mut self, rank: Rank, mut waiter: Waiter) -> bool {
         let line = self.of(&waiter.ask);
         let is_behind = line.front.is_some() && line.first().is_some_and(|first| first < rank);
-        let must_be_seen = !is_behind || waiter.ask.mode != Mode::Wait || waiter.ask.deadline.is_some();
+        waiter.waits |= is_behind && waiter.ask.mode == Mode::Wait && waiter.ask.deadline.is_none();
+        let waits = waiter.waits;
         line.waiting.insert(rank, waiter);
-        must_be_seen
+        waits
+    }
+
+    pub(super) fn get(&self, rank: Rank) -> Option<&Waiter> {
+        self.0.iter().find_map(|line| line.waiting.get(&rank))
     }
 
     /// Takes a demand back in that was refused.

@@ -6,6 +6,7 @@ mod line;
 mod neighbours;
 mod options;
 mod path;
+mod place;
 mod pump;
 mod queue;
 mod registry;
@@ -19,10 +20,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::time::Instant;
 
 use self::{
     lane::{Entered, Lane, Shared},
@@ -47,9 +45,6 @@ use crate::{
     store::{Store, StoreError},
     usage::Usage,
 };
-
-/// A demand that has waited this long is reported, once.
-const LONG_WAIT: Duration = Duration::from_secs(5);
 
 /// Grants demands within the declared limits. A clone is another handle to the same limiter.
 ///
@@ -140,25 +135,34 @@ impl Limiter {
     /// # Errors
     /// See [`Throttled`].
     pub async fn time_until_available(&self, demand: Demand) -> Result<Option<Duration>, Throttled> {
-        match self.ask(&demand, deadline(&demand), Mode::Dry).await {
+        match self.ask(&demand, Mode::Dry).await {
             Ok(_) => Ok(Some(Duration::ZERO)),
             Err(Throttled::NotNow(refusal)) => Ok(refusal.retry_after()),
             Err(error) => Err(error),
         }
     }
 
-    /// How the quotas of a bucket stand.
+    /// How the quotas of a bucket stand; those of [`OnUnavailable::Local`] while that stands in.
     ///
     /// # Errors
     /// [`Throttled::BadDemand`] for a bucket without quotas, [`Throttled::Store`] if the store does not answer.
     pub async fn status(&self, bucket: &str) -> Result<Status, Throttled> {
+        match (self.store_status(bucket).await, &self.inner.fallback) {
+            (Err(Throttled::Store(error)), Some(fallback)) if error.is_unavailable() => {
+                let status = Box::pin(fallback.status(bucket)).await?;
+                Ok(Status { degraded: true, ..status })
+            }
+            (status, _) => status,
+        }
+    }
+
+    async fn store_status(&self, bucket: &str) -> Result<Status, Throttled> {
         let Entry { lane, path, .. } = self.lane_of(bucket)?;
         match lane.send(Other::Status).verdict().await? {
-            Verdict::Status(levels, paused_until) => Ok(Status {
-                waiting: lane.waiting(),
-                degraded: self.inner.shared.health.is_degraded(),
-                ..Status::new(&path, &levels, paused_until)
-            }),
+            Verdict::Status(levels, paused_until) => {
+                let status = Status::new(&path, &levels, paused_until);
+                Ok(Status { waiting: lane.waiting(), ..status })
+            }
             _ => Err(Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into()))),
         }
     }
@@ -255,13 +259,7 @@ impl Limiter {
     }
 
     async fn acquire(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
-        let deadline = deadline(demand);
-        let mut result = self.ask(demand, deadline, mode).await;
-        if let Err(Throttled::Store(error)) = &result
-            && let StoreError::Unavailable(_) = **error
-        {
-            result = self.without_store(demand, deadline, mode, error.clone()).await;
-        }
+        let result = self.ask(demand, mode).await;
         let observing = &self.inner.shared.options.observing;
         let bucket = demand.buckets.first().map_or("", AsRef::as_ref);
         match &result {
@@ -276,6 +274,26 @@ impl Limiter {
         result
     }
 
+    async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
+        let deadline = demand.max_wait.and_then(|wait| Instant::now().checked_add(wait));
+        let result = match self.enter(demand, deadline, mode) {
+            Ok(Entered::Granted(reservation)) => Ok(reservation),
+            // Boxed, since most do not wait and would have to carry it around all the same.
+            Ok(Entered::Waiting(place)) => Box::pin(place.wait(deadline)).await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(mut reservation) => {
+                reservation.release_on_drop(false);
+                Ok(reservation)
+            }
+            Err(Throttled::Store(error)) if error.is_unavailable() => {
+                self.without_store(demand, deadline, mode, error).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     async fn without_store(
         &self,
         demand: &Demand,
@@ -288,27 +306,10 @@ impl Limiter {
             (OnUnavailable::Local { .. }, Some(fallback)) => {
                 let mut demand = demand.clone();
                 demand.max_wait = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-                Box::pin(fallback.acquire(&demand, mode)).await.map(Reservation::degrade)
+                Box::pin(fallback.ask(&demand, mode)).await.map(Reservation::degrade)
             }
             _ => Err(Throttled::Store(error)),
         }
-    }
-
-    async fn ask(
-        &self,
-        demand: &Demand,
-        deadline: Option<Instant>,
-        mode: Mode,
-    ) -> Result<Reservation, Throttled> {
-        let mut reservation = match self.enter(demand, deadline, mode)? {
-            Entered::Granted(reservation) => reservation,
-            Entered::Waiting { lane, rank, position, answer } => {
-                // Boxed, since most do not wait and would have to carry it around all the same.
-                Box::pin(Place { lane, rank }.wait(answer, position, deadline)).await?
-            }
-        };
-        reservation.release_on_drop(false);
-        Ok(reservation)
     }
 
     /// Enters a demand in its lane, if it is not unlimited.
@@ -361,73 +362,5 @@ fn standing(table: &Table, entry: Option<&Entry>, demand: &Demand) -> Result<Sta
     }
 }
 
-fn deadline(demand: &Demand) -> Option<Instant> {
-    demand.max_wait.and_then(|wait| Instant::now().checked_add(wait))
-}
-
 /// The longest pause: a week.
 const MAX_PAUSE: u64 = 7 * 86_400 * 1_000_000;
-
-/// A place in a lane's queue, given up when this is dropped.
-struct Place {
-    lane: Arc<Lane>,
-    rank: queue::Rank,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.lane.leave(self.rank);
-    }
-}
-
-type Answer = oneshot::Receiver<Result<Reservation, Throttled>>;
-
-impl Place {
-    async fn wait(
-        self,
-        mut answer: Answer,
-        position: usize,
-        deadline: Option<Instant>,
-    ) -> Result<Reservation, Throttled> {
-        let told =
-            |told: Result<_, oneshot::error::RecvError>| told.unwrap_or_else(|_| Err(settling::ended()));
-        let long_wait = Instant::now() + LONG_WAIT;
-        let path = self.lane.path();
-        if position > 0 {
-            self.tell(Event::WaitStarted { bucket: path.name(), position });
-        }
-        if deadline.is_none_or(|deadline| deadline > long_wait) {
-            match timeout(LONG_WAIT, &mut answer).await {
-                Ok(outcome) => return told(outcome),
-                Err(_) => self.tell_long_wait(path.name()),
-            }
-        }
-        let Some(deadline) = deadline else { return told(answer.await) };
-        match timeout_at(deadline, &mut answer).await {
-            Ok(outcome) => told(outcome),
-            Err(_) => {
-                let refusal = self.lane.leave(self.rank);
-                // It may have been granted in this very moment.
-                match (answer.try_recv(), refusal) {
-                    (Ok(outcome), _) => outcome,
-                    (Err(_), refusal) => Err(Throttled::Deadline(Box::new(refusal.unwrap_or_default()))),
-                }
-            }
-        }
-    }
-
-    fn tell(&self, event: Event<'_>) {
-        self.lane.shared.options.observing.tell(event);
-    }
-
-    fn tell_long_wait(&self, bucket: &str) {
-        let refusal = self.lane.waits_for(self.rank);
-        let shortage = refusal.as_ref().and_then(|refusal| refusal.binding());
-        let predicted = refusal.as_ref().and_then(|refusal| refusal.retry_after());
-        self.tell(Event::LongWait {
-            bucket,
-            quota: shortage.map_or("", |shortage| &shortage.quota),
-            predicted,
-        });
-    }
-}

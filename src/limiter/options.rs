@@ -60,7 +60,8 @@ impl Retries {
     /// The pause before the `n`-th retry, counted from 0.
     pub(crate) fn pause(&self, n: u32) -> Duration {
         let pause = self.first_pause.saturating_mul(1 << n.min(16)).min(self.longest_pause);
-        pause.mul_f64(1.0 + self.jitter * (fastrand::f64() - 0.5))
+        let random = 1.0 + self.jitter * (fastrand::f64() - 0.5);
+        Duration::try_from_secs_f64(pause.as_secs_f64() * random).unwrap_or(Duration::MAX)
     }
 }
 

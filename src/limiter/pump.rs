@@ -5,9 +5,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
+    health::Rest,
     lane::{Lane, State},
-    queue::{Flight, Job},
+    queue::{Flight, Job, Refused},
     reservation::Reservation,
+    settling::ended,
 };
 use crate::{
     engine::{Answer, Micros, Mode, Op, Outcome as Applied, Verdict},
@@ -85,7 +87,8 @@ impl Pump {
     }
 }
 
-/// The runtime may end with a batch on its way: its callers are told, and another pump clears up.
+/// The runtime may end while others wait: they are told, with or without a batch on its way, since nobody is left to
+/// carry theirs. The next operation starts another pump, which clears up.
 impl Drop for Pump {
     fn drop(&mut self) {
         if self.stopped {
@@ -97,16 +100,22 @@ impl Drop for Pump {
         }
         let mut state = self.lane.lock();
         (state.pumping, state.flying) = (false, false);
+        let waiting = state.queue.take_waiting();
+        let reports = state.queue.take_reports();
+        drop(state);
+        waiting.for_each(|waiter| drop(waiter.answer.send(Err(ended()))));
+        reports.for_each(|report| drop(report.send(Err(ended()))));
     }
 }
 
 impl State {
     fn turn(&mut self, lane: &Lane, now: Instant) -> Turn {
-        if let Some(doubt) = self.doubt.take_if(|doubt| doubt.since + DOUBT_ENDS <= now) {
-            // Applied or not, what it reserved leaves the windows by itself.
-            drop(doubt);
+        if self.doubt.as_ref().is_some_and(|doubt| doubt.since + DOUBT_ENDS <= now) {
+            // What it reserved leaves the windows by itself, and what it held ends with the lease of the old name.
+            self.rename();
         }
-        let rests_until = lane.shared.health.rests_until().filter(|until| *until > now);
+        let rest = self.rest.filter(|_| !self.queue.is_awaited()).map(|rest| rest.until);
+        let rests_until = lane.shared.health.rests_until().max(rest).filter(|until| *until > now);
         if let Some(until) = rests_until
             && (self.doubt.is_some() || !self.queue.is_empty())
         {
@@ -175,13 +184,14 @@ impl Lane {
                 let mut state = self.lock();
                 state.flying = false;
                 state.heard = Instant::now();
-                state.doubt = None;
+                (state.doubt, state.rest) = (None, None);
                 state.chart(&flight);
+                let path = flight.path.clone();
                 state.saw(lives);
                 let freed = flight.ops.iter().any(|op| matches!(op, Op::Settle { .. }));
                 let deliveries = state.land(self, flight, verdicts, now);
                 self.tell_lost(state);
-                deliveries.into_iter().for_each(Delivery::make);
+                deliveries.into_iter().for_each(|delivery| delivery.make(self, path.name()));
                 if freed {
                     self.neighbours.look_now(self);
                 }
@@ -198,14 +208,18 @@ impl Lane {
     /// A batch got no answer: everybody who waits is told, and the batch stays in doubt.
     fn fail(self: &Arc<Self>, flight: Flight, error: StoreError) {
         let error = Arc::new(error);
-        let unavailable = matches!(*error, StoreError::Unavailable(_));
+        let unavailable = error.is_unavailable();
         if unavailable && self.shared.health.failed(&error) {
             self.shared.options.observing.tell(Event::Degraded { error: &error });
         }
         let mut state = self.lock();
         state.flying = false;
         state.heard = Instant::now();
+        if !unavailable {
+            state.rest = Some(Rest::after(state.rest));
+        }
         let waiting = state.queue.take_waiting();
+        let reports = state.queue.take_reports();
         let since = state.doubt.as_ref().map_or(state.heard, |doubt| doubt.since);
         let (flight, jobs) = flight.orphaned();
         state.doubt = (!flight.ops.is_empty()).then_some(Doubt { flight, since });
@@ -220,7 +234,8 @@ impl Lane {
                 Job::Orphan(_) | Job::Nothing => {}
             }
         }
-        waiting.into_iter().for_each(|waiter| drop(waiter.answer.send(Err(refused()))));
+        waiting.for_each(|waiter| drop(waiter.answer.send(Err(refused()))));
+        reports.for_each(|report| drop(report.send(Err(refused()))));
     }
 }
 
@@ -252,11 +267,16 @@ impl State {
                 (Job::Orphan(_), _) => {}
                 (Job::Demand(rank, mut waiter), Verdict::Refused(violations)) => {
                     let refused = match waiter.follow(&self.queue.path) {
-                        Some(refusal) => Some((waiter, Throttled::ExceedsCapacity(Box::new(refusal)))),
+                        Some(refusal) => {
+                            Refused::ForGood(waiter, Throttled::ExceedsCapacity(Box::new(refusal)))
+                        }
                         None => self.queue.refused(rank, waiter, &violations, jitter),
                     };
-                    deliveries
-                        .extend(refused.map(|(waiter, error)| Delivery::Answer(waiter.answer, Err(error))));
+                    deliveries.extend(match refused {
+                        Refused::ForGood(waiter, error) => Some(Delivery::Answer(waiter.answer, Err(error))),
+                        Refused::HasToWait { position } => Some(Delivery::HasToWait(position)),
+                        Refused::Waits => None,
+                    });
                 }
                 (Job::Demand(_, waiter), Verdict::Fits) => {
                     deliveries.push(Delivery::Answer(
@@ -282,11 +302,15 @@ impl State {
 enum Delivery {
     Answer(tokio::sync::oneshot::Sender<Result<Reservation, Throttled>>, Result<Reservation, Throttled>),
     Report(super::queue::Report, Verdict),
+    HasToWait(usize),
 }
 
 impl Delivery {
-    fn make(self) {
+    fn make(self, lane: &Lane, bucket: &str) {
         match self {
+            Self::HasToWait(position) => {
+                lane.shared.options.observing.tell(Event::WaitStarted { bucket, position });
+            }
             Self::Answer(to, answer) => drop(to.send(answer)),
             Self::Report(to, verdict) => drop(to.send(Ok(verdict))),
         }

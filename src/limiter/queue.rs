@@ -48,7 +48,8 @@ impl Ask {
     /// Whether it could be granted in time if everything in flight were refunded.
     fn can_make_it(&self, violations: &[Violation], now: Instant) -> bool {
         let at_best = violations.iter().map(|violation| violation.at_best).max().unwrap_or(0);
-        self.deadline.is_none_or(|deadline| now + Duration::from_micros(at_best) <= deadline)
+        let in_time = |deadline| now < deadline && now + Duration::from_micros(at_best) <= deadline;
+        self.deadline.is_none_or(in_time)
     }
 }
 
@@ -57,7 +58,21 @@ pub(super) struct Waiter {
     pub(super) ask: Ask,
     pub(super) arrived: Instant,
     pub(super) position: usize,
+    /// It is known that it has to wait.
+    pub(super) waits: bool,
     pub(super) answer: oneshot::Sender<Result<Reservation, Throttled>>,
+}
+
+/// What comes of a demand that was refused.
+#[derive(Debug)]
+pub(super) enum Refused {
+    ForGood(Waiter, Throttled),
+    /// It waits, which nobody knew.
+    HasToWait {
+        position: usize,
+    },
+    /// It waits on, or has gone.
+    Waits,
 }
 
 /// A change of what a reservation is charged.
@@ -171,9 +186,14 @@ impl Queue {
 
     /// Queues a demand that the store has not seen.
     pub(super) fn push(&mut self, rank: Rank, waiter: Waiter) {
-        if self.lines.enter(rank, waiter) {
+        if !self.lines.enter(rank, waiter) {
             self.unseen.push_back(rank);
         }
+    }
+
+    /// Whether it is known of a demand in the queue that it has to wait.
+    pub(super) fn waits(&self, rank: Rank) -> bool {
+        self.lines.get(rank).is_some_and(|waiter| waiter.waits)
     }
 
     /// Gives back what was granted to nobody.
@@ -197,6 +217,25 @@ impl Queue {
     /// What a demand waits for: how the front of its line was last refused.
     pub(super) fn front_of(&self, rank: Rank) -> Option<&Front> {
         self.lines.front_of(rank)
+    }
+
+    /// Whether somebody waits for an answer.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.lines.is_empty() || self.others.iter().any(|(_, report)| !report.is_closed())
+    }
+
+    /// Takes out the reports of what is not a demand. What may not get lost stays, reported to nobody.
+    pub(super) fn take_reports(&mut self) -> impl Iterator<Item = Report> + use<> {
+        let others = std::mem::take(&mut self.others);
+        let (lasting, reports): (Vec<_>, Vec<_>) = others
+            .into_iter()
+            .map(|(other, report)| {
+                let lasts = matches!(other, Other::Change(_) | Other::Detach { .. });
+                (lasts.then(|| (other, oneshot::channel().0)), report)
+            })
+            .unzip();
+        self.others = lasting.into_iter().flatten().collect();
+        reports.into_iter()
     }
 
     pub(super) fn take_waiting(&mut self) -> impl Iterator<Item = Waiter> + use<> {
@@ -266,30 +305,31 @@ impl Queue {
         ranks
     }
 
-    /// A demand was refused for now. Answers it if it may not wait, or cannot make it; otherwise it takes its place
-    /// again.
+    /// A demand was refused for now. It takes its place again unless it may not wait, or cannot make it.
     pub(super) fn refused(
         &mut self,
         rank: Rank,
-        waiter: Waiter,
+        mut waiter: Waiter,
         violations: &[Violation],
         jitter: Duration,
-    ) -> Option<(Waiter, Throttled)> {
+    ) -> Refused {
         if waiter.answer.is_closed() {
             self.look_now = true;
-            return None;
+            return Refused::Waits;
         }
         let now = Instant::now();
         if waiter.ask.mode != Mode::Wait {
             let refusal = Box::new(waiter.ask.refusal(violations));
-            return Some((waiter, Throttled::NotNow(refusal)));
+            return Refused::ForGood(waiter, Throttled::NotNow(refusal));
         }
         if !waiter.ask.can_make_it(violations, now) {
             let refusal = Box::new(waiter.ask.refusal(violations));
-            return Some((waiter, Throttled::Deadline(refusal)));
+            return Refused::ForGood(waiter, Throttled::Deadline(refusal));
         }
+        let position = waiter.position;
+        let news = !std::mem::replace(&mut waiter.waits, true);
         self.lines.refused(rank, waiter, violations, jitter);
-        None
+        if news { Refused::HasToWait { position } } else { Refused::Waits }
     }
 
     /// A demand was granted.

@@ -27,18 +27,22 @@ pub struct Settling(Progress);
 
 #[derive(Debug)]
 enum Progress {
-    Done(Option<Verdict>),
+    Done(Result<Verdict, Throttled>),
     Told(oneshot::Receiver<Result<Verdict, Throttled>>),
 }
 
 impl Settling {
     pub(super) fn done(verdict: Verdict) -> Self {
-        Self(Progress::Done(Some(verdict)))
+        Self(Progress::Done(Ok(verdict)))
     }
 
     /// There was nothing to change.
     pub(super) fn nothing() -> Self {
-        Self(Progress::Done(None))
+        Self::done(Verdict::Done)
+    }
+
+    pub(super) fn failed(error: Throttled) -> Self {
+        Self(Progress::Done(Err(error)))
     }
 
     pub(super) fn told(told: oneshot::Receiver<Result<Verdict, Throttled>>) -> Self {
@@ -48,7 +52,7 @@ impl Settling {
     /// The verdict itself.
     pub(super) async fn verdict(self) -> Result<Verdict, Throttled> {
         match self.0 {
-            Progress::Done(verdict) => Ok(verdict.unwrap_or(Verdict::Done)),
+            Progress::Done(outcome) => outcome,
             Progress::Told(told) => told.await.unwrap_or_else(|_| Err(ended())),
         }
     }
@@ -59,7 +63,7 @@ impl Future for Settling {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            Progress::Done(_) => Poll::Ready(Ok(())),
+            Progress::Done(outcome) => Poll::Ready(outcome.clone().map(drop)),
             Progress::Told(told) => {
                 Pin::new(told).poll(context).map(|told| told.unwrap_or_else(|_| Err(ended())).map(drop))
             }

@@ -23,7 +23,7 @@ pub struct Status {
     pub waiting: usize,
     /// Until when it is paused, by the store's clock.
     pub paused_until: Option<SystemTime>,
-    /// Whether the store could not be reached lately.
+    /// Whether this is of what stands in for a store that cannot be reached.
     pub degraded: bool,
 }
 

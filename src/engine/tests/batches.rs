@@ -64,16 +64,23 @@ impl Life {
         }
     }
 
-    /// Refused, a reserve changes no more than a batch without operations.
+    /// Granted if every quota has room for it. Refused, a reserve changes no more than a batch without
+    /// operations.
     fn reserve(&mut self, lane: u64, costs: [u64; 5]) -> Result<(), TestCaseError> {
         let mut untouched = self.world.clone();
         untouched.beat(lane);
+        let fits =
+            (0..5).all(|index| untouched.left(index) >= (costs[index] * untouched.units(index)) as i64);
         match self.send(lane, reserve(&costs)) {
             Verdict::Granted => {
+                prop_assert!(fits, "a quota has no room for {costs:?}");
                 let at = self.world.states[0].now;
                 self.open.push((Grant { lane, at, costs: costs.as_slice().into() }, None));
             }
-            _ => prop_assert_eq!(without_answers(&self.world), without_answers(&untouched)),
+            _ => {
+                prop_assert!(!fits, "every quota has room for {costs:?}");
+                prop_assert_eq!(without_answers(&self.world), without_answers(&untouched));
+            }
         }
         Ok(())
     }
@@ -114,7 +121,8 @@ impl Life {
         Ok(())
     }
 
-    /// Sent again, the last batch of a lane is answered as before, an older one not at all, and nothing changes.
+    /// Sent again, the last batch of a lane is answered as before, an older one not at all, and nothing
+    /// changes.
     fn again(&mut self, index: usize) -> Result<(), TestCaseError> {
         let (lane, seq, ops, first) = self.sent[index].clone();
         let before = self.world.states.clone();

@@ -54,9 +54,9 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let one = prop_oneof![
         4 => prop_oneof![0..SECOND, 0..15 * SECOND, 0..2 * MINUTE].prop_map(Act::Pass),
         5 => (1..4u64, 0..50u64).prop_map(|(lane, cost)| Act::Reserve(lane, cost)),
-        3 => (which.clone(), 0..80u64).prop_map(|(which, actual)| Act::Settle(which, actual)),
-        1 => (which.clone(), 0..80u64).prop_map(|(which, actual)| Act::Adjust(which, actual)),
-        1 => which.clone().prop_map(Act::Detach),
+        3 => (which, 0..80u64).prop_map(|(which, actual)| Act::Settle(which, actual)),
+        1 => (which, 0..80u64).prop_map(|(which, actual)| Act::Adjust(which, actual)),
+        1 => which.prop_map(Act::Detach),
         1 => (which, 0..80u64).prop_map(|(which, actual)| Act::SettleTwice(which, actual)),
     ];
     proptest::collection::vec(one, 1..80)

@@ -1,6 +1,12 @@
 //! A limit that changes while its bucket is in use, and processes that do not agree on it.
 
-use super::*;
+use proptest::prelude::*;
+
+use super::{
+    moves::{Move, Open, cases, choose, moves},
+    oracle::{Drain, Log},
+    *,
+};
 
 /// Scenario 10, in units where whole tokens would hide something.
 mod scenario_10 {
@@ -48,8 +54,8 @@ mod scenario_10 {
     }
 }
 
-/// Two processes that disagree, for as long as a deploy takes: what both together get is what the larger limit
-/// alone allows.
+/// Two processes that disagree, for as long as a deploy takes: what both together get is what the larger
+/// limit alone allows.
 fn admitted_by_turns(of: [Rule; 2], step: Micros, end: Micros) -> u64 {
     let mut world = World::new([of[0].clone()]);
     let mut admitted = 0;
@@ -89,6 +95,22 @@ fn a_limit_lowered_for_a_while_and_raised_again_is_all_there() {
     world.take(&[500]);
     world.rules = vec![vec![token_bucket(1, 1_000, MINUTE, 1_000)]];
     assert_eq!(world.available(0), 500);
+}
+
+#[test]
+fn a_refund_from_before_a_change_is_dropped() {
+    let slow = |limit| {
+        let shape = TokenBucket::new(1, MINUTE, 100, 400, 4 * MINUTE, 1);
+        Rule { id: 1, limit, held: false, window: Window::TokenBucket(shape) }
+    };
+    let mut world = World::new([slow(100)]);
+    world.wall = START / HOUR * HOUR;
+    let first = world.take(&[80]);
+    world.pass(48 * SECOND);
+    world.take(&[100]);
+    world.rules = vec![vec![slow(101)]];
+    world.settle(&first, &[2]);
+    assert_eq!(world.left(0), 0);
 }
 
 fn ticking(tick: Micros, rule: Rule, window: Micros) -> Rule {
@@ -163,4 +185,59 @@ fn the_order_of_the_quotas_may_differ_between_processes() {
     assert_eq!(world.available(0), 8);
     world.rules = vec![vec![a]];
     assert_eq!(world.available(0), 6);
+}
+
+/// The limit, burst and tick that a process believes in.
+fn beliefs() -> impl Strategy<Value = Vec<(u64, u64, Micros)>> {
+    let tick = prop_oneof![4 => Just(1), 2 => Just(1_000), 1 => Just(SECOND)];
+    proptest::collection::vec((1..200u64, 1..200u64, tick), 2..4)
+}
+
+proptest! {
+    #![proptest_config(cases(192))]
+
+    /// What all get together is no more than the largest limit and burst allow, with what the calls really
+    /// used.
+    #[test]
+    fn however_limits_change_nothing_is_given_out_twice(
+        beliefs in beliefs(),
+        moves in moves(MINUTE),
+        turns in proptest::collection::vec(any::<proptest::sample::Index>(), 1..20),
+    ) {
+        let rules = beliefs.iter().map(|&(limit, burst, tick)| {
+            let shape = TokenBucket::new(tick, MINUTE, burst, 4 * burst, 4 * MINUTE, 20);
+            Rule { id: 1, limit, held: false, window: Window::TokenBucket(shape) }
+        });
+        let rules: Vec<_> = rules.collect();
+        let burst = rules.iter().map(|rule| rule.capacity(0)).max().unwrap();
+        let rate = rules.iter().map(|rule| rule.limit).max().unwrap();
+        // Within a tick, time is that of its beginning.
+        let blur = rate * beliefs.iter().map(|belief| belief.2).max().unwrap();
+        let drain = Drain { rate, units: MINUTE, most: u64::MAX };
+
+        let mut world = World::new([rules[0].clone()]);
+        let (mut log, mut open) = (Log::default(), Vec::new());
+        for (step, turn) in moves.iter().zip(turns.iter().cycle()) {
+            let rule = turn.get(&rules);
+            world.rules = vec![vec![rule.clone()]];
+            match *step {
+                Move::Pass(time) => world.pass(time),
+                Move::Reserve(parts) => {
+                    let cost = parts * rule.capacity(0) / 100;
+                    if let Ok(grant) = world.reserve(&[cost]) {
+                        open.push(Open { number: log.charge(grant.at, cost), grant });
+                        let used = log.replay(drain, world.wall);
+                        prop_assert!(used <= burst * MINUTE + blur, "{used} of {}", burst * MINUTE);
+                    }
+                }
+                Move::Settle(which, parts) | Move::Adjust(which, parts) => {
+                    if let Some(open) = choose(&mut open, which) {
+                        let actual = parts.min(100) * open.grant.costs[0] / 100;
+                        world.settle(&open.grant, &[actual]);
+                        log.amend(open.number, actual);
+                    }
+                }
+            }
+        }
+    }
 }

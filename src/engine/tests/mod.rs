@@ -147,26 +147,29 @@ impl World {
         }
     }
 
+    fn rule(&self, index: usize) -> &Rule {
+        self.rules.iter().flatten().nth(index).unwrap()
+    }
+
+    /// Units in a token of the rule at `index`.
+    fn units(&self, index: usize) -> u64 {
+        match &self.rule(index).window {
+            Window::TokenBucket(shape) => shape.units,
+            _ => 1,
+        }
+    }
+
     /// What is left of the rule at `index` for a class without headroom, in its units.
     fn left(&self, index: usize) -> i64 {
-        let rules: Vec<_> = self.rules.iter().flatten().collect();
         let Level { charged, in_flight, .. } = self.level(index);
-        let units = units(rules[index]);
-        let held = if rules[index].holds() { in_flight * units } else { 0 };
-        (rules[index].capacity(0) * units) as i64 - (charged + held) as i64
+        let (rule, units) = (self.rule(index), self.units(index));
+        let held = if rule.holds() { in_flight * units } else { 0 };
+        (rule.capacity(0) * units) as i64 - (charged + held) as i64
     }
 
     /// The same in whole tokens.
     fn available(&self, index: usize) -> i64 {
-        let rules: Vec<_> = self.rules.iter().flatten().collect();
-        self.left(index).div_euclid(units(rules[index]) as i64)
-    }
-}
-
-fn units(rule: &Rule) -> u64 {
-    match &rule.window {
-        Window::TokenBucket(shape) => shape.units,
-        _ => 1,
+        self.left(index).div_euclid(self.units(index) as i64)
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) fn moves(longest: Micros) -> impl Strategy<Value = Vec<Move>> {
     let one = prop_oneof![
         3 => step.prop_map(Move::Pass),
         4 => (0..=100u64).prop_map(Move::Reserve),
-        2 => (which.clone(), actual.clone()).prop_map(|(which, parts)| Move::Settle(which, parts)),
+        2 => (which, actual.clone()).prop_map(|(which, parts)| Move::Settle(which, parts)),
         1 => (which, actual).prop_map(|(which, parts)| Move::Adjust(which, parts)),
     ];
     proptest::collection::vec(one, 1..120)

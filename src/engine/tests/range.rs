@@ -1,5 +1,7 @@
 //! Numbers stay exact in a double, which is what the same engine in Lua computes with, and nothing overflows.
 
+use proptest::prelude::*;
+
 use super::*;
 
 const LARGEST_LIMIT: u64 = 900_000_000_000;
@@ -88,4 +90,98 @@ fn an_endless_pause() {
     let mut world = World::new([sliding(1, 10, MINUTE, 60)]);
     world.exact(&[Op::Pause(MAX_AMOUNT)]);
     world.exact(&[reserve(&[1])]);
+}
+
+/// Anything that a caller may send: amounts up to what it clamps them to, and clocks that step.
+#[derive(Clone, Debug)]
+enum Act {
+    Clock(Micros),
+    Rules(usize),
+    Reserve { parts: [u64; 4], headroom: u64, mode: u8 },
+    Settle { age: Micros, reserved: [u64; 4], actual: [u64; 4], close: bool, claim: Option<u64> },
+    Detach { claim: u64, reserved: [u64; 4], lease: Micros },
+    Pause(Micros),
+}
+
+/// The year 2200. Every step back makes time run further ahead of the clock, so the tests begin before it.
+const LAST_YEAR: Micros = 7_258_118_400_000_000;
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let parts = || proptest::array::uniform4(prop_oneof![Just(0u64), 0..=1_000u64, Just(1_000)]);
+    let time = || prop_oneof![0..MINUTE, 0..500 * DAY, 0..LAST_YEAR];
+    let claim = || proptest::option::of(1_000..1_003u64);
+    let one = prop_oneof![
+        2 => prop_oneof![0..HOUR, 0..400 * DAY].prop_map(Act::Clock),
+        1 => (0..3usize).prop_map(Act::Rules),
+        4 => (parts(), prop_oneof![Just(0), 0..=HEADROOM_PARTS], 0..3u8)
+            .prop_map(|(parts, headroom, mode)| Act::Reserve { parts, headroom, mode }),
+        4 => (time(), parts(), parts(), any::<bool>(), claim()).prop_map(|(age, reserved, actual, close, claim)| {
+            Act::Settle { age, reserved, actual, close, claim }
+        }),
+        1 => (1_000..1_003u64, parts(), 0..500 * DAY)
+            .prop_map(|(claim, reserved, lease)| Act::Detach { claim, reserved, lease }),
+        1 => time().prop_map(Act::Pause),
+    ];
+    proptest::collection::vec(one, 1..60)
+}
+
+/// As large as each of them may be.
+fn extremes() -> [Vec<Rule>; 3] {
+    let draining = |limit, burst, debt, tick, window| {
+        let shape = TokenBucket::new(tick, window, burst, debt, 4 * window, 16);
+        assert!((8 * burst + debt) * shape.units <= MAX_AMOUNT);
+        Rule { id: 1, limit, held: false, window: Window::TokenBucket(shape) }
+    };
+    let others =
+        |limit| [sliding(2, limit, 400 * DAY, 10), held(fixed(3, limit, DAY, 5)), concurrency(4, limit)];
+    let set = |first: Rule, limit| [vec![first], others(limit).to_vec()].concat();
+    [
+        set(draining(LARGEST_LIMIT, 7_000_000, 56_000_000, 1, MINUTE), LARGEST_LIMIT),
+        set(draining(1, 250, 0, SECOND, 400 * DAY), 1),
+        set(held(draining(LARGEST_LIMIT, 1, 100_000_000, 1, MINUTE)), LARGEST_LIMIT),
+    ]
+}
+
+proptest! {
+    #![proptest_config(super::moves::cases(64))]
+
+    #[test]
+    fn whatever_happens_numbers_stay_exact(
+        acts in acts(),
+        start in prop_oneof![Just(START), Just(LAST_YEAR - 66 * 366 * DAY)],
+    ) {
+        let sets = extremes();
+        let mut world = World::new(sets[0].clone());
+        world.wall = start;
+        for act in acts {
+            // Up to a capacity is asked for, up to the largest debt more is used.
+            let amounts = |world: &World, parts: [u64; 4], times: u64| -> Costs {
+                let of = |rule: &Rule| match &rule.window {
+                    Window::TokenBucket(shape) if times > 1 => shape.burst + shape.max_debt,
+                    _ => times * rule.capacity(0),
+                };
+                world.rules[0].iter().zip(parts).map(|(rule, parts)| of(rule) / 1_000 * parts).collect()
+            };
+            let op = match act {
+                Act::Clock(time) => { world.wall = start + time; Op::Status }
+                Act::Rules(set) => { world.rules = vec![sets[set].clone()]; Op::Status }
+                Act::Reserve { parts, headroom, mode } => {
+                    let mode = [Mode::Try, Mode::Wait, Mode::Dry][usize::from(mode)];
+                    Op::Reserve { costs: amounts(&world, parts, 1), headroom, explain: true, mode }
+                }
+                Act::Settle { age, reserved, actual, close, claim } => Op::Settle {
+                    at: world.wall.saturating_sub(age),
+                    reserved: amounts(&world, reserved, 1),
+                    actual: amounts(&world, actual, 9),
+                    close,
+                    claim,
+                },
+                Act::Detach { claim, reserved, lease } => {
+                    Op::Detach { claim, reserved: amounts(&world, reserved, 1), lease }
+                }
+                Act::Pause(duration) => Op::Pause(duration),
+            };
+            world.exact(&[op.clone(), op]);
+        }
+    }
 }

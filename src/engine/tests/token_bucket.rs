@@ -31,6 +31,17 @@ fn a_window_that_is_no_multiple_of_the_tick_drains_no_faster() {
     assert_eq!(shape.units, 2);
 }
 
+#[test]
+fn a_debt_that_was_paid_while_nobody_asked_takes_nothing_from_later_refunds() {
+    let mut world = World::new([token_bucket(1, 100, MINUTE, 100)]);
+    let grant = world.take(&[100]);
+    world.settle(&grant, &[500]);
+    world.pass(10 * MINUTE);
+    let grant = world.take(&[100]);
+    world.settle(&grant, &[0]);
+    assert_eq!(world.available(0), 100);
+}
+
 const LIMIT: u64 = 100;
 
 struct Life {

@@ -1,0 +1,185 @@
+-- The state of one bucket: its quotas, its clock, and what each lane has in flight in it. In Redis a hash: field "s" is
+-- the bucket itself, and every lane or claim has a field of its own, "l" and its packed id.
+--
+-- Field "s": VERSION, how many numbers follow, those numbers (the bucket's, then each quota's), the rings.
+-- A lane's field: seq, answered_at, lease_until, forget_at, the number of shares, the shares (a quota's id and an
+-- amount each), then the answer to its last batch.
+
+local VERSION = 1
+
+-- How long a lane is remembered after its last batch.
+local LANE_MEMORY = 600000000
+
+local function lane_new()
+  return {seq = 0, answered_at = 0, lease_until = 0, forget_at = 0, shares = {}, answer = ''}
+end
+
+local function lane_decoded(record)
+  local lane, count, from = {shares = {}}
+  lane.seq, lane.answered_at, lane.lease_until, lane.forget_at, count, from = struct.unpack('<ddddd', record)
+  local shares = numbers(record, from, 2 * count)
+  for i = 1, 2 * count, 2 do lane.shares[shares[i]] = shares[i + 1] end
+  lane.answer = string.sub(record, from + 16 * count)
+  return lane
+end
+
+local function lane_encoded(lane)
+  local list, n = {lane.seq, lane.answered_at, lane.lease_until, lane.forget_at, 0}, 5
+  for quota, amount in pairs(lane.shares) do
+    if amount > 0 then
+      list[n + 1], list[n + 2] = quota, amount
+      n = n + 2
+    end
+  end
+  list[5] = (n - 5) / 2
+  return packed_numbers(list, 1, n) .. lane.answer
+end
+
+-- When the bucket has to look at this lane again.
+local function lane_due(lane)
+  for _, amount in pairs(lane.shares) do
+    if amount > 0 then return lane.lease_until end
+  end
+  return lane.forget_at
+end
+
+local function bucket_unused(key)
+  return {
+    key = key, born = 0, now = 0, offset = 0, paused_until = 0, expires = 0, next_sweep = MAX_AMOUNT,
+    quotas = {}, lanes = {}, gone = {},
+  }
+end
+
+-- Loads a bucket and one lane of it. What is not a state of ours is an error, and stays as it is.
+local function bucket_loaded(key, lane)
+  local bucket, found = bucket_unused(key), redis.call('HMGET', key, 's', lane)
+  local state = found[1]
+  bucket.lanes[lane] = found[2] and lane_decoded(found[2])
+  if not state then return bucket end
+
+  if #state < 16 then error('the state of this bucket is cut short') end
+  local version, count = struct.unpack('<dd', state)
+  if version ~= VERSION then
+    error('the state of this bucket was not written by this version of tower-throttle; use another prefix')
+  end
+  local header = numbers(state, 17, count)
+  bucket.born, bucket.now, bucket.offset = header[1], header[2], header[3]
+  bucket.paused_until, bucket.expires, bucket.next_sweep = header[4], header[5], header[6]
+  local i, from = 7, 17 + 8 * count
+  while i <= count do
+    bucket.quotas[#bucket.quotas + 1], i, from = quota_decoded(header, i, state, from)
+  end
+  if from ~= #state + 1 then error('the state of this bucket is cut short') end
+  return bucket
+end
+
+local function bucket_save(bucket, time_to_live)
+  local header = {
+    VERSION, 0, bucket.born, bucket.now, bucket.offset, bucket.paused_until, bucket.expires, bucket.next_sweep,
+  }
+  local parts = {''}
+  for i, quota in ipairs(bucket.quotas) do parts[i + 1] = quota_encode(quota, header) end
+  header[2] = #header - 2
+  parts[1] = packed_numbers(header, 1, #header)
+
+  for field in pairs(bucket.gone) do redis.call('HDEL', bucket.key, field) end
+  local fields = {'s', table.concat(parts)}
+  for field, lane in pairs(bucket.lanes) do
+    if lane and lane.changed then
+      fields[#fields + 1], fields[#fields + 2] = field, lane_encoded(lane)
+    end
+  end
+  for first = 1, #fields, 1000 do
+    redis.call('HSET', bucket.key, unpack(fields, first, math.min(first + 999, #fields)))
+  end
+  redis.call('PEXPIRE', bucket.key, math.ceil(time_to_live / 1000))
+end
+
+-- The lane or claim of this field, if there is one.
+local function bucket_lane(bucket, field)
+  local lane = bucket.lanes[field]
+  if lane == nil then
+    local record = redis.call('HGET', bucket.key, field)
+    lane = record and lane_decoded(record)
+    bucket.lanes[field] = lane
+  end
+  return lane
+end
+
+-- The same, which is made if it is not known.
+local function bucket_enter(bucket, field)
+  local lane = bucket_lane(bucket, field)
+  if not lane then
+    lane = lane_new()
+    bucket.lanes[field], bucket.gone[field] = lane, nil
+  end
+  lane.changed = true
+  return lane
+end
+
+local function bucket_remove(bucket, field)
+  bucket.lanes[field], bucket.gone[field] = false, true
+end
+
+local function bucket_quota(bucket, id)
+  for _, quota in ipairs(bucket.quotas) do
+    if quota.id == id then return quota end
+  end
+end
+
+-- Ends the leases that are over and forgets the lanes that were silent for long.
+local function bucket_sweep(bucket, now)
+  local next_sweep, all = MAX_AMOUNT, redis.call('HGETALL', bucket.key)
+  for i = 1, #all, 2 do
+    local field = all[i]
+    if string.sub(field, 1, 1) == 'l' then
+      local lane = lane_decoded(all[i + 1])
+      bucket.lanes[field] = lane
+      if lane.lease_until <= now and next(lane.shares) then
+        for id, amount in pairs(lane.shares) do
+          local quota = bucket_quota(bucket, id)
+          if quota then quota_abandon(quota, amount) end
+        end
+        lane.shares, lane.changed = {}, true
+      end
+      local due = lane_due(lane)
+      if due <= now then
+        bucket_remove(bucket, field)
+      else
+        next_sweep = math.min(next_sweep, due)
+      end
+    end
+  end
+  bucket.next_sweep = next_sweep
+end
+
+-- Brings clock, quotas and leases to `now`, with the quotas in the order of `rules`.
+local function bucket_advance(bucket, rules, now, wall)
+  local quotas = bucket.quotas
+  if bucket.born == 0 then bucket.born = now end
+  bucket.now, bucket.offset = now, drained(now, wall)
+  for index, rule in ipairs(rules) do
+    local found = index
+    while quotas[found] and quotas[found].id ~= rule.id do found = found + 1 end
+    local quota = quotas[found] or quota_new(rule, now, wall)
+    quotas[found] = quotas[index]
+    quotas[index] = quota_advance(quota, rule, now, wall)
+  end
+  if now >= bucket.next_sweep then bucket_sweep(bucket, now) end
+end
+
+-- Gives a lane, or a detached reservation, time until its lease and its record end.
+local function bucket_extend(bucket, field, lease_until, forget_at)
+  local lane = bucket_enter(bucket, field)
+  lane.lease_until, lane.forget_at = lease_until, forget_at
+  bucket.next_sweep = math.min(bucket.next_sweep, lane_due(lane))
+  bucket.expires = math.max(bucket.expires, forget_at)
+end
+
+-- Keeps the state for as long as its quotas mean something.
+local function bucket_keep_while_charged(bucket, rules, wall)
+  for index in ipairs(rules) do
+    bucket.expires = math.max(bucket.expires, sum(bucket.now, quota_lasts(bucket.quotas[index], bucket.now, wall)))
+  end
+  bucket.expires = math.max(bucket.expires, bucket.paused_until)
+end

@@ -1,0 +1,42 @@
+-- One Lua script, in parts: numbers, ring, sliding_window, token_bucket, fixed_window, rule, quota_state,
+-- bucket, step, apply. Apart from this first one, each part says in Lua what the file of its name in
+-- src/engine says in Rust; apply.lua documents KEYS, ARGV and the reply.
+
+-- Numbers are doubles. Amounts and times are integers up to MAX_AMOUNT, below which every sum, product, quotient
+-- and remainder of two of them is exact; what would be more stops there, as it does in Rust.
+local MAX_AMOUNT = 9007199254740991
+
+local function sum(a, b)
+  local c = a + b
+  if c > MAX_AMOUNT then return MAX_AMOUNT end
+  return c
+end
+
+local function product(a, b)
+  local c = a * b
+  if c > MAX_AMOUNT then return MAX_AMOUNT end
+  return c
+end
+
+-- Packed numbers are little-endian doubles. So many at most pass through one call, whose stack is limited.
+local AT_ONCE = 4000
+
+local function numbers(packed, from, count)
+  if count <= AT_ONCE then
+    local list = {struct.unpack('<' .. string.rep('d', count), packed, from)}
+    list[count + 1] = nil -- the position after them
+    return list
+  end
+  local list = numbers(packed, from, AT_ONCE)
+  local rest = numbers(packed, from + 8 * AT_ONCE, count - AT_ONCE)
+  for i = 1, count - AT_ONCE do list[AT_ONCE + i] = rest[i] end
+  return list
+end
+
+local function packed_numbers(list, first, last)
+  if last - first < AT_ONCE then
+    return struct.pack('<' .. string.rep('d', last - first + 1), unpack(list, first, last))
+  end
+  local middle = first + AT_ONCE
+  return packed_numbers(list, first, middle - 1) .. packed_numbers(list, middle, last)
+end

@@ -1,0 +1,200 @@
+-- The state of one quota: {id, kind, since, in_flight, charged, units} and what its kind of window keeps. `since`: a
+-- grant older than this is not known here and gets no refund. `rule` is set while a rule of the batch is obeyed.
+
+local function quota_begin(rule, wall)
+  return (rule_window_at(rule, wall)) or 0
+end
+
+local function quota_until_next(rule, wall)
+  local _, next = rule_window_at(rule, wall)
+  return next and next - wall or 0
+end
+
+local function quota_new(rule, now, wall)
+  local quota = {id = rule.id, kind = rule.kind, since = now, in_flight = 0, charged = 0, units = 1, rule = rule}
+  if rule.kind == 'sliding' then
+    quota.slot, quota.ring = rule.slot, ring_new(math.floor(now / rule.slot), rule.slots + 1)
+  elseif rule.kind == 'draining' then
+    draining_renew(quota, rule, now)
+  elseif rule.kind == 'fixed' then
+    quota.begin = quota_begin(rule, wall)
+  end
+  return quota
+end
+
+-- Brings the state to `now`, and to the rule if that has changed. Answers the state, which is another one if the kind
+-- of window has changed.
+local function quota_advance(quota, rule, now, wall)
+  local kind, renewed = quota.kind, false
+  quota.rule = rule
+  if kind ~= rule.kind then
+    local in_flight = quota.in_flight
+    quota = quota_new(rule, now, wall)
+    quota.in_flight = in_flight
+  elseif kind == 'sliding' then
+    sliding_advance(quota, now)
+  elseif kind == 'draining' then
+    draining_advance(quota, now)
+    renewed = draining_adopt(quota, rule, now)
+  elseif kind == 'fixed' then
+    renewed = fixed_advance(quota, quota_begin(rule, wall))
+  end
+  if renewed then quota.since = now end
+  return quota
+end
+
+local function quota_charge(quota, amount)
+  local kind = quota.kind
+  if kind == 'sliding' then
+    sliding_add(quota, quota.ring.head, amount)
+  elseif kind == 'draining' then
+    draining_charge(quota, amount)
+  elseif kind == 'fixed' then
+    fixed_charge(quota, amount)
+  end
+end
+
+local function quota_reserve(quota, cost)
+  quota.in_flight = sum(quota.in_flight, cost)
+  if not quota.rule.holds then quota_charge(quota, cost) end
+end
+
+-- A settle of `reserved`, of which `in_flight` still is; the rest went with a lease. Answers what stays in flight.
+local function quota_settle(quota, at, reserved, actual, in_flight, close)
+  local kind, amount, open = quota.kind, actual, 0
+  quota.in_flight = drained(quota.in_flight, in_flight)
+  -- What went with a lease became a charge then.
+  if quota.rule.holds then amount = drained(actual, reserved - in_flight) end
+  if not close then
+    open = amount
+    quota.in_flight = sum(quota.in_flight, open)
+  end
+
+  local refundable = at >= quota.since
+  if quota.rule.holds then
+    if close then quota_charge(quota, amount) end
+  elseif kind == 'sliding' then
+    sliding_amend(quota, at, reserved, actual, refundable)
+  elseif kind == 'draining' then
+    draining_amend(quota, at, reserved, actual, refundable)
+  elseif kind == 'fixed' then
+    fixed_amend(quota, reserved, actual, refundable)
+  end
+  return open
+end
+
+-- The owner of `amount` in flight is gone: a hold becomes a charge.
+local function quota_abandon(quota, amount)
+  quota.in_flight = drained(quota.in_flight, amount)
+  if quota.rule and quota.rule.held then quota_charge(quota, amount) end
+end
+
+local function quota_held(quota)
+  return quota.rule.holds and quota.in_flight or 0
+end
+
+-- What would be taken with the demand granted, in units. `ahead` is what those before it in the batch ask for.
+local function quota_taken_with(quota, cost, ahead)
+  local asked = cost == 0 and 0 or cost + ahead
+  return quota.charged + (quota_held(quota) + asked) * quota.units
+end
+
+local function quota_fits(quota, cost, ahead, capacity)
+  return quota_taken_with(quota, cost, ahead) <= product(capacity, quota.units)
+end
+
+-- Time until `over` units of what is taken have come back by themselves; nil while that depends on calls in flight.
+local function quota_until_back(quota, over, cost, capacity, now, wall)
+  local kind, held = quota.kind, quota_held(quota)
+  if kind == 'draining' then
+    if held + cost > capacity then return nil end
+    return draining_until_drained(quota, over, now)
+  elseif kind == 'in_flight' then
+    return nil
+  end
+  local beyond = drained(over, quota.charged)
+  if beyond > 0 and held > 0 then return nil end
+  local wait, length
+  if kind == 'sliding' then
+    wait, length = sliding_until_left(quota, over - beyond, now), sliding_length(quota)
+  else
+    local begin, next = rule_window_at(quota.rule, wall)
+    wait, length = next - wall, next - begin
+  end
+  return sum(wait, product(math.ceil(beyond / math.max(capacity, 1)), length))
+end
+
+-- Only asked where the demand does not fit. Answers the whole tokens available, the time until the demand fits if
+-- nothing is refunded (or nil), and the same if everything in flight were refunded at once.
+local function quota_shortage(quota, cost, ahead, capacity, now, wall)
+  local units, held = quota.units, quota_held(quota)
+  local taken = sum(quota.charged, product(held, units))
+  local in_units = product(capacity, units)
+  local over = drained(math.min(quota_taken_with(quota, cost, ahead), MAX_AMOUNT), in_units)
+  local refundable = quota.rule.holds and 0 or product(quota.in_flight, units)
+  local wait = quota_until_back(quota, over, cost, capacity, now, wall)
+  local at_best = 0
+  if over > refundable then
+    at_best = quota_until_back(quota, over - refundable, cost, capacity, now, wall) or 0
+  end
+  return math.floor((in_units - taken) / units), wait, at_best
+end
+
+-- For how long at most the charges mean something, told without a walk over them.
+local function quota_lasts(quota, now, wall)
+  local kind = quota.kind
+  if kind == 'sliding' then return sliding_length(quota) end
+  if kind == 'draining' then return draining_until_drained(quota, quota.charged, now) end
+  if kind == 'fixed' then return quota_until_next(quota.rule, wall) end
+  return 0
+end
+
+-- Time until everything charged has come back, or until the next fixed window.
+local function quota_reset(quota, now, wall)
+  if quota.kind ~= 'sliding' then return quota_lasts(quota, now, wall) end
+  return quota.charged == 0 and 0 or sliding_until_left(quota, quota.charged, now)
+end
+
+-- The state with its header at index `i` of the numbers and its ring from byte `from` of `packed` on; then the index
+-- and the byte after it.
+local function quota_decoded(header, i, packed, from)
+  local kind = KINDS[header[i + 1]]
+  local quota = {
+    id = header[i], kind = kind, since = header[i + 2], in_flight = header[i + 3], charged = header[i + 4], units = 1,
+  }
+  i = i + 5
+  if kind == 'in_flight' then return quota, i, from end
+  if kind == 'fixed' then
+    quota.begin = header[i]
+    return quota, i + 1, from
+  end
+  local head, len = header[i], header[i + 1]
+  quota.ring = {head = head, len = len, packed = packed, from = from, slots = {}, decoded = 0}
+  quota.slot = header[i + 2]
+  if kind == 'draining' then
+    quota.rate, quota.tick, quota.units = header[i + 3], header[i + 4], header[i + 5]
+    quota.burst, quota.max_debt, quota.at, quota.base = header[i + 6], header[i + 7], header[i + 8], header[i + 9]
+    quota.slots, quota.edited = len, false
+    return quota, i + 10, from + 8 * len
+  end
+  return quota, i + 3, from + 8 * len
+end
+
+-- Appends the header to the numbers; answers the packed ring.
+local function quota_encode(quota, header)
+  local n, kind, ring = #header, quota.kind, quota.ring
+  header[n + 1], header[n + 2], header[n + 3] = quota.id, KIND_NUMBERS[kind], quota.since
+  header[n + 4], header[n + 5] = quota.in_flight, quota.charged
+  if kind == 'in_flight' then return '' end
+  if kind == 'fixed' then
+    header[n + 6] = quota.begin
+    return ''
+  end
+  header[n + 6], header[n + 7], header[n + 8] = ring.head, ring.len, quota.slot
+  if kind == 'draining' then
+    header[n + 9], header[n + 10], header[n + 11] = quota.rate, quota.tick, quota.units
+    header[n + 12], header[n + 13], header[n + 14] = quota.burst, quota.max_debt, quota.at
+    header[n + 15] = quota.base
+  end
+  return ring_packed(ring)
+end

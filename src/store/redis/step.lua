@@ -1,0 +1,170 @@
+-- The operations of one batch, one after the other, on states that have been brought to the present.
+--
+-- A batch: {field, now, wall, buckets, quotas, count, ahead, edited, reasons}. `field` is the lane's, `quotas` are those
+-- of all buckets in a row, `ahead` says per quota what the reserves refused in this batch ask for (nil until one
+-- is), `reasons` are the numbers of the answer.
+
+local GRANTED, FITS, REFUSED, REFUSED_BECAUSE, DONE, NO_CLAIM, STATUS = 1, 2, 3, 4, 5, 6, 7
+
+-- Makes the edits of the settles so far count.
+local function refold(batch)
+  if not batch.edited then return end
+  for _, quota in ipairs(batch.quotas) do
+    if quota.edited then draining_refold(quota) end
+  end
+  batch.edited = false
+end
+
+local function is_paused(batch)
+  for _, bucket in ipairs(batch.buckets) do
+    if bucket.paused_until > batch.now then return true end
+  end
+  return false
+end
+
+-- What those before it ask of quota `k`, for a class of this capacity.
+local function asked_ahead(batch, k, capacity)
+  local ahead = batch.ahead and batch.ahead[k]
+  return ahead and capacity <= ahead.capacity and ahead.amount or 0
+end
+
+-- Whether the costs, which follow index `at` of `ops`, fit.
+local function fits(batch, ops, at, headroom)
+  if is_paused(batch) then return false end
+  for k, quota in ipairs(batch.quotas) do
+    local capacity = rule_capacity(quota.rule, headroom)
+    if not quota_fits(quota, ops[at + k], asked_ahead(batch, k, capacity), capacity) then return false end
+  end
+  return true
+end
+
+-- Appends how many violations there are and, for each, what refused (a rule's index, or -1 less a bucket's index
+-- for a pause), the whole tokens available, the wait (-1 if not known) and the wait at best.
+local function violations(batch, ops, at, headroom)
+  local reasons = batch.reasons
+  local start, n = #reasons + 1, 0
+  reasons[start] = 0
+  local function add(by, available, wait, at_best)
+    local i = start + 4 * n
+    reasons[i + 1], reasons[i + 2], reasons[i + 3], reasons[i + 4] = by, available, wait, at_best
+    n = n + 1
+  end
+  for index, bucket in ipairs(batch.buckets) do
+    local wait = bucket.paused_until - batch.now
+    if wait > 0 then add(-index, 0, wait, wait) end
+  end
+  for k, quota in ipairs(batch.quotas) do
+    local cost, capacity = ops[at + k], rule_capacity(quota.rule, headroom)
+    local ahead = asked_ahead(batch, k, capacity)
+    if not quota_fits(quota, cost, ahead, capacity) then
+      local available, wait, at_best = quota_shortage(quota, cost, ahead, capacity, batch.now, batch.wall)
+      add(k - 1, available, wait or -1, at_best)
+    end
+  end
+  reasons[start] = n
+end
+
+-- Lets a refused reserve keep its place before those after it in the batch.
+local function stand_ahead(batch, ops, at, headroom)
+  for k, quota in ipairs(batch.quotas) do
+    batch.ahead = batch.ahead or {}
+    local ahead = batch.ahead[k] or {amount = 0, capacity = 0}
+    -- More than a few windows ahead makes no difference to an answer, and amounts stay exact.
+    ahead.amount = math.min(sum(ahead.amount, ops[at + k]), 4 * rule_capacity(quota.rule, 0))
+    ahead.capacity = math.max(ahead.capacity, rule_capacity(quota.rule, headroom))
+    batch.ahead[k] = ahead
+  end
+end
+
+local function reserve(batch, ops, at, mode, explain)
+  refold(batch)
+  local headroom = ops[at]
+  if not fits(batch, ops, at, headroom) then
+    local because = explain or not batch.ahead
+    if because then violations(batch, ops, at, headroom) end
+    if mode == 'wait' then stand_ahead(batch, ops, at, headroom) end
+    return because and REFUSED_BECAUSE or REFUSED
+  end
+  if mode == 'dry' then return FITS end
+  for k, quota in ipairs(batch.quotas) do
+    local cost, shares, id = ops[at + k], quota.shares, quota.id
+    quota_reserve(quota, cost)
+    shares[id] = sum(shares[id] or 0, cost)
+  end
+  return GRANTED
+end
+
+-- Settles on the actual amounts, which follow the reserved ones. `claim` is the field of a claim, or nil.
+local function settle(batch, ops, at, granted_at, close, claim)
+  for _, bucket in ipairs(batch.buckets) do
+    if claim and not bucket_lane(bucket, claim) then return NO_CLAIM end
+  end
+  local count = batch.count
+  for k, quota in ipairs(batch.quotas) do
+    local reserved, shares, id = ops[at + k], quota.shares, quota.id
+    if claim then shares = bucket_enter(quota.bucket, claim).shares end
+    local share = shares[id] or 0
+    local in_flight = reserved < share and reserved or share
+    local open = quota_settle(quota, granted_at, reserved, ops[at + count + k], in_flight, close)
+    shares[id] = sum(share - in_flight, open)
+  end
+  batch.edited = true
+  if claim and close then
+    for _, bucket in ipairs(batch.buckets) do bucket_remove(bucket, claim) end
+  end
+  return DONE
+end
+
+local function detach(batch, ops, at, claim, lease)
+  for k, quota in ipairs(batch.quotas) do
+    local from, to, id = quota.shares, bucket_enter(quota.bucket, claim).shares, quota.id
+    local moved = math.min(ops[at + k], from[id] or 0)
+    from[id] = (from[id] or 0) - moved
+    to[id] = sum(to[id] or 0, moved)
+  end
+  local until_then = sum(batch.now, lease)
+  for _, bucket in ipairs(batch.buckets) do bucket_extend(bucket, claim, until_then, until_then) end
+  return DONE
+end
+
+local function pause(batch, duration)
+  local bucket = batch.buckets[1]
+  bucket.paused_until = duration == 0 and 0 or math.max(bucket.paused_until, sum(batch.now, duration))
+  return DONE
+end
+
+-- Appends how many levels there are, then for each what is charged, what is in flight and the time until it is
+-- reset, then the time until which the first bucket is paused.
+local function status(batch)
+  refold(batch)
+  local reasons = batch.reasons
+  reasons[#reasons + 1] = batch.count
+  for _, quota in ipairs(batch.quotas) do
+    local n = #reasons
+    reasons[n + 1], reasons[n + 2] = quota.charged, quota.in_flight
+    reasons[n + 3] = quota_reset(quota, batch.now, batch.wall)
+  end
+  reasons[#reasons + 1] = batch.buckets[1].paused_until
+  return STATUS
+end
+
+local MODES = {'wait', 'try', 'dry', 'wait', 'try', 'dry'}
+
+-- Applies the operation at index `at` of `ops`. Answers its verdict and the index after it.
+local function apply_operation(batch, ops, at)
+  local kind, count = ops[at], batch.count
+  if kind <= 6 then
+    return reserve(batch, ops, at + 1, MODES[kind], kind > 3), at + 2 + count
+  elseif kind <= 8 then
+    return settle(batch, ops, at + 1, ops[at + 1], kind == 7), at + 2 + 2 * count
+  elseif kind <= 10 then
+    local claim = 'l' .. struct.pack('<d', ops[at + 2])
+    return settle(batch, ops, at + 2, ops[at + 1], kind == 9, claim), at + 3 + 2 * count
+  elseif kind == 11 then
+    local claim = 'l' .. struct.pack('<d', ops[at + 1])
+    return detach(batch, ops, at + 2, claim, ops[at + 2]), at + 3 + count
+  elseif kind == 12 then
+    return pause(batch, ops[at + 1]), at + 2
+  end
+  return status(batch), at + 1
+end

@@ -1,0 +1,80 @@
+//! Engine and script must answer everything alike.
+
+use std::sync::Arc;
+
+use super::{
+    RedisServer, RedisStore, apply_leased, bucket,
+    random::{Sending, World},
+};
+use crate::engine::{self, Answer, Batch, BucketState};
+
+/// The script's clock, when a test steps it.
+const STEPPED: &str = "local function clock() return tonumber(redis.call('GET', 'test:clock')) end";
+
+/// The same batches, applied by the engine.
+struct Engine(Vec<BucketState>);
+
+impl Engine {
+    fn apply(&mut self, sending: &Sending, wall: u64) -> Answer {
+        let take = |&index: &usize| std::mem::replace(&mut self.0[index], BucketState::unused());
+        let mut states: Vec<_> = sending.path.iter().map(take).collect();
+        let rules: Vec<&[_]> = sending.rules.iter().map(|rules| &**rules).collect();
+        let Sending { lane, seq, lease, ref ops, .. } = *sending;
+        let answer = engine::apply(&mut states, &Batch { lane, seq, lease, rules: &rules, ops }, wall);
+        for (&index, state) in sending.path.iter().zip(states) {
+            self.0[index] = state;
+        }
+        answer
+    }
+}
+
+/// Random operations through both; so many at least, in batches of about so many.
+async fn compare(operations: usize, batch: usize, stepped: bool) {
+    let seed = match std::env::var("DIFFERENTIAL_SEED") {
+        Ok(seed) => seed.parse().expect("DIFFERENTIAL_SEED is a number"),
+        Err(_) => fastrand::u64(..),
+    };
+    println!("DIFFERENTIAL_SEED={seed}");
+    let server = RedisServer::start();
+    let mut clock = server.connection();
+    let mut store = RedisStore::connect(&server.url()).await.expect("a server");
+    if stepped {
+        store = store.with_clock(STEPPED);
+    }
+    let mut world = World::new(seed);
+    let mut engine = Engine(vec![BucketState::unused(); world.buckets()]);
+    let (mut applied, mut batches) = (0, 0);
+    while applied < operations {
+        let sending = world.next(batch);
+        if stepped {
+            let set = redis::cmd("SET").arg("test:clock").arg(world.wall).exec(&mut clock);
+            set.expect("the clock is set");
+        }
+        let buckets: Vec<_> = sending
+            .path
+            .iter()
+            .zip(&sending.rules)
+            .map(|(index, rules)| bucket(&index.to_string(), &Arc::from(&**rules)))
+            .collect();
+        let Sending { lane, seq, lease, ref ops, .. } = sending;
+        let answer = apply_leased(&store, lane, seq, lease, &buckets, ops).await;
+        let answer = answer.unwrap_or_else(|error| panic!("seed {seed}, batch {batches}: {error}"));
+        assert!(!stepped || answer.wall == world.wall);
+        world.wall = answer.wall;
+        let expected = engine.apply(&sending, answer.wall);
+        assert_eq!(answer, expected, "script and engine differ at seed {seed}, batch {batches}: {ops:?}");
+        world.learn(&sending, &answer);
+        applied += ops.len();
+        batches += 1;
+    }
+}
+
+#[tokio::test]
+async fn a_million_random_operations_are_answered_as_by_the_engine() {
+    compare(1_000_000, 32, true).await;
+}
+
+#[tokio::test]
+async fn operations_on_the_servers_own_clock_are_answered_as_by_the_engine() {
+    compare(10_000, 4, false).await;
+}

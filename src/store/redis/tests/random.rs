@@ -1,0 +1,310 @@
+//! Random batches, of the kinds that matter: what lanes do, what goes wrong, and what lies near a limit.
+
+use std::sync::Arc;
+
+use fastrand::Rng;
+
+use crate::engine::{
+    Answer, Costs, MAX_AMOUNT, Micros, Mode, Op, Outcome, Rule, TokenBucket, Verdict, Window,
+};
+
+const SECOND: Micros = 1_000_000;
+const DAY: Micros = 86_400 * SECOND;
+
+/// The buckets that each lane's demands are about, by index.
+const PATHS: [&[usize]; 6] = [&[0], &[0, 1], &[1], &[2, 0, 1], &[2], &[0]];
+
+const BUCKETS: usize = 3;
+
+/// What happens to some buckets, at random.
+pub(super) struct World {
+    pub(super) rng: Rng,
+    pub(super) wall: Micros,
+    /// Every rule that some lane may use, by bucket.
+    rules: Vec<Vec<Rule>>,
+    lanes: Vec<Lane>,
+    claims: Vec<(u64, Reservation)>,
+}
+
+/// A client, and what it has reserved.
+struct Lane {
+    id: u64,
+    seq: u64,
+    path: usize,
+    lease: Micros,
+    /// The rules it goes by, of each of its buckets, by index.
+    rules: Vec<Vec<usize>>,
+    reservations: Vec<Reservation>,
+}
+
+#[derive(Clone)]
+struct Reservation {
+    at: Micros,
+    path: usize,
+    costs: Costs,
+}
+
+/// One batch.
+pub(super) struct Sending {
+    pub(super) lane: u64,
+    pub(super) seq: u64,
+    pub(super) lease: Micros,
+    /// Indices of its buckets.
+    pub(super) path: &'static [usize],
+    /// The rules of each of them.
+    pub(super) rules: Vec<Vec<Rule>>,
+    pub(super) ops: Vec<Op>,
+    lane_index: usize,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let wall = 1_700_000_000 * SECOND + rng.u64(0..DAY);
+        let rules = (0..BUCKETS)
+            .map(|bucket| (0..8).map(|n| rule(&mut rng, (bucket * 8 + n + 1) as u64, wall)).collect())
+            .collect();
+        let mut world = Self { rng, wall, rules, lanes: Vec::new(), claims: Vec::new() };
+        for path in 0..PATHS.len() {
+            let lane = world.lane(path);
+            world.lanes.push(lane);
+        }
+        world
+    }
+
+    pub(super) fn buckets(&self) -> usize {
+        BUCKETS
+    }
+
+    /// The next batch. Steps time first, and changes some rules now and then.
+    pub(super) fn next(&mut self, ops: usize) -> Sending {
+        self.step_time();
+        if self.rng.u8(..) < 8 {
+            self.change_rules();
+        }
+        let lane_index = self.rng.usize(..self.lanes.len());
+        if self.rng.u8(..) < 3 {
+            // A process that starts anew.
+            self.lanes[lane_index] = self.lane(self.lanes[lane_index].path);
+        }
+        let count = 1 + self.rng.usize(..2 * ops);
+        let ops = (0..count).map(|_| self.op(lane_index)).collect();
+
+        let rng = &mut self.rng;
+        let lane = &mut self.lanes[lane_index];
+        let seq = match rng.u8(..) {
+            0..6 => lane.seq,
+            6..9 => rng.u64(..=lane.seq),
+            _ => {
+                lane.seq += rng.u64(1..3);
+                lane.seq
+            }
+        };
+        let path = PATHS[lane.path];
+        let rules = path.iter().zip(&lane.rules).map(|(&bucket, rules)| {
+            rules.iter().map(|&rule| rechart(rng, &self.rules[bucket][rule], self.wall)).collect()
+        });
+        Sending { lane: lane.id, seq, lease: lane.lease, path, rules: rules.collect(), ops, lane_index }
+    }
+
+    /// Keeps what was granted, so that it can be settled.
+    pub(super) fn learn(&mut self, sent: &Sending, answer: &Answer) {
+        let Outcome::Applied { now, verdicts, .. } = &answer.outcome else { return };
+        let lane = &mut self.lanes[sent.lane_index];
+        for (op, verdict) in sent.ops.iter().zip(verdicts) {
+            match (op, verdict) {
+                (Op::Reserve { costs, .. }, Verdict::Granted) => {
+                    lane.reservations.push(Reservation { at: *now, path: lane.path, costs: costs.clone() });
+                }
+                (Op::Detach { claim, reserved, .. }, Verdict::Done) => {
+                    let reservation = Reservation { at: *now, path: lane.path, costs: reserved.clone() };
+                    self.claims.push((*claim, reservation));
+                }
+                _ => {}
+            }
+        }
+        lane.reservations.truncate(200);
+        let claims = self.claims.len();
+        self.claims.drain(..claims.saturating_sub(50));
+    }
+
+    fn lane(&mut self, path: usize) -> Lane {
+        let rules = PATHS[path].iter().map(|_| some_rules(&mut self.rng)).collect();
+        let lease = [SECOND, 10 * SECOND, 60 * SECOND, 2_000 * SECOND][self.rng.usize(..4)];
+        Lane { id: self.rng.u64(..=MAX_AMOUNT), seq: 0, path, lease, rules, reservations: Vec::new() }
+    }
+
+    fn step_time(&mut self) {
+        let rng = &mut self.rng;
+        let (step, back) = match rng.u16(..1000) {
+            0..300 => (0, false),
+            300..700 => (rng.u64(..5_000), false),
+            700..900 => (rng.u64(..2 * SECOND), false),
+            900..960 => (rng.u64(..60 * SECOND), false),
+            960..980 => (rng.u64(..2_000 * SECOND), false),
+            980..984 => (rng.u64(..40 * DAY), false),
+            984..996 => (rng.u64(..SECOND), true),
+            _ => (rng.u64(..DAY), true),
+        };
+        self.wall = if back { self.wall - step } else { self.wall + step };
+    }
+
+    /// Somebody deploys other limits, or other quotas.
+    fn change_rules(&mut self) {
+        let rng = &mut self.rng;
+        let bucket = rng.usize(..BUCKETS);
+        let rule = rng.choice(&mut self.rules[bucket]).expect("rules");
+        match &mut rule.window {
+            Window::TokenBucket(shape) => {
+                let finer = rng.bool();
+                *shape = token_bucket(rng, if finer { 1 } else { 1_000 });
+                rule.limit = limit(rng).min(1_000_000);
+            }
+            _ => rule.limit = limit(rng),
+        }
+        let lane = rng.choice(&mut self.lanes).expect("lanes");
+        let of = rng.usize(..lane.rules.len());
+        lane.rules[of] = some_rules(rng);
+        // What it knew is about other quotas now.
+        lane.reservations.clear();
+        self.claims.clear();
+    }
+
+    fn op(&mut self, lane_index: usize) -> Op {
+        let lane = &mut self.lanes[lane_index];
+        let rng = &mut self.rng;
+        let limits: Vec<u64> = PATHS[lane.path]
+            .iter()
+            .zip(&lane.rules)
+            .flat_map(|(&bucket, rules)| rules.iter().map(move |&rule| (bucket, rule)))
+            .map(|(bucket, rule)| self.rules[bucket][rule].capacity(0))
+            .collect();
+        match rng.u8(..100) {
+            0..45 => Op::Reserve {
+                costs: costs(rng, &limits),
+                headroom: [0, 0, 0, 1_000, 9_999, 10_000][rng.usize(..6)],
+                explain: rng.bool(),
+                mode: [Mode::Wait, Mode::Try, Mode::Try, Mode::Dry][rng.usize(..4)],
+            },
+            45..90 => {
+                let (claim, mut reservation) = match rng.u8(..10) {
+                    0 => match self.claims.iter().rev().find(|(_, r)| r.path == lane.path) {
+                        Some((claim, reservation)) => (Some(*claim), reservation.clone()),
+                        None => (Some(rng.u64(1..100)), invented(rng, lane, &limits, self.wall)),
+                    },
+                    1 => (None, invented(rng, lane, &limits, self.wall)),
+                    _ => (None, remembered(rng, lane, &limits, self.wall)),
+                };
+                // A claim of a lane that goes by other rules.
+                reservation.costs.resize(limits.len(), 0);
+                let actual = match rng.u8(..4) {
+                    0 => costs(rng, &limits),
+                    1 => reservation.costs.clone(),
+                    _ => reservation.costs.iter().map(|&cost| rng.u64(..=cost)).collect(),
+                };
+                let close = rng.u8(..5) > 0;
+                Op::Settle { at: reservation.at, reserved: reservation.costs, actual, close, claim }
+            }
+            90..94 => {
+                let reserved = remembered(rng, lane, &limits, self.wall).costs;
+                Op::Detach { claim: rng.u64(1..100), reserved, lease: rng.u64(..100 * SECOND) }
+            }
+            94..96 => Op::Pause(if rng.bool() { 0 } else { rng.u64(..3 * SECOND) }),
+            _ => Op::Status,
+        }
+    }
+}
+
+/// A reservation that the lane has, which it then has no longer.
+fn remembered(rng: &mut Rng, lane: &mut Lane, limits: &[u64], wall: Micros) -> Reservation {
+    match lane.reservations.len() {
+        0 => invented(rng, lane, limits, wall),
+        len => lane.reservations.swap_remove(rng.usize(..len)),
+    }
+}
+
+fn invented(rng: &mut Rng, lane: &Lane, limits: &[u64], wall: Micros) -> Reservation {
+    let at = match rng.u8(..8) {
+        0 => 0,
+        1 => wall + rng.u64(..100 * SECOND),
+        _ => wall - rng.u64(..100 * SECOND),
+    };
+    Reservation { at, path: lane.path, costs: costs(rng, limits) }
+}
+
+fn costs(rng: &mut Rng, limits: &[u64]) -> Costs {
+    let kind = rng.u8(..40);
+    let cost = |&limit: &u64| match kind {
+        0 => rng.u64(..=MAX_AMOUNT),
+        1 => MAX_AMOUNT,
+        2 => limit,
+        3 => limit.saturating_add(rng.u64(..3)).min(MAX_AMOUNT),
+        4..8 => rng.u64(..=limit),
+        8..12 => rng.u64(..2),
+        _ => rng.u64(..=limit / 16),
+    };
+    limits.iter().map(cost).collect()
+}
+
+fn some_rules(rng: &mut Rng) -> Vec<usize> {
+    let mut rules: Vec<usize> = (0..8).collect();
+    rng.shuffle(&mut rules);
+    rules.truncate(rng.usize(1..6));
+    rules
+}
+
+fn limit(rng: &mut Rng) -> u64 {
+    match rng.u8(..20) {
+        0 => MAX_AMOUNT - rng.u64(..3),
+        1 => rng.u64(..=MAX_AMOUNT),
+        2..6 => rng.u64(..10),
+        6..10 => rng.u64(1..1_000),
+        _ => rng.u64(1_000..2_000_000),
+    }
+}
+
+fn token_bucket(rng: &mut Rng, tick: Micros) -> TokenBucket {
+    let window = [SECOND, 60 * SECOND, 1_500_000][rng.usize(..3)];
+    let burst = [1, 10, rng.u64(1..1_000_000), rng.u64(..=MAX_AMOUNT)][rng.usize(..4)];
+    let max_debt = [0, burst, 10 * burst.min(1_000_000)][rng.usize(..3)];
+    TokenBucket::new(tick, window, burst, max_debt, 4 * window, [1, 3, 16, 96][rng.usize(..4)])
+}
+
+fn rule(rng: &mut Rng, id: u64, wall: Micros) -> Rule {
+    let kinds = ["sliding", "sliding", "sliding", "token", "token", "fixed", "calendar", "in flight"];
+    let kind = kinds[(id as usize - 1) % kinds.len()];
+    let window = match kind {
+        "sliding" => Window::Sliding {
+            slot: [5_000, 25_000, 1_008_334, 60 * SECOND][rng.usize(..4)],
+            slots: [1, 2, 60, 60, 100][rng.usize(..5)],
+        },
+        "token" => Window::TokenBucket(token_bucket(rng, 1)),
+        "fixed" => {
+            let length = [SECOND, 60 * SECOND, DAY][rng.usize(..3)];
+            Window::Fixed { length, anchor: rng.u64(..length) }
+        }
+        "calendar" => Window::Calendar { boundaries: Arc::new([wall]) },
+        _ => Window::InFlight,
+    };
+    let limit = match window {
+        Window::InFlight => rng.u64(1..200),
+        Window::TokenBucket(_) => rng.u64(..1_000_000),
+        _ => limit(rng),
+    };
+    Rule { id, limit, held: rng.u8(..4) == 0, window }
+}
+
+/// The rule with a calendar that usually reaches to the present.
+fn rechart(rng: &mut Rng, rule: &Rule, wall: Micros) -> Rule {
+    let mut rule = rule.clone();
+    if let Window::Calendar { boundaries } = &mut rule.window {
+        let first = wall / DAY * DAY;
+        *boundaries = match rng.u8(..50) {
+            0 => Arc::new([]),
+            1 => Arc::new([first + DAY, first + 2 * DAY]),
+            2 => Arc::new([first - DAY, first]),
+            _ => (0..rng.u64(2..6)).map(|day| first + day * DAY).collect(),
+        };
+    }
+    rule
+}

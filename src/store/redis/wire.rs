@@ -1,0 +1,270 @@
+//! What goes to the script and what comes back: packed little-endian doubles, as `apply.lua` documents. What comes
+//! back is not trusted.
+
+use crate::{
+    engine::{
+        Answer, Level, Life, MAX_AMOUNT, Micros, Mode, Op, Outcome, RefusedBy, Rule, TokenBucket, Verdict,
+        Violation, Window,
+    },
+    store::{Batch, Bucket},
+};
+
+/// As many numbers as one argument of operations should have; the script unpacks an argument in one call.
+const NUMBERS_PER_ARGUMENT: usize = 2_000;
+
+/// As many numbers as one operation may have, for the same reason.
+const NUMBERS_PER_OPERATION: usize = 2_000;
+
+/// Packed numbers.
+#[derive(Default)]
+struct Numbers(Vec<u8>);
+
+impl Numbers {
+    fn with_capacity(count: usize) -> Self {
+        Self(Vec::with_capacity(count * 8))
+    }
+
+    fn push(&mut self, number: u64) {
+        self.0.extend_from_slice(&(number.min(MAX_AMOUNT) as f64).to_le_bytes());
+    }
+
+    fn extend(&mut self, numbers: &[u64]) {
+        numbers.iter().for_each(|&number| self.push(number));
+    }
+}
+
+/// The arguments of the script: lane, rules, then the operations in arguments of a bounded size. Or why there are none.
+pub(super) fn encode(batch: &Batch<'_>) -> Result<Vec<Vec<u8>>, &'static str> {
+    let rules: usize = batch.buckets.iter().map(|bucket| bucket.rules.len()).sum();
+    if 2 * rules + 3 > NUMBERS_PER_OPERATION {
+        return Err("a demand on too many quotas");
+    }
+    if !batch.ops.iter().all(|op| fits_rules(op, rules)) {
+        return Err("an operation without an amount for each quota");
+    }
+    let mut head = Numbers::with_capacity(4 + 10 * rules);
+    head.extend(&[batch.lane, batch.seq, batch.lease]);
+    for Bucket { rules, .. } in batch.buckets {
+        head.push(rules.len() as u64);
+        rules.iter().for_each(|rule| encode_rule(&mut head, rule));
+    }
+
+    let mut arguments = vec![head.0];
+    let mut ops = Numbers::with_capacity((batch.ops.len() * (3 + 2 * rules)).min(NUMBERS_PER_ARGUMENT));
+    for op in batch.ops {
+        if ops.0.len() + 8 * (3 + 2 * rules) > 8 * NUMBERS_PER_ARGUMENT {
+            arguments.push(std::mem::take(&mut ops).0);
+        }
+        encode_op(&mut ops, op);
+    }
+    arguments.push(ops.0);
+    Ok(arguments)
+}
+
+fn fits_rules(op: &Op, rules: usize) -> bool {
+    match op {
+        Op::Reserve { costs, .. } => costs.len() == rules,
+        Op::Settle { reserved, actual, .. } => reserved.len() == rules && actual.len() == rules,
+        Op::Detach { reserved, .. } => reserved.len() == rules,
+        Op::Pause(_) | Op::Status => true,
+    }
+}
+
+fn encode_rule(to: &mut Numbers, rule: &Rule) {
+    let kind = match &rule.window {
+        Window::Sliding { .. } => 1,
+        Window::TokenBucket(_) => 2,
+        Window::Fixed { .. } => 3,
+        Window::InFlight => 4,
+        Window::Calendar { .. } => 5,
+    };
+    to.extend(&[rule.id, rule.limit, kind, rule.held.into()]);
+    match &rule.window {
+        Window::Sliding { slot, slots } => to.extend(&[*slot, *slots]),
+        Window::TokenBucket(TokenBucket { tick, units, burst, max_debt, slot, slots }) => {
+            to.extend(&[*tick, *units, *burst, *max_debt, *slot, (*slots).max(1)]);
+        }
+        Window::Fixed { length, anchor } => to.extend(&[*length, *anchor]),
+        Window::InFlight => {}
+        Window::Calendar { boundaries } => {
+            to.push(boundaries.len() as u64);
+            to.extend(boundaries);
+        }
+    }
+}
+
+fn encode_op(to: &mut Numbers, op: &Op) {
+    match op {
+        Op::Reserve { costs, headroom, explain, mode } => {
+            let mode = match mode {
+                Mode::Wait => 1,
+                Mode::Try => 2,
+                Mode::Dry => 3,
+            };
+            to.extend(&[if *explain { mode + 3 } else { mode }, *headroom]);
+            to.extend(costs);
+        }
+        Op::Settle { at, reserved, actual, close, claim } => {
+            match (claim, close) {
+                (None, true) => to.extend(&[7, *at]),
+                (None, false) => to.extend(&[8, *at]),
+                (Some(claim), true) => to.extend(&[9, *at, *claim]),
+                (Some(claim), false) => to.extend(&[10, *at, *claim]),
+            }
+            to.extend(reserved);
+            to.extend(actual);
+        }
+        Op::Detach { claim, reserved, lease } => {
+            to.extend(&[11, *claim, *lease]);
+            to.extend(reserved);
+        }
+        Op::Pause(duration) => to.extend(&[12, *duration]),
+        Op::Status => to.push(13),
+    }
+}
+
+/// The answer in `reply` to a batch about so many buckets; `None` if that is no answer of the script's.
+pub(super) fn decode(reply: &[u8], buckets: usize) -> Option<Answer> {
+    let mut reply = Reader(reply);
+    let wall = reply.amount()?;
+    let outcome = match reply.amount()? {
+        0 => decode_applied(&mut reply, buckets)?,
+        1 => Outcome::Stale,
+        2 => Outcome::Uncharted,
+        _ => return None,
+    };
+    reply.0.is_empty().then_some(Answer { wall, outcome })
+}
+
+fn decode_applied(reply: &mut Reader<'_>, buckets: usize) -> Option<Outcome> {
+    let now = reply.amount()?;
+    let lives = (0..buckets)
+        .map(|_| Some(Life { born: reply.amount()?, expires: reply.amount()? }))
+        .collect::<Option<_>>()?;
+    let (verdicts, reasons) = (reply.amount()?, reply.amount()?);
+    let codes = reply.bytes(usize::try_from(verdicts).ok()?)?;
+    if reply.0.len() as u64 != reasons.checked_mul(8)? {
+        return None;
+    }
+    let verdicts = codes.iter().map(|&code| decode_verdict(code, reply)).collect::<Option<_>>()?;
+    Some(Outcome::Applied { now, lives, verdicts })
+}
+
+fn decode_verdict(code: u8, reasons: &mut Reader<'_>) -> Option<Verdict> {
+    Some(match code {
+        1 => Verdict::Granted,
+        2 => Verdict::Fits,
+        3 => Verdict::Refused(Box::default()),
+        4 => {
+            let count = reasons.count(4)?;
+            Verdict::Refused((0..count).map(|_| decode_violation(reasons)).collect::<Option<_>>()?)
+        }
+        5 => Verdict::Done,
+        6 => Verdict::NoClaim,
+        7 => {
+            let count = reasons.count(3)?;
+            let levels = (0..count).map(|_| decode_level(reasons)).collect::<Option<_>>()?;
+            Verdict::Status(levels, reasons.amount()?)
+        }
+        _ => return None,
+    })
+}
+
+fn decode_violation(reasons: &mut Reader<'_>) -> Option<Violation> {
+    let by = match reasons.integer()? {
+        pause @ ..0 => RefusedBy::Pause(usize::try_from(-1 - pause).ok()?),
+        rule => RefusedBy::Rule(usize::try_from(rule).ok()?),
+    };
+    let available = reasons.integer()?;
+    let wait = match reasons.integer()? {
+        -1 => None,
+        wait => Some(Micros::try_from(wait).ok()?),
+    };
+    Some(Violation { by, available, wait, at_best: reasons.amount()? })
+}
+
+fn decode_level(reasons: &mut Reader<'_>) -> Option<Level> {
+    Some(Level { charged: reasons.amount()?, in_flight: reasons.amount()?, reset: reasons.amount()? })
+}
+
+/// Reads a reply from its beginning.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    fn integer(&mut self) -> Option<i64> {
+        let (bytes, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        let number = f64::from_le_bytes(*bytes);
+        // Also refuses what is not a number or not finite.
+        (number.abs() <= MAX_AMOUNT as f64 && number.fract() == 0.0).then_some(number as i64)
+    }
+
+    fn amount(&mut self) -> Option<u64> {
+        u64::try_from(self.integer()?).ok()
+    }
+
+    /// How many items follow, of at least so many numbers each.
+    fn count(&mut self, numbers: usize) -> Option<usize> {
+        let count = usize::try_from(self.amount()?).ok()?;
+        (count.checked_mul(8 * numbers)? <= self.0.len()).then_some(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packed(numbers: &[f64]) -> Vec<u8> {
+        numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn an_answer_is_read_back() {
+        let mut reply = packed(&[9.0, 0.0, 8.0, 1.0, 2.0, 2.0, 5.0]);
+        reply.extend([1, 4]);
+        reply.extend(packed(&[1.0, -1.0, -7.0, -1.0, 3.0]));
+        let by = RefusedBy::Pause(0);
+        let refused = Verdict::Refused(Box::new([Violation { by, available: -7, wait: None, at_best: 3 }]));
+        assert_eq!(
+            decode(&reply, 1),
+            Some(Answer {
+                wall: 9,
+                outcome: Outcome::Applied {
+                    now: 8,
+                    lives: [Life { born: 1, expires: 2 }].into_iter().collect(),
+                    verdicts: [Verdict::Granted, refused].into_iter().collect(),
+                }
+            })
+        );
+        for cut in 0..reply.len() {
+            assert_eq!(decode(&reply[..cut], 1), None);
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_is_told_apart_and_never_panics() {
+        for numbers in [
+            &[f64::NAN, 1.0][..],
+            &[f64::INFINITY, 1.0],
+            &[-1.0, 1.0],
+            &[1e300, 1.0],
+            &[0.5, 1.0],
+            &[1.0, 3.0],
+            &[1.0, 1.0, 1.0],
+            &[1.0, 0.0, 1.0, 1.0, 1.0, 9e15, 0.0],
+            &[1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 9e15],
+        ] {
+            assert_eq!(decode(&packed(numbers), 1), None, "{numbers:?}");
+        }
+        let mut reply = packed(&[1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
+        reply.push(7);
+        reply.extend(packed(&[9e15]));
+        assert_eq!(decode(&reply, 1), None);
+    }
+}

@@ -1,0 +1,14 @@
+//! The limiter through its public API: cancelled and unanswered, with bad input and many threads.
+
+mod bad_input;
+mod cancel;
+mod changing;
+mod close;
+mod concurrency;
+mod exactly_once;
+mod fake;
+mod lanes;
+mod life;
+mod observer;
+mod outage;
+mod usage;

@@ -1,0 +1,259 @@
+//! Stores that do not answer, or do not want to.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+use tower_throttle::{Limiter, OnUnavailable, Retries, Throttled, store::StoreError, usage};
+
+use crate::{
+    fake::{Fate::*, *},
+    observer::Recorder,
+};
+
+fn is_store(error: &Throttled) -> bool {
+    matches!(error, Throttled::Store(error) if matches!(**error, StoreError::Unavailable(_)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn s36_fail_errs_within_the_time_out() {
+    let store = FakeStore::new();
+    let limiter = on(&store);
+    store.always(RequestLost);
+    let began = Instant::now();
+    let error = limiter.reserve(tokens(1)).await.unwrap_err();
+    assert!(is_store(&error), "{error}");
+    // Four attempts of a second with three pauses.
+    assert!(began.elapsed() < ms(5_000), "{:?}", began.elapsed());
+    // From then on nobody waits for the store one after the other.
+    for _ in 0..3 {
+        let began = Instant::now();
+        assert!(is_store(&limiter.reserve(tokens(1)).await.unwrap_err()));
+        assert!(is_store(&limiter.try_reserve(tokens(1)).await.unwrap_err()));
+        assert!(began.elapsed() < ms(10));
+    }
+
+    store.heal();
+    tokio::time::sleep(secs(6)).await;
+    limiter.reserve(tokens(1)).await.unwrap().keep().await.unwrap();
+    assert_eq!(truth(&store).await, (1.0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s36_allow_lets_through_and_says_so() {
+    let (store, recorder) = (FakeStore::new(), Recorder::default());
+    let builder = builder(&store).on_unavailable(OnUnavailable::Allow).retries(Retries::none());
+    let limiter = builder.observer(recorder.clone()).build().unwrap();
+    store.always(Unavailable);
+    for _ in 0..3 {
+        let call = limiter.reserve(tokens(90)).await.unwrap();
+        assert!(call.degraded());
+        call.settle(usage! { tokens: 90 }).await.unwrap();
+    }
+    assert_eq!(recorder.count("Degraded"), 1);
+    assert_eq!(recorder.count("degraded: true"), 3);
+    store.heal();
+    tokio::time::sleep(secs(6)).await;
+    let call = limiter.reserve(tokens(90)).await.unwrap();
+    assert!(!call.degraded());
+    call.keep().await.unwrap();
+    assert_eq!(recorder.count("Recovered"), 1);
+    assert_eq!(truth(&store).await, (90.0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn s36_local_holds_its_share_of_each_limit() {
+    let (store, recorder) = (FakeStore::new(), Recorder::default());
+    let builder =
+        builder(&store).on_unavailable(OnUnavailable::Local { share: 0.25 }).retries(Retries::none());
+    let limiter = builder.observer(recorder.clone()).build().unwrap();
+    limiter.reserve(tokens(90)).await.unwrap().keep().await.unwrap();
+    store.always(Unavailable);
+    let call = limiter.reserve(tokens(20)).await.unwrap();
+    assert!(call.degraded());
+    assert!(matches!(limiter.try_reserve(tokens(6)).await, Err(Throttled::NotNow(_))));
+    limiter.try_reserve(tokens(5)).await.unwrap().keep().await.unwrap();
+    assert!(matches!(limiter.try_reserve(tokens(26)).await, Err(Throttled::ExceedsCapacity(_))));
+    // One who waits there starts on a refund there.
+    let behind = waiting(&limiter, tokens(10));
+    quiet().await;
+    call.settle(usage! { tokens: 1 }).await.unwrap();
+    assert!(behind.await.unwrap().unwrap().degraded());
+    // Each demand is told of once.
+    assert_eq!(recorder.count("Granted"), 4);
+    assert_eq!(recorder.count("Refused"), 2);
+    // What stands in tells how it stands.
+    let status = limiter.status("a").await.unwrap();
+    assert!(status.degraded);
+    assert_eq!(status.quotas[0].limit, 25);
+
+    store.heal();
+    tokio::time::sleep(secs(6)).await;
+    assert!(!limiter.reserve(tokens(10)).await.unwrap().degraded());
+    assert!(matches!(limiter.try_reserve(tokens(1)).await, Err(Throttled::NotNow(_))));
+    assert!(!limiter.status("a").await.unwrap().degraded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_wait_are_told_of_an_outage() {
+    let store = FakeStore::new();
+    let limiter = on(&store);
+    let call = limiter.reserve(tokens(100)).await.unwrap();
+    let others: Vec<_> = (0..20).map(|_| waiting(&limiter, tokens(10))).collect();
+    tokio::time::sleep(secs(1)).await;
+    store.always(Unavailable);
+    for other in others {
+        assert!(is_store(&timeout(secs(3), other).await.unwrap().unwrap().unwrap_err()));
+    }
+    store.heal();
+    drop(call.release());
+    tokio::time::sleep(secs(10)).await;
+    assert_eq!(truth(&store).await, (0.0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_else_fails_in_time_too() {
+    let store = FakeStore::new();
+    let limiter = builder(&store).retries(Retries::none()).build().unwrap();
+    let call = limiter.reserve(tokens(10)).await.unwrap();
+    let detached = limiter.reserve(tokens(10)).await.unwrap();
+    let id = limiter.reserve(tokens(10)).await.unwrap().detach(secs(100)).await.unwrap();
+    store.always(RequestLost);
+    limiter.reserve(tokens(1)).await.unwrap_err();
+    for _ in 0..3 {
+        let in_time = secs(8);
+        assert!(is_store(&timeout(in_time, limiter.status("a")).await.expect("in time").unwrap_err()));
+        let pause = timeout(in_time, limiter.pause("a", secs(1))).await.expect("in time");
+        assert!(is_store(&pause.unwrap_err()));
+        let available = timeout(in_time, limiter.time_until_available(tokens(1))).await.expect("in time");
+        assert!(is_store(&available.unwrap_err()));
+    }
+    let settled = timeout(secs(8), limiter.settle(&id, usage! { tokens: 1 })).await.expect("in time");
+    assert!(is_store(&settled.unwrap_err()));
+    assert!(is_store(&timeout(secs(8), call.release()).await.expect("in time").unwrap_err()));
+    assert!(is_store(&timeout(secs(8), detached.detach(secs(1))).await.expect("in time").unwrap_err()));
+    timeout(secs(8), limiter.close()).await.expect("in time");
+
+    // What was told to fail is still made good.
+    store.heal();
+    tokio::time::sleep(secs(10)).await;
+    assert_eq!(truth(&store).await.0, 11.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_the_store_is_no_outage() {
+    let recorder = Recorder::default();
+    for on_unavailable in [OnUnavailable::Fail, OnUnavailable::Allow, OnUnavailable::Local { share: 0.5 }] {
+        let store = FakeStore::new();
+        let builder = builder(&store).on_unavailable(on_unavailable).observer(recorder.clone());
+        let limiter = builder.build().unwrap();
+        store.always(Rejected);
+        for _ in 0..2 {
+            let began = Instant::now();
+            let error = limiter.reserve(tokens(1)).await.unwrap_err();
+            assert!(
+                matches!(&error, Throttled::Store(e) if matches!(**e, StoreError::Rejected(_))),
+                "{error}"
+            );
+            assert!(error.to_string().contains("WRONGPASS"), "{error}");
+            assert!(began.elapsed() < ms(10), "no use to try again");
+        }
+    }
+    assert_eq!(recorder.count("Degraded"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_refuses_is_not_stormed() {
+    let store = FakeStore::new();
+    store.delay(ms(1));
+    let limiter = on(&store);
+    let call = limiter.reserve(tokens(10)).await.unwrap();
+    let other = limiter.reserve(tokens(10)).await.unwrap();
+    store.always(Rejected);
+    call.settle(usage! { tokens: 3 }).await.unwrap_err();
+    drop(other.settle(usage! { tokens: 4 }));
+    limiter.reserve(tokens(10)).await.unwrap_err();
+    store.sent();
+    tokio::time::sleep(secs(10)).await;
+    let sent = store.sent().len();
+    assert!(sent < 50, "{sent} requests in ten seconds");
+    // Somebody has mended the credentials: nothing was lost.
+    store.heal();
+    tokio::time::sleep(secs(10)).await;
+    assert_eq!(truth(&store).await, (7.0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_wait_longer_each_time() {
+    let store = FakeStore::new();
+    let mut retries = Retries::default();
+    (retries.max, retries.jitter) = (4, 0.0);
+    retries.longest_pause = ms(300);
+    let limiter = builder(&store).retries(retries).build().unwrap();
+    store.next([Unavailable; 4]);
+    let began = Instant::now();
+    limiter.reserve(tokens(1)).await.unwrap().keep().await.unwrap();
+    assert_eq!(began.elapsed(), ms(100 + 200 + 300 + 300));
+    assert_eq!(truth(&store).await, (1.0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_of_pauses_is_no_panic() {
+    let mut retries = Retries::default();
+    (retries.first_pause, retries.longest_pause, retries.jitter) = (Duration::MAX, Duration::MAX, 1.0);
+    for _ in 0..20 {
+        let store = FakeStore::new();
+        let limiter = builder(&store).retries(retries).build().unwrap();
+        store.next([Unavailable]);
+        let waits = timeout(secs(1_000_000), limiter.reserve(tokens(1).max_wait(secs(2)))).await.unwrap();
+        assert!(matches!(waits, Err(Throttled::Deadline(_))), "{waits:?}");
+    }
+}
+
+#[test]
+fn a_runtime_that_ends_takes_nobody_with_it() {
+    let runtime =
+        || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let (first, second) = (runtime(), runtime());
+    let limiter = Limiter::new(limits()).unwrap();
+    let call = first.block_on(limiter.reserve(tokens(100))).unwrap();
+    // Those of the first runtime started the task that carries the lane.
+    let gone = first.block_on(async {
+        let gone = waiting(&limiter, tokens(10));
+        quiet().await;
+        gone
+    });
+    second.block_on(async {
+        let stays = waiting(&limiter, tokens(10));
+        quiet().await;
+        std::thread::spawn(|| drop((first, gone))).join().unwrap();
+        let outcome = timeout(secs(10_000), stays).await.expect("it hangs").unwrap();
+        assert!(is_store(&outcome.unwrap_err()));
+        call.release().await.unwrap();
+        limiter.reserve(tokens(100)).await.unwrap().keep().await.unwrap();
+    });
+}
+
+#[test]
+fn a_runtime_may_end_with_a_batch_on_its_way() {
+    let runtime =
+        || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let (first, second) = (runtime(), runtime());
+    let (store, limiter) = second.block_on(async {
+        let store = FakeStore::new();
+        (store.clone(), on(&store))
+    });
+    store.hold();
+    first.block_on(async {
+        waiting(&limiter, tokens(30));
+        quiet().await;
+    });
+    drop(first);
+    store.let_go();
+    second.block_on(async {
+        // The grant went to nobody: it is found out and given back.
+        tokio::time::sleep(secs(1)).await;
+        limiter.reserve(tokens(100)).await.unwrap().release().await.unwrap();
+        tokio::time::sleep(secs(1)).await;
+        assert_eq!(truth(&store).await, (0.0, 0));
+    });
+}
