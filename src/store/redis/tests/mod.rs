@@ -1,5 +1,6 @@
 //! The store against real servers, each test with one of its own.
 
+mod bench_tmp;
 mod differential;
 mod random;
 #[path = "../../../../tests/support/mod.rs"]
