@@ -150,7 +150,7 @@ impl Usage {
         let mut larger = self.corrected(seen);
         larger.for_each(|metric, amount| *amount = (*amount).max(self.get(metric).unwrap_or(0)));
         if self.only_tokens() > larger.get(TOKENS) {
-            larger.standard = [larger.given(REQUESTS), None, None, self.given(TOKENS)];
+            larger.standard = [larger.standard[0], None, None, self.only_tokens()];
         }
         larger
     }
