@@ -17,10 +17,12 @@ mod track;
 
 use std::{
     fmt,
+    pin::pin,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
+use futures_util::future::{Either, select};
 use tokio::time::Instant;
 
 use self::{
@@ -282,43 +284,54 @@ impl Limiter {
     }
 
     async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Outcome, Throttled> {
-        let started = Instant::now();
-        match self.ask_store(demand, mode).await {
-            Err(Throttled::Store(error)) if error.is_unavailable() => {
-                self.without_store(demand, mode, error, started).await
+        let deadline = demand.max_wait.and_then(|wait| Instant::now().checked_add(wait));
+        loop {
+            let error = match self.ask_store(demand, mode, deadline).await {
+                Err(Throttled::Store(error)) if error.is_unavailable() => error,
+                outcome => return outcome,
+            };
+            if let Some(outcome) = self.without_store(demand, mode, deadline, error).await {
+                return outcome;
             }
-            outcome => outcome,
         }
     }
 
+    /// What becomes of a demand while the store cannot be reached; nothing if that is over first.
     async fn without_store(
         &self,
         demand: &Demand,
         mode: Mode,
+        deadline: Option<Instant>,
         error: Arc<StoreError>,
-        started: Instant,
-    ) -> Result<Outcome, Throttled> {
+    ) -> Option<Result<Outcome, Throttled>> {
         match (self.inner.shared.options.on_unavailable, &self.inner.fallback) {
             (OnUnavailable::Allow, _) => {
-                Ok(Outcome::Granted(Reservation::uncounted(demand.usage.clone(), 0).degrade()))
+                Some(Ok(Outcome::Granted(Reservation::uncounted(demand.usage.clone(), 0).degrade())))
             }
             (OnUnavailable::Local { .. }, Some(fallback)) => {
-                let mut demand = demand.clone();
-                demand.max_wait = demand.max_wait.map(|wait| wait.saturating_sub(started.elapsed()));
-                Ok(match Box::pin(fallback.ask(&demand, mode)).await? {
-                    Outcome::Granted(reservation) => Outcome::Granted(reservation.degrade()),
-                    Outcome::Fits => Outcome::Fits,
+                let local = pin!(fallback.ask_store(demand, mode, deadline));
+                let back = pin!(self.inner.shared.health.is_back());
+                let Either::Left((outcome, _)) = select(local, back).await else { return None };
+                Some(match outcome {
+                    Ok(Outcome::Granted(reservation)) => Ok(Outcome::Granted(reservation.degrade())),
+                    // Too much for the share is not too much for ever.
+                    Err(Throttled::ExceedsCapacity(_)) => Err(Throttled::Store(error)),
+                    outcome => outcome,
                 })
             }
-            _ => Err(Throttled::Store(error)),
+            _ => Some(Err(Throttled::Store(error))),
         }
     }
 
-    async fn ask_store(&self, demand: &Demand, mode: Mode) -> Result<Outcome, Throttled> {
-        let Some((lane, ask)) = self.admit(demand, mode)? else {
+    async fn ask_store(
+        &self,
+        demand: &Demand,
+        mode: Mode,
+        deadline: Option<Instant>,
+    ) -> Result<Outcome, Throttled> {
+        let Some((lane, ask)) = self.admit(demand, mode, deadline)? else {
             return Ok(Outcome::Granted(Reservation::uncounted(demand.usage.clone(), 0)));
         };
-        let deadline = ask.deadline;
         let mut outcome = match lane.enter(ask)? {
             Entered::Done(outcome) => outcome,
             Entered::Waiting { rank, position, has_to_wait, answer } => {
@@ -336,7 +349,12 @@ impl Limiter {
     }
 
     /// Where a demand goes and what it costs there; nothing if it is unlimited.
-    fn admit(&self, demand: &Demand, mode: Mode) -> Result<Option<(Arc<Lane>, Ask)>, Throttled> {
+    fn admit(
+        &self,
+        demand: &Demand,
+        mode: Mode,
+        deadline: Option<Instant>,
+    ) -> Result<Option<(Arc<Lane>, Ask)>, Throttled> {
         let entry = self.find(&demand.buckets)?;
         let table = self.read().table.clone();
         let class = demand.class.as_deref();
@@ -351,7 +369,6 @@ impl Limiter {
         if let Some(refusal) = path.beyond_capacity(&costs, standing.headroom) {
             return Err(Throttled::ExceedsCapacity(Box::new(refusal)));
         }
-        let deadline = demand.max_wait.and_then(|wait| Instant::now().checked_add(wait));
         Ok(Some((lane, Ask { path, usage: demand.usage.clone(), costs, standing, mode, deadline })))
     }
 }
