@@ -269,13 +269,13 @@ impl State {
                 (Job::Demand(rank, mut waiter), Verdict::Refused(violations)) => {
                     let refused = match waiter.follow(&self.queue.path) {
                         Some(refusal) => {
-                            Refused::ForGood(waiter, Throttled::ExceedsCapacity(Box::new(refusal)))
+                            Refused::ForGood(waiter.answer, Throttled::ExceedsCapacity(Box::new(refusal)))
                         }
-                        None if self.closed => Refused::ForGood(waiter, Throttled::Closed),
+                        None if self.closed => Refused::ForGood(waiter.answer, Throttled::Closed),
                         None => self.queue.refused(rank, waiter, &violations, jitter),
                     };
                     deliveries.extend(match refused {
-                        Refused::ForGood(waiter, error) => Some(Delivery::Answer(waiter.answer, Err(error))),
+                        Refused::ForGood(answer, error) => Some(Delivery::Answer(answer, Err(error))),
                         Refused::HasToWait { position } => Some(Delivery::HasToWait(position)),
                         Refused::Waits => None,
                     });

@@ -1,4 +1,4 @@
-//! Scenario 33: the clocks of clients decide nothing.
+//! Scenario 33: the clocks of clients decide nothing. And calendars that never reach to the store's present.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use std::{
 use tokio::runtime::Runtime;
 use tower_throttle::{
     Demand, Limiter, Limits, Quota, Reservation, Store, Throttled,
-    engine::{self, BucketState},
+    engine::{self, Answer, BucketState, Outcome},
     store::{Batch, BucketKey, Reply},
     usage,
 };
@@ -110,4 +110,31 @@ fn s33_clients_whose_clocks_differ_decide_alike() {
     assert!(together.iter().any(|told| told.contains("retry_after")));
     assert!(together.iter().any(|told| told.contains("tv_sec")));
     assert_eq!(together, decisions(Duration::from_secs(61)));
+}
+
+/// No calendar reaches to its present.
+#[derive(Debug)]
+struct Never {
+    in_process: bool,
+}
+
+impl Store for Never {
+    fn in_process(&self) -> bool {
+        self.in_process
+    }
+
+    fn apply(&self, _: &Batch<'_>) -> Reply {
+        Reply::Now(Answer { wall: 0, outcome: Outcome::Uncharted })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_calendar_that_never_reaches_is_an_error() {
+    for in_process in [true, false] {
+        let limits = Limits::new().bucket("a", [Quota::per_minute("tokens", 100)]);
+        let limiter = Limiter::with_store(limits, Never { in_process }).unwrap();
+        let asked = tokio::spawn(async move { limiter.reserve(Demand::new("a", usage! {})).await });
+        let error = tokio::time::timeout(Duration::from_secs(20), asked).await.expect("no hang").unwrap();
+        assert!(matches!(error, Err(Throttled::Store(_))), "{error:?}");
+    }
 }
