@@ -33,8 +33,9 @@ pub enum Throttled {
 }
 
 impl Throttled {
-    /// The throttle's refusal inside an error that came through other layers and clients. A throttled
-    /// service's error has the refusal as its source, so that downcasting it would not do.
+    /// The throttle's refusal inside an error that came through other layers and clients, however they wrapped it:
+    /// reqwest, reqwest-middleware and its retries, hyper, tower's layers, `io::Error`, boxes.
+    /// A throttled service's error has the refusal as its source, so that downcasting it would not do.
     ///
     /// ```
     /// use tower_throttle::{BoxError, Throttled};
@@ -47,10 +48,10 @@ impl Throttled {
     pub fn find<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Self> {
         let mut next = Some(error);
         while let Some(error) = next {
-            let inner =
-                error.downcast_ref::<Self>().or_else(|| boxed(error).and_then(|error| Self::find(error)));
-            if inner.is_some() {
-                return inner;
+            let shared = || error.downcast_ref::<Arc<Self>>().map(AsRef::as_ref);
+            let inner = error.downcast_ref::<Self>().or_else(shared);
+            if let Some(inner) = inner.or_else(|| boxed(error).and_then(Self::find)) {
+                return Some(inner);
             }
             next = error.source();
         }

@@ -26,8 +26,7 @@ use tokio::time::Instant;
 use self::{
     lane::{Entered, Lane, Shared},
     options::Options,
-    place::Place,
-    queue::{Ask, Change, Other, Outcome},
+    queue::{Ask, Change, Other},
     registry::{Entry, Names, Registry},
 };
 pub use self::{
@@ -41,7 +40,7 @@ use crate::{
     demand::Demand,
     engine::{Mode, Verdict},
     error::{BadDemand, Throttled},
-    limits::{Limits, LimitsError, Table},
+    limits::{Limits, LimitsError, Standing, Table},
     observe::Event,
     quota::micros,
     store::{Store, StoreError},
@@ -116,7 +115,7 @@ impl Limiter {
     /// # Cancel safety
     /// A dropped future leaves no trace: it gives up its place, and a grant on its way to it is given back.
     pub async fn reserve(&self, demand: Demand) -> Result<Reservation, Throttled> {
-        self.acquire(demand, Mode::Wait).await
+        self.acquire(&demand, Mode::Wait).await
     }
 
     /// Reserves the demand if it fits now and nobody who waits needs the same.
@@ -127,7 +126,7 @@ impl Limiter {
     /// # Cancel safety
     /// A dropped future leaves no trace.
     pub async fn try_reserve(&self, demand: Demand) -> Result<Reservation, Throttled> {
-        self.acquire(demand, Mode::Try).await
+        self.acquire(&demand, Mode::Try).await
     }
 
     /// How long the demand would have to wait if nothing were refunded: zero if it fits now, nothing if that depends
@@ -262,11 +261,8 @@ impl Limiter {
         self.find(&names)?.ok_or_else(|| Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into())))
     }
 
-    async fn acquire(&self, demand: Demand, mode: Mode) -> Result<Reservation, Throttled> {
-        let result = self.ask(&demand, mode).await.map(|outcome| match outcome {
-            Outcome::Granted(reservation) => reservation,
-            Outcome::Fits => Reservation::uncounted(demand.usage.clone(), 0),
-        });
+    async fn acquire(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
+        let result = self.ask(demand, mode).await;
         let observing = &self.inner.shared.options.observing;
         let bucket = demand.buckets.first().map_or("", AsRef::as_ref);
         match &result {
@@ -281,78 +277,91 @@ impl Limiter {
         result
     }
 
-    async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Outcome, Throttled> {
-        let started = Instant::now();
-        match self.ask_store(demand, mode).await {
-            Err(Throttled::Store(error)) if error.is_unavailable() => {
-                self.without_store(demand, mode, error, started).await
+    async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
+        let deadline = demand.max_wait.and_then(|wait| Instant::now().checked_add(wait));
+        let result = match self.enter(demand, deadline, mode) {
+            Ok(Entered::Granted(reservation)) => Ok(reservation),
+            // Boxed, since most do not wait and would have to carry it around all the same.
+            Ok(Entered::Waiting(place)) => Box::pin(place.wait(deadline)).await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(mut reservation) => {
+                reservation.release_on_drop(false);
+                Ok(reservation)
             }
-            outcome => outcome,
+            Err(Throttled::Store(error)) if error.is_unavailable() => {
+                self.without_store(demand, deadline, mode, error).await
+            }
+            Err(error) => Err(error),
         }
     }
 
     async fn without_store(
         &self,
         demand: &Demand,
+        deadline: Option<Instant>,
         mode: Mode,
         error: Arc<StoreError>,
-        started: Instant,
-    ) -> Result<Outcome, Throttled> {
+    ) -> Result<Reservation, Throttled> {
         match (self.inner.shared.options.on_unavailable, &self.inner.fallback) {
-            (OnUnavailable::Allow, _) => {
-                Ok(Outcome::Granted(Reservation::uncounted(demand.usage.clone(), 0).degrade()))
-            }
+            (OnUnavailable::Allow, _) => Ok(Reservation::uncounted(demand.usage.clone(), 0).degrade()),
             (OnUnavailable::Local { .. }, Some(fallback)) => {
                 let mut demand = demand.clone();
-                demand.max_wait = demand.max_wait.map(|wait| wait.saturating_sub(started.elapsed()));
-                Ok(match Box::pin(fallback.ask(&demand, mode)).await? {
-                    Outcome::Granted(reservation) => Outcome::Granted(reservation.degrade()),
-                    Outcome::Fits => Outcome::Fits,
-                })
+                demand.max_wait = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+                Box::pin(fallback.ask(&demand, mode)).await.map(Reservation::degrade)
             }
             _ => Err(Throttled::Store(error)),
         }
     }
 
-    async fn ask_store(&self, demand: &Demand, mode: Mode) -> Result<Outcome, Throttled> {
-        let Some((lane, ask)) = self.admit(demand, mode)? else {
-            return Ok(Outcome::Granted(Reservation::uncounted(demand.usage.clone(), 0)));
-        };
-        let deadline = ask.deadline;
-        let mut outcome = match lane.enter(ask)? {
-            Entered::Done(outcome) => outcome,
-            Entered::Waiting { rank, position, has_to_wait, answer } => {
-                let place = Place::new(&lane, rank);
-                if has_to_wait {
-                    place.tell(Event::WaitStarted { bucket: lane.path().name(), position });
-                }
-                place.wait(answer, deadline).await?
+    /// Enters a demand in its lane, if it is not unlimited.
+    fn enter(&self, demand: &Demand, deadline: Option<Instant>, mode: Mode) -> Result<Entered, Throttled> {
+        let registry = self.read();
+        let admitted = match registry.find(&demand.buckets) {
+            Some(entry) => admit(&registry.table, Some(entry), demand, deadline, mode)?,
+            None => {
+                drop(registry);
+                let mut registry = self.write();
+                let entry = registry.find_or_make(&demand.buckets, &self.inner.shared)?;
+                admit(&registry.table, entry.as_ref(), demand, deadline, mode)?
             }
         };
-        if let Outcome::Granted(reservation) = &mut outcome {
-            reservation.release_on_drop(false);
+        match admitted {
+            Some((lane, ask)) => lane.enter(ask),
+            None => Ok(Entered::Granted(Reservation::uncounted(demand.usage.clone(), 0))),
         }
-        Ok(outcome)
     }
+}
 
-    /// Where a demand goes and what it costs there; nothing if it is unlimited.
-    fn admit(&self, demand: &Demand, mode: Mode) -> Result<Option<(Arc<Lane>, Ask)>, Throttled> {
-        let entry = self.find(&demand.buckets)?;
-        let table = self.read().table.clone();
-        let class = demand.class.as_deref();
-        let unknown = |class: &str| Throttled::BadDemand(BadDemand::UnknownClass(class.into()));
-        let standing = table.standing(class).ok_or_else(|| unknown(class.unwrap_or_default()))?;
-        let specs = entry.as_ref().map_or(&[][..], |entry| entry.path.specs());
-        if let Some(metric) = table.unknown_metric(&demand.usage, specs) {
-            return Err(Throttled::BadDemand(BadDemand::UnknownMetric(metric.into())));
-        }
-        let Some(Entry { lane, path, .. }) = entry else { return Ok(None) };
-        let costs = path.costs(&demand.usage);
-        if let Some(refusal) = path.beyond_capacity(&costs, standing.headroom) {
-            return Err(Throttled::ExceedsCapacity(Box::new(refusal)));
-        }
-        let deadline = demand.max_wait.and_then(|wait| Instant::now().checked_add(wait));
-        Ok(Some((lane, Ask { path, usage: demand.usage.clone(), costs, standing, mode, deadline })))
+/// Where a demand goes and what it costs there; nothing if it is unlimited.
+fn admit(
+    table: &Table,
+    entry: Option<&Entry>,
+    demand: &Demand,
+    deadline: Option<Instant>,
+    mode: Mode,
+) -> Result<Option<(Arc<Lane>, Ask)>, Throttled> {
+    let standing = standing(table, entry, demand)?;
+    let Some(Entry { lane, path, .. }) = entry else { return Ok(None) };
+    let costs = path.costs(&demand.usage);
+    if let Some(refusal) = path.beyond_capacity(&costs, standing.headroom) {
+        return Err(Throttled::ExceedsCapacity(Box::new(refusal)));
+    }
+    let (path, usage) = (path.clone(), demand.usage.clone());
+    Ok(Some((lane.clone(), Ask { path, usage, costs, standing, mode, deadline })))
+}
+
+/// What its class means to a demand, if nothing about it is unknown.
+fn standing(table: &Table, entry: Option<&Entry>, demand: &Demand) -> Result<Standing, Throttled> {
+    let class = demand.class.as_deref();
+    let Some(standing) = table.standing(class) else {
+        return Err(Throttled::BadDemand(BadDemand::UnknownClass(class.unwrap_or_default().into())));
+    };
+    let specs = entry.map_or(&[][..], |entry| entry.path.specs());
+    match table.unknown_metric(&demand.usage, specs) {
+        Some(metric) => Err(Throttled::BadDemand(BadDemand::UnknownMetric(metric.into()))),
+        None => Ok(standing),
     }
 }
 

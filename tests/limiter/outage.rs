@@ -94,6 +94,27 @@ async fn s36_local_holds_its_share_of_each_limit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_for_its_share_goes_back_to_the_store_with_the_others() {
+    let store = FakeStore::new();
+    let builder =
+        builder(&store).on_unavailable(OnUnavailable::Local { share: 0.25 }).retries(Retries::none());
+    let limiter = builder.build().unwrap();
+    store.always(Unavailable);
+    limiter.reserve(tokens(20)).await.unwrap().keep().await.unwrap();
+    let waits: Vec<_> = (0..3).map(|_| waiting(&limiter, tokens(20))).collect();
+    let too_long = waiting(&limiter, tokens(20).max_wait(secs(7_200)));
+    tokio::time::sleep(secs(10)).await;
+    assert!(waits.iter().all(|wait| !wait.is_finished()));
+    store.heal();
+    for wait in waits.into_iter().chain([too_long]) {
+        let call = timeout(secs(6), wait).await.expect("the store has room").unwrap().unwrap();
+        assert!(!call.degraded());
+        call.keep().await.unwrap();
+    }
+    assert_eq!(truth(&store).await, (80.0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn those_that_wait_are_told_of_an_outage() {
     let store = FakeStore::new();
     let limiter = on(&store);

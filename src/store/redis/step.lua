@@ -76,20 +76,19 @@ local function stand_ahead(batch, ops, at, headroom)
   end
 end
 
-local function reserve(batch, ops, at, mode, explain)
+local function reserve(batch, ops, at, headroom, mode, explain)
   refold(batch)
-  local headroom = ops[at]
   if not fits(batch, ops, at, headroom) then
-    local because = explain or not batch.ahead
+    local because = explain or (mode == 'wait' and not batch.ahead)
     if because then violations(batch, ops, at, headroom) end
     if mode == 'wait' then stand_ahead(batch, ops, at, headroom) end
     return because and REFUSED_BECAUSE or REFUSED
   end
   if mode == 'dry' then return FITS end
   for k, quota in ipairs(batch.quotas) do
-    local cost, shares, id = ops[at + k], quota.shares, quota.id
+    local cost, shares, id = ops[at + k], quota.lane.shares, quota.id
     quota_reserve(quota, cost)
-    shares[id] = sum(shares[id] or 0, cost)
+    shares[id] = math.min((shares[id] or 0) + cost, MAX_TAKEN)
   end
   return GRANTED
 end
@@ -101,29 +100,34 @@ local function settle(batch, ops, at, granted_at, close, claim)
   end
   local count = batch.count
   for k, quota in ipairs(batch.quotas) do
-    local reserved, shares, id = ops[at + k], quota.shares, quota.id
-    if claim then shares = bucket_enter(quota.bucket, claim).shares end
-    local share = shares[id] or 0
-    local in_flight = reserved < share and reserved or share
+    local lane, reserved, id = quota.lane, ops[at + k], quota.id
+    if claim then lane = bucket_enter(quota.bucket, claim) end
+    local share = lane.shares[id] or 0
+    -- A late settle must not take what its lane has reserved since. A claim is younger than its grant.
+    local stands = claim or granted_at >= lane.since
+    local in_flight = stands and math.min(reserved, share) or 0
     local open = quota_settle(quota, granted_at, reserved, ops[at + count + k], in_flight, close)
-    shares[id] = sum(share - in_flight, open)
+    lane.shares[id] = math.min(share - in_flight + open, MAX_TAKEN)
   end
   batch.edited = true
   if claim and close then
-    for _, bucket in ipairs(batch.buckets) do bucket_remove(bucket, claim) end
+    for _, bucket in ipairs(batch.buckets) do bucket_end_claim(bucket, claim) end
   end
   return DONE
 end
 
 local function detach(batch, ops, at, claim, lease)
   for k, quota in ipairs(batch.quotas) do
-    local from, to, id = quota.shares, bucket_enter(quota.bucket, claim).shares, quota.id
+    local from, to, id = quota.lane.shares, bucket_enter(quota.bucket, claim).shares, quota.id
     local moved = math.min(ops[at + k], from[id] or 0)
     from[id] = (from[id] or 0) - moved
-    to[id] = sum(to[id] or 0, moved)
+    to[id] = (to[id] or 0) + moved
   end
   local until_then = sum(batch.now, lease)
-  for _, bucket in ipairs(batch.buckets) do bucket_extend(bucket, claim, until_then, until_then) end
+  for _, bucket in ipairs(batch.buckets) do
+    bucket_extend(bucket, claim, until_then, until_then)
+    bucket_keep_while_charged(bucket, bucket.rules, lease, batch.wall)
+  end
   return DONE
 end
 
@@ -144,27 +148,52 @@ local function status(batch)
     reasons[n + 1], reasons[n + 2] = quota.charged, quota.in_flight
     reasons[n + 3] = quota_reset(quota, batch.now, batch.wall)
   end
-  reasons[#reasons + 1] = batch.buckets[1].paused_until
+  local paused_until = batch.buckets[1].paused_until
+  reasons[#reasons + 1] = paused_until > batch.now and paused_until or 0
   return STATUS
 end
 
 local MODES = {'wait', 'try', 'dry', 'wait', 'try', 'dry'}
 
--- Applies the operation at index `at` of `ops`. Answers its verdict and the index after it.
-local function apply_operation(batch, ops, at)
-  local kind, count = ops[at], batch.count
-  if kind <= 6 then
-    return reserve(batch, ops, at + 1, MODES[kind], kind > 3), at + 2 + count
-  elseif kind <= 8 then
-    return settle(batch, ops, at + 1, ops[at + 1], kind == 7), at + 2 + 2 * count
-  elseif kind <= 10 then
-    local claim = 'l' .. struct.pack('<d', ops[at + 2])
-    return settle(batch, ops, at + 2, ops[at + 1], kind == 9, claim), at + 3 + 2 * count
-  elseif kind == 11 then
-    local claim = 'l' .. struct.pack('<d', ops[at + 1])
-    return detach(batch, ops, at + 2, claim, ops[at + 2]), at + 3 + count
-  elseif kind == 12 then
-    return pause(batch, ops[at + 1]), at + 2
+-- Applies the operations from index `at` of `ops` on. Answers their verdicts, packed, and how many there are.
+local function apply_operations(batch, ops, at)
+  local count, codes, n = batch.count, {}, 0
+  while ops[at] do
+    local kind = ops[at]
+    if kind <= 6 then
+      local many, headroom = ops[at + 1], ops[at + 2]
+      at = at + 3
+      for _ = 1, many do
+        n = n + 1
+        codes[n] = reserve(batch, ops, at - 1, headroom, MODES[kind], kind > 3)
+        at = at + count
+      end
+    elseif kind <= 8 then
+      local many = ops[at + 1]
+      at = at + 2
+      for _ = 1, many do
+        n = n + 1
+        codes[n] = settle(batch, ops, at, ops[at], kind == 7)
+        at = at + 1 + 2 * count
+      end
+    else
+      n = n + 1
+      if kind <= 10 then
+        local claim = 'l' .. struct.pack('<d', ops[at + 2])
+        codes[n] = settle(batch, ops, at + 2, ops[at + 1], kind == 9, claim)
+        at = at + 3 + 2 * count
+      elseif kind == 11 then
+        local claim = 'l' .. struct.pack('<d', ops[at + 1])
+        codes[n] = detach(batch, ops, at + 2, claim, ops[at + 2])
+        at = at + 3 + count
+      elseif kind == 12 then
+        codes[n] = pause(batch, ops[at + 1])
+        at = at + 2
+      else
+        codes[n] = status(batch)
+        at = at + 1
+      end
+    end
   end
-  return status(batch), at + 1
+  return string.char(unpack(codes)), n
 end
