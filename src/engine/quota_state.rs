@@ -59,7 +59,7 @@ pub(crate) struct Ask {
     pub(crate) cost: u64,
     /// Asked by those before it in the batch that could not be granted.
     pub(crate) ahead: u64,
-    /// [`Rule::capacity`] of its class.
+    /// [`Rule::capacity_for`] it.
     pub(crate) capacity: u64,
 }
 

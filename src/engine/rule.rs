@@ -113,6 +113,12 @@ impl Rule {
         whole - whole * headroom / HEADROOM_PARTS
     }
 
+    /// The same for a demand of this cost: one that needs nothing is not held up by what is left to others,
+    /// only by a debt.
+    pub(crate) fn capacity_for(&self, cost: u64, headroom: u64) -> u64 {
+        self.capacity(if cost == 0 { 0 } else { headroom })
+    }
+
     /// Whether reservations in flight take from what is available by themselves.
     pub(crate) fn holds(&self) -> bool {
         self.held || matches!(self.window, Window::InFlight)

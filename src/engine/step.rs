@@ -96,7 +96,7 @@ impl Step<'_> {
     }
 
     fn ask(&self, k: usize, rule: &Rule, cost: u64, headroom: u64) -> Ask {
-        let capacity = rule.capacity(headroom);
+        let capacity = rule.capacity_for(cost, headroom);
         let ahead = match self.ahead.get(k) {
             Some(ahead) if capacity <= ahead.capacity => ahead.amount,
             _ => 0,

@@ -79,7 +79,7 @@ fn a_long_queue_of_a_class_that_may_use_little() {
         let mut world = World::new([rule]);
         world.exact(&[reserve(&[LARGEST_LIMIT])]);
         let mut ops = vec![queue(LARGEST_LIMIT, 0); 6];
-        ops.extend([queue(1, 9_999), queue(0, 10_000)]);
+        ops.extend([queue(1, 9_999), queue(1, 10_000)]);
         let verdicts = world.exact(&ops);
         assert!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Refused(_))));
     }

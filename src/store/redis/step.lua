@@ -32,8 +32,9 @@ end
 local function fits(batch, ops, at, headroom)
   if is_paused(batch) then return false end
   for k, quota in ipairs(batch.quotas) do
-    local capacity = rule_capacity(quota.rule, headroom)
-    if not quota_fits(quota, ops[at + k], asked_ahead(batch, k, capacity), capacity) then return false end
+    local cost = ops[at + k]
+    local capacity = rule_capacity_for(quota.rule, cost, headroom)
+    if not quota_fits(quota, cost, asked_ahead(batch, k, capacity), capacity) then return false end
   end
   return true
 end
@@ -54,7 +55,8 @@ local function violations(batch, ops, at, headroom)
     if wait > 0 then add(-index, 0, wait, wait) end
   end
   for k, quota in ipairs(batch.quotas) do
-    local cost, capacity = ops[at + k], rule_capacity(quota.rule, headroom)
+    local cost = ops[at + k]
+    local capacity = rule_capacity_for(quota.rule, cost, headroom)
     local ahead = asked_ahead(batch, k, capacity)
     if not quota_fits(quota, cost, ahead, capacity) then
       local available, wait, at_best = quota_shortage(quota, cost, ahead, capacity, batch.now, batch.wall)
