@@ -123,7 +123,7 @@ local function detach(batch, ops, at, claim, lease)
     local from, to, id = quota.lane.shares, bucket_enter(quota.bucket, claim).shares, quota.id
     local moved = math.min(ops[at + k], from[id] or 0)
     from[id] = (from[id] or 0) - moved
-    to[id] = (to[id] or 0) + moved
+    to[id] = math.min((to[id] or 0) + moved, MAX_TAKEN)
   end
   local until_then = sum(batch.now, lease)
   for _, bucket in ipairs(batch.buckets) do
