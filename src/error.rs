@@ -33,7 +33,8 @@ pub enum Throttled {
 }
 
 impl Throttled {
-    /// The throttle's refusal inside an error that came through other layers and clients.
+    /// The throttle's refusal inside an error that came through other layers and clients, however they wrapped it:
+    /// reqwest, reqwest-middleware and its retries, hyper, tower's layers, `io::Error`, boxes.
     ///
     /// ```
     /// use tower_throttle::{BoxError, Throttled};
@@ -46,10 +47,10 @@ impl Throttled {
     pub fn find<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Self> {
         let mut next = Some(error);
         while let Some(error) = next {
-            let inner =
-                error.downcast_ref::<Self>().or_else(|| boxed(error).and_then(|error| Self::find(error)));
-            if inner.is_some() {
-                return inner;
+            let shared = || error.downcast_ref::<Arc<Self>>().map(AsRef::as_ref);
+            let inner = error.downcast_ref::<Self>().or_else(shared);
+            if let Some(inner) = inner.or_else(|| boxed(error).and_then(Self::find)) {
+                return Some(inner);
             }
             next = error.source();
         }

@@ -183,7 +183,7 @@ impl BucketState {
 
 /// The owner of `shares` is gone.
 fn abandon(quotas: &mut [QuotaState], shares: impl IntoIterator<Item = Share>, now: Micros) {
-    for share in shares {
+    for share in shares.into_iter().filter(|share| share.amount > 0) {
         if let Some(state) = quotas.iter_mut().find(|state| state.id == share.quota) {
             state.abandon(share.amount, now);
         }

@@ -98,6 +98,10 @@ fn never_connected(error: &(dyn Error + 'static)) -> bool {
     if error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect) {
         return true;
     }
+    #[cfg(feature = "reqwest-middleware")]
+    if let Some(reqwest_middleware::Error::Reqwest(error)) = error.downcast_ref() {
+        return never_connected(error);
+    }
     let io = error.downcast_ref::<std::io::Error>();
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
         || error.source().is_some_and(never_connected)

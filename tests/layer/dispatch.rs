@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_throttle::{BoxError, Demand, Inspector, Reservation, Settlement, ThrottleLayer, Throttled, usage};
@@ -193,6 +194,56 @@ async fn nothing_inside_is_held_while_a_request_waits() {
     assert!(!waits.is_finished());
     timeout(Duration::from_millis(10), service.oneshot(("other", 50))).await.unwrap().unwrap();
     waits.await.unwrap().unwrap();
+}
+
+/// As calls of several buckets through one client with few connections.
+#[tokio::test(start_paused = true)]
+async fn nothing_inside_is_held_while_an_old_grant_is_made_anew() {
+    let quotas = || [tower_throttle::Quota::per_minute("tokens", 100)];
+    let limits = tower_throttle::Limits::new().bucket("api", quotas()).bucket("other", quotas());
+    let layer = ThrottleLayer::new(
+        tower_throttle::Limiter::new(limits).unwrap(),
+        |request: &mut (&'static str, u64, u64)| Ok(Demand::new(request.0, usage! { tokens: request.1 })),
+    );
+    let service = ServiceBuilder::new().layer(layer).concurrency_limit(1).service(service_fn(
+        async |call: (_, _, u64)| {
+            tokio::time::sleep(Duration::from_secs(call.2)).await;
+            Ok::<_, BoxError>(())
+        },
+    ));
+    let begin = |call| {
+        let call = tokio::spawn(service.clone().oneshot(call));
+        async { tokio::task::yield_now().await }.map(|()| call)
+    };
+
+    let holds_the_permit = begin(("other", 1, 2)).await;
+    let granted = begin(("api", 100, 0)).await;
+    let waits = begin(("api", 50, 0)).await;
+    holds_the_permit.await.unwrap().unwrap();
+    // The grant has become too old, and went to the one that waited; its own call has to wait for it.
+    let soon = Duration::from_millis(10);
+    timeout(soon, waits).await.expect("nobody holds the permit").unwrap().unwrap();
+    timeout(soon, service.clone().oneshot(("other", 1, 0))).await.expect("nor now").unwrap();
+    let started = Instant::now();
+    granted.await.unwrap().unwrap();
+    assert!((58..63).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_longest_wait_counts_from_the_first_time_it_is_asked_for() {
+    let limiter = limiter();
+    let layer = ThrottleLayer::new(limiter.clone(), |request: &mut u64| {
+        Ok(Demand::new("api", usage! { tokens: *request }).max_wait(Duration::from_secs(61)))
+    });
+    let probe = Probe::new(Act::BeReadyAfter(Duration::from_secs(30)));
+    let call = tokio::spawn(layer.clone().layer(probe.clone()).oneshot(60));
+    tokio::task::yield_now().await;
+    let waits = tokio::spawn(layer.layer(Probe::new(Act::Answer(0))).oneshot(100));
+
+    // After half a minute the grant goes to the one that waits, and would come again only after a minute more.
+    let error = call.await.unwrap().unwrap_err();
+    assert!(matches!(Throttled::find(error.as_ref()), Some(Throttled::Deadline(_))), "{error}");
+    assert_eq!((waits.await.unwrap().unwrap(), probe.calls()), (0, 0));
 }
 
 #[derive(Clone)]

@@ -65,11 +65,12 @@ local now = math.max(wall + offset, seen)
 local batch = {field = field, now = now, wall = wall, buckets = buckets, quotas = {}, count = 0, edited = false, reasons = {}}
 for b, bucket in ipairs(buckets) do
   bucket_advance(bucket, rules[b], now, wall)
-  local shares = bucket_enter(bucket, field).shares
+  local lane = bucket_enter(bucket, field)
+  bucket.rules = rules[b]
   for index in ipairs(rules[b]) do
     local quota = bucket.quotas[index]
     batch.count = batch.count + 1
-    batch.quotas[batch.count], quota.bucket, quota.shares = quota, bucket, shares
+    batch.quotas[batch.count], quota.bucket, quota.lane = quota, bucket, lane
   end
 end
 
@@ -92,7 +93,7 @@ answer = table.concat(answer)
 local lease_until = sum(now, lease)
 for b, bucket in ipairs(buckets) do
   bucket_extend(bucket, field, lease_until, sum(now, LANE_MEMORY))
-  bucket_keep_while_charged(bucket, rules[b], wall)
+  bucket_keep_while_charged(bucket, rules[b], math.min(lease, LANE_MEMORY), wall)
 end
 local lane = bucket_enter(buckets[1], field)
 lane.seq, lane.answered_at, lane.answer = seq, now, answer

@@ -2,21 +2,23 @@
 -- the bucket itself, and every lane or claim has a field of its own, "l" and its packed id.
 --
 -- Field "s": VERSION, how many numbers follow, those numbers (the bucket's, then each quota's), the rings.
--- A lane's field: seq, answered_at, lease_until, forget_at, the number of shares, the shares (a quota's id and an
--- amount each), then the answer to its last batch.
+-- A lane's field: seq, answered_at, lease_until, forget_at, since, the number of shares, the shares (a quota's id and an
+-- amount each), then the answer to its last batch. What was granted before `since` is not in the shares: the lane was not
+-- known yet, or its lease had ended.
 
 local VERSION = 1
 
 -- How long a lane is remembered after its last batch.
 local LANE_MEMORY = 600000000
 
-local function lane_new()
-  return {seq = 0, answered_at = 0, lease_until = 0, forget_at = 0, shares = {}, answer = ''}
+local function lane_new(now)
+  return {seq = 0, answered_at = 0, lease_until = 0, forget_at = 0, since = now, shares = {}, answer = ''}
 end
 
 local function lane_decoded(record)
   local lane, count, from = {shares = {}}
-  lane.seq, lane.answered_at, lane.lease_until, lane.forget_at, count, from = struct.unpack('<ddddd', record)
+  lane.seq, lane.answered_at, lane.lease_until, lane.forget_at, lane.since, count, from =
+    struct.unpack('<dddddd', record)
   local shares = numbers(record, from, 2 * count)
   for i = 1, 2 * count, 2 do lane.shares[shares[i]] = shares[i + 1] end
   lane.answer = string.sub(record, from + 16 * count)
@@ -24,14 +26,14 @@ local function lane_decoded(record)
 end
 
 local function lane_encoded(lane)
-  local list, n = {lane.seq, lane.answered_at, lane.lease_until, lane.forget_at, 0}, 5
+  local list, n = {lane.seq, lane.answered_at, lane.lease_until, lane.forget_at, lane.since, 0}, 6
   for quota, amount in pairs(lane.shares) do
     if amount > 0 then
       list[n + 1], list[n + 2] = quota, amount
       n = n + 2
     end
   end
-  list[5] = (n - 5) / 2
+  list[6] = (n - 6) / 2
   return packed_numbers(list, 1, n) .. lane.answer
 end
 
@@ -110,7 +112,7 @@ end
 local function bucket_enter(bucket, field)
   local lane = bucket_lane(bucket, field)
   if not lane then
-    lane = lane_new()
+    lane = lane_new(bucket.now)
     bucket.lanes[field], bucket.gone[field] = lane, nil
   end
   lane.changed = true
@@ -121,26 +123,33 @@ local function bucket_remove(bucket, field)
   bucket.lanes[field], bucket.gone[field] = false, true
 end
 
-local function bucket_quota(bucket, id)
-  for _, quota in ipairs(bucket.quotas) do
-    if quota.id == id then return quota end
+-- The owner of `shares` is gone.
+local function bucket_abandon(bucket, shares)
+  for id, amount in pairs(shares) do
+    for _, quota in ipairs(bucket.quotas) do
+      if amount > 0 and quota.id == id then quota_abandon(quota, amount, bucket.now) end
+    end
   end
 end
 
--- Ends the leases that are over and forgets the lanes that were silent for long.
-local function bucket_sweep(bucket, now)
+-- Forgets a claim, with what it has in flight on quotas that whoever settled it does not know.
+local function bucket_end_claim(bucket, field)
+  bucket_abandon(bucket, bucket.lanes[field].shares)
+  bucket_remove(bucket, field)
+end
+
+-- Ends the leases that are over. Forgets the lanes that were silent for long, and the quotas after the first `known`
+-- that mean nothing any more.
+local function bucket_sweep(bucket, known, now)
   local next_sweep, all = MAX_AMOUNT, redis.call('HGETALL', bucket.key)
   for i = 1, #all, 2 do
     local field = all[i]
     if string.sub(field, 1, 1) == 'l' then
       local lane = lane_decoded(all[i + 1])
       bucket.lanes[field] = lane
-      if lane.lease_until <= now and next(lane.shares) then
-        for id, amount in pairs(lane.shares) do
-          local quota = bucket_quota(bucket, id)
-          if quota then quota_abandon(quota, amount) end
-        end
-        lane.shares, lane.changed = {}, true
+      if lane.lease_until <= now then
+        bucket_abandon(bucket, lane.shares)
+        lane.shares, lane.since, lane.changed = {}, now, true
       end
       local due = lane_due(lane)
       if due <= now then
@@ -151,6 +160,12 @@ local function bucket_sweep(bucket, now)
     end
   end
   bucket.next_sweep = next_sweep
+
+  local quotas = {}
+  for index, quota in ipairs(bucket.quotas) do
+    if index <= known or quota.expires > now or quota.in_flight > 0 then quotas[#quotas + 1] = quota end
+  end
+  bucket.quotas = quotas
 end
 
 -- Brings clock, quotas and leases to `now`, with the quotas in the order of `rules`.
@@ -163,9 +178,10 @@ local function bucket_advance(bucket, rules, now, wall)
     while quotas[found] and quotas[found].id ~= rule.id do found = found + 1 end
     local quota = quotas[found] or quota_new(rule, now, wall)
     quotas[found] = quotas[index]
-    quotas[index] = quota_advance(quota, rule, now, wall)
+    quotas[index] = quota
+    quota_advance(quota, rule, now, wall)
   end
-  if now >= bucket.next_sweep then bucket_sweep(bucket, now) end
+  if now >= bucket.next_sweep then bucket_sweep(bucket, #rules, now) end
 end
 
 -- Gives a lane, or a detached reservation, time until its lease and its record end.
@@ -176,10 +192,12 @@ local function bucket_extend(bucket, field, lease_until, forget_at)
   bucket.expires = math.max(bucket.expires, forget_at)
 end
 
--- Keeps the state for as long as its quotas mean something.
-local function bucket_keep_while_charged(bucket, rules, wall)
+-- Keeps the state for as long as its quotas mean something, with holds of a lease as long as `lease`.
+local function bucket_keep_while_charged(bucket, rules, lease, wall)
   for index in ipairs(rules) do
-    bucket.expires = math.max(bucket.expires, sum(bucket.now, quota_lasts(bucket.quotas[index], bucket.now, wall)))
+    local quota = bucket.quotas[index]
+    quota.expires = math.max(quota.expires, sum(bucket.now, quota_lasts(quota, lease, bucket.now, wall)))
+    bucket.expires = math.max(bucket.expires, quota.expires)
   end
   bucket.expires = math.max(bucket.expires, bucket.paused_until)
 end

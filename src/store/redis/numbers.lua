@@ -6,6 +6,14 @@
 -- and remainder of two of them is exact; what would be more stops there, as it does in Rust.
 local MAX_AMOUNT = 9007199254740991
 
+-- The most that a window or the calls in flight are taken to hold.
+local MAX_TAKEN = 2251799813685248
+
+-- What is left of `used` after `drain`.
+local function drained(used, drain)
+  return used > drain and used - drain or 0
+end
+
 local function sum(a, b)
   local c = a + b
   if c > MAX_AMOUNT then return MAX_AMOUNT end

@@ -1,46 +1,41 @@
--- The state of one quota: {id, kind, since, in_flight, charged, units} and what its kind of window keeps. `since`: a
--- grant older than this is not known here and gets no refund. `rule` is set while a rule of the batch is obeyed.
-
-local function quota_begin(rule, wall)
-  return (rule_window_at(rule, wall)) or 0
-end
-
-local function quota_until_next(rule, wall)
-  local _, next = rule_window_at(rule, wall)
-  return next and next - wall or 0
-end
+-- The state of one quota: {id, kind, held, since, expires, in_flight, charged, units} and what its kind of window keeps.
+-- `since`: a grant older than this is not known here and gets no refund. `rule` is set while a rule of the batch is
+-- obeyed.
 
 local function quota_new(rule, now, wall)
-  local quota = {id = rule.id, kind = rule.kind, since = now, in_flight = 0, charged = 0, units = 1, rule = rule}
+  local quota = {
+    id = rule.id, kind = rule.kind, held = rule.held, since = now, expires = now, in_flight = 0, charged = 0, units = 1,
+  }
   if rule.kind == 'sliding' then
     quota.slot, quota.ring = rule.slot, ring_new(math.floor(now / rule.slot), rule.slots + 1)
   elseif rule.kind == 'draining' then
-    draining_renew(quota, rule, now)
+    draining_renew(quota, rule, math.floor(now / rule.tick))
   elseif rule.kind == 'fixed' then
-    quota.begin = quota_begin(rule, wall)
+    quota.begin = rule_window_at(rule, wall)
   end
   return quota
 end
 
--- Brings the state to `now`, and to the rule if that has changed. Answers the state, which is another one if the kind
--- of window has changed.
+-- Lets time pass, as far as that takes no rule.
+local function quota_pass(quota, now)
+  if quota.kind == 'sliding' then
+    sliding_advance(quota, now)
+  elseif quota.kind == 'draining' then
+    draining_advance(quota, now)
+  end
+end
+
+-- Brings the state to `now`, and to the rule if that has changed.
 local function quota_advance(quota, rule, now, wall)
   local kind, renewed = quota.kind, false
   quota.rule = rule
-  if kind ~= rule.kind then
-    local in_flight = quota.in_flight
-    quota = quota_new(rule, now, wall)
-    quota.in_flight = in_flight
-  elseif kind == 'sliding' then
-    sliding_advance(quota, now)
-  elseif kind == 'draining' then
-    draining_advance(quota, now)
-    renewed = draining_adopt(quota, rule, now)
+  quota_pass(quota, now)
+  if kind == 'draining' then
+    renewed = draining_adopt(quota, rule)
   elseif kind == 'fixed' then
-    renewed = fixed_advance(quota, quota_begin(rule, wall))
+    renewed = fixed_advance(quota, rule_window_at(rule, wall))
   end
   if renewed then quota.since = now end
-  return quota
 end
 
 local function quota_charge(quota, amount)
@@ -55,7 +50,7 @@ local function quota_charge(quota, amount)
 end
 
 local function quota_reserve(quota, cost)
-  quota.in_flight = sum(quota.in_flight, cost)
+  quota.in_flight = math.min(quota.in_flight + cost, MAX_TAKEN)
   if not quota.rule.holds then quota_charge(quota, cost) end
 end
 
@@ -67,7 +62,7 @@ local function quota_settle(quota, at, reserved, actual, in_flight, close)
   if quota.rule.holds then amount = drained(actual, reserved - in_flight) end
   if not close then
     open = amount
-    quota.in_flight = sum(quota.in_flight, open)
+    quota.in_flight = math.min(quota.in_flight + open, MAX_TAKEN)
   end
 
   local refundable = at >= quota.since
@@ -84,28 +79,40 @@ local function quota_settle(quota, at, reserved, actual, in_flight, close)
 end
 
 -- The owner of `amount` in flight is gone: a hold becomes a charge.
-local function quota_abandon(quota, amount)
+local function quota_abandon(quota, amount, now)
   quota.in_flight = drained(quota.in_flight, amount)
-  if quota.rule and quota.rule.held then quota_charge(quota, amount) end
+  if quota.held then
+    quota_pass(quota, now)
+    quota_charge(quota, amount)
+  end
 end
 
 local function quota_held(quota)
   return quota.rule.holds and quota.in_flight or 0
 end
 
--- What would be taken with the demand granted, in units. `ahead` is what those before it in the batch ask for.
+-- Charged and held together, in units of the window.
+local function quota_taken(quota)
+  local held = quota_held(quota)
+  -- Nothing fits behind more than a burst that is held; amounts stay exact.
+  if quota.kind == 'draining' then held = math.min(held, 2 * quota.burst) end
+  return quota.charged + held * quota.units
+end
+
+-- What would be taken with the demand granted. `ahead` is what those before it in the batch ask for.
 local function quota_taken_with(quota, cost, ahead)
   local asked = cost == 0 and 0 or cost + ahead
-  return quota.charged + (quota_held(quota) + asked) * quota.units
+  return quota_taken(quota) + asked * quota.units
 end
 
 local function quota_fits(quota, cost, ahead, capacity)
-  return quota_taken_with(quota, cost, ahead) <= product(capacity, quota.units)
+  return quota_taken_with(quota, cost, ahead) <= capacity * quota.units
 end
 
--- Time until `over` units of what is taken have come back by themselves; nil while that depends on calls in flight.
-local function quota_until_back(quota, over, cost, capacity, now, wall)
-  local kind, held = quota.kind, quota_held(quota)
+-- Time until `over` units of what is charged have come back by themselves while `held` stays; nil while that depends on
+-- calls in flight.
+local function quota_until_back(quota, over, held, cost, capacity, now, wall)
+  local kind = quota.kind
   if kind == 'draining' then
     if held + cost > capacity then return nil end
     return draining_until_drained(quota, over, now)
@@ -119,7 +126,7 @@ local function quota_until_back(quota, over, cost, capacity, now, wall)
     wait, length = sliding_until_left(quota, over - beyond, now), sliding_length(quota)
   else
     local begin, next = rule_window_at(quota.rule, wall)
-    wait, length = next - wall, next - begin
+    wait, length = fixed_end(quota, begin, next) - wall, next - begin
   end
   return sum(wait, product(math.ceil(beyond / math.max(capacity, 1)), length))
 end
@@ -127,32 +134,42 @@ end
 -- Only asked where the demand does not fit. Answers the whole tokens available, the time until the demand fits if
 -- nothing is refunded (or nil), and the same if everything in flight were refunded at once.
 local function quota_shortage(quota, cost, ahead, capacity, now, wall)
-  local units, held = quota.units, quota_held(quota)
-  local taken = sum(quota.charged, product(held, units))
-  local in_units = product(capacity, units)
-  local over = drained(math.min(quota_taken_with(quota, cost, ahead), MAX_AMOUNT), in_units)
-  local refundable = quota.rule.holds and 0 or product(quota.in_flight, units)
-  local wait = quota_until_back(quota, over, cost, capacity, now, wall)
+  local units = quota.units
+  local over = drained(quota_taken_with(quota, cost, ahead), capacity * units)
+  local refundable = quota.in_flight * units
+  local wait = quota_until_back(quota, over, quota_held(quota), cost, capacity, now, wall)
   local at_best = 0
   if over > refundable then
-    at_best = quota_until_back(quota, over - refundable, cost, capacity, now, wall) or 0
+    at_best = quota_until_back(quota, over - refundable, 0, cost, capacity, now, wall) or 0
   end
-  return math.floor((in_units - taken) / units), wait, at_best
+  return math.floor((capacity * units - quota_taken(quota)) / units), wait, at_best
 end
 
--- For how long at most the charges mean something, told without a walk over them.
-local function quota_lasts(quota, now, wall)
-  local kind = quota.kind
-  if kind == 'sliding' then return sliding_length(quota) end
-  if kind == 'draining' then return draining_until_drained(quota, quota.charged, now) end
-  if kind == 'fixed' then return quota_until_next(quota.rule, wall) end
-  return 0
+-- For how long at most this means something, told without a walk over the charges. A hold may become a charge when its
+-- `lease` ends.
+local function quota_lasts(quota, lease, now, wall)
+  local kind, holds, charged = quota.kind, quota_held(quota) > 0, 0
+  if kind == 'sliding' then
+    charged = sliding_length(quota)
+  elseif kind == 'draining' then
+    charged = draining_until_drained(quota, sum(quota_taken(quota), quota.excess), now)
+  elseif kind == 'fixed' then
+    local begin, next = rule_window_at(quota.rule, wall)
+    charged = math.max(holds and next - begin or 0, fixed_end(quota, begin, next) - wall)
+  end
+  return holds and lease + charged or charged
 end
 
 -- Time until everything charged has come back, or until the next fixed window.
 local function quota_reset(quota, now, wall)
-  if quota.kind ~= 'sliding' then return quota_lasts(quota, now, wall) end
-  return quota.charged == 0 and 0 or sliding_until_left(quota, quota.charged, now)
+  if quota.kind == 'sliding' then
+    return quota.charged == 0 and 0 or sliding_until_left(quota, quota.charged, now)
+  elseif quota.kind == 'draining' then
+    return draining_until_drained(quota, quota.charged, now)
+  elseif quota.kind == 'fixed' then
+    return fixed_end(quota, rule_window_at(quota.rule, wall)) - wall
+  end
+  return 0
 end
 
 -- The state with its header at index `i` of the numbers and its ring from byte `from` of `packed` on; then the index
@@ -161,8 +178,9 @@ local function quota_decoded(header, i, packed, from)
   local kind = KINDS[header[i + 1]]
   local quota = {
     id = header[i], kind = kind, since = header[i + 2], in_flight = header[i + 3], charged = header[i + 4], units = 1,
+    held = header[i + 5] == 1, expires = header[i + 6],
   }
-  i = i + 5
+  i = i + 7
   if kind == 'in_flight' then return quota, i, from end
   if kind == 'fixed' then
     quota.begin = header[i]
@@ -174,8 +192,9 @@ local function quota_decoded(header, i, packed, from)
   if kind == 'draining' then
     quota.rate, quota.tick, quota.units = header[i + 3], header[i + 4], header[i + 5]
     quota.burst, quota.max_debt, quota.at, quota.base = header[i + 6], header[i + 7], header[i + 8], header[i + 9]
+    quota.max_used, quota.excess, quota.excess_rate = header[i + 10], header[i + 11], header[i + 12]
     quota.slots, quota.edited = len, false
-    return quota, i + 10, from + 8 * len
+    return quota, i + 13, from + 8 * len
   end
   return quota, i + 3, from + 8 * len
 end
@@ -185,6 +204,8 @@ local function quota_encode(quota, header)
   local n, kind, ring = #header, quota.kind, quota.ring
   header[n + 1], header[n + 2], header[n + 3] = quota.id, KIND_NUMBERS[kind], quota.since
   header[n + 4], header[n + 5] = quota.in_flight, quota.charged
+  header[n + 6], header[n + 7] = quota.held and 1 or 0, quota.expires
+  n = n + 2
   if kind == 'in_flight' then return '' end
   if kind == 'fixed' then
     header[n + 6] = quota.begin
@@ -194,7 +215,8 @@ local function quota_encode(quota, header)
   if kind == 'draining' then
     header[n + 9], header[n + 10], header[n + 11] = quota.rate, quota.tick, quota.units
     header[n + 12], header[n + 13], header[n + 14] = quota.burst, quota.max_debt, quota.at
-    header[n + 15] = quota.base
+    header[n + 15], header[n + 16] = quota.base, quota.max_used
+    header[n + 17], header[n + 18] = quota.excess, quota.excess_rate
   end
   return ring_packed(ring)
 end

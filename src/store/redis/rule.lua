@@ -35,7 +35,7 @@ end
 local function rule_capacity(rule, headroom)
   local whole = rule.whole
   if headroom == 0 then return whole end
-  return whole - math.floor(whole / 10000) * headroom - math.floor(whole % 10000 * headroom / 10000)
+  return whole - math.floor(whole * headroom / 10000)
 end
 
 -- The beginning of the fixed window that `wall` is in and the beginning of the next one, if known.

@@ -11,8 +11,8 @@ local function sliding_advance(window, now)
 end
 
 local function sliding_add(window, slot, amount)
-  -- The sum stays exact too.
-  if amount > MAX_AMOUNT - window.charged then amount = MAX_AMOUNT - window.charged end
+  local room = MAX_TAKEN - window.charged
+  if amount > room then amount = room end
   ring_add(window.ring, slot, amount)
   window.charged = window.charged + amount
 end
@@ -36,12 +36,12 @@ local function sliding_until_left(window, amount, now)
   for slot = head - len + 1, head do
     left = left + slots[slot % len + 1]
     if left >= amount then
-      local leaves = product(slot + len, window.slot)
+      local leaves = (slot + len) * window.slot
       return leaves > now and leaves - now or 0
     end
   end
 end
 
 local function sliding_length(window)
-  return product(window.ring.len, window.slot)
+  return window.ring.len * window.slot
 end

@@ -80,16 +80,16 @@ local function reserve(batch, ops, at, mode, explain)
   refold(batch)
   local headroom = ops[at]
   if not fits(batch, ops, at, headroom) then
-    local because = explain or not batch.ahead
+    local because = explain or (mode == 'wait' and not batch.ahead)
     if because then violations(batch, ops, at, headroom) end
     if mode == 'wait' then stand_ahead(batch, ops, at, headroom) end
     return because and REFUSED_BECAUSE or REFUSED
   end
   if mode == 'dry' then return FITS end
   for k, quota in ipairs(batch.quotas) do
-    local cost, shares, id = ops[at + k], quota.shares, quota.id
+    local cost, shares, id = ops[at + k], quota.lane.shares, quota.id
     quota_reserve(quota, cost)
-    shares[id] = sum(shares[id] or 0, cost)
+    shares[id] = math.min((shares[id] or 0) + cost, MAX_TAKEN)
   end
   return GRANTED
 end
@@ -101,29 +101,34 @@ local function settle(batch, ops, at, granted_at, close, claim)
   end
   local count = batch.count
   for k, quota in ipairs(batch.quotas) do
-    local reserved, shares, id = ops[at + k], quota.shares, quota.id
-    if claim then shares = bucket_enter(quota.bucket, claim).shares end
-    local share = shares[id] or 0
-    local in_flight = reserved < share and reserved or share
+    local lane, reserved, id = quota.lane, ops[at + k], quota.id
+    if claim then lane = bucket_enter(quota.bucket, claim) end
+    local share = lane.shares[id] or 0
+    -- A late settle must not take what its lane has reserved since. A claim is younger than its grant.
+    local stands = claim or granted_at >= lane.since
+    local in_flight = stands and math.min(reserved, share) or 0
     local open = quota_settle(quota, granted_at, reserved, ops[at + count + k], in_flight, close)
-    shares[id] = sum(share - in_flight, open)
+    lane.shares[id] = math.min(share - in_flight + open, MAX_TAKEN)
   end
   batch.edited = true
   if claim and close then
-    for _, bucket in ipairs(batch.buckets) do bucket_remove(bucket, claim) end
+    for _, bucket in ipairs(batch.buckets) do bucket_end_claim(bucket, claim) end
   end
   return DONE
 end
 
 local function detach(batch, ops, at, claim, lease)
   for k, quota in ipairs(batch.quotas) do
-    local from, to, id = quota.shares, bucket_enter(quota.bucket, claim).shares, quota.id
+    local from, to, id = quota.lane.shares, bucket_enter(quota.bucket, claim).shares, quota.id
     local moved = math.min(ops[at + k], from[id] or 0)
     from[id] = (from[id] or 0) - moved
-    to[id] = sum(to[id] or 0, moved)
+    to[id] = (to[id] or 0) + moved
   end
   local until_then = sum(batch.now, lease)
-  for _, bucket in ipairs(batch.buckets) do bucket_extend(bucket, claim, until_then, until_then) end
+  for _, bucket in ipairs(batch.buckets) do
+    bucket_extend(bucket, claim, until_then, until_then)
+    bucket_keep_while_charged(bucket, bucket.rules, lease, batch.wall)
+  end
   return DONE
 end
 
@@ -144,7 +149,8 @@ local function status(batch)
     reasons[n + 1], reasons[n + 2] = quota.charged, quota.in_flight
     reasons[n + 3] = quota_reset(quota, batch.now, batch.wall)
   end
-  reasons[#reasons + 1] = batch.buckets[1].paused_until
+  local paused_until = batch.buckets[1].paused_until
+  reasons[#reasons + 1] = paused_until > batch.now and paused_until or 0
   return STATUS
 end
 

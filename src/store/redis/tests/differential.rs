@@ -6,7 +6,7 @@ use super::{
     RedisServer, RedisStore, apply_leased, bucket,
     random::{Sending, World},
 };
-use crate::engine::{self, Answer, Batch, BucketState};
+use crate::engine::{self, Answer, Batch, BucketState, Outcome};
 
 /// The script's clock, when a test steps it.
 const STEPPED: &str = "local function clock() return tonumber(redis.call('GET', 'test:clock')) end";
@@ -62,10 +62,26 @@ async fn compare(operations: usize, batch: usize, stepped: bool) {
         assert!(!stepped || answer.wall == world.wall);
         world.wall = answer.wall;
         let expected = engine.apply(&sending, answer.wall);
-        assert_eq!(answer, expected, "script and engine differ at seed {seed}, batch {batches}: {ops:?}");
+        if answer != expected {
+            let place = format!("seed {seed}, batch {batches}");
+            panic!("script and engine differ at {place}: {}", difference(&sending, &answer, &expected));
+        }
         world.learn(&sending, &answer);
         applied += ops.len();
         batches += 1;
+    }
+}
+
+/// What a person needs to find the cause.
+fn difference(sending: &Sending, script: &Answer, engine: &Answer) -> String {
+    let rules = &sending.rules;
+    match (&script.outcome, &engine.outcome) {
+        (Outcome::Applied { verdicts: left, .. }, Outcome::Applied { verdicts: right, .. }) if left != right => {
+            let at = left.iter().zip(right).position(|(left, right)| left != right).unwrap_or(0);
+            let (op, left, right) = (&sending.ops[at], &left[at], &right[at]);
+            format!("{op:#?} is answered {left:?} by the script, {right:?} by the engine; the rules are {rules:#?}")
+        }
+        (left, right) => format!("{left:?} by the script, {right:?} by the engine; the rules are {rules:#?}"),
     }
 }
 

@@ -11,6 +11,9 @@ use crate::engine::{
 const SECOND: Micros = 1_000_000;
 const DAY: Micros = 86_400 * SECOND;
 
+/// The largest limit that can be declared.
+const MAX_LIMIT: u64 = 900_000_000_000;
+
 /// The buckets that each lane's demands are about, by index.
 const PATHS: [&[usize]; 6] = [&[0], &[0, 1], &[1], &[2, 0, 1], &[2], &[0]];
 
@@ -157,8 +160,8 @@ impl World {
         match &mut rule.window {
             Window::TokenBucket(shape) => {
                 let finer = rng.bool();
-                *shape = token_bucket(rng, if finer { 1 } else { 1_000 });
-                rule.limit = limit(rng).min(1_000_000);
+                *shape = token_bucket(rng, rule.id, if finer { 1 } else { 1_000 });
+                rule.limit = limit(rng);
             }
             _ => rule.limit = limit(rng),
         }
@@ -173,12 +176,15 @@ impl World {
     fn op(&mut self, lane_index: usize) -> Op {
         let lane = &mut self.lanes[lane_index];
         let rng = &mut self.rng;
-        let limits: Vec<u64> = PATHS[lane.path]
+        let rules: Vec<&Rule> = PATHS[lane.path]
             .iter()
             .zip(&lane.rules)
             .flat_map(|(&bucket, rules)| rules.iter().map(move |&rule| (bucket, rule)))
-            .map(|(bucket, rule)| self.rules[bucket][rule].capacity(0))
+            .map(|(bucket, rule)| &self.rules[bucket][rule])
             .collect();
+        let limits: Vec<u64> = rules.iter().map(|rule| rule.capacity(0)).collect();
+        // What a caller's actual usage is cut to.
+        let believed: Vec<u64> = rules.iter().map(|rule| rule.capacity(0) + max_debt(rule)).collect();
         match rng.u8(..100) {
             0..45 => Op::Reserve {
                 costs: costs(rng, &limits),
@@ -195,10 +201,13 @@ impl World {
                     1 => (None, invented(rng, lane, &limits, self.wall)),
                     _ => (None, remembered(rng, lane, &limits, self.wall)),
                 };
-                // A claim of a lane that goes by other rules.
+                // What was granted, or claimed, when a limit was another, or by a lane that goes by other rules.
                 reservation.costs.resize(limits.len(), 0);
+                for (cost, &limit) in reservation.costs.iter_mut().zip(&limits) {
+                    *cost = (*cost).min(limit);
+                }
                 let actual = match rng.u8(..4) {
-                    0 => costs(rng, &limits),
+                    0 => costs(rng, &believed),
                     1 => reservation.costs.clone(),
                     _ => reservation.costs.iter().map(|&cost| rng.u64(..=cost)).collect(),
                 };
@@ -206,7 +215,10 @@ impl World {
                 Op::Settle { at: reservation.at, reserved: reservation.costs, actual, close, claim }
             }
             90..94 => {
-                let reserved = remembered(rng, lane, &limits, self.wall).costs;
+                let mut reserved = remembered(rng, lane, &limits, self.wall).costs;
+                for (cost, &limit) in reserved.iter_mut().zip(&limits) {
+                    *cost = (*cost).min(limit);
+                }
                 Op::Detach { claim: rng.u64(1..100), reserved, lease: rng.u64(..100 * SECOND) }
             }
             94..96 => Op::Pause(if rng.bool() { 0 } else { rng.u64(..3 * SECOND) }),
@@ -235,10 +247,8 @@ fn invented(rng: &mut Rng, lane: &Lane, limits: &[u64], wall: Micros) -> Reserva
 fn costs(rng: &mut Rng, limits: &[u64]) -> Costs {
     let kind = rng.u8(..40);
     let cost = |&limit: &u64| match kind {
-        0 => rng.u64(..=MAX_AMOUNT),
-        1 => MAX_AMOUNT,
-        2 => limit,
-        3 => limit.saturating_add(rng.u64(..3)).min(MAX_AMOUNT),
+        0..3 => limit,
+        3 => limit - rng.u64(..3).min(limit),
         4..8 => rng.u64(..=limit),
         8..12 => rng.u64(..2),
         _ => rng.u64(..=limit / 16),
@@ -255,19 +265,29 @@ fn some_rules(rng: &mut Rng) -> Vec<usize> {
 
 fn limit(rng: &mut Rng) -> u64 {
     match rng.u8(..20) {
-        0 => MAX_AMOUNT - rng.u64(..3),
-        1 => rng.u64(..=MAX_AMOUNT),
-        2..6 => rng.u64(..10),
+        0 => MAX_LIMIT - rng.u64(..3),
+        1 => rng.u64(1..=MAX_LIMIT),
+        2..6 => rng.u64(1..10),
         6..10 => rng.u64(1..1_000),
         _ => rng.u64(1_000..2_000_000),
     }
 }
 
-fn token_bucket(rng: &mut Rng, tick: Micros) -> TokenBucket {
-    let window = [SECOND, 60 * SECOND, 1_500_000][rng.usize(..3)];
-    let burst = [1, 10, rng.u64(1..1_000_000), rng.u64(..=MAX_AMOUNT)][rng.usize(..4)];
-    let max_debt = [0, burst, 10 * burst.min(1_000_000)][rng.usize(..3)];
-    TokenBucket::new(tick, window, burst, max_debt, 4 * window, [1, 3, 16, 96][rng.usize(..4)])
+/// What is part of a quota's identity is taken from its id; the rest may change while it lives.
+fn token_bucket(rng: &mut Rng, id: u64, tick: Micros) -> TokenBucket {
+    let window = [SECOND, 60 * SECOND, 1_500_000][id as usize % 3];
+    let slots = [1, 3, 16, 96][id as usize / 3 % 4];
+    let largest = MAX_AMOUNT / (window / tick) / 16;
+    let burst = [1, 10, rng.u64(1..100_000), rng.u64(1..=largest)][rng.usize(..4)].min(largest);
+    let max_debt = [0, burst, 8 * burst][rng.usize(..3)];
+    TokenBucket::new(tick, window, burst, max_debt, 4 * window, slots)
+}
+
+fn max_debt(rule: &Rule) -> u64 {
+    match &rule.window {
+        Window::TokenBucket(shape) => shape.max_debt,
+        _ => 8 * rule.limit,
+    }
 }
 
 fn rule(rng: &mut Rng, id: u64, wall: Micros) -> Rule {
@@ -278,7 +298,7 @@ fn rule(rng: &mut Rng, id: u64, wall: Micros) -> Rule {
             slot: [5_000, 25_000, 1_008_334, 60 * SECOND][rng.usize(..4)],
             slots: [1, 2, 60, 60, 100][rng.usize(..5)],
         },
-        "token" => Window::TokenBucket(token_bucket(rng, 1)),
+        "token" => Window::TokenBucket(token_bucket(rng, id, 1)),
         "fixed" => {
             let length = [SECOND, 60 * SECOND, DAY][rng.usize(..3)];
             Window::Fixed { length, anchor: rng.u64(..length) }
@@ -288,10 +308,10 @@ fn rule(rng: &mut Rng, id: u64, wall: Micros) -> Rule {
     };
     let limit = match window {
         Window::InFlight => rng.u64(1..200),
-        Window::TokenBucket(_) => rng.u64(..1_000_000),
         _ => limit(rng),
     };
-    Rule { id, limit, held: rng.u8(..4) == 0, window }
+    let held = window != Window::InFlight && rng.u8(..4) == 0;
+    Rule { id, limit, held, window }
 }
 
 /// The rule with a calendar that usually reaches to the present.
