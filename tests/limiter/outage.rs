@@ -241,7 +241,7 @@ fn a_runtime_that_ends_takes_nobody_with_it() {
     let call = first.block_on(limiter.reserve(tokens(100))).unwrap();
     // Those of the first runtime started the task that carries the lane.
     let gone = first.block_on(async {
-        let gone = waiting(&limiter, tokens(10));
+        let gone = [waiting(&limiter, tokens(10))];
         quiet().await;
         gone
     });
