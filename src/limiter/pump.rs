@@ -25,7 +25,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Lanes of several processes do not all look again at the same instant.
 const MAX_JITTER_MICROS: u64 = 10_000;
 /// A calendar that does not reach to the store's present after so many looks at it never will.
-const MAX_CHARTS: u32 = 2;
+pub(super) const MAX_CHARTS: u32 = 2;
 
 /// The batch that got no answer. It may have been applied; sending it again under its number tells.
 #[derive(Debug)]

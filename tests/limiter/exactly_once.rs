@@ -184,7 +184,7 @@ async fn s31_what_arrives_again_much_later_changes_nothing() {
         assert_eq!(truth(&store).await, before);
     }
     open.keep().await.unwrap();
-    assert_eq!(truth(&store).await, (36.0, 0));
+    assert_eq!(truth(&store).await, (40.0, 0));
 }
 
 #[tokio::test(start_paused = true)]
