@@ -40,6 +40,8 @@ pub mod inspect;
 mod layer;
 mod limiter;
 mod limits;
+#[cfg(feature = "llm")]
+pub mod llm;
 mod observe;
 mod quota;
 #[cfg(feature = "reqwest")]

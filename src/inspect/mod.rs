@@ -9,6 +9,8 @@ mod status;
 
 use std::error::Error;
 
+#[cfg(feature = "llm")]
+pub(crate) use self::status::never_connected;
 pub use self::{
     body::{BodyEnd, BodyInspector, BodyObserver, Carrier, Collect, body, bytes},
     status::{ByStatus, HasStatus, by_status},
