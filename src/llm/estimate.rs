@@ -15,7 +15,7 @@ impl<F: Fn(&str) -> f64 + Send + Sync> Estimator for F {
 /// Weighs each character by its script: the default.
 ///
 /// Its weights were fitted to a corpus of short texts in 17 languages, code and data, counted with OpenAI's `o200k_base`. On that
-/// corpus its errors are these (a bytes/4 rule is off by -62 % for base64 and by +80 % for Russian):
+/// corpus its errors are these (a bytes/4 rule is off by -62 % for base64 and by +85 % for Russian):
 ///
 /// | text | error |
 /// |---|---|
@@ -23,7 +23,7 @@ impl<F: Fn(&str) -> f64 + Send + Sync> Estimator for F {
 /// | Polish, Ukrainian / Vietnamese / Russian | -18 % / +8 % / +20 % |
 /// | Greek, Arabic, Hebrew, Hindi, Thai | -1 % to +1 % |
 /// | Chinese, Japanese, Korean | -2 % to +3 % |
-/// | code, JSON, base64, tables of numbers | -10 % to +6 % |
+/// | code, JSON, base64, tables of numbers | -9 % to +5 % |
 /// | all together | -1 % |
 ///
 /// Other texts and other tokenizers differ more: what a call really used corrects it. One pass, no allocation.
@@ -71,61 +71,88 @@ const PUNCTUATION: u64 = 850;
 const MORE_PUNCTUATION: u64 = 300;
 /// Digits come in groups of up to three.
 const DIGITS: u64 = 1_000;
-const GROUP: u64 = 3;
+const GROUP: usize = 3;
 /// A longer run of letters, digits and `+/=_-` is no word but a key or base64.
 const LONGEST_WORD: u64 = 39;
 const GIBBERISH: u64 = 660;
 
-/// A run of what base64 is made of.
-#[derive(Default)]
-struct Run {
-    length: u64,
-    weight: u64,
-    digits: u64,
+/// What a character is, as far as it matters.
+#[derive(Clone, Copy)]
+enum Class {
+    Space,
+    Letter,
+    Digit,
+    Punctuation,
 }
 
-impl Run {
-    fn end(&mut self) -> u64 {
-        let Self { length, weight, .. } = std::mem::take(self);
-        if length > LONGEST_WORD { length * GIBBERISH } else { weight }
+/// The class of each byte of ASCII, and whether a word goes on with it.
+const CLASSES: [(Class, bool); 128] = {
+    let mut classes = [(Class::Space, false); 128];
+    let mut byte = 0;
+    while byte < 128 {
+        let c = byte as u8;
+        let goes_on = c.is_ascii_alphanumeric() || matches!(c, b'+' | b'/' | b'=' | b'_' | b'-');
+        let class = match c {
+            _ if c.is_ascii_alphabetic() => Class::Letter,
+            _ if c.is_ascii_digit() => Class::Digit,
+            _ if c.is_ascii_punctuation() => Class::Punctuation,
+            _ => Class::Space,
+        };
+        classes[byte] = (class, goes_on);
+        byte += 1;
     }
-}
+    classes
+};
+
+/// Of what precedes a character: a space or a letter, punctuation, or so many digits and two.
+const NOTHING: usize = 0;
+const AFTER_PUNCTUATION: usize = 1;
+const AFTER_DIGIT: usize = 2;
+const STATES: usize = AFTER_DIGIT + GROUP;
+
+/// By what precedes it and its class: what a character weighs, and what it is to the next one. A table, since text
+/// has no branches that could be foreseen.
+const STEPS: [[(u64, usize); 4]; STATES] = {
+    let mut steps = [[(0, NOTHING); 4]; STATES];
+    let mut state = 0;
+    while state < STATES {
+        let in_group = state >= AFTER_DIGIT && state + 1 < STATES;
+        steps[state][Class::Space as usize].0 = SPACE;
+        steps[state][Class::Letter as usize].0 = LETTER;
+        steps[state][Class::Digit as usize] = if in_group { (0, state + 1) } else { (DIGITS, AFTER_DIGIT) };
+        steps[state][Class::Punctuation as usize] =
+            (if state == AFTER_PUNCTUATION { MORE_PUNCTUATION } else { PUNCTUATION }, AFTER_PUNCTUATION);
+        state += 1;
+    }
+    steps
+};
 
 impl Estimator for ByScript {
     fn tokens(&self, text: &str) -> f64 {
-        let (mut total, mut run, mut after_punctuation) = (0_u64, Run::default(), false);
-        for c in text.chars() {
-            let is_digit = c.is_ascii_digit();
-            let is_punctuation = c.is_ascii_punctuation();
-            let weight = match c {
-                _ if is_digit => {
-                    if run.digits % GROUP == 0 {
-                        DIGITS
-                    } else {
-                        0
-                    }
-                }
-                _ if c.is_ascii_alphabetic() => LETTER,
-                _ if is_punctuation => {
-                    if after_punctuation {
-                        MORE_PUNCTUATION
-                    } else {
-                        PUNCTUATION
-                    }
-                }
-                _ if c.is_ascii() => SPACE,
-                _ => by_script(c),
-            };
-            if c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=' | '_' | '-') {
-                run.length += 1;
-                run.weight += weight;
-                run.digits = if is_digit { run.digits + 1 } else { 0 };
+        let (mut total, mut state) = (0, NOTHING);
+        // Of the word at hand: its length so far, and the total before it.
+        let (mut length, mut before) = (0, 0);
+        let corrected = |total, length, before| {
+            if length > LONGEST_WORD { before + length * GIBBERISH } else { total }
+        };
+        let (bytes, mut at) = (text.as_bytes(), 0);
+        while let Some(&byte) = bytes.get(at) {
+            let (weight, goes_on, width);
+            if let Some((class, word)) = CLASSES.get(usize::from(byte)) {
+                ((weight, state), goes_on, width) = (STEPS[state][*class as usize], *word, 1);
             } else {
-                total += run.end() + weight;
+                let c = text[at..].chars().next().unwrap_or_default();
+                (weight, state, goes_on, width) = (by_script(c), NOTHING, false, c.len_utf8());
             }
-            after_punctuation = is_punctuation;
+            if !goes_on {
+                total = corrected(total, length, before);
+            }
+            total += weight;
+            length = if goes_on { length + 1 } else { 0 };
+            before = if goes_on { before } else { total };
+            at += width;
         }
-        (total + run.end()) as f64 / 1_000.0
+        corrected(total, length, before) as f64 / 1_000.0
     }
 }
 
@@ -146,25 +173,25 @@ mod tests {
     const COUNTED: &[(&str, u64, i64, i64)] = &[
         ("English", 86, -2, 4),
         ("Spanish", 83, -2, 4),
-        ("French", 79, -2, 5),
+        ("French", 79, -2, 4),
         ("German", 83, -2, 4),
         ("Turkish", 83, -2, 4),
-        ("Polish", 110, -19, 0),
-        ("Ukrainian", 123, -19, 0),
-        ("Vietnamese", 85, 0, 8),
-        ("Russian", 84, 0, 20),
+        ("Polish", 110, -18, -18),
+        ("Ukrainian", 123, -18, -18),
+        ("Vietnamese", 85, 8, 8),
+        ("Russian", 84, 20, 20),
         ("Greek", 92, -1, 1),
         ("Arabic", 72, -1, 1),
-        ("Hebrew", 89, -1, 2),
+        ("Hebrew", 89, -1, 1),
         ("Hindi", 87, -1, 1),
         ("Thai", 95, -1, 1),
         ("Chinese", 101, -2, 3),
         ("Japanese", 121, -2, 3),
         ("Korean", 96, -2, 3),
-        ("Rust", 108, -10, 6),
-        ("JSON", 103, -10, 6),
-        ("Numbers", 118, -10, 6),
-        ("Base64", 151, -10, 6),
+        ("Rust", 108, -9, 5),
+        ("JSON", 103, -9, 5),
+        ("Numbers", 118, -9, 5),
+        ("Base64", 151, -9, 5),
     ];
 
     #[test]
@@ -178,6 +205,12 @@ mod tests {
             let estimate = ByScript.tokens(text.trim_end());
             let error = (100.0 * (estimate / *tokens as f64 - 1.0)).round() as i64;
             assert!((*least..=*most).contains(&error), "{name}: {estimate} for {tokens}, {error} %");
+            let by_bytes = (100.0 * (text.trim_end().len() as f64 / 4.0 / *tokens as f64 - 1.0)).round();
+            match *name {
+                "Base64" => assert_eq!(by_bytes, -62.0),
+                "Russian" => assert_eq!(by_bytes, 85.0),
+                _ => {}
+            }
             estimated += estimate;
             counted += tokens;
         }

@@ -70,7 +70,7 @@ const PATHS: &[Path] = &{
 };
 
 /// Events that end a response, and those that tell of a failure.
-const FINISHING: &[&[u8]] =
+const LAST: &[&[u8]] =
     &[b"\"response.completed\"", b"\"response.incomplete\"", b"\"message_stop\"", b"\"message-end\""];
 const FAILING: &[&[u8]] = &[b"\"error\"", b"\"response.failed\""];
 
@@ -93,6 +93,8 @@ struct Seen {
     event_counts: bool,
     /// An answer is over.
     finished: bool,
+    /// The event that is being read is the last one that tells anything.
+    is_last: bool,
     /// The counts are the last ones.
     is_final: bool,
     failed: bool,
@@ -152,9 +154,10 @@ impl Sink for Events<'_> {
     fn end(&mut self, event: Event) {
         self.scanner.reset();
         self.seen.failed |= event.is_error;
-        // Usage may come with every event: it is the last one's that was told when, or after, the answer ended.
-        let told = std::mem::take(&mut self.seen.event_counts);
-        self.seen.is_final |= self.seen.counts.is_some() && (event.is_done || told && self.seen.finished);
+        // Usage may come with every event: that of an answer's end, or told after it, is the whole.
+        let told = std::mem::take(&mut self.seen.event_counts) && self.seen.finished;
+        let is_last = std::mem::take(&mut self.seen.is_last) || event.is_done;
+        self.seen.is_final |= self.seen.counts.is_some() && (told || is_last);
     }
 }
 
@@ -181,7 +184,7 @@ impl Found for Telling<'_> {
                 self.seen.failed |= value.eq_ignore_ascii_case(b"\"error\"");
             }
             Tells::Kind => {
-                self.seen.finished |= FINISHING.contains(&value);
+                self.seen.is_last |= LAST.contains(&value);
                 self.seen.failed |= FAILING.contains(&value);
             }
             Tells::Model => {

@@ -153,6 +153,42 @@ async fn input_that_grows_in_a_stream_counts() {
     assert_eq!(after, [1, 5_900, 344, 6_244]);
 }
 
+/// The last word of Anthropic's streams makes of what was seen what was used, also without a reason to stop.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_stopped_is_known() {
+    let told = r#"data: {"type":"message_start","message":{"usage":{"input_tokens":25,"output_tokens":1}}}
+
+data: {"type":"message_delta","delta":{},"usage":{"output_tokens":8}}
+
+"#;
+    let stopped = [told, "data: {\"type\":\"message_stop\"}\n\n"].concat();
+    let rules = anthropic::rules();
+    for ending in [Ending::Read, Ending::Dropped, Ending::Failed] {
+        assert_eq!(
+            charged(&rules, ANTHROPIC, EVENTS, [told.as_bytes()], ending).await,
+            [1, 25, 1_000, 1_025]
+        );
+        assert_eq!(charged(&rules, ANTHROPIC, EVENTS, [stopped.as_bytes()], ending).await, [1, 25, 8, 33]);
+    }
+}
+
+#[cfg(feature = "reqwest")]
+#[tokio::test(start_paused = true)]
+async fn reqwest_s_requests_and_responses_are_followed() {
+    let fixture = &FIXTURES[3];
+    let account = Account::new();
+    let layer = crate::ThrottleLayer::anthropic(account.limiter.clone());
+    let service = tower::service_fn(async |_: reqwest::Request| {
+        Ok::<_, crate::BoxError>(reqwest::Response::from(response(200, EVENTS, fixture.stream)))
+    });
+    let request =
+        reqwest::Client::new().post("http://localhost/v1/messages").body(fixture.request).build().unwrap();
+    let answer = tower::ServiceExt::oneshot(tower::Layer::layer(&layer, service), request).await.unwrap();
+    assert_eq!(account.now().await, fixture.reserved);
+    assert_eq!(answer.text().await.unwrap(), fixture.stream);
+    assert_eq!(account.charged().await, fixture.after_stream);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_read_keeps_its_charge_and_passes() {
     let fixture = &FIXTURES[4];
