@@ -31,8 +31,8 @@ impl<F: Fn(&str) -> f64 + Send + Sync> Estimator for F {
 /// ```
 /// use tower_throttle::llm::{ByScript, Estimator};
 ///
-/// assert_eq!(ByScript.tokens("Why is the sky blue?").round(), 5.0);
-/// assert_eq!(ByScript.tokens("空はなぜ青いのですか").round(), 8.0);
+/// assert_eq!(ByScript.tokens("Why is the sky blue?").ceil(), 5.0);
+/// assert_eq!(ByScript.tokens("空はなぜ青いのですか").ceil(), 9.0);
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ByScript;
