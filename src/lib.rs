@@ -40,6 +40,8 @@ pub mod inspect;
 mod layer;
 mod limiter;
 mod limits;
+#[cfg(feature = "llm")]
+pub mod llm;
 #[cfg(feature = "reqwest-middleware")]
 mod middleware;
 mod observe;

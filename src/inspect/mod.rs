@@ -11,6 +11,8 @@ mod status;
 
 use std::error::Error;
 
+#[cfg(feature = "llm")]
+pub(crate) use self::status::never_connected;
 pub use self::{
     body::{BodyEnd, BodyInspector, BodyObserver, Carrier, Collect, body, bytes},
     failure::{OnFailure, on_failure},

@@ -93,7 +93,7 @@ where
 }
 
 /// Whether the connection was refused, so that the request cannot have arrived.
-fn never_connected(error: &(dyn Error + 'static)) -> bool {
+pub(crate) fn never_connected(error: &(dyn Error + 'static)) -> bool {
     #[cfg(feature = "reqwest")]
     if error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect) {
         return true;
