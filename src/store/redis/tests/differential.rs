@@ -76,10 +76,14 @@ async fn compare(operations: usize, batch: usize, stepped: bool) {
 fn difference(sending: &Sending, script: &Answer, engine: &Answer) -> String {
     let rules = &sending.rules;
     match (&script.outcome, &engine.outcome) {
-        (Outcome::Applied { verdicts: left, .. }, Outcome::Applied { verdicts: right, .. }) if left != right => {
+        (Outcome::Applied { verdicts: left, .. }, Outcome::Applied { verdicts: right, .. })
+            if left != right =>
+        {
             let at = left.iter().zip(right).position(|(left, right)| left != right).unwrap_or(0);
             let (op, left, right) = (&sending.ops[at], &left[at], &right[at]);
-            format!("{op:#?} is answered {left:?} by the script, {right:?} by the engine; the rules are {rules:#?}")
+            format!(
+                "{op:#?} is answered {left:?} by the script, {right:?} by the engine; the rules are {rules:#?}"
+            )
         }
         (left, right) => format!("{left:?} by the script, {right:?} by the engine; the rules are {rules:#?}"),
     }
