@@ -5,16 +5,18 @@
 
 mod support;
 
-use std::{fs, hint::black_box, num::NonZeroU32};
+use std::{convert::Infallible, fs, hint::black_box, num::NonZeroU32, time::Instant};
 
 use futures_util::FutureExt;
 use governor::RateLimiter;
-use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+use tower::{Layer, Service, service_fn};
+use tower_throttle::{Demand, Limiter, Limits, Quota, Settlement, ThrottleLayer, usage};
 
-use self::support::{Report, median, seconds};
+use self::support::{Report, median};
 
-const ROUNDS: usize = 1_000;
-const PAIRS: usize = 4_000;
+/// Short, so that most end before the system lets somebody else run.
+const ROUNDS: usize = 10_000;
+const PAIRS: usize = 10 * NAMES.len();
 const LIMIT: u64 = 500_000_000_000;
 /// Buckets, and keys of the reference.
 const NAMES: [&str; 16] = [
@@ -42,6 +44,7 @@ fn main() {
     // First, while the process is small and holds no memory for reuse.
     memory_of_many_buckets(&mut report);
     pairs(&mut report);
+    layer(&mut report);
     report.publish();
 }
 
@@ -94,14 +97,37 @@ fn pairs(report: &mut Report) {
     report.add("memory.pair_ns_3q", three, "the same on three quotas; at most 1500");
 }
 
+/// A service that is ready and answers at once, bare and through the layer, which does for a call all it ever does:
+/// it reads the demand, reserves on one quota, calls and settles.
+fn layer(report: &mut Report) {
+    let limiter = limiter(NAMES.into_iter().map(str::to_owned), one_quota);
+    let mut bare = service_fn(async |name: &'static str| Ok::<_, Infallible>(black_box(name.len())));
+    let demand = |name: &mut &'static str| Ok(Demand::new(*name, usage! { requests: 1, tokens: 1_500 }));
+    let layer = ThrottleLayer::new(limiter.clone(), demand)
+        .inspector(|_: &usize| Settlement::Exact(usage! { tokens: 412 }));
+    let mut throttled = layer.layer(bare);
+
+    let mut samples: [Vec<f64>; 3] = Default::default();
+    for _ in 0..ROUNDS {
+        samples[0].push(ns_each(async |name| _ = bare.call(name).await));
+        samples[1].push(ns_each(async |name| _ = throttled.call(name).await));
+        samples[2].push(ns_each(async |mut name| pair(&limiter, demand(&mut name).expect("it is")).await));
+    }
+    let [bare, throttled, pair] = samples.map(median);
+    let remark = format!("without the limiter's own {pair:.0}; at most 500");
+    report.add("layer.overhead_ns", throttled - bare - pair, remark);
+}
+
 /// Nanoseconds that `work` takes on each of the names.
-fn ns_each(work: impl AsyncFn(&'static str)) -> f64 {
+fn ns_each(mut work: impl AsyncFnMut(&'static str)) -> f64 {
     let all = async {
         for name in NAMES.into_iter().cycle().take(PAIRS) {
             work(name).await;
         }
     };
-    seconds(|| all.now_or_never().expect("memory answers at once")) * 1e9 / PAIRS as f64
+    let start = Instant::now();
+    all.now_or_never().expect("memory answers at once");
+    start.elapsed().as_secs_f64() * 1e9 / PAIRS as f64
 }
 
 /// Every bucket with its declaration and its state, used within the last minute.

@@ -1,5 +1,7 @@
 //! The state of one bucket: its quotas, its clock, and what each lane has in flight in it.
 
+use smallvec::SmallVec;
+
 use super::{
     Micros,
     exact::sum,
@@ -43,7 +45,7 @@ pub(crate) struct LaneState {
     /// What was granted before this is not in `in_flight`: the lane was not known yet, or its lease had
     /// ended.
     pub(crate) since: Micros,
-    pub(crate) in_flight: Vec<Share>,
+    pub(crate) in_flight: SmallVec<[Share; 4]>,
 }
 
 /// What a lane has in flight on one quota.
@@ -63,7 +65,7 @@ impl LaneState {
             lease_until: 0,
             forget_at: 0,
             since: now,
-            in_flight: Vec::new(),
+            in_flight: SmallVec::new(),
         }
     }
 
@@ -111,6 +113,9 @@ impl BucketState {
         }
         self.now = now;
         self.offset = now.saturating_sub(wall);
+        if self.quotas.is_empty() {
+            self.quotas.reserve_exact(rules.len());
+        }
         for (index, rule) in rules.iter().enumerate() {
             if self.quotas.get(index).is_none_or(|state| state.id != rule.id) {
                 let found = (index..self.quotas.len()).find(|&other| self.quotas[other].id == rule.id);
@@ -156,6 +161,10 @@ impl BucketState {
     /// The index of a lane, which is made if it is not known.
     pub(crate) fn enter(&mut self, id: u64) -> usize {
         self.lanes.iter().position(|lane| lane.id == id).unwrap_or_else(|| {
+            if self.lanes.is_empty() {
+                // Most buckets see one lane only.
+                self.lanes.reserve_exact(1);
+            }
             self.lanes.push(LaneState::new(id, self.now));
             self.lanes.len() - 1
         })
