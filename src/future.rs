@@ -13,7 +13,7 @@ use tower_service::Service;
 
 use crate::{
     demand::Demand,
-    error::{BoxError, Throttled},
+    error::{BoxError, Carried, Throttled},
     extract::Extractor,
     inspect::Inspector,
     layer::Config,
@@ -51,7 +51,7 @@ where
         let config = this.attempt.config.clone();
         this.attempt.poll(context).map_err(|failure| match failure {
             Failure::Demand(error) => error,
-            Failure::Throttled(error) => error.into(),
+            Failure::Throttled(error) => Carried(error).into(),
             Failure::NotReady(error) => error.into(),
             Failure::Call(error, mut dispatched) => {
                 let error = error.into();

@@ -111,14 +111,13 @@ impl BucketState {
         self.now = now;
         self.offset = now.saturating_sub(wall);
         for (index, rule) in rules.iter().enumerate() {
-            match self.quotas.iter().skip(index).position(|state| state.id == rule.id) {
-                Some(0) => {}
-                Some(further) => self.quotas.swap(index, index + further),
-                None => {
+            if self.quotas.get(index).is_none_or(|state| state.id != rule.id) {
+                let found = (index..self.quotas.len()).find(|&other| self.quotas[other].id == rule.id);
+                let found = found.unwrap_or_else(|| {
                     self.quotas.push(QuotaState::new(rule, now, wall));
-                    let last = self.quotas.len() - 1;
-                    self.quotas.swap(index, last);
-                }
+                    self.quotas.len() - 1
+                });
+                self.quotas.swap(index, found);
             }
             self.quotas[index].advance(rule, now, wall);
         }

@@ -185,7 +185,7 @@ pub struct Life {
 pub fn apply(states: &mut [BucketState], batch: &Batch<'_>, wall: Micros) -> Answer {
     let outcome = match recorded(states, batch) {
         Some(outcome) => outcome,
-        None if batch.rules.iter().copied().flatten().any(|rule| rule.is_uncharted(wall)) => {
+        None if batch.rules.iter().any(|rules| rules.iter().any(|rule| rule.is_uncharted(wall))) => {
             Outcome::Uncharted
         }
         None => apply_new(states, batch, wall),

@@ -115,7 +115,7 @@ impl Rule {
 
     /// Whether reservations in flight take from what is available by themselves.
     pub(crate) fn holds(&self) -> bool {
-        self.held || self.window == Window::InFlight
+        self.held || matches!(self.window, Window::InFlight)
     }
 
     /// The beginning of the fixed window that `wall` is in and the beginning of the next one, if known.

@@ -14,7 +14,9 @@ pub(super) fn apply_all(
     now: Micros,
     wall: Micros,
 ) -> Verdicts {
-    let mut step = Step { states, rules: batch.rules, lane: batch.lane, now, wall, ahead: SmallVec::new() };
+    let rules = batch.rules;
+    let mut step =
+        Step { states, rules, lane: batch.lane, now, wall, settled: false, ahead: SmallVec::new() };
     let mut verdicts = Verdicts::with_capacity(batch.ops.len());
     for op in batch.ops {
         verdicts.push(step.apply(op));
@@ -29,6 +31,8 @@ struct Step<'a> {
     lane: u64,
     now: Micros,
     wall: Micros,
+    /// Since the last refold.
+    settled: bool,
     /// Per rule, what the reserves refused in this batch ask for. Empty until one is refused.
     ahead: SmallVec<[Ahead; 4]>,
 }
@@ -158,6 +162,7 @@ impl Step<'_> {
         if claim.is_some() && self.states.iter().any(|bucket| bucket.lane(owner).is_none()) {
             return Verdict::NoClaim;
         }
+        self.settled = true;
         let mut amounts = reserved.iter().zip(actual);
         for (rules, bucket) in self.rules.iter().zip(self.states.iter_mut()) {
             let lane = bucket.enter(owner);
@@ -211,6 +216,9 @@ impl Step<'_> {
 
     /// Makes the edits of the settles so far count.
     fn refold(&mut self) {
+        if !std::mem::take(&mut self.settled) {
+            return;
+        }
         for bucket in self.states.iter_mut() {
             bucket.quotas.iter_mut().for_each(QuotaState::refold);
         }

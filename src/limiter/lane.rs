@@ -26,8 +26,9 @@ use super::{
     neighbours::Neighbours,
     options::Options,
     path::Path,
+    place::Place,
     pump::{Doubt, MAX_CHARTS, Pump},
-    queue::{Ask, Change, Other, Outcome, Queue, Rank, Waiter},
+    queue::{Ask, Change, Other, Queue, Rank, Waiter},
     reservation::Reservation,
     settling::Settling,
 };
@@ -102,14 +103,8 @@ pub(super) struct State {
 
 /// A demand that was entered.
 pub(super) enum Entered {
-    Done(Outcome),
-    Waiting {
-        rank: Rank,
-        position: usize,
-        /// That is known already; otherwise it will be told.
-        has_to_wait: bool,
-        answer: oneshot::Receiver<Result<Outcome, Throttled>>,
-    },
+    Granted(Reservation),
+    Waiting(Place),
 }
 
 impl Lane {
@@ -150,7 +145,7 @@ impl Lane {
     }
 
     /// Enters a demand: grants it at once where that can be told, and queues it otherwise.
-    pub(super) fn enter(self: &Arc<Self>, ask: Ask) -> Result<Entered, Throttled> {
+    pub(super) fn enter(self: Arc<Self>, ask: Ask) -> Result<Entered, Throttled> {
         let mut state = self.lock();
         if state.closed {
             return Err(Throttled::Closed);
@@ -160,15 +155,11 @@ impl Lane {
                 Some((Verdict::Granted, at)) => {
                     state.open += 1;
                     self.tell_lost(state);
-                    return Ok(Entered::Done(Outcome::Granted(Reservation::new(
-                        self,
-                        ask,
-                        at,
-                        Duration::ZERO,
-                        0,
-                    ))));
+                    return Ok(Entered::Granted(Reservation::new(self, ask, at, Duration::ZERO, 0)));
                 }
-                Some((Verdict::Fits, _)) => return Ok(Entered::Done(Outcome::Fits)),
+                Some((Verdict::Fits, at)) => {
+                    return Ok(Entered::Granted(Reservation::uncounted(ask.usage, at)));
+                }
                 Some((Verdict::Refused(violations), _)) if ask.mode != Mode::Wait => {
                     return Err(Throttled::NotNow(Box::new(ask.refusal(&violations))));
                 }
@@ -188,7 +179,11 @@ impl Lane {
         state.queue.push(rank, Waiter { ask, arrived, position, waits: false, answer: sender });
         let has_to_wait = state.queue.waits(rank);
         self.pump(state);
-        Ok(Entered::Waiting { rank, position, has_to_wait, answer })
+        let place = Place::new(self, rank, answer);
+        if has_to_wait {
+            place.tell_wait_started(position);
+        }
+        Ok(Entered::Waiting(place))
     }
 
     /// Takes a demand back. Answers how its line stood, if the demand was still in it.

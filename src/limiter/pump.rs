@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::{
     health::Rest,
     lane::{Lane, State},
-    queue::{Flight, Job, Outcome, Refused},
+    queue::{Flight, Job, Refused},
     reservation::Reservation,
     settling::ended,
 };
@@ -281,14 +281,17 @@ impl State {
                     });
                 }
                 (Job::Demand(_, waiter), Verdict::Fits) => {
-                    deliveries.push(Delivery::Answer(waiter.answer, Ok(Outcome::Fits)));
+                    deliveries.push(Delivery::Answer(
+                        waiter.answer,
+                        Ok(Reservation::uncounted(waiter.ask.usage, at)),
+                    ));
                 }
                 (Job::Demand(_, waiter), _) => {
                     self.queue.granted(&waiter.ask);
                     self.open += 1;
                     let waited = waiter.arrived.elapsed();
-                    let reservation = Reservation::new(lane, waiter.ask, at, waited, waiter.position);
-                    deliveries.push(Delivery::Answer(waiter.answer, Ok(Outcome::Granted(reservation))));
+                    let reservation = Reservation::new(lane.clone(), waiter.ask, at, waited, waiter.position);
+                    deliveries.push(Delivery::Answer(waiter.answer, Ok(reservation)));
                 }
             }
         }
@@ -299,7 +302,7 @@ impl State {
 
 /// Something to tell once no lock is held: a grant that nobody takes is given back when it is dropped.
 enum Delivery {
-    Answer(tokio::sync::oneshot::Sender<Result<Outcome, Throttled>>, Result<Outcome, Throttled>),
+    Answer(tokio::sync::oneshot::Sender<Result<Reservation, Throttled>>, Result<Reservation, Throttled>),
     Report(super::queue::Report, Verdict),
     HasToWait(usize),
 }

@@ -57,13 +57,6 @@ impl Ask {
     }
 }
 
-/// What becomes of a demand.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    Granted(Reservation),
-    Fits,
-}
-
 #[derive(Debug)]
 pub(super) struct Waiter {
     pub(super) ask: Ask,
@@ -71,13 +64,13 @@ pub(super) struct Waiter {
     pub(super) position: usize,
     /// It is known that it has to wait.
     pub(super) waits: bool,
-    pub(super) answer: oneshot::Sender<Result<Outcome, Throttled>>,
+    pub(super) answer: oneshot::Sender<Result<Reservation, Throttled>>,
 }
 
 /// What comes of a demand that was refused.
 #[derive(Debug)]
 pub(super) enum Refused {
-    ForGood(oneshot::Sender<Result<Outcome, Throttled>>, Throttled),
+    ForGood(oneshot::Sender<Result<Reservation, Throttled>>, Throttled),
     /// It waits, which nobody knew.
     HasToWait {
         position: usize,

@@ -65,27 +65,19 @@ struct Hold {
 
 impl Reservation {
     /// Of a grant that has yet to reach its caller.
-    pub(super) fn new(lane: &Arc<Lane>, ask: Ask, at: Micros, waited: Duration, position: usize) -> Self {
-        let hold = Hold { lane: lane.clone(), path: ask.path, costs: ask.costs };
-        let mut reservation = Self::uncounted(ask.usage, at);
-        reservation.hold = Some(hold);
-        (reservation.waited, reservation.position) = (waited, position);
-        reservation.release_on_drop = true;
-        reservation
+    pub(super) fn new(lane: Arc<Lane>, ask: Ask, at: Micros, waited: Duration, position: usize) -> Self {
+        let Ask { path, usage, costs, .. } = ask;
+        Self::of(usage, at, waited, position, Some(Hold { lane, path, costs }))
     }
 
     /// Of a call that nothing limits.
     pub(super) fn uncounted(usage: Usage, at: Micros) -> Self {
-        Self {
-            id: fastrand::u64(1..MAX_AMOUNT),
-            at,
-            usage,
-            waited: Duration::ZERO,
-            position: 0,
-            degraded: false,
-            release_on_drop: false,
-            hold: None,
-        }
+        Self::of(usage, at, Duration::ZERO, 0, None)
+    }
+
+    fn of(usage: Usage, at: Micros, waited: Duration, position: usize, hold: Option<Hold>) -> Self {
+        let id = fastrand::u64(1..MAX_AMOUNT);
+        Self { id, at, usage, waited, position, degraded: false, release_on_drop: true, hold }
     }
 
     /// Tells reservations apart, in logs.
@@ -137,8 +129,8 @@ impl Reservation {
     /// Charges what was really used. It is applied, or enqueued, when this returns; the future only reports.
     ///
     /// What `actual` does not name keeps its reserved amount.
-    pub fn settle(self, actual: Usage) -> Settling {
-        self.conclude(Settlement::Exact(actual))
+    pub fn settle(mut self, actual: Usage) -> Settling {
+        self.end(&Settlement::Exact(actual))
     }
 
     /// Leaves the charge as it was reserved.

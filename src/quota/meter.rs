@@ -6,7 +6,7 @@ use super::{Anchor, Burst, ChargeAt, Kind, Quota};
 use crate::{
     calendar::Calendar,
     engine::{MAX_AMOUNT, Micros, Rule, TokenBucket, Window},
-    usage::{INPUT_TOKENS, OUTPUT_TOKENS, Usage},
+    usage::{Standard, Usage},
 };
 
 /// The largest limit: what times [`HEADROOM_PARTS`](crate::engine::HEADROOM_PARTS) is still exact in a double.
@@ -159,12 +159,17 @@ pub(crate) struct Meter {
 #[derive(Clone)]
 struct Weight {
     metric: Box<str>,
+    standard: Option<Standard>,
     parts: u64,
 }
 
 impl Weight {
     fn new((metric, weight): &(String, f64)) -> Self {
-        Self { metric: metric.as_str().into(), parts: (weight * WEIGHT_ONE as f64).round() as u64 }
+        Self {
+            metric: metric.as_str().into(),
+            standard: Standard::named(metric),
+            parts: (weight * WEIGHT_ONE as f64).round() as u64,
+        }
     }
 }
 
@@ -177,16 +182,19 @@ impl fmt::Debug for Weight {
 impl Meter {
     /// What a usage costs here, rounded up to a whole.
     pub(crate) fn cost(&self, usage: &Usage) -> u64 {
-        if self.rule.window == Window::InFlight {
+        if let Window::InFlight = self.rule.window {
             return 1;
         }
         let mut parts = 0_u128;
         let mut stood_for = false;
-        for Weight { metric, parts: weight } in &self.weights {
-            match usage.get(metric) {
+        for Weight { metric, standard, parts: weight } in &self.weights {
+            let amount = match standard {
+                Some(standard) => usage.standard(*standard),
+                None => usage.get(metric),
+            };
+            match amount {
                 Some(amount) => parts += u128::from(amount) * u128::from(*weight),
-                None if matches!(&**metric, INPUT_TOKENS | OUTPUT_TOKENS) => stood_for = true,
-                None => {}
+                None => stood_for |= matches!(standard, Some(Standard::Input | Standard::Output)),
             }
         }
         if stood_for && let Some(tokens) = usage.only_tokens() {

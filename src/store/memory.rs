@@ -68,7 +68,8 @@ impl MemoryStore {
     }
 
     fn wall(&self) -> Micros {
-        self.epoch + self.started.elapsed().as_micros() as Micros
+        let passed = self.started.elapsed();
+        self.epoch + passed.as_secs() * 1_000_000 + Micros::from(passed.subsec_micros())
     }
 }
 

@@ -188,6 +188,21 @@ async fn an_observer_sees_trailers_and_how_a_body_ends() {
     assert_eq!(charged(&limiter).await, (85, 3, 0), "at least what was reserved");
 }
 
+/// A gRPC client reads the trailers and nothing after them.
+#[tokio::test(start_paused = true)]
+async fn s29_a_body_ends_with_its_trailers() {
+    let limiter = limiter();
+    let body = Frames::of(&["12345"]).with_trailers("grpc-status", "0");
+    let inspector = inspect::body(|_: &http::response::Parts| Words::default());
+    let mut body = through(&limiter, inspector, body).await.into_body();
+    body.frame().await.unwrap().unwrap();
+    assert_eq!(charged(&limiter).await, (80, 1, 80));
+    assert!(body.frame().await.unwrap().unwrap().is_trailers());
+    assert_eq!(charged(&limiter).await, (5, 2, 0));
+    drop(body);
+    assert_eq!(charged(&limiter).await, (5, 2, 0), "once");
+}
+
 #[test]
 fn a_metered_body_goes_wherever_its_inner_body_goes() {
     fn everywhere<T: Send + Sync + 'static>() {}

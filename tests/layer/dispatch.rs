@@ -304,3 +304,32 @@ async fn a_request_that_could_never_fit_fails_at_once() {
     let throttled = Throttled::find(error.as_ref()).unwrap();
     assert!(throttled.is_permanent() && throttled.retry_after().is_none(), "{throttled}");
 }
+
+/// As `#[error(transparent)]` makes an error: what it shows and its source are those of the error inside.
+#[derive(Debug)]
+struct Transparent(BoxError);
+
+impl std::fmt::Display for Transparent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Transparent {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+/// Clients wrap errors of their middleware so.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_found_inside_an_error_that_shows_only_the_source_of_what_it_wraps() {
+    let layer = ThrottleLayer::new(limiter(), tokens as Extract);
+    let refused = layer.layer(Probe::new(Act::Answer(0))).call(101).await.unwrap_err();
+    let shown = refused.to_string();
+    let wrapped = Transparent(refused);
+
+    let found = Throttled::find(&wrapped).expect("it is in there");
+    assert!(matches!(found, Throttled::ExceedsCapacity(_)), "{found}");
+    assert_eq!((wrapped.to_string(), found.to_string()), (shown.clone(), shown));
+}

@@ -251,3 +251,22 @@ async fn heartbeats_and_empty_batches_ask_for_nothing() {
     call.keep().await.unwrap();
     assert_eq!(truth(&store).await, (10.0, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_bucket_and_its_parent_waits_for_both() {
+    let limits = ["child", "parent"]
+        .into_iter()
+        .fold(Limits::new(), |limits, name| limits.bucket(name, [Quota::per_minute("tokens", 10)]));
+    let limiter = Limiter::new(limits).unwrap();
+    let demand = || Demand::new("child", usage! { tokens: 10 }).and("parent");
+    let first = limiter.reserve(demand()).await.unwrap();
+    let second = waiting(&limiter, demand());
+    let third = waiting(&limiter, Demand::new("parent", usage! { tokens: 10 }));
+    quiet().await;
+    assert_eq!(limiter.status("child").await.unwrap().waiting, 1);
+    assert_eq!(limiter.status("parent").await.unwrap().waiting, 2);
+    for call in [second, third] {
+        call.abort();
+    }
+    drop(first);
+}

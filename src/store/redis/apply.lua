@@ -1,39 +1,18 @@
--- Applies a batch to its buckets, once.
---
--- KEYS     one per bucket, all in one hash slot.
--- ARGV[1]  packed numbers: lane, seq, lease, then for each bucket how many rules it has, and those rules. A rule is its
---          id, limit, kind (by KINDS) and whether it is held, then, by kind:
---            sliding: slot, slots; draining: tick, units, burst, max_debt, slot, slots; fixed: length, anchor;
---            in_flight: nothing; calendar: how many boundaries, and those.
--- ARGV[2]  and on: packed numbers: operations, whole ones, one after the other:
---            1, 2, 3  reserve in mode wait, try, dry; 4, 5, 6 the same, explained: headroom, costs;
---            7, 8     settle and close, or adjust: granted at, reserved, actual;
---            9, 10    the same of a claim: granted at, claim, reserved, actual;
---            11       detach: claim, lease, reserved;
---            12       pause: for how long;
---            13       status.
--- No argument carries the time.
---
--- Reply: packed numbers: the clock, the outcome (0 applied, 1 stale, 2 uncharted), and if it was applied the time at
--- which, for each bucket when its state was born and when it expires, then how many verdicts there are and how
--- many reasons; after that one byte per verdict, and the reasons as packed numbers (see step.lua).
+-- The batch, where there was no shortcut.
 
 local APPLIED, STALE, UNCHARTED = 0, 1, 2
 
 -- A clock that goes back by more than this has been stepped; by less, time stands still until it is caught up.
 local STEP = 1000000
 
-local function clock() local time = redis.call('TIME') return time[1] * 1000000 + time[2] end -- TIME
-
-local wall = clock()
-local message = numbers(ARGV[1], 1, #ARGV[1] / 8)
-local seq, lease, field = message[2], message[3], 'l' .. string.sub(ARGV[1], 1, 8)
-
-local buckets, rules, at = {}, {}, 4
+local declared = numbers(ARGV[3], 1, #ARGV[3] / 8)
+local buckets, rules, digests, at = {}, {}, {}, 1
 for b, key in ipairs(KEYS) do
-  local count
-  buckets[b], rules[b], count, at = bucket_loaded(key, field), {}, message[at], at + 1
-  for index = 1, count do rules[b][index], at = rule_decoded(message, at) end
+  if b > 1 then found = redis.call('HMGET', key, 's', field) end
+  buckets[b], rules[b], digests[b] = bucket_loaded(key, found[1], field, found[2]), {}, declared[at]
+  local count = declared[at + 1]
+  at = at + 2
+  for index = 1, count do rules[b][index], at = rule_decoded(declared, at) end
 end
 
 local function replied(now, answer)
@@ -74,21 +53,14 @@ for b, bucket in ipairs(buckets) do
   end
 end
 
-local answer, verdicts = {}, 0
-for argument = 2, #ARGV do
-  local ops = numbers(ARGV[argument], 1, #ARGV[argument] / 8)
-  local codes, count, at = {}, 0, 1
-  while ops[at] do
-    count = count + 1
-    codes[count], at = apply_operation(batch, ops, at)
-  end
-  answer[argument] = string.char(unpack(codes))
-  verdicts = verdicts + count
+local codes, verdicts = apply_operations(batch, message, first_op)
+for argument = 4, #ARGV do
+  local more, count = apply_operations(batch, numbers(ARGV[argument], 1, #ARGV[argument] / 8), 1)
+  codes, verdicts = codes .. more, verdicts + count
 end
 refold(batch)
-answer[1] = struct.pack('<dd', verdicts, #batch.reasons)
-answer[#ARGV + 1] = packed_numbers(batch.reasons, 1, #batch.reasons)
-answer = table.concat(answer)
+local reasons = batch.reasons
+local answer = struct.pack('<dd', verdicts, #reasons) .. codes .. packed_numbers(reasons, 1, #reasons)
 
 local lease_until = sum(now, lease)
 for b, bucket in ipairs(buckets) do
@@ -97,5 +69,7 @@ for b, bucket in ipairs(buckets) do
 end
 local lane = bucket_enter(buckets[1], field)
 lane.seq, lane.answered_at, lane.answer = seq, now, answer
-for _, bucket in ipairs(buckets) do bucket_save(bucket, math.max(bucket.expires, lease_until) - now) end
+for b, bucket in ipairs(buckets) do
+  bucket_save(bucket, digests[b], wall, wall + math.max(bucket.expires, lease_until) - now)
+end
 return replied(now, answer)

@@ -1,10 +1,12 @@
--- The state of one bucket: its quotas, its clock, and what each lane has in flight in it. In Redis a hash: field "s" is
--- the bucket itself, and every lane or claim has a field of its own, "l" and its packed id.
---
--- Field "s": VERSION, how many numbers follow, those numbers (the bucket's, then each quota's), the rings.
--- A lane's field: seq, answered_at, lease_until, forget_at, since, the number of shares, the shares (a quota's id and an
--- amount each), then the answer to its last batch. What was granted before `since` is not in the shares: the lane was not
--- known yet, or its lease had ended.
+-- The state of one bucket: its quotas, its clock, and what each lane has in flight in it. In Redis a hash of these fields:
+--   "s"  numbers that change all the time: digest, born, now, offset, paused_until, expires, next_sweep, kept_until, then
+--        those of the quotas (see quota_state.lua). The digest is that of the rules which were obeyed last, in
+--        the order of the quotas; `kept_until` is when the server forgets the key.
+--   "q"  VERSION and the shapes of the quotas.
+--   "r" and a packed id: the ring of a quota.
+--   "l" and a packed id: a lane or claim: digest, seq, answered_at, lease_until, forget_at, since, the number of
+--        shares, the shares (a quota's id and an amount each), then the answer to its last batch. What was granted
+--        before `since` is not in the shares: the lane was not known yet, or its lease had ended.
 
 local VERSION = 1
 
@@ -17,23 +19,32 @@ end
 
 local function lane_decoded(record)
   local lane, count, from = {shares = {}}
-  lane.seq, lane.answered_at, lane.lease_until, lane.forget_at, lane.since, count, from =
-    struct.unpack('<dddddd', record)
+  local _
+  _, lane.seq, lane.answered_at, lane.lease_until, lane.forget_at, lane.since, count, from =
+    struct.unpack('<ddddddd', record)
   local shares = numbers(record, from, 2 * count)
   for i = 1, 2 * count, 2 do lane.shares[shares[i]] = shares[i + 1] end
   lane.answer = string.sub(record, from + 16 * count)
   return lane
 end
 
-local function lane_encoded(lane)
-  local list, n = {lane.seq, lane.answered_at, lane.lease_until, lane.forget_at, lane.since, 0}, 6
-  for quota, amount in pairs(lane.shares) do
-    if amount > 0 then
-      list[n + 1], list[n + 2] = quota, amount
-      n = n + 2
-    end
+-- The shares of the first `known` of the quotas come first and in their order, those on others after them.
+local function lane_encoded(lane, digest, quotas, known)
+  local list, n = {digest, lane.seq, lane.answered_at, lane.lease_until, lane.forget_at, lane.since, 0}, 7
+  local rest = {}
+  for id, amount in pairs(lane.shares) do
+    if amount > 0 then rest[id] = amount end
   end
-  list[6] = (n - 6) / 2
+  for index = 1, known do
+    local id = quotas[index].id
+    list[n + 1], list[n + 2], rest[id] = id, rest[id] or 0, nil
+    n = n + 2
+  end
+  for id, amount in pairs(rest) do
+    list[n + 1], list[n + 2] = id, amount
+    n = n + 2
+  end
+  list[7] = (n - 7) / 2
   return packed_numbers(list, 1, n) .. lane.answer
 end
 
@@ -47,54 +58,65 @@ end
 
 local function bucket_unused(key)
   return {
-    key = key, born = 0, now = 0, offset = 0, paused_until = 0, expires = 0, next_sweep = MAX_AMOUNT,
+    key = key, born = 0, now = 0, offset = 0, paused_until = 0, expires = 0, next_sweep = MAX_AMOUNT, kept_until = 0,
     quotas = {}, lanes = {}, gone = {},
   }
 end
 
--- Loads a bucket and one lane of it. What is not a state of ours is an error, and stays as it is.
-local function bucket_loaded(key, lane)
-  local bucket, found = bucket_unused(key), redis.call('HMGET', key, 's', lane)
-  local state = found[1]
-  bucket.lanes[lane] = found[2] and lane_decoded(found[2])
+-- A bucket with one lane, as they are stored. What is not a state of ours is an error, and stays as it is.
+local function bucket_loaded(key, state, field, record)
+  local bucket = bucket_unused(key)
+  bucket.lanes[field] = record and lane_decoded(record)
   if not state then return bucket end
 
-  if #state < 16 then error('the state of this bucket is cut short') end
-  local version, count = struct.unpack('<dd', state)
-  if version ~= VERSION then
+  bucket.shapes = redis.call('HGET', key, 'q') or ''
+  local shapes = numbers(bucket.shapes, 1, math.floor(#bucket.shapes / 8))
+  if shapes[1] ~= VERSION then
     error('the state of this bucket was not written by this version of tower-throttle; use another prefix')
   end
-  local header = numbers(state, 17, count)
-  bucket.born, bucket.now, bucket.offset = header[1], header[2], header[3]
-  bucket.paused_until, bucket.expires, bucket.next_sweep = header[4], header[5], header[6]
-  local i, from = 7, 17 + 8 * count
-  while i <= count do
-    bucket.quotas[#bucket.quotas + 1], i, from = quota_decoded(header, i, state, from)
+  local list, count = numbers(state, 1, math.floor(#state / 8)), (#shapes - 1) / 10
+  bucket.born, bucket.now, bucket.offset, bucket.paused_until = list[2], list[3], list[4], list[5]
+  bucket.expires, bucket.next_sweep, bucket.kept_until = list[6], list[7], list[8]
+  local more = 9 + 6 * count
+  if #list < more - 1 then error('the state of this bucket is cut short') end
+  for k = 1, count do
+    bucket.quotas[k], more = quota_decoded(key, list, 3 + 6 * k, more, shapes, 10 * k - 8)
   end
-  if from ~= #state + 1 then error('the state of this bucket is cut short') end
+  if more ~= #list + 1 then error('the state of this bucket is cut short') end
   return bucket
 end
 
-local function bucket_save(bucket, time_to_live)
-  local header = {
-    VERSION, 0, bucket.born, bucket.now, bucket.offset, bucket.paused_until, bucket.expires, bucket.next_sweep,
-  }
-  local parts = {''}
-  for i, quota in ipairs(bucket.quotas) do parts[i + 1] = quota_encode(quota, header) end
-  header[2] = #header - 2
-  parts[1] = packed_numbers(header, 1, #header)
+local function bucket_save(bucket, digest, wall, needed_until)
+  if needed_until > bucket.kept_until then
+    -- A minute more than needed, and so once in a minute.
+    bucket.kept_until = needed_until + 59000000
+    bucket.keep_for = math.ceil((needed_until - wall) / 1000) + 60000
+  end
+  local list, more, shapes = {
+    digest, bucket.born, bucket.now, bucket.offset, bucket.paused_until, bucket.expires, bucket.next_sweep,
+    bucket.kept_until,
+  }, {}, {VERSION}
+  for _, quota in ipairs(bucket.quotas) do quota_encode(quota, list, more, shapes) end
+  for _, number in ipairs(more) do list[#list + 1] = number end
+  shapes = packed_numbers(shapes, 1, #shapes)
 
   for field in pairs(bucket.gone) do redis.call('HDEL', bucket.key, field) end
-  local fields = {'s', table.concat(parts)}
+  local fields = {'s', packed_numbers(list, 1, #list)}
+  local function add(field, value)
+    fields[#fields + 1], fields[#fields + 2] = field, value
+  end
+  if shapes ~= bucket.shapes then add('q', shapes) end
+  for _, quota in ipairs(bucket.quotas) do
+    local packed = quota.ring and ring_changed(quota.ring)
+    if packed then add(quota.ring.field, packed) end
+  end
   for field, lane in pairs(bucket.lanes) do
-    if lane and lane.changed then
-      fields[#fields + 1], fields[#fields + 2] = field, lane_encoded(lane)
-    end
+    if lane and lane.changed then add(field, lane_encoded(lane, digest, bucket.quotas, #bucket.rules)) end
   end
   for first = 1, #fields, 1000 do
     redis.call('HSET', bucket.key, unpack(fields, first, math.min(first + 999, #fields)))
   end
-  redis.call('PEXPIRE', bucket.key, math.ceil(time_to_live / 1000))
+  if bucket.keep_for then redis.call('PEXPIRE', bucket.key, bucket.keep_for) end
 end
 
 -- The lane or claim of this field, if there is one.
@@ -163,7 +185,11 @@ local function bucket_sweep(bucket, known, now)
 
   local quotas = {}
   for index, quota in ipairs(bucket.quotas) do
-    if index <= known or quota.expires > now or quota.in_flight > 0 then quotas[#quotas + 1] = quota end
+    if index <= known or quota.expires > now or quota.in_flight > 0 then
+      quotas[#quotas + 1] = quota
+    elseif quota.ring then
+      bucket.gone[quota.ring.field] = true
+    end
   end
   bucket.quotas = quotas
 end

@@ -1,7 +1,3 @@
--- One Lua script, in parts: numbers, ring, sliding_window, token_bucket, fixed_window, rule, quota_state,
--- bucket, step, apply. Apart from this first one, each part says in Lua what the file of its name in
--- src/engine says in Rust; apply.lua documents KEYS, ARGV and the reply.
-
 -- Numbers are doubles. Amounts and times are integers up to MAX_AMOUNT, below which every sum, product, quotient
 -- and remainder of two of them is exact; what would be more stops there, as it does in Rust.
 local MAX_AMOUNT = 9007199254740991

@@ -7,7 +7,7 @@ local function quota_new(rule, now, wall)
     id = rule.id, kind = rule.kind, held = rule.held, since = now, expires = now, in_flight = 0, charged = 0, units = 1,
   }
   if rule.kind == 'sliding' then
-    quota.slot, quota.ring = rule.slot, ring_new(math.floor(now / rule.slot), rule.slots + 1)
+    quota.slot, quota.ring = rule.slot, ring_new(rule.id, math.floor(now / rule.slot), rule.slots + 1)
   elseif rule.kind == 'draining' then
     draining_renew(quota, rule, math.floor(now / rule.tick))
   elseif rule.kind == 'fixed' then
@@ -172,51 +172,47 @@ local function quota_reset(quota, now, wall)
   return 0
 end
 
--- The state with its header at index `i` of the numbers and its ring from byte `from` of `packed` on; then the index
--- and the byte after it.
-local function quota_decoded(header, i, packed, from)
-  local kind = KINDS[header[i + 1]]
+-- A quota is stored in three places. Among the numbers of its bucket, from index `i` on, what changes: since, expires,
+-- in_flight, charged, head (a token bucket's tick, the beginning of a fixed window), newest; and for a token bucket, from
+-- index `more` on, base, max_used, excess, excess_rate. In field "q", from index `j` on, what hardly ever does: id, kind,
+-- held, slot, len, and rate, tick, units, burst, max_debt of a token bucket. In a field of its own, the ring.
+local function quota_decoded(key, numbers, i, more, shapes, j)
+  local kind, slot, len, head = KINDS[shapes[j + 1]], shapes[j + 3], shapes[j + 4], numbers[i + 4]
   local quota = {
-    id = header[i], kind = kind, since = header[i + 2], in_flight = header[i + 3], charged = header[i + 4], units = 1,
-    held = header[i + 5] == 1, expires = header[i + 6],
+    id = shapes[j], kind = kind, held = shapes[j + 2] == 1, slot = slot, units = 1,
+    since = numbers[i], expires = numbers[i + 1], in_flight = numbers[i + 2], charged = numbers[i + 3],
   }
-  i = i + 7
-  if kind == 'in_flight' then return quota, i, from end
   if kind == 'fixed' then
-    quota.begin = header[i]
-    return quota, i + 1, from
+    quota.begin = head
+  elseif kind == 'sliding' then
+    quota.ring = ring_stored(key, quota.id, head, len, numbers[i + 5])
+  elseif kind == 'draining' then
+    quota.ring = ring_stored(key, quota.id, math.floor(head / slot), len, numbers[i + 5])
+    quota.at, quota.slots, quota.edited = head, len, false
+    quota.rate, quota.tick, quota.units = shapes[j + 5], shapes[j + 6], shapes[j + 7]
+    quota.burst, quota.max_debt = shapes[j + 8], shapes[j + 9]
+    quota.base, quota.max_used = numbers[more], numbers[more + 1]
+    quota.excess, quota.excess_rate = numbers[more + 2], numbers[more + 3]
+    more = more + 4
   end
-  local head, len = header[i], header[i + 1]
-  quota.ring = {head = head, len = len, packed = packed, from = from, slots = {}, decoded = 0}
-  quota.slot = header[i + 2]
-  if kind == 'draining' then
-    quota.rate, quota.tick, quota.units = header[i + 3], header[i + 4], header[i + 5]
-    quota.burst, quota.max_debt, quota.at, quota.base = header[i + 6], header[i + 7], header[i + 8], header[i + 9]
-    quota.max_used, quota.excess, quota.excess_rate = header[i + 10], header[i + 11], header[i + 12]
-    quota.slots, quota.edited = len, false
-    return quota, i + 13, from + 8 * len
-  end
-  return quota, i + 3, from + 8 * len
+  return quota, more
 end
 
--- Appends the header to the numbers; answers the packed ring.
-local function quota_encode(quota, header)
-  local n, kind, ring = #header, quota.kind, quota.ring
-  header[n + 1], header[n + 2], header[n + 3] = quota.id, KIND_NUMBERS[kind], quota.since
-  header[n + 4], header[n + 5] = quota.in_flight, quota.charged
-  header[n + 6], header[n + 7] = quota.held and 1 or 0, quota.expires
-  n = n + 2
-  if kind == 'in_flight' then return '' end
-  if kind == 'fixed' then
-    header[n + 6] = quota.begin
-    return ''
-  end
-  header[n + 6], header[n + 7], header[n + 8] = ring.head, ring.len, quota.slot
+-- Appends to the numbers, to those that follow them, and to the shapes.
+local function quota_encode(quota, numbers, more, shapes)
+  local n, ring, kind = #numbers, quota.ring, quota.kind
+  numbers[n + 1], numbers[n + 2], numbers[n + 3] = quota.since, quota.expires, quota.in_flight
+  numbers[n + 4], numbers[n + 5] = quota.charged, quota.begin or quota.at or ring and ring.head or 0
+  numbers[n + 6] = ring and ring.newest or 0
+  n = #shapes
+  shapes[n + 1], shapes[n + 2], shapes[n + 3] = quota.id, KIND_NUMBERS[kind], quota.held and 1 or 0
+  shapes[n + 4], shapes[n + 5] = quota.slot or 0, ring and ring.len or 0
+  for i = 6, 10 do shapes[n + i] = 0 end
   if kind == 'draining' then
-    header[n + 9], header[n + 10], header[n + 11] = quota.rate, quota.tick, quota.units
-    header[n + 12], header[n + 13], header[n + 14] = quota.burst, quota.max_debt, quota.at
-    header[n + 15], header[n + 16] = quota.base, quota.max_used
-    header[n + 17], header[n + 18] = quota.excess, quota.excess_rate
+    shapes[n + 6], shapes[n + 7], shapes[n + 8] = quota.rate, quota.tick, quota.units
+    shapes[n + 9], shapes[n + 10] = quota.burst, quota.max_debt
+    n = #more
+    more[n + 1], more[n + 2] = quota.base, quota.max_used
+    more[n + 3], more[n + 4] = quota.excess, quota.excess_rate
   end
-  return ring_packed(ring)
 end

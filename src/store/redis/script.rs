@@ -3,6 +3,8 @@
 use redis::{Cmd, Script};
 
 const PARTS: &str = concat!(
+    include_str!("arguments.lua"),
+    include_str!("shortcut.lua"),
     include_str!("numbers.lua"),
     include_str!("ring.lua"),
     include_str!("sliding_window.lua"),

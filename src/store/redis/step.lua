@@ -76,9 +76,8 @@ local function stand_ahead(batch, ops, at, headroom)
   end
 end
 
-local function reserve(batch, ops, at, mode, explain)
+local function reserve(batch, ops, at, headroom, mode, explain)
   refold(batch)
-  local headroom = ops[at]
   if not fits(batch, ops, at, headroom) then
     local because = explain or (mode == 'wait' and not batch.ahead)
     if because then violations(batch, ops, at, headroom) end
@@ -156,21 +155,45 @@ end
 
 local MODES = {'wait', 'try', 'dry', 'wait', 'try', 'dry'}
 
--- Applies the operation at index `at` of `ops`. Answers its verdict and the index after it.
-local function apply_operation(batch, ops, at)
-  local kind, count = ops[at], batch.count
-  if kind <= 6 then
-    return reserve(batch, ops, at + 1, MODES[kind], kind > 3), at + 2 + count
-  elseif kind <= 8 then
-    return settle(batch, ops, at + 1, ops[at + 1], kind == 7), at + 2 + 2 * count
-  elseif kind <= 10 then
-    local claim = 'l' .. struct.pack('<d', ops[at + 2])
-    return settle(batch, ops, at + 2, ops[at + 1], kind == 9, claim), at + 3 + 2 * count
-  elseif kind == 11 then
-    local claim = 'l' .. struct.pack('<d', ops[at + 1])
-    return detach(batch, ops, at + 2, claim, ops[at + 2]), at + 3 + count
-  elseif kind == 12 then
-    return pause(batch, ops[at + 1]), at + 2
+-- Applies the operations from index `at` of `ops` on. Answers their verdicts, packed, and how many there are.
+local function apply_operations(batch, ops, at)
+  local count, codes, n = batch.count, {}, 0
+  while ops[at] do
+    local kind = ops[at]
+    if kind <= 6 then
+      local many, headroom = ops[at + 1], ops[at + 2]
+      at = at + 3
+      for _ = 1, many do
+        n = n + 1
+        codes[n] = reserve(batch, ops, at - 1, headroom, MODES[kind], kind > 3)
+        at = at + count
+      end
+    elseif kind <= 8 then
+      local many = ops[at + 1]
+      at = at + 2
+      for _ = 1, many do
+        n = n + 1
+        codes[n] = settle(batch, ops, at, ops[at], kind == 7)
+        at = at + 1 + 2 * count
+      end
+    else
+      n = n + 1
+      if kind <= 10 then
+        local claim = 'l' .. struct.pack('<d', ops[at + 2])
+        codes[n] = settle(batch, ops, at + 2, ops[at + 1], kind == 9, claim)
+        at = at + 3 + 2 * count
+      elseif kind == 11 then
+        local claim = 'l' .. struct.pack('<d', ops[at + 1])
+        codes[n] = detach(batch, ops, at + 2, claim, ops[at + 2])
+        at = at + 3 + count
+      elseif kind == 12 then
+        codes[n] = pause(batch, ops[at + 1])
+        at = at + 2
+      else
+        codes[n] = status(batch)
+        at = at + 1
+      end
+    end
   end
-  return status(batch), at + 1
+  return string.char(unpack(codes)), n
 end

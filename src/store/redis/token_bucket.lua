@@ -50,7 +50,7 @@ local function draining_renew(bucket, rule, at)
   bucket.at, bucket.charged, bucket.base, bucket.edited = at, 0, 0, false
   bucket.max_used = (rule.burst + rule.max_debt) * rule.units
   bucket.excess, bucket.excess_rate = 0, 0
-  bucket.ring = ring_new(math.floor(at / rule.slot), rule.slots)
+  bucket.ring = ring_new(rule.id, math.floor(at / rule.slot), rule.slots)
 end
 
 -- Takes over a changed rate or burst: past use has drained at the old rate up to now and is no new debt, and the ring is

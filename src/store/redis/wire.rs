@@ -9,11 +9,11 @@ use crate::{
     store::{Batch, Bucket},
 };
 
-/// As many numbers as one argument of operations should have; the script unpacks an argument in one call.
-const NUMBERS_PER_ARGUMENT: usize = 2_000;
+/// As many numbers as one argument may have; the script unpacks an argument in one call.
+const NUMBERS_PER_ARGUMENT: usize = 6_000;
 
-/// As many numbers as one operation may have, for the same reason.
-const NUMBERS_PER_OPERATION: usize = 2_000;
+/// As many quotas as one batch may be about, so that an operation fits into an argument.
+const MAX_RULES: usize = 1_000;
 
 /// Packed numbers.
 #[derive(Default)]
@@ -31,34 +31,92 @@ impl Numbers {
     fn extend(&mut self, numbers: &[u64]) {
         numbers.iter().for_each(|&number| self.push(number));
     }
+
+    fn len(&self) -> usize {
+        self.0.len() / 8
+    }
+
+    fn increment(&mut self, index: usize) {
+        if let Some((bytes, _)) = self.0[8 * index..].split_first_chunk_mut() {
+            *bytes = (f64::from_le_bytes(*bytes) + 1.0).to_le_bytes();
+        }
+    }
 }
 
-/// The arguments of the script: lane, rules, then the operations in arguments of a bounded size. Or why there are none.
+/// The arguments of the script, or why there are none.
 pub(super) fn encode(batch: &Batch<'_>) -> Result<Vec<Vec<u8>>, &'static str> {
     let rules: usize = batch.buckets.iter().map(|bucket| bucket.rules.len()).sum();
-    if 2 * rules + 3 > NUMBERS_PER_OPERATION {
+    if rules > MAX_RULES {
         return Err("a demand on too many quotas");
     }
     if !batch.ops.iter().all(|op| fits_rules(op, rules)) {
         return Err("an operation without an amount for each quota");
     }
-    let mut head = Numbers::with_capacity(4 + 10 * rules);
-    head.extend(&[batch.lane, batch.seq, batch.lease]);
+
+    let lane = [b"l", &(batch.lane.min(MAX_AMOUNT) as f64).to_le_bytes()[..]].concat();
+    let expected = 4 + 3 * rules + batch.ops.len() * (1 + 2 * rules);
+    let mut message = Numbers::with_capacity(expected.min(NUMBERS_PER_ARGUMENT));
+    let mut declared = Numbers::with_capacity(2 * batch.buckets.len() + 10 * rules);
+    message.extend(&[batch.seq, batch.lease]);
+    match batch.buckets {
+        [bucket] => encode_shortcut(&mut message, &bucket.rules),
+        _ => message.extend(&[0, 0]),
+    }
     for Bucket { rules, .. } in batch.buckets {
-        head.push(rules.len() as u64);
-        rules.iter().for_each(|rule| encode_rule(&mut head, rule));
+        declared.extend(&[digest(rules).unwrap_or(0), rules.len() as u64]);
+        rules.iter().for_each(|rule| encode_rule(&mut declared, rule));
     }
 
-    let mut arguments = vec![head.0];
-    let mut ops = Numbers::with_capacity((batch.ops.len() * (3 + 2 * rules)).min(NUMBERS_PER_ARGUMENT));
+    let mut arguments = vec![lane, Vec::new(), declared.0];
+    let mut first = None;
+    let mut run = None;
     for op in batch.ops {
-        if ops.0.len() + 8 * (3 + 2 * rules) > 8 * NUMBERS_PER_ARGUMENT {
-            arguments.push(std::mem::take(&mut ops).0);
+        if message.len() + 3 + 2 * rules > NUMBERS_PER_ARGUMENT {
+            let full = std::mem::take(&mut message).0;
+            run = None;
+            match first {
+                None => first = Some(full),
+                Some(_) => arguments.push(full),
+            }
         }
-        encode_op(&mut ops, op);
+        run = encode_op(&mut message, op, run);
     }
-    arguments.push(ops.0);
+    match first {
+        None => arguments[1] = message.0,
+        Some(first) => {
+            arguments[1] = first;
+            arguments.push(message.0);
+        }
+    }
     Ok(arguments)
+}
+
+/// What the script's shortcut needs to know of the rules, if it can be taken at all.
+fn encode_shortcut(to: &mut Numbers, rules: &[Rule]) {
+    let Some(digest) = digest(rules) else { return to.extend(&[0, 0]) };
+    to.extend(&[digest, rules.len() as u64]);
+    for rule in rules {
+        if let Window::Sliding { slot, slots } = rule.window {
+            to.extend(&[rule.limit, slot, slot.saturating_mul(slots + 1)]);
+        }
+    }
+}
+
+/// Stands for the identities of rules, if they are such that the shortcut can be taken.
+fn digest(rules: &[Rule]) -> Option<u64> {
+    // FNV-1a, by numbers.
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for rule in rules {
+        let Window::Sliding { slot, slots } = rule.window else { return None };
+        if rule.held {
+            return None;
+        }
+        for number in [rule.id, slot, slots] {
+            hash = (hash ^ number).wrapping_mul(0x0100_0000_01b3);
+            hash ^= hash >> 32;
+        }
+    }
+    Some((hash & MAX_AMOUNT).max(1))
 }
 
 fn fits_rules(op: &Op, rules: usize) -> bool {
@@ -93,7 +151,27 @@ fn encode_rule(to: &mut Numbers, rule: &Rule) {
     }
 }
 
-fn encode_op(to: &mut Numbers, op: &Op) {
+/// Operations of one kind that follow each other: a run says once what they have in common.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Run {
+    kind: u64,
+    headroom: u64,
+    /// Where it says how many there are.
+    many: usize,
+}
+
+/// Appends an operation, to the run before it if it is of its kind. Answers the run that it is part of.
+fn encode_op(to: &mut Numbers, op: &Op, run: Option<Run>) -> Option<Run> {
+    let continued = |to: &mut Numbers, kind, headroom| match run {
+        Some(run) if (run.kind, run.headroom) == (kind, headroom) => {
+            to.increment(run.many);
+            (run, true)
+        }
+        _ => {
+            to.extend(&[kind, 1]);
+            (Run { kind, headroom, many: to.len() - 1 }, false)
+        }
+    };
     match op {
         Op::Reserve { costs, headroom, explain, mode } => {
             let mode = match mode {
@@ -101,25 +179,39 @@ fn encode_op(to: &mut Numbers, op: &Op) {
                 Mode::Try => 2,
                 Mode::Dry => 3,
             };
-            to.extend(&[if *explain { mode + 3 } else { mode }, *headroom]);
-            to.extend(costs);
-        }
-        Op::Settle { at, reserved, actual, close, claim } => {
-            match (claim, close) {
-                (None, true) => to.extend(&[7, *at]),
-                (None, false) => to.extend(&[8, *at]),
-                (Some(claim), true) => to.extend(&[9, *at, *claim]),
-                (Some(claim), false) => to.extend(&[10, *at, *claim]),
+            let (run, runs) = continued(to, if *explain { mode + 3 } else { mode }, *headroom);
+            if !runs {
+                to.push(*headroom);
             }
+            to.extend(costs);
+            Some(run)
+        }
+        Op::Settle { at, reserved, actual, close, claim: None } => {
+            let (run, _) = continued(to, if *close { 7 } else { 8 }, 0);
+            to.push(*at);
             to.extend(reserved);
             to.extend(actual);
+            Some(run)
+        }
+        Op::Settle { at, reserved, actual, close, claim: Some(claim) } => {
+            to.extend(&[if *close { 9 } else { 10 }, *at, *claim]);
+            to.extend(reserved);
+            to.extend(actual);
+            None
         }
         Op::Detach { claim, reserved, lease } => {
             to.extend(&[11, *claim, *lease]);
             to.extend(reserved);
+            None
         }
-        Op::Pause(duration) => to.extend(&[12, *duration]),
-        Op::Status => to.push(13),
+        Op::Pause(duration) => {
+            to.extend(&[12, *duration]);
+            None
+        }
+        Op::Status => {
+            to.push(13);
+            None
+        }
     }
 }
 
