@@ -87,7 +87,8 @@ pub struct Follow {
 }
 
 impl Follow {
-    fn new(head: &Parts) -> Self {
+    /// Follows the answer with this head.
+    pub fn new(head: &Parts) -> Self {
         let mut follow = Self::default();
         follow.look_into(&head.headers);
         follow

@@ -1,6 +1,7 @@
 //! `tower-throttle` on both sides of axum, over real connections.
 
 mod client;
+mod composing;
 mod gateway;
 mod hostile;
 mod routes;
