@@ -18,7 +18,7 @@ enum Clock {
     Paused(Arc<MemoryStore>),
     /// A key that the script reads instead of the server's clock.
     #[cfg(feature = "redis")]
-    Stepped(stepped::Clock),
+    Stepped(Box<stepped::Clock>),
 }
 
 impl World {
@@ -29,7 +29,7 @@ impl World {
 
     #[cfg(feature = "redis")]
     pub(crate) async fn redis() -> Self {
-        let clock = stepped::Clock::start();
+        let clock = Box::new(stepped::Clock::start());
         Self { store: Arc::new(clock.store().await), clock: Clock::Stepped(clock) }
     }
 
