@@ -81,3 +81,8 @@ pub use redis;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So are those of what goes around the layer and inside.
+#[cfg(all(doctest, feature = "reqwest-middleware", feature = "routes"))]
+#[doc = include_str!("../docs/composing.md")]
+struct Composing;

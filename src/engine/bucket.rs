@@ -2,6 +2,7 @@
 
 use super::{
     Micros,
+    exact::sum,
     quota_state::QuotaState,
     rule::{MAX_AMOUNT, Rule},
 };
@@ -173,7 +174,7 @@ impl BucketState {
     pub(crate) fn keep_while_charged(&mut self, rules: &[Rule], lease: Micros, wall: Micros) {
         for (state, rule) in self.quotas.iter_mut().zip(rules) {
             let lasts = state.lasts(rule, lease, self.now, wall);
-            state.expires = state.expires.max((self.now + lasts).min(MAX_AMOUNT));
+            state.expires = state.expires.max(sum(self.now, lasts));
             self.expires = self.expires.max(state.expires);
         }
         self.expires = self.expires.max(self.paused_until);

@@ -1,7 +1,7 @@
 //! What a call has really used, read from its response.
 //!
 //! An [`Inspector`] is given the response together with the reservation and settles it, at once or when the body ends.
-//! A closure `Fn(&Response) -> Settlement` settles at once. [`body`] and [`bytes`] follow a body while it passes,
+//! A closure `Fn(&Response) -> Settlement` settles at once. [`body()`] and [`bytes()`] follow a body while it passes,
 //! [`by_status`] settles refusals and failures by their status and leaves the rest to another inspector, and
 //! [`on_failure`] does so with errors.
 

@@ -27,7 +27,7 @@ use super::{
     options::Options,
     path::Path,
     place::Place,
-    pump::{Doubt, Pump},
+    pump::{Doubt, MAX_CHARTS, Pump},
     queue::{Ask, Change, Other, Queue, Rank, Waiter},
     reservation::Reservation,
     settling::Settling,
@@ -300,7 +300,7 @@ impl Lane {
     /// Applies one operation to a store in this process. Answers the verdict and when it fell.
     fn apply_one(&self, state: &mut State, op: impl Fn(&Arc<Path>) -> Op) -> Option<(Verdict, Micros)> {
         let seq = self.shared.next_seq();
-        loop {
+        for _ in 0..=MAX_CHARTS {
             let path = &state.queue.path;
             let batch = self.batch(state.id, seq, path);
             let Reply::Now(Answer { wall, outcome }) =
@@ -317,6 +317,7 @@ impl Lane {
                 Applied::Stale => return None,
             }
         }
+        None
     }
 
     /// A batch of this lane, without its operations.

@@ -17,10 +17,12 @@ mod track;
 
 use std::{
     fmt,
+    pin::pin,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
+use futures_util::future::{Either, select};
 use tokio::time::Instant;
 
 use self::{
@@ -279,49 +281,75 @@ impl Limiter {
 
     async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
         let deadline = demand.max_wait.and_then(|wait| Instant::now().checked_add(wait));
-        let result = match self.enter(demand, deadline, mode) {
-            Ok(Entered::Granted(reservation)) => Ok(reservation),
-            // Boxed, since most do not wait and would have to carry it around all the same.
-            Ok(Entered::Waiting(place)) => Box::pin(place.wait(deadline)).await,
-            Err(error) => Err(error),
-        };
-        match result {
-            Ok(mut reservation) => {
-                reservation.release_on_drop(false);
-                Ok(reservation)
+        loop {
+            let error = match self.ask_store(demand, deadline, mode).await {
+                Err(Throttled::Store(error)) if error.is_unavailable() => error,
+                result => return result,
+            };
+            // Boxed, since hardly any demand needs it and all would have to carry it around.
+            if let Some(result) = Box::pin(self.without_store(demand, deadline, mode, error)).await {
+                return result;
             }
-            Err(Throttled::Store(error)) if error.is_unavailable() => {
-                self.without_store(demand, deadline, mode, error).await
-            }
-            Err(error) => Err(error),
         }
     }
 
+    async fn ask_store(
+        &self,
+        demand: &Demand,
+        deadline: Option<Instant>,
+        mode: Mode,
+    ) -> Result<Reservation, Throttled> {
+        let mut reservation = match self.enter(demand, deadline, mode)? {
+            Entered::Granted(reservation) => reservation,
+            // Boxed, since most do not wait.
+            Entered::Waiting(place) => Box::pin(place.wait(deadline)).await?,
+        };
+        reservation.release_on_drop(false);
+        Ok(reservation)
+    }
+
+    /// What becomes of a demand while the store cannot be reached; nothing if that is over first.
     async fn without_store(
         &self,
         demand: &Demand,
         deadline: Option<Instant>,
         mode: Mode,
         error: Arc<StoreError>,
-    ) -> Result<Reservation, Throttled> {
+    ) -> Option<Result<Reservation, Throttled>> {
         match (self.inner.shared.options.on_unavailable, &self.inner.fallback) {
-            (OnUnavailable::Allow, _) => Ok(Reservation::uncounted(demand.usage.clone(), 0).degrade()),
+            (OnUnavailable::Allow, _) => Some(Ok(Reservation::uncounted(demand.usage.clone(), 0).degrade())),
             (OnUnavailable::Local { .. }, Some(fallback)) => {
-                let mut demand = demand.clone();
-                demand.max_wait = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-                Box::pin(fallback.ask(&demand, mode)).await.map(Reservation::degrade)
+                let local = pin!(fallback.ask_store(demand, deadline, mode));
+                let back = pin!(self.inner.shared.health.is_back());
+                let Either::Left((result, _)) = select(local, back).await else { return None };
+                Some(match result {
+                    Ok(reservation) => Ok(reservation.degrade()),
+                    // Too much for the share is not too much for ever.
+                    Err(Throttled::ExceedsCapacity(_)) => Err(Throttled::Store(error)),
+                    Err(other) => Err(other),
+                })
             }
-            _ => Err(Throttled::Store(error)),
+            _ => Some(Err(Throttled::Store(error))),
         }
     }
 
-    /// Enters a demand in its lane, if it is not unlimited.
-    fn enter(&self, demand: &Demand, deadline: Option<Instant>, mode: Mode) -> Result<Entered, Throttled> {
+    /// The lane of a demand and what it asks there, if its lane is known.
+    fn admit_known(
+        &self,
+        demand: &Demand,
+        deadline: Option<Instant>,
+        mode: Mode,
+    ) -> Result<Option<Admitted>, Throttled> {
         let registry = self.read();
-        let admitted = match registry.find(&demand.buckets) {
-            Some(entry) => admit(&registry.table, Some(entry), demand, deadline, mode)?,
+        let entry = registry.find(&demand.buckets);
+        entry.map(|entry| admit(&registry.table, Some(entry), demand, deadline, mode)).transpose()
+    }
+
+    /// Enters a demand in its lane, if it is not unlimited. No lock is held there, since observers are told.
+    fn enter(&self, demand: &Demand, deadline: Option<Instant>, mode: Mode) -> Result<Entered, Throttled> {
+        let admitted = match self.admit_known(demand, deadline, mode)? {
+            Some(admitted) => admitted,
             None => {
-                drop(registry);
                 let mut registry = self.write();
                 let entry = registry.find_or_make(&demand.buckets, &self.inner.shared)?;
                 admit(&registry.table, entry.as_ref(), demand, deadline, mode)?
@@ -334,14 +362,16 @@ impl Limiter {
     }
 }
 
-/// Where a demand goes and what it costs there; nothing if it is unlimited.
+/// Where a demand goes and what it asks there; nothing if it is unlimited.
+type Admitted = Option<(Arc<Lane>, Ask)>;
+
 fn admit(
     table: &Table,
     entry: Option<&Entry>,
     demand: &Demand,
     deadline: Option<Instant>,
     mode: Mode,
-) -> Result<Option<(Arc<Lane>, Ask)>, Throttled> {
+) -> Result<Admitted, Throttled> {
     let standing = standing(table, entry, demand)?;
     let Some(Entry { lane, path, .. }) = entry else { return Ok(None) };
     let costs = path.costs(&demand.usage);

@@ -25,7 +25,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Lanes of several processes do not all look again at the same instant.
 const MAX_JITTER_MICROS: u64 = 10_000;
 /// A calendar that does not reach to the store's present after so many looks at it never will.
-const MAX_CHARTS: u32 = 2;
+pub(super) const MAX_CHARTS: u32 = 2;
 
 /// The batch that got no answer. It may have been applied; sending it again under its number tells.
 #[derive(Debug)]
@@ -269,13 +269,13 @@ impl State {
                 (Job::Demand(rank, mut waiter), Verdict::Refused(violations)) => {
                     let refused = match waiter.follow(&self.queue.path) {
                         Some(refusal) => {
-                            Refused::ForGood(waiter, Throttled::ExceedsCapacity(Box::new(refusal)))
+                            Refused::ForGood(waiter.answer, Throttled::ExceedsCapacity(Box::new(refusal)))
                         }
-                        None if self.closed => Refused::ForGood(waiter, Throttled::Closed),
+                        None if self.closed => Refused::ForGood(waiter.answer, Throttled::Closed),
                         None => self.queue.refused(rank, waiter, &violations, jitter),
                     };
                     deliveries.extend(match refused {
-                        Refused::ForGood(waiter, error) => Some(Delivery::Answer(waiter.answer, Err(error))),
+                        Refused::ForGood(answer, error) => Some(Delivery::Answer(answer, Err(error))),
                         Refused::HasToWait { position } => Some(Delivery::HasToWait(position)),
                         Refused::Waits => None,
                     });

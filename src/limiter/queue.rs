@@ -70,7 +70,7 @@ pub(super) struct Waiter {
 /// What comes of a demand that was refused.
 #[derive(Debug)]
 pub(super) enum Refused {
-    ForGood(Waiter, Throttled),
+    ForGood(oneshot::Sender<Result<Reservation, Throttled>>, Throttled),
     /// It waits, which nobody knew.
     HasToWait {
         position: usize,
@@ -107,6 +107,7 @@ pub(super) type Report = oneshot::Sender<Result<Verdict, Throttled>>;
 
 /// What an operation of a batch is for.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most are demands; a box for each costs more than the moves")]
 pub(super) enum Job {
     Demand(Rank, Waiter),
     Tell(Report),
@@ -329,11 +330,11 @@ impl Queue {
         let now = Instant::now();
         if waiter.ask.mode != Mode::Wait {
             let refusal = Box::new(waiter.ask.refusal(violations));
-            return Refused::ForGood(waiter, Throttled::NotNow(refusal));
+            return Refused::ForGood(waiter.answer, Throttled::NotNow(refusal));
         }
         if !waiter.ask.can_make_it(violations, now) {
             let refusal = Box::new(waiter.ask.refusal(violations));
-            return Refused::ForGood(waiter, Throttled::Deadline(refusal));
+            return Refused::ForGood(waiter.answer, Throttled::Deadline(refusal));
         }
         let position = waiter.position;
         let news = !std::mem::replace(&mut waiter.waits, true);

@@ -31,6 +31,9 @@ const RESOLVED_FOR: Duration = Duration::from_secs(5);
 /// The names of a demand's buckets.
 pub(super) type Names = SmallVec<[Cow<'static, str>; 1]>;
 
+/// The path of a demand, and when the resolver is to be asked again.
+type Found = (Arc<Path>, Option<Instant>);
+
 #[derive(Clone)]
 pub(super) struct Entry {
     pub(super) lane: Arc<Lane>,
@@ -100,7 +103,7 @@ impl Registry {
         lane
     }
 
-    fn resolve(&self, names: &Names) -> Result<Option<(Arc<Path>, Option<Instant>)>, Throttled> {
+    fn resolve(&self, names: &Names) -> Result<Option<Found>, Throttled> {
         let bad = |error| Err(Throttled::BadDemand(error));
         let mut specs: SmallVec<[Arc<BucketSpec>; 1]> = SmallVec::new();
         let mut stale_at = None;

@@ -262,6 +262,8 @@ pub enum RouteError {
         method: Method,
         /// Its host, where it names one.
         host: Option<String>,
+        /// Its port, or the usual one of its scheme, where it has one.
+        port: Option<u16>,
         /// Its path.
         path: String,
     },
@@ -285,6 +287,7 @@ impl RouteError {
         Self::NoRoute {
             method: target.method.clone(),
             host: target.host.map(short),
+            port: target.port,
             path: short(target.path),
         }
     }
@@ -294,9 +297,11 @@ impl fmt::Display for RouteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             // Escaped, since it comes from a stranger.
-            Self::NoRoute { method, host, path } => {
+            Self::NoRoute { method, host, port, path } => {
                 let host = host.as_deref().unwrap_or_default();
-                write!(f, "no route matches {method} {}{}", host.escape_debug(), path.escape_debug())
+                write!(f, "no route matches {method} {}", host.escape_debug())?;
+                port.map_or(Ok(()), |port| write!(f, ":{port}"))?;
+                write!(f, "{}", path.escape_debug())
             }
             Self::Refused => f.write_str("requests of this route are refused"),
             Self::BadParameter { name, reason } => write!(f, "parameter `{name}` of the path {reason}"),

@@ -1,7 +1,7 @@
 //! hyper's pooled client as the inner service, over real connections.
 
 use bytes::Bytes;
-use http::{Method, Request};
+use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -13,7 +13,7 @@ use tower_throttle::{BoxError, Demand, Limiter, Settlement, ThrottleLayer, inspe
 use crate::{
     ledger::{Ledger, settled},
     provider::Provider,
-    wire::{self, Answer, RESERVED, erased, inspector},
+    wire::{self, Answer, RESERVED, UntilServed, erased, inspector},
 };
 
 type Body = Full<Bytes>;
@@ -43,8 +43,18 @@ async fn whatever_is_answered_is_settled_once() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_refused_costs_nothing() {
+async fn s27_a_connection_that_is_refused_costs_nothing() {
     wire::a_connection_that_is_refused(send).await;
+}
+
+#[tokio::test]
+async fn s27_a_call_without_an_answer_is_kept() {
+    wire::a_call_without_an_answer(send).await;
+}
+
+#[tokio::test]
+async fn s29_a_body_whose_end_nobody_polls_is_settled_once() {
+    wire::a_body_whose_end_nobody_polls(send).await;
 }
 
 #[tokio::test]
@@ -66,6 +76,24 @@ async fn ten_megabytes_pass_an_inspector_that_wants_one() {
         Ok(erased(ServiceBuilder::new().layer(layer).service(client()).oneshot(request).await?))
     };
     wire::a_big_body_is_not_kept(send).await;
+}
+
+#[tokio::test]
+async fn s30_each_attempt_of_a_retry_outside_reserves_and_settles() {
+    let provider = Provider::start().await;
+    let (limiter, ledger) = Ledger::limiter();
+    let layer = ThrottleLayer::new(limiter.clone(), demand).inspector(inspector());
+    let policy = UntilServed {
+        tries: 2,
+        copy: |request: &Request<Body>| Some(request.clone()),
+        status: Response::status,
+    };
+    let service = ServiceBuilder::new().retry(policy).layer(layer).service(client());
+    let request = Request::get(provider.url("/third-time")).body(Full::default()).expect("a valid request");
+    let response = service.oneshot(request).await.expect("an answer");
+    assert_eq!(provider.hits(), 3);
+    response.into_body().collect().await.expect("all of it");
+    settled(&limiter, &ledger, (2 * RESERVED + 8, 3), "two that failed are kept").await;
 }
 
 /// One client whose calls share connections and limits.

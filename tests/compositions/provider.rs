@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::Notify,
 };
 
@@ -54,12 +54,6 @@ impl Provider {
         format!("http://{}{path}", self.address)
     }
 
-    /// Where nobody listens.
-    pub(crate) async fn nowhere() -> String {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
-        format!("http://{}/", listener.local_addr().expect("it is bound"))
-    }
-
     /// Requests so far.
     pub(crate) fn hits(&self) -> usize {
         self.signals.hits.load(Ordering::Relaxed)
@@ -76,9 +70,30 @@ impl Provider {
     }
 }
 
+/// A port where nobody listens, kept from others.
+#[derive(Debug)]
+pub(crate) struct Nowhere {
+    bound: TcpSocket,
+}
+
+impl Nowhere {
+    pub(crate) fn new() -> Self {
+        let bound = TcpSocket::new_v4().expect("a socket");
+        bound.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+        Self { bound }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/", self.bound.local_addr().expect("it is bound"))
+    }
+}
+
 async fn serve(mut stream: TcpStream, signals: &Signals) -> std::io::Result<()> {
     let Some((method, path)) = read(&mut stream).await? else { return Ok(()) };
     let hit = signals.hits.fetch_add(1, Ordering::Relaxed);
+    if path == "/nothing" {
+        return Ok(());
+    }
     let (head, mut body) = answer(&path, hit);
     if method == "HEAD" {
         body.clear();
@@ -133,6 +148,7 @@ fn answer(path: &str, hit: usize) -> (String, Vec<u8>) {
         "/not-modified" => ("304 Not Modified\r\netag: \"1\"".into(), Vec::new()),
         "/redirect" => ("302 Found\r\nlocation: /answer?again\r\ncontent-length: 0".into(), Vec::new()),
         "/chunked" => (chunked.into(), b"b\r\nsome text, \r\n7\r\nused: 8\r\n0\r\n\r\n".to_vec()),
+        "/untold" => (chunked.into(), b"b\r\nsome text, \r\n0\r\n\r\n".to_vec()),
         "/endless" => (chunked.into(), b"b\r\nsome text, \r\n".to_vec()),
         "/trailers" => {
             let body = b"9\r\nsome text\r\n0\r\nx-used: 8\r\n\r\n";

@@ -9,7 +9,7 @@ use crate::{
     ledger::{Ledger, settled},
     probe::charged,
     provider::Provider,
-    wire::{self, Answer, RESERVED, erased, inspector},
+    wire::{self, Answer, RESERVED, UntilServed, erased, inspector},
 };
 
 fn demand(_: &mut Request) -> Result<Demand, BoxError> {
@@ -43,8 +43,18 @@ async fn whatever_is_answered_is_settled_once() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_refused_costs_nothing() {
+async fn s27_a_connection_that_is_refused_costs_nothing() {
     wire::a_connection_that_is_refused(send).await;
+}
+
+#[tokio::test]
+async fn s27_a_call_without_an_answer_is_kept() {
+    wire::a_call_without_an_answer(send).await;
+}
+
+#[tokio::test]
+async fn s29_a_body_whose_end_nobody_polls_is_settled_once() {
+    wire::a_body_whose_end_nobody_polls(send).await;
 }
 
 #[tokio::test]
@@ -67,6 +77,20 @@ async fn ten_megabytes_pass_an_inspector_that_wants_one() {
         Ok(erased(http::Response::<reqwest::Body>::from(response)))
     };
     wire::a_big_body_is_not_kept(send).await;
+}
+
+#[tokio::test]
+async fn s30_each_attempt_of_a_retry_outside_reserves_and_settles() {
+    let provider = Provider::start().await;
+    let (limiter, ledger) = Ledger::limiter();
+    let layer = ThrottleLayer::new(limiter.clone(), demand).inspector(inspector());
+    let policy = UntilServed { tries: 2, copy: Request::try_clone, status: Response::status };
+    let service = ServiceBuilder::new().retry(policy).layer(layer).service(Client::new());
+    let request = request(Method::POST, &provider.url("/third-time"), "{}");
+    let response = service.oneshot(request).await.expect("an answer");
+    assert_eq!(provider.hits(), 3);
+    response.text().await.expect("text");
+    settled(&limiter, &ledger, (2 * RESERVED + 8, 3), "two that failed are kept").await;
 }
 
 /// All that a response tells about itself.

@@ -9,7 +9,7 @@ use tower_throttle::{BoxError, Demand, Limiter, Settlement, ThrottleLayer, Throt
 
 use crate::{
     ledger::{Ledger, settled},
-    provider::Provider,
+    provider::{Nowhere, Provider},
     wire::{self, Answer, Inspector, RESERVED, erased, inspector},
 };
 
@@ -47,8 +47,18 @@ async fn whatever_is_answered_is_settled_once() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_refused_costs_nothing() {
+async fn s27_a_connection_that_is_refused_costs_nothing() {
     wire::a_connection_that_is_refused(send).await;
+}
+
+#[tokio::test]
+async fn s27_a_call_without_an_answer_is_kept() {
+    wire::a_call_without_an_answer(send).await;
+}
+
+#[tokio::test]
+async fn s29_a_body_whose_end_nobody_polls_is_settled_once() {
+    wire::a_body_whose_end_nobody_polls(send).await;
 }
 
 #[tokio::test]
@@ -95,16 +105,16 @@ async fn a_retry_inside_is_one_reservation_whatever_it_does() {
 
 #[tokio::test]
 async fn s27_a_connection_that_is_refused_is_tried_again_and_costs_nothing() {
+    let nowhere = Nowhere::new();
     let (limiter, ledger) = Ledger::limiter();
     let client = ClientBuilder::new(Client::new()).with(retry()).with(layer(&limiter)).build();
-    let error = client.get(Provider::nowhere().await).send().await.expect_err("nobody listens");
+    let error = client.get(nowhere.url()).send().await.expect_err("nobody listens");
     assert_eq!(error.to_string(), "Request failed after 2 retries");
     assert_eq!(ledger.counts(), (3, 3), "one reservation for each attempt");
     settled(&limiter, &ledger, (0, 0), "none of them arrived").await;
 
     // Without retries the error is the client's own.
-    let error =
-        self::client(&limiter).get(Provider::nowhere().await).send().await.expect_err("nobody listens");
+    let error = self::client(&limiter).get(nowhere.url()).send().await.expect_err("nobody listens");
     assert!(matches!(&error, Error::Reqwest(error) if error.is_connect()), "{error}");
 }
 
@@ -140,10 +150,11 @@ async fn a_refusal_is_not_tried_again_and_is_found() {
 
 #[tokio::test]
 async fn what_an_extractor_says_is_found_too() {
+    let nowhere = Nowhere::new();
     let (limiter, ledger) = Ledger::limiter();
     let layer = ThrottleLayer::new(limiter.clone(), |_: &mut Request| Err(Throttled::Closed.into()));
     let client = ClientBuilder::new(Client::new()).with(retry()).with(layer).build();
-    let error = client.get(Provider::nowhere().await).send().await.expect_err("not sent");
+    let error = client.get(nowhere.url()).send().await.expect_err("not sent");
     assert!(matches!(Throttled::find(&error), Some(Throttled::Closed)));
     settled(&limiter, &ledger, (0, 0), "nothing was reserved").await;
 }
@@ -151,6 +162,7 @@ async fn what_an_extractor_says_is_found_too() {
 /// The other way round: tower outside, a client with middleware as the inner service.
 #[tokio::test]
 async fn a_client_with_middleware_is_an_inner_service() {
+    let nowhere = Nowhere::new();
     let provider = Provider::start().await;
     let (limiter, ledger) = Ledger::limiter();
     let inner = ClientBuilder::new(Client::new()).build();
@@ -159,6 +171,6 @@ async fn a_client_with_middleware_is_an_inner_service() {
     let response = service.clone().oneshot(request(provider.url("/answer"))).await.expect("an answer");
     response.text().await.expect("text");
     settled(&limiter, &ledger, (8, 1), "settled on its body").await;
-    service.oneshot(request(Provider::nowhere().await)).await.expect_err("nobody listens");
+    service.oneshot(request(nowhere.url())).await.expect_err("nobody listens");
     settled(&limiter, &ledger, (8, 1), "it cannot have arrived").await;
 }

@@ -1,9 +1,11 @@
 //! What may come over the wire, for every client: settled once, and the capacity right.
 
 use bytes::Bytes;
+use futures_util::future::Ready;
 use http::{Method, Response, StatusCode, response::Parts};
 use http_body::Body;
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use tower::retry::Policy;
 use tower_throttle::{
     BoxError, Limiter, Settlement,
     inspect::{self, BodyEnd, BodyInspector, BodyObserver, ByStatus},
@@ -13,7 +15,7 @@ use tower_throttle::{
 use crate::{
     ledger::{Ledger, settled},
     probe::charged,
-    provider::{BIG, Provider, TEXT},
+    provider::{BIG, Nowhere, Provider, TEXT},
     stacks::Told,
 };
 
@@ -93,6 +95,7 @@ fn cases(unzips: bool, trailers: bool) -> Vec<Case> {
         case("/empty", 204, 0, kept),
         case("/not-modified", 304, 0, kept),
         case("/chunked", 200, TEXT.len(), (8, 1)),
+        case("/untold", 200, 11, kept),
         case("/until-the-end", 200, TEXT.len(), (8, 1)),
         case("/trailers", 200, 9, if trailers { (8, 1) } else { kept }),
         case("/big", 200, BIG, (8, 1)),
@@ -126,8 +129,65 @@ pub(crate) async fn whatever_is_answered(send: impl Sender, unzips: bool, traile
 
 pub(crate) async fn a_connection_that_is_refused(send: impl Sender) {
     let (limiter, ledger) = Ledger::limiter();
-    send(&limiter, Method::GET, Provider::nowhere().await, "").await.expect_err("nobody listens");
+    let nowhere = Nowhere::new();
+    send(&limiter, Method::GET, nowhere.url(), "").await.expect_err("nobody listens");
     settled(&limiter, &ledger, (0, 0), "it cannot have arrived").await;
+}
+
+pub(crate) async fn a_call_without_an_answer(send: impl Sender) {
+    let provider = Provider::start().await;
+    let (limiter, ledger) = Ledger::limiter();
+    send(&limiter, Method::POST, provider.url("/nothing"), "").await.expect_err("it hangs up");
+    assert_eq!(provider.hits(), 1);
+    settled(&limiter, &ledger, (RESERVED, 1), "it has arrived").await;
+}
+
+pub(crate) async fn a_body_whose_end_nobody_polls(send: impl Sender) {
+    let provider = Provider::start().await;
+    let (limiter, ledger) = Ledger::limiter();
+    let mut body =
+        send(&limiter, Method::GET, provider.url("/answer"), "").await.expect("an answer").into_body();
+    let mut seen = 0;
+    while seen < TEXT.len() {
+        let frame = body.frame().await.expect("more of it").expect("more of it");
+        seen += frame.data_ref().map_or(0, Bytes::len);
+    }
+    settled(&limiter, &ledger, (8, 1), "as many bytes as announced").await;
+    drop(body);
+    settled(&limiter, &ledger, (8, 1), "once").await;
+
+    for (method, path) in [(Method::HEAD, "/answer"), (Method::GET, "/empty")] {
+        let (limiter, ledger) = Ledger::limiter();
+        drop(send(&limiter, method, provider.url(path), "").await.expect(path));
+        settled(&limiter, &ledger, (RESERVED, 1), path).await;
+    }
+}
+
+/// Tries three times in all until the answer is no 5xx.
+pub(crate) struct UntilServed<R, A> {
+    pub(crate) tries: u8,
+    pub(crate) copy: fn(&R) -> Option<R>,
+    pub(crate) status: fn(&A) -> StatusCode,
+}
+
+impl<R, A> Clone for UntilServed<R, A> {
+    fn clone(&self) -> Self {
+        Self { ..*self }
+    }
+}
+
+impl<R, A> Policy<R, A, BoxError> for UntilServed<R, A> {
+    type Future = Ready<()>;
+
+    fn retry(&mut self, _: &mut R, result: &mut Result<A, BoxError>) -> Option<Ready<()>> {
+        let failed = result.as_ref().is_ok_and(|answer| (self.status)(answer).is_server_error());
+        self.tries = self.tries.checked_sub(1).filter(|_| failed)?;
+        Some(futures_util::future::ready(()))
+    }
+
+    fn clone_request(&mut self, request: &R) -> Option<R> {
+        (self.copy)(request)
+    }
 }
 
 pub(crate) async fn an_answer_that_breaks_off(send: impl Sender) {
@@ -138,7 +198,9 @@ pub(crate) async fn an_answer_that_breaks_off(send: impl Sender) {
         let mut body = response.into_body();
         body.frame().await.expect(path).expect(path);
         assert_eq!(charged(&limiter).await, (RESERVED, 1, RESERVED), "{path}");
-        provider.go_on();
+        if path == "/reset" {
+            provider.go_on();
+        }
         body.collect().await.expect_err(path);
         settled(&limiter, &ledger, (RESERVED, 1), path).await;
     }

@@ -1,4 +1,4 @@
-//! Scenario 33: the clocks of clients decide nothing.
+//! Scenario 33: the clocks of clients decide nothing. And calendars that never reach to the store's present.
 
 use std::{
     collections::HashMap,
@@ -6,14 +6,16 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
+        mpsc,
     },
+    thread,
     time::Duration,
 };
 
 use tokio::runtime::Runtime;
 use tower_throttle::{
     Demand, Limiter, Limits, Quota, Reservation, Store, Throttled,
-    engine::{self, BucketState},
+    engine::{self, Answer, BucketState, Outcome},
     store::{Batch, BucketKey, Reply},
     usage,
 };
@@ -110,4 +112,37 @@ fn s33_clients_whose_clocks_differ_decide_alike() {
     assert!(together.iter().any(|told| told.contains("retry_after")));
     assert!(together.iter().any(|told| told.contains("tv_sec")));
     assert_eq!(together, decisions(Duration::from_secs(61)));
+}
+
+/// No calendar reaches to its present.
+#[derive(Debug)]
+struct Never {
+    in_process: bool,
+}
+
+impl Store for Never {
+    fn in_process(&self) -> bool {
+        self.in_process
+    }
+
+    fn apply(&self, _: &Batch<'_>) -> Reply {
+        Reply::Now(Answer { wall: 0, outcome: Outcome::Uncharted })
+    }
+}
+
+#[test]
+fn a_calendar_that_never_reaches_is_an_error() {
+    for in_process in [true, false] {
+        let (tell, told) = mpsc::channel();
+        // A thread can be left behind if it never ends.
+        thread::spawn(move || {
+            let limits = Limits::new().bucket("a", [Quota::per_minute("tokens", 100)]);
+            let limiter = Limiter::with_store(limits, Never { in_process }).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let outcome = runtime.block_on(limiter.reserve(Demand::new("a", usage! {})));
+            tell.send(outcome.map(drop)).unwrap();
+        });
+        let outcome = told.recv_timeout(Duration::from_secs(20)).expect("it hangs");
+        assert!(matches!(outcome, Err(Throttled::Store(_))), "{outcome:?}");
+    }
 }

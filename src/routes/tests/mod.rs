@@ -150,9 +150,13 @@ fn what_no_route_matches_is_refused_unless_something_else_is_said() {
     let routes = two_providers();
     let error =
         routes.extract(&mut request("PUT", "https://elsewhere.com/a?key=secret")).expect_err("refused");
-    assert_eq!(error.to_string(), "no route matches PUT elsewhere.com/a");
-    let expected =
-        RouteError::NoRoute { method: Method::PUT, host: Some("elsewhere.com".into()), path: "/a".into() };
+    assert_eq!(error.to_string(), "no route matches PUT elsewhere.com:443/a");
+    let expected = RouteError::NoRoute {
+        method: Method::PUT,
+        host: Some("elsewhere.com".into()),
+        port: Some(443),
+        path: "/a".into(),
+    };
     assert_eq!(error.downcast_ref(), Some(&expected));
 
     let rest =

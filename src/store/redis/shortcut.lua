@@ -15,7 +15,8 @@ local found = redis.call('HMGET', key, 's', field)
 
 repeat
   local state, record = found[1], found[2]
-  if digest == 0 or not state or not record or ARGV[4] or #record < 56 + 16 * count then break end
+  if digest == 0 or not state or not record or ARGV[4] then break end
+  if #state < 64 + 48 * count or #record < 56 + 16 * count then break end
 
   -- `s` is the state as bucket.lua lays it out, quota k from index 3 + 6 * k on: since, expires, in flight, charged, head,
   -- newest. `l` is the lane as lane_encoded lays it out, share k at index 7 + 2 * k.
@@ -96,7 +97,7 @@ repeat
       end
       codes = codes .. string.rep('\1', many)
     else
-      plain = false
+      plain, many = false, 0
     end
     verdicts = verdicts + many
   end

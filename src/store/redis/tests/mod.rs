@@ -1,7 +1,9 @@
 //! The store against real servers, each test with one of its own.
 
+mod connections;
 mod differential;
 mod random;
+mod stored;
 #[path = "../../../../tests/support/mod.rs"]
 mod support;
 
@@ -10,12 +12,34 @@ use std::sync::Arc;
 use self::support::RedisServer;
 use super::RedisStore;
 use crate::{
-    engine::{Answer, Op, Rule},
+    engine::{Answer, Micros, Mode, Op, Outcome, Rule, Verdict, Window},
     store::{Batch, Bucket, BucketKey, Reply, Store, StoreError},
 };
 
 fn bucket(name: &str, rules: &[Rule]) -> Bucket {
     Bucket::new(Arc::new(BucketKey::new("test", name)), rules.into())
+}
+
+/// One quota: a minute's window.
+fn sliding(limit: u64) -> [Rule; 1] {
+    [Rule { id: 1, limit, held: false, window: Window::Sliding { slot: 1_008_334, slots: 60 } }]
+}
+
+fn reserve(costs: &[u64]) -> Op {
+    Op::Reserve { costs: costs.into(), headroom: 0, explain: false, mode: Mode::Try }
+}
+
+fn settle(at: Micros, reserved: &[u64], actual: &[u64]) -> Op {
+    Op::Settle { at, reserved: reserved.into(), actual: actual.into(), close: true, claim: None }
+}
+
+/// Whether a reserve, alone in its batch, is granted.
+async fn granted(store: &RedisStore, lane: u64, seq: u64, buckets: &[Bucket], costs: &[u64]) -> bool {
+    let answer = apply(store, lane, seq, buckets, &[reserve(costs)]).await.expect("an answer");
+    match answer.outcome {
+        Outcome::Applied { verdicts, .. } => verdicts[0] == Verdict::Granted,
+        outcome => panic!("{outcome:?}"),
+    }
 }
 
 async fn apply(

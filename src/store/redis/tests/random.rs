@@ -27,6 +27,8 @@ pub(super) struct World {
     rules: Vec<Vec<Rule>>,
     lanes: Vec<Lane>,
     claims: Vec<(u64, Reservation)>,
+    /// Mostly what the script's shortcut is for.
+    calm: bool,
 }
 
 /// A client, and what it has reserved.
@@ -61,13 +63,17 @@ pub(super) struct Sending {
 }
 
 impl World {
-    pub(super) fn new(seed: u64) -> Self {
+    /// A world in which anything happens, or a calm one: sliding windows, small steps of time, small amounts.
+    pub(super) fn new(seed: u64, calm: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
         let wall = 1_700_000_000 * SECOND + rng.u64(0..DAY);
         let rules = (0..BUCKETS)
-            .map(|bucket| (0..8).map(|n| rule(&mut rng, (bucket * 8 + n + 1) as u64, wall)).collect())
+            .map(|bucket| {
+                let ids = (0..8).map(|n| (bucket * 8 + n + 1) as u64);
+                ids.map(|id| if calm { calm_rule(&mut rng, id) } else { rule(&mut rng, id, wall) }).collect()
+            })
             .collect();
-        let mut world = Self { rng, wall, rules, lanes: Vec::new(), claims: Vec::new() };
+        let mut world = Self { rng, wall, rules, lanes: Vec::new(), claims: Vec::new(), calm };
         for path in 0..PATHS.len() {
             let lane = world.lane(path);
             world.lanes.push(lane);
@@ -82,7 +88,7 @@ impl World {
     /// The next batch. Steps time first, and changes some rules now and then.
     pub(super) fn next(&mut self, ops: usize) -> Sending {
         self.step_time();
-        if self.rng.u8(..) < 8 {
+        if self.rng.u8(..) < if self.calm { 1 } else { 8 } {
             self.change_rules();
         }
         let lane_index = self.rng.usize(..self.lanes.len());
@@ -91,7 +97,11 @@ impl World {
             self.lanes[lane_index] = self.lane(self.lanes[lane_index].path);
         }
         let count = 1 + self.rng.usize(..2 * ops);
-        let ops = (0..count).map(|_| self.op(lane_index)).collect();
+        // A lane settles first.
+        let ops = match self.calm && self.rng.u8(..) < 200 {
+            true => (0..count).map(|n| self.calm_op(lane_index, n < count / 2)).collect(),
+            false => (0..count).map(|_| self.op(lane_index)).collect(),
+        };
 
         let rng = &mut self.rng;
         let lane = &mut self.lanes[lane_index];
@@ -139,7 +149,8 @@ impl World {
 
     fn step_time(&mut self) {
         let rng = &mut self.rng;
-        let (step, back) = match rng.u16(..1000) {
+        let (step, back) = match rng.u16(..if self.calm { 890 } else { 1000 }) {
+            600.. if self.calm => (rng.u64(..20_000), false),
             0..300 => (0, false),
             300..700 => (rng.u64(..5_000), false),
             700..900 => (rng.u64(..2 * SECOND), false),
@@ -171,6 +182,33 @@ impl World {
         // What it knew is about other quotas now.
         lane.reservations.clear();
         self.claims.clear();
+    }
+
+    fn calm_op(&mut self, lane_index: usize, settle: bool) -> Op {
+        let lane = &mut self.lanes[lane_index];
+        let rules = PATHS[lane.path]
+            .iter()
+            .zip(&lane.rules)
+            .flat_map(|(&bucket, rules)| rules.iter().map(move |&rule| (bucket, rule)));
+        let limits: Vec<u64> = rules.map(|(bucket, rule)| self.rules[bucket][rule].limit).collect();
+        let rng = &mut self.rng;
+        if !settle {
+            let costs = limits.iter().map(|&limit| rng.u64(..=limit / 1_000 + 1).min(limit)).collect();
+            let headroom = if rng.u8(..) < 20 { 1_000 } else { 0 };
+            return Op::Reserve {
+                costs,
+                headroom,
+                explain: rng.bool(),
+                mode: if rng.bool() { Mode::Wait } else { Mode::Try },
+            };
+        }
+        let Some(Reservation { at, mut costs, .. }) = lane.reservations.pop() else {
+            return Op::Status;
+        };
+        costs.resize(limits.len(), 0);
+        let actual =
+            costs.iter().map(|&cost| if rng.u8(..) < 20 { 2 * cost } else { rng.u64(..=cost) }).collect();
+        Op::Settle { at, reserved: costs, actual, close: true, claim: None }
     }
 
     fn op(&mut self, lane_index: usize) -> Op {
@@ -288,6 +326,12 @@ fn max_debt(rule: &Rule) -> u64 {
         Window::TokenBucket(shape) => shape.max_debt,
         _ => 8 * rule.limit,
     }
+}
+
+fn calm_rule(rng: &mut Rng, id: u64) -> Rule {
+    let slot = [25_000, 1_008_334, 1_008_334, 60 * SECOND][rng.usize(..4)];
+    let slots = [2, 60, 60, 100][rng.usize(..4)];
+    Rule { id, limit: rng.u64(10_000..10_000_000), held: false, window: Window::Sliding { slot, slots } }
 }
 
 fn rule(rng: &mut Rng, id: u64, wall: Micros) -> Rule {

@@ -1,0 +1,166 @@
+//! What is stored, and what happens to it.
+
+use super::{RedisServer, RedisStore, apply, bucket, granted, reserve, settle, sliding};
+use crate::{
+    engine::{Op, Outcome, Rule, TokenBucket, Verdict, Window},
+    store::StoreError,
+};
+
+const KEY: &str = "throttle:{test}:b";
+
+#[tokio::test]
+async fn a_flushed_script_is_loaded_again() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).await.expect("a server");
+    let b = [bucket("b", &sliding(10))];
+    assert!(granted(&store, 1, 1, &b, &[1]).await);
+    server.command::<()>(&["SCRIPT", "FLUSH"]);
+    assert!(granted(&store, 1, 2, &b, &[1]).await);
+}
+
+#[tokio::test]
+async fn a_batch_is_applied_once_and_a_stale_one_never() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).await.expect("a server");
+    let b = [bucket("b", &sliding(10))];
+    let first = apply(&store, 1, 1, &b, &[reserve(&[4])]).await.expect("an answer");
+    let again = apply(&store, 1, 1, &b, &[reserve(&[4])]).await.expect("an answer");
+    assert_eq!(first.outcome, again.outcome);
+
+    assert!(granted(&store, 1, 2, &b, &[4]).await);
+    let stale = apply(&store, 1, 1, &b, &[reserve(&[1])]).await.expect("an answer");
+    assert_eq!(stale.outcome, Outcome::Stale);
+
+    let status = apply(&store, 1, 3, &b, &[Op::Status]).await.expect("an answer");
+    let Outcome::Applied { verdicts, .. } = status.outcome else { panic!("{status:?}") };
+    let Verdict::Status(levels, _) = &verdicts[0] else { panic!("{verdicts:?}") };
+    assert_eq!((levels[0].charged, levels[0].in_flight), (8, 8));
+}
+
+#[tokio::test]
+async fn a_flushed_state_is_born_anew_and_refunds_no_older_grant() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).await.expect("a server");
+    let b = [bucket("b", &sliding(10))];
+    let before = apply(&store, 1, 1, &b, &[reserve(&[10])]).await.expect("an answer");
+    let Outcome::Applied { now: at, lives: old, .. } = before.outcome else { panic!("{before:?}") };
+    server.command::<()>(&["FLUSHALL"]);
+
+    let after = apply(&store, 2, 1, &b, &[reserve(&[8])]).await.expect("an answer");
+    let Outcome::Applied { lives: new, .. } = after.outcome else { panic!("{after:?}") };
+    assert!(new[0].born > old[0].born);
+    // Given back, the 10 would make room for what the 8 of the new state forbid.
+    apply(&store, 1, 2, &b, &[settle(at, &[10], &[0])]).await.expect("an answer");
+    assert!(!granted(&store, 2, 2, &b, &[3]).await);
+    assert!(granted(&store, 2, 3, &b, &[2]).await);
+}
+
+#[tokio::test]
+async fn a_foreign_value_is_an_error_and_stays() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).await.expect("a server");
+    let b = [bucket("b", &sliding(10))];
+    server.command::<()>(&["SET", KEY, "mine"]);
+    let error = apply(&store, 1, 1, &b, &[reserve(&[1])]).await.expect_err("a wrong type");
+    assert!(matches!(error, StoreError::Rejected(_)), "{error}");
+    assert!(error.to_string().contains("WRONGTYPE"), "{error}");
+    assert_eq!(server.command::<String>(&["GET", KEY]), "mine");
+
+    server.command::<()>(&["DEL", KEY]);
+    for state in
+        ["", "mine", "a string that is as long as some packed numbers would be, or longer yet, to be sure"]
+    {
+        server.command::<()>(&["HSET", KEY, "s", state]);
+        let error = apply(&store, 1, 1, &b, &[reserve(&[1])]).await.expect_err("a foreign state");
+        assert!(matches!(error, StoreError::Rejected(_)), "{error}");
+        assert!(error.to_string().contains("the state of this bucket"), "{error}");
+        assert_eq!(server.command::<String>(&["HGET", KEY, "s"]), state);
+    }
+}
+
+#[tokio::test]
+async fn a_state_that_was_cut_is_an_error() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).await.expect("a server");
+    let b = [bucket("b", &sliding(10))];
+    assert!(granted(&store, 1, 1, &b, &[1]).await);
+    let state: Vec<u8> = server.command(&["HGET", KEY, "s"]);
+    let cut =
+        redis::cmd("HSET").arg(KEY).arg("s").arg(&state[..state.len() - 8]).exec(&mut server.connection());
+    cut.expect("the state is cut");
+    let error = apply(&store, 1, 2, &b, &[Op::Status]).await.expect_err("a state that is cut");
+    assert!(error.to_string().contains("cut short"), "{error}");
+}
+
+#[tokio::test]
+async fn names_cannot_break_out_of_their_key() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).await.expect("a server").prefix("my app:1");
+    for name in ["a}b{c", "line\nbreak", "%41", "A", "é:*"] {
+        assert!(granted(&store, 1, 1, &[bucket(name, &sliding(1))], &[1]).await, "{name}");
+    }
+    let keys: Vec<String> = server.command(&["KEYS", "*"]);
+    assert_eq!(keys.len(), 5, "{keys:?}");
+    assert!(keys.iter().all(|key| key.starts_with("my%20app%3A1:{test}:")), "{keys:?}");
+}
+
+#[tokio::test]
+async fn a_bucket_is_small_and_outlives_what_it_means() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).await.expect("a server");
+    let hour = 3_600_000_000;
+    let window = |window: u64| Window::Sliding { slot: (window + 500_000).div_ceil(60), slots: 60 };
+    let rule = |id, window| Rule { id, limit: 1_000, held: false, window };
+    let sliding = [1, 2, 3].map(|n| rule(n, window(n * hour)));
+    let draining = [1, 2, 3]
+        .map(|n| rule(n, Window::TokenBucket(TokenBucket::new(1, n * hour, 1_000, 4_000, 4 * n * hour, 96))));
+    for (name, rules) in [("sliding", sliding), ("draining", draining)] {
+        let b = [bucket(name, &rules)];
+        for seq in 1..20 {
+            assert!(granted(&store, 1, seq, &b, &[1, 2, 3]).await);
+        }
+        let key = format!("throttle:{{test}}:{name}");
+        let bytes: u64 = server.command(&["MEMORY", "USAGE", &key, "SAMPLES", "0"]);
+        assert!(bytes < 4096, "{name}: {bytes} bytes");
+
+        let answer = apply(&store, 1, 20, &b, &[Op::Status]).await.expect("an answer");
+        let Outcome::Applied { now, lives, .. } = answer.outcome else { panic!("{answer:?}") };
+        let left: u64 = server.command(&["PTTL", &key]);
+        assert!(1_000 * (left + 50) >= lives[0].expires - now, "{name}: {left} ms");
+    }
+}
+
+#[tokio::test]
+async fn two_buckets_are_charged_both_or_neither() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).await.expect("a server");
+    let both = [bucket("a", &sliding(10)), bucket("b", &sliding(5))];
+    assert!(granted(&store, 1, 1, &both, &[4, 4]).await);
+    assert!(!granted(&store, 1, 2, &both, &[4, 4]).await);
+    assert!(granted(&store, 2, 1, &both[..1], &[6]).await);
+    assert!(!granted(&store, 3, 1, &both[1..], &[2]).await);
+    assert!(granted(&store, 3, 2, &both[1..], &[1]).await);
+}
+
+#[tokio::test]
+async fn a_batch_of_any_size_is_applied_whole() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).await.expect("a server");
+    let b = [bucket("b", &sliding(100_000))];
+    let ops = vec![reserve(&[1]); 10_000];
+    for seq in 1..=2 {
+        let answer = apply(&store, 1, seq, &b, &ops).await.expect("an answer");
+        let Outcome::Applied { verdicts, .. } = answer.outcome else { panic!("not applied") };
+        assert_eq!(verdicts.len(), 10_000);
+        assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Granted));
+    }
+    let many: Vec<Rule> = (1..2_000).flat_map(|id| sliding_with_id(id, 10)).collect();
+    let error = apply(&store, 1, 1, &[bucket("c", &many)], &[]).await.expect_err("too many quotas");
+    assert!(matches!(error, StoreError::Rejected(_)), "{error}");
+    let error = apply(&store, 1, 3, &b, &[reserve(&[1, 2])]).await.expect_err("two costs for one quota");
+    assert!(matches!(error, StoreError::Rejected(_)), "{error}");
+}
+
+fn sliding_with_id(id: u64, limit: u64) -> [Rule; 1] {
+    sliding(limit).map(|rule| Rule { id, ..rule })
+}
