@@ -5,16 +5,18 @@
 
 mod support;
 
-use std::{fs, hint::black_box, num::NonZeroU32};
+use std::{convert::Infallible, fs, hint::black_box, num::NonZeroU32, time::Instant};
 
 use futures_util::FutureExt;
 use governor::RateLimiter;
-use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+use tower::{Layer, Service, service_fn};
+use tower_throttle::{Demand, Limiter, Limits, Quota, Settlement, ThrottleLayer, usage};
 
-use self::support::{Report, median, seconds};
+use self::support::{Report, median};
 
-const ROUNDS: usize = 1_000;
-const PAIRS: usize = 4_000;
+/// Short, so that most end before the system lets somebody else run.
+const ROUNDS: usize = 10_000;
+const PAIRS: usize = 10 * NAMES.len();
 const LIMIT: u64 = 500_000_000_000;
 /// Buckets, and keys of the reference.
 const NAMES: [&str; 16] = [
@@ -42,6 +44,7 @@ fn main() {
     // First, while the process is small and holds no memory for reuse.
     memory_of_many_buckets(&mut report);
     pairs(&mut report);
+    layer(&mut report);
     report.publish();
 }
 
@@ -66,8 +69,8 @@ fn limiter<Q: IntoIterator<Item = Quota>>(
 }
 
 /// Reserves at once, and settles on less.
-fn pair(limiter: &Limiter, demand: Demand) {
-    let granted = limiter.try_reserve(demand).now_or_never().expect("memory answers at once");
+async fn pair(limiter: &Limiter, demand: Demand) {
+    let granted = limiter.try_reserve(demand).await;
     drop(granted.expect("it fits").settle(usage! { tokens: 412 }));
 }
 
@@ -77,16 +80,12 @@ fn pairs(report: &mut Report) {
     let often = governor::Quota::per_second(NonZeroU32::MAX);
     let reference = RateLimiter::keyed(often);
 
-    let per_pair_ns = |work: &dyn Fn(&'static str)| {
-        let names = NAMES.into_iter().cycle().take(PAIRS);
-        seconds(|| names.for_each(work)) * 1e9 / PAIRS as f64
-    };
     let demand = |name| Demand::new(name, usage! { requests: 1, tokens: 1_500 });
     let mut samples: [Vec<f64>; 3] = Default::default();
     for _ in 0..ROUNDS {
-        samples[0].push(per_pair_ns(&|name| drop(black_box(reference.check_key(&name)))));
-        samples[1].push(per_pair_ns(&|name| pair(&one, demand(name))));
-        samples[2].push(per_pair_ns(&|name| pair(&three, demand(name))));
+        samples[0].push(ns_each(async |name| drop(black_box(reference.check_key(&name)))));
+        samples[1].push(ns_each(async |name| pair(&one, demand(name)).await));
+        samples[2].push(ns_each(async |name| pair(&three, demand(name)).await));
     }
     let [governor, one, three] = samples.map(median);
     report.add("governor.check_key_ns", governor, "the reference: one check, one quota");
@@ -98,12 +97,46 @@ fn pairs(report: &mut Report) {
     report.add("memory.pair_ns_3q", three, "the same on three quotas; at most 1500");
 }
 
+/// A service that is ready and answers at once, bare and through the layer, which does for a call all it ever does:
+/// it reads the demand, reserves on one quota, calls and settles.
+fn layer(report: &mut Report) {
+    let limiter = limiter(NAMES.into_iter().map(str::to_owned), one_quota);
+    let mut bare = service_fn(async |name: &'static str| Ok::<_, Infallible>(black_box(name.len())));
+    let demand = |name: &mut &'static str| Ok(Demand::new(*name, usage! { requests: 1, tokens: 1_500 }));
+    let layer = ThrottleLayer::new(limiter.clone(), demand)
+        .inspector(|_: &usize| Settlement::Exact(usage! { tokens: 412 }));
+    let mut throttled = layer.layer(bare);
+
+    let mut samples: [Vec<f64>; 3] = Default::default();
+    for _ in 0..ROUNDS {
+        samples[0].push(ns_each(async |name| _ = bare.call(name).await));
+        samples[1].push(ns_each(async |name| _ = throttled.call(name).await));
+        samples[2].push(ns_each(async |mut name| pair(&limiter, demand(&mut name).expect("it is")).await));
+    }
+    let [bare, throttled, pair] = samples.map(median);
+    let remark = format!("without the limiter's own {pair:.0}; at most 500");
+    report.add("layer.overhead_ns", throttled - bare - pair, remark);
+}
+
+/// Nanoseconds that `work` takes on each of the names.
+fn ns_each(mut work: impl AsyncFnMut(&'static str)) -> f64 {
+    let all = async {
+        for name in NAMES.into_iter().cycle().take(PAIRS) {
+            work(name).await;
+        }
+    };
+    let start = Instant::now();
+    all.now_or_never().expect("memory answers at once");
+    start.elapsed().as_secs_f64() * 1e9 / PAIRS as f64
+}
+
 /// Every bucket with its declaration and its state, used within the last minute.
 fn memory_of_many_buckets(report: &mut Report) {
     let before = resident_bytes();
     let limiter = limiter((0..MANY_BUCKETS).map(|index| format!("tenant-{index}")), three_quotas);
     for index in 0..MANY_BUCKETS {
-        pair(&limiter, Demand::new(format!("tenant-{index}"), usage! { requests: 1, tokens: 1_500 }));
+        let demand = Demand::new(format!("tenant-{index}"), usage! { requests: 1, tokens: 1_500 });
+        pair(&limiter, demand).now_or_never().expect("memory answers at once");
     }
     let bytes = resident_bytes().saturating_sub(before) as f64;
     drop(limiter);

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -46,6 +47,12 @@ impl Meter {
         self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(piece.len() as u64));
         if let Some((_, observer)) = &mut self.account {
             observer.data(piece);
+        }
+    }
+
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        if let Some((_, observer)) = &mut self.account {
+            observer.trailers(trailers);
         }
     }
 
@@ -101,12 +108,11 @@ impl<B: Body<Data = Bytes>> Body for MeteredBody<B> {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     this.meter.data(data);
-                } else if let (Some(trailers), Some((_, observer))) =
-                    (frame.trailers_ref(), &mut this.meter.account)
-                {
-                    observer.trailers(trailers);
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    this.meter.trailers(trailers);
                 }
-                if this.meter.remaining == Some(0) || body.is_end_stream() {
+                // Nothing comes after trailers, and nobody need ask for it.
+                if frame.is_trailers() || this.meter.remaining == Some(0) || body.is_end_stream() {
                     this.meter.close(BodyEnd::Complete);
                 }
             }

@@ -37,6 +37,11 @@ impl Demand {
         Self { buckets, usage, class: None, max_wait: None }
     }
 
+    /// Asks no bucket for anything: it is granted at once, and charged nowhere.
+    pub fn unlimited() -> Self {
+        Self { buckets: SmallVec::new(), usage: Usage::new(), class: None, max_wait: None }
+    }
+
     /// Asks another bucket for the same, such as a tenant's parent. It is granted by all or by none.
     #[must_use]
     pub fn and(mut self, bucket: impl Into<Cow<'static, str>>) -> Self {

@@ -33,7 +33,9 @@ pub enum Throttled {
 }
 
 impl Throttled {
-    /// The throttle's refusal inside an error that came through other layers and clients.
+    /// The throttle's refusal inside an error that came through other layers and clients, however they wrapped it:
+    /// reqwest, reqwest-middleware and its retries, hyper, tower's layers, `io::Error`, boxes.
+    /// A throttled service's error has the refusal as its source, so that downcasting it would not do.
     ///
     /// ```
     /// use tower_throttle::{BoxError, Throttled};
@@ -46,10 +48,10 @@ impl Throttled {
     pub fn find<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Self> {
         let mut next = Some(error);
         while let Some(error) = next {
-            let inner =
-                error.downcast_ref::<Self>().or_else(|| boxed(error).and_then(|error| Self::find(error)));
-            if inner.is_some() {
-                return inner;
+            let shared = || error.downcast_ref::<Arc<Self>>().map(AsRef::as_ref);
+            let inner = error.downcast_ref::<Self>().or_else(shared);
+            if let Some(inner) = inner.or_else(|| boxed(error).and_then(Self::find)) {
+                return Some(inner);
             }
             next = error.source();
         }
@@ -75,6 +77,25 @@ impl Throttled {
             Self::NotNow(refusal) | Self::Deadline(refusal) | Self::ExceedsCapacity(refusal) => Some(refusal),
             _ => None,
         }
+    }
+}
+
+/// A refusal on its way out through other layers and clients.
+///
+/// Some of them give an error out as if it were their own, with its sources but without itself
+/// (`#[error(transparent)]`): what is to be found in there has to be a source.
+#[derive(Debug)]
+pub(crate) struct Carried(pub(crate) Throttled);
+
+impl fmt::Display for Carried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for Carried {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
     }
 }
 

@@ -13,7 +13,8 @@ use tower_service::Service;
 
 use crate::{
     demand::Demand,
-    error::{BoxError, Throttled},
+    error::{BoxError, Carried, Throttled},
+    extract::Extractor,
     inspect::Inspector,
     layer::Config,
     limiter::{Reservation, Settlement},
@@ -50,7 +51,7 @@ where
         let config = this.attempt.config.clone();
         this.attempt.poll(context).map_err(|failure| match failure {
             Failure::Demand(error) => error,
-            Failure::Throttled(error) => error.into(),
+            Failure::Throttled(error) => Carried(error).into(),
             Failure::NotReady(error) => error.into(),
             Failure::Call(error, mut dispatched) => {
                 let error = error.into();
@@ -113,11 +114,33 @@ pin_project! {
     }
 }
 
+/// Takes the place of a service that is ready and must not stay so, since it may hold a permit.
+///
+/// It was never made ready itself: there are services whose clones take over that they are ready, and are not.
+pub(crate) struct Spare<S> {
+    pub(crate) service: S,
+    pub(crate) copy: fn(&S) -> S,
+}
+
 /// What the call is made of.
 struct Waiting<S, R> {
     service: S,
+    /// Nothing, if the service holds nothing.
+    spare: Option<Spare<S>>,
     request: R,
     demand: Demand,
+    since: Instant,
+}
+
+impl<S, R> Waiting<S, R> {
+    /// What is asked for now: its longest wait began when it was first asked for.
+    fn demand(&self) -> Demand {
+        let demand = self.demand.clone();
+        match demand.max_wait {
+            Some(max_wait) => demand.max_wait(max_wait.saturating_sub(self.since.elapsed())),
+            None => demand,
+        }
+    }
 }
 
 pin_project! {
@@ -126,31 +149,44 @@ pin_project! {
         Failed { error: Option<BoxError> },
         Reserving { grant: Grant },
         Readying { reservation: Option<Reservation>, granted: Instant },
+        Renewing { grant: Grant },
         Calling { #[pin] response: F, dispatched: Option<Dispatched> },
     }
 }
 
-impl<S: Service<R>, R, E, I> Attempt<S, R, E, I> {
-    pub(crate) fn new(config: Arc<Config<E, I>>, demand: Demand, service: S, request: R) -> Self {
-        let grant = config.grant(demand.clone());
-        Self {
-            config,
-            waiting: Some(Waiting { service, request, demand }),
-            stage: Stage::Reserving { grant },
-        }
-    }
-
-    pub(crate) fn failed(config: Arc<Config<E, I>>, error: BoxError) -> Self {
-        Self { config, waiting: None, stage: Stage::Failed { error: Some(error) } }
+impl<S: Service<R>, R, E: Extractor<R>, I> Attempt<S, R, E, I> {
+    /// Begins with a request: its demand is read.
+    pub(crate) fn new(
+        config: Arc<Config<E, I>>,
+        service: S,
+        spare: Option<Spare<S>>,
+        mut request: R,
+    ) -> Self {
+        let (waiting, stage) = match config.extractor.extract(&mut request) {
+            Ok(demand) => {
+                let grant = config.grant(demand.clone(), config.waits);
+                let waiting = Waiting { service, spare, request, demand, since: Instant::now() };
+                (Some(waiting), Stage::Reserving { grant })
+            }
+            Err(error) => (None, Stage::Failed { error: Some(error) }),
+        };
+        Self { config, waiting, stage }
     }
 }
 
 impl<E, I> Config<E, I> {
-    fn grant(&self, demand: Demand) -> Grant {
-        let (limiter, waits) = (self.limiter.clone(), self.waits);
+    fn grant(&self, demand: Demand, waits: bool) -> Grant {
+        let limiter = self.limiter.clone();
         Box::pin(async move {
             if waits { limiter.reserve(demand).await } else { limiter.try_reserve(demand).await }
         })
+    }
+}
+
+impl<F> Stage<F> {
+    fn readying(mut reservation: Reservation) -> Self {
+        reservation.release_on_drop(true);
+        Self::Readying { reservation: Some(reservation), granted: Instant::now() }
     }
 }
 
@@ -169,17 +205,28 @@ where
                     let error = error.take().unwrap_or_else(|| "polled after it was done".into());
                     return Poll::Ready(Err(Failure::Demand(error)));
                 }
-                StageProjection::Reserving { grant } => match ready!(grant.as_mut().poll(context)) {
-                    Ok(mut reservation) => {
-                        reservation.release_on_drop(true);
-                        let (reservation, granted) = (Some(reservation), Instant::now());
-                        this.stage.set(Stage::Readying { reservation, granted });
-                    }
-                    Err(error) => {
-                        this.stage.set(Stage::Failed { error: None });
-                        return Poll::Ready(Err(Failure::Throttled(error)));
-                    }
-                },
+                StageProjection::Reserving { grant } => {
+                    let grant = ready!(grant.as_mut().poll(context));
+                    this.stage.set(Stage::Failed { error: None });
+                    let reservation = grant.map_err(Failure::Throttled)?;
+                    this.stage.set(Stage::readying(reservation));
+                }
+                StageProjection::Renewing { grant } => {
+                    let grant = ready!(grant.as_mut().poll(context));
+                    this.stage.set(Stage::Failed { error: None });
+                    let Some(waiting) = this.waiting.as_mut() else { continue };
+                    this.stage.set(match grant {
+                        Ok(reservation) => Stage::readying(reservation),
+                        Err(Throttled::NotNow(_)) if this.config.waits => {
+                            // Others may need what the service holds to get on.
+                            if let Some(Spare { service, copy }) = &waiting.spare {
+                                waiting.service = copy(service);
+                            }
+                            Stage::Reserving { grant: this.config.grant(waiting.demand(), true) }
+                        }
+                        Err(error) => return Poll::Ready(Err(Failure::Throttled(error))),
+                    });
+                }
                 StageProjection::Readying { reservation, granted } => {
                     let Some(waiting) = this.waiting.as_mut() else {
                         this.stage.set(Stage::Failed { error: None });
@@ -190,9 +237,10 @@ where
                         return Poll::Ready(Err(Failure::NotReady(error)));
                     }
                     if granted.elapsed() > this.config.dispatch_within {
-                        // Dropping the reservation gives it back.
-                        let grant = this.config.grant(waiting.demand.clone());
-                        this.stage.set(Stage::Reserving { grant });
+                        // Dropping the reservation gives it back, before it is asked for anew.
+                        drop(reservation.take());
+                        let grant = this.config.grant(waiting.demand(), false);
+                        this.stage.set(Stage::Renewing { grant });
                         continue;
                     }
                     let reservation = reservation.take().map(Reservation::dispatched);

@@ -36,7 +36,7 @@ const DISPATCH_WITHIN: Duration = Duration::from_millis(500);
 /// # }
 /// ```
 pub struct ThrottleLayer<E, I = KeepReserved> {
-    config: Arc<Config<E, I>>,
+    pub(crate) config: Arc<Config<E, I>>,
 }
 
 /// What a layer and the services it makes share.

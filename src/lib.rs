@@ -40,11 +40,17 @@ pub mod inspect;
 mod layer;
 mod limiter;
 mod limits;
+#[cfg(feature = "llm")]
+pub mod llm;
+#[cfg(feature = "reqwest-middleware")]
+mod middleware;
 mod observe;
 mod quota;
 #[cfg(feature = "reqwest")]
 mod reqwest_response;
 mod respond;
+#[cfg(feature = "routes")]
+mod routes;
 mod service;
 pub mod store;
 mod usage;
@@ -64,6 +70,8 @@ pub use limits::{Limits, LimitsError, Undeclared};
 pub use observe::{Event, Observer};
 pub use quota::{ChargeAt, Quota};
 pub use respond::{Respond, RespondFuture, RespondLayer};
+#[cfg(feature = "routes")]
+pub use routes::{Route, RouteError, Routes, RoutesBuilder, RoutesError};
 pub use service::Throttle;
 pub use store::{MemoryStore, Store};
 pub use usage::Usage;
@@ -75,3 +83,8 @@ pub use redis;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So are those of what goes around the layer and inside.
+#[cfg(all(doctest, feature = "reqwest-middleware", feature = "routes"))]
+#[doc = include_str!("../docs/composing.md")]
+struct Composing;

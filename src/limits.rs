@@ -143,9 +143,15 @@ impl Limits {
 
     pub(crate) fn compile(&self) -> Result<Table, LimitsError> {
         let mut buckets = HashMap::new();
+        let mut before: Option<(&[Quota], BucketSpec)> = None;
         for Declared { partition, name, quotas } in &self.buckets {
             let key = Arc::new(BucketKey::new(partition, name));
-            let spec = BucketSpec::new(key, quotas).map_err(|reason| LimitsError::bucket(name, reason))?;
+            let spec = match before {
+                // Many are often declared alike; they share what comes of it.
+                Some((others, spec)) if others == quotas => BucketSpec { key, ..spec },
+                _ => BucketSpec::new(key, quotas).map_err(|reason| LimitsError::bucket(name, reason))?,
+            };
+            before = Some((quotas, spec.clone()));
             if buckets.insert(name.clone(), Arc::new(spec)).is_some() {
                 return Err(LimitsError::bucket(name, "it is declared twice"));
             }

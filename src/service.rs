@@ -11,7 +11,7 @@ use tower_service::Service;
 use crate::{
     error::BoxError,
     extract::Extractor,
-    future::{Attempt, ResponseFuture},
+    future::{Attempt, ResponseFuture, Spare},
     inspect::Inspector,
     layer::Config,
 };
@@ -51,16 +51,14 @@ impl<S, E, I> Throttle<S, E, I>
 where
     S: Clone,
 {
-    /// Begins with a request: its demand is read, its service is set aside.
-    pub(crate) fn attempt<R>(&self, mut request: R) -> Attempt<S, R, E, I>
+    /// Begins with a request: its service is set aside.
+    pub(crate) fn attempt<R>(&self, request: R) -> Attempt<S, R, E, I>
     where
         S: Service<R>,
         E: Extractor<R>,
     {
-        match self.config.extractor.extract(&mut request) {
-            Ok(demand) => Attempt::new(self.config.clone(), demand, self.inner.clone(), request),
-            Err(error) => Attempt::failed(self.config.clone(), error),
-        }
+        let spare = Spare { service: self.inner.clone(), copy: S::clone };
+        Attempt::new(self.config.clone(), self.inner.clone(), Some(spare), request)
     }
 }
 

@@ -11,17 +11,26 @@ pub(crate) const OUTPUT_TOKENS: &str = "output_tokens";
 /// Tokens sent and received, where they count alike.
 pub(crate) const TOKENS: &str = "tokens";
 
-/// Metrics that are known even where no quota counts them, each at its place.
-const STANDARD_METRICS: [&str; 4] = [REQUESTS, INPUT_TOKENS, OUTPUT_TOKENS, TOKENS];
+/// A metric that is known even where no quota counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standard {
+    Requests,
+    Input,
+    Output,
+    Tokens,
+}
 
-/// The place of a standard metric.
-fn place(metric: &str) -> Option<usize> {
-    match metric {
-        REQUESTS => Some(0),
-        INPUT_TOKENS => Some(1),
-        OUTPUT_TOKENS => Some(2),
-        TOKENS => Some(3),
-        _ => None,
+impl Standard {
+    const NAMES: [&str; 4] = [REQUESTS, INPUT_TOKENS, OUTPUT_TOKENS, TOKENS];
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        match name {
+            REQUESTS => Some(Self::Requests),
+            INPUT_TOKENS => Some(Self::Input),
+            OUTPUT_TOKENS => Some(Self::Output),
+            TOKENS => Some(Self::Tokens),
+            _ => None,
+        }
     }
 }
 
@@ -40,8 +49,8 @@ fn place(metric: &str) -> Option<usize> {
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Usage {
-    /// Of the standard metrics, each at its place.
-    standard: [Option<u64>; STANDARD_METRICS.len()],
+    /// Of each [`Standard`] metric.
+    standard: [Option<u64>; 4],
     others: Vec<(Cow<'static, str>, u64)>,
 }
 
@@ -61,8 +70,8 @@ impl Usage {
     /// Sets the amount of one metric.
     pub fn set(&mut self, metric: impl Into<Cow<'static, str>>, amount: u64) {
         let metric = metric.into();
-        if let Some(place) = place(&metric) {
-            self.standard[place] = Some(amount);
+        if let Some(standard) = Standard::named(&metric) {
+            self.standard[standard as usize] = Some(amount);
             return;
         }
         match self.others.iter_mut().find(|(name, _)| *name == metric) {
@@ -73,24 +82,30 @@ impl Usage {
 
     /// The amount of one metric, if it is given or follows from `tokens`, `input_tokens` and `output_tokens`.
     pub fn get(&self, metric: &str) -> Option<u64> {
-        self.given(metric).or_else(|| match metric {
-            TOKENS => Some(self.given(INPUT_TOKENS)?.saturating_add(self.given(OUTPUT_TOKENS)?)),
-            INPUT_TOKENS => Some(self.given(TOKENS)?.saturating_sub(self.given(OUTPUT_TOKENS)?)),
-            OUTPUT_TOKENS => Some(self.given(TOKENS)?.saturating_sub(self.given(INPUT_TOKENS)?)),
-            _ => None,
+        match Standard::named(metric) {
+            Some(standard) => self.standard(standard),
+            None => self.other(metric),
+        }
+    }
+
+    /// The amount of a standard metric, if it is given or follows from others.
+    pub(crate) fn standard(&self, metric: Standard) -> Option<u64> {
+        let [_, input, output, tokens] = self.standard;
+        self.standard[metric as usize].or_else(|| match metric {
+            Standard::Requests => None,
+            Standard::Input => Some(tokens?.saturating_sub(output?)),
+            Standard::Output => Some(tokens?.saturating_sub(input?)),
+            Standard::Tokens => Some(input?.saturating_add(output?)),
         })
     }
 
-    fn given(&self, metric: &str) -> Option<u64> {
-        match place(metric) {
-            Some(place) => self.standard[place],
-            None => self.others.iter().find(|(name, _)| name == metric).map(|(_, amount)| *amount),
-        }
+    fn other(&self, metric: &str) -> Option<u64> {
+        self.others.iter().find(|(name, _)| name == metric).map(|(_, amount)| *amount)
     }
 
     /// The amounts that were given.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
-        let standard = STANDARD_METRICS.into_iter().zip(self.standard);
+        let standard = Standard::NAMES.into_iter().zip(self.standard);
         standard.filter_map(|(metric, amount)| Some((metric, amount?))).chain(self.iter_others())
     }
 
@@ -101,27 +116,29 @@ impl Usage {
 
     /// Whether it gives `tokens` and says nothing of input and output.
     pub(crate) fn only_tokens(&self) -> Option<u64> {
-        let split = self.given(INPUT_TOKENS).is_some() || self.given(OUTPUT_TOKENS).is_some();
-        if split { None } else { self.given(TOKENS) }
+        let [_, input, output, tokens] = self.standard;
+        if input.or(output).is_some() { None } else { tokens }
     }
 
     /// This estimate, corrected by what is known of the actual usage: what `actual` does not name keeps its amount.
     pub(crate) fn corrected(&self, actual: &Self) -> Self {
+        let [requests, input, output, tokens] = self.standard;
         let mut corrected = actual.clone();
-        let names_part = actual.given(INPUT_TOKENS).or(actual.given(OUTPUT_TOKENS)).is_some();
-        let knows = |metric| actual.given(metric).or(self.given(metric)).is_some();
-        // The whole follows from its parts, and what is left of a part from the whole.
-        let whole_follows = names_part && knows(INPUT_TOKENS) && knows(OUTPUT_TOKENS);
-        let parts_follow = actual.given(TOKENS).is_some();
-        let follows = [false, parts_follow, parts_follow, whole_follows];
-        let standard = corrected.standard.iter_mut().zip(self.standard).zip(follows);
-        for ((amount, reserved), follows) in standard {
-            if !follows {
-                *amount = amount.or(reserved);
-            }
+        let [actual_requests, actual_input, actual_output, actual_tokens] = &mut corrected.standard;
+        // What is left of a part follows from the whole, and the whole from its parts.
+        let parts_follow = actual_tokens.is_some();
+        let names_part = actual_input.or(*actual_output).is_some();
+        let whole_follows =
+            names_part && actual_input.or(input).is_some() && actual_output.or(output).is_some();
+        *actual_requests = actual_requests.or(requests);
+        if !parts_follow {
+            (*actual_input, *actual_output) = (actual_input.or(input), actual_output.or(output));
+        }
+        if !whole_follows {
+            *actual_tokens = actual_tokens.or(tokens);
         }
         for (metric, amount) in &self.others {
-            if actual.given(metric).is_none() {
+            if actual.other(metric).is_none() {
                 corrected.others.push((metric.clone(), *amount));
             }
         }
@@ -132,6 +149,9 @@ impl Usage {
     pub(crate) fn at_least(&self, seen: &Self) -> Self {
         let mut larger = self.corrected(seen);
         larger.for_each(|metric, amount| *amount = (*amount).max(self.get(metric).unwrap_or(0)));
+        if self.only_tokens() > larger.get(TOKENS) {
+            larger.standard = [larger.standard[0], None, None, self.only_tokens()];
+        }
         larger
     }
 
@@ -143,7 +163,7 @@ impl Usage {
     }
 
     fn for_each(&mut self, mut change: impl FnMut(&str, &mut u64)) {
-        let standard = STANDARD_METRICS.into_iter().zip(&mut self.standard);
+        let standard = Standard::NAMES.into_iter().zip(&mut self.standard);
         standard.for_each(|(metric, amount)| amount.iter_mut().for_each(|amount| change(metric, amount)));
         self.others.iter_mut().for_each(|(metric, amount)| change(metric, amount));
     }
@@ -154,7 +174,7 @@ impl PartialEq for Usage {
     fn eq(&self, other: &Self) -> bool {
         self.standard == other.standard
             && self.others.len() == other.others.len()
-            && self.iter_others().all(|(metric, amount)| other.given(metric) == Some(amount))
+            && self.iter_others().all(|(metric, amount)| other.other(metric) == Some(amount))
     }
 }
 
@@ -201,5 +221,8 @@ mod tests {
         let reserved = usage! { requests: 1, tokens: 1_500 };
         assert_eq!(reserved.at_least(&usage! { tokens: 10 }), reserved);
         assert_eq!(reserved.at_least(&usage! { tokens: 2_000 }).get(TOKENS), Some(2_000));
+        assert_eq!(reserved.at_least(&usage! { input_tokens: 3, output_tokens: 5 }), reserved);
+        let seen = usage! { input_tokens: 3, output_tokens: 5_000 };
+        assert_eq!(reserved.at_least(&seen).get(TOKENS), Some(5_003));
     }
 }

@@ -1,6 +1,6 @@
 //! What the benches share: medians, a table for people and a JSON object for scripts.
 
-use std::{env, fmt::Write, fs, time::Instant};
+use std::{env, fmt::Write, fs};
 
 /// The value in the middle; of none, not a number.
 pub(crate) fn median(mut samples: Vec<f64>) -> f64 {
@@ -12,13 +12,6 @@ pub(crate) fn percentile(samples: &mut [f64], share: f64) -> f64 {
     samples.sort_unstable_by(f64::total_cmp);
     let last = samples.len().saturating_sub(1);
     samples.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
-}
-
-/// Seconds that `work` takes.
-pub(crate) fn seconds(work: impl FnOnce()) -> f64 {
-    let start = Instant::now();
-    work();
-    start.elapsed().as_secs_f64()
 }
 
 /// Results in the order of their measuring.

@@ -1,7 +1,10 @@
 //! The state of one bucket: its quotas, its clock, and what each lane has in flight in it.
 
+use smallvec::SmallVec;
+
 use super::{
     Micros,
+    exact::sum,
     quota_state::QuotaState,
     rule::{MAX_AMOUNT, Rule},
 };
@@ -42,7 +45,7 @@ pub(crate) struct LaneState {
     /// What was granted before this is not in `in_flight`: the lane was not known yet, or its lease had
     /// ended.
     pub(crate) since: Micros,
-    pub(crate) in_flight: Vec<Share>,
+    pub(crate) in_flight: SmallVec<[Share; 4]>,
 }
 
 /// What a lane has in flight on one quota.
@@ -62,7 +65,7 @@ impl LaneState {
             lease_until: 0,
             forget_at: 0,
             since: now,
-            in_flight: Vec::new(),
+            in_flight: SmallVec::new(),
         }
     }
 
@@ -110,15 +113,17 @@ impl BucketState {
         }
         self.now = now;
         self.offset = now.saturating_sub(wall);
+        if self.quotas.is_empty() {
+            self.quotas.reserve_exact(rules.len());
+        }
         for (index, rule) in rules.iter().enumerate() {
-            match self.quotas.iter().skip(index).position(|state| state.id == rule.id) {
-                Some(0) => {}
-                Some(further) => self.quotas.swap(index, index + further),
-                None => {
+            if self.quotas.get(index).is_none_or(|state| state.id != rule.id) {
+                let found = (index..self.quotas.len()).find(|&other| self.quotas[other].id == rule.id);
+                let found = found.unwrap_or_else(|| {
                     self.quotas.push(QuotaState::new(rule, now, wall));
-                    let last = self.quotas.len() - 1;
-                    self.quotas.swap(index, last);
-                }
+                    self.quotas.len() - 1
+                });
+                self.quotas.swap(index, found);
             }
             self.quotas[index].advance(rule, now, wall);
         }
@@ -156,6 +161,10 @@ impl BucketState {
     /// The index of a lane, which is made if it is not known.
     pub(crate) fn enter(&mut self, id: u64) -> usize {
         self.lanes.iter().position(|lane| lane.id == id).unwrap_or_else(|| {
+            if self.lanes.is_empty() {
+                // Most buckets see one lane only.
+                self.lanes.reserve_exact(1);
+            }
             self.lanes.push(LaneState::new(id, self.now));
             self.lanes.len() - 1
         })
@@ -174,7 +183,7 @@ impl BucketState {
     pub(crate) fn keep_while_charged(&mut self, rules: &[Rule], lease: Micros, wall: Micros) {
         for (state, rule) in self.quotas.iter_mut().zip(rules) {
             let lasts = state.lasts(rule, lease, self.now, wall);
-            state.expires = state.expires.max((self.now + lasts).min(MAX_AMOUNT));
+            state.expires = state.expires.max(sum(self.now, lasts));
             self.expires = self.expires.max(state.expires);
         }
         self.expires = self.expires.max(self.paused_until);

@@ -5,6 +5,7 @@
 //! against each other, answer by answer.
 
 mod bucket;
+mod exact;
 mod fixed_window;
 mod quota_state;
 mod ring;
@@ -17,6 +18,8 @@ mod token_bucket;
 mod tests;
 
 use smallvec::SmallVec;
+
+use self::exact::sum;
 
 pub use bucket::{BucketState, LANE_MEMORY};
 pub use quota_state::Level;
@@ -185,7 +188,7 @@ pub struct Life {
 pub fn apply(states: &mut [BucketState], batch: &Batch<'_>, wall: Micros) -> Answer {
     let outcome = match recorded(states, batch) {
         Some(outcome) => outcome,
-        None if batch.rules.iter().copied().flatten().any(|rule| rule.is_uncharted(wall)) => {
+        None if batch.rules.iter().any(|rules| rules.iter().any(|rule| rule.is_uncharted(wall))) => {
             Outcome::Uncharted
         }
         None => apply_new(states, batch, wall),
@@ -214,7 +217,7 @@ fn apply_new(states: &mut [BucketState], batch: &Batch<'_>, wall: Micros) -> Out
     let verdicts = step::apply_all(states, batch, now, wall);
 
     for (state, rules) in states.iter_mut().zip(batch.rules) {
-        state.extend(batch.lane, now + batch.lease, now + LANE_MEMORY);
+        state.extend(batch.lane, sum(now, batch.lease), sum(now, LANE_MEMORY));
         // What is held for longer keeps its lane, and so its bucket.
         state.keep_while_charged(rules, batch.lease.min(LANE_MEMORY), wall);
     }

@@ -2,8 +2,9 @@
 
 use super::{
     Micros,
+    exact::{product, sum},
     fixed_window::FixedWindow,
-    rule::{MAX_AMOUNT, MAX_TAKEN, Rule, Window},
+    rule::{MAX_TAKEN, Rule, Window},
     sliding_window::SlidingWindow,
     token_bucket::DrainingBucket,
 };
@@ -59,8 +60,17 @@ pub(crate) struct Ask {
     pub(crate) cost: u64,
     /// Asked by those before it in the batch that could not be granted.
     pub(crate) ahead: u64,
-    /// [`Rule::capacity`] of its class.
+    /// [`Rule::capacity_for`] it.
     pub(crate) capacity: u64,
+}
+
+impl Ask {
+    /// What is asked together with those before it, in units of which a token has so many. Who needs nothing
+    /// stands behind nobody.
+    fn units(&self, units: u64) -> u64 {
+        let asked = if self.cost == 0 { 0 } else { self.cost + self.ahead };
+        asked.saturating_mul(units)
+    }
 }
 
 /// What a settle knows of its reservation.
@@ -174,7 +184,8 @@ impl QuotaState {
             (Charges::Sliding(window), _) => (window.charged() + held, 1),
             (Charges::Draining(bucket), Window::TokenBucket(shape)) => {
                 // Nothing fits behind more than a burst that is held; amounts stay exact.
-                (bucket.used() + held.min(2 * shape.burst) * shape.units, shape.units)
+                let held = product(held.min(2 * shape.burst), shape.units);
+                (sum(bucket.used(), held), shape.units)
             }
             (Charges::Fixed(window), _) => (window.charged() + held, 1),
             _ => (held, 1),
@@ -183,18 +194,17 @@ impl QuotaState {
 
     pub(crate) fn fits(&self, rule: &Rule, ask: Ask) -> bool {
         let (taken, units) = self.taken(rule);
-        let asked = if ask.cost == 0 { 0 } else { ask.cost + ask.ahead };
-        taken + asked * units <= ask.capacity * units
+        taken.saturating_add(ask.units(units)) <= product(ask.capacity, units)
     }
 
     /// Only asked where the demand does not fit.
     pub(crate) fn shortage(&self, rule: &Rule, ask: Ask, now: Micros, wall: Micros) -> Shortage {
         let (taken, units) = self.taken(rule);
-        let asked = if ask.cost == 0 { 0 } else { ask.cost + ask.ahead };
-        let over = (taken + asked * units).saturating_sub(ask.capacity * units);
-        let refundable = self.in_flight.saturating_mul(units);
+        let capacity = product(ask.capacity, units);
+        let over = sum(taken, ask.units(units)).saturating_sub(capacity);
+        let refundable = product(self.in_flight, units);
         Shortage {
-            available: (ask.capacity as i64 * units as i64 - taken as i64).div_euclid(units as i64),
+            available: (capacity as i64 - taken as i64).div_euclid(units as i64),
             wait: self.until_back(rule, over, self.held(rule), ask, now, wall),
             at_best: match over.saturating_sub(refundable) {
                 0 => 0,
@@ -245,7 +255,7 @@ impl QuotaState {
             Charges::Sliding(window) => window.length(),
             Charges::Draining(bucket) => {
                 let (taken, _) = self.taken(rule);
-                bucket.until_drained((taken + bucket.excess()).min(MAX_AMOUNT), now)
+                bucket.until_drained(sum(taken, bucket.excess()), now)
             }
             Charges::Fixed(window) => {
                 let (begin, next) = window_at(rule, wall);
@@ -254,7 +264,7 @@ impl QuotaState {
             }
             Charges::None => 0,
         };
-        if holds { lease + charged } else { charged }
+        if holds { sum(lease, charged) } else { charged }
     }
 
     pub(crate) fn level(&self, rule: &Rule, now: Micros, wall: Micros) -> Level {
@@ -274,7 +284,7 @@ impl QuotaState {
 /// `wait`, and as many windows more as it takes until `beyond` has passed too.
 fn wait_on(wait: Micros, beyond: u64, capacity: u64, window: Micros) -> Micros {
     let windows = beyond.div_ceil(capacity.max(1));
-    (wait + windows.saturating_mul(window).min(MAX_AMOUNT)).min(MAX_AMOUNT)
+    sum(wait, product(windows, window))
 }
 
 /// The fixed window that `wall` is in. Where it is not known the batch was refused.

@@ -1,6 +1,6 @@
 //! A ring of charges, one per slot of time. It knows slot numbers and amounts, not how long a slot is.
 
-use super::MAX_AMOUNT;
+use super::exact::sum;
 
 /// Slot number `s` lives at index `s % len`; the newest slot is `head`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Ring {
     pub(crate) fn add(&mut self, slot: u64, amount: u64) -> u64 {
         let index = self.index(slot);
         let before = self.slots[index];
-        self.slots[index] = (before + amount).min(MAX_AMOUNT);
+        self.slots[index] = sum(before, amount);
         self.slots[index] - before
     }
 
@@ -71,7 +71,7 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::MAX_AMOUNT, *};
 
     #[test]
     fn charges_leave_oldest_first_and_a_long_gap_empties_the_ring() {

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use super::exact::{product, sum};
+
 /// Microseconds: of a duration, or since the Unix epoch.
 pub type Micros = u64;
 
@@ -95,11 +97,11 @@ impl TokenBucket {
     }
 
     pub(crate) fn burst_units(&self) -> u64 {
-        self.burst * self.units
+        product(self.burst, self.units)
     }
 
     pub(crate) fn max_used(&self) -> u64 {
-        (self.burst + self.max_debt) * self.units
+        product(sum(self.burst, self.max_debt), self.units)
     }
 }
 
@@ -110,12 +112,20 @@ impl Rule {
             Window::TokenBucket(bucket) => bucket.burst,
             _ => self.limit,
         };
-        whole - whole * headroom / HEADROOM_PARTS
+        let headroom = headroom.min(HEADROOM_PARTS);
+        // `whole * headroom / HEADROOM_PARTS`, with nothing in between that is not exact.
+        whole - whole / HEADROOM_PARTS * headroom - whole % HEADROOM_PARTS * headroom / HEADROOM_PARTS
+    }
+
+    /// The same for a demand of this cost: one that needs nothing is not held up by what is left to others,
+    /// only by a debt.
+    pub(crate) fn capacity_for(&self, cost: u64, headroom: u64) -> u64 {
+        self.capacity(if cost == 0 { 0 } else { headroom })
     }
 
     /// Whether reservations in flight take from what is available by themselves.
     pub(crate) fn holds(&self) -> bool {
-        self.held || self.window == Window::InFlight
+        self.held || matches!(self.window, Window::InFlight)
     }
 
     /// The beginning of the fixed window that `wall` is in and the beginning of the next one, if known.

@@ -1,6 +1,6 @@
 //! At most `limit` in any window of the given length, at any phase.
 
-use super::{Micros, ring::Ring, rule::MAX_TAKEN};
+use super::{Micros, exact::product, ring::Ring, rule::MAX_TAKEN};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SlidingWindow {
@@ -52,7 +52,7 @@ impl SlidingWindow {
         for (age, charge) in self.ring.oldest_first() {
             left += charge;
             if left >= amount {
-                let leaves = (self.ring.head() + self.ring.len() - age) * self.slot;
+                let leaves = product(self.ring.head() + self.ring.len() - age, self.slot);
                 return Some(leaves.saturating_sub(now));
             }
         }
@@ -60,6 +60,6 @@ impl SlidingWindow {
     }
 
     pub(crate) fn length(&self) -> Micros {
-        self.ring.len() * self.slot
+        product(self.ring.len(), self.slot)
     }
 }

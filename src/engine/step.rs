@@ -4,8 +4,9 @@ use smallvec::SmallVec;
 
 use super::{
     Batch, BucketState, Micros, Mode, Op, RefusedBy, Rule, Verdict, Verdicts, Violation,
+    exact::sum,
     quota_state::{Amendment, Ask, QuotaState},
-    rule::{MAX_AMOUNT, MAX_TAKEN},
+    rule::MAX_TAKEN,
 };
 
 pub(super) fn apply_all(
@@ -14,7 +15,9 @@ pub(super) fn apply_all(
     now: Micros,
     wall: Micros,
 ) -> Verdicts {
-    let mut step = Step { states, rules: batch.rules, lane: batch.lane, now, wall, ahead: SmallVec::new() };
+    let rules = batch.rules;
+    let mut step =
+        Step { states, rules, lane: batch.lane, now, wall, settled: false, ahead: SmallVec::new() };
     let mut verdicts = Verdicts::with_capacity(batch.ops.len());
     for op in batch.ops {
         verdicts.push(step.apply(op));
@@ -29,6 +32,8 @@ struct Step<'a> {
     lane: u64,
     now: Micros,
     wall: Micros,
+    /// Since the last refold.
+    settled: bool,
     /// Per rule, what the reserves refused in this batch ask for. Empty until one is refused.
     ahead: SmallVec<[Ahead; 4]>,
 }
@@ -92,7 +97,7 @@ impl Step<'_> {
     }
 
     fn ask(&self, k: usize, rule: &Rule, cost: u64, headroom: u64) -> Ask {
-        let capacity = rule.capacity(headroom);
+        let capacity = rule.capacity_for(cost, headroom);
         let ahead = match self.ahead.get(k) {
             Some(ahead) if capacity <= ahead.capacity => ahead.amount,
             _ => 0,
@@ -141,7 +146,7 @@ impl Step<'_> {
         for ((ahead, rule), &cost) in self.ahead.iter_mut().zip(rules).zip(costs) {
             let capacity = rule.capacity(headroom);
             // More than a few windows ahead makes no difference to an answer, and amounts stay exact.
-            ahead.amount = (ahead.amount + cost).min(4 * rule.capacity(0));
+            ahead.amount = sum(ahead.amount, cost).min(4 * rule.capacity(0));
             ahead.capacity = ahead.capacity.max(capacity);
         }
     }
@@ -158,6 +163,7 @@ impl Step<'_> {
         if claim.is_some() && self.states.iter().any(|bucket| bucket.lane(owner).is_none()) {
             return Verdict::NoClaim;
         }
+        self.settled = true;
         let mut amounts = reserved.iter().zip(actual);
         for (rules, bucket) in self.rules.iter().zip(self.states.iter_mut()) {
             let lane = bucket.enter(owner);
@@ -186,9 +192,11 @@ impl Step<'_> {
                 let share = bucket.lanes[from].share(rule.id);
                 let moved = amount.min(*share);
                 *share -= moved;
-                *bucket.lanes[to].share(rule.id) += moved;
+                let share = bucket.lanes[to].share(rule.id);
+                *share = (*share + moved).min(MAX_TAKEN);
             }
-            bucket.extend(claim, self.now + lease, self.now + lease);
+            let until = sum(self.now, lease);
+            bucket.extend(claim, until, until);
             bucket.keep_while_charged(rules, lease, self.wall);
         }
         Verdict::Done
@@ -196,7 +204,7 @@ impl Step<'_> {
 
     fn pause(&mut self, duration: Micros) -> Verdict {
         if let Some(bucket) = self.states.first_mut() {
-            let until = (self.now + duration.min(MAX_AMOUNT)).min(MAX_AMOUNT);
+            let until = sum(self.now, duration);
             bucket.paused_until = if duration == 0 { 0 } else { bucket.paused_until.max(until) };
         }
         Verdict::Done
@@ -211,6 +219,9 @@ impl Step<'_> {
 
     /// Makes the edits of the settles so far count.
     fn refold(&mut self) {
+        if !std::mem::take(&mut self.settled) {
+            return;
+        }
         for bucket in self.states.iter_mut() {
             bucket.quotas.iter_mut().for_each(QuotaState::refold);
         }

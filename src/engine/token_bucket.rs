@@ -6,7 +6,12 @@
 //! which every slot's charge is counted at its end: never below the truth, and at most one slot of refill
 //! above it.
 
-use super::{MAX_AMOUNT, Micros, ring::Ring, rule::TokenBucket};
+use super::{
+    MAX_AMOUNT, Micros,
+    exact::{product, sum},
+    ring::Ring,
+    rule::TokenBucket,
+};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DrainingBucket {
@@ -60,7 +65,7 @@ impl DrainingBucket {
     }
 
     fn drained(&self, ticks: u64) -> u64 {
-        self.rate.saturating_mul(ticks).min(MAX_AMOUNT)
+        product(self.rate, ticks)
     }
 
     pub(crate) fn advance(&mut self, now: Micros) {
@@ -74,12 +79,12 @@ impl DrainingBucket {
         let emptied = self.ring.advance(at / self.shape.slot, |left| {
             base = (base.saturating_sub(slot_drain) + left).min(max_used);
         });
-        self.base = base.saturating_sub(slot_drain.saturating_mul(emptied));
+        self.base = base.saturating_sub(product(slot_drain, emptied));
     }
 
     fn drain(&mut self, ticks: u64) {
         let drained = self.drained(ticks);
-        let of_excess = self.excess_rate.saturating_mul(ticks).min(MAX_AMOUNT);
+        let of_excess = product(self.excess_rate, ticks);
         let unused = drained.saturating_sub(self.used);
         self.excess = self.excess.saturating_sub(of_excess).saturating_sub(unused);
         self.used = self.used.saturating_sub(drained);
@@ -95,15 +100,16 @@ impl DrainingBucket {
         let debt = self.used.saturating_sub(self.shape.burst_units());
         let old_units = self.shape.units;
         let rescale = |used: u64| match shape.units >= old_units {
-            true => used.saturating_mul(shape.units.div_ceil(old_units)),
+            true => product(used, shape.units.div_ceil(old_units)),
             false => used.div_ceil(old_units / shape.units),
         };
         // A debt is kept whole, with room above it for what a demand adds.
-        let allowed = shape.burst_units() + rescale(debt).min(MAX_AMOUNT - 8 * shape.burst_units());
+        let burst = shape.burst_units();
+        let allowed = burst + rescale(debt).min(MAX_AMOUNT.saturating_sub(8 * burst));
         // A longer tick is taken over from its beginning, so that no time is lost or counted twice.
         let at = self.at * self.shape.tick / shape.tick;
         let undrained = self.drained(self.at - at * shape.tick / self.shape.tick);
-        let total = rescale((self.used + self.excess + undrained).min(MAX_AMOUNT)).min(MAX_AMOUNT);
+        let total = rescale(sum(sum(self.used, self.excess), undrained));
         let fastest = if self.excess > 0 { self.rate + self.excess_rate } else { self.rate };
         *self = Self::at_tick(rate, shape, at);
         self.used = total.min(allowed);
@@ -116,7 +122,7 @@ impl DrainingBucket {
 
     pub(crate) fn charge(&mut self, amount: u64) {
         // What a lane leaves behind may add up to more than is believed.
-        let units = amount.min(self.shape.burst + self.shape.max_debt) * self.shape.units;
+        let units = product(amount.min(self.shape.burst + self.shape.max_debt), self.shape.units);
         self.charge_units(units, units);
     }
 
@@ -130,11 +136,11 @@ impl DrainingBucket {
         let slot = (at / self.shape.tick / self.shape.slot).min(self.ring.head());
         let known = refundable && self.ring.holds(slot);
         if actual >= reserved {
-            let units = (actual - reserved) * self.shape.units;
+            let units = product(actual - reserved, self.shape.units);
             self.ring.add(if known { slot } else { self.ring.head() }, units);
             self.used = (self.used + units).min(self.max_used);
         } else if known {
-            self.ring.take(slot, (reserved - actual) * self.shape.units);
+            self.ring.take(slot, product(reserved - actual, self.shape.units));
         }
         self.edited = true;
     }
@@ -159,6 +165,6 @@ impl DrainingBucket {
     /// Time until `units` have drained.
     pub(crate) fn until_drained(&self, units: u64, now: Micros) -> Micros {
         let ticks = units.div_ceil(self.rate.max(1));
-        (self.at + ticks).saturating_mul(self.shape.tick).min(MAX_AMOUNT).saturating_sub(now)
+        product(self.at + ticks, self.shape.tick).saturating_sub(now)
     }
 }

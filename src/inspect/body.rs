@@ -69,7 +69,7 @@ where
     })
 }
 
-/// An [`Inspector`] that follows bodies: see [`body()`] and [`bytes`].
+/// An [`Inspector`] that follows bodies: see [`body()`] and [`bytes()`].
 #[derive(Clone, Copy, Debug)]
 pub struct BodyInspector<F> {
     observer: F,
@@ -115,7 +115,7 @@ impl<B: http_body::Body<Data = bytes::Bytes>> Carrier for http::Response<B> {
     }
 }
 
-/// The observer of [`bytes`].
+/// The observer of [`bytes()`].
 #[derive(Debug)]
 pub struct Collect<F> {
     collected: Vec<u8>,

@@ -1,16 +1,21 @@
 //! What a call has really used, read from its response.
 //!
 //! An [`Inspector`] is given the response together with the reservation and settles it, at once or when the body ends.
-//! A closure `Fn(&Response) -> Settlement` settles at once. [`body`] and [`bytes`] follow a body while it passes,
-//! [`by_status`] settles refusals and failures by their status and leaves the rest to another inspector.
+//! A closure `Fn(&Response) -> Settlement` settles at once. [`body()`] and [`bytes()`] follow a body while it passes,
+//! [`by_status`] settles refusals and failures by their status and leaves the rest to another inspector, and
+//! [`on_failure`] does so with errors.
 
 mod body;
+mod failure;
 mod status;
 
 use std::error::Error;
 
+#[cfg(feature = "llm")]
+pub(crate) use self::status::never_connected;
 pub use self::{
     body::{BodyEnd, BodyInspector, BodyObserver, Carrier, Collect, body, bytes},
+    failure::{OnFailure, on_failure},
     status::{ByStatus, HasStatus, by_status},
 };
 use crate::limiter::{Reservation, Settlement};

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::store::StoreError;
 
@@ -34,6 +34,8 @@ impl Rest {
 pub(super) struct Health {
     degraded: AtomicBool,
     outage: Mutex<Option<Outage>>,
+    /// Told at the end of an outage.
+    back: Notify,
 }
 
 #[derive(Debug)]
@@ -80,6 +82,16 @@ impl Health {
             return false;
         }
         *self.outage() = None;
-        self.degraded.swap(false, Ordering::Relaxed)
+        let is_news = self.degraded.swap(false, Ordering::Relaxed);
+        self.back.notify_waiters();
+        is_news
+    }
+
+    /// Waits for the end of an outage.
+    pub(super) async fn is_back(&self) {
+        let told = self.back.notified();
+        if self.is_degraded() {
+            told.await;
+        }
     }
 }

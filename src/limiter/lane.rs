@@ -5,6 +5,7 @@
 //! the batches. It exists while there is something to send, to wait for or to keep alive.
 
 use std::{
+    fmt,
     hash::RandomState,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -25,8 +26,9 @@ use super::{
     neighbours::Neighbours,
     options::Options,
     path::Path,
-    pump::{Doubt, Pump},
-    queue::{Ask, Change, Other, Outcome, Queue, Rank, Waiter},
+    place::Place,
+    pump::{Doubt, MAX_CHARTS, Pump},
+    queue::{Ask, Change, Other, Queue, Rank, Waiter},
     reservation::Reservation,
     settling::Settling,
 };
@@ -71,7 +73,6 @@ impl Shared {
     }
 }
 
-#[derive(Debug)]
 pub(super) struct Lane {
     pub(super) shared: Arc<Shared>,
     pub(super) neighbours: Neighbours,
@@ -102,14 +103,8 @@ pub(super) struct State {
 
 /// A demand that was entered.
 pub(super) enum Entered {
-    Done(Outcome),
-    Waiting {
-        rank: Rank,
-        position: usize,
-        /// That is known already; otherwise it will be told.
-        has_to_wait: bool,
-        answer: oneshot::Receiver<Result<Outcome, Throttled>>,
-    },
+    Granted(Reservation),
+    Waiting(Place),
 }
 
 impl Lane {
@@ -136,7 +131,7 @@ impl Lane {
 
     /// How many demands wait.
     pub(super) fn waiting(&self) -> usize {
-        self.lock().queue.len()
+        self.lock().queue.waiting()
     }
 
     pub(super) fn path(&self) -> Arc<Path> {
@@ -150,7 +145,7 @@ impl Lane {
     }
 
     /// Enters a demand: grants it at once where that can be told, and queues it otherwise.
-    pub(super) fn enter(self: &Arc<Self>, ask: Ask) -> Result<Entered, Throttled> {
+    pub(super) fn enter(self: Arc<Self>, ask: Ask) -> Result<Entered, Throttled> {
         let mut state = self.lock();
         if state.closed {
             return Err(Throttled::Closed);
@@ -160,15 +155,11 @@ impl Lane {
                 Some((Verdict::Granted, at)) => {
                     state.open += 1;
                     self.tell_lost(state);
-                    return Ok(Entered::Done(Outcome::Granted(Reservation::new(
-                        self,
-                        ask,
-                        at,
-                        Duration::ZERO,
-                        0,
-                    ))));
+                    return Ok(Entered::Granted(Reservation::new(self, ask, at, Duration::ZERO, 0)));
                 }
-                Some((Verdict::Fits, _)) => return Ok(Entered::Done(Outcome::Fits)),
+                Some((Verdict::Fits, at)) => {
+                    return Ok(Entered::Granted(Reservation::uncounted(ask.usage, at)));
+                }
                 Some((Verdict::Refused(violations), _)) if ask.mode != Mode::Wait => {
                     return Err(Throttled::NotNow(Box::new(ask.refusal(&violations))));
                 }
@@ -177,7 +168,7 @@ impl Lane {
         } else if let Some(error) = self.shared.health.is_down() {
             return Err(Throttled::Store(error));
         }
-        let position = state.queue.len();
+        let position = state.queue.waiting();
         if position >= self.shared.options.max_waiting {
             let bucket = ask.path.name().into();
             return Err(Throttled::QueueFull { bucket, max_waiting: self.shared.options.max_waiting });
@@ -188,7 +179,11 @@ impl Lane {
         state.queue.push(rank, Waiter { ask, arrived, position, waits: false, answer: sender });
         let has_to_wait = state.queue.waits(rank);
         self.pump(state);
-        Ok(Entered::Waiting { rank, position, has_to_wait, answer })
+        let place = Place::new(self, rank, answer);
+        if has_to_wait {
+            place.tell_wait_started(position);
+        }
+        Ok(Entered::Waiting(place))
     }
 
     /// Takes a demand back. Answers how its line stood, if the demand was still in it.
@@ -256,7 +251,7 @@ impl Lane {
     /// Capacity may have been freed elsewhere.
     pub(super) fn look_now(self: &Arc<Self>) {
         let mut state = self.lock();
-        if state.queue.len() > 0 {
+        if state.queue.waiting() > 0 {
             state.queue.look_now();
             self.pump(state);
         }
@@ -305,7 +300,7 @@ impl Lane {
     /// Applies one operation to a store in this process. Answers the verdict and when it fell.
     fn apply_one(&self, state: &mut State, op: impl Fn(&Arc<Path>) -> Op) -> Option<(Verdict, Micros)> {
         let seq = self.shared.next_seq();
-        loop {
+        for _ in 0..=MAX_CHARTS {
             let path = &state.queue.path;
             let batch = self.batch(state.id, seq, path);
             let Reply::Now(Answer { wall, outcome }) =
@@ -322,6 +317,7 @@ impl Lane {
                 Applied::Stale => return None,
             }
         }
+        None
     }
 
     /// A batch of this lane, without its operations.
@@ -370,5 +366,12 @@ impl State {
             }
         }
         self.queue.lives = lives;
+    }
+}
+
+/// Part of every reservation's, so it is short.
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane").field("bucket", &self.path().name()).finish_non_exhaustive()
     }
 }

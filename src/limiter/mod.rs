@@ -16,17 +16,19 @@ mod status;
 mod track;
 
 use std::{
+    fmt,
+    pin::pin,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
+use futures_util::future::{Either, select};
 use tokio::time::Instant;
 
 use self::{
     lane::{Entered, Lane, Shared},
     options::Options,
-    place::Place,
-    queue::{Ask, Change, Other, Outcome},
+    queue::{Ask, Change, Other},
     registry::{Entry, Names, Registry},
 };
 pub use self::{
@@ -40,7 +42,7 @@ use crate::{
     demand::Demand,
     engine::{Mode, Verdict},
     error::{BadDemand, Throttled},
-    limits::{Limits, LimitsError, Table},
+    limits::{Limits, LimitsError, Standing, Table},
     observe::Event,
     quota::micros,
     store::{Store, StoreError},
@@ -66,12 +68,11 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Limiter {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
     registry: RwLock<Registry>,
@@ -116,7 +117,7 @@ impl Limiter {
     /// # Cancel safety
     /// A dropped future leaves no trace: it gives up its place, and a grant on its way to it is given back.
     pub async fn reserve(&self, demand: Demand) -> Result<Reservation, Throttled> {
-        self.acquire(demand, Mode::Wait).await
+        self.acquire(&demand, Mode::Wait).await
     }
 
     /// Reserves the demand if it fits now and nobody who waits needs the same.
@@ -127,7 +128,7 @@ impl Limiter {
     /// # Cancel safety
     /// A dropped future leaves no trace.
     pub async fn try_reserve(&self, demand: Demand) -> Result<Reservation, Throttled> {
-        self.acquire(demand, Mode::Try).await
+        self.acquire(&demand, Mode::Try).await
     }
 
     /// How long the demand would have to wait if nothing were refunded: zero if it fits now, nothing if that depends
@@ -162,7 +163,7 @@ impl Limiter {
         match lane.send(Other::Status).verdict().await? {
             Verdict::Status(levels, paused_until) => {
                 let status = Status::new(&path, &levels, paused_until);
-                Ok(Status { waiting: lane.waiting(), ..status })
+                Ok(Status { waiting: lane.neighbours.waiting(&lane), ..status })
             }
             _ => Err(Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into()))),
         }
@@ -230,6 +231,9 @@ impl Limiter {
     /// Refuses every demand from now on, and those that wait; then waits until the settles so far have reached the
     /// store, or it does not answer.
     pub async fn close(&self) {
+        if let Some(fallback) = &self.inner.fallback {
+            Box::pin(fallback.close()).await;
+        }
         let lanes = self.read().lanes();
         self.write().close();
         lanes.iter().for_each(Lane::close);
@@ -259,11 +263,8 @@ impl Limiter {
         self.find(&names)?.ok_or_else(|| Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into())))
     }
 
-    async fn acquire(&self, demand: Demand, mode: Mode) -> Result<Reservation, Throttled> {
-        let result = self.ask(&demand, mode).await.map(|outcome| match outcome {
-            Outcome::Granted(reservation) => reservation,
-            Outcome::Fits => Reservation::uncounted(demand.usage.clone(), 0),
-        });
+    async fn acquire(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
+        let result = self.ask(demand, mode).await;
         let observing = &self.inner.shared.options.observing;
         let bucket = demand.buckets.first().map_or("", AsRef::as_ref);
         match &result {
@@ -278,80 +279,130 @@ impl Limiter {
         result
     }
 
-    async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Outcome, Throttled> {
-        let started = Instant::now();
-        match self.ask_store(demand, mode).await {
-            Err(Throttled::Store(error)) if error.is_unavailable() => {
-                self.without_store(demand, mode, error, started).await
+    async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
+        let deadline = demand.max_wait.and_then(|wait| Instant::now().checked_add(wait));
+        loop {
+            let error = match self.ask_store(demand, deadline, mode).await {
+                Err(Throttled::Store(error)) if error.is_unavailable() => error,
+                result => return result,
+            };
+            // Boxed, since hardly any demand needs it and all would have to carry it around.
+            if let Some(result) = Box::pin(self.without_store(demand, deadline, mode, error)).await {
+                return result;
             }
-            outcome => outcome,
         }
     }
 
+    async fn ask_store(
+        &self,
+        demand: &Demand,
+        deadline: Option<Instant>,
+        mode: Mode,
+    ) -> Result<Reservation, Throttled> {
+        let mut reservation = match self.enter(demand, deadline, mode)? {
+            Entered::Granted(reservation) => reservation,
+            // Boxed, since most do not wait.
+            Entered::Waiting(place) => Box::pin(place.wait(deadline)).await?,
+        };
+        reservation.release_on_drop(false);
+        Ok(reservation)
+    }
+
+    /// What becomes of a demand while the store cannot be reached; nothing if that is over first.
     async fn without_store(
         &self,
         demand: &Demand,
+        deadline: Option<Instant>,
         mode: Mode,
         error: Arc<StoreError>,
-        started: Instant,
-    ) -> Result<Outcome, Throttled> {
+    ) -> Option<Result<Reservation, Throttled>> {
         match (self.inner.shared.options.on_unavailable, &self.inner.fallback) {
-            (OnUnavailable::Allow, _) => {
-                Ok(Outcome::Granted(Reservation::uncounted(demand.usage.clone(), 0).degrade()))
-            }
+            (OnUnavailable::Allow, _) => Some(Ok(Reservation::uncounted(demand.usage.clone(), 0).degrade())),
             (OnUnavailable::Local { .. }, Some(fallback)) => {
-                let mut demand = demand.clone();
-                demand.max_wait = demand.max_wait.map(|wait| wait.saturating_sub(started.elapsed()));
-                Ok(match Box::pin(fallback.ask(&demand, mode)).await? {
-                    Outcome::Granted(reservation) => Outcome::Granted(reservation.degrade()),
-                    Outcome::Fits => Outcome::Fits,
+                let local = pin!(fallback.ask_store(demand, deadline, mode));
+                let back = pin!(self.inner.shared.health.is_back());
+                let Either::Left((result, _)) = select(local, back).await else { return None };
+                Some(match result {
+                    Ok(reservation) => Ok(reservation.degrade()),
+                    // Too much for the share is not too much for ever.
+                    Err(Throttled::ExceedsCapacity(_)) => Err(Throttled::Store(error)),
+                    Err(other) => Err(other),
                 })
             }
-            _ => Err(Throttled::Store(error)),
+            _ => Some(Err(Throttled::Store(error))),
         }
     }
 
-    async fn ask_store(&self, demand: &Demand, mode: Mode) -> Result<Outcome, Throttled> {
-        let Some((lane, ask)) = self.admit(demand, mode)? else {
-            return Ok(Outcome::Granted(Reservation::uncounted(demand.usage.clone(), 0)));
-        };
-        let deadline = ask.deadline;
-        let mut outcome = match lane.enter(ask)? {
-            Entered::Done(outcome) => outcome,
-            Entered::Waiting { rank, position, has_to_wait, answer } => {
-                let place = Place::new(&lane, rank);
-                if has_to_wait {
-                    place.tell(Event::WaitStarted { bucket: lane.path().name(), position });
-                }
-                place.wait(answer, deadline).await?
+    /// The lane of a demand and what it asks there, if its lane is known.
+    fn admit_known(
+        &self,
+        demand: &Demand,
+        deadline: Option<Instant>,
+        mode: Mode,
+    ) -> Result<Option<Admitted>, Throttled> {
+        let registry = self.read();
+        let entry = registry.find(&demand.buckets);
+        entry.map(|entry| admit(&registry.table, Some(entry), demand, deadline, mode)).transpose()
+    }
+
+    /// Enters a demand in its lane, if it is not unlimited. No lock is held there, since observers are told.
+    fn enter(&self, demand: &Demand, deadline: Option<Instant>, mode: Mode) -> Result<Entered, Throttled> {
+        let admitted = match self.admit_known(demand, deadline, mode)? {
+            Some(admitted) => admitted,
+            None => {
+                let mut registry = self.write();
+                let entry = registry.find_or_make(&demand.buckets, &self.inner.shared)?;
+                admit(&registry.table, entry.as_ref(), demand, deadline, mode)?
             }
         };
-        if let Outcome::Granted(reservation) = &mut outcome {
-            reservation.release_on_drop(false);
+        match admitted {
+            Some((lane, ask)) => lane.enter(ask),
+            None => Ok(Entered::Granted(Reservation::uncounted(demand.usage.clone(), 0))),
         }
-        Ok(outcome)
     }
+}
 
-    /// Where a demand goes and what it costs there; nothing if it is unlimited.
-    fn admit(&self, demand: &Demand, mode: Mode) -> Result<Option<(Arc<Lane>, Ask)>, Throttled> {
-        let entry = self.find(&demand.buckets)?;
-        let table = self.read().table.clone();
-        let class = demand.class.as_deref();
-        let unknown = |class: &str| Throttled::BadDemand(BadDemand::UnknownClass(class.into()));
-        let standing = table.standing(class).ok_or_else(|| unknown(class.unwrap_or_default()))?;
-        let specs = entry.as_ref().map_or(&[][..], |entry| entry.path.specs());
-        if let Some(metric) = table.unknown_metric(&demand.usage, specs) {
-            return Err(Throttled::BadDemand(BadDemand::UnknownMetric(metric.into())));
-        }
-        let Some(Entry { lane, path, .. }) = entry else { return Ok(None) };
-        let costs = path.costs(&demand.usage);
-        if let Some(refusal) = path.beyond_capacity(&costs, standing.headroom) {
-            return Err(Throttled::ExceedsCapacity(Box::new(refusal)));
-        }
-        let deadline = demand.max_wait.and_then(|wait| Instant::now().checked_add(wait));
-        Ok(Some((lane, Ask { path, usage: demand.usage.clone(), costs, standing, mode, deadline })))
+/// Where a demand goes and what it asks there; nothing if it is unlimited.
+type Admitted = Option<(Arc<Lane>, Ask)>;
+
+fn admit(
+    table: &Table,
+    entry: Option<&Entry>,
+    demand: &Demand,
+    deadline: Option<Instant>,
+    mode: Mode,
+) -> Result<Admitted, Throttled> {
+    let standing = standing(table, entry, demand)?;
+    let Some(Entry { lane, path, .. }) = entry else { return Ok(None) };
+    let costs = path.costs(&demand.usage);
+    if let Some(refusal) = path.beyond_capacity(&costs, standing.headroom) {
+        return Err(Throttled::ExceedsCapacity(Box::new(refusal)));
+    }
+    let (path, usage) = (path.clone(), demand.usage.clone());
+    Ok(Some((lane.clone(), Ask { path, usage, costs, standing, mode, deadline })))
+}
+
+/// What its class means to a demand, if nothing about it is unknown.
+fn standing(table: &Table, entry: Option<&Entry>, demand: &Demand) -> Result<Standing, Throttled> {
+    let class = demand.class.as_deref();
+    let Some(standing) = table.standing(class) else {
+        return Err(Throttled::BadDemand(BadDemand::UnknownClass(class.unwrap_or_default().into())));
+    };
+    let specs = entry.map_or(&[][..], |entry| entry.path.specs());
+    match table.unknown_metric(&demand.usage, specs) {
+        Some(metric) => Err(Throttled::BadDemand(BadDemand::UnknownMetric(metric.into()))),
+        None => Ok(standing),
     }
 }
 
 /// The longest pause: a week.
 const MAX_PAUSE: u64 = 7 * 86_400 * 1_000_000;
+
+impl fmt::Debug for Limiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Limiter")
+            .field("lanes", &self.read().len())
+            .field("options", &self.inner.shared.options)
+            .finish_non_exhaustive()
+    }
+}

@@ -49,6 +49,12 @@ impl Neighbours {
         self.0.iter().for_each(|sharers| sharers.join(Arc::downgrade(lane)));
     }
 
+    /// How many demands wait on a lane of one bucket and on all that share that bucket.
+    pub(super) fn waiting(&self, me: &Arc<Lane>) -> usize {
+        let others = self.0.iter().flat_map(|sharers| sharers.others(me));
+        me.waiting() + others.map(|lane| lane.waiting()).sum::<usize>()
+    }
+
     /// Lets the other lanes look whether what they wait for fits now.
     pub(super) fn look_now(&self, me: &Arc<Lane>) {
         for sharers in &self.0 {

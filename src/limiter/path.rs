@@ -127,12 +127,13 @@ impl Path {
             },
             RefusedBy::Rule(index) => {
                 let (spec, meter) = self.meters().nth(index)?;
+                let requested = costs.get(index).copied()?;
                 Shortage {
                     bucket: spec.name().into(),
                     quota: meter.label.clone(),
-                    limit: meter.rule.capacity(headroom),
+                    limit: meter.rule.capacity_for(requested, headroom),
                     available: violation.available,
-                    requested: costs.get(index).copied()?,
+                    requested,
                     retry_after,
                 }
             }

@@ -7,56 +7,53 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{
-    lane::Lane,
-    queue::{Outcome, Rank},
-    settling::ended,
-};
+use super::{lane::Lane, queue::Rank, reservation::Reservation, settling::ended};
 use crate::{error::Throttled, observe::Event};
 
 /// A demand that has waited this long is reported, once.
 const LONG_WAIT: Duration = Duration::from_secs(5);
 
 /// A place in a lane's queue, given up when this is dropped.
-pub(super) struct Place<'a> {
-    lane: &'a Arc<Lane>,
+pub(super) struct Place {
+    lane: Arc<Lane>,
     rank: Rank,
+    answer: oneshot::Receiver<Result<Reservation, Throttled>>,
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
+        // First, so that a refusal on its way does not queue it again.
+        self.answer.close();
         self.lane.leave(self.rank);
     }
 }
 
-type Answer = oneshot::Receiver<Result<Outcome, Throttled>>;
-
-impl<'a> Place<'a> {
-    pub(super) fn new(lane: &'a Arc<Lane>, rank: Rank) -> Self {
-        Self { lane, rank }
+impl Place {
+    pub(super) fn new(
+        lane: Arc<Lane>,
+        rank: Rank,
+        answer: oneshot::Receiver<Result<Reservation, Throttled>>,
+    ) -> Self {
+        Self { lane, rank, answer }
     }
 
-    pub(super) async fn wait(
-        self,
-        mut answer: Answer,
-        deadline: Option<Instant>,
-    ) -> Result<Outcome, Throttled> {
+    pub(super) async fn wait(mut self, deadline: Option<Instant>) -> Result<Reservation, Throttled> {
         let told = |told: Result<_, oneshot::error::RecvError>| told.unwrap_or_else(|_| Err(ended()));
         let long_wait = Instant::now() + LONG_WAIT;
         if deadline.is_none_or(|deadline| deadline > long_wait) {
-            match timeout(LONG_WAIT, &mut answer).await {
+            match timeout(LONG_WAIT, &mut self.answer).await {
                 Ok(outcome) => return told(outcome),
                 Err(_) => self.tell_long_wait(),
             }
         }
-        let Some(deadline) = deadline else { return told(answer.await) };
-        if let Ok(outcome) = timeout_at(deadline, &mut answer).await {
+        let Some(deadline) = deadline else { return told((&mut self.answer).await) };
+        if let Ok(outcome) = timeout_at(deadline, &mut self.answer).await {
             return told(outcome);
         }
         let refusal = match self.lane.expire(self.rank) {
             Some(refusal) => refusal,
             // The store is looking at it: its answer is worth more than a guess, and does not take long.
-            None => match timeout(self.lane.shared.options.attempt_timeout, &mut answer).await {
+            None => match timeout(self.lane.shared.options.attempt_timeout, &mut self.answer).await {
                 Ok(outcome) => return told(outcome),
                 Err(_) => self.lane.leave(self.rank).unwrap_or_default(),
             },
@@ -64,7 +61,12 @@ impl<'a> Place<'a> {
         Err(Throttled::Deadline(Box::new(refusal)))
     }
 
-    pub(super) fn tell(&self, event: Event<'_>) {
+    /// To be told here if it is known already, and otherwise by the pump.
+    pub(super) fn tell_wait_started(&self, position: usize) {
+        self.tell(Event::WaitStarted { bucket: self.lane.path().name(), position });
+    }
+
+    fn tell(&self, event: Event<'_>) {
         self.lane.shared.options.observing.tell(event);
     }
 

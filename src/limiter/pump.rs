@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::{
     health::Rest,
     lane::{Lane, State},
-    queue::{Flight, Job, Outcome, Refused},
+    queue::{Flight, Job, Refused},
     reservation::Reservation,
     settling::ended,
 };
@@ -25,7 +25,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Lanes of several processes do not all look again at the same instant.
 const MAX_JITTER_MICROS: u64 = 10_000;
 /// A calendar that does not reach to the store's present after so many looks at it never will.
-const MAX_CHARTS: u32 = 2;
+pub(super) const MAX_CHARTS: u32 = 2;
 
 /// The batch that got no answer. It may have been applied; sending it again under its number tells.
 #[derive(Debug)]
@@ -220,6 +220,7 @@ impl Lane {
         }
         let waiting = state.queue.take_waiting();
         let reports = state.queue.take_reports();
+        state.queue.landed();
         let since = state.doubt.as_ref().map_or(state.heard, |doubt| doubt.since);
         let (flight, jobs) = flight.orphaned();
         state.doubt = (!flight.ops.is_empty()).then_some(Doubt { flight, since });
@@ -268,25 +269,29 @@ impl State {
                 (Job::Demand(rank, mut waiter), Verdict::Refused(violations)) => {
                     let refused = match waiter.follow(&self.queue.path) {
                         Some(refusal) => {
-                            Refused::ForGood(waiter, Throttled::ExceedsCapacity(Box::new(refusal)))
+                            Refused::ForGood(waiter.answer, Throttled::ExceedsCapacity(Box::new(refusal)))
                         }
+                        None if self.closed => Refused::ForGood(waiter.answer, Throttled::Closed),
                         None => self.queue.refused(rank, waiter, &violations, jitter),
                     };
                     deliveries.extend(match refused {
-                        Refused::ForGood(waiter, error) => Some(Delivery::Answer(waiter.answer, Err(error))),
+                        Refused::ForGood(answer, error) => Some(Delivery::Answer(answer, Err(error))),
                         Refused::HasToWait { position } => Some(Delivery::HasToWait(position)),
                         Refused::Waits => None,
                     });
                 }
                 (Job::Demand(_, waiter), Verdict::Fits) => {
-                    deliveries.push(Delivery::Answer(waiter.answer, Ok(Outcome::Fits)));
+                    deliveries.push(Delivery::Answer(
+                        waiter.answer,
+                        Ok(Reservation::uncounted(waiter.ask.usage, at)),
+                    ));
                 }
                 (Job::Demand(_, waiter), _) => {
                     self.queue.granted(&waiter.ask);
                     self.open += 1;
                     let waited = waiter.arrived.elapsed();
-                    let reservation = Reservation::new(lane, waiter.ask, at, waited, waiter.position);
-                    deliveries.push(Delivery::Answer(waiter.answer, Ok(Outcome::Granted(reservation))));
+                    let reservation = Reservation::new(lane.clone(), waiter.ask, at, waited, waiter.position);
+                    deliveries.push(Delivery::Answer(waiter.answer, Ok(reservation)));
                 }
             }
         }
@@ -297,7 +302,7 @@ impl State {
 
 /// Something to tell once no lock is held: a grant that nobody takes is given back when it is dropped.
 enum Delivery {
-    Answer(tokio::sync::oneshot::Sender<Result<Outcome, Throttled>>, Result<Outcome, Throttled>),
+    Answer(tokio::sync::oneshot::Sender<Result<Reservation, Throttled>>, Result<Reservation, Throttled>),
     Report(super::queue::Report, Verdict),
     HasToWait(usize),
 }

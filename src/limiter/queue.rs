@@ -21,7 +21,11 @@ use crate::{
 /// At most this many demands travel in one batch, and as many other operations.
 const MAX_BATCH: usize = 256;
 
-/// The place in the queue: arrival, dated back by the head start, then order of entry.
+/// The longest head start. Arrivals are put off by what is left of it, since time before the start of a machine cannot
+/// be told on some.
+const LONGEST_HEAD_START: Duration = Duration::from_secs(400 * 86_400);
+
+/// The place in the queue: arrival, put off by what is left of the longest head start, then order of entry.
 pub(super) type Rank = (Instant, u64);
 
 /// A demand on its way.
@@ -53,13 +57,6 @@ impl Ask {
     }
 }
 
-/// What becomes of a demand.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    Granted(Reservation),
-    Fits,
-}
-
 #[derive(Debug)]
 pub(super) struct Waiter {
     pub(super) ask: Ask,
@@ -67,13 +64,13 @@ pub(super) struct Waiter {
     pub(super) position: usize,
     /// It is known that it has to wait.
     pub(super) waits: bool,
-    pub(super) answer: oneshot::Sender<Result<Outcome, Throttled>>,
+    pub(super) answer: oneshot::Sender<Result<Reservation, Throttled>>,
 }
 
 /// What comes of a demand that was refused.
 #[derive(Debug)]
 pub(super) enum Refused {
-    ForGood(Waiter, Throttled),
+    ForGood(oneshot::Sender<Result<Reservation, Throttled>>, Throttled),
     /// It waits, which nobody knew.
     HasToWait {
         position: usize,
@@ -110,6 +107,7 @@ pub(super) type Report = oneshot::Sender<Result<Verdict, Throttled>>;
 
 /// What an operation of a batch is for.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most are demands; a box for each costs more than the moves")]
 pub(super) enum Job {
     Demand(Rank, Waiter),
     Tell(Report),
@@ -133,6 +131,8 @@ pub(super) struct Queue {
     pub(super) path: Arc<Path>,
     pub(super) lives: SmallVec<[Life; 1]>,
     lines: Lines,
+    /// How many demands are in the batch on its way.
+    away: usize,
     /// Those of the waiting that no store has seen yet.
     unseen: VecDeque<Rank>,
     others: VecDeque<(Other, Report)>,
@@ -169,6 +169,7 @@ impl Queue {
             path,
             lives: SmallVec::new(),
             lines: Lines::default(),
+            away: 0,
             unseen: VecDeque::new(),
             others: VecDeque::new(),
             entered: 0,
@@ -176,8 +177,9 @@ impl Queue {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.lines.len()
+    /// How many demands wait, those included that the store is looking at.
+    pub(super) fn waiting(&self) -> usize {
+        self.lines.len() + self.away
     }
 
     /// Whether nothing at all is to be sent.
@@ -188,7 +190,7 @@ impl Queue {
     /// The place that a demand arriving now takes.
     pub(super) fn rank(&mut self, arrived: Instant, standing: Standing) -> Rank {
         self.entered += 1;
-        (arrived.checked_sub(standing.head_start).unwrap_or(arrived), self.entered)
+        (arrived + LONGEST_HEAD_START.saturating_sub(standing.head_start), self.entered)
     }
 
     /// Queues a demand that the store has not seen.
@@ -298,6 +300,7 @@ impl Queue {
                 firsts.contains(&rank) || waiter.ask.deadline.is_some() || waiter.ask.mode != Mode::Wait;
             ops.push(waiter.ask.op(explain));
             jobs.push(Job::Demand(rank, waiter));
+            self.away += 1;
         }
         Flight { seq, path, ops, jobs }
     }
@@ -327,11 +330,11 @@ impl Queue {
         let now = Instant::now();
         if waiter.ask.mode != Mode::Wait {
             let refusal = Box::new(waiter.ask.refusal(violations));
-            return Refused::ForGood(waiter, Throttled::NotNow(refusal));
+            return Refused::ForGood(waiter.answer, Throttled::NotNow(refusal));
         }
         if !waiter.ask.can_make_it(violations, now) {
             let refusal = Box::new(waiter.ask.refusal(violations));
-            return Refused::ForGood(waiter, Throttled::Deadline(refusal));
+            return Refused::ForGood(waiter.answer, Throttled::Deadline(refusal));
         }
         let position = waiter.position;
         let news = !std::mem::replace(&mut waiter.waits, true);
@@ -346,6 +349,7 @@ impl Queue {
 
     /// Ends the handling of an answered batch.
     pub(super) fn landed(&mut self) {
+        self.away = 0;
         self.lines.landed();
     }
 }

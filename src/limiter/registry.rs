@@ -31,7 +31,10 @@ const RESOLVED_FOR: Duration = Duration::from_secs(5);
 /// The names of a demand's buckets.
 pub(super) type Names = SmallVec<[Cow<'static, str>; 1]>;
 
-#[derive(Clone, Debug)]
+/// The path of a demand, and when the resolver is to be asked again.
+type Found = (Arc<Path>, Option<Instant>);
+
+#[derive(Clone)]
 pub(super) struct Entry {
     pub(super) lane: Arc<Lane>,
     pub(super) path: Arc<Path>,
@@ -100,7 +103,7 @@ impl Registry {
         lane
     }
 
-    fn resolve(&self, names: &Names) -> Result<Option<(Arc<Path>, Option<Instant>)>, Throttled> {
+    fn resolve(&self, names: &Names) -> Result<Option<Found>, Throttled> {
         let bad = |error| Err(Throttled::BadDemand(error));
         let mut specs: SmallVec<[Arc<BucketSpec>; 1]> = SmallVec::new();
         let mut stale_at = None;
@@ -147,6 +150,11 @@ impl Registry {
         }
     }
 
+    /// How many names it knows lanes for.
+    pub(super) fn len(&self) -> usize {
+        self.lanes.len()
+    }
+
     /// Makes no lane from now on.
     pub(super) fn close(&mut self) {
         self.closed = true;
@@ -166,12 +174,6 @@ impl Registry {
         self.lanes.retain(|_, entry| Arc::strong_count(&entry.lane) > 1 || !entry.lane.is_idle());
         self.sharers.retain(|_, sharers| !sharers.is_deserted());
         self.look_again_at = FEW.max(2 * self.lanes.len());
-    }
-}
-
-impl std::fmt::Debug for Registry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Registry").field("lanes", &self.lanes.len()).finish_non_exhaustive()
     }
 }
 

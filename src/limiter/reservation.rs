@@ -57,7 +57,6 @@ pub struct Reservation {
     hold: Option<Hold>,
 }
 
-#[derive(Debug)]
 struct Hold {
     lane: Arc<Lane>,
     path: Arc<Path>,
@@ -66,27 +65,19 @@ struct Hold {
 
 impl Reservation {
     /// Of a grant that has yet to reach its caller.
-    pub(super) fn new(lane: &Arc<Lane>, ask: Ask, at: Micros, waited: Duration, position: usize) -> Self {
-        let hold = Hold { lane: lane.clone(), path: ask.path, costs: ask.costs };
-        let mut reservation = Self::uncounted(ask.usage, at);
-        reservation.hold = Some(hold);
-        (reservation.waited, reservation.position) = (waited, position);
-        reservation.release_on_drop = true;
-        reservation
+    pub(super) fn new(lane: Arc<Lane>, ask: Ask, at: Micros, waited: Duration, position: usize) -> Self {
+        let Ask { path, usage, costs, .. } = ask;
+        Self::of(usage, at, waited, position, Some(Hold { lane, path, costs }))
     }
 
     /// Of a call that nothing limits.
     pub(super) fn uncounted(usage: Usage, at: Micros) -> Self {
-        Self {
-            id: fastrand::u64(1..MAX_AMOUNT),
-            at,
-            usage,
-            waited: Duration::ZERO,
-            position: 0,
-            degraded: false,
-            release_on_drop: false,
-            hold: None,
-        }
+        Self::of(usage, at, Duration::ZERO, 0, None)
+    }
+
+    fn of(usage: Usage, at: Micros, waited: Duration, position: usize, hold: Option<Hold>) -> Self {
+        let id = fastrand::u64(1..MAX_AMOUNT);
+        Self { id, at, usage, waited, position, degraded: false, release_on_drop: true, hold }
     }
 
     /// Tells reservations apart, in logs.
@@ -138,8 +129,8 @@ impl Reservation {
     /// Charges what was really used. It is applied, or enqueued, when this returns; the future only reports.
     ///
     /// What `actual` does not name keeps its reserved amount.
-    pub fn settle(self, actual: Usage) -> Settling {
-        self.conclude(Settlement::Exact(actual))
+    pub fn settle(mut self, actual: Usage) -> Settling {
+        self.end(&Settlement::Exact(actual))
     }
 
     /// Leaves the charge as it was reserved.
@@ -216,7 +207,12 @@ impl Reservation {
             Settlement::Keep => None,
             Settlement::Release => Some(self.usage.zeroed()),
         };
-        let actual_costs = actual.as_ref().map_or_else(|| costs.clone(), |actual| path.actual_costs(actual));
+        let mut actual_costs =
+            actual.as_ref().map_or_else(|| costs.clone(), |actual| path.actual_costs(actual));
+        if let Settlement::AtLeast(_) = settlement {
+            let pairs = actual_costs.iter_mut().zip(&costs);
+            pairs.for_each(|(actual, &reserved)| *actual = reserved.max(*actual));
+        }
         let change =
             Change { path, at: self.at, reserved: costs, actual: actual_costs, close: true, claim: None };
         let settling = lane.change(&change);
@@ -224,6 +220,12 @@ impl Reservation {
         let bucket = change.path.name();
         lane.shared.options.observing.tell(Event::Settled { bucket, reserved: &self.usage, actual });
         settling
+    }
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hold").field("bucket", &self.path.name()).field("costs", &self.costs).finish()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     hash::{BuildHasherDefault, Hasher},
     sync::{Arc, Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
@@ -20,7 +21,6 @@ const SWEEP_EVERY: Micros = 60_000_000;
 ///
 /// Every process has its own: eight workers are eight times the limit. Time is tokio's, so a test can pause it.
 /// A bucket that nobody has used for longer than its windows is forgotten.
-#[derive(Debug)]
 pub struct MemoryStore {
     started: Instant,
     /// Wall-clock time at `started`.
@@ -28,7 +28,7 @@ pub struct MemoryStore {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     buckets: HashMap<Arc<BucketKey>, BucketState, BuildHasherDefault<Prehashed>>,
     next_sweep: Micros,
@@ -68,7 +68,14 @@ impl MemoryStore {
     }
 
     fn wall(&self) -> Micros {
-        self.epoch + self.started.elapsed().as_micros() as Micros
+        let passed = self.started.elapsed();
+        self.epoch + passed.as_secs() * 1_000_000 + Micros::from(passed.subsec_micros())
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore").field("buckets", &self.len()).finish_non_exhaustive()
     }
 }
 

@@ -1,15 +1,10 @@
 //! Bodies that take their reservation along.
 
-use std::{
-    collections::VecDeque,
-    pin::Pin,
-    sync::{Arc, Mutex},
-    task::{Context, Poll},
-};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response};
-use http_body::{Body, Frame, SizeHint};
+use http::{HeaderMap, Response};
+use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_throttle::{
@@ -18,60 +13,10 @@ use tower_throttle::{
     usage,
 };
 
-use crate::probe::{Extract, charged, limiter, tokens};
-
-/// Gives out these frames, and an error after them if told so.
-#[derive(Debug)]
-struct Frames {
-    frames: VecDeque<Frame<Bytes>>,
-    fails: bool,
-    size: SizeHint,
-}
-
-impl Frames {
-    fn of(pieces: &[&'static str]) -> Self {
-        let frames = pieces.iter().map(|piece| Frame::data(Bytes::from_static(piece.as_bytes()))).collect();
-        Self { frames, fails: false, size: SizeHint::default() }
-    }
-
-    fn announced(mut self) -> Self {
-        let length = self.frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
-        self.size = SizeHint::with_exact(length);
-        self
-    }
-
-    fn failing(mut self) -> Self {
-        self.fails = true;
-        self
-    }
-
-    fn with_trailers(mut self, name: &'static str, value: &'static str) -> Self {
-        let trailers =
-            HeaderMap::from_iter([(http::HeaderName::from_static(name), HeaderValue::from_static(value))]);
-        self.frames.push_back(Frame::trailers(trailers));
-        self
-    }
-}
-
-impl Body for Frames {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self.frames.pop_front() {
-            Some(frame) => Poll::Ready(Some(Ok(frame))),
-            None if std::mem::take(&mut self.fails) => Poll::Ready(Some(Err("reset".into()))),
-            None => Poll::Ready(None),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.size.clone()
-    }
-}
+use crate::{
+    frames::Frames,
+    probe::{Extract, charged, limiter, tokens},
+};
 
 /// As many tokens as bytes.
 fn by_length(bytes: &[u8]) -> Settlement {
@@ -241,6 +186,21 @@ async fn an_observer_sees_trailers_and_how_a_body_ends() {
     body.frame().await.unwrap().unwrap();
     drop(body);
     assert_eq!(charged(&limiter).await, (85, 3, 0), "at least what was reserved");
+}
+
+/// A gRPC client reads the trailers and nothing after them.
+#[tokio::test(start_paused = true)]
+async fn s29_a_body_ends_with_its_trailers() {
+    let limiter = limiter();
+    let body = Frames::of(&["12345"]).with_trailers("grpc-status", "0");
+    let inspector = inspect::body(|_: &http::response::Parts| Words::default());
+    let mut body = through(&limiter, inspector, body).await.into_body();
+    body.frame().await.unwrap().unwrap();
+    assert_eq!(charged(&limiter).await, (80, 1, 80));
+    assert!(body.frame().await.unwrap().unwrap().is_trailers());
+    assert_eq!(charged(&limiter).await, (5, 2, 0));
+    drop(body);
+    assert_eq!(charged(&limiter).await, (5, 2, 0), "once");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_throttle::{BoxError, Demand, Inspector, Reservation, Settlement, ThrottleLayer, Throttled, usage};
@@ -195,6 +196,56 @@ async fn nothing_inside_is_held_while_a_request_waits() {
     waits.await.unwrap().unwrap();
 }
 
+/// As calls of several buckets through one client with few connections.
+#[tokio::test(start_paused = true)]
+async fn nothing_inside_is_held_while_an_old_grant_is_made_anew() {
+    let quotas = || [tower_throttle::Quota::per_minute("tokens", 100)];
+    let limits = tower_throttle::Limits::new().bucket("api", quotas()).bucket("other", quotas());
+    let layer = ThrottleLayer::new(
+        tower_throttle::Limiter::new(limits).unwrap(),
+        |request: &mut (&'static str, u64, u64)| Ok(Demand::new(request.0, usage! { tokens: request.1 })),
+    );
+    let service = ServiceBuilder::new().layer(layer).concurrency_limit(1).service(service_fn(
+        async |call: (_, _, u64)| {
+            tokio::time::sleep(Duration::from_secs(call.2)).await;
+            Ok::<_, BoxError>(())
+        },
+    ));
+    let begin = |call| {
+        let call = tokio::spawn(service.clone().oneshot(call));
+        async { tokio::task::yield_now().await }.map(|()| call)
+    };
+
+    let holds_the_permit = begin(("other", 1, 2)).await;
+    let granted = begin(("api", 100, 0)).await;
+    let waits = begin(("api", 50, 0)).await;
+    holds_the_permit.await.unwrap().unwrap();
+    // The grant has become too old, and went to the one that waited; its own call has to wait for it.
+    let soon = Duration::from_millis(10);
+    timeout(soon, waits).await.expect("nobody holds the permit").unwrap().unwrap();
+    timeout(soon, service.clone().oneshot(("other", 1, 0))).await.expect("nor now").unwrap();
+    let started = Instant::now();
+    granted.await.unwrap().unwrap();
+    assert!((58..63).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_longest_wait_counts_from_the_first_time_it_is_asked_for() {
+    let limiter = limiter();
+    let layer = ThrottleLayer::new(limiter.clone(), |request: &mut u64| {
+        Ok(Demand::new("api", usage! { tokens: *request }).max_wait(Duration::from_secs(61)))
+    });
+    let probe = Probe::new(Act::BeReadyAfter(Duration::from_secs(30)));
+    let call = tokio::spawn(layer.clone().layer(probe.clone()).oneshot(60));
+    tokio::task::yield_now().await;
+    let waits = tokio::spawn(layer.layer(Probe::new(Act::Answer(0))).oneshot(100));
+
+    // After half a minute the grant goes to the one that waits, and would come again only after a minute more.
+    let error = call.await.unwrap().unwrap_err();
+    assert!(matches!(Throttled::find(error.as_ref()), Some(Throttled::Deadline(_))), "{error}");
+    assert_eq!((waits.await.unwrap().unwrap(), probe.calls()), (0, 0));
+}
+
 #[derive(Clone)]
 struct Thrice;
 
@@ -252,4 +303,33 @@ async fn a_request_that_could_never_fit_fails_at_once() {
     let error = layer.layer(Probe::new(Act::Answer(0))).call(u64::MAX).await.unwrap_err();
     let throttled = Throttled::find(error.as_ref()).unwrap();
     assert!(throttled.is_permanent() && throttled.retry_after().is_none(), "{throttled}");
+}
+
+/// As `#[error(transparent)]` makes an error: what it shows and its source are those of the error inside.
+#[derive(Debug)]
+struct Transparent(BoxError);
+
+impl std::fmt::Display for Transparent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Transparent {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+/// Clients wrap errors of their middleware so.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_found_inside_an_error_that_shows_only_the_source_of_what_it_wraps() {
+    let layer = ThrottleLayer::new(limiter(), tokens as Extract);
+    let refused = layer.layer(Probe::new(Act::Answer(0))).call(101).await.unwrap_err();
+    let shown = refused.to_string();
+    let wrapped = Transparent(refused);
+
+    let found = Throttled::find(&wrapped).expect("it is in there");
+    assert!(matches!(found, Throttled::ExceedsCapacity(_)), "{found}");
+    assert_eq!((wrapped.to_string(), found.to_string()), (shown.clone(), shown));
 }

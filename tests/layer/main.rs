@@ -2,6 +2,7 @@
 
 mod bodies;
 mod dispatch;
+mod frames;
 mod probe;
 mod respond;
 mod statuses;

@@ -1,6 +1,7 @@
 //! A limiter to look into, and a service that panics when it is called unready.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,6 +11,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use tokio::time::Sleep;
 use tower::Service;
 use tower_throttle::{BoxError, Demand, Limiter, Limits, Quota, usage};
 
@@ -48,16 +50,8 @@ pub(crate) enum Act {
 pub(crate) struct Probe {
     act: Act,
     ready: bool,
-    rest: Option<BoxFuture2>,
+    rest: Option<Pin<Box<Sleep>>>,
     pub(crate) calls: Arc<AtomicUsize>,
-}
-
-pub(crate) struct BoxFuture2(BoxFuture<'static, ()>);
-
-impl std::fmt::Debug for BoxFuture2 {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("rest")
-    }
 }
 
 impl Probe {
@@ -86,8 +80,8 @@ impl Service<u64> for Probe {
         match self.act {
             Act::FailToBeReady => return Poll::Ready(Err("not ready, never".into())),
             Act::BeReadyAfter(rest) => {
-                let rest = self.rest.get_or_insert_with(|| BoxFuture2(Box::pin(tokio::time::sleep(rest))));
-                std::task::ready!(rest.0.as_mut().poll(context));
+                let rest = self.rest.get_or_insert_with(|| Box::pin(tokio::time::sleep(rest)));
+                std::task::ready!(rest.as_mut().poll(context));
                 // Once ready it stays so, until it is called.
             }
             _ => {}

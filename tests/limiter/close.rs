@@ -1,1 +1,86 @@
-//! x
+//! Closing a limiter.
+
+use tokio::time::{Instant, timeout};
+use tower_throttle::{Demand, OnUnavailable, Retries, Throttled, Usage, usage};
+
+use crate::fake::*;
+
+#[tokio::test(start_paused = true)]
+async fn closing_refuses_all_and_lets_settles_through() {
+    let store = FakeStore::new();
+    store.delay(ms(10));
+    let limiter = on(&store);
+    let calls = [limiter.reserve(tokens(50)).await.unwrap(), limiter.reserve(tokens(50)).await.unwrap()];
+    let waits: Vec<_> = (0..10).map(|_| waiting(&limiter, tokens(10))).collect();
+    tokio::time::sleep(ms(100)).await;
+    let [first, second] = calls;
+    drop(first.settle(usage! { tokens: 5 }));
+    limiter.close().await;
+    assert!(store.sent().len() > 1);
+    for wait in waits {
+        assert!(wait.is_finished());
+        // Those that the last settle made room for may have been granted before.
+        if let Err(error) = wait.await.unwrap() {
+            assert!(matches!(error, Throttled::Closed), "{error}");
+        }
+    }
+    for bucket in ["a", "unheard of"] {
+        let demand = Demand::new(bucket, Usage::new());
+        assert!(matches!(limiter.reserve(demand.clone()).await, Err(Throttled::Closed)));
+        assert!(matches!(limiter.try_reserve(demand).await, Err(Throttled::Closed)));
+    }
+    // What is in flight can still be settled.
+    second.settle(usage! { tokens: 6 }).await.unwrap();
+    tokio::time::sleep(ms(100)).await;
+    assert_eq!(truth(&store).await, (11.0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_reaches_those_on_their_way() {
+    let store = FakeStore::new();
+    store.delay(ms(10));
+    let limiter = on(&store);
+    limiter.reserve(tokens(100)).await.unwrap().keep().await.unwrap();
+    let waits = waiting(&limiter, tokens(10));
+    tokio::time::sleep(ms(5)).await;
+    limiter.close().await;
+    let error = timeout(secs(1), waits).await.expect("it is told").unwrap().unwrap_err();
+    assert!(matches!(error, Throttled::Closed), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_does_not_wait_for_a_store_that_is_down() {
+    let store = FakeStore::new();
+    let limiter = builder(&store).retries(Retries::none()).build().unwrap();
+    let call = limiter.reserve(tokens(10)).await.unwrap();
+    store.always(Fate::RequestLost);
+    drop(call.release());
+    let began = Instant::now();
+    limiter.close().await;
+    assert!(began.elapsed() <= ms(1_000), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_closes_what_stands_in_too() {
+    let store = FakeStore::new();
+    let builder = builder(&store).on_unavailable(OnUnavailable::Local { share: 0.1 });
+    let limiter = builder.retries(Retries::none()).build().unwrap();
+    store.always(Fate::Unavailable);
+    let call = limiter.reserve(tokens(10)).await.unwrap();
+    let waits = waiting(&limiter, tokens(10));
+    quiet().await;
+    limiter.close().await;
+    let error = timeout(secs(1), waits).await.expect("it is told").unwrap().unwrap_err();
+    assert!(matches!(error, Throttled::Closed), "{error}");
+    drop(call);
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_an_unused_limiter_is_nothing() {
+    let store = FakeStore::new();
+    let limiter = on(&store);
+    limiter.close().await;
+    limiter.close().await;
+    assert!(matches!(limiter.reserve(tokens(1)).await, Err(Throttled::Closed)));
+    assert!(store.sent().is_empty());
+}

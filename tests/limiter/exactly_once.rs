@@ -167,3 +167,36 @@ async fn settles_travel_before_demands() {
     }
     assert_eq!(truth(&store).await, (100.0, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn s31_what_arrives_again_much_later_changes_nothing() {
+    let store = FakeStore::new();
+    let limiter = on(&store);
+    for n in 1..10 {
+        let call = limiter.reserve(tokens(n)).await.unwrap();
+        drop(call.settle(usage! { tokens: n / 2 }));
+    }
+    let open = limiter.reserve(tokens(20)).await.unwrap();
+    let before = truth(&store).await;
+    let sent = store.sent();
+    for batch in sent.iter().chain(sent.iter().rev()) {
+        store.apply_now(batch);
+        assert_eq!(truth(&store).await, before);
+    }
+    open.keep().await.unwrap();
+    assert_eq!(truth(&store).await, (40.0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_remembers_what_never_was_is_told_and_got_over() {
+    let store = FakeStore::new();
+    let limiter = on(&store);
+    limiter.reserve(tokens(10)).await.unwrap().keep().await.unwrap();
+    // As if it had been restored from a copy of a later time.
+    let mut later = store.sent().remove(0);
+    later.seq += 1_000;
+    store.apply_now(&later);
+    let error = limiter.reserve(tokens(10)).await.unwrap_err();
+    assert!(matches!(error, Throttled::Store(_)) && error.to_string().contains("copy"), "{error}");
+    limiter.reserve(tokens(10)).await.unwrap().keep().await.unwrap();
+}

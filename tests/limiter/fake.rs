@@ -40,6 +40,8 @@ pub(crate) struct Sent {
     pub(crate) lane: u64,
     pub(crate) seq: u64,
     pub(crate) ops: Vec<Op>,
+    lease: u64,
+    buckets: Vec<Bucket>,
 }
 
 #[derive(Clone, Debug)]
@@ -131,23 +133,17 @@ impl FakeStore {
         self.plan().most_open
     }
 
-    fn apply_now(&self, sent: &Sent, lease: u64, buckets: &[Bucket]) -> Answer {
-        match self.inner.apply(&Batch::new(sent.lane, sent.seq, lease, buckets, &sent.ops)) {
+    /// Applies a batch as it was sent.
+    pub(crate) fn apply_now(&self, sent: &Sent) -> Answer {
+        match self.inner.apply(&Batch::new(sent.lane, sent.seq, sent.lease, &sent.buckets, &sent.ops)) {
             Reply::Now(answer) => answer,
             Reply::Later(_) => panic!("memory answers at once"),
         }
     }
 
-    async fn request(
-        self,
-        fate: Fate,
-        delay: Duration,
-        sent: Sent,
-        lease: u64,
-        buckets: Vec<Bucket>,
-    ) -> Result<Answer, StoreError> {
+    async fn request(self, fate: Fate, delay: Duration, sent: Sent) -> Result<Answer, StoreError> {
         let _on_its_way = OnItsWay(self.clone());
-        sleep(delay / 2).await;
+        trip(delay).await;
         let broken = || StoreError::Unavailable("the connection is broken".into());
         match fate {
             Fate::RequestLost => return pending().await,
@@ -155,23 +151,31 @@ impl FakeStore {
             Fate::Rejected => return Err(StoreError::Rejected("WRONGPASS".into())),
             _ => {}
         }
-        let mut answer = self.apply_now(&sent, lease, &buckets);
+        let mut answer = self.apply_now(&sent);
         match fate {
             Fate::ReplyLost => return pending().await,
             Fate::AppliedUnavailable => return Err(broken()),
-            Fate::Twice => answer = self.apply_now(&sent, lease, &buckets),
+            Fate::Twice => answer = self.apply_now(&sent),
             _ => {}
         }
-        sleep(delay / 2).await;
+        trip(delay).await;
         let mut gate = self.gate.subscribe();
         gate.wait_for(|open| *open).await.expect("the store lives");
         Ok(answer)
     }
 }
 
+/// A sleep of no time is still one.
+async fn trip(delay: Duration) {
+    if !delay.is_zero() {
+        sleep(delay / 2).await;
+    }
+}
+
 impl Store for FakeStore {
     fn apply(&self, batch: &Batch<'_>) -> Reply {
-        let sent = Sent { lane: batch.lane, seq: batch.seq, ops: batch.ops.to_vec() };
+        let (ops, buckets) = (batch.ops.to_vec(), batch.buckets.to_vec());
+        let sent = Sent { lane: batch.lane, seq: batch.seq, ops, lease: batch.lease, buckets };
         let mut plan = self.plan();
         plan.sent.push(sent.clone());
         plan.open += 1;
@@ -179,7 +183,7 @@ impl Store for FakeStore {
         let fate = plan.next.pop_front().unwrap_or(plan.then);
         let delay = plan.delay;
         drop(plan);
-        Reply::Later(Box::pin(self.clone().request(fate, delay, sent, batch.lease, batch.buckets.to_vec())))
+        Reply::Later(Box::pin(self.clone().request(fate, delay, sent)))
     }
 }
 

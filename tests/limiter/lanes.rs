@@ -1,1 +1,272 @@
-//! x
+//! What travels when, and what is left when nothing does.
+
+use tokio::{runtime::Handle, time::Instant};
+use tower_throttle::{Demand, Limiter, Limits, Quota, Throttled, Undeclared, Usage, engine::Op, usage};
+
+use crate::fake::*;
+
+fn tasks() -> usize {
+    Handle::current().metrics().num_alive_tasks()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_while_a_batch_is_on_its_way_travels_in_the_next() {
+    let store = FakeStore::new();
+    store.delay(ms(10));
+    let limiter = on(&store);
+    let calls: Vec<_> = (0..50).map(|_| waiting(&limiter, tokens(1))).collect();
+    let mut open = Vec::new();
+    for call in calls {
+        open.push(call.await.unwrap().unwrap());
+    }
+    drop(open);
+    limiter.status("a").await.unwrap();
+    let sizes: Vec<_> = store.sent().iter().map(|batch| batch.ops.len()).collect();
+    // The first to come goes at once, alone or with whoever came with it; the rest share a batch.
+    assert!(sizes.len() <= 5 && sizes.iter().sum::<usize>() >= 100, "{sizes:?}");
+    assert_eq!(store.most_open(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lone_reserve_is_one_request() {
+    let store = FakeStore::new();
+    let limiter = on(&store);
+    let call = limiter.reserve(tokens(1)).await.unwrap();
+    assert_eq!(store.sent().len(), 1);
+    call.release().await.unwrap();
+    assert_eq!(store.sent().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn batches_are_bounded_and_nobody_is_forgotten() {
+    let store = FakeStore::new();
+    store.delay(ms(2));
+    let limits = Limits::new().bucket("a", [Quota::per_hour("tokens", 10_000)]);
+    let limiter = Limiter::builder(limits).store(store.clone()).build().unwrap();
+    let calls: Vec<_> = (0..2_000).map(|_| waiting(&limiter, tokens(1))).collect();
+    let mut open = Vec::new();
+    for call in calls {
+        open.push(call.await.unwrap().unwrap());
+    }
+    open.into_iter().for_each(|call| drop(call.settle(usage! { tokens: 0 })));
+    let status = limiter.status("a").await.unwrap();
+    assert_eq!((status.quotas[0].charged, status.quotas[0].in_flight), (0.0, 0));
+    let sent = store.sent();
+    assert!(sent.iter().all(|batch| batch.ops.len() <= 512));
+    assert!(sent.len() < 40, "{}", sent.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_queue_is_not_sent_over_and_over() {
+    let store = FakeStore::new();
+    let limiter = on(&store);
+    limiter.reserve(tokens(100)).await.unwrap().keep().await.unwrap();
+    let calls: Vec<_> = (0..1_000).map(|_| waiting(&limiter, tokens(1))).collect();
+    tokio::time::sleep(secs(1)).await;
+    store.sent();
+    tokio::time::sleep(secs(60)).await;
+    let sent = store.sent();
+    assert!(sent.len() <= 130 && sent.iter().all(|batch| batch.ops.len() <= 4));
+    calls.iter().for_each(|call| call.abort());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_lane_costs_no_task() {
+    let store = FakeStore::new();
+    let memory = Limiter::new(limits()).unwrap();
+    for (limiter, patience) in [(memory, ms(0)), (on(&store), secs(2))] {
+        let before = tasks();
+        let call = limiter.reserve(tokens(100)).await.unwrap();
+        let behind = waiting(&limiter, tokens(10));
+        tokio::time::sleep(ms(700)).await;
+        assert_eq!(tasks() - before, 2);
+        call.settle(usage! { tokens: 0 }).await.unwrap();
+        behind.await.unwrap().unwrap().keep().await.unwrap();
+        tokio::time::sleep(patience).await;
+        quiet().await;
+        assert_eq!(tasks(), before);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_in_flight_outlive_the_lease_of_their_process_while_it_lives() {
+    let store = FakeStore::new();
+    let limits = || Limits::new().bucket("a", [Quota::concurrency(1)]);
+    let build = || Limiter::builder(limits()).store(store.clone()).lease(secs(3)).build().unwrap();
+    let (limiter, other) = (build(), build());
+    let call = limiter.reserve(tokens(1)).await.unwrap();
+    store.sent();
+    for _ in 0..20 {
+        tokio::time::sleep(secs(1)).await;
+        assert!(matches!(other.try_reserve(tokens(1)).await, Err(Throttled::NotNow(_))));
+    }
+    let beats = store.sent().iter().filter(|batch| batch.ops.is_empty()).count();
+    assert!((15..=25).contains(&beats), "{beats} heartbeats in 20 s");
+
+    // It can be reached no more, as if it had been killed: the lease ends.
+    let other = Limiter::builder(limits()).shared_store(store.inner.clone()).build().unwrap();
+    store.always(Fate::RequestLost);
+    tokio::time::sleep(secs(2)).await;
+    assert!(other.try_reserve(tokens(1)).await.is_err());
+    tokio::time::sleep(secs(2)).await;
+    let second = other.try_reserve(tokens(1)).await.unwrap();
+    // Its settle comes late, and frees nothing of what another holds.
+    store.heal();
+    drop(call);
+    tokio::time::sleep(secs(10)).await;
+    assert!(other.try_reserve(tokens(1)).await.is_err());
+    drop(second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_used_once_are_forgotten() {
+    let limits = Limits::new()
+        .bucket("a", [Quota::per_second("requests", 10)])
+        .bucket("rest", [Quota::per_second("requests", 1_000_000)])
+        .family("alias-*", "a")
+        .resolver(|name| name.starts_with("tenant-").then(|| vec![Quota::per_second("requests", 5)]))
+        .undeclared(Undeclared::Bucket("rest".into()));
+    let limiter = Limiter::new(limits).unwrap();
+    for n in 0..5_000 {
+        for name in [format!("tenant-{n}"), format!("other-{n}")] {
+            limiter.try_reserve(Demand::new(name, Usage::new())).await.unwrap().keep().await.unwrap();
+        }
+        drop(limiter.try_reserve(Demand::new(format!("alias-{n}"), Usage::new())).await);
+    }
+    // The debug form tells how many lanes are remembered.
+    let known = format!("{limiter:?}");
+    let known = known.split("lanes: ").nth(1).and_then(|rest| rest.split(',').next()).unwrap();
+    assert!(known.parse::<usize>().unwrap() <= 3_000, "{known} lanes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_open_is_not_forgotten() {
+    let limits = Limits::new().resolver(|_| Some(vec![Quota::concurrency(1)]));
+    let limiter = Limiter::new(limits).unwrap();
+    let call = limiter.try_reserve(Demand::new("mine", Usage::new())).await.unwrap();
+    for n in 0..5_000 {
+        drop(limiter.try_reserve(Demand::new(n.to_string(), Usage::new())).await.unwrap());
+    }
+    let again = Demand::new("mine", Usage::new());
+    assert!(limiter.try_reserve(again.clone()).await.is_err());
+    drop(call);
+    drop(limiter.try_reserve(again).await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_refuses() {
+    let store = FakeStore::new();
+    store.delay(ms(10));
+    for is_shared in [false, true] {
+        let builder = Limiter::builder(limits()).max_waiting(3);
+        let builder = if is_shared { builder.store(store.clone()) } else { builder };
+        let limiter = builder.build().unwrap();
+        let call = limiter.reserve(tokens(100)).await.unwrap();
+        // One after the other, and with a batch on its way.
+        let mut waits = vec![waiting(&limiter, tokens(1))];
+        quiet().await;
+        waits.push(waiting(&limiter, tokens(1)));
+        quiet().await;
+        waits.push(waiting(&limiter, tokens(1)));
+        quiet().await;
+        let began = Instant::now();
+        let error = limiter.reserve(tokens(1)).await.unwrap_err();
+        assert!(
+            matches!(&error, Throttled::QueueFull { bucket, max_waiting: 3 } if &**bucket == "a"),
+            "{error}"
+        );
+        assert_eq!(began.elapsed(), ms(0));
+        tokio::time::sleep(secs(1)).await;
+        assert_eq!(limiter.status("a").await.unwrap().waiting, 3);
+        assert!(matches!(limiter.reserve(tokens(1)).await, Err(Throttled::QueueFull { .. })));
+        call.release().await.unwrap();
+        for (position, wait) in waits.into_iter().enumerate() {
+            let call = wait.await.unwrap().unwrap();
+            assert_eq!(call.position(), position);
+            call.release().await.unwrap();
+        }
+        limiter.reserve(tokens(1)).await.unwrap().release().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_demand_that_needs_other_quotas_passes_those_that_wait() {
+    let quotas = || [Quota::per_hour("tokens", 100), Quota::per_hour("requests", 100)];
+    let store = FakeStore::new();
+    store.delay(ms(10));
+    for is_shared in [false, true] {
+        let builder = Limiter::builder(Limits::new().bucket("a", quotas()));
+        let builder = if is_shared { builder.store(store.clone()) } else { builder };
+        let limiter = builder.build().unwrap();
+        let all = limiter.reserve(Demand::new("a", usage! { requests: 99, tokens: 100 })).await.unwrap();
+        let blocked: Vec<_> = (0..20).map(|_| waiting(&limiter, tokens(1))).collect();
+        tokio::time::sleep(ms(50)).await;
+        let request = Demand::new("a", usage! { requests: 1, tokens: 0 });
+        let first = limiter.try_reserve(request.clone()).await;
+        assert!(matches!(first, Err(Throttled::NotNow(_))), "those before it need a request too");
+        let only_tokens = Demand::new("a", usage! { requests: 0, tokens: 0 });
+        limiter.try_reserve(only_tokens).await.unwrap().keep().await.unwrap();
+        all.settle(usage! { requests: 0, tokens: 100 }).await.unwrap();
+        limiter.reserve(request).await.unwrap().keep().await.unwrap();
+        assert!(blocked.iter().all(|blocked| !blocked.is_finished()));
+        blocked.iter().for_each(|blocked| blocked.abort());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lanes_that_share_a_bucket_wake_each_other() {
+    let store = FakeStore::new();
+    store.delay(ms(2));
+    let limits = || {
+        Limits::new()
+            .bucket("child", [Quota::per_hour("tokens", 1_000)])
+            .bucket("parent", [Quota::per_hour("tokens", 100)])
+    };
+    for is_shared in [false, true] {
+        let builder = Limiter::builder(limits());
+        let builder = if is_shared { builder.store(store.clone()) } else { builder };
+        let limiter = builder.build().unwrap();
+        let path = || Demand::new("child", usage! { tokens: 60 }).and("parent");
+        let alone = || Demand::new("parent", usage! { tokens: 60 });
+        for (first, second) in [(path(), alone()), (alone(), path())] {
+            let call = limiter.reserve(first).await.unwrap();
+            let waits = waiting(&limiter, second);
+            tokio::time::sleep(ms(20)).await;
+            let began = Instant::now();
+            call.release().await.unwrap();
+            waits.await.unwrap().unwrap().release().await.unwrap();
+            assert!(began.elapsed() < ms(20), "{:?}", began.elapsed());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats_and_empty_batches_ask_for_nothing() {
+    let store = FakeStore::new();
+    let limiter = on(&store);
+    let call = limiter.reserve(tokens(10)).await.unwrap();
+    tokio::time::sleep(secs(30)).await;
+    let reserves = store.sent().into_iter().flat_map(|batch| batch.ops);
+    assert_eq!(reserves.filter(|op| matches!(op, Op::Reserve { .. })).count(), 1);
+    call.keep().await.unwrap();
+    assert_eq!(truth(&store).await, (10.0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_bucket_and_its_parent_waits_for_both() {
+    let limits = ["child", "parent"]
+        .into_iter()
+        .fold(Limits::new(), |limits, name| limits.bucket(name, [Quota::per_minute("tokens", 10)]));
+    let limiter = Limiter::new(limits).unwrap();
+    let demand = || Demand::new("child", usage! { tokens: 10 }).and("parent");
+    let first = limiter.reserve(demand()).await.unwrap();
+    let second = waiting(&limiter, demand());
+    let third = waiting(&limiter, Demand::new("parent", usage! { tokens: 10 }));
+    quiet().await;
+    assert_eq!(limiter.status("child").await.unwrap().waiting, 1);
+    assert_eq!(limiter.status("parent").await.unwrap().waiting, 2);
+    for call in [second, third] {
+        call.abort();
+    }
+    drop(first);
+}

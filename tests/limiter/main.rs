@@ -3,6 +3,7 @@
 mod bad_input;
 mod cancel;
 mod changing;
+mod clocks;
 mod close;
 mod concurrency;
 mod exactly_once;

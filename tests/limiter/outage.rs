@@ -72,7 +72,9 @@ async fn s36_local_holds_its_share_of_each_limit() {
     assert!(call.degraded());
     assert!(matches!(limiter.try_reserve(tokens(6)).await, Err(Throttled::NotNow(_))));
     limiter.try_reserve(tokens(5)).await.unwrap().keep().await.unwrap();
-    assert!(matches!(limiter.try_reserve(tokens(26)).await, Err(Throttled::ExceedsCapacity(_))));
+    // Too much for the share, but not for ever.
+    let error = limiter.try_reserve(tokens(26)).await.unwrap_err();
+    assert!(is_store(&error) && !error.is_permanent(), "{error}");
     // One who waits there starts on a refund there.
     let behind = waiting(&limiter, tokens(10));
     quiet().await;
@@ -91,6 +93,27 @@ async fn s36_local_holds_its_share_of_each_limit() {
     assert!(!limiter.reserve(tokens(10)).await.unwrap().degraded());
     assert!(matches!(limiter.try_reserve(tokens(1)).await, Err(Throttled::NotNow(_))));
     assert!(!limiter.status("a").await.unwrap().degraded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_its_share_goes_back_to_the_store_with_the_others() {
+    let store = FakeStore::new();
+    let builder =
+        builder(&store).on_unavailable(OnUnavailable::Local { share: 0.25 }).retries(Retries::none());
+    let limiter = builder.build().unwrap();
+    store.always(Unavailable);
+    limiter.reserve(tokens(20)).await.unwrap().keep().await.unwrap();
+    let waits: Vec<_> = (0..3).map(|_| waiting(&limiter, tokens(20))).collect();
+    let too_long = waiting(&limiter, tokens(20).max_wait(secs(36_000)));
+    tokio::time::sleep(secs(10)).await;
+    assert!(waits.iter().all(|wait| !wait.is_finished()));
+    store.heal();
+    for wait in waits.into_iter().chain([too_long]) {
+        let call = timeout(secs(6), wait).await.expect("the store has room").unwrap().unwrap();
+        assert!(!call.degraded());
+        call.keep().await.unwrap();
+    }
+    assert_eq!(truth(&store).await, (80.0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -218,7 +241,7 @@ fn a_runtime_that_ends_takes_nobody_with_it() {
     let call = first.block_on(limiter.reserve(tokens(100))).unwrap();
     // Those of the first runtime started the task that carries the lane.
     let gone = first.block_on(async {
-        let gone = waiting(&limiter, tokens(10));
+        let gone = [waiting(&limiter, tokens(10))];
         quiet().await;
         gone
     });

@@ -1,1 +1,85 @@
-//! x
+//! What `tokens`, `input_tokens` and `output_tokens` mean to each other.
+
+use tower_throttle::{Demand, Limiter, Limits, Quota, Settlement, Usage, usage};
+
+/// Charged on quotas over `tokens`, input, output, and input + 5 x output, after a reserve and a settle.
+async fn charged(reserved: Usage, settlement: Settlement) -> [f64; 4] {
+    let quotas = [
+        Quota::per_hour("tokens", 1_000_000),
+        Quota::per_hour("input_tokens", 1_000_000),
+        Quota::per_hour("output_tokens", 1_000_000),
+        Quota::per_hour("input_tokens", 1_000_000).weight("output_tokens", 5.0),
+    ];
+    let limiter = Limiter::new(Limits::new().bucket("a", quotas)).unwrap();
+    let call = limiter.reserve(Demand::new("a", reserved)).await.unwrap();
+    call.conclude(settlement).await.unwrap();
+    let status = limiter.status("a").await.unwrap();
+    assert!(status.quotas.iter().all(|quota| quota.in_flight == 0));
+    [0, 1, 2, 3].map(|index| status.quotas[index].charged)
+}
+
+#[tokio::test]
+async fn only_tokens_count_at_weight_one_everywhere() {
+    assert_eq!(charged(usage! { tokens: 100 }, Settlement::Keep).await, [100.0; 4]);
+    let exact = Settlement::Exact(usage! { tokens: 40 });
+    assert_eq!(charged(usage! { tokens: 100 }, exact).await, [40.0; 4]);
+}
+
+#[tokio::test]
+async fn input_and_output_are_tokens_together() {
+    let split = || usage! { input_tokens: 100, output_tokens: 20 };
+    assert_eq!(charged(split(), Settlement::Keep).await, [120.0, 100.0, 20.0, 200.0]);
+    let exact = Settlement::Exact(usage! { output_tokens: 5 });
+    assert_eq!(charged(split(), exact).await, [105.0, 100.0, 5.0, 125.0]);
+    // Reserved as a whole, settled in parts.
+    let exact = Settlement::Exact(usage! { input_tokens: 30, output_tokens: 5 });
+    assert_eq!(charged(usage! { tokens: 200 }, exact).await, [35.0, 30.0, 5.0, 55.0]);
+    // And the other way round.
+    let exact = Settlement::Exact(usage! { tokens: 50 });
+    assert_eq!(charged(split(), exact).await, [50.0; 4]);
+}
+
+#[tokio::test]
+async fn what_was_seen_is_a_lower_bound_of_each() {
+    let split = || usage! { input_tokens: 100, output_tokens: 20 };
+    let seen = Settlement::AtLeast(usage! { output_tokens: 50 });
+    assert_eq!(charged(split(), seen).await, [150.0, 100.0, 50.0, 350.0]);
+    let seen = Settlement::AtLeast(usage! { input_tokens: 3, output_tokens: 5 });
+    assert_eq!(charged(split(), seen).await, [120.0, 100.0, 20.0, 200.0]);
+    for seen in [usage! { input_tokens: 3, output_tokens: 5 }, usage! { output_tokens: 5 }, usage! {}] {
+        let charged = charged(usage! { tokens: 200 }, Settlement::AtLeast(seen.clone())).await;
+        assert!(charged[0] >= 200.0, "{charged:?} having seen {seen:?}");
+    }
+    assert_eq!(charged(split(), Settlement::Release).await, [0.0; 4]);
+}
+
+#[tokio::test]
+async fn a_call_is_a_request_unless_it_says_otherwise() {
+    let limiter = Limiter::new(Limits::new().bucket("a", [Quota::per_hour("requests", 10)])).unwrap();
+    for (usage, charged) in [(usage! {}, 1.0), (usage! { tokens: 7 }, 2.0), (usage! { requests: 3 }, 5.0)] {
+        limiter.reserve(Demand::new("a", usage)).await.unwrap().keep().await.unwrap();
+        assert_eq!(limiter.status("a").await.unwrap().quotas[0].charged, charged);
+    }
+    // An actual usage that says nothing of requests leaves them.
+    let call = limiter.reserve(Demand::new("a", usage! { tokens: 7 })).await.unwrap();
+    call.settle(usage! { tokens: 0 }).await.unwrap();
+    assert_eq!(limiter.status("a").await.unwrap().quotas[0].charged, 6.0);
+}
+
+#[tokio::test]
+async fn weights_round_a_cost_up_once() {
+    let quota = Quota::per_hour("input_tokens", 1_000).weight("cached", 0.1).weight("free", 0.0);
+    let limiter = Limiter::new(Limits::new().bucket("a", [quota])).unwrap();
+    for (usage, charged) in [
+        (usage! { input_tokens: 0, cached: 1 }, 1.0),
+        (usage! { input_tokens: 0, cached: 10 }, 2.0),
+        (usage! { input_tokens: 1, cached: 11 }, 5.0),
+        (usage! { input_tokens: 0, free: 1_000_000 }, 5.0),
+    ] {
+        limiter.reserve(Demand::new("a", usage)).await.unwrap().keep().await.unwrap();
+        assert_eq!(limiter.status("a").await.unwrap().quotas[0].charged, charged);
+    }
+    let call = limiter.reserve(Demand::new("a", usage! { input_tokens: 9, cached: 5 })).await.unwrap();
+    call.settle(usage! { cached: 0 }).await.unwrap();
+    assert_eq!(limiter.status("a").await.unwrap().quotas[0].charged, 14.0);
+}

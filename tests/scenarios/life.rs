@@ -1,4 +1,4 @@
-//! Scenarios 32, 33 and 35: lost state, clocks, and dropped reservations.
+//! Scenarios 32 and 35: lost state, and dropped reservations.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,6 +8,7 @@ use crate::world::*;
 
 on_every_store!(
     s32_lost_state_starts_anew_and_is_told,
+    s32_a_forgotten_script_is_not_noticed,
     s35_a_dropped_reservation_keeps_its_charge,
     s35_each_settlement_is_applied_once,
 );
@@ -36,6 +37,17 @@ async fn s32_lost_state_starts_anew_and_is_told(world: World) {
     let quota = limiter.status("a").await.unwrap().quotas[0].clone();
     assert_eq!((quota.available, quota.in_flight), (40.0, 0));
     assert_eq!(lost.lock().unwrap().len(), 1, "told once");
+}
+
+async fn s32_a_forgotten_script_is_not_noticed(world: World) {
+    let limiter = world.bucket([Quota::per_hour("tokens", 100)]);
+    for _ in 0..5 {
+        world.forget_script();
+        let call = take(&limiter, tokens(20)).await;
+        world.forget_script();
+        call.settle(usage! { tokens: 10 }).await.unwrap();
+    }
+    assert_eq!(left(&limiter, "a").await, [50.0]);
 }
 
 async fn s35_a_dropped_reservation_keeps_its_charge(world: World) {

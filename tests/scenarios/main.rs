@@ -1,8 +1,14 @@
 //! The black-box scenarios, by number, each on every store.
 
 mod arithmetic;
+mod faults;
 mod life;
+#[cfg(feature = "redis")]
+mod outage;
 mod several;
 mod sliding;
+#[cfg(feature = "redis")]
+#[path = "../support/mod.rs"]
+mod support;
 mod waiting;
 mod world;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tower_throttle::{Demand, Limits, Quota, Throttled, usage};
 
 use crate::world::*;
@@ -22,14 +23,18 @@ on_every_store!(
 
 async fn s20_a_refund_starts_the_waiter_within_a_hop(world: World) {
     let limiter = world.bucket([Quota::per_hour("tokens", 10)]);
-    let call = take(&limiter, tokens(10)).await;
-    let waiting = Waiting::for_(&limiter, tokens(5)).await;
-    assert!(!waiting.is_over());
-    let before = tokio::time::Instant::now();
-    call.settle(usage! { tokens: 0 }).await.unwrap();
-    waiting.granted().await.keep().await.unwrap();
-    // No clock had to be waited for: half a second would be a poll.
-    assert!(before.elapsed() < ms(250), "{:?}", before.elapsed());
+    let mut shortest = Duration::MAX;
+    for _ in 0..5 {
+        let call = take(&limiter, tokens(10)).await;
+        let waiting = Waiting::for_(&limiter, tokens(5)).await;
+        assert!(!waiting.is_over());
+        let before = Instant::now();
+        call.settle(usage! { tokens: 0 }).await.unwrap();
+        waiting.granted().await.release().await.unwrap();
+        shortest = shortest.min(before.elapsed());
+    }
+    // A poll would come a quarter of a second later, on average.
+    assert!(shortest < ms(50), "{shortest:?}");
 }
 
 async fn s21_first_come_first_served(world: World) {
@@ -138,12 +143,12 @@ async fn s24_of_48_tries_exactly_those_that_fit_pass(world: World) {
 async fn s25_a_hopeless_wait_is_refused_at_once(world: World) {
     let limiter = world.bucket([Quota::token_bucket("tokens", 10_000, MINUTE)]);
     spend(&limiter, tokens(10_000)).await;
-    let before = tokio::time::Instant::now();
-    let error = limiter.reserve(tokens(1_000).max_wait(secs(1))).await.unwrap_err();
-    assert!(before.elapsed() < ms(500), "at once, not after {:?}", before.elapsed());
+    let before = Instant::now();
+    let error = limiter.reserve(tokens(1_000).max_wait(secs(5))).await.unwrap_err();
+    assert!(before.elapsed() < secs(4), "at once, not after {:?}", before.elapsed());
     assert!(matches!(error, Throttled::Deadline(_)), "{error}");
     let retry_after = error.retry_after().expect("it is known");
-    assert!(retry_after > ms(5_400) && retry_after <= secs(6), "{retry_after:?}");
+    assert_eq!(retry_after, secs(6));
     let status = limiter.status("a").await.unwrap();
     assert_eq!((status.waiting, status.quotas[0].in_flight), (0, 0));
 
@@ -157,7 +162,7 @@ async fn s25_a_hopeless_wait_is_refused_at_once(world: World) {
 async fn s25_a_wait_that_refunds_could_shorten_is_waited(world: World) {
     let limiter = world.bucket([Quota::token_bucket("tokens", 10_000, MINUTE)]);
     let call = take(&limiter, tokens(10_000)).await;
-    let waiting = Waiting::for_(&limiter, tokens(1_000).max_wait(secs(1))).await;
+    let waiting = Waiting::for_(&limiter, tokens(1_000).max_wait(secs(20))).await;
     assert!(!waiting.is_over());
     call.settle(usage! { tokens: 10 }).await.unwrap();
     waiting.granted().await.keep().await.unwrap();

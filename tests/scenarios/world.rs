@@ -16,6 +16,9 @@ pub(crate) struct World {
 enum Clock {
     /// Tokio's, which is paused.
     Paused(Arc<MemoryStore>),
+    /// A key that the script reads instead of the server's clock.
+    #[cfg(feature = "redis")]
+    Stepped(Box<stepped::Clock>),
 }
 
 impl World {
@@ -24,9 +27,17 @@ impl World {
         Self { store: store.clone(), clock: Clock::Paused(store) }
     }
 
+    #[cfg(feature = "redis")]
+    pub(crate) async fn redis() -> Self {
+        let clock = Box::new(stepped::Clock::start());
+        Self { store: Arc::new(clock.store().await), clock: Clock::Stepped(clock) }
+    }
+
     /// A process of its own: only the store is shared.
     pub(crate) fn limiter(&self, limits: Limits) -> Limiter {
-        Limiter::builder(limits).shared_store(self.store.clone()).build().expect("the limits are valid")
+        // Where the store's clock is stepped no heartbeat keeps pace: leases are as long as can be.
+        let builder = Limiter::builder(limits).shared_store(self.store.clone()).lease(secs(600));
+        builder.build().expect("the limits are valid")
     }
 
     /// A limiter with one bucket, `a`.
@@ -37,6 +48,8 @@ impl World {
     pub(crate) async fn advance(&self, by: Duration) {
         match &self.clock {
             Clock::Paused(_) => tokio::time::advance(by).await,
+            #[cfg(feature = "redis")]
+            Clock::Stepped(clock) => clock.advance(by),
         }
     }
 
@@ -44,6 +57,73 @@ impl World {
     pub(crate) async fn flush(&self) {
         match &self.clock {
             Clock::Paused(store) => store.clear(),
+            #[cfg(feature = "redis")]
+            Clock::Stepped(clock) => clock.flush(),
+        }
+    }
+
+    /// Forgets the script, where there is one.
+    pub(crate) fn forget_script(&self) {
+        match &self.clock {
+            Clock::Paused(_) => {}
+            #[cfg(feature = "redis")]
+            Clock::Stepped(clock) => clock.forget_script(),
+        }
+    }
+}
+
+#[cfg(feature = "redis")]
+mod stepped {
+    use std::{
+        sync::Mutex,
+        time::{Duration, SystemTime, UNIX_EPOCH},
+    };
+
+    use tower_throttle::store::RedisStore;
+
+    use crate::support::RedisServer;
+
+    /// A server whose clock stands still but for the steps of the scenario.
+    pub(crate) struct Clock {
+        server: RedisServer,
+        connection: Mutex<redis::Connection>,
+        now: Mutex<Duration>,
+    }
+
+    impl Clock {
+        pub(crate) fn start() -> Self {
+            let server = RedisServer::start();
+            let connection = Mutex::new(server.connection());
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+            let clock = Self { server, connection, now: Mutex::new(now) };
+            clock.advance(Duration::ZERO);
+            clock
+        }
+
+        pub(crate) async fn store(&self) -> RedisStore {
+            let store = RedisStore::connect(&self.server.url()).await.expect("the server answers");
+            store.with_clock("local function clock() return tonumber(redis.call('GET', 'test:clock')) end")
+        }
+
+        fn send(&self, words: &[&str]) {
+            let mut command = redis::cmd(words[0]);
+            let connection = &mut self.connection.lock().expect("nobody panics with it");
+            command.arg(&words[1..]).exec(connection).expect("it is accepted");
+        }
+
+        pub(crate) fn advance(&self, by: Duration) {
+            let mut now = self.now.lock().expect("nobody panics with it");
+            *now += by;
+            self.send(&["SET", "test:clock", &now.as_micros().to_string()]);
+        }
+
+        pub(crate) fn flush(&self) {
+            self.send(&["FLUSHALL"]);
+            self.advance(Duration::ZERO);
+        }
+
+        pub(crate) fn forget_script(&self) {
+            self.send(&["SCRIPT", "FLUSH"]);
         }
     }
 }
@@ -56,6 +136,16 @@ macro_rules! on_every_store {
                 #[tokio::test(start_paused = true)]
                 async fn $scenario() {
                     super::$scenario(crate::world::World::memory().await).await;
+                }
+            )*
+        }
+
+        #[cfg(feature = "redis")]
+        mod redis {
+            $(
+                #[tokio::test]
+                async fn $scenario() {
+                    super::$scenario(crate::world::World::redis().await).await;
                 }
             )*
         }

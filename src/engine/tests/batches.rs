@@ -232,6 +232,34 @@ fn a_pause_refuses_everything_and_only_grows() {
 }
 
 #[test]
+fn who_needs_nothing_of_a_quota_is_held_up_by_no_headroom_but_by_a_debt() {
+    let ask = |costs: [u64; 2], headroom| Op::Reserve {
+        costs: costs.as_slice().into(),
+        headroom,
+        explain: true,
+        mode: Mode::Try,
+    };
+    let tokens = [sliding(1, 100, MINUTE, 60), token_bucket(1, 100, MINUTE, 100), fixed(1, 100, MINUTE, 0)];
+    for rule in tokens {
+        let mut world = World::new([rule, concurrency(2, 5)]);
+        let grant = world.take(&[95, 1]);
+        assert!(matches!(world.one(LANE, ask([1, 1], 1_000)), Verdict::Refused(_)));
+        assert_eq!(world.one(LANE, ask([0, 1], 1_000)), Verdict::Granted);
+
+        world.settle(&grant, &[103, 1]);
+        let Verdict::Refused(violations) = world.one(LANE, ask([0, 1], 1_000)) else {
+            panic!("a debt is waited out");
+        };
+        assert_eq!((violations[0].by, violations[0].available), (RefusedBy::Rule(0), -3));
+        let wait = violations[0].wait.unwrap();
+        world.pass(wait - 1);
+        assert!(matches!(world.one(LANE, ask([0, 1], 1_000)), Verdict::Refused(_)));
+        world.pass(1);
+        assert_eq!(world.one(LANE, ask([0, 1], 1_000)), Verdict::Granted);
+    }
+}
+
+#[test]
 fn headroom_is_out_of_reach() {
     let ask =
         |headroom| Op::Reserve { costs: [1].as_slice().into(), headroom, explain: true, mode: Mode::Try };

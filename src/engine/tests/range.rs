@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{super::rule::MAX_TAKEN, *};
 
 const LARGEST_LIMIT: u64 = 900_000_000_000;
 
@@ -79,7 +79,7 @@ fn a_long_queue_of_a_class_that_may_use_little() {
         let mut world = World::new([rule]);
         world.exact(&[reserve(&[LARGEST_LIMIT])]);
         let mut ops = vec![queue(LARGEST_LIMIT, 0); 6];
-        ops.extend([queue(1, 9_999), queue(0, 10_000)]);
+        ops.extend([queue(1, 9_999), queue(1, 10_000)]);
         let verdicts = world.exact(&ops);
         assert!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Refused(_))));
     }
@@ -90,6 +90,48 @@ fn an_endless_pause() {
     let mut world = World::new([sliding(1, 10, MINUTE, 60)]);
     world.exact(&[Op::Pause(MAX_AMOUNT)]);
     world.exact(&[reserve(&[1])]);
+}
+
+#[test]
+fn amounts_that_no_caller_sends_do_no_harm() {
+    let shape = |tick, burst, debt| TokenBucket::new(tick, MINUTE, burst, debt, 4 * MINUTE, 3);
+    let draining = |limit, shape| Rule { id: 1, limit, held: false, window: Window::TokenBucket(shape) };
+    let most = [
+        draining(MAX_AMOUNT, shape(1, MAX_AMOUNT, MAX_AMOUNT)),
+        sliding(2, MAX_AMOUNT, MINUTE, 2),
+        held(fixed(3, MAX_AMOUNT, MINUTE, 0)),
+        concurrency(4, MAX_AMOUNT),
+        held(sliding(5, MAX_AMOUNT, MINUTE, 2)),
+    ];
+    let with_first = |first| [&[first], &most[1..]].concat();
+    let sets = [
+        most.to_vec(),
+        with_first(draining(1, shape(1_000, 1, MAX_AMOUNT))),
+        with_first(draining(MAX_AMOUNT, shape(1, 1, 0))),
+        with_first(held(draining(0, shape(1_000, MAX_AMOUNT, 0)))),
+        with_first(held(draining(1, shape(1, 0, MAX_AMOUNT)))),
+    ];
+    let amounts = [0, 1, MAX_TAKEN, MAX_AMOUNT - 1, MAX_AMOUNT];
+    let mut world = World::new(sets[0].clone());
+    for round in 0..2_000 {
+        let amount = |nth: usize| -> Costs { (0..5).map(|k| amounts[(round / nth + k) % 5]).collect() };
+        world.rules = vec![sets[round / 7 % 5].clone()];
+        world.lease = [SECOND, MAX_AMOUNT][round / 50 % 2];
+        world.pass([0, MS, 3 * MINUTE][round % 3]);
+        let headroom = [0, 1, HEADROOM_PARTS, MAX_AMOUNT][round / 3 % 4];
+        let mode = [Mode::Wait, Mode::Try, Mode::Dry][round / 2 % 3];
+        let at = [0, world.wall, MAX_AMOUNT][round / 4 % 3];
+        let settle = |claim, close| Op::Settle { at, reserved: amount(1), actual: amount(5), close, claim };
+        world.exact(&[
+            Op::Reserve { costs: amount(2), headroom, explain: true, mode },
+            Op::Reserve { costs: amount(3), headroom: 0, explain: true, mode: Mode::Wait },
+            settle(None, round % 4 == 0),
+            Op::Detach { claim: 7, reserved: amount(4), lease: MAX_AMOUNT },
+            settle(Some(7), round % 5 == 0),
+            Op::Reserve { costs: amount(1), headroom, explain: true, mode: Mode::Try },
+            Op::Status,
+        ]);
+    }
 }
 
 /// Anything that a caller may send: amounts up to what it clamps them to, and clocks that step.

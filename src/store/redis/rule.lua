@@ -38,6 +38,11 @@ local function rule_capacity(rule, headroom)
   return whole - math.floor(whole * headroom / 10000)
 end
 
+-- The same for a demand of this cost: one that needs nothing is not held up by what is left to others, only by a debt.
+local function rule_capacity_for(rule, cost, headroom)
+  return rule_capacity(rule, cost == 0 and 0 or headroom)
+end
+
 -- The beginning of the fixed window that `wall` is in and the beginning of the next one, if known.
 local function rule_window_at(rule, wall)
   if rule.boundaries then

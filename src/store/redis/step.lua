@@ -32,8 +32,9 @@ end
 local function fits(batch, ops, at, headroom)
   if is_paused(batch) then return false end
   for k, quota in ipairs(batch.quotas) do
-    local capacity = rule_capacity(quota.rule, headroom)
-    if not quota_fits(quota, ops[at + k], asked_ahead(batch, k, capacity), capacity) then return false end
+    local cost = ops[at + k]
+    local capacity = rule_capacity_for(quota.rule, cost, headroom)
+    if not quota_fits(quota, cost, asked_ahead(batch, k, capacity), capacity) then return false end
   end
   return true
 end
@@ -54,7 +55,8 @@ local function violations(batch, ops, at, headroom)
     if wait > 0 then add(-index, 0, wait, wait) end
   end
   for k, quota in ipairs(batch.quotas) do
-    local cost, capacity = ops[at + k], rule_capacity(quota.rule, headroom)
+    local cost = ops[at + k]
+    local capacity = rule_capacity_for(quota.rule, cost, headroom)
     local ahead = asked_ahead(batch, k, capacity)
     if not quota_fits(quota, cost, ahead, capacity) then
       local available, wait, at_best = quota_shortage(quota, cost, ahead, capacity, batch.now, batch.wall)
@@ -121,7 +123,7 @@ local function detach(batch, ops, at, claim, lease)
     local from, to, id = quota.lane.shares, bucket_enter(quota.bucket, claim).shares, quota.id
     local moved = math.min(ops[at + k], from[id] or 0)
     from[id] = (from[id] or 0) - moved
-    to[id] = (to[id] or 0) + moved
+    to[id] = math.min((to[id] or 0) + moved, MAX_TAKEN)
   end
   local until_then = sum(batch.now, lease)
   for _, bucket in ipairs(batch.buckets) do

@@ -1,0 +1,98 @@
+//! Settles calls by what their responses tell.
+
+use std::{error::Error, sync::Arc};
+
+use http::{
+    HeaderMap,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
+};
+
+use super::{
+    reader::{Format, Reader},
+    rules::Rules,
+};
+use crate::{
+    inspect::{Carrier, HasStatus, Inspector, never_connected},
+    limiter::{Reservation, Settlement},
+    usage::Usage,
+};
+
+/// An [`Inspector`] that settles calls by a provider's [`Rules`]: see [`Rules::inspector`].
+///
+/// | response | is charged |
+/// |---|---|
+/// | a status that the rules name | what they say |
+/// | JSON, or a stream to its end | the usage it tells |
+/// | a stream that breaks off or is dropped | what was reserved, or what was seen if that is more |
+/// | a stream that tells of an error | what the rules say |
+/// | no usage, an encoding that cannot be read, another content | what was reserved |
+/// | none, since the connection was refused | nothing |
+///
+/// Bodies pass on unchanged and undelayed.
+#[derive(Clone, Debug)]
+pub struct Inspect {
+    rules: Arc<Rules>,
+}
+
+impl Rules {
+    /// The inspector that settles by these rules.
+    #[must_use]
+    pub fn inspector(&self) -> Inspect {
+        Inspect { rules: Arc::new(self.clone()) }
+    }
+
+    /// A reader of one response's body, for use without the layer. It settles as if nothing was reserved.
+    ///
+    /// ```
+    /// use tower_throttle::{Settlement, inspect::{BodyEnd, BodyObserver}, llm::{Format, anthropic}, usage};
+    ///
+    /// let mut reader = anthropic::rules().reader(Format::Events);
+    /// reader.data(b"data: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":25,\"output");
+    /// reader.data(b"_tokens\":1}}}\n\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},");
+    /// assert_eq!(reader.used(), Some(usage! { input_tokens: 25, output_tokens: 1 }));
+    ///
+    /// reader.data(b"\"usage\":{\"output_tokens\":15}}\n\n");
+    /// assert_eq!(reader.end(BodyEnd::Dropped), Settlement::Exact(usage! { input_tokens: 25, output_tokens: 15 }));
+    /// ```
+    #[must_use]
+    pub fn reader(&self, format: Format) -> Reader {
+        Reader::new(Arc::new(self.clone()), format, Usage::new())
+    }
+}
+
+impl Format {
+    /// The format that a response's headers tell.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let is_plain = |encoding: &http::HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
+        if !headers.get_all(CONTENT_ENCODING).iter().all(is_plain) {
+            return Self::Unreadable;
+        }
+        let Some(content) = headers.get(CONTENT_TYPE) else { return Self::Json };
+        let media_type = content.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+        let media_type = media_type.trim_ascii().to_ascii_lowercase();
+        match media_type.as_slice() {
+            b"text/event-stream" => Self::Events,
+            b"application/json" | b"text/json" => Self::Json,
+            other if other.ends_with(b"+json") => Self::Json,
+            _ => Self::Unreadable,
+        }
+    }
+}
+
+impl<R: Carrier + HasStatus> Inspector<R> for Inspect {
+    type Response = R::Metered;
+
+    fn inspect(&self, response: R, mut reservation: Reservation) -> R::Metered {
+        let reserved = reservation.usage().clone();
+        if let Some(charge) = self.rules.after_status(response.status().as_u16()) {
+            reservation.conclude_early(&charge.settlement(&reserved, None));
+        }
+        response.metered(reservation, |head| {
+            Box::new(Reader::new(self.rules.clone(), Format::of(&head.headers), reserved))
+        })
+    }
+
+    fn failed(&self, error: &(dyn Error + Send + Sync + 'static)) -> Settlement {
+        if never_connected(error) { Settlement::Release } else { Settlement::Keep }
+    }
+}

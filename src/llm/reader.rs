@@ -1,0 +1,196 @@
+//! Reads the usage out of a body while it passes.
+
+use std::sync::Arc;
+
+use super::{
+    counts::Counts,
+    json::{Found, Path, Scanner},
+    rules::Rules,
+    sse::{Event, Sink, Sse},
+};
+use crate::{
+    inspect::{BodyEnd, BodyObserver},
+    limiter::Settlement,
+    usage::Usage,
+};
+
+/// How a body is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Format {
+    /// One JSON text.
+    Json,
+    /// Server-sent events with JSON in them.
+    Events,
+    /// Something that cannot be read, such as compressed bytes.
+    Unreadable,
+}
+
+/// What is told by the values that are looked for.
+#[derive(Clone, Copy, Debug)]
+enum Tells {
+    Usage,
+    /// That something failed, unless it is null.
+    Error,
+    /// That an answer is over, unless it is null.
+    Finish,
+    /// Which event it is.
+    Kind,
+    Model,
+}
+
+/// Where they stand, in the bodies and events of all providers.
+const MEMBERS: &[(Path, Tells)] = &[
+    (&["usage"], Tells::Usage),
+    (&["message", "usage"], Tells::Usage),  // Anthropic, in message_start
+    (&["response", "usage"], Tells::Usage), // OpenAI responses, in response.completed
+    (&["delta", "usage"], Tells::Usage),    // Cohere, in message-end
+    (&["x_groq", "usage"], Tells::Usage),
+    (&["meta", "billed_units"], Tells::Usage), // Cohere embeddings
+    (&["error"], Tells::Error),
+    (&["x_groq", "error"], Tells::Error),
+    (&["response", "error"], Tells::Error),
+    (&["choices", "error"], Tells::Error),
+    (&["choices", "finish_reason"], Tells::Finish),
+    (&["delta", "stop_reason"], Tells::Finish),
+    (&["delta", "finish_reason"], Tells::Finish),
+    (&["type"], Tells::Kind),
+    (&["model"], Tells::Model),
+    (&["message", "model"], Tells::Model),
+];
+
+const PATHS: &[Path] = &{
+    let mut paths: [Path; MEMBERS.len()] = [&[]; MEMBERS.len()];
+    let mut member = 0;
+    while member < paths.len() {
+        paths[member] = MEMBERS[member].0;
+        member += 1;
+    }
+    paths
+};
+
+/// Events that end a response, and those that tell of a failure.
+const LAST: &[&[u8]] =
+    &[b"\"response.completed\"", b"\"response.incomplete\"", b"\"message_stop\"", b"\"message-end\""];
+const FAILING: &[&[u8]] = &[b"\"error\"", b"\"response.failed\""];
+
+/// Reads the usage out of one response's body, in constant memory, cut anywhere: see [`Rules::reader`].
+#[derive(Debug)]
+pub struct Reader {
+    rules: Arc<Rules>,
+    reserved: Usage,
+    format: Format,
+    sse: Sse,
+    scanner: Scanner,
+    seen: Seen,
+}
+
+/// What a body has told.
+#[derive(Debug, Default)]
+struct Seen {
+    counts: Option<Counts>,
+    /// Of the event that is being read.
+    event_counts: bool,
+    /// An answer is over.
+    finished: bool,
+    /// The event that is being read is the last one that tells anything.
+    is_last: bool,
+    /// The counts are the last ones.
+    is_final: bool,
+    failed: bool,
+    cached_in_full: bool,
+}
+
+impl Reader {
+    pub(super) fn new(rules: Arc<Rules>, format: Format, reserved: Usage) -> Self {
+        let scanner = Scanner::new(PATHS);
+        Self { rules, reserved, format, sse: Sse::default(), scanner, seen: Seen::default() }
+    }
+
+    /// What was used, as far as it is known by now.
+    pub fn used(&self) -> Option<Usage> {
+        Some(self.rules.used(&self.seen.counts?, self.seen.cached_in_full))
+    }
+}
+
+impl BodyObserver for Reader {
+    fn data(&mut self, piece: &[u8]) {
+        let mut events = Events { scanner: &mut self.scanner, seen: &mut self.seen, rules: &self.rules };
+        match self.format {
+            Format::Json => events.data(piece),
+            Format::Events => self.sse.feed(piece, &mut events),
+            Format::Unreadable => {}
+        }
+    }
+
+    fn end(&mut self, end: BodyEnd) -> Settlement {
+        let mut events = Events { scanner: &mut self.scanner, seen: &mut self.seen, rules: &self.rules };
+        match self.format {
+            Format::Events if end == BodyEnd::Complete => self.sse.finish(&mut events),
+            Format::Json => self.seen.is_final |= self.scanner.is_complete(),
+            _ => {}
+        }
+        let used = self.used().map(|used| self.rules.charged(used, &self.reserved));
+        match used {
+            Some(used) if self.seen.is_final => Settlement::Exact(used),
+            used if self.seen.failed => self.rules.after_stream_error().settlement(&self.reserved, used),
+            used => used.map_or(Settlement::Keep, Settlement::AtLeast),
+        }
+    }
+}
+
+/// Reads events, one after the other.
+struct Events<'r> {
+    scanner: &'r mut Scanner,
+    seen: &'r mut Seen,
+    rules: &'r Rules,
+}
+
+impl Sink for Events<'_> {
+    fn data(&mut self, piece: &[u8]) {
+        self.scanner.feed(piece, &mut Telling { seen: self.seen, rules: self.rules });
+    }
+
+    fn end(&mut self, event: Event) {
+        self.scanner.reset();
+        self.seen.failed |= event.is_error;
+        // Usage may come with every event: that of an answer's end, or told after it, is the whole.
+        let told = std::mem::take(&mut self.seen.event_counts) && self.seen.finished;
+        let is_last = std::mem::take(&mut self.seen.is_last) || event.is_done;
+        self.seen.is_final |= self.seen.counts.is_some() && (told || is_last);
+    }
+}
+
+struct Telling<'r> {
+    seen: &'r mut Seen,
+    rules: &'r Rules,
+}
+
+impl Found for Telling<'_> {
+    fn found(&mut self, path: usize, value: Option<&[u8]>) {
+        let is_null = value == Some(b"null");
+        let Some((_, tells)) = MEMBERS.get(path).filter(|_| !is_null) else { return };
+        let value = value.unwrap_or_default();
+        match tells {
+            Tells::Usage => {
+                if let Some(counts) = Counts::read(value) {
+                    self.seen.counts.get_or_insert_default().merge(counts);
+                    self.seen.event_counts = true;
+                }
+            }
+            Tells::Error => self.seen.failed = true,
+            Tells::Finish => {
+                self.seen.finished = true;
+                self.seen.failed |= value.eq_ignore_ascii_case(b"\"error\"");
+            }
+            Tells::Kind => {
+                self.seen.is_last |= LAST.contains(&value);
+                self.seen.failed |= FAILING.contains(&value);
+            }
+            Tells::Model => {
+                let model = serde_json::from_slice::<std::borrow::Cow<'_, str>>(value);
+                self.seen.cached_in_full |= model.is_ok_and(|model| self.rules.cached_in_full(&model));
+            }
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! What is counted of a call when it is admitted and at its end, by the provider's row and the user's changes to it.
+
+use std::{borrow::Cow, fmt, sync::Arc};
+
+use super::{
+    counts::Counts,
+    estimate::{ByScript, Estimator},
+    request::{Asked, BadRequest},
+    table::Row,
+};
+use crate::{demand::Demand, limiter::Settlement, usage, usage::Usage};
+
+/// What `tokens` is when a call is admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Tokens {
+    /// Input and output together.
+    Sum,
+    /// The larger of both.
+    Larger,
+}
+
+/// How much output is reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Output {
+    /// As much as the request allows (`max_tokens` and its kin).
+    Bound,
+    /// This much, or what the request allows if that is less. What comes beyond it becomes a debt.
+    Expected(u64),
+}
+
+/// What becomes of the metric `tokens` at a call's end. `input_tokens` and `output_tokens` are those used, always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AtEnd {
+    /// It is what was used.
+    Actual,
+    /// It stays as it was reserved, as it does at the provider.
+    Reserved,
+}
+
+/// What a call is charged that did not end well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Charge {
+    /// What it reserved.
+    Reserved,
+    /// What it reserved, or more if more was seen.
+    Seen,
+    /// A request and no tokens.
+    Request,
+    /// Nothing.
+    Nothing,
+}
+
+/// A charge for the statuses from the first to the last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OnStatus(pub(crate) u16, pub(crate) u16, pub(crate) Charge);
+
+type BucketOf = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
+/// The rules by which a provider counts, as a preset has them or changed: see [`openai`](super::openai),
+/// [`anthropic`](super::anthropic) and [`compatible`](super::compatible).
+///
+/// They make the [`Extract`](super::Extract) and the [`Inspect`](super::Inspect) of a layer, and do the same for plain
+/// JSON.
+///
+/// ```
+/// use tower_throttle::{llm::openai, usage};
+///
+/// let request = br#"{"model":"gpt-4o-2024-11-20","max_tokens":500,"messages":[{"role":"user","content":"Hi"}]}"#;
+/// let demand = openai::rules().demand(request)?;
+/// assert_eq!(demand.buckets().collect::<Vec<_>>(), ["gpt-4o"]);
+/// assert_eq!(demand.usage().get("tokens"), Some(500));
+///
+/// let response = br#"{"usage":{"prompt_tokens":8,"completion_tokens":9,"total_tokens":17}}"#;
+/// assert_eq!(openai::rules().usage(response), Some(usage! { input_tokens: 8, output_tokens: 9 }));
+/// # Ok::<_, tower_throttle::BoxError>(())
+/// ```
+#[derive(Clone)]
+pub struct Rules {
+    row: Row,
+    changed_statuses: Vec<OnStatus>,
+    bucket_of: Option<BucketOf>,
+    estimator: Arc<dyn Estimator>,
+    inputs: Option<Cow<'static, str>>,
+    pub(super) unreadable: Option<Demand>,
+    pub(super) include_usage: bool,
+}
+
+impl Rules {
+    pub(crate) fn new(row: Row) -> Self {
+        Self {
+            row,
+            changed_statuses: Vec::new(),
+            bucket_of: None,
+            estimator: Arc::new(ByScript),
+            inputs: None,
+            unreadable: None,
+            include_usage: false,
+        }
+    }
+
+    /// Names the bucket of a model (default: its family, without dates and `-latest`).
+    ///
+    /// Names that the limiter does not know go where [`Limits::undeclared`](crate::Limits::undeclared) says, so that
+    /// requests make no buckets of their own.
+    #[must_use]
+    pub fn bucket(mut self, bucket_of: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
+        self.bucket_of = Some(Arc::new(bucket_of));
+        self
+    }
+
+    /// Estimates input in another way.
+    #[must_use]
+    pub fn estimator(mut self, estimator: impl Estimator + 'static) -> Self {
+        self.estimator = Arc::new(estimator);
+        self
+    }
+
+    /// What a request asks for whose body cannot be peeked, is no JSON or names no model. Without it, such a
+    /// request fails.
+    #[must_use]
+    pub fn unreadable(mut self, demand: Demand) -> Self {
+        self.unreadable = Some(demand);
+        self
+    }
+
+    /// Asks for the usage in streams that do not ask for it themselves (`stream_options.include_usage`). The caller
+    /// then sees one more event, with no choices in it.
+    #[must_use]
+    pub fn include_usage(mut self) -> Self {
+        self.include_usage = true;
+        self
+    }
+
+    /// What `tokens` is when a call is admitted.
+    #[must_use]
+    pub fn tokens(mut self, tokens: Tokens) -> Self {
+        self.row.tokens = tokens;
+        self
+    }
+
+    /// How much output is reserved.
+    #[must_use]
+    pub fn output(mut self, output: Output) -> Self {
+        self.row.output = output;
+        self
+    }
+
+    /// The output of a call that sets no bound itself.
+    #[must_use]
+    pub fn unbounded_output(mut self, tokens: u64) -> Self {
+        self.row.unbounded = tokens;
+        self
+    }
+
+    /// What becomes of `tokens` at a call's end.
+    #[must_use]
+    pub fn tokens_at_end(mut self, at_end: AtEnd) -> Self {
+        self.row.tokens_at_end = at_end;
+        self
+    }
+
+    /// What an input token read from a cache counts, from 0 to 1, for all models.
+    #[must_use]
+    pub fn cached(mut self, weight: f64) -> Self {
+        self.row.cached = if weight.is_nan() { 1.0 } else { weight.clamp(0.0, 1.0) };
+        self.row.cached_in_full = &[];
+        self
+    }
+
+    /// What is charged for statuses, the first and the last included. Later calls come first.
+    #[must_use]
+    pub fn on_status(mut self, statuses: std::ops::RangeInclusive<u16>, charge: Charge) -> Self {
+        self.changed_statuses.insert(0, OnStatus(*statuses.start(), *statuses.end(), charge));
+        self
+    }
+
+    /// What is charged after an error in a body that began well.
+    #[must_use]
+    pub fn on_stream_error(mut self, charge: Charge) -> Self {
+        self.row.on_stream_error = charge;
+        self
+    }
+
+    /// Counts the texts to embed under a metric of this name, which some quota must count.
+    #[must_use]
+    pub fn inputs(mut self, metric: impl Into<Cow<'static, str>>) -> Self {
+        self.inputs = Some(metric.into());
+        self
+    }
+
+    /// The bucket of a model.
+    pub fn bucket_of(&self, model: &str) -> String {
+        match &self.bucket_of {
+            Some(bucket_of) => bucket_of(model),
+            None => self.row.naming.family(model).into_owned(),
+        }
+    }
+
+    /// What a request asks for, from its JSON.
+    ///
+    /// # Errors
+    /// If it is no JSON object, or names no model, and [`unreadable`](Self::unreadable) does not say what then.
+    pub fn demand(&self, body: &[u8]) -> Result<Demand, BadRequest> {
+        match Asked::read(body, &*self.estimator, self.row.images) {
+            Ok(asked) => Ok(Demand::new(self.bucket_of(&asked.model), self.asked(&asked))),
+            Err(error) => self.unreadable.clone().ok_or(error),
+        }
+    }
+
+    fn asked(&self, asked: &Asked) -> Usage {
+        let input = asked.input;
+        let each = match (self.row.output, asked.bound) {
+            (_, None) if !asked.generates => 0,
+            (Output::Bound, bound) => bound.unwrap_or(self.row.unbounded),
+            (Output::Expected(tokens), bound) => bound.map_or(tokens, |bound| bound.min(tokens)),
+        };
+        let output = each.saturating_mul(asked.choices);
+        let mut usage = usage! { requests: 1, input_tokens: input, output_tokens: output };
+        if self.row.tokens == Tokens::Larger {
+            usage.set("tokens", input.max(output));
+        }
+        if let Some(metric) = &self.inputs {
+            usage.set(metric.clone(), asked.inputs);
+        }
+        usage
+    }
+
+    /// What was used, from a response's JSON; nothing if that does not tell.
+    pub fn usage(&self, body: &[u8]) -> Option<Usage> {
+        let mut reader = self.reader(super::Format::Json);
+        crate::inspect::BodyObserver::data(&mut reader, body);
+        reader.used()
+    }
+
+    /// What counts of the tokens told.
+    pub(super) fn used(&self, counts: &Counts, in_full: bool) -> Usage {
+        let weight = if in_full { 1.0 } else { self.row.cached };
+        let cached = counts.cached.map(|cached| (cached as f64 * weight).ceil() as u64);
+        let input = counts.fresh.map(|fresh| fresh.saturating_add(cached.unwrap_or(0)));
+        let told = [("input_tokens", input), ("output_tokens", counts.output), ("tokens", counts.total)];
+        let mut usage = Usage::new();
+        told.into_iter()
+            .filter_map(|(metric, amount)| Some((metric, amount?)))
+            .for_each(|(metric, amount)| usage.set(metric, amount));
+        usage
+    }
+
+    /// What is charged of it: `tokens` stays as it was reserved, where it does at the provider.
+    pub fn charged(&self, used: Usage, reserved: &Usage) -> Usage {
+        match (self.row.tokens_at_end, reserved.get("tokens")) {
+            (AtEnd::Reserved, Some(tokens)) => used.with("tokens", tokens),
+            _ => used,
+        }
+    }
+
+    /// Whether a token read from a cache counts in full for this model.
+    pub(super) fn cached_in_full(&self, model: &str) -> bool {
+        self.row.cached_in_full.iter().any(|start| model.starts_with(start))
+    }
+
+    pub(super) fn after_stream_error(&self) -> Charge {
+        self.row.on_stream_error
+    }
+
+    /// What a status means, if it means something by itself.
+    pub(super) fn after_status(&self, status: u16) -> Option<Charge> {
+        let rules = self.changed_statuses.iter().chain(self.row.on_status);
+        rules.copied().find(|OnStatus(first, last, _)| (*first..=*last).contains(&status)).map(|rule| rule.2)
+    }
+}
+
+impl Charge {
+    pub(super) fn settlement(self, reserved: &Usage, seen: Option<Usage>) -> Settlement {
+        match self {
+            Self::Reserved => Settlement::Keep,
+            Self::Seen => seen.map_or(Settlement::Keep, Settlement::AtLeast),
+            Self::Request => {
+                let requests = reserved.get("requests").unwrap_or(1);
+                Settlement::Exact(reserved.zeroed().with("requests", requests))
+            }
+            Self::Nothing => Settlement::Release,
+        }
+    }
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rules").field("provider", &self.row.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,244 @@
+//! A declared limit, compiled: the integers that the engine runs on, and what a usage costs.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use super::{Anchor, Burst, ChargeAt, Kind, Quota};
+use crate::{
+    calendar::Calendar,
+    engine::{MAX_AMOUNT, Micros, Rule, TokenBucket, Window},
+    usage::{Standard, Usage},
+};
+
+/// The largest limit: what times [`HEADROOM_PARTS`](crate::engine::HEADROOM_PARTS) is still exact in a double.
+const MAX_LIMIT: u64 = 900_000_000_000;
+const MAX_WINDOW: Duration = Duration::from_secs(400 * 86_400);
+const DEFAULT_GUARD: Duration = Duration::from_millis(500);
+const SLIDING_SLOTS: u32 = 60;
+const BUCKET_SLOTS: u32 = 96;
+/// A weight of one, in the parts that weights are rounded to.
+const WEIGHT_ONE: u64 = 1_000_000;
+/// Ticks of token buckets: the finest that keeps every step an exact integer is taken.
+const TICKS: [Micros; 4] = [1, 1_000, 1_000_000, 60_000_000];
+
+impl Quota {
+    pub(crate) fn compile(&self) -> Result<Meter, String> {
+        let label = self.label();
+        self.validate()
+            .and_then(|()| self.meter(&label))
+            .map_err(|reason| format!("quota `{label}`: {reason}"))
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        if self.limit == 0 {
+            return Err("its limit is 0, so that nothing could ever pass".into());
+        }
+        if self.limit > MAX_LIMIT || self.max_debt.is_some_and(|debt| debt > 8 * MAX_LIMIT) {
+            return Err(format!("limits above {MAX_LIMIT} are not supported"));
+        }
+        if let Some((metric, weight)) = self.weights.iter().find(|(_, weight)| !(0.0..=1e6).contains(weight))
+        {
+            return Err(format!("the weight of `{metric}` is {weight}, and must be between 0 and 1000000"));
+        }
+        if self.weights.iter().any(|(metric, _)| metric.is_empty()) {
+            return Err("a metric has an empty name".into());
+        }
+        if self.kind == Kind::Concurrency {
+            return Ok(());
+        }
+        if self.window < Duration::from_millis(1) || self.window > MAX_WINDOW {
+            return Err("a window must be between a millisecond and 400 days long".into());
+        }
+        if matches!(self.kind, Kind::Sliding { guard: Some(guard) } if guard > MAX_WINDOW) {
+            return Err("its guard is longer than the longest window".into());
+        }
+        if self.slots.is_some_and(|slots| !(1..=1_000).contains(&slots)) {
+            return Err("slots must be between 1 and 1000".into());
+        }
+        Ok(())
+    }
+
+    fn meter(&self, label: &str) -> Result<Meter, String> {
+        let window = micros(self.window);
+        let (rule_window, calendar, layout) = match &self.kind {
+            Kind::Sliding { guard } => {
+                let guard = guard.unwrap_or_else(|| DEFAULT_GUARD.min(self.window / 20));
+                let slots = u64::from(self.slots.unwrap_or(SLIDING_SLOTS));
+                let slot = (window + micros(guard)).div_ceil(slots);
+                (Window::Sliding { slot, slots }, None, format!("{slot}x{slots}"))
+            }
+            Kind::TokenBucket { burst, span } => {
+                let bucket = self.token_bucket_of(window, burst, *span)?;
+                // Not its slot, which follows the tick and so the burst.
+                let layout = format!("{span:?}x{}", bucket.slots);
+                (Window::TokenBucket(bucket), None, layout)
+            }
+            Kind::Fixed { anchor: Anchor::Offset(offset) } => {
+                let anchor = micros(*offset) % window;
+                (Window::Fixed { length: window, anchor }, None, format!("+{anchor}"))
+            }
+            #[cfg(feature = "timezone")]
+            Kind::Fixed { anchor: Anchor::TimeZone(name) } => {
+                let calendar = Calendar::days_in(name, self.window)?;
+                (Window::Calendar { boundaries: Arc::new([]) }, Some(calendar), name.clone())
+            }
+            Kind::Concurrency => (Window::InFlight, None, String::new()),
+        };
+        let held = self.charge_at == ChargeAt::End && self.kind != Kind::Concurrency;
+        let weights: Box<[Weight]> = self.weights.iter().map(Weight::new).collect();
+        let name = self.name.as_deref().unwrap_or_default();
+        let identity = format!("{}|{weights:?}|{window}|{layout}|{held}|{name}", self.kind.name());
+        let rule = Rule { id: fingerprint(&identity), limit: self.limit, held, window: rule_window };
+        let max_debt = self.max_debt.unwrap_or(4 * rule.capacity(0));
+        Ok(Meter {
+            label: label.into(),
+            window: (self.kind != Kind::Concurrency).then_some(self.window),
+            weights,
+            max_debt,
+            calendar,
+            rule,
+        })
+    }
+
+    fn token_bucket_of(
+        &self,
+        window: Micros,
+        burst: &Burst,
+        span: Option<Duration>,
+    ) -> Result<TokenBucket, String> {
+        let limit = self.limit;
+        let burst = match *burst {
+            Burst::Limit => limit,
+            Burst::Amount(amount) => amount,
+            Burst::Times(times) => (limit as f64 * times) as u64,
+            Burst::Over(interval) => {
+                let amount = u128::from(limit) * u128::from(micros(interval)) / u128::from(window);
+                u64::try_from(amount).unwrap_or(u64::MAX).max(1)
+            }
+        };
+        if burst == 0 || burst > MAX_LIMIT {
+            return Err(format!("its burst is {burst}, and must be between 1 and {MAX_LIMIT}"));
+        }
+        let max_debt = self.max_debt.unwrap_or(4 * burst);
+        let span = span.map_or(4 * window, micros).min(micros(MAX_WINDOW));
+        let slots = u64::from(self.slots.unwrap_or(BUCKET_SLOTS));
+        let exact = |tick: &&Micros| {
+            let units = u128::from(window / **tick);
+            window.is_multiple_of(**tick)
+                && u128::from(8 * burst + max_debt) * units <= u128::from(MAX_AMOUNT)
+        };
+        let tick =
+            TICKS.iter().find(exact).ok_or("its burst is too large for its period: use a sliding window")?;
+        Ok(TokenBucket::new(*tick, window, burst, max_debt, span, slots))
+    }
+
+    fn label(&self) -> String {
+        if let Some(name) = &self.name {
+            return name.clone();
+        }
+        let metrics: Vec<_> = self.metrics().collect();
+        match self.kind {
+            Kind::Concurrency => "calls in flight".into(),
+            _ => format!("{} per {:?}", metrics.join(" + "), self.window),
+        }
+    }
+}
+
+/// A [`Quota`], validated and compiled.
+#[derive(Clone, Debug)]
+pub(crate) struct Meter {
+    pub(crate) label: Arc<str>,
+    /// `None` for calls in flight.
+    pub(crate) window: Option<Duration>,
+    weights: Box<[Weight]>,
+    max_debt: u64,
+    pub(crate) calendar: Option<Calendar>,
+    /// Complete but for the boundaries of a calendar.
+    pub(crate) rule: Rule,
+}
+
+#[derive(Clone)]
+struct Weight {
+    metric: Box<str>,
+    standard: Option<Standard>,
+    parts: u64,
+}
+
+impl Weight {
+    fn new((metric, weight): &(String, f64)) -> Self {
+        Self {
+            metric: metric.as_str().into(),
+            standard: Standard::named(metric),
+            parts: (weight * WEIGHT_ONE as f64).round() as u64,
+        }
+    }
+}
+
+impl fmt::Debug for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}*{}", self.parts, self.metric)
+    }
+}
+
+impl Meter {
+    /// What a usage costs here, rounded up to a whole.
+    pub(crate) fn cost(&self, usage: &Usage) -> u64 {
+        if let Window::InFlight = self.rule.window {
+            return 1;
+        }
+        let mut parts = 0_u128;
+        let mut stood_for = false;
+        for Weight { metric, standard, parts: weight } in &self.weights {
+            let amount = match standard {
+                Some(standard) => usage.standard(*standard),
+                None => usage.get(metric),
+            };
+            match amount {
+                Some(amount) => parts += u128::from(amount) * u128::from(*weight),
+                None => stood_for |= matches!(standard, Some(Standard::Input | Standard::Output)),
+            }
+        }
+        if stood_for && let Some(tokens) = usage.only_tokens() {
+            parts += u128::from(tokens) * u128::from(WEIGHT_ONE);
+        }
+        // Wide numbers are slow to divide and hardly ever needed.
+        match u64::try_from(parts) {
+            Ok(parts) => parts.div_ceil(WEIGHT_ONE),
+            Err(_) => u64::try_from(parts.div_ceil(u128::from(WEIGHT_ONE))).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// What an actual usage costs here: no more than is believed.
+    pub(crate) fn actual_cost(&self, usage: &Usage) -> u64 {
+        self.cost(usage).min(self.rule.capacity(0) + self.max_debt)
+    }
+
+    pub(crate) fn counts(&self, metric: &str) -> bool {
+        self.weights.iter().any(|weight| &*weight.metric == metric)
+    }
+}
+
+/// Meters are equal when a usage costs the same on both and the rule it is held against is the same.
+impl PartialEq for Meter {
+    fn eq(&self, other: &Self) -> bool {
+        // The identity covers the weights and, with its zone, the calendar.
+        (&self.rule, self.max_debt) == (&other.rule, other.max_debt)
+    }
+}
+
+impl fmt::Display for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.label)
+    }
+}
+
+pub(crate) fn micros(duration: Duration) -> Micros {
+    u64::try_from(duration.as_micros()).unwrap_or(MAX_AMOUNT).min(MAX_AMOUNT)
+}
+
+/// FNV-1a, cut to what a double holds. It must never change: it names state that other versions have stored.
+fn fingerprint(text: &str) -> u64 {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    (hash ^ (hash >> 53)) & MAX_AMOUNT
+}

@@ -1,0 +1,112 @@
+//! What is declared, and what it compiles to.
+
+use super::*;
+use crate::usage;
+
+fn id(quota: Quota) -> u64 {
+    quota.compile().expect("it is valid").rule.id
+}
+
+#[test]
+fn a_quota_stays_the_same_whatever_its_limit_and_burst() {
+    let bucket = |limit, burst| Quota::token_bucket("tokens", limit, Duration::from_secs(1_234)).burst(burst);
+    // So different that the ticks differ too.
+    assert_eq!(id(bucket(10, 10)), id(bucket(3_000_000_000, 1)));
+    assert_eq!(id(bucket(10, 10)), id(bucket(10, 3_000_000_000)));
+    assert_eq!(id(Quota::per_minute("tokens", 1)), id(Quota::per_minute("tokens", 900_000_000_000)));
+}
+
+#[test]
+fn what_counts_differently_is_another_quota() {
+    let quotas = [
+        Quota::per_minute("tokens", 1),
+        Quota::per_hour("tokens", 1),
+        Quota::per_minute("requests", 1),
+        Quota::per_minute("tokens", 1).weight("requests", 1.0),
+        Quota::per_minute("tokens", 1).weight("tokens", 2.0),
+        Quota::per_minute("tokens", 1).slots(30),
+        Quota::per_minute("tokens", 1).guard(Duration::ZERO),
+        Quota::per_minute("tokens", 1).charge_at(ChargeAt::End),
+        Quota::per_minute("tokens", 1).named("other"),
+        Quota::per_minute("tokens", 1).paced(),
+        Quota::per_minute("tokens", 1).anchored(Duration::ZERO),
+        Quota::per_minute("tokens", 1).anchored(Duration::from_secs(1)),
+        Quota::concurrency(1),
+    ];
+    let ids: std::collections::HashSet<_> = quotas.iter().cloned().map(id).collect();
+    assert_eq!(ids.len(), quotas.len());
+}
+
+/// State that another version has stored is found by it.
+#[test]
+fn an_id_never_changes() {
+    assert_eq!(id(Quota::per_minute("tokens", 30_000)), PER_MINUTE);
+}
+const PER_MINUTE: u64 = 3_206_383_264_455_543;
+
+#[test]
+fn a_cost_is_a_weighted_sum_rounded_up() {
+    let meter = |quota: Quota| quota.compile().expect("it is valid");
+    let combined =
+        meter(Quota::per_minute("input_tokens", 100).weight("output_tokens", 5.0).weight("cached", 0.1));
+    let cost = |usage| combined.cost(&usage);
+    assert_eq!(cost(usage! { input_tokens: 3, output_tokens: 2, cached: 1 }), 14);
+    assert_eq!(cost(usage! { tokens: 7 }), 7);
+    assert_eq!(cost(usage! { requests: 7 }), 0);
+    assert_eq!(cost(usage! { input_tokens: u64::MAX, output_tokens: u64::MAX }), u64::MAX);
+    assert_eq!(combined.actual_cost(&usage! { tokens: u64::MAX }), 500);
+    assert_eq!(meter(Quota::concurrency(3)).cost(&usage! {}), 1);
+}
+
+#[test]
+fn nonsense_is_told_with_the_quota_and_the_reason() {
+    let day = Duration::from_secs(86_400);
+    for (quota, reason) in [
+        (
+            Quota::per_minute("tokens", 0),
+            "quota `tokens per 60s`: its limit is 0, so that nothing could ever pass",
+        ),
+        (
+            Quota::per_minute("tokens", u64::MAX),
+            "quota `tokens per 60s`: limits above 900000000000 are not supported",
+        ),
+        (
+            Quota::per_minute("tokens", 1).weight("tokens", f64::NAN),
+            "quota `tokens per 60s`: the weight of `tokens` is NaN, and must be between 0 and 1000000",
+        ),
+        (
+            Quota::per_minute("a", 1).weight("b", -1.0),
+            "quota `a + b per 60s`: the weight of `b` is -1, and must be between 0 and 1000000",
+        ),
+        (Quota::per_minute("", 1), "quota ` per 60s`: a metric has an empty name"),
+        (
+            Quota::sliding_window("a", 1, Duration::ZERO).named("n"),
+            "quota `n`: a window must be between a millisecond and 400 days long",
+        ),
+        (
+            Quota::sliding_window("a", 1, 401 * day).named("n"),
+            "quota `n`: a window must be between a millisecond and 400 days long",
+        ),
+        (Quota::per_minute("a", 1).named("n").slots(0), "quota `n`: slots must be between 1 and 1000"),
+        (
+            Quota::token_bucket("a", 1, day).burst(0).named("n"),
+            "quota `n`: its burst is 0, and must be between 1 and 900000000000",
+        ),
+        (
+            Quota::token_bucket("a", 900_000_000_000, 365 * day).named("n"),
+            "quota `n`: its burst is too large for its period: use a sliding window",
+        ),
+    ] {
+        assert_eq!(quota.compile().map(|_| ()), Err(reason.to_owned()));
+    }
+}
+
+#[test]
+fn short_odd_and_long_windows_work() {
+    let windows = [300, 1_500, 30 * 86_400_000].map(Duration::from_millis);
+    for window in windows {
+        assert!(Quota::sliding_window("a", 1, window).compile().is_ok());
+        assert!(Quota::token_bucket("a", 1_000_000_000, window).compile().is_ok());
+        assert!(Quota::fixed_window("a", 1, window).compile().is_ok());
+    }
+}

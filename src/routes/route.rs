@@ -1,0 +1,255 @@
+//! What becomes of the requests of one route.
+
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+
+use matchit::Params;
+use percent_encoding::percent_decode_str;
+
+use super::{
+    Names, RouteError,
+    pattern::{Piece, pieces},
+};
+use crate::{demand::Demand, error::BoxError, extract::Extractor, usage::Usage};
+
+/// The longest value of a parameter in a bucket's name, in bytes.
+const MAX_VALUE: usize = 256;
+
+/// What becomes of the requests that a pattern of [`Routes`](super::Routes) matches.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_throttle::{Route, usage};
+///
+/// let route = Route::to("tenant:{tenant}")
+///     .and("all tenants")
+///     .usage_of(|request: &http::Request<String>| Ok(usage! { tokens: request.body().len() as u64 / 4 }))
+///     .class("batch")
+///     .max_wait(Duration::from_secs(30));
+/// ```
+pub struct Route<R> {
+    aim: Aim<R>,
+    /// Of buckets.
+    usage: Option<UsageRule<R>>,
+    parents: Vec<Cow<'static, str>>,
+    class: Option<Cow<'static, str>>,
+    max_wait: Option<Duration>,
+}
+
+enum Aim<R> {
+    Bucket(Cow<'static, str>),
+    Extractor(Arc<dyn Extractor<R> + Send + Sync>),
+    Unlimited,
+    Refuse,
+}
+
+enum UsageRule<R> {
+    Fixed(Usage),
+    Of(Arc<UsageOf<R>>),
+}
+
+type UsageOf<R> = dyn Fn(&R) -> Result<Usage, BoxError> + Send + Sync;
+
+impl<R> Route<R> {
+    /// Sends them to a bucket, whose name may use the pattern's parameters: `tenant:{tenant}`. `{{` and `}}` stand for
+    /// braces. Each is one request, and nothing else unless a usage is given.
+    pub fn to(bucket: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Aim::Bucket(bucket.into()))
+    }
+
+    /// Lets an extractor say what they may use, and of which bucket.
+    pub fn by(extractor: impl Extractor<R> + Send + Sync + 'static) -> Self {
+        Self::new(Aim::Extractor(Arc::new(extractor)))
+    }
+
+    /// Lets them pass at once, uncounted.
+    pub fn unlimited() -> Self {
+        Self::new(Aim::Unlimited)
+    }
+
+    /// Refuses them with a [`RouteError`].
+    pub fn refuse() -> Self {
+        Self::new(Aim::Refuse)
+    }
+
+    fn new(aim: Aim<R>) -> Self {
+        Self { aim, usage: None, parents: Vec::new(), class: None, max_wait: None }
+    }
+
+    /// Takes the same from another bucket too: see [`Demand::and`].
+    #[must_use]
+    pub fn and(mut self, bucket: impl Into<Cow<'static, str>>) -> Self {
+        self.parents.push(bucket.into());
+        self
+    }
+
+    /// The most that each of them may use.
+    #[must_use]
+    pub fn usage(mut self, usage: Usage) -> Self {
+        self.usage = Some(UsageRule::Fixed(usage));
+        self
+    }
+
+    /// Reads from each of them the most that it may use.
+    #[must_use]
+    pub fn usage_of<F>(mut self, usage_of: F) -> Self
+    where
+        F: Fn(&R) -> Result<Usage, BoxError> + Send + Sync + 'static,
+    {
+        self.usage = Some(UsageRule::Of(Arc::new(usage_of)));
+        self
+    }
+
+    /// The class they belong to, which [`Limits::class`](crate::Limits::class) declares.
+    #[must_use]
+    pub fn class(mut self, class: impl Into<Cow<'static, str>>) -> Self {
+        self.class = Some(class.into());
+        self
+    }
+
+    /// The longest that each of them may wait.
+    #[must_use]
+    pub fn max_wait(mut self, max_wait: Duration) -> Self {
+        self.max_wait = Some(max_wait);
+        self
+    }
+}
+
+impl<R> Clone for Route<R> {
+    fn clone(&self) -> Self {
+        let aim = match &self.aim {
+            Aim::Bucket(name) => Aim::Bucket(name.clone()),
+            Aim::Extractor(extractor) => Aim::Extractor(extractor.clone()),
+            Aim::Unlimited => Aim::Unlimited,
+            Aim::Refuse => Aim::Refuse,
+        };
+        let usage = self.usage.as_ref().map(|usage| match usage {
+            UsageRule::Fixed(usage) => UsageRule::Fixed(usage.clone()),
+            UsageRule::Of(usage_of) => UsageRule::Of(usage_of.clone()),
+        });
+        let (parents, class) = (self.parents.clone(), self.class.clone());
+        Self { aim, usage, parents, class, max_wait: self.max_wait }
+    }
+}
+
+impl<R> fmt::Debug for Route<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Route");
+        match &self.aim {
+            Aim::Bucket(name) => debug.field("bucket", name),
+            Aim::Extractor(_) => debug.field("bucket", &"by an extractor"),
+            Aim::Unlimited => debug.field("bucket", &"unlimited"),
+            Aim::Refuse => debug.field("bucket", &"refused"),
+        };
+        let Self { parents, class, max_wait, .. } = self;
+        debug.field("parents", parents).field("class", class).field("max_wait", max_wait);
+        debug.finish_non_exhaustive()
+    }
+}
+
+/// A [`Route`] that makes sense.
+pub(super) struct Rule<R> {
+    pub(super) route: Route<R>,
+    /// Of the bucket, if it is the route's own, and of its parents.
+    names: Vec<Name>,
+}
+
+enum Name {
+    Fixed(Cow<'static, str>),
+    Composed(Vec<Piece>),
+}
+
+impl<R> Rule<R> {
+    pub(super) fn compile(route: Route<R>, parameters: &[String]) -> Result<Self, String> {
+        let Route { aim, usage, parents, class, max_wait } = &route;
+        match aim {
+            Aim::Bucket(_) => {}
+            Aim::Extractor(_) if usage.is_some() => return Err("its extractor tells the usage itself".into()),
+            Aim::Extractor(_) => {}
+            Aim::Unlimited | Aim::Refuse => {
+                if usage.is_some() || !parents.is_empty() || class.is_some() || max_wait.is_some() {
+                    return Err("a bucket, a usage, a class or a wait means nothing to it".into());
+                }
+            }
+        }
+        let own = if let Aim::Bucket(name) = aim { Some(name) } else { None };
+        let names = own.into_iter().chain(parents);
+        let names = names.map(|name| Name::compile(name.clone(), parameters)).collect::<Result<_, _>>()?;
+        Ok(Self { names, route })
+    }
+
+    pub(super) fn refuses(&self) -> bool {
+        matches!(self.route.aim, Aim::Refuse)
+    }
+
+    /// The buckets of a request with these parameters.
+    pub(super) fn names(&self, parameters: &Params<'_, '_>) -> Result<Names, RouteError> {
+        self.names.iter().map(|name| name.fill_in(parameters)).collect()
+    }
+
+    pub(super) fn demand(&self, request: &mut R, names: Names) -> Result<Demand, BoxError> {
+        let mut names = names.into_iter();
+        let mut demand = match &self.route.aim {
+            Aim::Unlimited => return Ok(Demand::unlimited()),
+            Aim::Refuse => return Err(RouteError::Refused.into()),
+            Aim::Extractor(extractor) => extractor.extract(request)?,
+            Aim::Bucket(_) => {
+                let usage = match &self.route.usage {
+                    Some(UsageRule::Fixed(usage)) => usage.clone(),
+                    Some(UsageRule::Of(usage_of)) => usage_of(request)?,
+                    None => Usage::new(),
+                };
+                Demand::new(names.next().unwrap_or_default(), usage)
+            }
+        };
+        demand = names.fold(demand, Demand::and);
+        if let Some(class) = &self.route.class {
+            demand = demand.class(class.clone());
+        }
+        Ok(match self.route.max_wait {
+            Some(max_wait) => demand.max_wait(max_wait),
+            None => demand,
+        })
+    }
+}
+
+impl Name {
+    fn compile(text: Cow<'static, str>, parameters: &[String]) -> Result<Self, String> {
+        let pieces = pieces(&text)?;
+        for piece in &pieces {
+            if let Piece::Parameter(name) = piece
+                && !parameters.contains(name)
+            {
+                return Err(format!("its bucket `{text}` uses `{name}`, which is no parameter of its path"));
+            }
+        }
+        match pieces.is_empty() {
+            true => Err("its bucket has no name".into()),
+            false if text.contains(['{', '}']) => Ok(Self::Composed(pieces)),
+            false => Ok(Self::Fixed(text)),
+        }
+    }
+
+    fn fill_in(&self, parameters: &Params<'_, '_>) -> Result<Cow<'static, str>, RouteError> {
+        let pieces = match self {
+            Self::Fixed(name) => return Ok(name.clone()),
+            Self::Composed(pieces) => pieces,
+        };
+        let mut name = String::new();
+        for piece in pieces {
+            match piece {
+                Piece::Text(text) => name.push_str(text),
+                Piece::Parameter(parameter) => {
+                    let bad = |reason| RouteError::BadParameter { name: parameter.clone(), reason };
+                    let value = percent_decode_str(parameters.get(parameter).unwrap_or_default());
+                    let value = value.decode_utf8().map_err(|_| bad("is not UTF-8"))?;
+                    match value.len() {
+                        0 => return Err(bad("is empty")),
+                        1..=MAX_VALUE => name.push_str(&value),
+                        _ => return Err(bad("is longer than 256 bytes")),
+                    }
+                }
+            }
+        }
+        Ok(Cow::Owned(name))
+    }
+}

@@ -1,0 +1,148 @@
+//! Scenario 33: the clocks of clients decide nothing. And calendars that never reach to the store's present.
+
+use std::{
+    collections::HashMap,
+    future::ready,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use tokio::runtime::Runtime;
+use tower_throttle::{
+    Demand, Limiter, Limits, Quota, Reservation, Store, Throttled,
+    engine::{self, Answer, BucketState, Outcome},
+    store::{Batch, BucketKey, Reply},
+    usage,
+};
+
+/// A store elsewhere, with a clock of its own.
+#[derive(Debug, Default)]
+struct Elsewhere {
+    wall: AtomicU64,
+    states: Mutex<HashMap<Arc<BucketKey>, BucketState>>,
+}
+
+impl Store for Elsewhere {
+    fn apply(&self, batch: &Batch<'_>) -> Reply {
+        let mut states = self.states.lock().unwrap();
+        let mut taken: Vec<_> = batch
+            .buckets
+            .iter()
+            .map(|bucket| states.remove(&bucket.key).unwrap_or_else(BucketState::unused))
+            .collect();
+        let rules: Vec<_> = batch.buckets.iter().map(|bucket| &*bucket.rules).collect();
+        let engine_batch = engine::Batch {
+            lane: batch.lane,
+            seq: batch.seq,
+            lease: batch.lease,
+            rules: &rules,
+            ops: batch.ops,
+        };
+        let answer = engine::apply(&mut taken, &engine_batch, self.wall.load(Ordering::SeqCst));
+        states.extend(batch.buckets.iter().map(|bucket| bucket.key.clone()).zip(taken));
+        Reply::Later(Box::pin(ready(Ok(answer))))
+    }
+}
+
+/// A process whose clock is off by so much.
+struct Client {
+    runtime: Runtime,
+    limiter: Limiter,
+    open: Vec<Reservation>,
+}
+
+impl Client {
+    fn new(store: &Arc<Elsewhere>, off: Duration) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let quotas = [
+            Quota::per_minute("tokens", 100),
+            Quota::token_bucket("requests", 10, Duration::from_secs(60)),
+            Quota::fixed_window("tokens", 150, Duration::from_secs(120)),
+        ];
+        let limits = Limits::new().bucket("a", quotas);
+        let limiter = runtime.block_on(async {
+            tokio::time::advance(off).await;
+            Limiter::builder(limits).shared_store(store.clone()).build().unwrap()
+        });
+        Self { runtime, limiter, open: Vec::new() }
+    }
+
+    /// Tries, or settles what is open; answers what came of it.
+    fn act(&mut self, n: u64) -> String {
+        if n % 3 == 2
+            && let Some(call) = self.open.pop()
+        {
+            self.runtime.block_on(call.settle(usage! { tokens: n % 7 })).unwrap();
+        }
+        let demand = Demand::new("a", usage! { tokens: 1 + n % 40 });
+        match self.runtime.block_on(self.limiter.try_reserve(demand)) {
+            Ok(call) => {
+                let granted_at = call.granted_at();
+                self.open.push(call);
+                format!("{granted_at:?}")
+            }
+            Err(Throttled::NotNow(refusal)) => format!("{refusal:?}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// What two clients are answered who take turns on one store, the second's clock being off.
+fn decisions(off: Duration) -> Vec<String> {
+    let store = Arc::new(Elsewhere::default());
+    store.wall.store(1_700_000_000_000_000, Ordering::SeqCst);
+    let mut clients = [Client::new(&store, Duration::ZERO), Client::new(&store, off)];
+    let mut told = Vec::new();
+    for n in 0..400 {
+        told.push(clients[n as usize % 2].act(n));
+        store.wall.fetch_add(1_000 * (n * n % 1_999), Ordering::SeqCst);
+    }
+    told
+}
+
+#[test]
+fn s33_clients_whose_clocks_differ_decide_alike() {
+    let together = decisions(Duration::ZERO);
+    assert!(together.iter().any(|told| told.contains("retry_after")));
+    assert!(together.iter().any(|told| told.contains("tv_sec")));
+    assert_eq!(together, decisions(Duration::from_secs(61)));
+}
+
+/// No calendar reaches to its present.
+#[derive(Debug)]
+struct Never {
+    in_process: bool,
+}
+
+impl Store for Never {
+    fn in_process(&self) -> bool {
+        self.in_process
+    }
+
+    fn apply(&self, _: &Batch<'_>) -> Reply {
+        Reply::Now(Answer { wall: 0, outcome: Outcome::Uncharted })
+    }
+}
+
+#[test]
+fn a_calendar_that_never_reaches_is_an_error() {
+    for in_process in [true, false] {
+        let (tell, told) = mpsc::channel();
+        // A thread can be left behind if it never ends.
+        thread::spawn(move || {
+            let limits = Limits::new().bucket("a", [Quota::per_minute("tokens", 100)]);
+            let limiter = Limiter::with_store(limits, Never { in_process }).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let outcome = runtime.block_on(limiter.reserve(Demand::new("a", usage! {})));
+            tell.send(outcome.map(drop)).unwrap();
+        });
+        let outcome = told.recv_timeout(Duration::from_secs(20)).expect("it hangs");
+        assert!(matches!(outcome, Err(Throttled::Store(_))), "{outcome:?}");
+    }
+}
