@@ -95,18 +95,17 @@ end
 local function quota_taken(quota)
   local held = quota_held(quota)
   -- Nothing fits behind more than a burst that is held; amounts stay exact.
-  if quota.kind == 'draining' then held = math.min(held, 2 * quota.burst) end
-  return quota.charged + held * quota.units
+  if quota.kind == 'draining' then held = product(math.min(held, 2 * quota.burst), quota.units) end
+  return sum(quota.charged, held)
 end
 
--- What would be taken with the demand granted. `ahead` is what those before it in the batch ask for.
-local function quota_taken_with(quota, cost, ahead)
-  local asked = cost == 0 and 0 or cost + ahead
-  return quota_taken(quota) + asked * quota.units
+-- What is asked together with those before it in the batch, in units. Who needs nothing stands behind nobody.
+local function quota_asked(quota, cost, ahead)
+  return cost == 0 and 0 or (cost + ahead) * quota.units
 end
 
 local function quota_fits(quota, cost, ahead, capacity)
-  return quota_taken_with(quota, cost, ahead) <= capacity * quota.units
+  return quota_taken(quota) + quota_asked(quota, cost, ahead) <= product(capacity, quota.units)
 end
 
 -- Time until `over` units of what is charged have come back by themselves while `held` stays; nil while that depends on
@@ -134,15 +133,16 @@ end
 -- Only asked where the demand does not fit. Answers the whole tokens available, the time until the demand fits if
 -- nothing is refunded (or nil), and the same if everything in flight were refunded at once.
 local function quota_shortage(quota, cost, ahead, capacity, now, wall)
-  local units = quota.units
-  local over = drained(quota_taken_with(quota, cost, ahead), capacity * units)
-  local refundable = quota.in_flight * units
+  local units, taken = quota.units, quota_taken(quota)
+  local in_units = product(capacity, units)
+  local over = drained(sum(taken, quota_asked(quota, cost, ahead)), in_units)
+  local refundable = product(quota.in_flight, units)
   local wait = quota_until_back(quota, over, quota_held(quota), cost, capacity, now, wall)
   local at_best = 0
   if over > refundable then
     at_best = quota_until_back(quota, over - refundable, 0, cost, capacity, now, wall) or 0
   end
-  return math.floor((capacity * units - quota_taken(quota)) / units), wait, at_best
+  return math.floor((in_units - taken) / units), wait, at_best
 end
 
 -- For how long at most this means something, told without a walk over the charges. A hold may become a charge when its
@@ -157,7 +157,7 @@ local function quota_lasts(quota, lease, now, wall)
     local begin, next = rule_window_at(quota.rule, wall)
     charged = math.max(holds and next - begin or 0, fixed_end(quota, begin, next) - wall)
   end
-  return holds and lease + charged or charged
+  return holds and sum(lease, charged) or charged
 end
 
 -- Time until everything charged has come back, or until the next fixed window.

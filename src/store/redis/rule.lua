@@ -35,7 +35,9 @@ end
 local function rule_capacity(rule, headroom)
   local whole = rule.whole
   if headroom == 0 then return whole end
-  return whole - math.floor(whole * headroom / 10000)
+  headroom = math.min(headroom, 10000)
+  -- whole * headroom / 10000, with nothing in between that is not exact.
+  return whole - math.floor(whole / 10000) * headroom - math.floor(whole % 10000 * headroom / 10000)
 end
 
 -- The same for a demand of this cost: one that needs nothing is not held up by what is left to others, only by a debt.

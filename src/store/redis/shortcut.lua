@@ -73,11 +73,14 @@ repeat
       end
       codes = string.rep('\5', many)
       if before then codes = before .. codes end
-    elseif kind == 1 or kind == 2 or kind == 4 or kind == 5 then
+    elseif (kind == 1 or kind == 2 or kind == 4 or kind == 5) and message[at + 2] <= 10000 then
       local headroom, room, room_before, q, m = message[at + 2], {0, 0, 0, 0}, {0, 0, 0, 0}, 12, 5
       for k = 1, count do
         local capacity = message[m]
-        if headroom > 0 then capacity = capacity - math.floor(capacity * headroom / 10000) end
+        if headroom > 0 then
+          local parts = math.floor(capacity / 10000)
+          capacity = capacity - parts * headroom - math.floor((capacity - parts * 10000) * headroom / 10000)
+        end
         room[k] = capacity - s[q]
         room_before[k] = room[k]
         q, m = q + 6, m + 3

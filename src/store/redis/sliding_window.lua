@@ -36,12 +36,12 @@ local function sliding_until_left(window, amount, now)
   for slot = head - len + 1, head do
     left = left + slots[slot % len + 1]
     if left >= amount then
-      local leaves = (slot + len) * window.slot
+      local leaves = product(slot + len, window.slot)
       return leaves > now and leaves - now or 0
     end
   end
 end
 
 local function sliding_length(window)
-  return window.ring.len * window.slot
+  return product(window.ring.len, window.slot)
 end

@@ -2,7 +2,7 @@
 -- excess, excess_rate, base, ring, edited}. What Rust calls `used` is `charged` here, as in every window: in units of it.
 
 local function burst_units(shape)
-  return shape.burst * shape.units
+  return product(shape.burst, shape.units)
 end
 
 local function draining_charge_units(bucket, charge, more)
@@ -12,7 +12,7 @@ end
 
 local function draining_charge(bucket, amount)
   -- What a lane leaves behind may add up to more than is believed.
-  local units = math.min(amount, bucket.burst + bucket.max_debt) * bucket.units
+  local units = product(math.min(amount, bucket.burst + bucket.max_debt), bucket.units)
   draining_charge_units(bucket, units, units)
 end
 
@@ -48,7 +48,7 @@ local function draining_renew(bucket, rule, at)
   bucket.burst, bucket.max_debt = rule.burst, rule.max_debt
   bucket.slot, bucket.slots = rule.slot, rule.slots
   bucket.at, bucket.charged, bucket.base, bucket.edited = at, 0, 0, false
-  bucket.max_used = (rule.burst + rule.max_debt) * rule.units
+  bucket.max_used = product(sum(rule.burst, rule.max_debt), rule.units)
   bucket.excess, bucket.excess_rate = 0, 0
   bucket.ring = ring_new(rule.id, math.floor(at / rule.slot), rule.slots)
 end
@@ -63,16 +63,16 @@ local function draining_adopt(bucket, rule)
   end
   local old_units = bucket.units
   local function rescale(used)
-    if rule.units >= old_units then return used * math.ceil(rule.units / old_units) end
+    if rule.units >= old_units then return product(used, math.ceil(rule.units / old_units)) end
     return math.ceil(used / math.floor(old_units / rule.units))
   end
   -- A debt is kept whole, with room above it for what a demand adds.
   local debt = drained(bucket.charged, burst_units(bucket))
-  local allowed = burst_units(rule) + math.min(rescale(debt), MAX_AMOUNT - 8 * burst_units(rule))
+  local allowed = burst_units(rule) + math.min(rescale(debt), drained(MAX_AMOUNT, 8 * burst_units(rule)))
   -- A longer tick is taken over from its beginning, so that no time is lost or counted twice.
   local at = math.floor(bucket.at * bucket.tick / rule.tick)
   local undrained = product(bucket.rate, bucket.at - math.floor(at * rule.tick / bucket.tick))
-  local total = math.min(rescale(sum(bucket.charged + bucket.excess, undrained)), MAX_AMOUNT)
+  local total = rescale(sum(sum(bucket.charged, bucket.excess), undrained))
   local fastest = bucket.excess > 0 and bucket.rate + bucket.excess_rate or bucket.rate
   draining_renew(bucket, rule, at)
   bucket.charged = math.min(total, allowed)
@@ -89,11 +89,11 @@ local function draining_amend(bucket, at, reserved, actual, refundable)
   if slot > ring.head then slot = ring.head end
   local known = refundable and ring_holds(ring, slot)
   if actual >= reserved then
-    local units = (actual - reserved) * bucket.units
+    local units = product(actual - reserved, bucket.units)
     ring_add(ring, known and slot or ring.head, units)
     bucket.charged = math.min(bucket.charged + units, bucket.max_used)
   elseif known then
-    ring_take(ring, slot, (reserved - actual) * bucket.units)
+    ring_take(ring, slot, product(reserved - actual, bucket.units))
   end
   bucket.edited = true
 end
