@@ -90,7 +90,9 @@ pub struct Upstream {
 impl Upstream {
     /// A provider at this URL.
     pub fn new(url: &str) -> Self {
-        Self { client: reqwest::Client::new(), url: url.into() }
+        // What is compressed passes as it is, whatever reqwest was built to decode.
+        let client = reqwest::Client::builder().no_gzip().no_brotli().no_deflate().no_zstd();
+        Self { client: client.build().unwrap_or_default(), url: url.into() }
     }
 }
 
