@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use smallvec::SmallVec;
 
 use crate::{
-    engine::{Costs, Micros, RefusedBy, Violation},
+    engine::{Costs, Micros, Op, RefusedBy, Violation},
     error::{Refusal, Shortage},
     limits::BucketSpec,
     quota::Meter,
@@ -78,12 +78,29 @@ impl Path {
     }
 
     /// Costs that were counted on another version of this path, on those of its quotas that are still here.
-    pub(crate) fn translated(&self, costs: &Costs, from: &Self) -> Costs {
+    fn translated(&self, costs: &Costs, from: &Self) -> Costs {
         let cost_of = |id| {
             let index = from.meters().position(|(_, meter)| meter.rule.id == id);
             index.and_then(|index| costs.get(index).copied()).unwrap_or(0)
         };
         self.meters().map(|(_, meter)| cost_of(meter.rule.id)).collect()
+    }
+
+    /// An operation whose amounts were counted on another version of this path.
+    pub(crate) fn translated_op(self: &Arc<Self>, mut op: Op, from: &Arc<Self>) -> Op {
+        if Arc::ptr_eq(self, from) {
+            return op;
+        }
+        let translate = |costs: &mut Costs| *costs = self.translated(costs, from);
+        match &mut op {
+            Op::Settle { reserved, actual, .. } => {
+                translate(reserved);
+                translate(actual);
+            }
+            Op::Detach { reserved, .. } => translate(reserved),
+            Op::Reserve { .. } | Op::Pause(_) | Op::Status => {}
+        }
+        op
     }
 
     /// The quotas that could never admit these costs.

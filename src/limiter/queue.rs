@@ -3,16 +3,16 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use smallvec::SmallVec;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     line::{Front, Lines},
     path::Path,
     reservation::Reservation,
+    route::Route,
 };
 use crate::{
-    engine::{Costs, Life, Micros, Mode, Op, Verdict, Violation},
+    engine::{Costs, Micros, Mode, Op, Verdict, Violation},
     error::{Refusal, Throttled},
     limits::Standing,
     usage::Usage,
@@ -31,7 +31,7 @@ pub(super) type Rank = (Instant, u64);
 /// A demand on its way.
 #[derive(Debug)]
 pub(super) struct Ask {
-    pub(super) path: Arc<Path>,
+    pub(super) route: Arc<Route>,
     pub(super) usage: Usage,
     pub(super) costs: Costs,
     pub(super) standing: Standing,
@@ -46,7 +46,17 @@ impl Ask {
     }
 
     pub(super) fn refusal(&self, violations: &[Violation]) -> Refusal {
-        self.path.refusal(violations, &self.costs, self.standing.headroom)
+        self.route.path.refusal(violations, &self.costs, self.standing.headroom)
+    }
+
+    /// Counts it on another version of its path. Answers why it could never be granted there.
+    pub(super) fn follow(&mut self, path: &Arc<Path>) -> Option<Refusal> {
+        if Arc::ptr_eq(&self.route.path, path) {
+            return None;
+        }
+        self.route = Arc::new(self.route.on(path));
+        self.costs = path.costs(&self.usage);
+        path.beyond_capacity(&self.costs, self.standing.headroom)
     }
 
     /// Whether it could be granted in time if everything in flight were refunded.
@@ -79,29 +89,6 @@ pub(super) enum Refused {
     Waits,
 }
 
-/// A change of what a reservation is charged.
-#[derive(Clone, Debug)]
-pub(super) struct Change {
-    pub(super) path: Arc<Path>,
-    pub(super) at: Micros,
-    pub(super) reserved: Costs,
-    pub(super) actual: Costs,
-    pub(super) close: bool,
-    pub(super) claim: Option<u64>,
-}
-
-impl Change {
-    /// As an operation on `path`, which may be another version of the one it was reserved on.
-    pub(super) fn op(&self, path: &Arc<Path>) -> Op {
-        let translated = |costs: &Costs| match Arc::ptr_eq(path, &self.path) {
-            true => Costs::from_slice(costs),
-            false => path.translated(costs, &self.path),
-        };
-        let (reserved, actual) = (translated(&self.reserved), translated(&self.actual));
-        Op::Settle { at: self.at, reserved, actual, close: self.close, claim: self.claim }
-    }
-}
-
 /// Who is told the verdict on an operation that is not a demand.
 pub(super) type Report = oneshot::Sender<Result<Verdict, Throttled>>;
 
@@ -129,7 +116,6 @@ pub(super) struct Flight {
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) path: Arc<Path>,
-    pub(super) lives: SmallVec<[Life; 1]>,
     lines: Lines,
     /// How many demands are in the batch on its way.
     away: usize,
@@ -142,23 +128,32 @@ pub(super) struct Queue {
 
 /// An operation that is not a demand.
 #[derive(Debug)]
-pub(super) enum Other {
-    Change(Change),
-    Detach { path: Arc<Path>, claim: u64, reserved: Costs, lease: Micros },
-    Pause(Micros),
-    Status,
+pub(super) struct Other {
+    op: Op,
+    /// What its amounts were counted on.
+    path: Option<Arc<Path>>,
 }
 
 impl Other {
+    /// Something that is worth nothing later.
+    pub(super) fn passing(op: Op) -> Self {
+        Self { op, path: None }
+    }
+
+    /// Something that must not get lost, counted on a path.
+    pub(super) fn lasting(op: Op, path: Arc<Path>) -> Self {
+        Self { op, path: Some(path) }
+    }
+
+    fn lasts(&self) -> bool {
+        self.path.is_some()
+    }
+
     /// As an operation on the path as it is now.
     fn op(self, path: &Arc<Path>) -> Op {
-        match self {
-            Self::Change(change) => change.op(path),
-            Self::Detach { path: from, claim, reserved, lease } => {
-                Op::Detach { claim, reserved: path.translated(&reserved, &from), lease }
-            }
-            Self::Pause(duration) => Op::Pause(duration),
-            Self::Status => Op::Status,
+        match self.path {
+            Some(from) => path.translated_op(self.op, &from),
+            None => self.op,
         }
     }
 }
@@ -167,7 +162,6 @@ impl Queue {
     pub(super) fn new(path: Arc<Path>) -> Self {
         Self {
             path,
-            lives: SmallVec::new(),
             lines: Lines::default(),
             away: 0,
             unseen: VecDeque::new(),
@@ -208,8 +202,8 @@ impl Queue {
     /// Gives back what was granted to nobody.
     pub(super) fn give_back(&mut self, path: &Arc<Path>, costs: Costs, at: Micros) {
         let actual = costs.iter().map(|_| 0).collect();
-        let change = Change { path: path.clone(), at, reserved: costs, actual, close: true, claim: None };
-        self.push_other(Other::Change(change), oneshot::channel().0);
+        let op = Op::Settle { at, reserved: costs, actual, close: true, claim: None };
+        self.push_other(Other::lasting(op, path.clone()), oneshot::channel().0);
     }
 
     pub(super) fn push_other(&mut self, other: Other, report: Report) {
@@ -239,7 +233,7 @@ impl Queue {
         let (lasting, reports): (Vec<_>, Vec<_>) = others
             .into_iter()
             .map(|(other, report)| {
-                let lasts = matches!(other, Other::Change(_) | Other::Detach { .. });
+                let lasts = other.lasts();
                 (lasts.then(|| (other, oneshot::channel().0)), report)
             })
             .unzip();
@@ -263,7 +257,7 @@ impl Queue {
         self.look_now = true;
         let mut hopeless = Vec::new();
         for (rank, mut waiter) in self.lines.take() {
-            match retarget(&mut waiter.ask, &path) {
+            match waiter.ask.follow(&path) {
                 Some(refusal) => hopeless.push((waiter, refusal)),
                 None => drop(self.lines.enter(rank, waiter)),
             }
@@ -351,19 +345,5 @@ impl Queue {
     pub(super) fn landed(&mut self) {
         self.away = 0;
         self.lines.landed();
-    }
-}
-
-/// Counts a demand on another version of its path. Answers why it could never be granted there.
-fn retarget(ask: &mut Ask, path: &Arc<Path>) -> Option<Refusal> {
-    ask.path = path.clone();
-    ask.costs = path.costs(&ask.usage);
-    path.beyond_capacity(&ask.costs, ask.standing.headroom)
-}
-
-impl Waiter {
-    /// Counts it on the queue's path, should that have changed while it was away.
-    pub(super) fn follow(&mut self, path: &Arc<Path>) -> Option<Refusal> {
-        if Arc::ptr_eq(&self.ask.path, path) { None } else { retarget(&mut self.ask, path) }
     }
 }

@@ -15,6 +15,7 @@ use super::{
     lane::{Lane, Shared},
     neighbours::{Neighbours, Sharers},
     path::Path,
+    route::Route,
 };
 use crate::{
     engine::{MAX_AMOUNT, Micros},
@@ -35,9 +36,8 @@ pub(super) type Names = SmallVec<[Cow<'static, str>; 1]>;
 type Found = (Arc<Path>, Option<Instant>);
 
 #[derive(Clone)]
-pub(super) struct Entry {
-    pub(super) lane: Arc<Lane>,
-    pub(super) path: Arc<Path>,
+struct Entry {
+    route: Arc<Route>,
     /// When the resolver is to be asked again.
     stale_at: Option<Instant>,
     /// The names are not the buckets' own.
@@ -58,8 +58,10 @@ impl Registry {
     }
 
     /// The lane of a demand, if it is known and no resolver has to be asked again.
-    pub(super) fn find(&self, names: &Names) -> Option<&Entry> {
-        self.lanes.get(names).filter(|entry| entry.stale_at.is_none_or(|stale_at| Instant::now() < stale_at))
+    pub(super) fn find(&self, names: &Names) -> Option<&Arc<Route>> {
+        let entry = self.lanes.get(names)?;
+        let is_fresh = entry.stale_at.is_none_or(|stale_at| Instant::now() < stale_at);
+        is_fresh.then_some(&entry.route)
     }
 
     /// The lane of a demand, made if need be; nothing if the demand is unlimited.
@@ -67,9 +69,9 @@ impl Registry {
         &mut self,
         names: &Names,
         shared: &Arc<Shared>,
-    ) -> Result<Option<Entry>, Throttled> {
-        if let Some(entry) = self.find(names) {
-            return Ok(Some(entry.clone()));
+    ) -> Result<Option<Arc<Route>>, Throttled> {
+        if let Some(route) = self.find(names) {
+            return Ok(Some(route.clone()));
         }
         if self.closed {
             return Err(Throttled::Closed);
@@ -77,19 +79,20 @@ impl Registry {
         let Some((path, stale_at)) = self.resolve(names)? else { return Ok(None) };
         let own_names: Names = path.specs().iter().map(|spec| Cow::Owned(spec.name().to_owned())).collect();
         let lane = match self.lanes.get(&own_names) {
-            Some(entry) if entry.path.counts_like(&path) => entry.lane.clone(),
+            Some(entry) if entry.route.path.counts_like(&path) => entry.route.lane.clone(),
             Some(entry) => {
-                entry.lane.adopt(path.clone());
-                entry.lane.clone()
+                entry.route.lane.adopt(path.clone());
+                entry.route.lane.clone()
             }
             None => self.make(&own_names, path.clone(), shared),
         };
         self.tidy();
         let is_alias = own_names != *names;
-        let entry = Entry { lane, path, stale_at, is_alias };
+        let route = Arc::new(Route::new(lane, path));
+        let entry = Entry { route: route.clone(), stale_at, is_alias };
         self.lanes.insert(own_names, Entry { is_alias: false, ..entry.clone() });
-        self.lanes.insert(names.clone(), entry.clone());
-        Ok(Some(entry))
+        self.lanes.insert(names.clone(), entry);
+        Ok(Some(route))
     }
 
     fn make(&mut self, names: &Names, path: Arc<Path>, shared: &Arc<Shared>) -> Arc<Lane> {
@@ -139,13 +142,14 @@ impl Registry {
             }
             match self.resolve(&names) {
                 Ok(Some((path, stale_at))) => {
-                    entry.lane.adopt(path.clone());
-                    self.lanes.insert(names, Entry { path, stale_at, ..entry });
+                    entry.route.lane.adopt(path.clone());
+                    let route = Arc::new(entry.route.on(&path));
+                    self.lanes.insert(names, Entry { route, stale_at, ..entry });
                 }
-                Ok(None) => entry.lane.refuse_waiting(&Throttled::BadDemand(BadDemand::UnknownBucket(
-                    entry.path.name().into(),
+                Ok(None) => entry.route.lane.refuse_waiting(&Throttled::BadDemand(BadDemand::UnknownBucket(
+                    entry.route.path.name().into(),
                 ))),
-                Err(error) => entry.lane.refuse_waiting(&error),
+                Err(error) => entry.route.lane.refuse_waiting(&error),
             }
         }
     }
@@ -161,7 +165,7 @@ impl Registry {
     }
 
     pub(super) fn lanes(&self) -> Vec<Arc<Lane>> {
-        self.lanes.values().filter(|entry| !entry.is_alias).map(|entry| entry.lane.clone()).collect()
+        self.lanes.values().filter(|entry| !entry.is_alias).map(|entry| entry.route.lane.clone()).collect()
     }
 
     /// Forgets aliases, and lanes with nothing on them, once there are twice as many as last time.
@@ -171,7 +175,9 @@ impl Registry {
         }
         self.lanes.retain(|_, entry| !entry.is_alias);
         // Nobody can be about to use a lane that only the registry knows, for whoever is has a share of it.
-        self.lanes.retain(|_, entry| Arc::strong_count(&entry.lane) > 1 || !entry.lane.is_idle());
+        self.lanes.retain(|_, Entry { route, .. }| {
+            Arc::strong_count(route) > 1 || Arc::strong_count(&route.lane) > 1 || !route.lane.is_idle()
+        });
         self.sharers.retain(|_, sharers| !sharers.is_deserted());
         self.look_again_at = FEW.max(2 * self.lanes.len());
     }

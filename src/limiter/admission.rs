@@ -1,0 +1,128 @@
+//! How a demand comes to be granted: found its route, entered there, or served without the store.
+
+use std::{pin::pin, sync::Arc};
+
+use futures_util::future::{Either, select};
+use tokio::time::Instant;
+
+use super::{
+    Limiter, lane::Entered, options::OnUnavailable, registry::Registry, reservation::Reservation,
+    route::Route,
+};
+use crate::{
+    demand::Demand,
+    engine::Mode,
+    error::{BadDemand, Throttled},
+    limits::Standing,
+    observe::Event,
+    store::StoreError,
+};
+
+impl Limiter {
+    pub(super) async fn acquire(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
+        let result = self.ask(demand, mode).await;
+        let observing = &self.inner.shared.options.observing;
+        let bucket = demand.buckets.first().map_or("", AsRef::as_ref);
+        match &result {
+            Ok(reservation) => observing.tell(Event::Granted {
+                bucket,
+                reserved: reservation.usage(),
+                waited: reservation.waited(),
+                degraded: reservation.degraded(),
+            }),
+            Err(error) => observing.tell(Event::Refused { bucket, error }),
+        }
+        result
+    }
+
+    pub(super) async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
+        let deadline = demand.max_wait.and_then(|wait| Instant::now().checked_add(wait));
+        loop {
+            let error = match self.ask_store(demand, deadline, mode).await {
+                Err(Throttled::Store(error)) if error.is_unavailable() => error,
+                result => return result,
+            };
+            // Boxed, since hardly any demand needs it and all would have to carry it around.
+            if let Some(result) = Box::pin(self.without_store(demand, deadline, mode, error)).await {
+                return result;
+            }
+        }
+    }
+
+    async fn ask_store(
+        &self,
+        demand: &Demand,
+        deadline: Option<Instant>,
+        mode: Mode,
+    ) -> Result<Reservation, Throttled> {
+        let mut reservation = match self.enter(demand, deadline, mode)? {
+            Entered::Granted(reservation) => reservation,
+            // Boxed, since most do not wait.
+            Entered::Waiting(place) => Box::pin(place.wait(deadline)).await?,
+        };
+        reservation.release_on_drop(false);
+        Ok(reservation)
+    }
+
+    /// What becomes of a demand while the store cannot be reached; nothing if that is over first.
+    async fn without_store(
+        &self,
+        demand: &Demand,
+        deadline: Option<Instant>,
+        mode: Mode,
+        error: Arc<StoreError>,
+    ) -> Option<Result<Reservation, Throttled>> {
+        match (self.inner.shared.options.on_unavailable, &self.inner.fallback) {
+            (OnUnavailable::Allow, _) => Some(Ok(Reservation::uncounted(demand.usage.clone(), 0).degrade())),
+            (OnUnavailable::Local { .. }, Some(fallback)) => {
+                let local = pin!(fallback.ask_store(demand, deadline, mode));
+                let back = pin!(self.inner.shared.health.is_back());
+                let Either::Left((result, _)) = select(local, back).await else { return None };
+                Some(match result {
+                    Ok(reservation) => Ok(reservation.degrade()),
+                    // Too much for the share is not too much for ever.
+                    Err(Throttled::ExceedsCapacity(_)) => Err(Throttled::Store(error)),
+                    Err(other) => Err(other),
+                })
+            }
+            _ => Some(Err(Throttled::Store(error))),
+        }
+    }
+
+    /// Enters a demand in its lane, if it is not unlimited. No lock is held there, since observers are told.
+    fn enter(&self, demand: &Demand, deadline: Option<Instant>, mode: Mode) -> Result<Entered, Throttled> {
+        let (route, standing) = match self.known_route(demand)? {
+            Some((route, standing)) => (Some(route), standing),
+            None => {
+                let mut registry = self.write();
+                let route = registry.find_or_make(&demand.buckets, &self.inner.shared)?;
+                let standing = standing(&registry, route.as_deref(), demand)?;
+                (route, standing)
+            }
+        };
+        match route {
+            Some(route) => route.enter(demand, standing, mode, deadline),
+            None => Ok(Entered::Granted(Reservation::uncounted(demand.usage.clone(), 0))),
+        }
+    }
+
+    /// The route of a demand and how it stands there, if the route is known.
+    fn known_route(&self, demand: &Demand) -> Result<Option<(Arc<Route>, Standing)>, Throttled> {
+        let registry = self.read();
+        let Some(route) = registry.find(&demand.buckets) else { return Ok(None) };
+        Ok(Some((route.clone(), standing(&registry, Some(route), demand)?)))
+    }
+}
+
+/// What its class means to a demand, if nothing about it is unknown.
+fn standing(registry: &Registry, route: Option<&Route>, demand: &Demand) -> Result<Standing, Throttled> {
+    let class = demand.class.as_deref();
+    let Some(standing) = registry.table.standing(class) else {
+        return Err(Throttled::BadDemand(BadDemand::UnknownClass(class.unwrap_or_default().into())));
+    };
+    let specs = route.map_or(&[][..], |route| route.path.specs());
+    match registry.table.unknown_metric(&demand.usage, specs) {
+        Some(metric) => Err(Throttled::BadDemand(BadDemand::UnknownMetric(metric.into()))),
+        None => Ok(standing),
+    }
+}
