@@ -5,10 +5,7 @@ use std::{pin::pin, sync::Arc};
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
 
-use super::{
-    Limiter, lane::Entered, options::OnUnavailable, registry::Registry, reservation::Reservation,
-    route::Route,
-};
+use super::{Limiter, options::OnUnavailable, registry::Registry, reservation::Reservation, route::Route};
 use crate::{
     demand::Demand,
     engine::Mode,
@@ -21,9 +18,29 @@ use crate::{
 impl Limiter {
     pub(super) async fn acquire(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
         let result = self.ask(demand, mode).await;
+        self.tell_of(demand, &result);
+        result
+    }
+
+    /// The same without a future, where the answer is at hand; nothing if it has to be awaited.
+    pub(crate) fn acquire_at_once(
+        &self,
+        demand: &Demand,
+        mode: Mode,
+    ) -> Option<Result<Reservation, Throttled>> {
+        if !self.inner.shared.in_process {
+            return None;
+        }
+        let enter = |(route, standing): (Arc<Route>, _)| route.enter_directly(demand, standing, mode);
+        let result = self.route_of(demand).transpose()?.and_then(enter).transpose()?;
+        self.tell_of(demand, &result);
+        Some(result)
+    }
+
+    fn tell_of(&self, demand: &Demand, result: &Result<Reservation, Throttled>) {
         let observing = &self.inner.shared.options.observing;
         let bucket = demand.buckets.first().map_or("", AsRef::as_ref);
-        match &result {
+        match result {
             Ok(reservation) => observing.tell(Event::Granted {
                 bucket,
                 reserved: reservation.usage(),
@@ -32,7 +49,6 @@ impl Limiter {
             }),
             Err(error) => observing.tell(Event::Refused { bucket, error }),
         }
-        result
     }
 
     pub(super) async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
@@ -55,10 +71,17 @@ impl Limiter {
         deadline: Option<Instant>,
         mode: Mode,
     ) -> Result<Reservation, Throttled> {
-        let mut reservation = match self.enter(demand, deadline, mode)? {
-            Entered::Granted(reservation) => reservation,
-            // Boxed, since most do not wait.
-            Entered::Waiting(place) => Box::pin(place.wait(deadline)).await?,
+        let Some((route, standing)) = self.route_of(demand)? else {
+            return Ok(Reservation::uncounted(demand.usage.clone(), 0));
+        };
+        // No lock of the registry is held any more, since observers are told.
+        let mut reservation = match route.enter_directly(demand, standing, mode)? {
+            Some(reservation) => reservation,
+            None => {
+                let place = route.enter(demand, standing, mode, deadline)?;
+                // Boxed, since most do not wait.
+                Box::pin(place.wait(deadline)).await?
+            }
         };
         reservation.release_on_drop(false);
         Ok(reservation)
@@ -89,28 +112,17 @@ impl Limiter {
         }
     }
 
-    /// Enters a demand in its lane, if it is not unlimited. No lock is held there, since observers are told.
-    fn enter(&self, demand: &Demand, deadline: Option<Instant>, mode: Mode) -> Result<Entered, Throttled> {
-        let (route, standing) = match self.known_route(demand)? {
-            Some((route, standing)) => (Some(route), standing),
-            None => {
-                let mut registry = self.write();
-                let route = registry.find_or_make(&demand.buckets, &self.inner.shared)?;
-                let standing = standing(&registry, route.as_deref(), demand)?;
-                (route, standing)
-            }
-        };
-        match route {
-            Some(route) => route.enter(demand, standing, mode, deadline),
-            None => Ok(Entered::Granted(Reservation::uncounted(demand.usage.clone(), 0))),
-        }
-    }
-
-    /// The route of a demand and how it stands there, if the route is known.
-    fn known_route(&self, demand: &Demand) -> Result<Option<(Arc<Route>, Standing)>, Throttled> {
+    /// The route of a demand and how it stands there; nothing if it is unlimited.
+    fn route_of(&self, demand: &Demand) -> Result<Option<(Arc<Route>, Standing)>, Throttled> {
         let registry = self.read();
-        let Some(route) = registry.find(&demand.buckets) else { return Ok(None) };
-        Ok(Some((route.clone(), standing(&registry, Some(route), demand)?)))
+        if let Some(route) = registry.find(&demand.buckets) {
+            return Ok(Some((route.clone(), standing(&registry, Some(route), demand)?)));
+        }
+        drop(registry);
+        let mut registry = self.write();
+        let route = registry.find_or_make(&demand.buckets, &self.inner.shared)?;
+        let standing = standing(&registry, route.as_deref(), demand)?;
+        Ok(route.map(|route| (route, standing)))
     }
 }
 

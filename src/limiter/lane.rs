@@ -29,7 +29,6 @@ use super::{
     place::Place,
     pump::{Doubt, Pump},
     queue::{Ask, Other, Queue, Rank, Waiter},
-    reservation::Reservation,
     settling::Settling,
 };
 use crate::{
@@ -104,12 +103,6 @@ pub(super) struct State {
     pub(super) rest: Option<Rest>,
 }
 
-/// A demand that was entered.
-pub(super) enum Entered {
-    Granted(Reservation),
-    Waiting(Place),
-}
-
 impl Lane {
     pub(super) fn new(shared: Arc<Shared>, id: u64, path: Arc<Path>, neighbours: Neighbours) -> Self {
         let lives = Lives::new(path.buckets().len());
@@ -173,7 +166,7 @@ impl Lane {
     }
 
     /// Queues a demand.
-    pub(super) fn enter(self: &Arc<Self>, mut ask: Ask) -> Result<Entered, Throttled> {
+    pub(super) fn enter(self: &Arc<Self>, mut ask: Ask) -> Result<Place, Throttled> {
         let mut state = self.lock();
         if self.is_closed() {
             return Err(Throttled::Closed);
@@ -201,7 +194,7 @@ impl Lane {
         if has_to_wait {
             place.tell_wait_started(position);
         }
-        Ok(Entered::Waiting(place))
+        Ok(place)
     }
 
     /// Takes a demand back. Answers how its line stood, if the demand was still in it.

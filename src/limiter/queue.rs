@@ -94,7 +94,6 @@ pub(super) type Report = oneshot::Sender<Result<Verdict, Throttled>>;
 
 /// What an operation of a batch is for.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "most are demands; a box for each costs more than the moves")]
 pub(super) enum Job {
     Demand(Rank, Waiter),
     Tell(Report),

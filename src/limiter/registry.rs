@@ -47,14 +47,15 @@ struct Entry {
 pub(super) struct Registry {
     closed: bool,
     pub(super) table: Arc<Table>,
-    lanes: HashMap<Names, Entry>,
+    lanes: HashMap<Names, Entry, foldhash::fast::RandomState>,
     sharers: HashMap<Arc<BucketKey>, Arc<Sharers>>,
     look_again_at: usize,
 }
 
 impl Registry {
     pub(super) fn new(table: Arc<Table>) -> Self {
-        Self { closed: false, table, lanes: HashMap::new(), sharers: HashMap::new(), look_again_at: FEW }
+        let (lanes, sharers) = Default::default();
+        Self { closed: false, table, lanes, sharers, look_again_at: FEW }
     }
 
     /// The lane of a demand, if it is known and no resolver has to be asked again.

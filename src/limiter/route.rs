@@ -6,8 +6,9 @@ use std::{borrow::Cow, sync::Arc};
 use tokio::time::Instant;
 
 use super::{
-    lane::{Entered, Lane},
+    lane::Lane,
     path::Path,
+    place::Place,
     pump::MAX_CHARTS,
     queue::{Ask, Other},
     reservation::Reservation,
@@ -41,14 +42,13 @@ impl Route {
         Self::new(self.lane.clone(), path.clone())
     }
 
-    /// Enters a demand: grants it at once where that can be told, and queues it otherwise.
-    pub(super) fn enter(
-        self: Arc<Self>,
+    /// Grants or refuses a demand where that can be told at once; nothing if it has to be queued.
+    pub(super) fn enter_directly(
+        self: &Arc<Self>,
         demand: &Demand,
         standing: Standing,
         mode: Mode,
-        deadline: Option<Instant>,
-    ) -> Result<Entered, Throttled> {
+    ) -> Result<Option<Reservation>, Throttled> {
         let costs = self.path.costs(&demand.usage);
         if let Some(refusal) = self.path.beyond_capacity(&costs, standing.headroom) {
             return Err(Throttled::ExceedsCapacity(Box::new(refusal)));
@@ -58,20 +58,27 @@ impl Route {
         }
         match self.reserve_directly(&costs, standing, mode) {
             Some((Verdict::Granted, at)) => {
-                let usage = demand.usage.clone();
-                return Ok(Entered::Granted(Reservation::granted(self, usage, costs, at)));
+                Ok(Some(Reservation::granted(self.clone(), demand.usage.clone(), costs, at)))
             }
-            Some((Verdict::Fits, at)) => {
-                return Ok(Entered::Granted(Reservation::uncounted(demand.usage.clone(), at)));
-            }
+            Some((Verdict::Fits, at)) => Ok(Some(Reservation::uncounted(demand.usage.clone(), at))),
             Some((Verdict::Refused(violations), _)) if mode != Mode::Wait => {
                 let refusal = self.path.refusal(&violations, &costs, standing.headroom);
-                return Err(Throttled::NotNow(Box::new(refusal)));
+                Err(Throttled::NotNow(Box::new(refusal)))
             }
-            _ => {}
+            _ => Ok(None),
         }
-        let lane = self.lane.clone();
-        lane.enter(Ask { route: self, usage: demand.usage.clone(), costs, standing, mode, deadline })
+    }
+
+    /// Queues a demand.
+    pub(super) fn enter(
+        self: Arc<Self>,
+        demand: &Demand,
+        standing: Standing,
+        mode: Mode,
+        deadline: Option<Instant>,
+    ) -> Result<Place, Throttled> {
+        let (lane, usage, costs) = (self.lane.clone(), demand.usage.clone(), self.path.costs(&demand.usage));
+        lane.enter(Ask { route: self, usage, costs, standing, mode, deadline })
     }
 
     fn reserve_directly(&self, costs: &Costs, standing: Standing, mode: Mode) -> Option<(Verdict, Micros)> {
