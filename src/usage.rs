@@ -33,6 +33,7 @@ impl Standard {
         matches!(self, Self::Input | Self::Output)
     }
 
+    #[inline]
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|(_, own)| *own == name).map(|(standard, _)| standard)
     }
@@ -100,12 +101,14 @@ impl Usage {
 
     /// Sets the amount of one metric.
     #[must_use]
+    #[inline]
     pub fn with(mut self, metric: impl Into<Cow<'static, str>>, amount: u64) -> Self {
         self.set(metric, amount);
         self
     }
 
     /// Sets the amount of one metric.
+    #[inline]
     pub fn set(&mut self, metric: impl Into<Cow<'static, str>>, amount: u64) {
         let metric = metric.into();
         if let Some(standard) = Standard::named(&metric) {

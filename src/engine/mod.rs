@@ -243,9 +243,8 @@ fn time(states: &[BucketState], wall: Micros) -> Micros {
 }
 
 fn lives(states: &[BucketState]) -> SmallVec<[Life; 1]> {
-    let mut lives = SmallVec::with_capacity(states.len());
-    for state in states {
-        lives.push(Life { born: state.born, expires: state.expires });
+    match states {
+        [state] => SmallVec::from_buf([state.life()]),
+        states => states.iter().map(BucketState::life).collect(),
     }
-    lives
 }
