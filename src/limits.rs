@@ -326,12 +326,32 @@ impl BucketSpec {
                 return Err(format!("quota `{meter}` is declared twice; give one of them a name"));
             }
         }
-        Ok(Self {
+        Ok(Self::of(key, meters))
+    }
+
+    fn of(key: Arc<BucketKey>, meters: Arc<[Meter]>) -> Self {
+        Self {
             rules: meters.iter().map(|meter| meter.rule.clone()).collect(),
             has_calendar: meters.iter().any(|meter| meter.calendar.is_some()),
             meters,
             key,
-        })
+        }
+    }
+
+    /// Whether another declaration of this bucket has quotas that are not here.
+    pub(crate) fn lacks_some_of(&self, other: &Self) -> bool {
+        self.missing_from(other).next().is_some()
+    }
+
+    /// This bucket and, after its own, the quotas of another declaration of it that are not here.
+    pub(crate) fn with_those_of(&self, other: &Self) -> Self {
+        let meters = self.meters.iter().chain(self.missing_from(other)).cloned().collect();
+        Self::of(self.key.clone(), meters)
+    }
+
+    fn missing_from<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Meter> {
+        let has = |meter: &Meter| self.meters.iter().any(|mine| mine.rule.id == meter.rule.id);
+        other.meters.iter().filter(move |meter| !has(meter))
     }
 
     pub(crate) fn name(&self) -> &str {

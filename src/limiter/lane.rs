@@ -213,6 +213,7 @@ impl Lane {
             state.open = state.open.saturating_sub(1);
         }
         if self.answers_at_once(&state)
+            && !state.queue.path.lacks_some_of(&change.path)
             && let Some((verdict, _)) = self.apply_one(&mut state, |path| change.op(path))
         {
             self.tell_lost(state);

@@ -150,6 +150,14 @@ pub(super) enum Other {
 }
 
 impl Other {
+    /// The path that it was reserved on.
+    fn path(&self) -> Option<&Arc<Path>> {
+        match self {
+            Self::Change(Change { path, .. }) | Self::Detach { path, .. } => Some(path),
+            Self::Pause(_) | Self::Status => None,
+        }
+    }
+
     /// As an operation on the path as it is now.
     fn op(self, path: &Arc<Path>) -> Op {
         match self {
@@ -282,11 +290,14 @@ impl Queue {
 
     /// What is to travel in the next batch, changes first.
     pub(super) fn load(&mut self, seq: u64) -> Flight {
-        let path = self.path.clone();
+        let (path, count) = self.others_to_send();
         let (mut ops, mut jobs) = (Vec::new(), Vec::new());
-        for (other, report) in self.others.drain(..self.others.len().min(MAX_BATCH)) {
+        for (other, report) in self.others.drain(..count) {
             ops.push(other.op(&path));
             jobs.push(Job::Tell(report));
+        }
+        if !Arc::ptr_eq(&path, &self.path) {
+            return Flight { seq, path, ops, jobs };
         }
         let firsts = self.lines.firsts();
         self.look_now = false;
@@ -303,6 +314,21 @@ impl Queue {
             self.away += 1;
         }
         Flight { seq, path, ops, jobs }
+    }
+
+    /// How many operations that are not demands travel together, and on which path. What was reserved on quotas that
+    /// are gone since is still in flight there, and is not to be so for ever should they come back: such a change
+    /// takes those quotas along, in a batch without demands, which they must not hold back.
+    fn others_to_send(&self) -> (Arc<Path>, usize) {
+        let gone = |other: &Other| other.path().filter(|path| self.path.lacks_some_of(path)).cloned();
+        let others = || self.others.iter().take(MAX_BATCH).map(|(other, _)| other);
+        match others().next().and_then(gone) {
+            Some(path) => {
+                let alike = |other: &&Other| other.path().is_some_and(|other| Arc::ptr_eq(other, &path));
+                (Arc::new(self.path.with_those_of(&path)), others().take_while(alike).count())
+            }
+            None => (self.path.clone(), others().take_while(|other| gone(other).is_none()).count()),
+        }
     }
 
     /// Some from the front, and those that the store has not seen, in order.
