@@ -116,6 +116,9 @@ impl Limits {
 
     /// Asks this function for the quotas of names that are neither declared nor in a family. Its answers are asked for
     /// again every few seconds, so quotas may change; `None` leaves the name undeclared.
+    ///
+    /// It may take its time, which only those who ask for that name wait for, and use the limiter; but an
+    /// [`update`](crate::Limiter::update) asks it again for every name in use.
     #[must_use]
     pub fn resolver(mut self, resolver: impl Fn(&str) -> Option<Vec<Quota>> + Send + Sync + 'static) -> Self {
         self.resolver = Some(Arc::new(resolver));

@@ -145,10 +145,13 @@ impl Lane {
     }
 
     /// Enters a demand: grants it at once where that can be told, and queues it otherwise.
-    pub(super) fn enter(self: Arc<Self>, ask: Ask) -> Result<Entered, Throttled> {
+    pub(super) fn enter(self: Arc<Self>, mut ask: Ask) -> Result<Entered, Throttled> {
         let mut state = self.lock();
         if state.closed {
             return Err(Throttled::Closed);
+        }
+        if let Some(refusal) = ask.follow(&state.queue.path) {
+            return Err(Throttled::ExceedsCapacity(Box::new(refusal)));
         }
         if self.answers_at_once(&state) {
             match self.apply_one(&mut state, |_| ask.op(true)) {

@@ -29,7 +29,7 @@ use self::{
     lane::{Entered, Lane, Shared},
     options::Options,
     queue::{Ask, Change, Other},
-    registry::{Entry, Names, Registry},
+    registry::{Entry, Found, Names, Registry},
 };
 pub use self::{
     options::{LimiterBuilder, OnUnavailable, Retries},
@@ -224,7 +224,16 @@ impl Limiter {
         {
             fallback.update(limits.scaled(share))?;
         }
-        self.write().update(table);
+        let lanes = self.write().replace(table);
+        for names in lanes {
+            let name = || names.first().map_or("", AsRef::as_ref).into();
+            let error = match self.find(&names) {
+                Ok(Some(_)) => continue,
+                Ok(None) => Throttled::BadDemand(BadDemand::UnknownBucket(name())),
+                Err(error) => error,
+            };
+            self.read().refuse_waiting(&names, &error);
+        }
         Ok(())
     }
 
@@ -255,7 +264,13 @@ impl Limiter {
         if let Some(entry) = self.read().find(names) {
             return Ok(Some(entry.clone()));
         }
-        self.write().find_or_make(names, &self.inner.shared)
+        loop {
+            let table = self.read().table()?;
+            let found = Found::of(names, &table)?;
+            if let Ok(entry) = self.write().find_or_make(names, found, &table, &self.inner.shared) {
+                return Ok(entry);
+            }
+        }
     }
 
     fn lane_of(&self, bucket: &str) -> Result<Entry, Throttled> {
@@ -350,9 +365,8 @@ impl Limiter {
         let admitted = match self.admit_known(demand, deadline, mode)? {
             Some(admitted) => admitted,
             None => {
-                let mut registry = self.write();
-                let entry = registry.find_or_make(&demand.buckets, &self.inner.shared)?;
-                admit(&registry.table, entry.as_ref(), demand, deadline, mode)?
+                let entry = self.find(&demand.buckets)?;
+                admit(&self.read().table, entry.as_ref(), demand, deadline, mode)?
             }
         };
         match admitted {

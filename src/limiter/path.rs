@@ -37,9 +37,11 @@ impl Path {
             && self.specs.iter().zip(&other.specs).all(|(one, other)| Arc::ptr_eq(one, other))
     }
 
-    /// Whether demands cost the same here and are held against the same rules.
+    /// Whether demands cost the same here and are held against the same rules of the same buckets.
     pub(crate) fn counts_like(&self, other: &Self) -> bool {
-        self.meters().map(|(_, meter)| meter).eq(other.meters().map(|(_, meter)| meter))
+        let mut pairs = self.specs.iter().zip(&other.specs);
+        self.specs.len() == other.specs.len()
+            && pairs.all(|(one, other)| one.key == other.key && one.meters == other.meters)
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -267,7 +267,7 @@ impl State {
                 (Job::Orphan(costs), Verdict::Granted) => self.queue.give_back(&flight.path, costs, at),
                 (Job::Orphan(_), _) => {}
                 (Job::Demand(rank, mut waiter), Verdict::Refused(violations)) => {
-                    let refused = match waiter.follow(&self.queue.path) {
+                    let refused = match waiter.ask.follow(&self.queue.path) {
                         Some(refusal) => {
                             Refused::ForGood(waiter.answer, Throttled::ExceedsCapacity(Box::new(refusal)))
                         }

@@ -49,6 +49,17 @@ impl Ask {
         self.path.refusal(violations, &self.costs, self.standing.headroom)
     }
 
+    /// Counts it on the queue's path, should that be another version of its own by now. Answers why it could never be
+    /// granted there.
+    pub(super) fn follow(&mut self, path: &Arc<Path>) -> Option<Refusal> {
+        if Arc::ptr_eq(&self.path, path) {
+            return None;
+        }
+        self.path = path.clone();
+        self.costs = path.costs(&self.usage);
+        path.beyond_capacity(&self.costs, self.standing.headroom)
+    }
+
     /// Whether it could be granted in time if everything in flight were refunded.
     fn can_make_it(&self, violations: &[Violation], now: Instant) -> bool {
         let at_best = violations.iter().map(|violation| violation.at_best).max().unwrap_or(0);
@@ -271,7 +282,7 @@ impl Queue {
         self.look_now = true;
         let mut hopeless = Vec::new();
         for (rank, mut waiter) in self.lines.take() {
-            match retarget(&mut waiter.ask, &path) {
+            match waiter.ask.follow(&path) {
                 Some(refusal) => hopeless.push((waiter, refusal)),
                 None => drop(self.lines.enter(rank, waiter)),
             }
@@ -377,19 +388,5 @@ impl Queue {
     pub(super) fn landed(&mut self) {
         self.away = 0;
         self.lines.landed();
-    }
-}
-
-/// Counts a demand on another version of its path. Answers why it could never be granted there.
-fn retarget(ask: &mut Ask, path: &Arc<Path>) -> Option<Refusal> {
-    ask.path = path.clone();
-    ask.costs = path.costs(&ask.usage);
-    path.beyond_capacity(&ask.costs, ask.standing.headroom)
-}
-
-impl Waiter {
-    /// Counts it on the queue's path, should that have changed while it was away.
-    pub(super) fn follow(&mut self, path: &Arc<Path>) -> Option<Refusal> {
-        if Arc::ptr_eq(&self.ask.path, path) { None } else { retarget(&mut self.ask, path) }
     }
 }
