@@ -111,7 +111,7 @@ impl Lane {
     pub(super) fn new(shared: Arc<Shared>, id: u64, path: Arc<Path>, neighbours: Neighbours) -> Self {
         let state = State {
             id,
-            queue: Queue::new(path),
+            queue: Queue::new(path, shared.options.max_waiting),
             open: 0,
             closed: false,
             pumping: false,
@@ -172,15 +172,11 @@ impl Lane {
             return Err(Throttled::Store(error));
         }
         let position = state.queue.waiting();
-        if position >= self.shared.options.max_waiting {
-            let bucket = ask.path.name().into();
-            return Err(Throttled::QueueFull { bucket, max_waiting: self.shared.options.max_waiting });
-        }
         let (sender, answer) = oneshot::channel();
         let arrived = Instant::now();
         let rank = state.queue.rank(arrived, ask.standing);
-        state.queue.push(rank, Waiter { ask, arrived, position, waits: false, answer: sender });
-        let has_to_wait = state.queue.waits(rank);
+        let waiter = Waiter { ask, arrived, position, waits: None, answer: sender };
+        let has_to_wait = state.queue.push(rank, waiter)?;
         self.pump(state);
         let place = Place::new(self, rank, answer);
         if has_to_wait {

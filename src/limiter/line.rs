@@ -111,15 +111,19 @@ impl Lines {
         &mut self.0[index]
     }
 
-    /// Takes in a demand. Answers whether it is known without a look of the store that it has to wait: it is behind
-    /// another that has to, and can wait for ever.
-    pub(super) fn enter(&mut self, rank: Rank, mut waiter: Waiter) -> bool {
-        let line = self.of(&waiter.ask);
-        let is_behind = line.front.is_some() && line.first().is_some_and(|first| first < rank);
-        waiter.waits |= is_behind && waiter.ask.mode == Mode::Wait && waiter.ask.deadline.is_none();
-        let waits = waiter.waits;
-        line.waiting.insert(rank, waiter);
-        waits
+    /// Whether it is known without a look of the store that a demand has to wait: it is behind another that has to, and
+    /// can wait for ever.
+    pub(super) fn has_to_wait(&self, rank: Rank, ask: &Ask) -> bool {
+        let kind = Kind::of(ask);
+        let line = self.0.iter().find(|line| line.kind == kind);
+        let is_behind =
+            line.is_some_and(|line| line.front.is_some() && line.first().is_some_and(|first| first < rank));
+        is_behind && ask.mode == Mode::Wait && ask.deadline.is_none()
+    }
+
+    /// Takes in a demand.
+    pub(super) fn enter(&mut self, rank: Rank, waiter: Waiter) {
+        self.of(&waiter.ask).waiting.insert(rank, waiter);
     }
 
     pub(super) fn get(&self, rank: Rank) -> Option<&Waiter> {

@@ -1,7 +1,14 @@
 //! What waits in one process for one path: demands in the order of their (dated back) arrival, and everything else
 //! that is to travel in the next batch. It decides what to send when; it sends nothing itself.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use smallvec::SmallVec;
 use tokio::{sync::oneshot, time::Instant};
@@ -73,9 +80,41 @@ pub(super) struct Waiter {
     pub(super) ask: Ask,
     pub(super) arrived: Instant,
     pub(super) position: usize,
-    /// It is known that it has to wait.
-    pub(super) waits: bool,
+    /// Its seat, once it is known that it has to wait.
+    pub(super) waits: Option<Seat>,
     pub(super) answer: oneshot::Sender<Result<Reservation, Throttled>>,
+}
+
+/// How many demands are known to wait, and how many may.
+#[derive(Debug)]
+struct Seats {
+    most: usize,
+    taken: Arc<AtomicUsize>,
+}
+
+/// A seat among those that wait, free again when this is dropped.
+#[derive(Debug)]
+pub(super) struct Seat(Arc<AtomicUsize>);
+
+impl Seats {
+    fn new(most: usize) -> Self {
+        Self { most, taken: Arc::default() }
+    }
+
+    /// A free one. Only called under the lock of the lane, so that none is taken twice.
+    fn take(&self) -> Option<Seat> {
+        if self.taken.load(Ordering::Relaxed) >= self.most {
+            return None;
+        }
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        Some(Seat(self.taken.clone()))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What comes of a demand that was refused.
@@ -142,6 +181,7 @@ pub(super) struct Queue {
     pub(super) path: Arc<Path>,
     pub(super) lives: SmallVec<[Life; 1]>,
     lines: Lines,
+    seats: Seats,
     /// How many demands are in the batch on its way.
     away: usize,
     /// Those of the waiting that no store has seen yet.
@@ -183,11 +223,12 @@ impl Other {
 }
 
 impl Queue {
-    pub(super) fn new(path: Arc<Path>) -> Self {
+    pub(super) fn new(path: Arc<Path>, max_waiting: usize) -> Self {
         Self {
             path,
             lives: SmallVec::new(),
             lines: Lines::default(),
+            seats: Seats::new(max_waiting),
             away: 0,
             unseen: VecDeque::new(),
             others: VecDeque::new(),
@@ -212,16 +253,28 @@ impl Queue {
         (arrived + LONGEST_HEAD_START.saturating_sub(standing.head_start), self.entered)
     }
 
-    /// Queues a demand that the store has not seen.
-    pub(super) fn push(&mut self, rank: Rank, waiter: Waiter) {
-        if !self.lines.enter(rank, waiter) {
+    /// Queues a demand that the store has not seen. Answers whether it is known that it has to wait.
+    ///
+    /// # Errors
+    /// It has to wait, and as many as may do so already.
+    pub(super) fn push(&mut self, rank: Rank, mut waiter: Waiter) -> Result<bool, Throttled> {
+        if self.lines.has_to_wait(rank, &waiter.ask) {
+            waiter.waits = Some(self.seats.take().ok_or_else(|| self.is_full())?);
+        } else {
             self.unseen.push_back(rank);
         }
+        let waits = waiter.waits.is_some();
+        self.lines.enter(rank, waiter);
+        Ok(waits)
+    }
+
+    fn is_full(&self) -> Throttled {
+        Throttled::QueueFull { bucket: self.path.name().into(), max_waiting: self.seats.most }
     }
 
     /// Whether it is known of a demand in the queue that it has to wait.
     pub(super) fn waits(&self, rank: Rank) -> bool {
-        self.lines.get(rank).is_some_and(|waiter| waiter.waits)
+        self.lines.get(rank).is_some_and(|waiter| waiter.waits.is_some())
     }
 
     /// Gives back what was granted to nobody.
@@ -284,7 +337,7 @@ impl Queue {
         for (rank, mut waiter) in self.lines.take() {
             match waiter.ask.follow(&path) {
                 Some(refusal) => hopeless.push((waiter, refusal)),
-                None => drop(self.lines.enter(rank, waiter)),
+                None => self.lines.enter(rank, waiter),
             }
         }
         hopeless
@@ -374,7 +427,13 @@ impl Queue {
             return Refused::ForGood(waiter.answer, Throttled::Deadline(refusal));
         }
         let position = waiter.position;
-        let news = !std::mem::replace(&mut waiter.waits, true);
+        let news = waiter.waits.is_none();
+        if news {
+            waiter.waits = self.seats.take();
+        }
+        if waiter.waits.is_none() {
+            return Refused::ForGood(waiter.answer, self.is_full());
+        }
         self.lines.refused(rank, waiter, violations, jitter);
         if news { Refused::HasToWait { position } } else { Refused::Waits }
     }
