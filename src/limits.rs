@@ -184,18 +184,20 @@ impl Limits {
     }
 
     fn classes(&self) -> Result<Vec<(Box<str>, Standing)>, LimitsError> {
-        self.classes
-            .iter()
-            .map(|Class { name, head_start, headroom }| {
-                if !(0.0..1.0).contains(headroom) {
-                    let reason = format!("its headroom is {headroom}, and must be from 0 up to below 1");
-                    return Err(LimitsError { place: format!("class `{name}`"), reason });
-                }
-                let headroom = (headroom * HEADROOM_PARTS as f64).round() as u64;
-                let headroom = headroom.min(HEADROOM_PARTS - 1);
-                Ok((name.as_str().into(), Standing { head_start: *head_start, headroom }))
-            })
-            .collect()
+        let mut classes: Vec<(Box<str>, Standing)> = Vec::new();
+        for Class { name, head_start, headroom } in &self.classes {
+            if !(0.0..1.0).contains(headroom) {
+                let reason = format!("its headroom is {headroom}, and must be from 0 up to below 1");
+                return Err(LimitsError::class(name, reason));
+            }
+            if classes.iter().any(|(other, _)| **other == **name) {
+                return Err(LimitsError::class(name, "it is declared twice"));
+            }
+            let headroom = (headroom * HEADROOM_PARTS as f64).round() as u64;
+            let headroom = headroom.min(HEADROOM_PARTS - 1);
+            classes.push((name.as_str().into(), Standing { head_start: *head_start, headroom }));
+        }
+        Ok(classes)
     }
 }
 
@@ -221,6 +223,10 @@ pub struct LimitsError {
 impl LimitsError {
     fn bucket(name: &str, reason: impl Into<String>) -> Self {
         Self { place: format!("bucket `{name}`"), reason: reason.into() }
+    }
+
+    fn class(name: &str, reason: impl Into<String>) -> Self {
+        Self { place: format!("class `{name}`"), reason: reason.into() }
     }
 
     pub(crate) fn option(name: &str, reason: impl Into<String>) -> Self {
