@@ -188,7 +188,7 @@ impl Lane {
     /// Takes a demand back. Answers how its line stood, if the demand was still in it.
     pub(super) fn leave(self: &Arc<Self>, rank: Rank) -> Option<Refusal> {
         let mut state = self.lock();
-        let refusal = state.waits_for(rank);
+        let refusal = state.queue.waits_for(rank);
         state.queue.remove(rank)?;
         self.pump(state);
         Some(refusal.unwrap_or_default())
@@ -202,7 +202,7 @@ impl Lane {
 
     /// What a demand waits for.
     pub(super) fn waits_for(&self, rank: Rank) -> Option<Refusal> {
-        self.lock().waits_for(rank)
+        self.lock().queue.waits_for(rank)
     }
 
     /// Changes what a reservation is charged: applied or queued when this returns.
@@ -346,14 +346,6 @@ impl State {
     /// Starts anew under another name, should the store remember things of this one that never were.
     pub(super) fn rename(&mut self) {
         (self.id, self.doubt) = (fastrand::u64(1..MAX_AMOUNT), None);
-    }
-
-    fn waits_for(&self, rank: Rank) -> Option<Refusal> {
-        let front = self.queue.front_of(rank)?;
-        let passed = front.looked_at.elapsed();
-        let mut refusal = front.refusal.clone();
-        refusal.retry_after = refusal.retry_after.map(|wait| wait.saturating_sub(passed));
-        Some(refusal)
     }
 
     /// Takes note of the state that the store has of each bucket. One that began anew while the old one still meant

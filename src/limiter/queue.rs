@@ -13,11 +13,7 @@ use std::{
 use smallvec::SmallVec;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{
-    line::{Front, Lines},
-    path::Path,
-    reservation::Reservation,
-};
+use super::{line::Lines, path::Path, reservation::Reservation};
 use crate::{
     engine::{Costs, Life, Micros, Mode, Op, Verdict, Violation},
     error::{Refusal, Throttled},
@@ -295,9 +291,9 @@ impl Queue {
         Some(removed)
     }
 
-    /// What a demand waits for: how the front of its line was last refused.
-    pub(super) fn front_of(&self, rank: Rank) -> Option<&Front> {
-        self.lines.front_of(rank)
+    /// What a demand waits for, if that is known.
+    pub(super) fn waits_for(&self, rank: Rank) -> Option<Refusal> {
+        self.lines.waits_for(rank)
     }
 
     /// Whether somebody waits for an answer.
