@@ -12,14 +12,14 @@ use super::{
     settling::ended,
 };
 use crate::{
-    engine::{Answer, Micros, Mode, Op, Outcome as Applied, Verdict},
+    engine::{Answer, LANE_MEMORY, Micros, Mode, Op, Outcome as Applied, Verdict},
     error::{BoxError, Throttled},
     observe::Event,
     store::{Reply, StoreError},
 };
 
-/// A batch without an answer is not sent again after this long: far less than the store remembers its number for.
-const DOUBT_ENDS: Duration = Duration::from_secs(60);
+/// A batch without an answer is not sent again after this long: the store remembers its number for twice that.
+const DOUBT_ENDS: Duration = Duration::from_micros(LANE_MEMORY / 2);
 /// With a shared store, the task waits this long for more before it ends.
 const LINGER: Duration = Duration::from_secs(1);
 /// Lanes of several processes do not all look again at the same instant.
