@@ -30,6 +30,11 @@ impl RedisServer {
 
     /// The same with more arguments, as on the command line.
     pub fn start_with(arguments: &[&str]) -> Self {
+        Self::start_with_files(&[], arguments)
+    }
+
+    /// The same with files, by name and content, in the server's directory: the one that its arguments start from.
+    pub fn start_with_files(files: &[(&str, &str)], arguments: &[&str]) -> Self {
         let binary = binary();
         let password = arguments.iter().position(|&argument| argument == "--requirepass");
         let mut server = Self {
@@ -40,6 +45,9 @@ impl RedisServer {
             arguments: arguments.iter().map(ToString::to_string).collect(),
             child: None,
         };
+        for (name, content) in files {
+            fs::write(server.directory.join(name), content).expect("a file of the server");
+        }
         // Somebody else may take the port between its choice and its use.
         for _ in 0..20 {
             server.port = free_port();
@@ -52,6 +60,10 @@ impl RedisServer {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     pub fn url(&self) -> String {
@@ -174,7 +186,8 @@ fn binary() -> PathBuf {
     })
 }
 
-fn free_port() -> u16 {
+/// That nobody listens on now.
+pub fn free_port() -> u16 {
     // A cluster's nodes also use their port plus 10000.
     loop {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
