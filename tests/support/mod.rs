@@ -1,5 +1,5 @@
 //! What tests and benches of the Redis store share: a server of their own.
-#![allow(dead_code, unreachable_pub, reason = "each user takes what it needs")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each user takes what it needs")]
 
 mod redis_server;
 
