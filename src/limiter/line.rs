@@ -188,10 +188,11 @@ impl Lines {
         self.0.iter().filter_map(Line::first).collect()
     }
 
-    /// Those to be looked at from the front of each line, `most` at most.
-    pub(super) fn to_look_at(&self, most: usize) -> Vec<Rank> {
+    /// Those to be looked at from the front of each line, some or `everybody`, `most` at most.
+    pub(super) fn to_look_at(&self, most: usize, everybody: bool) -> Vec<Rank> {
         let of_each = (most / self.0.len().max(1)).max(1);
-        let fronts = self.0.iter().flat_map(|line| line.waiting.keys().take(line.look.min(of_each)));
+        let look = |line: &Line| if everybody { of_each } else { line.look.min(of_each) };
+        let fronts = self.0.iter().flat_map(|line| line.waiting.keys().take(look(line)));
         fronts.copied().take(most).collect()
     }
 

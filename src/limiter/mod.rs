@@ -134,6 +134,8 @@ impl Limiter {
     /// How long the demand would have to wait if nothing were refunded: zero if it fits now, nothing if that depends
     /// on calls in flight. Reserves nothing.
     ///
+    /// Those that wait before it in this process are counted in, the first hundred of them at least.
+    ///
     /// # Errors
     /// See [`Throttled`].
     pub async fn time_until_available(&self, demand: Demand) -> Result<Option<Duration>, Throttled> {

@@ -393,7 +393,13 @@ impl Queue {
 
     /// Some from the front, and those that the store has not seen, in order.
     fn demands_to_send(&mut self) -> Vec<Rank> {
-        let mut ranks = self.lines.to_look_at(MAX_BATCH);
+        // How long somebody would have to wait depends on all that wait before him.
+        let asks_when =
+            |rank: &Rank| self.lines.get(*rank).is_some_and(|waiter| waiter.ask.mode == Mode::Dry);
+        let everybody = self.unseen.iter().take(MAX_BATCH).any(asks_when);
+        // Those that nobody has looked at get their turn, however many do wait.
+        let most = MAX_BATCH - self.unseen.len().min(MAX_BATCH / 2);
+        let mut ranks = self.lines.to_look_at(most, everybody);
         let room = MAX_BATCH.saturating_sub(ranks.len());
         ranks.extend(self.unseen.drain(..self.unseen.len().min(room)));
         ranks.sort_unstable();

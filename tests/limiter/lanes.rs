@@ -1,6 +1,9 @@
 //! What travels when, and what is left when nothing does.
 
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout},
+};
 use tower_throttle::{Demand, Limiter, Limits, Quota, Throttled, Undeclared, Usage, engine::Op, usage};
 
 use crate::fake::*;
@@ -254,6 +257,22 @@ async fn who_does_not_wait_finds_no_queue_full() {
             assert!(matches!(error, Throttled::QueueFull { .. }), "{error}");
             queued.iter().for_each(|queued| queued.abort());
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_long_the_wait_would_be_is_told_however_many_wait() {
+    for limiter in with_queues_of(10_000) {
+        let call = limiter.reserve(tokens(100)).await.unwrap();
+        call.keep().await.unwrap();
+        let mut waits: Vec<_> = (0..1_000).map(|_| waiting(&limiter, tokens(1))).collect();
+        tokio::time::sleep(ms(500)).await;
+        // And with many on their way that nobody has looked at.
+        waits.extend((0..1_000).map(|_| waiting(&limiter, tokens(1).max_wait(secs(86_400)))));
+        let asked = timeout(secs(2), limiter.time_until_available(tokens(1)));
+        let wait = asked.await.expect("it is told").unwrap().expect("it is known");
+        assert!(wait > secs(3_600), "a hundred of those before it fill an hour: {wait:?}");
+        waits.iter().for_each(|wait| wait.abort());
     }
 }
 

@@ -10,6 +10,7 @@ on_every_store!(
     what_fits_is_available_now,
     what_is_drained_is_available_once_enough_has_come_back,
     who_comes_behind_those_who_wait_is_told_so,
+    who_comes_behind_many_is_told_so,
     what_depends_on_calls_in_flight_nobody_knows,
     a_pause_is_waited_for,
 );
@@ -58,6 +59,17 @@ async fn who_comes_behind_those_who_wait_is_told_so(world: World) {
     assert_eq!(limiter.time_until_available(tokens(1_000)).await.unwrap(), Some(secs(12)));
     assert!(!second.is_over());
     second.cancel();
+}
+
+async fn who_comes_behind_many_is_told_so(world: World) {
+    let limiter = world.bucket([Quota::token_bucket("tokens", 10_000, MINUTE)]);
+    spend(&limiter, tokens(10_000)).await;
+    let mut waiting = Vec::new();
+    for _ in 0..30 {
+        waiting.push(Waiting::for_(&limiter, tokens(1_000)).await);
+    }
+    assert_eq!(limiter.time_until_available(tokens(500)).await.unwrap(), Some(secs(183)));
+    waiting.into_iter().for_each(Waiting::cancel);
 }
 
 async fn what_depends_on_calls_in_flight_nobody_knows(world: World) {
