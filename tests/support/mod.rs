@@ -1,6 +1,6 @@
 //! What tests and benches of the Redis store share: a server of their own.
-#![allow(dead_code, unreachable_pub, unused_imports, reason = "each user takes what it needs")]
+#![allow(dead_code, unreachable_pub, reason = "each user takes what it needs")]
 
 mod redis_server;
 
-pub use redis_server::{RedisServer, free_port};
+pub use redis_server::RedisServer;

@@ -30,11 +30,6 @@ impl RedisServer {
 
     /// The same with more arguments, as on the command line.
     pub fn start_with(arguments: &[&str]) -> Self {
-        Self::start_with_files(&[], arguments)
-    }
-
-    /// The same with files, by name and content, in the server's directory: the one that its arguments start from.
-    pub fn start_with_files(files: &[(&str, &str)], arguments: &[&str]) -> Self {
         let binary = binary();
         let password = arguments.iter().position(|&argument| argument == "--requirepass");
         let mut server = Self {
@@ -45,9 +40,6 @@ impl RedisServer {
             arguments: arguments.iter().map(ToString::to_string).collect(),
             child: None,
         };
-        for (name, content) in files {
-            fs::write(server.directory.join(name), content).expect("a file of the server");
-        }
         // Somebody else may take the port between its choice and its use.
         for _ in 0..20 {
             server.port = free_port();
@@ -186,8 +178,7 @@ fn binary() -> PathBuf {
     })
 }
 
-/// That nobody listens on now.
-pub fn free_port() -> u16 {
+fn free_port() -> u16 {
     // A cluster's nodes also use their port plus 10000.
     loop {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");

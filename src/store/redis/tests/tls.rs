@@ -1,61 +1,85 @@
-//! Servers behind TLS, with certificates of an authority that is made for each test.
+//! Servers behind TLS, with certificates of an authority that is made for each test. What ends TLS stands before the
+//! server, since not every build of one can.
 
-use std::{env, process::Command};
+use std::{env, fs, sync::Arc};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use redis::{Client, TlsCertificates};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    process::Command,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, crypto::ring, pki_types::PrivatePkcs8KeyDer},
+};
 
-use super::{RedisServer, RedisStore, bucket, granted, sliding, support::free_port};
+use super::{RedisServer, RedisStore, bucket, granted, sliding};
 use crate::store::StoreError;
 
-/// The test below, and the variable that tells it that it is the process it has started.
+/// The last test below, and the variable that tells it that it is the process it has started.
 const TRUSTED: &str = "store::redis::tests::tls::an_authority_that_the_machine_trusts_is_enough";
 const TRUSTED_URL: &str = "TOWER_THROTTLE_TEST_URL";
 
 struct Secured {
     server: RedisServer,
+    /// In PEM.
     authority: String,
     url: String,
 }
 
 impl Secured {
     /// A server with a user, behind a certificate for `localhost`.
-    fn start() -> Self {
-        let mut params = CertificateParams::new([]).expect("an authority");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority =
-            CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
-        let certificate = params.signed_by(&key, &authority).expect("a certificate");
-
-        let (authority, port) = (authority.pem(), free_port());
-        let files =
-            [("ca.pem", &*authority), ("cert.pem", &certificate.pem()), ("key.pem", &key.serialize_pem())];
-        let port_text = port.to_string();
-        let server = RedisServer::start_with_files(
-            &files,
-            &[
-                "--tls-port",
-                &port_text,
-                "--tls-cert-file",
-                "cert.pem",
-                "--tls-key-file",
-                "key.pem",
-                "--tls-ca-cert-file",
-                "ca.pem",
-                "--tls-auth-clients",
-                "no",
-            ],
-        );
+    async fn start() -> Self {
+        let server = RedisServer::start();
         server.command::<()>(&["ACL", "SETUSER", "app", "on", ">pass", "~throttle:*", "+@all"]);
-        Self { server, authority, url: format!("rediss://app:pass@localhost:{port}/3") }
+        let (acceptor, authority) = acceptor();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url =
+            format!("rediss://app:pass@localhost:{}/3", listener.local_addr().expect("it is bound").port());
+        tokio::spawn(forward(listener, acceptor, server.port()));
+        Self { server, authority, url }
+    }
+}
+
+/// What ends TLS for `localhost`, and the authority that vouches for it.
+fn acceptor() -> (TlsAcceptor, String) {
+    let mut params = CertificateParams::new([]).expect("an authority");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().expect("a key");
+    let authority = CertifiedIssuer::self_signed(params, key).expect("an authority");
+
+    let key = KeyPair::generate().expect("a key");
+    let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    let certificate = params.signed_by(&key, &authority).expect("a certificate");
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+        )
+        .expect("a key that fits");
+    (Arc::new(config).into(), authority.pem())
+}
+
+async fn forward(listener: TcpListener, acceptor: TlsAcceptor, port: u16) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let acceptor = acceptor.clone();
+        tokio::spawn(async move {
+            // A client that does not trust us hangs up, and so may any other.
+            let Ok(mut secured) = acceptor.accept(stream).await else { return };
+            let mut plain = TcpStream::connect(("127.0.0.1", port)).await.expect("the server");
+            let _ = copy_bidirectional(&mut secured, &mut plain).await;
+        });
     }
 }
 
 #[tokio::test]
 async fn a_certificate_that_nobody_trusts_is_no_outage() {
-    let secured = Secured::start();
+    let secured = Secured::start().await;
     let error = RedisStore::connect(&secured.url).await.expect_err("an unknown authority");
     assert!(matches!(error, StoreError::Rejected(_)), "{error}");
     assert!(error.to_string().contains("certificate"), "{error}");
@@ -65,7 +89,7 @@ async fn a_certificate_that_nobody_trusts_is_no_outage() {
 
 #[tokio::test]
 async fn an_authority_of_the_users_own_is_trusted_by_its_connection() {
-    let Secured { server, authority, url } = Secured::start();
+    let Secured { server, authority, url } = Secured::start().await;
     let certificates = TlsCertificates { client_tls: None, root_cert: Some(authority.into_bytes()) };
     let client = Client::build_with_tls(url, certificates).expect("a client");
     let connection = client.get_multiplexed_async_connection().await.expect("a connection");
@@ -86,13 +110,16 @@ async fn an_authority_that_the_machine_trusts_is_enough() {
         assert!(matches!(error, StoreError::Rejected(_)), "{error}");
         return;
     }
-    let Secured { server, url, .. } = Secured::start();
+    let Secured { server, authority, url } = Secured::start().await;
+    let file = server.directory().join("ca.pem");
+    fs::write(&file, authority).expect("a file");
     // Whom a process trusts it is told when it starts.
     let output = Command::new(env::current_exe().expect("this test"))
         .args([TRUSTED, "--exact", "--nocapture"])
-        .env("SSL_CERT_FILE", server.directory().join("ca.pem"))
+        .env("SSL_CERT_FILE", file)
         .env(TRUSTED_URL, url)
         .output()
+        .await
         .expect("this test once more");
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(
