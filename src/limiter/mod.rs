@@ -11,6 +11,7 @@ mod pump;
 mod queue;
 mod registry;
 mod reservation;
+mod seats;
 mod settling;
 mod status;
 mod track;

@@ -1,19 +1,17 @@
 //! What waits in one process for one path: demands in the order of their (dated back) arrival, and everything else
 //! that is to travel in the next batch. It decides what to send when; it sends nothing itself.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{line::Lines, path::Path, reservation::Reservation};
+use super::{
+    line::Lines,
+    path::Path,
+    reservation::Reservation,
+    seats::{Seat, Seats},
+};
 use crate::{
     engine::{Costs, Life, Micros, Mode, Op, Verdict, Violation},
     error::{Refusal, Throttled},
@@ -79,38 +77,6 @@ pub(super) struct Waiter {
     /// Its seat, once it is known that it has to wait.
     pub(super) waits: Option<Seat>,
     pub(super) answer: oneshot::Sender<Result<Reservation, Throttled>>,
-}
-
-/// How many demands are known to wait, and how many may.
-#[derive(Debug)]
-struct Seats {
-    most: usize,
-    taken: Arc<AtomicUsize>,
-}
-
-/// A seat among those that wait, free again when this is dropped.
-#[derive(Debug)]
-pub(super) struct Seat(Arc<AtomicUsize>);
-
-impl Seats {
-    fn new(most: usize) -> Self {
-        Self { most, taken: Arc::default() }
-    }
-
-    /// A free one. Only called under the lock of the lane, so that none is taken twice.
-    fn take(&self) -> Option<Seat> {
-        if self.taken.load(Ordering::Relaxed) >= self.most {
-            return None;
-        }
-        self.taken.fetch_add(1, Ordering::Relaxed);
-        Some(Seat(self.taken.clone()))
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// What comes of a demand that was refused.
