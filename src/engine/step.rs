@@ -42,7 +42,7 @@ struct Step<'a> {
 #[derive(Clone, Copy, Default)]
 struct Ahead {
     amount: u64,
-    /// The largest capacity among those refused: who may use more than this is not behind them.
+    /// The largest capacity among those of them that need some: who may use more than this is not behind them.
     capacity: u64,
 }
 
@@ -146,10 +146,12 @@ impl Step<'_> {
         self.ahead.resize(costs.len(), Ahead::default());
         let rules = self.rules.iter().copied().flatten();
         for ((ahead, rule), &cost) in self.ahead.iter_mut().zip(rules).zip(costs) {
-            let capacity = rule.capacity(headroom);
-            // More than a few windows ahead makes no difference to an answer, and amounts stay exact.
-            ahead.amount = sum(ahead.amount, cost).min(4 * rule.capacity(0));
-            ahead.capacity = ahead.capacity.max(capacity);
+            // Who needs nothing of a quota stands before nobody there.
+            if cost > 0 {
+                // More than a few windows ahead makes no difference to an answer, and amounts stay exact.
+                ahead.amount = sum(ahead.amount, cost).min(4 * rule.capacity(0));
+                ahead.capacity = ahead.capacity.max(rule.capacity(headroom));
+            }
         }
     }
 

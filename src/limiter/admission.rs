@@ -119,9 +119,8 @@ impl Limiter {
             return Ok(Some((route.clone(), standing(&registry, Some(route), demand)?)));
         }
         drop(registry);
-        let mut registry = self.write();
-        let route = registry.find_or_make(&demand.buckets, &self.inner.shared)?;
-        let standing = standing(&registry, route.as_deref(), demand)?;
+        let route = self.find(&demand.buckets)?;
+        let standing = standing(&self.read(), route.as_deref(), demand)?;
         Ok(route.map(|route| (route, standing)))
     }
 }

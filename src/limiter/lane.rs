@@ -107,7 +107,7 @@ impl Lane {
     pub(super) fn new(shared: Arc<Shared>, id: u64, path: Arc<Path>, neighbours: Neighbours) -> Self {
         let lives = Lives::new(path.buckets().len());
         let state = State {
-            queue: Queue::new(path),
+            queue: Queue::new(path, shared.options.max_waiting),
             open: 0,
             pumping: false,
             heard: Instant::now(),
@@ -180,15 +180,11 @@ impl Lane {
             return Err(Throttled::ExceedsCapacity(Box::new(refusal)));
         }
         let position = state.queue.waiting();
-        if position >= self.shared.options.max_waiting {
-            let bucket = ask.route.path.name().into();
-            return Err(Throttled::QueueFull { bucket, max_waiting: self.shared.options.max_waiting });
-        }
         let (sender, answer) = oneshot::channel();
         let arrived = Instant::now();
         let rank = state.queue.rank(arrived, ask.standing);
-        state.queue.push(rank, Waiter { ask, arrived, position, waits: false, answer: sender });
-        let has_to_wait = state.queue.waits(rank);
+        let waiter = Waiter { ask, arrived, position, waits: None, answer: sender };
+        let has_to_wait = state.queue.push(rank, waiter)?;
         self.pump(state);
         let place = Place::new(self.clone(), rank, answer);
         if has_to_wait {
@@ -200,7 +196,7 @@ impl Lane {
     /// Takes a demand back. Answers how its line stood, if the demand was still in it.
     pub(super) fn leave(self: &Arc<Self>, rank: Rank) -> Option<Refusal> {
         let mut state = self.lock();
-        let refusal = state.waits_for(rank);
+        let refusal = state.queue.waits_for(rank);
         state.queue.remove(rank)?;
         self.pump(state);
         Some(refusal.unwrap_or_default())
@@ -214,7 +210,7 @@ impl Lane {
 
     /// What a demand waits for.
     pub(super) fn waits_for(&self, rank: Rank) -> Option<Refusal> {
-        self.lock().waits_for(rank)
+        self.lock().queue.waits_for(rank)
     }
 
     /// Queues a change of what a reservation is charged, or gives it away.
@@ -253,6 +249,14 @@ impl Lane {
         }
     }
 
+    /// Keeps the calendars that a batch had to look up.
+    pub(super) fn chart(&self, state: &mut State, path: &Arc<Path>) {
+        if path.is_chart_of(&state.queue.path) && !Arc::ptr_eq(path, &state.queue.path) {
+            self.version.fetch_add(1, Ordering::Release);
+            state.queue.path = path.clone();
+        }
+    }
+
     /// Capacity may have been freed elsewhere.
     pub(super) fn look_now(self: &Arc<Self>) {
         let mut state = self.lock();
@@ -278,10 +282,14 @@ impl Lane {
 
     /// Makes sure that somebody carries what there is to carry.
     fn pump(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
-        self.busy.store(true, Ordering::Release);
+        let has_nothing = self.shared.in_process && !state.flying && state.queue.is_empty();
+        self.busy.store(!has_nothing, Ordering::Release);
         if state.pumping {
             drop(state);
             self.wake.notify_one();
+            return;
+        }
+        if has_nothing {
             return;
         }
         // Outside of a runtime nobody can; the next call inside of one will.
@@ -313,16 +321,6 @@ impl Lane {
     pub(super) fn rests(&self, state: &mut State) {
         state.pumping = false;
         self.busy.store(false, Ordering::Release);
-    }
-}
-
-impl State {
-    fn waits_for(&self, rank: Rank) -> Option<Refusal> {
-        let front = self.queue.front_of(rank)?;
-        let passed = front.looked_at.elapsed();
-        let mut refusal = front.refusal.clone();
-        refusal.retry_after = refusal.retry_after.map(|wait| wait.saturating_sub(passed));
-        Some(refusal)
     }
 }
 

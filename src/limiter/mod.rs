@@ -14,6 +14,7 @@ mod queue;
 mod registry;
 mod reservation;
 mod route;
+mod seats;
 mod settling;
 mod status;
 mod track;
@@ -27,7 +28,7 @@ use std::{
 use self::{
     lane::{Lane, Shared},
     options::Options,
-    registry::{Names, Registry},
+    registry::{Found, Names, Registry},
     route::Route,
 };
 pub use self::{
@@ -132,6 +133,8 @@ impl Limiter {
     /// How long the demand would have to wait if nothing were refunded: zero if it fits now, nothing if that depends
     /// on calls in flight. Reserves nothing.
     ///
+    /// Those that wait before it in this process are counted in, the first hundred of them at least.
+    ///
     /// # Errors
     /// See [`Throttled`].
     pub async fn time_until_available(&self, demand: Demand) -> Result<Option<Duration>, Throttled> {
@@ -221,7 +224,16 @@ impl Limiter {
         {
             fallback.update(limits.scaled(share))?;
         }
-        self.write().update(table);
+        let lanes = self.write().replace(table);
+        for names in lanes {
+            let name = || names.first().map_or("", AsRef::as_ref).into();
+            let error = match self.find(&names) {
+                Ok(Some(_)) => continue,
+                Ok(None) => Throttled::BadDemand(BadDemand::UnknownBucket(name())),
+                Err(error) => error,
+            };
+            self.read().refuse_waiting(&names, &error);
+        }
         Ok(())
     }
 
@@ -252,7 +264,13 @@ impl Limiter {
         if let Some(route) = self.read().find(names) {
             return Ok(Some(route.clone()));
         }
-        self.write().find_or_make(names, &self.inner.shared)
+        loop {
+            let table = self.read().table()?;
+            let found = Found::of(names, &table)?;
+            if let Ok(entry) = self.write().find_or_make(names, found, &table, &self.inner.shared) {
+                return Ok(entry);
+            }
+        }
     }
 
     fn route_to(&self, bucket: &str) -> Result<Arc<Route>, Throttled> {

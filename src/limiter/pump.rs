@@ -12,14 +12,14 @@ use super::{
     settling::ended,
 };
 use crate::{
-    engine::{Answer, Micros, Mode, Op, Outcome as Applied, Verdict},
+    engine::{Answer, LANE_MEMORY, Micros, Mode, Op, Outcome as Applied, Verdict},
     error::{BoxError, Throttled},
     observe::Event,
     store::{Reply, StoreError},
 };
 
-/// A batch without an answer is not sent again after this long: far less than the store remembers its number for.
-const DOUBT_ENDS: Duration = Duration::from_secs(60);
+/// A batch without an answer is not sent again after this long: the store remembers its number for twice that.
+const DOUBT_ENDS: Duration = Duration::from_micros(LANE_MEMORY / 2);
 /// With a shared store, the task waits this long for more before it ends.
 const LINGER: Duration = Duration::from_secs(1);
 /// Lanes of several processes do not all look again at the same instant.
@@ -185,7 +185,7 @@ impl Lane {
                 state.flying = false;
                 state.heard = Instant::now();
                 (state.doubt, state.rest) = (None, None);
-                state.chart(&flight);
+                self.chart(&mut state, &flight.path);
                 let path = flight.path.clone();
                 let freed = flight.ops.iter().any(|op| matches!(op, Op::Settle { .. }));
                 let deliveries = state.land(self, flight, verdicts, now);
@@ -241,13 +241,6 @@ impl Lane {
 }
 
 impl State {
-    /// Keeps the calendars that a batch had to look up.
-    fn chart(&mut self, flight: &Flight) {
-        if flight.path.is_chart_of(&self.queue.path) {
-            self.queue.path = flight.path.clone();
-        }
-    }
-
     fn land(
         &mut self,
         lane: &Arc<Lane>,

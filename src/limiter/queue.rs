@@ -6,10 +6,11 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    line::{Front, Lines},
+    line::Lines,
     path::Path,
     reservation::Reservation,
     route::Route,
+    seats::{Seat, Seats},
 };
 use crate::{
     engine::{Costs, Micros, Mode, Op, Verdict, Violation},
@@ -72,8 +73,8 @@ pub(super) struct Waiter {
     pub(super) ask: Ask,
     pub(super) arrived: Instant,
     pub(super) position: usize,
-    /// It is known that it has to wait.
-    pub(super) waits: bool,
+    /// Its seat, once it is known that it has to wait.
+    pub(super) waits: Option<Seat>,
     pub(super) answer: oneshot::Sender<Result<Reservation, Throttled>>,
 }
 
@@ -116,6 +117,7 @@ pub(super) struct Flight {
 pub(super) struct Queue {
     pub(super) path: Arc<Path>,
     lines: Lines,
+    seats: Seats,
     /// How many demands are in the batch on its way.
     away: usize,
     /// Those of the waiting that no store has seen yet.
@@ -158,10 +160,11 @@ impl Other {
 }
 
 impl Queue {
-    pub(super) fn new(path: Arc<Path>) -> Self {
+    pub(super) fn new(path: Arc<Path>, max_waiting: usize) -> Self {
         Self {
             path,
             lines: Lines::default(),
+            seats: Seats::new(max_waiting),
             away: 0,
             unseen: VecDeque::new(),
             others: VecDeque::new(),
@@ -186,16 +189,28 @@ impl Queue {
         (arrived + LONGEST_HEAD_START.saturating_sub(standing.head_start), self.entered)
     }
 
-    /// Queues a demand that the store has not seen.
-    pub(super) fn push(&mut self, rank: Rank, waiter: Waiter) {
-        if !self.lines.enter(rank, waiter) {
+    /// Queues a demand that the store has not seen. Answers whether it is known that it has to wait.
+    ///
+    /// # Errors
+    /// It has to wait, and as many as may do so already.
+    pub(super) fn push(&mut self, rank: Rank, mut waiter: Waiter) -> Result<bool, Throttled> {
+        if self.lines.has_to_wait(rank, &waiter.ask) {
+            waiter.waits = Some(self.seats.take().ok_or_else(|| self.is_full())?);
+        } else {
             self.unseen.push_back(rank);
         }
+        let waits = waiter.waits.is_some();
+        self.lines.enter(rank, waiter);
+        Ok(waits)
+    }
+
+    fn is_full(&self) -> Throttled {
+        Throttled::QueueFull { bucket: self.path.name().into(), max_waiting: self.seats.most }
     }
 
     /// Whether it is known of a demand in the queue that it has to wait.
     pub(super) fn waits(&self, rank: Rank) -> bool {
-        self.lines.get(rank).is_some_and(|waiter| waiter.waits)
+        self.lines.get(rank).is_some_and(|waiter| waiter.waits.is_some())
     }
 
     /// Gives back what was granted to nobody.
@@ -216,9 +231,9 @@ impl Queue {
         Some(removed)
     }
 
-    /// What a demand waits for: how the front of its line was last refused.
-    pub(super) fn front_of(&self, rank: Rank) -> Option<&Front> {
-        self.lines.front_of(rank)
+    /// What a demand waits for, if that is known.
+    pub(super) fn waits_for(&self, rank: Rank) -> Option<Refusal> {
+        self.lines.waits_for(rank)
     }
 
     /// Whether somebody waits for an answer.
@@ -258,7 +273,7 @@ impl Queue {
         for (rank, mut waiter) in self.lines.take() {
             match waiter.ask.follow(&path) {
                 Some(refusal) => hopeless.push((waiter, refusal)),
-                None => drop(self.lines.enter(rank, waiter)),
+                None => self.lines.enter(rank, waiter),
             }
         }
         hopeless
@@ -275,11 +290,14 @@ impl Queue {
 
     /// What is to travel in the next batch, changes first.
     pub(super) fn load(&mut self, seq: u64) -> Flight {
-        let path = self.path.clone();
+        let (path, count) = self.others_to_send();
         let (mut ops, mut jobs) = (Vec::new(), Vec::new());
-        for (other, report) in self.others.drain(..self.others.len().min(MAX_BATCH)) {
+        for (other, report) in self.others.drain(..count) {
             ops.push(other.op(&path));
             jobs.push(Job::Tell(report));
+        }
+        if !Arc::ptr_eq(&path, &self.path) {
+            return Flight { seq, path, ops, jobs };
         }
         let firsts = self.lines.firsts();
         self.look_now = false;
@@ -298,9 +316,31 @@ impl Queue {
         Flight { seq, path, ops, jobs }
     }
 
+    /// How many operations that are not demands travel together, and on which path. What was reserved on quotas that
+    /// are gone since is still in flight there, and is not to be so for ever should they come back: such a change
+    /// takes those quotas along, in a batch without demands, which they must not hold back.
+    fn others_to_send(&self) -> (Arc<Path>, usize) {
+        let gone = |other: &Other| other.path.clone().filter(|path| self.path.lacks_some_of(path));
+        let others = || self.others.iter().take(MAX_BATCH).map(|(other, _)| other);
+        match others().next().and_then(gone) {
+            Some(path) => {
+                let alike =
+                    |other: &&Other| other.path.as_ref().is_some_and(|other| Arc::ptr_eq(other, &path));
+                (self.path.covering(&path), others().take_while(alike).count())
+            }
+            None => (self.path.clone(), others().take_while(|other| gone(other).is_none()).count()),
+        }
+    }
+
     /// Some from the front, and those that the store has not seen, in order.
     fn demands_to_send(&mut self) -> Vec<Rank> {
-        let mut ranks = self.lines.to_look_at(MAX_BATCH);
+        // How long somebody would have to wait depends on all that wait before him.
+        let asks_when =
+            |rank: &Rank| self.lines.get(*rank).is_some_and(|waiter| waiter.ask.mode == Mode::Dry);
+        let everybody = self.unseen.iter().take(MAX_BATCH).any(asks_when);
+        // Those that nobody has looked at get their turn, however many do wait.
+        let most = MAX_BATCH - self.unseen.len().min(MAX_BATCH / 2);
+        let mut ranks = self.lines.to_look_at(most, everybody);
         let room = MAX_BATCH.saturating_sub(ranks.len());
         ranks.extend(self.unseen.drain(..self.unseen.len().min(room)));
         ranks.sort_unstable();
@@ -330,7 +370,13 @@ impl Queue {
             return Refused::ForGood(waiter.answer, Throttled::Deadline(refusal));
         }
         let position = waiter.position;
-        let news = !std::mem::replace(&mut waiter.waits, true);
+        let news = waiter.waits.is_none();
+        if news {
+            waiter.waits = self.seats.take();
+        }
+        if waiter.waits.is_none() {
+            return Refused::ForGood(waiter.answer, self.is_full());
+        }
         self.lines.refused(rank, waiter, violations, jitter);
         if news { Refused::HasToWait { position } } else { Refused::Waits }
     }

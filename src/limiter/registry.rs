@@ -32,8 +32,47 @@ const RESOLVED_FOR: Duration = Duration::from_secs(5);
 /// The names of a demand's buckets.
 pub(super) type Names = SmallVec<[Cow<'static, str>; 1]>;
 
-/// The path of a demand, and when the resolver is to be asked again.
-type Found = (Arc<Path>, Option<Instant>);
+/// What the names of a demand stand for.
+pub(super) struct Found {
+    /// Nothing, if the demand is unlimited.
+    path: Option<Arc<Path>>,
+    /// When the resolver is to be asked again.
+    stale_at: Option<Instant>,
+}
+
+impl Found {
+    /// May ask the user's resolver, which may take its time or use the limiter: not to be called under its lock.
+    pub(super) fn of(names: &Names, table: &Table) -> Result<Self, Throttled> {
+        let bad = |error| Err(Throttled::BadDemand(error));
+        let mut specs: SmallVec<[Arc<BucketSpec>; 1]> = SmallVec::new();
+        let mut stale_at = None;
+        for name in names {
+            let spec = match table.resolve(name) {
+                Ok(Resolved::Unlimited) => continue,
+                Ok(Resolved::Bucket(spec)) => spec,
+                Ok(Resolved::Dynamic(spec)) => {
+                    stale_at = Some(Instant::now() + RESOLVED_FOR);
+                    spec
+                }
+                Err(Unresolved::Undeclared) => return bad(BadDemand::UnknownBucket(name.as_ref().into())),
+                Err(Unresolved::Invalid(error)) => return bad(BadDemand::InvalidLimits(error)),
+            };
+            if specs.iter().any(|other| other.key == spec.key) {
+                return bad(BadDemand::SameBucketTwice(spec.name().into()));
+            }
+            if let Some(first) = specs.first().filter(|first| first.key.partition() != spec.key.partition()) {
+                let (one, other) = (first.key.partition().into(), spec.key.partition().into());
+                return bad(BadDemand::TwoPartitions(one, other));
+            }
+            specs.push(spec);
+        }
+        let path = (!specs.is_empty()).then(|| Arc::new(Path::new(specs, system_time())));
+        Ok(Self { path, stale_at })
+    }
+}
+
+/// The limits were replaced meanwhile.
+pub(super) struct Outdated;
 
 #[derive(Clone)]
 struct Entry {
@@ -58,38 +97,47 @@ impl Registry {
         Self { closed: false, table, lanes, sharers, look_again_at: FEW }
     }
 
-    /// The lane of a demand, if it is known and no resolver has to be asked again.
+    /// The way of a demand, if it is known, its limits are as they were and no resolver has to be asked again.
     pub(super) fn find(&self, names: &Names) -> Option<&Arc<Route>> {
         let entry = self.lanes.get(names)?;
         let is_fresh = entry.stale_at.is_none_or(|stale_at| Instant::now() < stale_at);
-        is_fresh.then_some(&entry.route)
+        (is_fresh && entry.route.is_current()).then_some(&entry.route)
     }
 
-    /// The lane of a demand, made if need be; nothing if the demand is unlimited.
+    /// The limits to look a demand's names up in.
+    pub(super) fn table(&self) -> Result<Arc<Table>, Throttled> {
+        if self.closed { Err(Throttled::Closed) } else { Ok(self.table.clone()) }
+    }
+
+    /// The lane of a demand whose names were found in `table`, made if need be; nothing if the demand is unlimited.
+    /// An error if that is not known any more: other limits came meanwhile.
     pub(super) fn find_or_make(
         &mut self,
         names: &Names,
+        Found { path, stale_at }: Found,
+        table: &Arc<Table>,
         shared: &Arc<Shared>,
-    ) -> Result<Option<Arc<Route>>, Throttled> {
+    ) -> Result<Option<Arc<Route>>, Outdated> {
         if let Some(route) = self.find(names) {
             return Ok(Some(route.clone()));
         }
-        if self.closed {
-            return Err(Throttled::Closed);
+        if !Arc::ptr_eq(table, &self.table) {
+            return Err(Outdated);
         }
-        let Some((path, stale_at)) = self.resolve(names)? else { return Ok(None) };
+        let Some(path) = path else { return Ok(None) };
         let own_names: Names = path.specs().iter().map(|spec| Cow::Owned(spec.name().to_owned())).collect();
         let lane = match self.lanes.get(&own_names) {
-            Some(entry) if entry.route.path.counts_like(&path) => entry.route.lane.clone(),
-            Some(entry) => {
-                entry.route.lane.adopt(path.clone());
-                entry.route.lane.clone()
+            Some(Entry { route, .. }) => {
+                if !route.path.counts_like(&path) {
+                    route.lane.adopt(path);
+                }
+                route.lane.clone()
             }
-            None => self.make(&own_names, path.clone(), shared),
+            None => self.make(&own_names, path, shared),
         };
         self.tidy();
         let is_alias = own_names != *names;
-        let route = Arc::new(Route::new(lane, path));
+        let route = Arc::new(Route::to(lane));
         let entry = Entry { route: route.clone(), stale_at, is_alias };
         self.lanes.insert(own_names, Entry { is_alias: false, ..entry.clone() });
         self.lanes.insert(names.clone(), entry);
@@ -107,51 +155,20 @@ impl Registry {
         lane
     }
 
-    fn resolve(&self, names: &Names) -> Result<Option<Found>, Throttled> {
-        let bad = |error| Err(Throttled::BadDemand(error));
-        let mut specs: SmallVec<[Arc<BucketSpec>; 1]> = SmallVec::new();
-        let mut stale_at = None;
-        for name in names {
-            let spec = match self.table.resolve(name) {
-                Ok(Resolved::Unlimited) => continue,
-                Ok(Resolved::Bucket(spec)) => spec,
-                Ok(Resolved::Dynamic(spec)) => {
-                    stale_at = Some(Instant::now() + RESOLVED_FOR);
-                    spec
-                }
-                Err(Unresolved::Undeclared) => return bad(BadDemand::UnknownBucket(name.as_ref().into())),
-                Err(Unresolved::Invalid(error)) => return bad(BadDemand::InvalidLimits(error)),
-            };
-            if specs.iter().any(|other| other.key == spec.key) {
-                return bad(BadDemand::SameBucketTwice(spec.name().into()));
-            }
-            if let Some(first) = specs.first().filter(|first| first.key.partition() != spec.key.partition()) {
-                let (one, other) = (first.key.partition().into(), spec.key.partition().into());
-                return bad(BadDemand::TwoPartitions(one, other));
-            }
-            specs.push(spec);
-        }
-        Ok((!specs.is_empty()).then(|| (Arc::new(Path::new(specs, system_time())), stale_at)))
+    /// Takes over other limits, in which every name has to be looked up anew. Answers those of the lanes.
+    pub(super) fn replace(&mut self, table: Arc<Table>) -> Vec<Names> {
+        self.table = table;
+        self.lanes.retain(|_, entry| !entry.is_alias);
+        let now = Instant::now();
+        self.lanes.values_mut().for_each(|entry| entry.stale_at = Some(now));
+        self.lanes.keys().cloned().collect()
     }
 
-    /// Takes over other limits. Lanes whose buckets are gone refuse those that wait.
-    pub(super) fn update(&mut self, table: Arc<Table>) {
-        self.table = table;
-        for (names, entry) in std::mem::take(&mut self.lanes) {
-            if entry.is_alias {
-                continue;
-            }
-            match self.resolve(&names) {
-                Ok(Some((path, stale_at))) => {
-                    entry.route.lane.adopt(path.clone());
-                    let route = Arc::new(entry.route.on(&path));
-                    self.lanes.insert(names, Entry { route, stale_at, ..entry });
-                }
-                Ok(None) => entry.route.lane.refuse_waiting(&Throttled::BadDemand(BadDemand::UnknownBucket(
-                    entry.route.path.name().into(),
-                ))),
-                Err(error) => entry.route.lane.refuse_waiting(&error),
-            }
+    /// Refuses those that wait on a lane whose names stand for nothing any more. The lane stays, for what is in flight
+    /// on it and in case they do again.
+    pub(super) fn refuse_waiting(&self, names: &Names, error: &Throttled) {
+        if let Some(entry) = self.lanes.get(names) {
+            entry.route.lane.refuse_waiting(error);
         }
     }
 

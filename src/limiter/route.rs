@@ -32,14 +32,20 @@ pub(super) struct Route {
 }
 
 impl Route {
-    pub(super) fn new(lane: Arc<Lane>, path: Arc<Path>) -> Self {
+    pub(super) fn to(lane: Arc<Lane>) -> Self {
+        // First, since a new path under an old version is looked up again, and the reverse would not be.
         let version = lane.version();
-        Self { lane, path, version }
+        Self { path: lane.path(), lane, version }
     }
 
-    /// The same lane with another version of the path.
+    /// Whether this is still the lane's path.
+    pub(super) fn is_current(&self) -> bool {
+        self.version == self.lane.version()
+    }
+
+    /// The same lane with the version of the path that it has now; called under its lock.
     pub(super) fn on(&self, path: &Arc<Path>) -> Self {
-        Self::new(self.lane.clone(), path.clone())
+        Self { lane: self.lane.clone(), path: path.clone(), version: self.lane.version() }
     }
 
     /// Grants or refuses a demand where that can be told at once; nothing if it has to be queued.
@@ -49,6 +55,9 @@ impl Route {
         standing: Standing,
         mode: Mode,
     ) -> Result<Option<Reservation>, Throttled> {
+        if !self.is_current() {
+            return Arc::new(Self::to(self.lane.clone())).enter_directly(demand, standing, mode);
+        }
         let costs = self.path.costs(&demand.usage);
         if let Some(refusal) = self.path.beyond_capacity(&costs, standing.headroom) {
             return Err(Throttled::ExceedsCapacity(Box::new(refusal)));
@@ -82,7 +91,7 @@ impl Route {
     }
 
     fn reserve_directly(&self, costs: &Costs, standing: Standing, mode: Mode) -> Option<(Verdict, Micros)> {
-        if !self.lane.is_free() || self.version != self.lane.version() {
+        if !self.lane.is_free() {
             return None;
         }
         let (costs, headroom) = (Costs::from_slice(costs), standing.headroom);
@@ -95,8 +104,8 @@ impl Route {
         let lane = &self.lane;
         let mut path = Cow::Borrowed(&self.path);
         if lane.is_free() {
-            if self.version != lane.version() {
-                path = Cow::Owned(lane.path());
+            if !self.is_current() {
+                path = Cow::Owned(lane.path().covering(&self.path));
                 op = path.translated_op(op, &self.path);
             }
             if let Some((verdict, _)) = self.apply_directly(&path, &op) {
@@ -121,6 +130,9 @@ impl Route {
             match outcome {
                 Outcome::Applied { now, lives, mut verdicts } => {
                     self.lane.saw(&path, &lives);
+                    if let Cow::Owned(path) = path {
+                        self.lane.chart(&mut self.lane.lock(), &path);
+                    }
                     return verdicts.pop().map(|verdict| (verdict, now));
                 }
                 Outcome::Uncharted => path = Cow::Owned(Arc::new(path.charted(wall))),
