@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use smallvec::SmallVec;
 
 use crate::{
-    engine::{Costs, Micros, RefusedBy, Violation},
+    engine::{Costs, Micros, Op, RefusedBy, Violation},
     error::{Refusal, Shortage},
     limits::BucketSpec,
     quota::Meter,
@@ -80,7 +80,7 @@ impl Path {
     }
 
     /// Costs that were counted on another version of this path, on those of its quotas that are here too.
-    pub(crate) fn translated(&self, costs: &Costs, from: &Self) -> Costs {
+    fn translated(&self, costs: &Costs, from: &Self) -> Costs {
         let cost_on = |spec: &BucketSpec, meter: &Meter| {
             let index = from
                 .meters()
@@ -100,7 +100,10 @@ impl Path {
 
     /// This path and, after its own, the quotas of another version of it that are not here. Calendars are looked up
     /// when the store says that it needs them.
-    pub(crate) fn with_those_of(&self, other: &Self) -> Self {
+    pub(crate) fn with_those_of(self: &Arc<Self>, other: &Self) -> Arc<Self> {
+        if !self.lacks_some_of(other) {
+            return self.clone();
+        }
         let mut specs = self.specs.clone();
         for spec in &other.specs {
             match specs.iter_mut().find(|mine| mine.key == spec.key) {
@@ -111,7 +114,24 @@ impl Path {
                 None => specs.push(spec.clone()),
             }
         }
-        Self::new(specs, 0)
+        Arc::new(Self::new(specs, 0))
+    }
+
+    /// An operation whose amounts were counted on another version of this path.
+    pub(crate) fn translated_op(self: &Arc<Self>, mut op: Op, from: &Arc<Self>) -> Op {
+        if Arc::ptr_eq(self, from) {
+            return op;
+        }
+        let translate = |costs: &mut Costs| *costs = self.translated(costs, from);
+        match &mut op {
+            Op::Settle { reserved, actual, .. } => {
+                translate(reserved);
+                translate(actual);
+            }
+            Op::Detach { reserved, .. } => translate(reserved),
+            Op::Reserve { .. } | Op::Pause(_) | Op::Status => {}
+        }
+        op
     }
 
     /// The quotas that could never admit these costs.

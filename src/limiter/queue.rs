@@ -3,17 +3,17 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use smallvec::SmallVec;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     line::Lines,
     path::Path,
     reservation::Reservation,
+    route::Route,
     seats::{Seat, Seats},
 };
 use crate::{
-    engine::{Costs, Life, Micros, Mode, Op, Verdict, Violation},
+    engine::{Costs, Micros, Mode, Op, Verdict, Violation},
     error::{Refusal, Throttled},
     limits::Standing,
     usage::Usage,
@@ -32,7 +32,7 @@ pub(super) type Rank = (Instant, u64);
 /// A demand on its way.
 #[derive(Debug)]
 pub(super) struct Ask {
-    pub(super) path: Arc<Path>,
+    pub(super) route: Arc<Route>,
     pub(super) usage: Usage,
     pub(super) costs: Costs,
     pub(super) standing: Standing,
@@ -47,16 +47,15 @@ impl Ask {
     }
 
     pub(super) fn refusal(&self, violations: &[Violation]) -> Refusal {
-        self.path.refusal(violations, &self.costs, self.standing.headroom)
+        self.route.path.refusal(violations, &self.costs, self.standing.headroom)
     }
 
-    /// Counts it on the queue's path, should that be another version of its own by now. Answers why it could never be
-    /// granted there.
+    /// Counts it on another version of its path. Answers why it could never be granted there.
     pub(super) fn follow(&mut self, path: &Arc<Path>) -> Option<Refusal> {
-        if Arc::ptr_eq(&self.path, path) {
+        if Arc::ptr_eq(&self.route.path, path) {
             return None;
         }
-        self.path = path.clone();
+        self.route = Arc::new(self.route.on(path));
         self.costs = path.costs(&self.usage);
         path.beyond_capacity(&self.costs, self.standing.headroom)
     }
@@ -91,35 +90,11 @@ pub(super) enum Refused {
     Waits,
 }
 
-/// A change of what a reservation is charged.
-#[derive(Clone, Debug)]
-pub(super) struct Change {
-    pub(super) path: Arc<Path>,
-    pub(super) at: Micros,
-    pub(super) reserved: Costs,
-    pub(super) actual: Costs,
-    pub(super) close: bool,
-    pub(super) claim: Option<u64>,
-}
-
-impl Change {
-    /// As an operation on `path`, which may be another version of the one it was reserved on.
-    pub(super) fn op(&self, path: &Arc<Path>) -> Op {
-        let translated = |costs: &Costs| match Arc::ptr_eq(path, &self.path) {
-            true => Costs::from_slice(costs),
-            false => path.translated(costs, &self.path),
-        };
-        let (reserved, actual) = (translated(&self.reserved), translated(&self.actual));
-        Op::Settle { at: self.at, reserved, actual, close: self.close, claim: self.claim }
-    }
-}
-
 /// Who is told the verdict on an operation that is not a demand.
 pub(super) type Report = oneshot::Sender<Result<Verdict, Throttled>>;
 
 /// What an operation of a batch is for.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "most are demands; a box for each costs more than the moves")]
 pub(super) enum Job {
     Demand(Rank, Waiter),
     Tell(Report),
@@ -141,7 +116,6 @@ pub(super) struct Flight {
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) path: Arc<Path>,
-    pub(super) lives: SmallVec<[Life; 1]>,
     lines: Lines,
     seats: Seats,
     /// How many demands are in the batch on its way.
@@ -155,31 +129,32 @@ pub(super) struct Queue {
 
 /// An operation that is not a demand.
 #[derive(Debug)]
-pub(super) enum Other {
-    Change(Change),
-    Detach { path: Arc<Path>, claim: u64, reserved: Costs, lease: Micros },
-    Pause(Micros),
-    Status,
+pub(super) struct Other {
+    op: Op,
+    /// What its amounts were counted on.
+    path: Option<Arc<Path>>,
 }
 
 impl Other {
-    /// The path that it was reserved on.
-    fn path(&self) -> Option<&Arc<Path>> {
-        match self {
-            Self::Change(Change { path, .. }) | Self::Detach { path, .. } => Some(path),
-            Self::Pause(_) | Self::Status => None,
-        }
+    /// Something that is worth nothing later.
+    pub(super) fn passing(op: Op) -> Self {
+        Self { op, path: None }
+    }
+
+    /// Something that must not get lost, counted on a path.
+    pub(super) fn lasting(op: Op, path: Arc<Path>) -> Self {
+        Self { op, path: Some(path) }
+    }
+
+    fn lasts(&self) -> bool {
+        self.path.is_some()
     }
 
     /// As an operation on the path as it is now.
     fn op(self, path: &Arc<Path>) -> Op {
-        match self {
-            Self::Change(change) => change.op(path),
-            Self::Detach { path: from, claim, reserved, lease } => {
-                Op::Detach { claim, reserved: path.translated(&reserved, &from), lease }
-            }
-            Self::Pause(duration) => Op::Pause(duration),
-            Self::Status => Op::Status,
+        match self.path {
+            Some(from) => path.translated_op(self.op, &from),
+            None => self.op,
         }
     }
 }
@@ -188,7 +163,6 @@ impl Queue {
     pub(super) fn new(path: Arc<Path>, max_waiting: usize) -> Self {
         Self {
             path,
-            lives: SmallVec::new(),
             lines: Lines::default(),
             seats: Seats::new(max_waiting),
             away: 0,
@@ -242,8 +216,8 @@ impl Queue {
     /// Gives back what was granted to nobody.
     pub(super) fn give_back(&mut self, path: &Arc<Path>, costs: Costs, at: Micros) {
         let actual = costs.iter().map(|_| 0).collect();
-        let change = Change { path: path.clone(), at, reserved: costs, actual, close: true, claim: None };
-        self.push_other(Other::Change(change), oneshot::channel().0);
+        let op = Op::Settle { at, reserved: costs, actual, close: true, claim: None };
+        self.push_other(Other::lasting(op, path.clone()), oneshot::channel().0);
     }
 
     pub(super) fn push_other(&mut self, other: Other, report: Report) {
@@ -273,7 +247,7 @@ impl Queue {
         let (lasting, reports): (Vec<_>, Vec<_>) = others
             .into_iter()
             .map(|(other, report)| {
-                let lasts = matches!(other, Other::Change(_) | Other::Detach { .. });
+                let lasts = other.lasts();
                 (lasts.then(|| (other, oneshot::channel().0)), report)
             })
             .unzip();
@@ -346,12 +320,13 @@ impl Queue {
     /// are gone since is still in flight there, and is not to be so for ever should they come back: such a change
     /// takes those quotas along, in a batch without demands, which they must not hold back.
     fn others_to_send(&self) -> (Arc<Path>, usize) {
-        let gone = |other: &Other| other.path().filter(|path| self.path.lacks_some_of(path)).cloned();
+        let gone = |other: &Other| other.path.as_ref().filter(|path| self.path.lacks_some_of(path)).cloned();
         let others = || self.others.iter().take(MAX_BATCH).map(|(other, _)| other);
         match others().next().and_then(gone) {
             Some(path) => {
-                let alike = |other: &&Other| other.path().is_some_and(|other| Arc::ptr_eq(other, &path));
-                (Arc::new(self.path.with_those_of(&path)), others().take_while(alike).count())
+                let alike =
+                    |other: &&Other| other.path.as_ref().is_some_and(|other| Arc::ptr_eq(other, &path));
+                (self.path.with_those_of(&path), others().take_while(alike).count())
             }
             None => (self.path.clone(), others().take_while(|other| gone(other).is_none()).count()),
         }

@@ -15,6 +15,7 @@ use super::{
     lane::{Lane, Shared},
     neighbours::{Neighbours, Sharers},
     path::Path,
+    route::Route,
 };
 use crate::{
     engine::{MAX_AMOUNT, Micros},
@@ -74,9 +75,8 @@ impl Found {
 pub(super) struct Outdated;
 
 #[derive(Clone)]
-pub(super) struct Entry {
-    pub(super) lane: Arc<Lane>,
-    pub(super) path: Arc<Path>,
+struct Entry {
+    route: Arc<Route>,
     /// When the resolver is to be asked again.
     stale_at: Option<Instant>,
     /// The names are not the buckets' own.
@@ -86,19 +86,22 @@ pub(super) struct Entry {
 pub(super) struct Registry {
     closed: bool,
     pub(super) table: Arc<Table>,
-    lanes: HashMap<Names, Entry>,
+    lanes: HashMap<Names, Entry, foldhash::fast::RandomState>,
     sharers: HashMap<Arc<BucketKey>, Arc<Sharers>>,
     look_again_at: usize,
 }
 
 impl Registry {
     pub(super) fn new(table: Arc<Table>) -> Self {
-        Self { closed: false, table, lanes: HashMap::new(), sharers: HashMap::new(), look_again_at: FEW }
+        let (lanes, sharers) = Default::default();
+        Self { closed: false, table, lanes, sharers, look_again_at: FEW }
     }
 
     /// The lane of a demand, if it is known and no resolver has to be asked again.
-    pub(super) fn find(&self, names: &Names) -> Option<&Entry> {
-        self.lanes.get(names).filter(|entry| entry.stale_at.is_none_or(|stale_at| Instant::now() < stale_at))
+    pub(super) fn find(&self, names: &Names) -> Option<&Arc<Route>> {
+        let entry = self.lanes.get(names)?;
+        let is_fresh = entry.stale_at.is_none_or(|stale_at| Instant::now() < stale_at);
+        is_fresh.then_some(&entry.route)
     }
 
     /// The limits to look a demand's names up in.
@@ -114,29 +117,29 @@ impl Registry {
         Found { path, stale_at }: Found,
         table: &Arc<Table>,
         shared: &Arc<Shared>,
-    ) -> Result<Option<Entry>, Outdated> {
-        if let Some(entry) = self.find(names) {
-            return Ok(Some(entry.clone()));
+    ) -> Result<Option<Arc<Route>>, Outdated> {
+        if let Some(route) = self.find(names) {
+            return Ok(Some(route.clone()));
         }
         if !Arc::ptr_eq(table, &self.table) {
             return Err(Outdated);
         }
         let Some(path) = path else { return Ok(None) };
         let own_names: Names = path.specs().iter().map(|spec| Cow::Owned(spec.name().to_owned())).collect();
-        let (lane, path) = match self.lanes.get(&own_names) {
-            Some(entry) if entry.path.counts_like(&path) => (entry.lane.clone(), entry.path.clone()),
+        let route = match self.lanes.get(&own_names) {
+            Some(entry) if entry.route.path.counts_like(&path) => entry.route.clone(),
             Some(entry) => {
-                entry.lane.adopt(path.clone());
-                (entry.lane.clone(), path)
+                entry.route.lane.adopt(path.clone());
+                Arc::new(entry.route.on(&path))
             }
-            None => (self.make(&own_names, path.clone(), shared), path),
+            None => Arc::new(Route::new(self.make(&own_names, path.clone(), shared), path)),
         };
         self.tidy();
         let is_alias = own_names != *names;
-        let entry = Entry { lane, path, stale_at, is_alias };
+        let entry = Entry { route: route.clone(), stale_at, is_alias };
         self.lanes.insert(own_names, Entry { is_alias: false, ..entry.clone() });
-        self.lanes.insert(names.clone(), entry.clone());
-        Ok(Some(entry))
+        self.lanes.insert(names.clone(), entry);
+        Ok(Some(route))
     }
 
     fn make(&mut self, names: &Names, path: Arc<Path>, shared: &Arc<Shared>) -> Arc<Lane> {
@@ -163,7 +166,7 @@ impl Registry {
     /// on it and in case they do again.
     pub(super) fn refuse_waiting(&self, names: &Names, error: &Throttled) {
         if let Some(entry) = self.lanes.get(names) {
-            entry.lane.refuse_waiting(error);
+            entry.route.lane.refuse_waiting(error);
         }
     }
 
@@ -178,7 +181,7 @@ impl Registry {
     }
 
     pub(super) fn lanes(&self) -> Vec<Arc<Lane>> {
-        self.lanes.values().filter(|entry| !entry.is_alias).map(|entry| entry.lane.clone()).collect()
+        self.lanes.values().filter(|entry| !entry.is_alias).map(|entry| entry.route.lane.clone()).collect()
     }
 
     /// Forgets aliases, and lanes with nothing on them, once there are twice as many as last time.
@@ -188,7 +191,9 @@ impl Registry {
         }
         self.lanes.retain(|_, entry| !entry.is_alias);
         // Nobody can be about to use a lane that only the registry knows, for whoever is has a share of it.
-        self.lanes.retain(|_, entry| Arc::strong_count(&entry.lane) > 1 || !entry.lane.is_idle());
+        self.lanes.retain(|_, Entry { route, .. }| {
+            Arc::strong_count(route) > 1 || Arc::strong_count(&route.lane) > 1 || !route.lane.is_idle()
+        });
         self.sharers.retain(|_, sharers| !sharers.is_deserted());
         self.look_again_at = FEW.max(2 * self.lanes.len());
     }
