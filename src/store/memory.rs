@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{Batch, BucketKey, Reply, Store};
-use crate::engine::{self, Answer, BucketState, Micros, Op};
+use crate::engine::{self, Answer, BucketState, Micros};
 
 /// How often buckets that mean nothing any more are looked for.
 const SWEEP_EVERY: Micros = 60_000_000;
@@ -32,8 +32,6 @@ pub struct MemoryStore {
 struct State {
     buckets: HashMap<Arc<BucketKey>, BucketState, BuildHasherDefault<Prehashed>>,
     next_sweep: Micros,
-    /// When it was last asked what depends on the time.
-    asked_at: Micros,
 }
 
 impl Default for MemoryStore {
@@ -46,9 +44,7 @@ impl MemoryStore {
     /// An empty store, whose clock starts at the system's time and then runs steadily.
     pub fn new() -> Self {
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let epoch = epoch.as_micros() as Micros;
-        let state = State { asked_at: epoch, ..State::default() };
-        Self { started: Instant::now(), epoch, state: Mutex::new(state) }
+        Self { started: Instant::now(), epoch: epoch.as_micros() as Micros, state: Mutex::default() }
     }
 
     /// How many buckets are remembered.
@@ -90,12 +86,8 @@ impl Store for MemoryStore {
 
     fn apply(&self, batch: &Batch<'_>) -> Reply {
         let mut state = self.lock();
-        // What is settled on the spot was so at the last question already, for all that anybody was told: clocks are slow.
-        if !matches!(batch, Batch { seq: 0, ops: [Op::Settle { .. }], .. }) {
-            // Read under the lock: time must not run backwards from one batch to the next.
-            state.asked_at = self.wall();
-        }
-        let wall = state.asked_at;
+        // Read under the lock: time must not run backwards from one batch to the next.
+        let wall = self.wall();
         state.sweep(wall);
         Reply::Now(state.apply(batch, wall))
     }
