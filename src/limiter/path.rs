@@ -90,12 +90,6 @@ impl Path {
         self.meters().map(|(spec, meter)| cost_on(spec, meter)).collect()
     }
 
-    /// This path, or one that has the quotas of another version of it too, on which an operation that was counted on
-    /// that can be applied.
-    pub(crate) fn covering(self: &Arc<Self>, other: &Self) -> Arc<Self> {
-        if self.lacks_some_of(other) { Arc::new(self.with_those_of(other)) } else { self.clone() }
-    }
-
     /// Whether another version of this path has quotas that are not here.
     pub(crate) fn lacks_some_of(&self, other: &Self) -> bool {
         let mine = |spec: &BucketSpec| self.specs.iter().find(|mine| mine.key == spec.key);
@@ -106,7 +100,10 @@ impl Path {
 
     /// This path and, after its own, the quotas of another version of it that are not here. Calendars are looked up
     /// when the store says that it needs them.
-    fn with_those_of(&self, other: &Self) -> Self {
+    pub(crate) fn with_those_of(self: &Arc<Self>, other: &Self) -> Arc<Self> {
+        if !self.lacks_some_of(other) {
+            return self.clone();
+        }
         let mut specs = self.specs.clone();
         for spec in &other.specs {
             match specs.iter_mut().find(|mine| mine.key == spec.key) {
@@ -117,7 +114,7 @@ impl Path {
                 None => specs.push(spec.clone()),
             }
         }
-        Self::new(specs, 0)
+        Arc::new(Self::new(specs, 0))
     }
 
     /// An operation whose amounts were counted on another version of this path.

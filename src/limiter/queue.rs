@@ -326,7 +326,7 @@ impl Queue {
             Some(path) => {
                 let alike =
                     |other: &&Other| other.path.as_ref().is_some_and(|other| Arc::ptr_eq(other, &path));
-                (self.path.covering(&path), others().take_while(alike).count())
+                (self.path.with_those_of(&path), others().take_while(alike).count())
             }
             None => (self.path.clone(), others().take_while(|other| gone(other).is_none()).count()),
         }

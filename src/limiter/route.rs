@@ -105,7 +105,7 @@ impl Route {
         let mut path = Cow::Borrowed(&self.path);
         if lane.is_free() {
             if !self.is_current() {
-                path = Cow::Owned(lane.path().covering(&self.path));
+                path = Cow::Owned(lane.path().with_those_of(&self.path));
                 op = path.translated_op(op, &self.path);
             }
             if let Some((verdict, _)) = self.apply_directly(&path, &op) {
