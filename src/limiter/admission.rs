@@ -17,7 +17,11 @@ use crate::{
 
 impl Limiter {
     pub(super) async fn acquire(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
-        let result = self.ask(demand, mode).await;
+        let result = match self.at_once(demand, mode) {
+            Some(result) => result,
+            // Boxed, since what is granted at once would have to carry it around.
+            None => Box::pin(self.ask(demand, mode)).await,
+        };
         self.tell_of(demand, &result);
         result
     }
@@ -28,13 +32,18 @@ impl Limiter {
         demand: &Demand,
         mode: Mode,
     ) -> Option<Result<Reservation, Throttled>> {
+        let result = self.at_once(demand, mode)?;
+        self.tell_of(demand, &result);
+        Some(result)
+    }
+
+    fn at_once(&self, demand: &Demand, mode: Mode) -> Option<Result<Reservation, Throttled>> {
         if !self.inner.shared.in_process {
             return None;
         }
+        // No lock of the registry is held any more when the route is entered, since observers are told.
         let enter = |(route, standing): (Arc<Route>, _)| route.enter_directly(demand, standing, mode);
-        let result = self.route_of(demand).transpose()?.and_then(enter).transpose()?;
-        self.tell_of(demand, &result);
-        Some(result)
+        self.route_of(demand).transpose()?.and_then(enter).transpose()
     }
 
     fn tell_of(&self, demand: &Demand, result: &Result<Reservation, Throttled>) {
@@ -58,7 +67,7 @@ impl Limiter {
                 Err(Throttled::Store(error)) if error.is_unavailable() => error,
                 result => return result,
             };
-            // Boxed, since hardly any demand needs it and all would have to carry it around.
+            // Boxed, since hardly any demand needs it.
             if let Some(result) = Box::pin(self.without_store(demand, deadline, mode, error)).await {
                 return result;
             }
@@ -71,18 +80,15 @@ impl Limiter {
         deadline: Option<Instant>,
         mode: Mode,
     ) -> Result<Reservation, Throttled> {
+        if let Some(result) = self.at_once(demand, mode) {
+            return result;
+        }
         let Some((route, standing)) = self.route_of(demand)? else {
             return Ok(Reservation::uncounted(demand.usage.clone(), 0));
         };
-        // No lock of the registry is held any more, since observers are told.
-        let mut reservation = match route.enter_directly(demand, standing, mode)? {
-            Some(reservation) => reservation,
-            None => {
-                let place = route.enter(demand, standing, mode, deadline)?;
-                // Boxed, since most do not wait.
-                Box::pin(place.wait(deadline)).await?
-            }
-        };
+        let place = route.enter(demand, standing, mode, deadline)?;
+        // Boxed, since most do not wait.
+        let mut reservation = Box::pin(place.wait(deadline)).await?;
         reservation.release_on_drop(false);
         Ok(reservation)
     }

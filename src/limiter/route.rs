@@ -67,7 +67,9 @@ impl Route {
         }
         match self.reserve_directly(&costs, standing, mode) {
             Some((Verdict::Granted, at)) => {
-                Ok(Some(Reservation::granted(self.clone(), demand.usage.clone(), costs, at)))
+                let mut reservation = Reservation::granted(self.clone(), demand.usage.clone(), costs, at);
+                reservation.release_on_drop(false);
+                Ok(Some(reservation))
             }
             Some((Verdict::Fits, at)) => Ok(Some(Reservation::uncounted(demand.usage.clone(), at))),
             Some((Verdict::Refused(violations), _)) if mode != Mode::Wait => {
