@@ -58,10 +58,7 @@ impl Route {
         if !self.is_current() {
             return Arc::new(Self::to(self.lane.clone())).enter_directly(demand, standing, mode);
         }
-        let costs = self.path.costs(&demand.usage);
-        if let Some(refusal) = self.path.beyond_capacity(&costs, standing.headroom) {
-            return Err(Throttled::ExceedsCapacity(Box::new(refusal)));
-        }
+        let costs = self.costs(demand, standing)?;
         if self.lane.is_closed() {
             return Err(Throttled::Closed);
         }
@@ -88,8 +85,17 @@ impl Route {
         mode: Mode,
         deadline: Option<Instant>,
     ) -> Result<Place, Throttled> {
-        let (lane, usage, costs) = (self.lane.clone(), demand.usage.clone(), self.path.costs(&demand.usage));
+        let (lane, usage, costs) = (self.lane.clone(), demand.usage.clone(), self.costs(demand, standing)?);
         lane.enter(Ask { route: self, usage, costs, standing, mode, deadline })
+    }
+
+    /// What a demand costs, if it could ever be granted.
+    fn costs(&self, demand: &Demand, standing: Standing) -> Result<Costs, Throttled> {
+        let costs = self.path.costs(&demand.usage);
+        match self.path.beyond_capacity(&costs, standing.headroom) {
+            Some(refusal) => Err(Throttled::ExceedsCapacity(Box::new(refusal))),
+            None => Ok(costs),
+        }
     }
 
     fn reserve_directly(&self, costs: &Costs, standing: Standing, mode: Mode) -> Option<(Verdict, Micros)> {
