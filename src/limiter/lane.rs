@@ -230,6 +230,19 @@ impl Lane {
         self.push(self.lock(), other)
     }
 
+    /// Sends what a provider said: applied or queued when this returns.
+    pub(super) fn say(self: &Arc<Self>, op: Op) -> Settling {
+        let mut state = self.lock();
+        if self.answers_at_once(&state)
+            && let Some((verdict, _)) = self.apply_one(&mut state, |_| op.clone())
+        {
+            self.tell_lost(state);
+            return Settling::done(verdict);
+        }
+        drop(state);
+        self.send(Other::Said(op))
+    }
+
     fn push(self: &Arc<Self>, mut state: MutexGuard<'_, State>, other: Other) -> Settling {
         let (report, told) = oneshot::channel();
         state.queue.push_other(other, report);

@@ -1,5 +1,6 @@
 //! The limiter: reserve, call, settle; without tower.
 
+mod feedback;
 mod health;
 mod lane;
 mod line;
@@ -25,6 +26,7 @@ use std::{
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
 
+pub(crate) use self::feedback::Origin;
 use self::{
     lane::{Entered, Lane, Shared},
     options::Options,
@@ -40,8 +42,9 @@ pub use self::{
 };
 use crate::{
     demand::Demand,
-    engine::{Mode, Verdict},
+    engine::{MAX_AMOUNT, Mode, Verdict},
     error::{BadDemand, Throttled},
+    feedback::Feedback,
     limits::{Limits, LimitsError, Standing, Table},
     observe::Event,
     quota::micros,
@@ -211,6 +214,21 @@ impl Limiter {
         lane.look_now();
         lane.neighbours.look_now(&lane);
         Ok(())
+    }
+
+    /// Holds all that share a bucket to what its provider said. Where a reservation is at hand,
+    /// [`Reservation::feedback`] allows for the time that the response took.
+    ///
+    /// It is applied, or enqueued, when this returns; the future only reports.
+    ///
+    /// # Errors
+    /// Those of the future: [`Throttled::BadDemand`] for a bucket without quotas, [`Throttled::Store`] if the store does
+    /// not answer. It is not sent again then, since the provider will say it anew.
+    pub fn feedback(&self, bucket: &str, feedback: &Feedback) -> Settling {
+        match self.lane_of(bucket) {
+            Ok(Entry { lane, .. }) => Origin { lane, at: MAX_AMOUNT }.feedback(feedback),
+            Err(error) => Settling::failed(error),
+        }
     }
 
     /// Replaces the limits, at once also for those that wait. What is charged stays charged.

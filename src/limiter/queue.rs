@@ -144,8 +144,15 @@ pub(super) struct Queue {
 #[derive(Debug)]
 pub(super) enum Other {
     Change(Change),
-    Detach { path: Arc<Path>, claim: u64, reserved: Costs, lease: Micros },
+    Detach {
+        path: Arc<Path>,
+        claim: u64,
+        reserved: Costs,
+        lease: Micros,
+    },
     Pause(Micros),
+    /// About quotas by their ids, which are the same on every version of a path.
+    Said(Op),
     Status,
 }
 
@@ -158,6 +165,7 @@ impl Other {
                 Op::Detach { claim, reserved: path.translated(&reserved, &from), lease }
             }
             Self::Pause(duration) => Op::Pause(duration),
+            Self::Said(op) => op,
             Self::Status => Op::Status,
         }
     }

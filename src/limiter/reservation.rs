@@ -10,6 +10,7 @@ use std::{
 use futures_util::Stream;
 
 use super::{
+    feedback::Origin,
     lane::Lane,
     path::Path,
     queue::{Ask, Change, Other},
@@ -19,6 +20,7 @@ use super::{
 use crate::{
     engine::{Costs, MAX_AMOUNT, Micros},
     error::{BadDemand, Throttled},
+    feedback::Feedback,
     observe::Event,
     quota::micros,
     usage::Usage,
@@ -163,6 +165,20 @@ impl Reservation {
         let (path, actual) = (hold.path.clone(), hold.costs.clone());
         self.usage = usage;
         hold.lane.change(&Change { path, at: self.at, reserved, actual, close: false, claim: None })
+    }
+
+    /// Holds all that share its first bucket to what the provider said in the call's response: say it before the call is
+    /// settled, so that nobody takes what is given back in between.
+    ///
+    /// What comes back between the grant and the response is left besides what the provider said. It is applied, or
+    /// enqueued, when this returns; the future only reports.
+    pub fn feedback(&self, feedback: &Feedback) -> Settling {
+        self.origin().map_or_else(Settling::nothing, |origin| origin.feedback(feedback))
+    }
+
+    /// Where feedback on the call goes, also when it has been settled.
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        self.hold.as_ref().map(|hold| Origin { lane: hold.lane.clone(), at: self.at })
     }
 
     /// Lets another process settle it, once, within `lease`: with [`Limiter::settle`](crate::Limiter::settle) and the
