@@ -35,7 +35,7 @@ use std::{borrow::Cow, time::Duration};
 pub struct Feedback {
     pub(crate) left: Vec<Left>,
     pub(crate) wait: Option<Wait>,
-    permanent: bool,
+    pub(crate) permanent: bool,
 }
 
 /// What is left of one quota.

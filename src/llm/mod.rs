@@ -39,6 +39,7 @@ mod counts;
 mod estimate;
 mod extractor;
 mod family;
+mod feedback;
 mod image;
 mod inspector;
 mod json;
