@@ -198,8 +198,12 @@ pub(crate) const MISTRAL: Row = Row {
 pub(crate) const DEEPSEEK: Row = Row { name: "DeepSeek", ..COMPATIBLE };
 
 /// Requests only, of all free models together.
-pub(crate) const OPENROUTER: Row =
-    Row { name: "OpenRouter", headers: OPENROUTER_HEADERS, naming: Naming { versions: &[], shared: &[("*:free", "free")] }, ..COMPATIBLE };
+pub(crate) const OPENROUTER: Row = Row {
+    name: "OpenRouter",
+    headers: OPENROUTER_HEADERS,
+    naming: Naming { versions: &[], shared: &[("*:free", "free")] },
+    ..COMPATIBLE
+};
 
 /// Requests, and inputs where embeddings are made.
 pub(crate) const COHERE: Row =

@@ -38,6 +38,11 @@ impl Told {
         Self { rounded_by: amount, ..self }
     }
 
+    #[cfg(test)]
+    pub(in crate::llm) fn names(&self) -> [&'static str; 3] {
+        [self.limit, self.remaining, self.reset]
+    }
+
     /// What a response tells of it; nothing where it holds something that means "unknown". Also whether that is nothing
     /// at all.
     pub(super) fn read(&self, headers: &HeaderMap, refused: bool) -> Option<(Left, bool)> {

@@ -86,8 +86,9 @@ impl Rules {
 
     /// What an error in a body says, or that there is none.
     pub(super) fn feedback_of_error(&self, status: u16, refusal: Option<&Refusal>) -> Feedback {
-        let wait = |time, of: Option<&Named>| {
-            Feedback { wait: Some(Wait { of: of.cloned(), time }), ..Feedback::new() }
+        let wait = |time, of: Option<&Named>| Feedback {
+            wait: Some(Wait { of: of.cloned(), time }),
+            ..Feedback::new()
         };
         let passes = pauses(status) || refusal.is_some_and(|refusal| refusal.transient);
         match refusal {
@@ -95,9 +96,7 @@ impl Rules {
             Some(Refusal { delay: Some(delay), of, .. }) if passes || is_refusal(status) => {
                 wait(*delay, of.as_ref())
             }
-            refusal if passes => {
-                wait(self.default_pause, refusal.and_then(|refusal| refusal.of.as_ref()))
-            }
+            refusal if passes => wait(self.default_pause, refusal.and_then(|refusal| refusal.of.as_ref())),
             _ => Feedback::new(),
         }
     }
@@ -114,6 +113,7 @@ pub(super) fn pauses(status: u16) -> bool {
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let millis = headers.get("retry-after-ms").and_then(text).and_then(duration).map(|seconds| seconds / 1_000);
+    let millis =
+        headers.get("retry-after-ms").and_then(text).and_then(duration).map(|seconds| seconds / 1_000);
     millis.or_else(|| headers.get(RETRY_AFTER).and_then(text).and_then(|text| Clock(headers).until(text)))
 }

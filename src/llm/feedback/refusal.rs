@@ -69,11 +69,8 @@ fn by_openai(kind: &str, message: &str) -> Option<Named> {
         "tokens" => Named::metric("tokens"),
         _ => return None,
     };
-    let window = if message.contains("per min") {
-        Some(MINUTE)
-    } else {
-        message.contains("per day").then_some(DAY)
-    };
+    let window =
+        if message.contains("per min") { Some(MINUTE) } else { message.contains("per day").then_some(DAY) };
     Some(Named { window, ..named })
 }
 

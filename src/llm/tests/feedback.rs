@@ -1,0 +1,325 @@
+//! Whole calls whose responses say something of limits.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http_body_util::BodyExt;
+use proptest::prelude::*;
+use tokio::time::{Instant, advance};
+use tower::{Layer, ServiceExt};
+
+use super::{Account, EVENTS, JSON, full, response};
+use crate::{
+    Demand, Quota, Throttled,
+    llm::{Rules, anthropic, compatible, openai, table},
+    usage,
+};
+
+const REQUEST: &str = r#"{"model":"t1","max_tokens":100,"messages":[]}"#;
+const LIMITED: &str = r#"{"error":{"message":"..","type":"tokens","code":"rate_limit_exceeded"}}"#;
+const BROKE: &str = r#"{"error":{"message":"..","type":"insufficient_quota","code":"insufficient_quota"}}"#;
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn account() -> Account {
+    Account::with([
+        Quota::per_minute("requests", 100),
+        Quota::per_minute("tokens", 10_000),
+        Quota::per_day("requests", 1_000),
+    ])
+}
+
+fn with_headers<B>(mut response: Response<B>, headers: &[(&'static str, &'static str)]) -> Response<B> {
+    let pairs = headers.iter().map(|(name, value)| (*name, HeaderValue::from_static(value)));
+    pairs.for_each(|(name, value)| drop(response.headers_mut().insert(name, value)));
+    response
+}
+
+impl Account {
+    async fn available(&self) -> Vec<f64> {
+        let status = self.limiter.status("all").await.unwrap();
+        status.quotas.iter().map(|quota| quota.available).collect()
+    }
+
+    /// For how long a demand is refused, and by what; nothing if it is not.
+    async fn refuses(&self, demand: Demand) -> Option<(u64, String)> {
+        let wait = self.limiter.time_until_available(demand.clone()).await.unwrap();
+        if wait == Some(Duration::ZERO) {
+            return None;
+        }
+        let Err(Throttled::NotNow(refusal)) = self.limiter.try_reserve(demand).await else {
+            panic!("granted")
+        };
+        Some((refusal.retry_after()?.as_secs(), refusal.binding()?.quota.to_string()))
+    }
+
+    async fn is_paused_for(&self) -> Option<u64> {
+        self.refuses(one()).await.map(|(wait, _)| wait)
+    }
+}
+
+fn one() -> Demand {
+    Demand::new("all", usage! { requests: 1, tokens: 1 })
+}
+
+#[tokio::test(start_paused = true)]
+async fn headers_lower_what_is_left_before_the_body_is_read() {
+    let account = account();
+    let headers = [
+        ("x-ratelimit-limit-requests", "1000"),
+        ("x-ratelimit-remaining-requests", "40"),
+        ("x-ratelimit-reset-requests", "82944s"),
+        ("x-ratelimit-limit-tokens", "10000"),
+        ("x-ratelimit-remaining-tokens", "700"),
+        ("x-ratelimit-reset-tokens", "55.8s"),
+    ];
+    let answer = with_headers(response(200, JSON, full(r#"{"usage":{"total_tokens":90}}"#)), &headers);
+    let answer = account.call(&compatible::rules(), REQUEST, answer).await;
+    assert_eq!(account.available().await, [99.0, 700.0, 40.0]);
+    answer.into_body().collect().await.unwrap();
+    assert_eq!(
+        account.available().await,
+        [99.0, 713.0, 40.0],
+        "what was reserved and not used is left besides"
+    );
+    advance(seconds(63)).await;
+    assert_eq!(account.available().await, [100.0, 10_000.0, 40.0]);
+    advance(seconds(300)).await;
+    assert_eq!(account.available().await[2], 999.0, "not for longer than the longest pause");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_with_a_time_pauses_at_once() {
+    for (status, rules) in [(429, openai::rules()), (529, anthropic::rules()), (503, compatible::rules())] {
+        let account = account();
+        let refused = with_headers(response(status, JSON, full(LIMITED)), &[("retry-after", "7.2")]);
+        let refused = account.call(&rules, REQUEST, refused).await;
+        assert_eq!(account.refuses(one()).await, Some((7, "paused".into())), "{status}");
+        // What the body says comes too late to change anything.
+        assert_eq!(refused.into_body().collect().await.unwrap().to_bytes(), LIMITED);
+        assert_eq!(account.is_paused_for().await, Some(7));
+        account.assert_settled_once();
+        advance(Duration::from_millis(7_200)).await;
+        assert_eq!(account.refuses(one()).await, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_nothing_left_is_paused_alone() {
+    let account = account();
+    let headers = [
+        ("x-ratelimit-limit-requests", "100"),
+        ("x-ratelimit-remaining-requests", "99"),
+        ("x-ratelimit-limit-tokens", "10000"),
+        ("x-ratelimit-remaining-tokens", "0"),
+        ("retry-after", "7"),
+    ];
+    drop(
+        account
+            .call(&compatible::rules(), REQUEST, with_headers(response(429, JSON, full("")), &headers))
+            .await,
+    );
+    let requests = || Demand::new("all", usage! { requests: 1 });
+    assert_eq!(account.refuses(requests()).await, None);
+    assert_eq!(account.refuses(one()).await.map(|(_, quota)| quota), Some("tokens per 60s".into()));
+}
+
+/// How long a bucket is paused after a refusal that says no time in its head.
+async fn paused_after(rules: &Rules, status: u16, content: &str, body: &str) -> Option<u64> {
+    let account = account();
+    let refused = account.call(rules, REQUEST, response(status, content, full(body))).await;
+    assert_eq!(account.is_paused_for().await, None, "nothing is known yet");
+    let read = refused.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(read, body, "bytes pass unchanged");
+    account.assert_settled_once();
+    account.is_paused_for().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_without_a_time_is_understood_at_its_end() {
+    let rules = compatible::rules().default_pause(seconds(3));
+    assert_eq!(paused_after(&rules, 429, JSON, LIMITED).await, Some(3));
+    assert_eq!(paused_after(&rules, 429, JSON, BROKE).await, None);
+    assert_eq!(paused_after(&rules, 429, JSON, "no JSON at all").await, Some(3));
+    assert_eq!(paused_after(&rules, 429, "text/html", "<p>slow down</p>").await, Some(3));
+    assert_eq!(paused_after(&rules, 529, JSON, r#"{"error":{"type":"overloaded_error"}}"#).await, Some(3));
+    assert_eq!(paused_after(&rules, 503, JSON, r#"{"error":{"type":"slow_down"}}"#).await, Some(3));
+    assert_eq!(paused_after(&rules, 503, JSON, "{}").await, None);
+    assert_eq!(paused_after(&rules, 400, JSON, r#"{"error":{"type":"invalid_request_error"}}"#).await, None);
+    assert_eq!(paused_after(&rules, 200, JSON, r#"{"usage":{"total_tokens":9}}"#).await, None);
+    let details = r#"{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","details":[{"retryDelay":"34s"}]}}"#;
+    assert_eq!(paused_after(&rules, 429, JSON, details).await, Some(34));
+
+    // Nobody reads it, or not to its end.
+    let account = account();
+    drop(account.call(&rules, REQUEST, response(429, JSON, full(LIMITED))).await);
+    assert_eq!(account.is_paused_for().await, Some(3));
+
+    let never = with_headers(response(429, JSON, full(LIMITED)), &[("x-should-retry", "false")]);
+    let account = self::account();
+    drop(account.call(&rules, REQUEST, never).await);
+    assert_eq!(account.is_paused_for().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_names_a_quota_pauses_just_that() {
+    let account = account();
+    let body = r#"{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","details":[{"violations":[
+        {"quotaId":"GenerateRequestsPerDayPerProjectPerModel-FreeTier","quotaValue":"1000"}]},{"retryDelay":"34s"}]}}"#;
+    let refused = account.call(&compatible::rules(), REQUEST, response(429, JSON, full(body))).await;
+    refused.into_body().collect().await.unwrap();
+    assert_eq!(account.refuses(one()).await, Some((34, "requests per 86400s".into())));
+    let tokens = Demand::new("all", usage! { requests: 0, tokens: 5 });
+    assert_eq!(account.refuses(tokens).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overload_within_a_stream_pauses_before_the_stream_is_over() {
+    let account = account();
+    let stream = concat!(
+        "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":5,\"output_tokens\":1}}}\n\n",
+        "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}\n\n",
+    );
+    let rules = anthropic::rules().default_pause(seconds(3));
+    let mut body = account.call(&rules, REQUEST, response(200, EVENTS, full(stream))).await.into_body();
+    assert_eq!(account.is_paused_for().await, None);
+    assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), stream);
+    assert_eq!(account.is_paused_for().await, Some(3));
+    drop(body);
+    assert_eq!(account.is_paused_for().await, Some(3), "said once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_takes_what_a_refused_call_gives_back_before_the_pause() {
+    let account = Account::with([Quota::per_minute("requests", 1)]);
+    let limiter = account.limiter.clone();
+    let arrived = std::sync::Arc::new(tokio::sync::Notify::new());
+    let answers = arrived.clone();
+    let service = tower::service_fn(move |_: http::Request<String>| {
+        let answers = answers.clone();
+        async move {
+            answers.notified().await;
+            let refused = response(429, JSON, full(LIMITED));
+            Ok::<_, crate::BoxError>(with_headers(refused, &[("retry-after", "20")]))
+        }
+    });
+    let layer = crate::ThrottleLayer::openai_compatible(limiter.clone(), compatible::rules());
+    let call = layer.layer(service).oneshot(http::Request::new(REQUEST.to_owned()));
+    let mut call = Box::pin(call);
+    assert!(call.as_mut().now_or_never().is_none());
+
+    let began = Instant::now();
+    let waiter =
+        tokio::spawn(async move { limiter.reserve(Demand::new("all", usage! { requests: 1 })).await });
+    tokio::task::yield_now().await;
+    arrived.notify_one();
+    drop(call.await.unwrap());
+    waiter.await.unwrap().unwrap().release().await.unwrap();
+    assert_eq!(began.elapsed(), seconds(20));
+}
+
+const VALUES: &[&str] = &[
+    "0",
+    "-1",
+    "1",
+    "99",
+    "1000",
+    "18446744073709551615",
+    "1e300",
+    "NaN",
+    "inf",
+    "0.0000001",
+    "6m0s",
+    "12ms",
+    "99999d",
+    "2015-01-05T07:00:00Z",
+    "9999-12-31T23:59:59Z",
+    "Mon, 05 Jan 2015 07:00:00 GMT",
+    "253402300799000",
+    "true",
+    "false",
+    "34.4s",
+    "insufficient_quota",
+    "",
+];
+
+fn names() -> Vec<&'static str> {
+    let rows = [table::OPENAI, table::ANTHROPIC, table::MISTRAL, table::OPENROUTER];
+    let told = rows.iter().flat_map(|row| row.headers).flat_map(|told| told.names());
+    told.chain(["retry-after", "retry-after-ms", "x-should-retry", "date"]).collect()
+}
+
+fn any_headers() -> impl Strategy<Value = HeaderMap> {
+    let value = prop_oneof![
+        3 => proptest::sample::select(VALUES).prop_map(|value| value.as_bytes().to_vec()),
+        1 => proptest::collection::vec(any::<u8>(), 0..30),
+    ];
+    let header = (proptest::sample::select(names()), value).prop_filter_map("a value", |(name, value)| {
+        Some((HeaderName::from_static(name), HeaderValue::from_bytes(&value).ok()?))
+    });
+    proptest::collection::vec(header, 0..25).prop_map(|headers| headers.into_iter().collect())
+}
+
+fn any_error() -> impl Strategy<Value = Vec<u8>> {
+    let word = || proptest::sample::select(VALUES).prop_map(|value| format!("{value:?}"));
+    let json = proptest::collection::vec(word(), 8).prop_map(|words| {
+        let [a, b, c, d, e, f, g, h] = &words[..] else { unreachable!() };
+        let error = format!(
+            r#"{{"error":{{"code":{a},"type":{b},"message":{c},"details":[{d},{{"retryDelay":{e}}},
+            {{"violations":[{{"quotaId":{f},"quotaValue":{g}}}]}}],"status":{h}}}}}"#
+        );
+        error.into_bytes()
+    });
+    prop_oneof![json, proptest::collection::vec(any::<u8>(), 0..300)]
+}
+
+proptest! {
+    /// Whatever a response says: nobody panics, nothing is raised, and nothing is held back for longer than the longest
+    /// pause.
+    #[test]
+    fn no_response_is_too_odd(
+        rules in proptest::sample::select(vec![0, 1, 2, 3, 4]),
+        status in proptest::sample::select(vec![200_u16, 400, 402, 429, 500, 503, 529]),
+        headers in any_headers(),
+        body in any_error(),
+        is_stream in any::<bool>(),
+    ) {
+        let rules = [openai::rules, anthropic::rules, compatible::groq, compatible::mistral, compatible::openrouter][rules]();
+        let _ = rules.feedback(status, &headers, Some(&body));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let account = Account::with([
+                Quota::per_minute("requests", 100),
+                Quota::token_bucket("tokens", 1_000, seconds(60)),
+                Quota::fixed_window("requests", 1_000, seconds(60)),
+                Quota::per_minute("input_tokens", 99),
+                Quota::token_bucket("output_tokens", 1_000, seconds(60)),
+            ]);
+            let kept = account.limiter.reserve(one()).await.unwrap();
+            let before = account.available().await;
+            let content = if is_stream { EVENTS } else { JSON };
+            let body = if is_stream { [b"data: ", &body[..], b"\n\n"].concat() } else { body };
+            let mut answer = Response::new(http_body_util::Full::new(bytes::Bytes::from(body.clone())));
+            *answer.status_mut() = status.try_into().unwrap();
+            *answer.headers_mut() = headers;
+            answer.headers_mut().insert("content-type", HeaderValue::from_static(content));
+            let answer = account.call(&rules, REQUEST, answer).await;
+            let passed = answer.into_body().collect().await.unwrap().to_bytes();
+            prop_assert_eq!(&passed[..], &body[..]);
+            account.assert_settled_once();
+            let after = account.available().await;
+            prop_assert!(after.iter().zip(&before).all(|(after, before)| after <= before), "{:?} {:?}", after, before);
+            drop(kept);
+
+            advance(seconds(300)).await;
+            let status = account.limiter.status("all").await.unwrap();
+            prop_assert!(status.paused_until.is_none() && status.quotas.iter().all(|quota| quota.withheld == 0.0));
+            let whole = usage! { requests: 100, tokens: 1_000, input_tokens: 99, output_tokens: 901 };
+            prop_assert!(account.limiter.try_reserve(Demand::new("all", whole)).await.is_ok());
+            Ok(())
+        })?;
+    }
+}
