@@ -30,6 +30,12 @@ impl Cap {
         self.withheld = self.withheld.saturating_sub(unused);
     }
 
+    /// A call turned out to have used so much more than it had reserved: the provider had counted that already when it
+    /// said what is left.
+    pub(crate) fn count(&mut self, more: u64) {
+        self.withheld = self.withheld.saturating_sub(more);
+    }
+
     /// Ends what is over.
     pub(crate) fn pass(&mut self, now: Micros) {
         if self.withheld_until <= now || self.withheld == 0 {

@@ -210,6 +210,9 @@ impl QuotaState {
             Charges::Fixed(window) => window.amend(reserved, actual, refundable),
             Charges::None => {}
         }
+        if let Some(more) = actual.checked_sub(reserved) {
+            self.cap.count(product(more, self.units()));
+        }
         open
     }
 
@@ -227,6 +230,11 @@ impl QuotaState {
         if let Charges::Draining(bucket) = &mut self.charges {
             bucket.refold();
         }
+    }
+
+    /// Units in a token.
+    fn units(&self) -> u64 {
+        if let Charges::Draining(bucket) = &self.charges { bucket.units() } else { 1 }
     }
 
     fn held(&self, rule: &Rule) -> u64 {

@@ -57,6 +57,23 @@ fn a_refund_is_left_besides() {
 }
 
 #[test]
+fn what_a_call_used_beyond_its_estimate_is_not_counted_twice() {
+    for rule in [token_bucket(1, 100, MINUTE, 100), sliding(1, 100, MINUTE, 60), held(fixed(1, 100, DAY, 0))]
+    {
+        let mut world = World::new([rule]);
+        let grant = world.take(&[10]);
+        // The provider has counted 25 for the call, and 5 for somebody else's.
+        world.one(LANE, cap(70, grant.at, MINUTE));
+        assert_eq!(most(&world), 70);
+        world.settle(&grant, &[25]);
+        assert_eq!((most(&world), world.level(0).withheld), (70, 5 * world.units(0)));
+        let next = world.take(&[10]);
+        world.settle(&next, &[50]);
+        assert_eq!((most(&world), world.level(0).withheld), (25, 0), "no less than without it");
+    }
+}
+
+#[test]
 fn what_came_back_since_the_call_is_left_too() {
     for (rule, left) in [
         (token_bucket(1, 600, MINUTE, 600), 10 + 100),

@@ -78,6 +78,8 @@ local function quota_settle(quota, at, reserved, actual, in_flight, close)
   elseif kind == 'fixed' then
     fixed_amend(quota, reserved, actual, refundable)
   end
+  -- The provider had counted what is more already when it said what is left.
+  if actual > reserved then quota.withheld = drained(quota.withheld, product(actual - reserved, quota.units)) end
   return open
 end
 
