@@ -44,93 +44,55 @@ const MONTH: Duration = Duration::from_secs(30 * 86_400);
 
 /// OpenAI's names, which others have taken over; some of Azure's are spelled otherwise. Requests may be per day.
 const HEADERS: &[Told] = &[
-    Told::new(
-        "requests",
-        "x-ratelimit-limit-requests",
-        "x-ratelimit-remaining-requests",
-        "x-ratelimit-reset-requests",
-    ),
-    Told::new(
-        "tokens",
-        "x-ratelimit-limit-tokens",
-        "x-ratelimit-remaining-tokens",
-        "x-ratelimit-reset-tokens",
-    ),
-    Told::new(
-        "tokens",
-        "x-ratelimit-limit-project-tokens",
-        "x-ratelimit-remaining-project-tokens",
-        "x-ratelimit-reset-project-tokens",
-    ),
-    Told::new(
-        "requests",
-        "x-rate-limit-limit-requests",
-        "x-rate-limit-remaining-requests",
-        "x-rate-limit-reset-requests",
-    ),
-    Told::new(
-        "tokens",
-        "x-rate-limit-limit-tokens",
-        "x-rate-limit-remaining-tokens",
-        "x-rate-limit-reset-tokens",
-    ),
+    Told::new("requests", "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests")
+        .reset("x-ratelimit-reset-requests"),
+    Told::new("tokens", "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens")
+        .reset("x-ratelimit-reset-tokens"),
+    Told::new("tokens", "x-ratelimit-limit-project-tokens", "x-ratelimit-remaining-project-tokens")
+        .reset("x-ratelimit-reset-project-tokens"),
+    Told::new("requests", "x-rate-limit-limit-requests", "x-rate-limit-remaining-requests")
+        .reset("x-rate-limit-reset-requests"),
+    Told::new("tokens", "x-rate-limit-limit-tokens", "x-rate-limit-remaining-tokens")
+        .reset("x-rate-limit-reset-tokens"),
 ];
 
 /// Resets are times of full refill. Tokens are rounded to the nearest thousand.
 const ANTHROPIC_HEADERS: &[Told] = &[
-    Told::new(
-        "requests",
-        "anthropic-ratelimit-requests-limit",
-        "anthropic-ratelimit-requests-remaining",
-        "anthropic-ratelimit-requests-reset",
-    )
-    .per(MINUTE),
-    Told::new(
-        "tokens",
-        "anthropic-ratelimit-tokens-limit",
-        "anthropic-ratelimit-tokens-remaining",
-        "anthropic-ratelimit-tokens-reset",
-    )
-    .per(MINUTE)
-    .rounded_by(500),
+    Told::new("requests", "anthropic-ratelimit-requests-limit", "anthropic-ratelimit-requests-remaining")
+        .reset("anthropic-ratelimit-requests-reset")
+        .per(MINUTE),
+    Told::new("tokens", "anthropic-ratelimit-tokens-limit", "anthropic-ratelimit-tokens-remaining")
+        .reset("anthropic-ratelimit-tokens-reset")
+        .per(MINUTE)
+        .rounded_by(500),
     Told::new(
         "input_tokens",
         "anthropic-ratelimit-input-tokens-limit",
         "anthropic-ratelimit-input-tokens-remaining",
-        "anthropic-ratelimit-input-tokens-reset",
     )
+    .reset("anthropic-ratelimit-input-tokens-reset")
     .per(MINUTE)
     .rounded_by(500),
     Told::new(
         "output_tokens",
         "anthropic-ratelimit-output-tokens-limit",
         "anthropic-ratelimit-output-tokens-remaining",
-        "anthropic-ratelimit-output-tokens-reset",
     )
+    .reset("anthropic-ratelimit-output-tokens-reset")
     .per(MINUTE)
     .rounded_by(500),
 ];
 
 const MISTRAL_HEADERS: &[Told] = &[
-    Told::new(
-        "tokens",
-        "x-ratelimitbysize-limit-minute",
-        "x-ratelimitbysize-remaining-minute",
-        "ratelimitbysize-reset",
-    )
-    .per(MINUTE),
-    Told::new(
-        "tokens",
-        "x-ratelimitbysize-limit-month",
-        "x-ratelimitbysize-remaining-month",
-        "x-ratelimitbysize-reset-month",
-    )
-    .per(MONTH),
+    Told::new("tokens", "x-ratelimitbysize-limit-minute", "x-ratelimitbysize-remaining-minute")
+        .reset("ratelimitbysize-reset")
+        .per(MINUTE),
+    Told::new("tokens", "x-ratelimitbysize-limit-month", "x-ratelimitbysize-remaining-month").per(MONTH),
 ];
 
 /// Only on refusals.
 const OPENROUTER_HEADERS: &[Told] =
-    &[Told::new("requests", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")];
+    &[Told::new("requests", "x-ratelimit-limit", "x-ratelimit-remaining").reset("x-ratelimit-reset")];
 
 /// For whom nothing else is known: what is used counts.
 pub(crate) const COMPATIBLE: Row = Row {
@@ -195,7 +157,7 @@ pub(crate) const MISTRAL: Row = Row {
 };
 
 /// Calls in flight only; tokens are told, and nothing limits them.
-pub(crate) const DEEPSEEK: Row = Row { name: "DeepSeek", ..COMPATIBLE };
+pub(crate) const DEEPSEEK: Row = Row { name: "DeepSeek", headers: &[], ..COMPATIBLE };
 
 /// Requests only, of all free models together.
 pub(crate) const OPENROUTER: Row = Row {
@@ -206,5 +168,9 @@ pub(crate) const OPENROUTER: Row = Row {
 };
 
 /// Requests, and inputs where embeddings are made.
-pub(crate) const COHERE: Row =
-    Row { name: "Cohere", naming: Naming { versions: &["-##-####", "-latest"], shared: &[] }, ..COMPATIBLE };
+pub(crate) const COHERE: Row = Row {
+    name: "Cohere",
+    headers: &[],
+    naming: Naming { versions: &["-##-####", "-latest"], shared: &[] },
+    ..COMPATIBLE
+};

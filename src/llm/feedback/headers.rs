@@ -7,13 +7,13 @@ use http::{HeaderMap, HeaderValue};
 use super::time::Clock;
 use crate::feedback::{Left, Named};
 
-/// Three headers that tell how one limit stands.
+/// Headers that tell how one limit stands.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Told {
     metric: &'static str,
     limit: &'static str,
     remaining: &'static str,
-    reset: &'static str,
+    reset: Option<&'static str>,
     /// Where that is known; elsewhere it follows from how soon the limit is whole again.
     window: Option<Duration>,
     /// What is left may be this much more than is told.
@@ -21,13 +21,12 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    pub(crate) const fn new(
-        metric: &'static str,
-        limit: &'static str,
-        remaining: &'static str,
-        reset: &'static str,
-    ) -> Self {
-        Self { metric, limit, remaining, reset, window: None, rounded_by: 0 }
+    pub(crate) const fn new(metric: &'static str, limit: &'static str, remaining: &'static str) -> Self {
+        Self { metric, limit, remaining, reset: None, window: None, rounded_by: 0 }
+    }
+
+    pub(crate) const fn reset(self, reset: &'static str) -> Self {
+        Self { reset: Some(reset), ..self }
     }
 
     pub(crate) const fn per(self, window: Duration) -> Self {
@@ -39,8 +38,8 @@ impl Told {
     }
 
     #[cfg(test)]
-    pub(in crate::llm) fn names(&self) -> [&'static str; 3] {
-        [self.limit, self.remaining, self.reset]
+    pub(in crate::llm) fn names(&self) -> impl Iterator<Item = &'static str> + use<> {
+        [self.limit, self.remaining].into_iter().chain(self.reset)
     }
 
     /// What a response tells of it; nothing where it holds something that means "unknown". Also whether that is nothing
@@ -53,7 +52,8 @@ impl Told {
             None if remaining == 0 && !refused => return None,
             None => None,
         };
-        let reset = headers.get(self.reset).and_then(text).and_then(|reset| Clock(headers).until(reset));
+        let reset = self.reset.and_then(|reset| headers.get(reset)).and_then(text);
+        let reset = reset.and_then(|reset| Clock(headers).until(reset));
         let reset = reset.filter(|reset| !reset.is_zero());
         let window = self.window.or_else(|| window(limit?, remaining, reset?));
         let of = Named { metric: self.metric.into(), limit, window };
