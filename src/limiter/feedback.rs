@@ -27,14 +27,24 @@ pub(crate) struct Origin {
 impl Origin {
     /// Holds the fleet to what was said. It is applied, or enqueued, when this returns.
     pub(crate) fn feedback(&self, feedback: &Feedback) -> Settling {
+        let (left, wait) = (self.left(feedback), self.wait(feedback));
+        wait.or(left).unwrap_or_else(Settling::nothing)
+    }
+
+    /// The same of what is left.
+    pub(crate) fn left(&self, feedback: &Feedback) -> Option<Settling> {
         let path = self.lane.path();
-        let Some(spec) = path.specs().first() else { return Settling::nothing() };
-        let mut ops = SmallVec::<[Op; 4]>::new();
-        ops.extend(feedback.left.iter().filter_map(|left| self.cap(spec, left)));
-        // What no waiting helps must not make others wait.
-        let wait = feedback.wait.as_ref().filter(|_| !feedback.is_permanent());
-        ops.extend(wait.and_then(|wait| self.pause(spec, wait)));
-        ops.into_iter().fold(Settling::nothing(), |_, op| self.lane.say(op))
+        let spec = path.specs().first()?;
+        let caps = feedback.left.iter().filter_map(|left| self.cap(spec, left));
+        caps.map(|cap| self.lane.say(cap)).last()
+    }
+
+    /// The same of how long to wait. What no waiting helps must not make others wait.
+    pub(crate) fn wait(&self, feedback: &Feedback) -> Option<Settling> {
+        let path = self.lane.path();
+        let wait = feedback.wait.as_ref().filter(|_| !feedback.is_permanent())?;
+        let pause = self.pause(path.specs().first()?, wait)?;
+        Some(self.lane.say(pause))
     }
 
     fn cap(&self, spec: &BucketSpec, left: &Left) -> Option<Op> {

@@ -170,8 +170,10 @@ impl Reservation {
     /// Holds all that share its first bucket to what the provider said in the call's response: say it before the call is
     /// settled, so that nobody takes what is given back in between.
     ///
-    /// What comes back between the grant and the response is left besides what the provider said. It is applied, or
-    /// enqueued, when this returns; the future only reports.
+    /// What comes back between the grant and the response is left besides what the provider said, as is what the settle
+    /// gives back: of a call that the provider refused and did not count, say what is left once it is released, with
+    /// [`Limiter::feedback`](crate::Limiter::feedback). It is applied, or enqueued, when this returns; the future only
+    /// reports.
     pub fn feedback(&self, feedback: &Feedback) -> Settling {
         self.origin().map_or_else(Settling::nothing, |origin| origin.feedback(feedback))
     }

@@ -88,13 +88,16 @@ impl<R: Carrier + HasStatus> Inspector<R> for Inspect {
         let reserved = reservation.usage().clone();
         let status = response.status().as_u16();
         let feedback = self.rules.feedback_of_head(status, response.headers());
+        let origin = reservation.origin();
         // Before anything is given back: nobody must take that and be refused too.
-        drop(reservation.feedback(&feedback));
-        let is_told = feedback.is_permanent() || feedback.retry_after().is_some();
-        let hearing = reservation.origin().filter(|_| !is_told).map(|origin| Hearing { origin, status });
+        drop(origin.as_ref().map(|origin| origin.wait(&feedback)));
         if let Some(charge) = self.rules.after_status(status) {
             reservation.conclude_early(&charge.settlement(&reserved, None));
         }
+        // What a refused call gives back was not counted, and is not left besides.
+        drop(origin.as_ref().map(|origin| origin.left(&feedback)));
+        let is_told = feedback.is_permanent() || feedback.retry_after().is_some();
+        let hearing = origin.filter(|_| !is_told).map(|origin| Hearing { origin, status });
         response.metered(reservation, |head| {
             let reader = Reader::new(self.rules.clone(), Format::of(&head.headers), reserved);
             Box::new(reader.hearing(hearing))

@@ -15,7 +15,7 @@ use tower::{Layer, ServiceExt};
 use super::{Account, EVENTS, JSON, full, response};
 use crate::{
     BoxError, Demand, Event, Limiter, Limits, Quota, ThrottleLayer, Throttled,
-    llm::{Rules, anthropic, compatible, openai, table},
+    llm::{Quotas, Rules, anthropic, compatible, openai, table},
     usage,
 };
 
@@ -92,6 +92,106 @@ async fn headers_lower_what_is_left_before_the_body_is_read() {
     assert_eq!(account.available().await, [100.0, 10_000.0, 40.0]);
     advance(seconds(300)).await;
     assert_eq!(account.available().await[2], 999.0, "not for longer than the longest pause");
+}
+
+/// A provider's limits, what its headers say, and what is left then. A call has reserved 1 request and 100 tokens.
+struct Said {
+    rules: Rules,
+    quotas: Quotas,
+    status: u16,
+    headers: &'static [(&'static str, &'static str)],
+    left: &'static [f64],
+}
+
+fn said_by_providers() -> Vec<Said> {
+    vec![
+        Said {
+            rules: openai::rules(),
+            quotas: openai::quotas().rpm(500).rpd(10_000).tpm(30_000),
+            status: 200,
+            headers: &[
+                ("x-ratelimit-limit-requests", "10000"),
+                ("x-ratelimit-remaining-requests", "321"),
+                ("x-ratelimit-reset-requests", "23h13m46.56s"),
+                ("x-ratelimit-limit-tokens", "150000"), // of the organisation; ours are fewer
+                ("x-ratelimit-remaining-tokens", "20000"),
+                ("x-ratelimit-reset-tokens", "52s"),
+            ],
+            left: &[499.0, 321.0, 20_000.0],
+        },
+        Said {
+            rules: openai::rules(), // Azure
+            quotas: openai::quotas().rpm(60).tpm(10_000),
+            status: 200,
+            headers: &[
+                ("x-ratelimit-limit-requests", "-1"),
+                ("x-ratelimit-remaining-requests", "-1"),
+                ("x-ratelimit-remaining-tokens", "8000"),
+            ],
+            left: &[59.0, 8_000.0],
+        },
+        Said {
+            rules: anthropic::rules(),
+            quotas: anthropic::quotas().rpm(50).itpm(30_000).otpm(8_000),
+            status: 200,
+            headers: &[
+                ("anthropic-ratelimit-requests-limit", "50"),
+                ("anthropic-ratelimit-requests-remaining", "12"),
+                ("anthropic-ratelimit-requests-reset", "2036-01-05T07:00:46Z"),
+                ("anthropic-ratelimit-input-tokens-limit", "30000"),
+                ("anthropic-ratelimit-input-tokens-remaining", "4000"),
+                ("anthropic-ratelimit-input-tokens-reset", "2036-01-05T07:00:52Z"),
+                ("anthropic-ratelimit-tokens-limit", "38000"),
+                ("anthropic-ratelimit-tokens-remaining", "0"),
+                ("date", "Sat, 05 Jan 2036 07:00:00 GMT"),
+            ],
+            left: &[12.0, 4_500.0, 7_900.0],
+        },
+        Said {
+            rules: compatible::groq(),
+            quotas: compatible::groq_quotas().rpm(30).rpd(14_400).tpm(6_000),
+            status: 200,
+            headers: &[
+                ("x-ratelimit-limit-requests", "14000"), // of a day, whatever the number
+                ("x-ratelimit-remaining-requests", "20"),
+                ("x-ratelimit-reset-requests", "5s"),
+                ("x-ratelimit-limit-tokens", "6000"),
+                ("x-ratelimit-remaining-tokens", "1500"),
+                ("x-ratelimit-reset-tokens", "45s"),
+            ],
+            left: &[29.0, 20.0, 1_500.0],
+        },
+        Said {
+            rules: compatible::mistral(),
+            quotas: compatible::mistral_quotas().tpm(500_000).tokens_per_month(1_000_000_000),
+            status: 200,
+            headers: &[
+                ("x-ratelimitbysize-limit-minute", "500000"),
+                ("x-ratelimitbysize-remaining-minute", "77"),
+                ("x-ratelimitbysize-limit-month", "1000000000"),
+                ("x-ratelimitbysize-remaining-month", "88"),
+            ],
+            left: &[77.0, 88.0],
+        },
+        Said {
+            rules: compatible::openrouter(),
+            quotas: compatible::openrouter_quotas().rpm(20).rpd(50),
+            status: 429,
+            headers: &[("x-ratelimit-limit", "50"), ("x-ratelimit-remaining", "0")],
+            left: &[20.0, 0.0],
+        },
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_provider_s_headers_find_their_quotas() {
+    for Said { rules, quotas, status, headers, left } in said_by_providers() {
+        let account = Account::with(quotas);
+        let answer =
+            account.call(&rules, REQUEST, with_headers(response(status, JSON, full("{}")), headers)).await;
+        assert_eq!(account.available().await, left, "{rules:?}");
+        drop(answer);
+    }
 }
 
 #[tokio::test(start_paused = true)]
