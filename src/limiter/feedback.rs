@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 
-use super::{lane::Lane, settling::Settling};
+use super::{route::Route, settling::Settling};
 use crate::{
     engine::{Micros, Op},
     feedback::{Feedback, Left, Named, Wait},
@@ -19,7 +19,7 @@ const ABOUT: u32 = 2;
 /// A call whose response may say something, or has.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
-    pub(super) lane: Arc<Lane>,
+    pub(super) route: Arc<Route>,
     /// When it was granted.
     pub(super) at: Micros,
 }
@@ -33,18 +33,18 @@ impl Origin {
 
     /// The same of what is left.
     pub(crate) fn left(&self, feedback: &Feedback) -> Option<Settling> {
-        let path = self.lane.path();
+        let path = self.route.lane.path();
         let spec = path.specs().first()?;
         let caps = feedback.left.iter().filter_map(|left| self.cap(spec, left));
-        caps.map(|cap| self.lane.say(cap)).last()
+        caps.fold(None, |_, cap| Some(self.route.say(cap)))
     }
 
     /// The same of how long to wait. What no waiting helps must not make others wait.
     pub(crate) fn wait(&self, feedback: &Feedback) -> Option<Settling> {
-        let path = self.lane.path();
+        let path = self.route.lane.path();
         let wait = feedback.wait.as_ref().filter(|_| !feedback.is_permanent())?;
         let pause = self.pause(path.specs().first()?, wait)?;
-        Some(self.lane.say(pause))
+        Some(self.route.say(pause))
     }
 
     fn cap(&self, spec: &BucketSpec, left: &Left) -> Option<Op> {
@@ -77,12 +77,12 @@ impl Origin {
     }
 
     fn longest(&self) -> Duration {
-        self.lane.shared.options.longest_pause
+        self.route.lane.shared.options.longest_pause
     }
 
     fn tell(&self, spec: &BucketSpec, meter: Option<&Meter>, asked: Duration, applied: Duration) {
         let (bucket, quota) = (spec.name(), meter.map(|meter| &*meter.label));
-        self.lane.shared.options.observing.tell(Event::Paused { bucket, quota, asked, applied });
+        self.route.lane.shared.options.observing.tell(Event::Paused { bucket, quota, asked, applied });
     }
 }
 

@@ -230,7 +230,7 @@ mod tests {
         #[test]
         fn an_estimate_is_within_reason(text in any::<String>()) {
             let tokens = ByScript.tokens(&text);
-            prop_assert!((0.0..=1.2 * text.chars().count() as f64).contains(&tokens));
+            prop_assert!((0.0..=1.2 * text.chars().count() as f64 + 1e-6).contains(&tokens));
         }
     }
 }

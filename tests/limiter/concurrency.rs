@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use tokio::time::timeout;
 use tower_throttle::{Demand, Limiter, Limits, MemoryStore, Quota, Usage, usage};
 
@@ -185,4 +186,38 @@ async fn s24_of_many_tries_exactly_those_that_fit_pass() {
         let passed = all(tries.collect()).await.into_iter().filter(|passed| *passed).count();
         assert_eq!(passed, 33);
     }
+}
+
+#[test]
+fn updates_meanwhile_confuse_no_quotas() {
+    let limits = |requests_first: bool| {
+        let mut quotas = [Quota::per_day("tokens", 90_000_000), Quota::per_day("requests", 90_000_000)];
+        if requests_first {
+            quotas.reverse();
+        }
+        Limits::new().bucket("a", quotas)
+    };
+    let limiter = Limiter::new(limits(false)).unwrap();
+    let calls = 20_000;
+    std::thread::scope(|scope| {
+        let callers = [(); 2].map(|()| {
+            scope.spawn(|| {
+                for _ in 0..calls {
+                    let demand = Demand::new("a", usage! { requests: 1, tokens: 7 });
+                    let call = limiter.try_reserve(demand).now_or_never().expect("memory answers at once");
+                    drop(call.unwrap().keep());
+                }
+            })
+        });
+        let mut requests_first = false;
+        while !callers.iter().all(|caller| caller.is_finished()) {
+            requests_first = !requests_first;
+            limiter.update(limits(requests_first)).unwrap();
+        }
+    });
+    limiter.update(limits(false)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let quotas = runtime.block_on(limiter.status("a")).unwrap().quotas;
+    let counts: Vec<_> = quotas.iter().map(|quota| (quota.charged, quota.in_flight)).collect();
+    assert_eq!(counts, [(14.0 * f64::from(calls), 0), (2.0 * f64::from(calls), 0)]);
 }

@@ -9,6 +9,7 @@ mod concurrency;
 mod exactly_once;
 mod fake;
 mod feedback;
+mod handing_on;
 mod lanes;
 mod life;
 mod observer;

@@ -6,6 +6,7 @@ mod feedback;
 mod life;
 #[cfg(feature = "redis")]
 mod outage;
+mod predictions;
 mod several;
 mod sliding;
 #[cfg(feature = "redis")]
