@@ -151,8 +151,9 @@ impl LimiterBuilder {
         self
     }
 
-    /// For how long at most something is held back because a provider said so (default: 5 minutes). What it said beyond
-    /// that is told as an [`Event::Paused`](crate::Event::Paused) and not waited for. [`Limiter::pause`] is not bounded by it.
+    /// For how long at most something is held back because a provider said so (default: 5 minutes). What it said
+    /// beyond that is told as an [`Event::Paused`](crate::Event::Paused) and not waited for. [`Limiter::pause`] has no
+    /// such bound.
     pub fn longest_pause(mut self, longest: Duration) -> Self {
         self.options.longest_pause = longest;
         self
