@@ -71,6 +71,17 @@ pub enum Event<'a> {
         /// Why.
         error: &'a Throttled,
     },
+    /// A provider said to wait, and so everything does that shares the bucket, or one of its quotas.
+    Paused {
+        /// The bucket.
+        bucket: &'a str,
+        /// The quota, if only that is paused.
+        quota: Option<&'a str>,
+        /// How long the provider said.
+        asked: Duration,
+        /// For how long it is: no longer than [`longest_pause`](crate::LimiterBuilder::longest_pause).
+        applied: Duration,
+    },
     /// The store has lost the state of a bucket that still meant something: it starts anew, empty.
     StateLost {
         /// The bucket.
@@ -122,6 +133,12 @@ fn trace(event: &Event<'_>) {
         Event::Granted { bucket, waited, degraded, .. } => debug!(bucket, ?waited, degraded, "granted"),
         Event::Settled { bucket, actual, .. } => debug!(bucket, ?actual, "settled"),
         Event::Refused { bucket, error } => debug!(bucket, %error, "refused"),
+        Event::Paused { bucket, quota, asked, applied } if applied < asked => {
+            warn!(bucket, quota, ?asked, ?applied, "the provider said to wait, for longer than is waited");
+        }
+        Event::Paused { bucket, quota, applied, .. } => {
+            info!(bucket, quota, ?applied, "the provider said to wait");
+        }
         Event::StateLost { bucket } => warn!(bucket, "the store has lost the state of a bucket"),
         Event::Degraded { error } => error!(%error, "degraded"),
         Event::Recovered => info!("recovered"),

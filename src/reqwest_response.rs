@@ -1,6 +1,6 @@
 //! reqwest's response stays itself while its body is followed.
 
-use http::{StatusCode, response::Parts};
+use http::{HeaderMap, StatusCode, response::Parts};
 use reqwest::{Body, Response, ResponseBuilderExt};
 
 use crate::{
@@ -17,6 +17,10 @@ impl HasStatus for Response {
 
 impl Carrier for Response {
     type Metered = Self;
+
+    fn headers(&self) -> &HeaderMap {
+        self.headers()
+    }
 
     fn metered(
         self,

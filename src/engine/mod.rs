@@ -5,6 +5,7 @@
 //! against each other, answer by answer.
 
 mod bucket;
+mod cap;
 mod exact;
 mod fixed_window;
 mod quota_state;
@@ -73,6 +74,19 @@ pub enum Op {
     },
     /// Refuse everything on the first bucket for at least this long; 0 ends a pause.
     Pause(Micros),
+    /// Withhold a part of a quota of the first bucket, or all of it, since the provider said that no more is left.
+    /// This never gives anything, and ends by itself. Calls in flight are not a provider's to cap: a quota on them,
+    /// or one that is not known, stays as it is.
+    Cap {
+        /// The rule's id.
+        quota: u64,
+        /// Whole tokens left, in the quota's own cost; `None` if none are, whatever comes back meanwhile.
+        left: Option<u64>,
+        /// When the call was granted whose response said so: what came back since then is left too.
+        at: Micros,
+        /// For how long it is withheld at most.
+        lasts: Micros,
+    },
     /// Say how the quotas stand.
     Status,
 }

@@ -2,6 +2,7 @@
 
 use super::{
     Micros,
+    cap::Cap,
     exact::{product, sum},
     fixed_window::FixedWindow,
     rule::{MAX_TAKEN, Rule, Window},
@@ -20,6 +21,7 @@ pub(crate) struct QuotaState {
     pub(crate) in_flight: u64,
     /// [`Rule::held`], for a sweeper that does not know the rule.
     held: bool,
+    cap: Cap,
     charges: Charges,
 }
 
@@ -42,6 +44,21 @@ pub(crate) struct Shortage {
     pub(crate) at_best: Micros,
 }
 
+/// By how many units a demand does not fit.
+#[derive(Clone, Copy, Debug)]
+struct Over {
+    /// While something is withheld.
+    capped: u64,
+    /// Without.
+    free: u64,
+}
+
+impl Over {
+    fn less(self, refund: u64) -> Self {
+        Self { capped: self.capped.saturating_sub(refund), free: self.free.saturating_sub(refund) }
+    }
+}
+
 /// How one quota stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -52,6 +69,10 @@ pub struct Level {
     pub in_flight: u64,
     /// Time until everything charged has come back, or until the next fixed window.
     pub reset: Micros,
+    /// Withheld, since the provider said that no more is left; in the units of `charged`.
+    pub withheld: u64,
+    /// For how long at most.
+    pub withheld_for: Micros,
 }
 
 /// What a demand asks of one quota.
@@ -95,14 +116,18 @@ impl QuotaState {
             }
             Window::InFlight => Charges::None,
         };
-        Self { id: rule.id, since: now, expires: now, in_flight: 0, held: rule.held, charges }
+        let (id, held, cap) = (rule.id, rule.held, Cap::default());
+        Self { id, since: now, expires: now, in_flight: 0, held, cap, charges }
     }
 
     /// Brings the state to `now`, and to the rule if that has changed.
     pub(crate) fn advance(&mut self, rule: &Rule, now: Micros, wall: Micros) {
         self.pass(now);
         let renewed = match (&mut self.charges, &rule.window) {
-            (Charges::Draining(bucket), Window::TokenBucket(shape)) => bucket.adopt(rule.limit, *shape),
+            (Charges::Draining(bucket), Window::TokenBucket(shape)) => {
+                self.cap.rescale(bucket.units(), shape.units);
+                bucket.adopt(rule.limit, *shape)
+            }
             (Charges::Fixed(window), _) => window.advance(window_at(rule, wall)),
             _ => false,
         };
@@ -115,8 +140,39 @@ impl QuotaState {
     fn pass(&mut self, now: Micros) {
         match &mut self.charges {
             Charges::Sliding(window) => window.advance(now),
-            Charges::Draining(bucket) => bucket.advance(now),
+            Charges::Draining(bucket) => self.cap.drain(bucket.advance(now)),
             Charges::Fixed(_) | Charges::None => {}
+        }
+        self.cap.pass(now);
+    }
+
+    /// Withholds what is believed to be left beyond `left` whole tokens and what came back since `at`.
+    pub(crate) fn withhold(&mut self, rule: &Rule, left: u64, at: Micros, until: Micros, now: Micros) {
+        let Some(back) = self.come_back(rule, at, now) else { return };
+        let (taken, units) = self.taken(rule);
+        let spoken_for = sum(taken, sum(product(left, units), back));
+        self.cap.withhold(product(rule.capacity(0), units).saturating_sub(spoken_for), until);
+    }
+
+    /// Withholds everything.
+    pub(crate) fn pause(&mut self, rule: &Rule, until: Micros) {
+        if rule.window != Window::InFlight {
+            self.cap.pause(until);
+        }
+    }
+
+    /// Units that came back since `at` at the provider, as far as its rule is this one; `None` if what it said then
+    /// means nothing now.
+    fn come_back(&self, rule: &Rule, at: Micros, now: Micros) -> Option<u64> {
+        let passed = now.saturating_sub(at);
+        match &rule.window {
+            Window::Sliding { slot, slots } => {
+                let slots = (*slots).max(1);
+                Some(product(rule.limit, passed.div_ceil(*slot).min(slots)) / slots)
+            }
+            Window::TokenBucket(shape) => Some(product(rule.limit, passed.div_ceil(shape.tick))),
+            Window::Fixed { .. } | Window::Calendar { .. } => (at >= self.since).then_some(0),
+            Window::InFlight => None,
         }
     }
 
@@ -154,6 +210,9 @@ impl QuotaState {
             Charges::Fixed(window) => window.amend(reserved, actual, refundable),
             Charges::None => {}
         }
+        if let Some(more) = actual.checked_sub(reserved) {
+            self.cap.count(product(more, self.units()));
+        }
         open
     }
 
@@ -171,6 +230,11 @@ impl QuotaState {
         if let Charges::Draining(bucket) = &mut self.charges {
             bucket.refold();
         }
+    }
+
+    /// Units in a token.
+    fn units(&self) -> u64 {
+        if let Charges::Draining(bucket) = &self.charges { bucket.units() } else { 1 }
     }
 
     fn held(&self, rule: &Rule) -> u64 {
@@ -194,22 +258,59 @@ impl QuotaState {
 
     pub(crate) fn fits(&self, rule: &Rule, ask: Ask) -> bool {
         let (taken, units) = self.taken(rule);
-        taken.saturating_add(ask.units(units)) <= product(ask.capacity, units)
+        let gone = sum(taken, self.cap.withheld_from(ask.cost));
+        gone.saturating_add(ask.units(units)) <= product(ask.capacity, units) && !self.cap.pauses(ask.cost)
     }
 
     /// Only asked where the demand does not fit.
     pub(crate) fn shortage(&self, rule: &Rule, ask: Ask, now: Micros, wall: Micros) -> Shortage {
         let (taken, units) = self.taken(rule);
         let capacity = product(ask.capacity, units);
-        let over = sum(taken, ask.units(units)).saturating_sub(capacity);
+        let gone = sum(taken, self.cap.withheld_from(ask.cost));
+        let over = |gone| sum(gone, ask.units(units)).saturating_sub(capacity);
+        let over = Over { capped: over(gone), free: over(taken) };
         let refundable = product(self.in_flight, units);
+        let available = (capacity as i64 - gone as i64).div_euclid(units as i64);
         Shortage {
-            available: (capacity as i64 - taken as i64).div_euclid(units as i64),
-            wait: self.until_back(rule, over, self.held(rule), ask, now, wall),
-            at_best: match over.saturating_sub(refundable) {
-                0 => 0,
-                over => self.until_back(rule, over, 0, ask, now, wall).unwrap_or(0),
-            },
+            available: if self.cap.pauses(ask.cost) { available.min(0) } else { available },
+            wait: self.until_fits(rule, over, self.held(rule), ask, now, wall),
+            at_best: self.until_fits(rule, over.less(refundable), 0, ask, now, wall).unwrap_or(0),
+        }
+    }
+
+    /// Time until a demand fits by itself while `held` stays: when enough has come back beside what is withheld, or
+    /// when that is over.
+    fn until_fits(
+        &self,
+        rule: &Rule,
+        over: Over,
+        held: u64,
+        ask: Ask,
+        now: Micros,
+        wall: Micros,
+    ) -> Option<Micros> {
+        let until_back = |over| match over {
+            0 => Some(0),
+            over => self.until_back(rule, over, held, ask, now, wall),
+        };
+        let mut wait = until_back(over.free);
+        if over.capped > over.free {
+            let lifted = wait.map(|wait| wait.max(self.cap.lifts_in(now)));
+            let beside = if self.gives_back(over.capped) { until_back(over.capped) } else { None };
+            wait = lifted.into_iter().chain(beside).min();
+        }
+        let paused = if self.cap.pauses(ask.cost) { self.cap.paused_for(now) } else { 0 };
+        Some(wait?.max(paused))
+    }
+
+    /// Whether as much as `over` units will come back while something is withheld.
+    fn gives_back(&self, over: u64) -> bool {
+        match &self.charges {
+            Charges::Sliding(window) => over <= window.charged(),
+            Charges::Fixed(window) => over <= window.charged(),
+            // What is withheld drains too.
+            Charges::Draining(_) => true,
+            Charges::None => false,
         }
     }
 
@@ -264,7 +365,8 @@ impl QuotaState {
             }
             Charges::None => 0,
         };
-        if holds { sum(lease, charged) } else { charged }
+        let charged = if holds { sum(lease, charged) } else { charged };
+        charged.max(self.cap.lasts(now))
     }
 
     pub(crate) fn level(&self, rule: &Rule, now: Micros, wall: Micros) -> Level {
@@ -277,7 +379,11 @@ impl QuotaState {
             Charges::Fixed(window) => (window.charged(), window.end(window_at(rule, wall)) - wall),
             Charges::None => (0, 0),
         };
-        Level { charged, in_flight: self.in_flight, reset }
+        let (taken, units) = self.taken(rule);
+        let left = product(rule.capacity(0), units).saturating_sub(taken);
+        let part = self.cap.withheld_from(1);
+        let withheld = if self.cap.pauses(1) { part.max(left) } else { part };
+        Level { charged, in_flight: self.in_flight, reset, withheld, withheld_for: self.cap.lasts(now) }
     }
 }
 

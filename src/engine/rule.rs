@@ -105,6 +105,14 @@ impl TokenBucket {
     }
 }
 
+/// Units of a token bucket that counts `from` units in a token, in one that counts `to`.
+pub(crate) fn rescaled(amount: u64, from: u64, to: u64) -> u64 {
+    match to >= from {
+        true => product(amount, to.div_ceil(from)),
+        false => amount.div_ceil(from / to),
+    }
+}
+
 impl Rule {
     /// What one demand can get at most, of a class that leaves `headroom` (in [`HEADROOM_PARTS`]) to others.
     pub fn capacity(&self, headroom: u64) -> u64 {

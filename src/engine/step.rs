@@ -55,6 +55,7 @@ impl Step<'_> {
             }
             Op::Detach { claim, reserved, lease } => self.detach(*claim, reserved, *lease),
             Op::Pause(duration) => self.pause(*duration),
+            Op::Cap { quota, left, at, lasts } => self.cap(*quota, *left, *at, *lasts),
             Op::Status => self.status(),
         }
     }
@@ -209,6 +210,20 @@ impl Step<'_> {
         if let Some(bucket) = self.states.first_mut() {
             let until = sum(self.now, duration);
             bucket.paused_until = if duration == 0 { 0 } else { bucket.paused_until.max(until) };
+        }
+        Verdict::Done
+    }
+
+    fn cap(&mut self, quota: u64, left: Option<u64>, at: Micros, lasts: Micros) -> Verdict {
+        self.refold();
+        let first = self.rules.first().zip(self.states.first_mut());
+        let mut quotas = first.into_iter().flat_map(|(rules, bucket)| rules.iter().zip(&mut bucket.quotas));
+        if let Some((rule, state)) = quotas.find(|(rule, _)| rule.id == quota) {
+            let until = sum(self.now, lasts);
+            match left {
+                Some(left) => state.withhold(rule, left, at, until, self.now),
+                None => state.pause(rule, until),
+            }
         }
         Verdict::Done
     }

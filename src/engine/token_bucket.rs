@@ -10,7 +10,7 @@ use super::{
     MAX_AMOUNT, Micros,
     exact::{product, sum},
     ring::Ring,
-    rule::TokenBucket,
+    rule::{TokenBucket, rescaled},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,12 +68,17 @@ impl DrainingBucket {
         product(self.rate, ticks)
     }
 
-    pub(crate) fn advance(&mut self, now: Micros) {
+    pub(crate) fn units(&self) -> u64 {
+        self.shape.units
+    }
+
+    /// Lets time pass. Answers how many units would have drained and were not in use.
+    pub(crate) fn advance(&mut self, now: Micros) -> u64 {
         let at = (now / self.shape.tick).max(self.at);
-        self.drain(at - self.at);
+        let unused = self.drain(at - self.at);
         self.at = at;
         if at < (self.ring.head() + 1).saturating_mul(self.shape.slot) {
-            return;
+            return unused;
         }
         let slot_drain = self.drained(self.shape.slot);
         let max_used = self.max_used;
@@ -82,14 +87,16 @@ impl DrainingBucket {
             base = (base.saturating_sub(slot_drain) + left).min(max_used);
         });
         self.base = base.saturating_sub(product(slot_drain, emptied));
+        unused
     }
 
-    fn drain(&mut self, ticks: u64) {
+    fn drain(&mut self, ticks: u64) -> u64 {
         let drained = self.drained(ticks);
         let of_excess = product(self.excess_rate, ticks);
         let unused = drained.saturating_sub(self.used);
         self.excess = self.excess.saturating_sub(of_excess).saturating_sub(unused);
         self.used = self.used.saturating_sub(drained);
+        unused
     }
 
     /// Takes over a changed rate or burst: past use has drained at the old rate up to now and is no new debt,
@@ -101,10 +108,7 @@ impl DrainingBucket {
         }
         let debt = self.used.saturating_sub(self.shape.burst_units());
         let old_units = self.shape.units;
-        let rescale = |used: u64| match shape.units >= old_units {
-            true => product(used, shape.units.div_ceil(old_units)),
-            false => used.div_ceil(old_units / shape.units),
-        };
+        let rescale = |used: u64| rescaled(used, old_units, shape.units);
         // A debt is kept whole, with room above it for what a demand adds.
         let burst = shape.burst_units();
         let allowed = burst + rescale(debt).min(MAX_AMOUNT.saturating_sub(8 * burst));

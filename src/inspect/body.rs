@@ -93,6 +93,9 @@ pub trait Carrier {
     /// The response with its body followed.
     type Metered;
 
+    /// Its headers.
+    fn headers(&self) -> &HeaderMap;
+
     /// Lets the body take the reservation along to its end.
     fn metered(
         self,
@@ -103,6 +106,10 @@ pub trait Carrier {
 
 impl<B: http_body::Body<Data = bytes::Bytes>> Carrier for http::Response<B> {
     type Metered = http::Response<MeteredBody<B>>;
+
+    fn headers(&self) -> &HeaderMap {
+        self.headers()
+    }
 
     fn metered(
         self,

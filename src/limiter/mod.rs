@@ -1,6 +1,7 @@
 //! The limiter: reserve, call, settle; without tower.
 
 mod admission;
+mod feedback;
 mod health;
 mod lane;
 mod line;
@@ -25,6 +26,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use self::feedback::Origin;
 use self::{
     lane::{Lane, Shared},
     options::Options,
@@ -40,8 +42,9 @@ pub use self::{
 };
 use crate::{
     demand::Demand,
-    engine::{Mode, Op, Verdict},
+    engine::{MAX_AMOUNT, Mode, Op, Verdict},
     error::{BadDemand, Throttled},
+    feedback::Feedback,
     limits::{Limits, LimitsError, Table},
     quota::micros,
     store::Store,
@@ -211,6 +214,21 @@ impl Limiter {
         lane.look_now();
         lane.neighbours.look_now(lane);
         Ok(())
+    }
+
+    /// Holds all that share a bucket to what its provider said. Where a reservation is at hand,
+    /// [`Reservation::feedback`] allows for the time that the response took.
+    ///
+    /// It is applied, or enqueued, when this returns; the future only reports.
+    ///
+    /// # Errors
+    /// Those of the future: [`Throttled::BadDemand`] for a bucket without quotas, [`Throttled::Store`] if the store does
+    /// not answer. It is not sent again then, since the provider will say it anew.
+    pub fn feedback(&self, bucket: &str, feedback: &Feedback) -> Settling {
+        match self.route_to(bucket) {
+            Ok(route) => Origin { route, at: MAX_AMOUNT }.feedback(feedback),
+            Err(error) => Settling::failed(error),
+        }
     }
 
     /// Replaces the limits, at once also for those that wait. What is charged stays charged.

@@ -72,6 +72,7 @@ pub(crate) struct Options {
     pub(crate) on_unavailable: OnUnavailable,
     pub(crate) max_waiting: usize,
     pub(crate) lease: Duration,
+    pub(crate) longest_pause: Duration,
     pub(crate) observing: Observing,
 }
 
@@ -100,6 +101,7 @@ impl LimiterBuilder {
             on_unavailable: OnUnavailable::default(),
             max_waiting: 100_000,
             lease: Duration::from_secs(10),
+            longest_pause: Duration::from_secs(300),
             observing: Observing::default(),
         };
         Self { limits, store: None, options }
@@ -146,6 +148,14 @@ impl LimiterBuilder {
     /// ten minutes). Concerns a store that processes share.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.options.lease = lease;
+        self
+    }
+
+    /// For how long at most something is held back because a provider said so (default: 5 minutes). What it said
+    /// beyond that is told as an [`Event::Paused`](crate::Event::Paused) and not waited for. [`Limiter::pause`] has no
+    /// such bound.
+    pub fn longest_pause(mut self, longest: Duration) -> Self {
+        self.options.longest_pause = longest;
         self
     }
 

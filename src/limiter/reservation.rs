@@ -9,10 +9,11 @@ use std::{
 
 use futures_util::Stream;
 
-use super::{route::Route, settling::Settling, track::Tracked};
+use super::{feedback::Origin, route::Route, settling::Settling, track::Tracked};
 use crate::{
     engine::{Costs, MAX_AMOUNT, Micros, Op},
     error::{BadDemand, Throttled},
+    feedback::Feedback,
     observe::Event,
     quota::micros,
     usage::Usage,
@@ -160,6 +161,22 @@ impl Reservation {
         let actual = costs.clone();
         self.usage = usage;
         route.change(Op::Settle { at: self.at, reserved, actual, close: false, claim: None }, false)
+    }
+
+    /// Holds all that share its first bucket to what the provider said in the call's response: say it before the call is
+    /// settled, so that nobody takes what is given back in between.
+    ///
+    /// What comes back between the grant and the response is left besides what the provider said, as is what the settle
+    /// gives back: of a call that the provider refused and did not count, say what is left once it is released, with
+    /// [`Limiter::feedback`](crate::Limiter::feedback). It is applied, or enqueued, when this returns; the future only
+    /// reports.
+    pub fn feedback(&self, feedback: &Feedback) -> Settling {
+        self.origin().map_or_else(Settling::nothing, |origin| origin.feedback(feedback))
+    }
+
+    /// Where feedback on the call goes, also when it has been settled.
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        self.hold.as_ref().map(|hold| Origin { route: hold.route.clone(), at: self.at })
     }
 
     /// Lets another process settle it, once, within `lease`: with [`Limiter::settle`](crate::Limiter::settle) and the

@@ -127,6 +127,17 @@ impl Route {
         lane.change(Other::lasting(op, path.into_owned()), ends)
     }
 
+    /// Sends what a provider said, about quotas by their ids: applied or queued when this returns.
+    pub(super) fn say(&self, op: Op) -> Settling {
+        let path = if self.is_current() { self.path.clone() } else { self.lane.path() };
+        if self.lane.is_free()
+            && let Some((verdict, _)) = self.apply_directly(&path, &op)
+        {
+            return Settling::done(verdict);
+        }
+        self.lane.send(op)
+    }
+
     /// Applies one operation to a store in this process. Answers the verdict and when it fell.
     fn apply_directly(&self, path: &Arc<Path>, op: &Op) -> Option<(Verdict, Micros)> {
         let mut path = Cow::Borrowed(path);

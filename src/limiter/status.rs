@@ -43,6 +43,10 @@ pub struct QuotaStatus {
     pub held: u64,
     /// Reserved and not settled yet, held or charged.
     pub in_flight: u64,
+    /// Withheld, since the provider said that no more is left: see [`Feedback`](crate::Feedback).
+    pub withheld: f64,
+    /// For how long at most.
+    pub withheld_for: Duration,
     /// What it has left; negative in debt. A token bucket refills in fractions.
     pub available: f64,
     /// Time until everything charged has come back, or until the next fixed window.
@@ -71,6 +75,7 @@ impl QuotaStatus {
         let units = if let Window::TokenBucket(bucket) = window { bucket.units } else { 1 };
         let limit = meter.rule.capacity(0);
         let charged = level.charged as f64 / units as f64;
+        let withheld = level.withheld as f64 / units as f64;
         let held = if meter.rule.holds() { level.in_flight } else { 0 };
         Self {
             quota: meter.label.clone(),
@@ -79,7 +84,9 @@ impl QuotaStatus {
             charged,
             held,
             in_flight: level.in_flight,
-            available: (limit as f64) - charged - held as f64,
+            withheld,
+            withheld_for: Duration::from_micros(level.withheld_for),
+            available: (limit as f64) - charged - held as f64 - withheld,
             reset: Duration::from_micros(level.reset),
         }
     }

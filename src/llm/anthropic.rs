@@ -6,6 +6,9 @@
 //! | `input_tokens` | the estimated input | input and cache writes; cache reads are free, except for Haiku 3.5 |
 //! | `output_tokens` | `max_tokens` | those used |
 //!
+//! Its `anthropic-ratelimit-*` headers tell what is left, of tokens to the nearest thousand, and when the limit is whole again
+//! (<https://docs.anthropic.com/en/api/rate-limits#response-headers>).
+//!
 //! Limits are per class of models and refill continuously; the models of Opus 4 share one limit, as do Sonnet 4.5 and 4.6
 //! (<https://docs.anthropic.com/en/api/rate-limits>): check yours in the Console under *Limits*. Anthropic does not count
 //! `max_tokens` itself. If your answers are much shorter, reserve less with [`Output::Expected`](super::Output::Expected):

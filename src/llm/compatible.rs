@@ -9,6 +9,9 @@
 //! | [`openrouter`] | requests per minute, and per day in UTC, of all free models | | | <https://openrouter.ai/docs/api-reference/limits> |
 //! | [`cohere`] | requests per minute; texts to embed per minute | | | <https://docs.cohere.com/docs/rate-limits> |
 //!
+//! What is left is read from OpenAI's headers, where Groq's requests are per day; from Mistral's `x-ratelimitbysize-*`; and from
+//! OpenRouter's `X-RateLimit-*`, which come with refusals only. DeepSeek and Cohere tell nothing.
+//!
 //! Providers change their rules, and yours may differ: check your own limits.
 
 use super::{Quotas, Rules, table};

@@ -8,7 +8,7 @@ use http::{
 };
 
 use super::{
-    reader::{Format, Reader},
+    reader::{Format, Hearing, Reader},
     rules::Rules,
 };
 use crate::{
@@ -29,6 +29,8 @@ use crate::{
 /// | none, since the connection was refused | nothing |
 ///
 /// Bodies pass on unchanged and undelayed.
+///
+/// What responses say of limits holds back all that share the bucket: see [`Rules::feedback`].
 #[derive(Clone, Debug)]
 pub struct Inspect {
     rules: Arc<Rules>,
@@ -84,11 +86,21 @@ impl<R: Carrier + HasStatus> Inspector<R> for Inspect {
 
     fn inspect(&self, response: R, mut reservation: Reservation) -> R::Metered {
         let reserved = reservation.usage().clone();
-        if let Some(charge) = self.rules.after_status(response.status().as_u16()) {
+        let status = response.status().as_u16();
+        let feedback = self.rules.feedback_of_head(status, response.headers());
+        let origin = reservation.origin();
+        // Before anything is given back: nobody must take that and be refused too.
+        drop(origin.as_ref().map(|origin| origin.wait(&feedback)));
+        if let Some(charge) = self.rules.after_status(status) {
             reservation.conclude_early(&charge.settlement(&reserved, None));
         }
+        // What a refused call gives back was not counted, and is not left besides.
+        drop(origin.as_ref().map(|origin| origin.left(&feedback)));
+        let is_told = feedback.is_permanent() || feedback.retry_after().is_some();
+        let hearing = origin.filter(|_| !is_told).map(|origin| Hearing { origin, status });
         response.metered(reservation, |head| {
-            Box::new(Reader::new(self.rules.clone(), Format::of(&head.headers), reserved))
+            let reader = Reader::new(self.rules.clone(), Format::of(&head.headers), reserved);
+            Box::new(reader.hearing(hearing))
         })
     }
 

@@ -5,6 +5,9 @@
 //! call is admitted and at its end is told by its [`Rules`]: [`openai::rules`], [`anthropic::rules`] and those in
 //! [`compatible`], which can be changed. The amounts are yours to bring, since they differ by account.
 //!
+//! What responses say of limits, in headers, errors and `Retry-After`, holds back all that share the bucket, in every process: see
+//! [`Rules::feedback`].
+//!
 //! A request's bucket is the family of its model (`gpt-4o-2024-11-20` is a `gpt-4o`), whatever model the response names. Families nobody
 //! declared go where [`Limits::undeclared`](crate::Limits::undeclared) says.
 //!
@@ -39,6 +42,7 @@ mod counts;
 mod estimate;
 mod extractor;
 mod family;
+mod feedback;
 mod image;
 mod inspector;
 mod json;

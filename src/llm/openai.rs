@@ -11,6 +11,9 @@
 //! check yours under *Settings, Limits*. If yours are corrected by what was used, say
 //! [`tokens_at_end(AtEnd::Actual)`](super::Rules::tokens_at_end).
 //!
+//! Its `x-ratelimit-*` headers tell what is left, of requests often per day
+//! (<https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers>); Azure's mean "unknown" by `-1` and `0`.
+//!
 //! A stream tells its usage only if it is asked to ([`Rules::include_usage`](super::Rules::include_usage)); without it, what was reserved stays.
 
 use super::{BadRequest, Extract, Inspect, Quotas, Rules, table};

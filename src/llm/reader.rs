@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use super::{
     counts::Counts,
+    feedback::{Refusal, pauses},
     json::{Found, Path, Scanner},
     rules::Rules,
     sse::{Event, Sink, Sse},
 };
 use crate::{
     inspect::{BodyEnd, BodyObserver},
-    limiter::Settlement,
+    limiter::{Origin, Settlement},
     usage::Usage,
 };
 
@@ -83,6 +84,14 @@ pub struct Reader {
     sse: Sse,
     scanner: Scanner,
     seen: Seen,
+    hearing: Option<Hearing>,
+}
+
+/// Where what an error says goes: there is one to be told of at most.
+#[derive(Debug)]
+pub(super) struct Hearing {
+    pub(super) origin: Origin,
+    pub(super) status: u16,
 }
 
 /// What a body has told.
@@ -98,13 +107,38 @@ struct Seen {
     /// The counts are the last ones.
     is_final: bool,
     failed: bool,
+    refusal: Option<Refusal>,
     cached_in_full: bool,
 }
 
 impl Reader {
     pub(super) fn new(rules: Arc<Rules>, format: Format, reserved: Usage) -> Self {
         let scanner = Scanner::new(PATHS);
-        Self { rules, reserved, format, sse: Sse::default(), scanner, seen: Seen::default() }
+        let (sse, seen) = (Sse::default(), Seen::default());
+        Self { rules, reserved, format, sse, scanner, seen, hearing: None }
+    }
+
+    /// The same, telling what errors say of limits.
+    pub(super) fn hearing(self, hearing: Option<Hearing>) -> Self {
+        Self { hearing, ..self }
+    }
+
+    /// The error that was read, if there was one.
+    pub(super) fn take_refusal(&mut self) -> Option<Refusal> {
+        self.seen.refusal.take()
+    }
+
+    /// Tells what an error says, once it is known or once nothing more can come.
+    fn hear(&mut self, is_over: bool) {
+        let Some(Hearing { status, .. }) = self.hearing else { return };
+        let refusal = self.take_refusal();
+        if refusal.is_none() && !(is_over && pauses(status)) {
+            return;
+        }
+        if let Some(Hearing { origin, .. }) = self.hearing.take() {
+            // It is on its way, and nobody need wait for it.
+            drop(origin.feedback(&self.rules.feedback_of_error(status, refusal.as_ref())));
+        }
     }
 
     /// What was used, as far as it is known by now.
@@ -121,6 +155,9 @@ impl BodyObserver for Reader {
             Format::Events => self.sse.feed(piece, &mut events),
             Format::Unreadable => {}
         }
+        if self.seen.refusal.is_some() {
+            self.hear(false);
+        }
     }
 
     fn end(&mut self, end: BodyEnd) -> Settlement {
@@ -130,6 +167,7 @@ impl BodyObserver for Reader {
             Format::Json => self.seen.is_final |= self.scanner.is_complete(),
             _ => {}
         }
+        self.hear(true);
         let used = self.used().map(|used| self.rules.charged(used, &self.reserved));
         match used {
             Some(used) if self.seen.is_final => Settlement::Exact(used),
@@ -178,7 +216,10 @@ impl Found for Telling<'_> {
                     self.seen.event_counts = true;
                 }
             }
-            Tells::Error => self.seen.failed = true,
+            Tells::Error => {
+                self.seen.failed = true;
+                self.seen.refusal.get_or_insert_with(|| Refusal::read(value));
+            }
             Tells::Finish => {
                 self.seen.finished = true;
                 self.seen.failed |= value.eq_ignore_ascii_case(b"\"error\"");

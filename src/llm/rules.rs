@@ -1,10 +1,11 @@
 //! What is counted of a call when it is admitted and at its end, by the provider's row and the user's changes to it.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use super::{
     counts::Counts,
     estimate::{ByScript, Estimator},
+    feedback::Told,
     request::{Asked, BadRequest},
     table::Row,
 };
@@ -87,6 +88,7 @@ pub struct Rules {
     inputs: Option<Cow<'static, str>>,
     pub(super) unreadable: Option<Demand>,
     pub(super) include_usage: bool,
+    pub(super) default_pause: Duration,
 }
 
 impl Rules {
@@ -99,6 +101,7 @@ impl Rules {
             inputs: None,
             unreadable: None,
             include_usage: false,
+            default_pause: Duration::from_secs(1),
         }
     }
 
@@ -185,6 +188,13 @@ impl Rules {
         self
     }
 
+    /// For how long a bucket is paused after a refusal that may pass and does not say when (default: 1 s).
+    #[must_use]
+    pub fn default_pause(mut self, pause: Duration) -> Self {
+        self.default_pause = pause;
+        self
+    }
+
     /// Counts the texts to embed under a metric of this name, which some quota must count.
     #[must_use]
     pub fn inputs(mut self, metric: impl Into<Cow<'static, str>>) -> Self {
@@ -260,6 +270,10 @@ impl Rules {
     /// Whether a token read from a cache counts in full for this model.
     pub(super) fn cached_in_full(&self, model: &str) -> bool {
         self.row.cached_in_full.iter().any(|start| model.starts_with(start))
+    }
+
+    pub(super) fn headers(&self) -> &'static [Told] {
+        self.row.headers
     }
 
     pub(super) fn after_stream_error(&self) -> Charge {

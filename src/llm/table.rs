@@ -3,8 +3,11 @@
 //! Amounts are the user's to bring, since they differ by account. Sources are named in the providers' modules; providers
 //! change their rules, so check your own limits.
 
+use std::time::Duration;
+
 use super::{
     family::Naming,
+    feedback::Told,
     image::Images,
     rules::{AtEnd, Charge, OnStatus, Output, Tokens},
 };
@@ -29,9 +32,67 @@ pub(crate) struct Row {
     pub(crate) on_status: &'static [OnStatus],
     /// After an error in a body that began well.
     pub(crate) on_stream_error: Charge,
+    /// What tells how limits stand.
+    pub(crate) headers: &'static [Told],
     pub(crate) images: Images,
     pub(crate) naming: Naming,
 }
+
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+const MONTH: Duration = Duration::from_secs(30 * 86_400);
+
+/// OpenAI's names, which others have taken over; some of Azure's are spelled otherwise. Requests may be per day.
+const HEADERS: &[Told] = &[
+    Told::new("requests", "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests")
+        .reset("x-ratelimit-reset-requests"),
+    Told::new("tokens", "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens")
+        .reset("x-ratelimit-reset-tokens"),
+    Told::new("tokens", "x-ratelimit-limit-project-tokens", "x-ratelimit-remaining-project-tokens")
+        .reset("x-ratelimit-reset-project-tokens"),
+    Told::new("requests", "x-rate-limit-limit-requests", "x-rate-limit-remaining-requests")
+        .reset("x-rate-limit-reset-requests"),
+    Told::new("tokens", "x-rate-limit-limit-tokens", "x-rate-limit-remaining-tokens")
+        .reset("x-rate-limit-reset-tokens"),
+];
+
+/// Resets are times of full refill. Tokens are rounded to the nearest thousand.
+const ANTHROPIC_HEADERS: &[Told] = &[
+    Told::new("requests", "anthropic-ratelimit-requests-limit", "anthropic-ratelimit-requests-remaining")
+        .reset("anthropic-ratelimit-requests-reset")
+        .per(MINUTE),
+    Told::new("tokens", "anthropic-ratelimit-tokens-limit", "anthropic-ratelimit-tokens-remaining")
+        .reset("anthropic-ratelimit-tokens-reset")
+        .per(MINUTE)
+        .rounded_by(500),
+    Told::new(
+        "input_tokens",
+        "anthropic-ratelimit-input-tokens-limit",
+        "anthropic-ratelimit-input-tokens-remaining",
+    )
+    .reset("anthropic-ratelimit-input-tokens-reset")
+    .per(MINUTE)
+    .rounded_by(500),
+    Told::new(
+        "output_tokens",
+        "anthropic-ratelimit-output-tokens-limit",
+        "anthropic-ratelimit-output-tokens-remaining",
+    )
+    .reset("anthropic-ratelimit-output-tokens-reset")
+    .per(MINUTE)
+    .rounded_by(500),
+];
+
+const MISTRAL_HEADERS: &[Told] = &[
+    Told::new("tokens", "x-ratelimitbysize-limit-minute", "x-ratelimitbysize-remaining-minute")
+        .reset("ratelimitbysize-reset")
+        .per(MINUTE),
+    Told::new("tokens", "x-ratelimitbysize-limit-month", "x-ratelimitbysize-remaining-month").per(MONTH),
+];
+
+/// Only on refusals.
+const OPENROUTER_HEADERS: &[Told] =
+    &[Told::new("requests", "x-ratelimit-limit", "x-ratelimit-remaining").reset("x-ratelimit-reset")];
 
 /// For whom nothing else is known: what is used counts.
 pub(crate) const COMPATIBLE: Row = Row {
@@ -44,6 +105,7 @@ pub(crate) const COMPATIBLE: Row = Row {
     cached_in_full: &[],
     on_status: &[OnStatus(429, 429, Charge::Nothing), OnStatus(500, 599, Charge::Reserved)],
     on_stream_error: Charge::Seen,
+    headers: HEADERS,
     images: Images::TILES,
     naming: Naming { versions: &["-####-##-##", "-latest"], shared: &[] },
 };
@@ -71,6 +133,7 @@ pub(crate) const ANTHROPIC: Row = Row {
         OnStatus(529, 529, Charge::Request),
         OnStatus(500, 599, Charge::Reserved),
     ],
+    headers: ANTHROPIC_HEADERS,
     images: Images::AREA,
     naming: Naming {
         versions: &["-########", "@########", "-latest", "-0"],
@@ -80,24 +143,34 @@ pub(crate) const ANTHROPIC: Row = Row {
 };
 
 /// As used, less what was cached.
-pub(crate) const GROQ: Row = Row { name: "Groq", cached: 0.0, ..COMPATIBLE };
+pub(crate) const GROQ: Row =
+    Row { name: "Groq", cached: 0.0, headers: &[HEADERS[0].per(DAY), HEADERS[1].per(MINUTE)], ..COMPATIBLE };
 
 /// The bound, which is about 32k where none is set, and it stays.
 pub(crate) const MISTRAL: Row = Row {
     name: "Mistral",
     unbounded: 32_000,
     tokens_at_end: AtEnd::Reserved,
+    headers: MISTRAL_HEADERS,
     naming: Naming { versions: &["-####", "-latest"], shared: &[] },
     ..COMPATIBLE
 };
 
 /// Calls in flight only; tokens are told, and nothing limits them.
-pub(crate) const DEEPSEEK: Row = Row { name: "DeepSeek", ..COMPATIBLE };
+pub(crate) const DEEPSEEK: Row = Row { name: "DeepSeek", headers: &[], ..COMPATIBLE };
 
 /// Requests only, of all free models together.
-pub(crate) const OPENROUTER: Row =
-    Row { name: "OpenRouter", naming: Naming { versions: &[], shared: &[("*:free", "free")] }, ..COMPATIBLE };
+pub(crate) const OPENROUTER: Row = Row {
+    name: "OpenRouter",
+    headers: OPENROUTER_HEADERS,
+    naming: Naming { versions: &[], shared: &[("*:free", "free")] },
+    ..COMPATIBLE
+};
 
 /// Requests, and inputs where embeddings are made.
-pub(crate) const COHERE: Row =
-    Row { name: "Cohere", naming: Naming { versions: &["-##-####", "-latest"], shared: &[] }, ..COMPATIBLE };
+pub(crate) const COHERE: Row = Row {
+    name: "Cohere",
+    headers: &[],
+    naming: Naming { versions: &["-##-####", "-latest"], shared: &[] },
+    ..COMPATIBLE
+};

@@ -217,6 +217,11 @@ impl Meter {
         self.cost(usage).min(self.rule.capacity(0) + self.max_debt)
     }
 
+    /// Whether a cost here is the amount of this metric.
+    pub(crate) fn counts_only(&self, metric: &str) -> bool {
+        matches!(&*self.weights, [only] if &*only.metric == metric && only.parts == WEIGHT_ONE)
+    }
+
     pub(crate) fn counts(&self, metric: &str) -> bool {
         self.weights.iter().any(|weight| &*weight.metric == metric)
     }

@@ -2,6 +2,7 @@
 
 mod arithmetic;
 mod faults;
+mod feedback;
 mod life;
 #[cfg(feature = "redis")]
 mod outage;

@@ -2,6 +2,7 @@
 //! Here is what the tests share: a world with a clock that they turn, and short ways to say what a rule is.
 
 mod batches;
+mod caps;
 mod clock;
 mod fixed_window;
 mod in_flight;

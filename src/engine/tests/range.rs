@@ -128,8 +128,11 @@ fn amounts_that_no_caller_sends_do_no_harm() {
             settle(None, round % 4 == 0),
             Op::Detach { claim: 7, reserved: amount(4), lease: MAX_AMOUNT },
             settle(Some(7), round % 5 == 0),
+            Op::Cap { quota: round as u64 % 6, left: Some(amounts[round % 5]), at, lasts: MAX_AMOUNT },
             Op::Reserve { costs: amount(1), headroom, explain: true, mode: Mode::Try },
             Op::Status,
+            Op::Cap { quota: round as u64 % 6, left: None, at, lasts: round as u64 },
+            Op::Reserve { costs: amount(2), headroom, explain: true, mode: Mode::Try },
         ]);
     }
 }
@@ -143,6 +146,7 @@ enum Act {
     Settle { age: Micros, reserved: [u64; 4], actual: [u64; 4], close: bool, claim: Option<u64> },
     Detach { claim: u64, reserved: [u64; 4], lease: Micros },
     Pause(Micros),
+    Cap { quota: u64, left: Option<u64>, age: Micros, lasts: Micros },
 }
 
 /// The year 2200. Every step back makes time run further ahead of the clock, so the tests begin before it.
@@ -163,6 +167,8 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => (1_000..1_003u64, parts(), 0..500 * DAY)
             .prop_map(|(claim, reserved, lease)| Act::Detach { claim, reserved, lease }),
         1 => time().prop_map(Act::Pause),
+        2 => (1..5u64, proptest::option::of(prop_oneof![0..1_000u64, Just(LARGEST_LIMIT), Just(u64::MAX)]), time(), time())
+            .prop_map(|(quota, left, age, lasts)| Act::Cap { quota, left, age, lasts }),
     ];
     proptest::collection::vec(one, 1..60)
 }
@@ -222,6 +228,9 @@ proptest! {
                     Op::Detach { claim, reserved: amounts(&world, reserved, 1), lease }
                 }
                 Act::Pause(duration) => Op::Pause(duration),
+                Act::Cap { quota, left, age, lasts } => {
+                    Op::Cap { quota, left, at: world.wall.saturating_sub(age), lasts }
+                }
             };
             world.exact(&[op.clone(), op]);
         }

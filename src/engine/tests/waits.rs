@@ -24,11 +24,11 @@ fn at_best_what_is_held_is_settled_at_nothing() {
 }
 
 /// Nothing is said about leases here: they outlast every wait.
-fn lasting(rule: Rule) -> World {
+pub(super) fn lasting(rule: Rule) -> World {
     World { lease: 10_000 * DAY, ..World::new([rule]) }
 }
 
-fn any_rule() -> impl Strategy<Value = Rule> {
+pub(super) fn any_rule() -> impl Strategy<Value = Rule> {
     let sliding = (1..20u64).prop_map(|slots| sliding(1, 100, MINUTE, slots));
     let draining = (1..200u64, 1..200u64).prop_map(|(limit, burst)| token_bucket(1, limit, MINUTE, burst));
     let coarse = (1..200u64, 1..200u64).prop_map(|(limit, burst)| {
@@ -41,7 +41,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
 }
 
 /// A refused demand fits after the promised wait if nothing else happens, and not a microsecond earlier.
-fn is_honest(world: &World, cost: u64) -> Result<(), TestCaseError> {
+pub(super) fn is_honest(world: &World, cost: u64) -> Result<(), TestCaseError> {
     let Err(refusal) = world.clone().reserve(&[cost]) else { return Ok(()) };
     prop_assert_eq!(refusal.len(), 1);
     let Violation { wait, at_best, .. } = refusal[0];

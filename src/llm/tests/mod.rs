@@ -1,6 +1,8 @@
 //! Whole calls through the layer: what providers send, and what is charged for it.
 
+mod feedback;
 mod fixtures;
+mod odd_feedback;
 mod providers;
 mod streams;
 
@@ -30,9 +32,13 @@ pub(super) struct Account {
 
 impl Account {
     pub(super) fn new() -> Self {
+        Self::with(METRICS.map(|metric| Quota::per_minute(metric, 1_000_000)))
+    }
+
+    /// With these limits.
+    pub(super) fn with(quotas: impl IntoIterator<Item = Quota>) -> Self {
         let settled = Arc::new(AtomicUsize::new(0));
         let counter = settled.clone();
-        let quotas = METRICS.map(|metric| Quota::per_minute(metric, 1_000_000));
         let limits = Limits::new().bucket("all", quotas).undeclared(Undeclared::Bucket("all".into()));
         let observer = move |event: &Event<'_>| {
             if matches!(event, Event::Settled { .. }) {
@@ -46,8 +52,12 @@ impl Account {
     /// What is charged, metric by metric, for a call that was settled once.
     pub(super) async fn charged(&self) -> [u64; 4] {
         let charged = self.now().await;
-        assert_eq!(self.settled.load(Ordering::Relaxed), 1, "settled once");
+        self.assert_settled_once();
         charged
+    }
+
+    pub(super) fn assert_settled_once(&self) {
+        assert_eq!(self.settled.load(Ordering::Relaxed), 1, "settled once");
     }
 
     /// What is charged now.

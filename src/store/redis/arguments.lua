@@ -15,7 +15,9 @@
 --            9, 10    the same of one claim: granted at, claim, reserved, actual;
 --            11       detach: claim, lease, reserved;
 --            12       pause: for how long;
---            13       status.
+--            13       status;
+--            14       cap: a rule's id, what is left, granted at, for how long;
+--            15       the same with nothing left: a rule's id, for how long.
 -- No argument carries the time.
 --
 -- Reply: packed numbers: the clock, the outcome (0 applied, 1 stale, 2 uncharted), and if it was applied the time at

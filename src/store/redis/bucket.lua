@@ -1,6 +1,7 @@
 -- The state of one bucket: its quotas, its clock, and what each lane has in flight in it. In Redis a hash of these fields:
---   "s"  numbers that change all the time: digest, born, now, offset, paused_until, expires, next_sweep, kept_until, then
---        those of the quotas (see quota_state.lua). The digest is that of the rules which were obeyed last, in
+--   "s"  numbers that change all the time: digest, born, now, offset, withheld_until, expires, next_sweep, kept_until, then
+--        those of the quotas (see quota_state.lua). Until `withheld_until` the bucket is paused or something of a quota is
+--        withheld; where it is not 0, paused_until and the caps of the quotas follow. The digest is that of the rules which were obeyed last, in
 --        the order of the quotas; `kept_until` is when the server forgets the key.
 --   "q"  VERSION and the shapes of the quotas.
 --   "r" and a packed id: the ring of a quota.
@@ -75,12 +76,13 @@ local function bucket_loaded(key, state, field, record)
     error('the state of this bucket was not written by this version of tower-throttle; use another prefix')
   end
   local list, count = numbers(state, 1, math.floor(#state / 8)), (#shapes - 1) / 10
-  bucket.born, bucket.now, bucket.offset, bucket.paused_until = list[2], list[3], list[4], list[5]
+  bucket.born, bucket.now, bucket.offset = list[2], list[3], list[4]
   bucket.expires, bucket.next_sweep, bucket.kept_until = list[6], list[7], list[8]
-  local more = 9 + 6 * count
-  if #list < more - 1 then error('the state of this bucket is cut short') end
+  local more, capped = 9 + 6 * count, list[5] > 0
+  if #list < (capped and more or more - 1) then error('the state of this bucket is cut short') end
+  if capped then bucket.paused_until, more = list[more], more + 1 end
   for k = 1, count do
-    bucket.quotas[k], more = quota_decoded(key, list, 3 + 6 * k, more, shapes, 10 * k - 8)
+    bucket.quotas[k], more = quota_decoded(key, list, 3 + 6 * k, more, capped, shapes, 10 * k - 8)
   end
   if more ~= #list + 1 then error('the state of this bucket is cut short') end
   return bucket
@@ -92,11 +94,16 @@ local function bucket_save(bucket, digest, wall, needed_until)
     bucket.kept_until = needed_until + 59000000
     bucket.keep_for = math.ceil((needed_until - wall) / 1000) + 60000
   end
-  local list, more, shapes = {
-    digest, bucket.born, bucket.now, bucket.offset, bucket.paused_until, bucket.expires, bucket.next_sweep,
+  local withheld_until = bucket.paused_until > bucket.now and bucket.paused_until or 0
+  for _, quota in ipairs(bucket.quotas) do
+    withheld_until = math.max(withheld_until, quota.withheld_until, quota.all_until)
+  end
+  local list, more, capped, shapes = {
+    digest, bucket.born, bucket.now, bucket.offset, withheld_until, bucket.expires, bucket.next_sweep,
     bucket.kept_until,
-  }, {}, {VERSION}
-  for _, quota in ipairs(bucket.quotas) do quota_encode(quota, list, more, shapes) end
+  }, {}, withheld_until > 0, {VERSION}
+  if capped then more[1] = bucket.paused_until end
+  for _, quota in ipairs(bucket.quotas) do quota_encode(quota, list, more, capped, shapes) end
   for _, number in ipairs(more) do list[#list + 1] = number end
   shapes = packed_numbers(shapes, 1, #shapes)
 

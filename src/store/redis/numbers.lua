@@ -22,6 +22,12 @@ local function product(a, b)
   return c
 end
 
+-- Units of a token bucket that counts `from` units in a token, in one that counts `to`.
+local function rescaled(amount, from, to)
+  if to >= from then return product(amount, math.ceil(to / from)) end
+  return math.ceil(amount / math.floor(from / to))
+end
+
 -- Packed numbers are little-endian doubles. So many at most pass through one call, whose stack is limited.
 local AT_ONCE = 4000
 

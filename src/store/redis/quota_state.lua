@@ -1,10 +1,11 @@
--- The state of one quota: {id, kind, held, since, expires, in_flight, charged, units} and what its kind of window keeps.
+-- The state of one quota: {id, kind, held, since, expires, in_flight, charged, units}, its cap and what its kind of window keeps.
 -- `since`: a grant older than this is not known here and gets no refund. `rule` is set while a rule of the batch is
 -- obeyed.
 
 local function quota_new(rule, now, wall)
   local quota = {
     id = rule.id, kind = rule.kind, held = rule.held, since = now, expires = now, in_flight = 0, charged = 0, units = 1,
+    withheld = 0, withheld_until = 0, all_until = 0,
   }
   if rule.kind == 'sliding' then
     quota.slot, quota.ring = rule.slot, ring_new(rule.id, math.floor(now / rule.slot), rule.slots + 1)
@@ -21,8 +22,9 @@ local function quota_pass(quota, now)
   if quota.kind == 'sliding' then
     sliding_advance(quota, now)
   elseif quota.kind == 'draining' then
-    draining_advance(quota, now)
+    quota.withheld = drained(quota.withheld, draining_advance(quota, now))
   end
+  cap_pass(quota, now)
 end
 
 -- Brings the state to `now`, and to the rule if that has changed.
@@ -31,6 +33,7 @@ local function quota_advance(quota, rule, now, wall)
   quota.rule = rule
   quota_pass(quota, now)
   if kind == 'draining' then
+    quota.withheld = rescaled(quota.withheld, quota.units, rule.units)
     renewed = draining_adopt(quota, rule)
   elseif kind == 'fixed' then
     renewed = fixed_advance(quota, rule_window_at(rule, wall))
@@ -75,6 +78,8 @@ local function quota_settle(quota, at, reserved, actual, in_flight, close)
   elseif kind == 'fixed' then
     fixed_amend(quota, reserved, actual, refundable)
   end
+  -- The provider had counted what is more already when it said what is left.
+  if actual > reserved then quota.withheld = drained(quota.withheld, product(actual - reserved, quota.units)) end
   return open
 end
 
@@ -105,7 +110,35 @@ local function quota_asked(quota, cost, ahead)
 end
 
 local function quota_fits(quota, cost, ahead, capacity)
-  return quota_taken(quota) + quota_asked(quota, cost, ahead) <= product(capacity, quota.units)
+  local gone = sum(quota_taken(quota), cap_withheld_from(quota, cost))
+  return gone + quota_asked(quota, cost, ahead) <= product(capacity, quota.units) and not cap_pauses(quota, cost)
+end
+
+-- Units that came back since `at` at the provider, as far as its rule is this one; nil if what it said then means nothing
+-- now.
+local function quota_come_back(quota, at, now)
+  local rule, kind, passed = quota.rule, quota.kind, drained(now, at)
+  if kind == 'sliding' then
+    local slots = math.max(rule.slots, 1)
+    return math.floor(product(rule.limit, math.min(math.ceil(passed / rule.slot), slots)) / slots)
+  elseif kind == 'draining' then
+    return product(rule.limit, math.ceil(passed / rule.tick))
+  elseif kind == 'fixed' and at >= quota.since then
+    return 0
+  end
+end
+
+-- Withholds what is believed to be left beyond `left` whole tokens and what came back since `at`.
+local function quota_withhold(quota, left, at, until_then, now)
+  local back = quota_come_back(quota, at, now)
+  if not back then return end
+  local spoken_for = sum(quota_taken(quota), sum(product(left, quota.units), back))
+  cap_withhold(quota, drained(product(rule_capacity(quota.rule, 0), quota.units), spoken_for), until_then)
+end
+
+-- Withholds everything.
+local function quota_pause(quota, until_then)
+  if quota.kind ~= 'in_flight' then quota.all_until = math.max(quota.all_until, until_then) end
 end
 
 -- Time until `over` units of what is charged have come back by themselves while `held` stays; nil while that depends on
@@ -130,19 +163,37 @@ local function quota_until_back(quota, over, held, cost, capacity, now, wall)
   return sum(wait, product(math.ceil(beyond / math.max(capacity, 1)), length))
 end
 
+-- Time until a demand fits by itself while `held` stays: when enough has come back beside what is withheld, or when that
+-- is over. It is over by `capped` units until then, and by `free` after it.
+local function quota_until_fits(quota, capped, free, held, cost, capacity, now, wall)
+  local wait = 0
+  if free > 0 then wait = quota_until_back(quota, free, held, cost, capacity, now, wall) end
+  if capped > free then
+    local beside = nil
+    -- What is withheld of a bucket that drains, drains too.
+    if quota.kind == 'draining' or capped <= quota.charged then
+      beside = quota_until_back(quota, capped, held, cost, capacity, now, wall)
+    end
+    wait = wait and math.max(wait, drained(quota.withheld_until, now))
+    if beside then wait = wait and math.min(wait, beside) or beside end
+  end
+  if wait and cap_pauses(quota, cost) then wait = math.max(wait, drained(quota.all_until, now)) end
+  return wait
+end
+
 -- Only asked where the demand does not fit. Answers the whole tokens available, the time until the demand fits if
 -- nothing is refunded (or nil), and the same if everything in flight were refunded at once.
 local function quota_shortage(quota, cost, ahead, capacity, now, wall)
   local units, taken = quota.units, quota_taken(quota)
-  local in_units = product(capacity, units)
-  local over = drained(sum(taken, quota_asked(quota, cost, ahead)), in_units)
+  local in_units, asked = product(capacity, units), quota_asked(quota, cost, ahead)
+  local gone = sum(taken, cap_withheld_from(quota, cost))
+  local capped, free = drained(sum(gone, asked), in_units), drained(sum(taken, asked), in_units)
   local refundable = product(quota.in_flight, units)
-  local wait = quota_until_back(quota, over, quota_held(quota), cost, capacity, now, wall)
-  local at_best = 0
-  if over > refundable then
-    at_best = quota_until_back(quota, over - refundable, 0, cost, capacity, now, wall) or 0
-  end
-  return math.floor((in_units - taken) / units), wait, at_best
+  local available = math.floor((in_units - gone) / units)
+  if cap_pauses(quota, cost) then available = math.min(available, 0) end
+  local wait = quota_until_fits(quota, capped, free, quota_held(quota), cost, capacity, now, wall)
+  capped, free = drained(capped, refundable), drained(free, refundable)
+  return available, wait, quota_until_fits(quota, capped, free, 0, cost, capacity, now, wall) or 0
 end
 
 -- For how long at most this means something, told without a walk over the charges. A hold may become a charge when its
@@ -157,7 +208,7 @@ local function quota_lasts(quota, lease, now, wall)
     local begin, next = rule_window_at(quota.rule, wall)
     charged = math.max(holds and next - begin or 0, fixed_end(quota, begin, next) - wall)
   end
-  return holds and sum(lease, charged) or charged
+  return math.max(holds and sum(lease, charged) or charged, cap_lasts(quota, now))
 end
 
 -- Time until everything charged has come back, or until the next fixed window.
@@ -172,16 +223,28 @@ local function quota_reset(quota, now, wall)
   return 0
 end
 
+-- What is withheld, all that is left while everything is.
+local function quota_withheld(quota)
+  if quota.all_until == 0 then return quota.withheld end
+  local left = drained(product(rule_capacity(quota.rule, 0), quota.units), quota_taken(quota))
+  return math.max(quota.withheld, left)
+end
+
 -- A quota is stored in three places. Among the numbers of its bucket, from index `i` on, what changes: since, expires,
--- in_flight, charged, head (a token bucket's tick, the beginning of a fixed window), newest; and for a token bucket, from
--- index `more` on, base, max_used, excess, excess_rate. In field "q", from index `j` on, what hardly ever does: id, kind,
+-- in_flight, charged, head (a token bucket's tick, the beginning of a fixed window), newest; and from index `more` on, if
+-- anything of the bucket is `capped`, its cap, and for a token bucket base, max_used, excess, excess_rate. In field "q", from index `j` on, what hardly ever does: id, kind,
 -- held, slot, len, and rate, tick, units, burst, max_debt of a token bucket. In a field of its own, the ring.
-local function quota_decoded(key, numbers, i, more, shapes, j)
+local function quota_decoded(key, numbers, i, more, capped, shapes, j)
   local kind, slot, len, head = KINDS[shapes[j + 1]], shapes[j + 3], shapes[j + 4], numbers[i + 4]
   local quota = {
     id = shapes[j], kind = kind, held = shapes[j + 2] == 1, slot = slot, units = 1,
     since = numbers[i], expires = numbers[i + 1], in_flight = numbers[i + 2], charged = numbers[i + 3],
+    withheld = 0, withheld_until = 0, all_until = 0,
   }
+  if capped then
+    quota.withheld, quota.withheld_until, quota.all_until = numbers[more], numbers[more + 1], numbers[more + 2]
+    more = more + 3
+  end
   if kind == 'fixed' then
     quota.begin = head
   elseif kind == 'sliding' then
@@ -199,11 +262,15 @@ local function quota_decoded(key, numbers, i, more, shapes, j)
 end
 
 -- Appends to the numbers, to those that follow them, and to the shapes.
-local function quota_encode(quota, numbers, more, shapes)
+local function quota_encode(quota, numbers, more, capped, shapes)
   local n, ring, kind = #numbers, quota.ring, quota.kind
   numbers[n + 1], numbers[n + 2], numbers[n + 3] = quota.since, quota.expires, quota.in_flight
   numbers[n + 4], numbers[n + 5] = quota.charged, quota.begin or quota.at or ring and ring.head or 0
   numbers[n + 6] = ring and ring.newest or 0
+  if capped then
+    n = #more
+    more[n + 1], more[n + 2], more[n + 3] = quota.withheld, quota.withheld_until, quota.all_until
+  end
   n = #shapes
   shapes[n + 1], shapes[n + 2], shapes[n + 3] = quota.id, KIND_NUMBERS[kind], quota.held and 1 or 0
   shapes[n + 4], shapes[n + 5] = quota.slot or 0, ring and ring.len or 0

@@ -143,8 +143,26 @@ local function pause(batch, duration)
   return DONE
 end
 
--- Appends how many levels there are, then for each what is charged, what is in flight and the time until it is
--- reset, then the time until which the first bucket is paused.
+-- Withholds a part of the first bucket's quota of this id, or all of it, where `left` is nil.
+local function cap(batch, id, left, at, lasts)
+  refold(batch)
+  local until_then = sum(batch.now, lasts)
+  for index in ipairs(batch.buckets[1].rules) do
+    local quota = batch.quotas[index]
+    if quota.id == id then
+      if left then
+        quota_withhold(quota, left, at, until_then, batch.now)
+      else
+        quota_pause(quota, until_then)
+      end
+      break
+    end
+  end
+  return DONE
+end
+
+-- Appends how many levels there are, then for each what is charged, what is in flight, the time until it is reset,
+-- what is withheld and for how long, then the time until which the first bucket is paused.
 local function status(batch)
   refold(batch)
   local reasons = batch.reasons
@@ -153,6 +171,7 @@ local function status(batch)
     local n = #reasons
     reasons[n + 1], reasons[n + 2] = quota.charged, quota.in_flight
     reasons[n + 3] = quota_reset(quota, batch.now, batch.wall)
+    reasons[n + 4], reasons[n + 5] = quota_withheld(quota), cap_lasts(quota, batch.now)
   end
   local paused_until = batch.buckets[1].paused_until
   reasons[#reasons + 1] = paused_until > batch.now and paused_until or 0
@@ -195,6 +214,12 @@ local function apply_operations(batch, ops, at)
       elseif kind == 12 then
         codes[n] = pause(batch, ops[at + 1])
         at = at + 2
+      elseif kind == 14 then
+        codes[n] = cap(batch, ops[at + 1], ops[at + 2], ops[at + 3], ops[at + 4])
+        at = at + 5
+      elseif kind == 15 then
+        codes[n] = cap(batch, ops[at + 1], nil, 0, ops[at + 2])
+        at = at + 3
       else
         codes[n] = status(batch)
         at = at + 1

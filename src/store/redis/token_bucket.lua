@@ -16,19 +16,22 @@ local function draining_charge(bucket, amount)
   draining_charge_units(bucket, units, units)
 end
 
+-- Answers how many units would have drained and were not in use.
 local function draining_drain(bucket, ticks)
   local drain = product(bucket.rate, ticks)
+  local unused = drained(drain, bucket.charged)
   if bucket.excess > 0 then
-    local unused = drained(drain, bucket.charged)
     bucket.excess = drained(drained(bucket.excess, product(bucket.excess_rate, ticks)), unused)
   end
   bucket.charged = drained(bucket.charged, drain)
+  return unused
 end
 
+-- Lets time pass. Answers the same.
 local function draining_advance(bucket, now)
-  local at = math.floor(now / bucket.tick)
+  local at, unused = math.floor(now / bucket.tick), 0
   if at > bucket.at then
-    draining_drain(bucket, at - bucket.at)
+    unused = draining_drain(bucket, at - bucket.at)
     bucket.at = at
   end
 
@@ -40,6 +43,7 @@ local function draining_advance(bucket, now)
     end
     bucket.base = drained(base, product(slot_drain, emptied))
   end
+  return unused
 end
 
 -- Makes a bucket of the shape of `rule`.
@@ -62,10 +66,7 @@ local function draining_adopt(bucket, rule)
     return false
   end
   local old_units = bucket.units
-  local function rescale(used)
-    if rule.units >= old_units then return product(used, math.ceil(rule.units / old_units)) end
-    return math.ceil(used / math.floor(old_units / rule.units))
-  end
+  local function rescale(used) return rescaled(used, old_units, rule.units) end
   -- A debt is kept whole, with room above it for what a demand adds.
   local debt = drained(bucket.charged, burst_units(bucket))
   local allowed = burst_units(rule) + math.min(rescale(debt), drained(MAX_AMOUNT, 8 * burst_units(rule)))

@@ -124,7 +124,7 @@ fn fits_rules(op: &Op, rules: usize) -> bool {
         Op::Reserve { costs, .. } => costs.len() == rules,
         Op::Settle { reserved, actual, .. } => reserved.len() == rules && actual.len() == rules,
         Op::Detach { reserved, .. } => reserved.len() == rules,
-        Op::Pause(_) | Op::Status => true,
+        Op::Pause(_) | Op::Cap { .. } | Op::Status => true,
     }
 }
 
@@ -212,6 +212,14 @@ fn encode_op(to: &mut Numbers, op: &Op, run: Option<Run>) -> Option<Run> {
             to.push(13);
             None
         }
+        Op::Cap { quota, left: Some(left), at, lasts } => {
+            to.extend(&[14, *quota, *left, *at, *lasts]);
+            None
+        }
+        Op::Cap { quota, left: None, lasts, .. } => {
+            to.extend(&[15, *quota, *lasts]);
+            None
+        }
     }
 }
 
@@ -254,7 +262,7 @@ fn decode_verdict(code: u8, reasons: &mut Reader<'_>) -> Option<Verdict> {
         5 => Verdict::Done,
         6 => Verdict::NoClaim,
         7 => {
-            let count = reasons.count(3)?;
+            let count = reasons.count(5)?;
             let levels = (0..count).map(|_| decode_level(reasons)).collect::<Option<_>>()?;
             Verdict::Status(levels, reasons.amount()?)
         }
@@ -276,7 +284,13 @@ fn decode_violation(reasons: &mut Reader<'_>) -> Option<Violation> {
 }
 
 fn decode_level(reasons: &mut Reader<'_>) -> Option<Level> {
-    Some(Level { charged: reasons.amount()?, in_flight: reasons.amount()?, reset: reasons.amount()? })
+    Some(Level {
+        charged: reasons.amount()?,
+        in_flight: reasons.amount()?,
+        reset: reasons.amount()?,
+        withheld: reasons.amount()?,
+        withheld_for: reasons.amount()?,
+    })
 }
 
 /// Reads a reply from its beginning.

@@ -203,7 +203,13 @@ impl World {
             };
         }
         let Some(Reservation { at, mut costs, .. }) = lane.reservations.pop() else {
-            return Op::Status;
+            let rules: Vec<&Rule> = PATHS[lane.path]
+                .iter()
+                .zip(&lane.rules)
+                .flat_map(|(&bucket, rules)| rules.iter().map(move |&rule| (bucket, rule)))
+                .map(|(bucket, rule)| &self.rules[bucket][rule])
+                .collect();
+            return if rng.u8(..10) == 0 { cap(rng, &rules, self.wall) } else { Op::Status };
         };
         costs.resize(limits.len(), 0);
         let actual =
@@ -260,6 +266,7 @@ impl World {
                 Op::Detach { claim: rng.u64(1..100), reserved, lease: rng.u64(..100 * SECOND) }
             }
             94..96 => Op::Pause(if rng.bool() { 0 } else { rng.u64(..3 * SECOND) }),
+            96..98 => cap(rng, &rules, self.wall),
             _ => Op::Status,
         }
     }
@@ -280,6 +287,26 @@ fn invented(rng: &mut Rng, lane: &Lane, limits: &[u64], wall: Micros) -> Reserva
         _ => wall - rng.u64(..100 * SECOND),
     };
     Reservation { at, path: lane.path, costs: costs(rng, limits) }
+}
+
+/// What a provider may say: of one of these quotas, or of another; of now, of long ago, or of nothing that ever was.
+fn cap(rng: &mut Rng, rules: &[&Rule], wall: Micros) -> Op {
+    let quota = rng.usize(..rules.len() + 1);
+    let limit = rules.get(quota).map_or(1, |rule| rule.capacity(0));
+    let left = match rng.u8(..6) {
+        0 => None,
+        1 => Some(0),
+        2 => Some(u64::MAX),
+        3 => Some(rng.u64(..=limit / 16)),
+        _ => Some(rng.u64(..=limit)),
+    };
+    let at = match rng.u8(..6) {
+        0 => 0,
+        1 => u64::MAX,
+        _ => wall - rng.u64(..10 * SECOND),
+    };
+    let lasts = if rng.u8(..30) == 0 { rng.u64(..DAY) } else { rng.u64(..20 * SECOND) };
+    Op::Cap { quota: rules.get(quota).map_or(99, |rule| rule.id), left, at, lasts }
 }
 
 fn costs(rng: &mut Rng, limits: &[u64]) -> Costs {

@@ -1,0 +1,103 @@
+//! What providers said, and what comes of it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tower_throttle::{Feedback, Limiter, Limits, Named, Quota, Throttled};
+
+use crate::{
+    fake::{FakeStore, Fate, limits, on, quiet, secs, tokens, waiting},
+    observer::Recorder,
+};
+
+fn retry_after(time: Duration) -> Feedback {
+    Feedback::new().with_retry_after(time)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_beyond_the_longest_is_told_and_not_waited_for() {
+    let recorder = Recorder::default();
+    let limiter = Limiter::builder(limits()).observer(recorder.clone()).longest_pause(secs(60)).build();
+    let limiter = limiter.unwrap();
+    limiter.feedback("a", &retry_after(Duration::MAX)).await.unwrap();
+    assert_eq!(recorder.count("asked: 18446744073709551615.999999999s, applied: 60s"), 1);
+    let front = waiting(&limiter, tokens(1));
+    let began = Instant::now();
+    drop(front.await.unwrap().unwrap());
+    assert_eq!(began.elapsed(), secs(60));
+
+    let nothing = Feedback::new().with_left(Named::metric("tokens"), 0, Some(secs(86_400)));
+    limiter.feedback("a", &nothing).await.unwrap();
+    assert_eq!(recorder.count(r#"quota: Some("tokens per 3600s"), asked: 86400s, applied: 60s"#), 1);
+    let began = Instant::now();
+    drop(limiter.reserve(tokens(1)).await.unwrap());
+    assert_eq!(began.elapsed(), secs(60));
+
+    // What a user asks for is not bounded.
+    limiter.pause("a", secs(600)).await.unwrap();
+    let Err(Throttled::NotNow(refusal)) = limiter.try_reserve(tokens(1)).await else { panic!("granted") };
+    assert_eq!(refusal.retry_after(), Some(secs(600)));
+    // Nor is it ended by what a provider says.
+    limiter.feedback("a", &retry_after(secs(1))).await.unwrap();
+    limiter.feedback("a", &retry_after(Duration::from_nanos(1))).await.unwrap();
+    let Err(Throttled::NotNow(refusal)) = limiter.try_reserve(tokens(1)).await else { panic!("granted") };
+    assert_eq!(refusal.retry_after(), Some(secs(600)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_cannot_make_it_is_refused_at_once() {
+    let limiter = Limiter::new(limits()).unwrap();
+    limiter.feedback("a", &retry_after(secs(20))).await.unwrap();
+    let began = Instant::now();
+    let error = limiter.reserve(tokens(1).max_wait(secs(10))).await.unwrap_err();
+    assert_eq!((began.elapsed(), error.retry_after()), (Duration::ZERO, Some(secs(20))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_delays_nobody_and_travels_before_the_settle() {
+    let store = FakeStore::new();
+    let limiter = on(&store);
+    let call = limiter.reserve(tokens(100)).await.unwrap();
+    let front = waiting(&limiter, tokens(10));
+    quiet().await;
+    drop(call.feedback(&retry_after(secs(30))));
+    drop(call.release());
+    let began = Instant::now();
+    drop(front.await.unwrap().unwrap());
+    assert!(began.elapsed() >= secs(30), "what was given back is not taken during the pause");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_store_it_is_lost_and_nothing_else_is() {
+    let store = FakeStore::new();
+    let limiter = on(&store);
+    let call = limiter.reserve(tokens(100)).await.unwrap();
+    store.always(Fate::Unavailable);
+    assert!(matches!(call.feedback(&retry_after(secs(30))).await, Err(Throttled::Store(_))));
+    drop(call.release());
+    store.heal();
+    let began = Instant::now();
+    let whole = loop {
+        match limiter.reserve(tokens(100)).await {
+            Ok(call) => break call,
+            Err(_) => tokio::time::sleep(secs(1)).await,
+        }
+    };
+    drop(whole);
+    assert!(began.elapsed() < secs(60), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_about_the_first_bucket_of_several() {
+    let limits = Limits::new()
+        .bucket("model", [Quota::per_minute("tokens", 100)])
+        .bucket("tenant", [Quota::per_minute("tokens", 100)]);
+    let limiter = Limiter::new(limits).unwrap();
+    let tokens =
+        |bucket: &str| tower_throttle::Demand::new(bucket.to_owned(), tower_throttle::usage! { tokens: 10 });
+    let call = limiter.reserve(tokens("model").and("tenant")).await.unwrap();
+    call.feedback(&Feedback::new().with_left(Named::metric("tokens").limit(100), 5, None)).await.unwrap();
+    let available = async |bucket| limiter.status(bucket).await.unwrap().quotas[0].available;
+    assert_eq!((available("model").await, available("tenant").await), (5.0, 90.0));
+    assert!(limiter.feedback("nobody", &retry_after(secs(1))).await.is_err());
+}

@@ -1,0 +1,83 @@
+//! What a provider said to one process holds back every other that shares the store.
+
+use std::time::Duration;
+
+use tower_throttle::{Demand, Feedback, Limits, Named, Quota, usage};
+
+use crate::world::*;
+
+on_every_store!(
+    what_is_left_is_left_for_all_and_for_a_while,
+    a_retry_after_pauses_the_bucket_or_just_the_quota_for_all,
+    a_bucket_refills_at_the_provider_s_pace,
+);
+
+fn limits() -> Limits {
+    Limits::new().bucket("a", [Quota::per_minute("requests", 100), Quota::per_minute("tokens", 10_000)])
+}
+
+fn call(tokens: u64) -> Demand {
+    Demand::new("a", usage! { requests: 1, tokens: tokens })
+}
+
+async fn what_is_left_is_left_for_all_and_for_a_while(world: World) {
+    let (one, other) = (world.limiter(limits()), world.limiter(limits()));
+    let reservation = take(&one, call(1_000)).await;
+    // Somebody else uses the key: of 9,000 believed to be left there are 600.
+    let said = Feedback::new().with_left(Named::metric("tokens").limit(10_000), 600, Some(secs(20)));
+    soon(reservation.feedback(&said)).await.unwrap();
+    assert_eq!(left(&other, "a").await, [99.0, 600.0]);
+    let status = soon(other.status("a")).await.unwrap();
+    assert_eq!((status.quotas[1].withheld, status.quotas[1].withheld_for), (8_400.0, secs(20)));
+    let (quotas, retry_after) = refusal(&other, call(601)).await;
+    assert_eq!((&quotas[..], retry_after), (&["a: tokens per 60s".to_owned()][..], Some(secs(20))));
+    // What is said of more, or for less long, gives nothing.
+    for (amount, reset) in [(9_999, 1), (u64::MAX, 0), (700, 1)] {
+        let said = Feedback::new().with_left(Named::metric("tokens"), amount, Some(secs(reset)));
+        soon(other.feedback("a", &said)).await.unwrap();
+        assert_eq!(left(&other, "a").await, [99.0, 600.0]);
+    }
+    // A refund is left besides.
+    soon(reservation.settle(usage! { tokens: 200 })).await.unwrap();
+    assert_eq!(left(&other, "a").await, [99.0, 1_400.0]);
+    world.advance(secs(20)).await;
+    assert_eq!(left(&other, "a").await, [99.0, 9_800.0]);
+}
+
+async fn a_retry_after_pauses_the_bucket_or_just_the_quota_for_all(world: World) {
+    let (one, other) = (world.limiter(limits()), world.limiter(limits()));
+    let reservation = take(&one, call(1_000)).await;
+    let said = Feedback::new().with_retry_after_of(Named::metric("tokens"), secs(7));
+    soon(reservation.feedback(&said)).await.unwrap();
+    assert_eq!(refusal(&other, call(1)).await, (vec!["a: tokens per 60s".into()], Some(secs(7))));
+    assert!(passes(&other, requests(1)).await, "who needs no tokens is not held up");
+
+    // A quota that nobody declared: the refusal was one all the same.
+    let said = Feedback::new().with_retry_after_of(Named::metric("images"), secs(9));
+    soon(reservation.feedback(&said)).await.unwrap();
+    assert_eq!(refusal(&other, requests(1)).await, (vec!["a: paused".into()], Some(secs(9))));
+    // No time, or a reason that no waiting helps, changes nothing.
+    for said in [
+        Feedback::new().with_retry_after(Duration::ZERO),
+        Feedback::new().with_retry_after(secs(100)).with_permanent_refusal(),
+    ] {
+        soon(reservation.feedback(&said)).await.unwrap();
+        assert_eq!(refusal(&other, requests(1)).await.1, Some(secs(9)));
+    }
+    world.advance(secs(9)).await;
+    assert!(passes(&other, call(1)).await);
+}
+
+async fn a_bucket_refills_at_the_provider_s_pace(world: World) {
+    let limits = || Limits::new().bucket("a", [Quota::token_bucket("tokens", 6_000, secs(60))]);
+    let (one, other) = (world.limiter(limits()), world.limiter(limits()));
+    let reservation = take(&one, tokens(1_000)).await;
+    world.advance(secs(2)).await;
+    // 0 were left when the call was admitted; in the two seconds since then 200 came back.
+    soon(reservation.feedback(&Feedback::new().with_left(Named::metric("tokens"), 0, None))).await.unwrap();
+    assert_eq!(left(&other, "a").await, [200.0]);
+    world.advance(secs(10)).await;
+    assert_eq!(left(&other, "a").await, [1_200.0]);
+    world.advance(secs(49)).await;
+    assert_eq!(left(&other, "a").await, [6_000.0]);
+}
