@@ -35,6 +35,8 @@ mod demand;
 pub mod engine;
 mod error;
 mod extract;
+#[cfg(feature = "file")]
+pub mod file;
 mod future;
 pub mod inspect;
 mod layer;

@@ -11,6 +11,9 @@ use crate::{
     usage::Usage,
 };
 
+/// Of buckets for which no partition is named.
+pub(crate) const DEFAULT_PARTITION: &str = "default";
+
 type Resolver = Arc<dyn Fn(&str) -> Option<Vec<Quota>> + Send + Sync>;
 
 /// Declares buckets with their quotas, families of names that share a bucket, and classes of demands.
@@ -73,7 +76,7 @@ impl Limits {
     /// No buckets yet; names nobody declares are refused.
     pub fn new() -> Self {
         Self {
-            partition: "default".into(),
+            partition: DEFAULT_PARTITION.into(),
             buckets: Vec::new(),
             families: Vec::new(),
             classes: Vec::new(),
@@ -186,7 +189,7 @@ impl Limits {
             .map(|Class { name, head_start, headroom }| {
                 if !(0.0..1.0).contains(headroom) {
                     let reason = format!("its headroom is {headroom}, and must be from 0 up to below 1");
-                    return Err(LimitsError { place: format!("class `{name}`"), reason });
+                    return Err(LimitsError::at(format!("class `{name}`"), reason));
                 }
                 let headroom = (headroom * HEADROOM_PARTS as f64).round() as u64;
                 let headroom = headroom.min(HEADROOM_PARTS - 1);
@@ -217,11 +220,21 @@ pub struct LimitsError {
 
 impl LimitsError {
     fn bucket(name: &str, reason: impl Into<String>) -> Self {
-        Self { place: format!("bucket `{name}`"), reason: reason.into() }
+        Self::at(format!("bucket `{name}`"), reason)
     }
 
     pub(crate) fn option(name: &str, reason: impl Into<String>) -> Self {
-        Self { place: format!("option `{name}`"), reason: reason.into() }
+        Self::at(format!("option `{name}`"), reason)
+    }
+
+    pub(crate) fn at(place: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { place: place.into(), reason: reason.into() }
+    }
+
+    /// The same, in a file.
+    #[cfg(feature = "file")]
+    pub(crate) fn in_file(self, path: &std::path::Path) -> Self {
+        Self { place: format!("{}: {}", path.display(), self.place), ..self }
     }
 }
 
