@@ -264,7 +264,7 @@ impl Limiter {
     }
 
     async fn acquire(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
-        let result = self.ask(demand, mode).await;
+        let result = self.ask(demand, mode).await.map(|reservation| reservation.leave(&demand.note));
         let observing = &self.inner.shared.options.observing;
         let bucket = demand.buckets.first().map_or("", AsRef::as_ref);
         match &result {

@@ -1,6 +1,7 @@
 //! A granted demand whose call is in flight.
 
 use std::{
+    any::Any,
     fmt,
     str::FromStr,
     sync::Arc,
@@ -17,6 +18,7 @@ use super::{
     track::Tracked,
 };
 use crate::{
+    demand::Note,
     engine::{Costs, MAX_AMOUNT, Micros},
     error::{BadDemand, Throttled},
     observe::Event,
@@ -53,6 +55,7 @@ pub struct Reservation {
     position: usize,
     degraded: bool,
     release_on_drop: bool,
+    note: Note,
     /// Nothing, if nothing was charged or it was settled.
     hold: Option<Hold>,
 }
@@ -77,7 +80,8 @@ impl Reservation {
 
     fn of(usage: Usage, at: Micros, waited: Duration, position: usize, hold: Option<Hold>) -> Self {
         let id = fastrand::u64(1..MAX_AMOUNT);
-        Self { id, at, usage, waited, position, degraded: false, release_on_drop: true, hold }
+        let note = Note::default();
+        Self { id, at, usage, waited, position, degraded: false, release_on_drop: true, note, hold }
     }
 
     /// Tells reservations apart, in logs.
@@ -108,6 +112,16 @@ impl Reservation {
     /// Whether it was granted without the shared state, because that could not be reached.
     pub fn degraded(&self) -> bool {
         self.degraded
+    }
+
+    /// What the demand left for whoever settles it: see [`Demand::note`](crate::Demand::note).
+    pub fn note<T: Any>(&self) -> Option<&T> {
+        self.note.get()
+    }
+
+    pub(super) fn leave(mut self, note: &Note) -> Self {
+        self.note = note.clone();
+        self
     }
 
     pub(super) fn degrade(mut self) -> Self {

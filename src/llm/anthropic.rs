@@ -3,13 +3,13 @@
 //! | metric | when a call is admitted | at its end |
 //! |---|---|---|
 //! | `requests` | 1 | 1 |
-//! | `input_tokens` | the estimated input | input and cache writes; cache reads are free, except for Haiku 3.5 |
-//! | `output_tokens` | `max_tokens` | those used |
+//! | `input_tokens` | the input, by estimates that earlier calls corrected | input and cache writes; cache reads are free, except for Haiku 3.5 |
+//! | `output_tokens` | what most of the latest answers stayed within, `max_tokens` at most | those used |
 //!
 //! Limits are per class of models and refill continuously; the models of Opus 4 share one limit, as do Sonnet 4.5 and 4.6
 //! (<https://docs.anthropic.com/en/api/rate-limits>): check yours in the Console under *Limits*. Anthropic does not count
-//! `max_tokens` itself. If your answers are much shorter, reserve less with [`Output::Expected`](super::Output::Expected):
-//! what comes beyond it becomes a debt.
+//! `max_tokens` itself, so [`Output::Learned`](super::Output::Learned) reserves less; what comes beyond it becomes a
+//! debt. If your limits count it, reserve [`Output::Bound`](super::Output::Bound).
 
 use super::{Quotas, Rules, table};
 

@@ -56,7 +56,7 @@ impl Rules {
     /// ```
     #[must_use]
     pub fn reader(&self, format: Format) -> Reader {
-        Reader::new(Arc::new(self.clone()), format, Usage::new())
+        Reader::new(Arc::new(self.clone()), format, Usage::new(), None)
     }
 }
 
@@ -87,8 +87,9 @@ impl<R: Carrier + HasStatus> Inspector<R> for Inspect {
         if let Some(charge) = self.rules.after_status(response.status().as_u16()) {
             reservation.conclude_early(&charge.settlement(&reserved, None));
         }
+        let estimate = reservation.note().cloned();
         response.metered(reservation, |head| {
-            Box::new(Reader::new(self.rules.clone(), Format::of(&head.headers), reserved))
+            Box::new(Reader::new(self.rules.clone(), Format::of(&head.headers), reserved, estimate))
         })
     }
 

@@ -43,6 +43,7 @@ mod image;
 mod inspector;
 mod json;
 mod layer;
+mod learned;
 pub mod openai;
 mod quotas;
 mod reader;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     counts::Counts,
     json::{Found, Path, Scanner},
-    rules::Rules,
+    rules::{Estimate, Rules},
     sse::{Event, Sink, Sse},
 };
 use crate::{
@@ -54,6 +54,10 @@ const MEMBERS: &[(Path, Tells)] = &[
     (&["choices", "finish_reason"], Tells::Finish),
     (&["delta", "stop_reason"], Tells::Finish),
     (&["delta", "finish_reason"], Tells::Finish),
+    (&["stop_reason"], Tells::Finish),                  // Anthropic's JSON
+    (&["finish_reason"], Tells::Finish),                // Cohere's JSON
+    (&["incomplete_details", "reason"], Tells::Finish), // OpenAI responses
+    (&["response", "incomplete_details", "reason"], Tells::Finish),
     (&["type"], Tells::Kind),
     (&["model"], Tells::Model),
     (&["message", "model"], Tells::Model),
@@ -72,6 +76,9 @@ const PATHS: &[Path] = &{
 /// Events that end a response, and those that tell of a failure.
 const LAST: &[&[u8]] =
     &[b"\"response.completed\"", b"\"response.incomplete\"", b"\"message_stop\"", b"\"message-end\""];
+/// Why an answer is shorter than it would have been.
+const CUT: &[&[u8]] =
+    &[b"\"length\"", b"\"max_tokens\"", b"\"MAX_TOKENS\"", b"\"max_output_tokens\"", b"\"model_length\""];
 const FAILING: &[&[u8]] = &[b"\"error\"", b"\"response.failed\""];
 
 /// Reads the usage out of one response's body, in constant memory, cut anywhere: see [`Rules::reader`].
@@ -79,6 +86,8 @@ const FAILING: &[&[u8]] = &[b"\"error\"", b"\"response.failed\""];
 pub struct Reader {
     rules: Arc<Rules>,
     reserved: Usage,
+    /// Of the request, if something is to be learned from the response.
+    estimate: Option<Estimate>,
     format: Format,
     sse: Sse,
     scanner: Scanner,
@@ -93,6 +102,8 @@ struct Seen {
     event_counts: bool,
     /// An answer is over.
     finished: bool,
+    /// It was cut off.
+    is_cut: bool,
     /// The event that is being read is the last one that tells anything.
     is_last: bool,
     /// The counts are the last ones.
@@ -102,9 +113,14 @@ struct Seen {
 }
 
 impl Reader {
-    pub(super) fn new(rules: Arc<Rules>, format: Format, reserved: Usage) -> Self {
+    pub(super) fn new(
+        rules: Arc<Rules>,
+        format: Format,
+        reserved: Usage,
+        estimate: Option<Estimate>,
+    ) -> Self {
         let scanner = Scanner::new(PATHS);
-        Self { rules, reserved, format, sse: Sse::default(), scanner, seen: Seen::default() }
+        Self { rules, reserved, estimate, format, sse: Sse::default(), scanner, seen: Seen::default() }
     }
 
     /// What was used, as far as it is known by now.
@@ -130,7 +146,13 @@ impl BodyObserver for Reader {
             Format::Json => self.seen.is_final |= self.scanner.is_complete(),
             _ => {}
         }
-        let used = self.used().map(|used| self.rules.charged(used, &self.reserved));
+        let used = self.used();
+        if let (Some(estimate), Some(used), true) =
+            (&self.estimate, &used, self.seen.is_final && !self.seen.failed)
+        {
+            self.rules.learn(estimate, used, self.seen.is_cut);
+        }
+        let used = used.map(|used| self.rules.charged(used, &self.reserved));
         match used {
             Some(used) if self.seen.is_final => Settlement::Exact(used),
             used if self.seen.failed => self.rules.after_stream_error().settlement(&self.reserved, used),
@@ -181,6 +203,7 @@ impl Found for Telling<'_> {
             Tells::Error => self.seen.failed = true,
             Tells::Finish => {
                 self.seen.finished = true;
+                self.seen.is_cut |= CUT.contains(&value);
                 self.seen.failed |= value.eq_ignore_ascii_case(b"\"error\"");
             }
             Tells::Kind => {

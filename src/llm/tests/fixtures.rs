@@ -20,7 +20,12 @@ pub(super) struct Fixture {
     pub(super) after_refusal: [u64; 4],
 }
 
-use crate::llm::{Rules, anthropic, compatible, openai};
+use crate::llm::{Output, Rules, anthropic, compatible, openai};
+
+/// Calls of one test teach nothing for the next ones.
+fn anthropic_unlearned() -> Rules {
+    anthropic::rules().output(Output::Bound)
+}
 
 const NOTHING: [u64; 4] = [0; 4];
 
@@ -69,7 +74,7 @@ pub(super) const FIXTURES: &[Fixture] = &[
     },
     Fixture {
         name: "Anthropic",
-        rules: anthropic::rules,
+        rules: anthropic_unlearned,
         request: r#"{"model":"claude-sonnet-4-5-20250929","max_tokens":1024,"stream":true,"system":"Answer in verse.",
             "messages":[{"role":"user","content":[{"type":"text","text":"Tell me of the sea."}]}]}"#,
         bucket: "claude-sonnet-4-5",

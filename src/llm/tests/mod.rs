@@ -1,6 +1,7 @@
 //! Whole calls through the layer: what providers send, and what is charged for it.
 
 mod fixtures;
+mod learning;
 mod providers;
 mod streams;
 
