@@ -225,8 +225,10 @@ type Setting = (&'static str, Value, fn(Quota) -> Quota);
 
 const HALF: Duration = Duration::from_millis(500);
 
-/// Each kind of quota, how it is told, and one setting that it has of its own.
-fn kinds() -> Vec<(fn(u64, Duration) -> Quota, Option<&'static str>, Setting)> {
+/// A kind of quota, how it is told, and one setting that it has of its own.
+type Kind = (fn(u64, Duration) -> Quota, Option<&'static str>, Setting);
+
+fn kinds() -> Vec<Kind> {
     let sliding = |limit, window| Quota::sliding_window("tokens", limit, window);
     let bucket = |limit, window| Quota::token_bucket("tokens", limit, window);
     let paced = |limit, window| Quota::sliding_window("tokens", limit, window).paced();

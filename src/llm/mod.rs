@@ -54,7 +54,11 @@ mod stream_options;
 mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "tiktoken")]
+mod tiktoken;
 
+#[cfg(feature = "tiktoken")]
+pub use self::tiktoken::Tiktoken;
 pub use self::{
     estimate::{ByScript, Estimator},
     extractor::{Extract, Peek},
