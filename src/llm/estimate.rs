@@ -306,7 +306,8 @@ pub(super) mod tests {
         #[test]
         fn an_estimate_is_within_reason(text in any::<String>()) {
             let tokens = ByScript.tokens(&text);
-            prop_assert!((0.0..=1.2 * text.chars().count() as f64).contains(&tokens));
+            // Rare characters weigh most; sums of fractions are not exact.
+            prop_assert!((0.0..=1.2 * text.chars().count() as f64 + 1e-9).contains(&tokens), "{tokens}");
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Reads the usage out of a body while it passes.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+
+use memchr::{memchr2, memmem::Finder};
 
 use super::{
     counts::Counts,
@@ -161,6 +163,38 @@ impl BodyObserver for Reader {
     }
 }
 
+/// Whether an event may tell anything. Most are a few words of an answer and do not, which is found out much faster
+/// than what they say: they have no key of [`MEMBERS`] but those whose value is null, or a kind that means nothing.
+fn may_tell(data: &[u8], models_matter: bool) -> bool {
+    let keys = if models_matter { &KEYS[..] } else { &KEYS[1..] };
+    keys.iter().any(|key| {
+        let mut ends = key.find_iter(data).map(|at| at + key.needle().len());
+        ends.any(|end| !tells_nothing(key.needle() == KIND, &data[end..]))
+    })
+}
+
+const KIND: &[u8] = b"\"type\"";
+
+/// What [`MEMBERS`] end in. Models come first, since they do not always matter.
+static KEYS: LazyLock<[Finder<'static>; 6]> = LazyLock::new(|| {
+    [&b"\"model\""[..], b"\"usage\"", b"reason\"", KIND, b"\"error\"", b"\"billed_units\""].map(Finder::new)
+});
+
+/// Whether what follows a key is null, or a kind of event that means nothing.
+fn tells_nothing(is_kind: bool, after_key: &[u8]) -> bool {
+    let Some(value) = after_key.trim_ascii_start().strip_prefix(b":") else { return false };
+    let value = value.trim_ascii_start();
+    let rest = value.strip_prefix(b"null").or_else(|| is_kind.then(|| after_idle_kind(value)).flatten());
+    rest.is_some_and(|rest| matches!(rest.trim_ascii_start().first(), Some(b',' | b'}')))
+}
+
+fn after_idle_kind(value: &[u8]) -> Option<&[u8]> {
+    let end = 1 + memchr2(b'"', b'\\', value.strip_prefix(b"\"")?)?;
+    let (kind, rest) = value.split_at(end + 1);
+    let is_idle = kind.ends_with(b"\"") && !LAST.contains(&kind) && !FAILING.contains(&kind);
+    is_idle.then_some(rest)
+}
+
 /// Reads events, one after the other.
 struct Events<'r> {
     scanner: &'r mut Scanner,
@@ -171,6 +205,12 @@ struct Events<'r> {
 impl Sink for Events<'_> {
     fn data(&mut self, piece: &[u8]) {
         self.scanner.feed(piece, &mut Telling { seen: self.seen, rules: self.rules });
+    }
+
+    fn whole(&mut self, data: &[u8]) {
+        if may_tell(data, self.rules.models_matter()) {
+            self.data(data);
+        }
     }
 
     fn end(&mut self, event: Event) {

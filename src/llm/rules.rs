@@ -301,6 +301,11 @@ impl Rules {
         self.row.cached_in_full.iter().any(|start| model.starts_with(start))
     }
 
+    /// Whether it makes a difference which model answers.
+    pub(super) fn models_matter(&self) -> bool {
+        !self.row.cached_in_full.is_empty()
+    }
+
     pub(super) fn after_stream_error(&self) -> Charge {
         self.row.on_stream_error
     }
