@@ -17,7 +17,7 @@ pub enum Throttled {
     Deadline(Box<Refusal>),
     /// It asks for more than some quota could ever admit: do not try again, ask for less or raise the limit.
     ExceedsCapacity(Box<Refusal>),
-    /// As many demands wait for the bucket as may.
+    /// It has to wait, and as many demands wait for the bucket as may.
     QueueFull {
         /// The bucket.
         bucket: Arc<str>,

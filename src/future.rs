@@ -13,6 +13,7 @@ use tower_service::Service;
 
 use crate::{
     demand::Demand,
+    engine::Mode,
     error::{BoxError, Carried, Throttled},
     extract::Extractor,
     inspect::Inspector,
@@ -129,15 +130,16 @@ struct Waiting<S, R> {
     spare: Option<Spare<S>>,
     request: R,
     demand: Demand,
-    since: Instant,
+    /// When the longest wait is over, which began when it was first asked for.
+    deadline: Option<Instant>,
 }
 
 impl<S, R> Waiting<S, R> {
-    /// What is asked for now: its longest wait began when it was first asked for.
+    /// What is asked for now.
     fn demand(&self) -> Demand {
         let demand = self.demand.clone();
-        match demand.max_wait {
-            Some(max_wait) => demand.max_wait(max_wait.saturating_sub(self.since.elapsed())),
+        match self.deadline {
+            Some(deadline) => demand.max_wait(deadline.saturating_duration_since(Instant::now())),
             None => demand,
         }
     }
@@ -147,8 +149,10 @@ pin_project! {
     #[project = StageProjection]
     enum Stage<F> {
         Failed { error: Option<BoxError> },
+        Beginning,
         Reserving { grant: Grant },
-        Readying { reservation: Option<Reservation>, granted: Instant },
+        // Since when the service keeps a grant waiting, if it does.
+        Readying { reservation: Option<Reservation>, kept: Option<Instant> },
         Renewing { grant: Grant },
         Calling { #[pin] response: F, dispatched: Option<Dispatched> },
     }
@@ -164,9 +168,8 @@ impl<S: Service<R>, R, E: Extractor<R>, I> Attempt<S, R, E, I> {
     ) -> Self {
         let (waiting, stage) = match config.extractor.extract(&mut request) {
             Ok(demand) => {
-                let grant = config.grant(demand.clone(), config.waits);
-                let waiting = Waiting { service, spare, request, demand, since: Instant::now() };
-                (Some(waiting), Stage::Reserving { grant })
+                let deadline = demand.max_wait.and_then(|wait| Instant::now().checked_add(wait));
+                (Some(Waiting { service, spare, request, demand, deadline }), Stage::Beginning)
             }
             Err(error) => (None, Stage::Failed { error: Some(error) }),
         };
@@ -175,6 +178,11 @@ impl<S: Service<R>, R, E: Extractor<R>, I> Attempt<S, R, E, I> {
 }
 
 impl<E, I> Config<E, I> {
+    fn grant_at_once(&self, demand: &Demand) -> Option<Result<Reservation, Throttled>> {
+        let mode = if self.waits { Mode::Wait } else { Mode::Try };
+        self.limiter.acquire_at_once(demand, mode)
+    }
+
     fn grant(&self, demand: Demand, waits: bool) -> Grant {
         let limiter = self.limiter.clone();
         Box::pin(async move {
@@ -186,7 +194,7 @@ impl<E, I> Config<E, I> {
 impl<F> Stage<F> {
     fn readying(mut reservation: Reservation) -> Self {
         reservation.release_on_drop(true);
-        Self::Readying { reservation: Some(reservation), granted: Instant::now() }
+        Self::Readying { reservation: Some(reservation), kept: None }
     }
 }
 
@@ -204,6 +212,19 @@ where
                 StageProjection::Failed { error } => {
                     let error = error.take().unwrap_or_else(|| "polled after it was done".into());
                     return Poll::Ready(Err(Failure::Demand(error)));
+                }
+                StageProjection::Beginning => {
+                    let Some(waiting) = this.waiting.as_mut() else {
+                        this.stage.set(Stage::Failed { error: None });
+                        continue;
+                    };
+                    let at_once = this.config.grant_at_once(&waiting.demand);
+                    this.stage.set(match at_once.transpose().map_err(Failure::Throttled)? {
+                        Some(reservation) => Stage::readying(reservation),
+                        None => {
+                            Stage::Reserving { grant: this.config.grant(waiting.demand(), this.config.waits) }
+                        }
+                    });
                 }
                 StageProjection::Reserving { grant } => {
                     let grant = ready!(grant.as_mut().poll(context));
@@ -227,16 +248,20 @@ where
                         Err(error) => return Poll::Ready(Err(Failure::Throttled(error))),
                     });
                 }
-                StageProjection::Readying { reservation, granted } => {
+                StageProjection::Readying { reservation, kept } => {
                     let Some(waiting) = this.waiting.as_mut() else {
                         this.stage.set(Stage::Failed { error: None });
                         continue;
                     };
-                    if let Err(error) = ready!(waiting.service.poll_ready(context)) {
+                    let Poll::Ready(readiness) = waiting.service.poll_ready(context) else {
+                        kept.get_or_insert_with(Instant::now);
+                        return Poll::Pending;
+                    };
+                    if let Err(error) = readiness {
                         this.stage.set(Stage::Failed { error: None });
                         return Poll::Ready(Err(Failure::NotReady(error)));
                     }
-                    if granted.elapsed() > this.config.dispatch_within {
+                    if kept.is_some_and(|since| since.elapsed() > this.config.dispatch_within) {
                         // Dropping the reservation gives it back, before it is asked for anew.
                         drop(reservation.take());
                         let grant = this.config.grant(waiting.demand(), false);

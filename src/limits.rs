@@ -119,6 +119,9 @@ impl Limits {
 
     /// Asks this function for the quotas of names that are neither declared nor in a family. Its answers are asked for
     /// again every few seconds, so quotas may change; `None` leaves the name undeclared.
+    ///
+    /// It may take its time, which only those who ask for that name wait for, and use the limiter; but an
+    /// [`update`](crate::Limiter::update) asks it again for every name in use.
     #[must_use]
     pub fn resolver(mut self, resolver: impl Fn(&str) -> Option<Vec<Quota>> + Send + Sync + 'static) -> Self {
         self.resolver = Some(Arc::new(resolver));
@@ -184,18 +187,20 @@ impl Limits {
     }
 
     fn classes(&self) -> Result<Vec<(Box<str>, Standing)>, LimitsError> {
-        self.classes
-            .iter()
-            .map(|Class { name, head_start, headroom }| {
-                if !(0.0..1.0).contains(headroom) {
-                    let reason = format!("its headroom is {headroom}, and must be from 0 up to below 1");
-                    return Err(LimitsError::at(format!("class `{name}`"), reason));
-                }
-                let headroom = (headroom * HEADROOM_PARTS as f64).round() as u64;
-                let headroom = headroom.min(HEADROOM_PARTS - 1);
-                Ok((name.as_str().into(), Standing { head_start: *head_start, headroom }))
-            })
-            .collect()
+        let mut classes: Vec<(Box<str>, Standing)> = Vec::new();
+        for Class { name, head_start, headroom } in &self.classes {
+            if !(0.0..1.0).contains(headroom) {
+                let reason = format!("its headroom is {headroom}, and must be from 0 up to below 1");
+                return Err(LimitsError::class(name, reason));
+            }
+            if classes.iter().any(|(other, _)| **other == **name) {
+                return Err(LimitsError::class(name, "it is declared twice"));
+            }
+            let headroom = (headroom * HEADROOM_PARTS as f64).round() as u64;
+            let headroom = headroom.min(HEADROOM_PARTS - 1);
+            classes.push((name.as_str().into(), Standing { head_start: *head_start, headroom }));
+        }
+        Ok(classes)
     }
 }
 
@@ -221,6 +226,10 @@ pub struct LimitsError {
 impl LimitsError {
     fn bucket(name: &str, reason: impl Into<String>) -> Self {
         Self::at(format!("bucket `{name}`"), reason)
+    }
+
+    fn class(name: &str, reason: impl Into<String>) -> Self {
+        Self::at(format!("class `{name}`"), reason)
     }
 
     pub(crate) fn option(name: &str, reason: impl Into<String>) -> Self {
@@ -339,12 +348,32 @@ impl BucketSpec {
                 return Err(format!("quota `{meter}` is declared twice; give one of them a name"));
             }
         }
-        Ok(Self {
+        Ok(Self::of(key, meters))
+    }
+
+    fn of(key: Arc<BucketKey>, meters: Arc<[Meter]>) -> Self {
+        Self {
             rules: meters.iter().map(|meter| meter.rule.clone()).collect(),
             has_calendar: meters.iter().any(|meter| meter.calendar.is_some()),
             meters,
             key,
-        })
+        }
+    }
+
+    /// Whether another declaration of this bucket has quotas that are not here.
+    pub(crate) fn lacks_some_of(&self, other: &Self) -> bool {
+        self.missing_from(other).next().is_some()
+    }
+
+    /// This bucket and, after its own, the quotas of another declaration of it that are not here.
+    pub(crate) fn with_those_of(&self, other: &Self) -> Self {
+        let meters = self.meters.iter().chain(self.missing_from(other)).cloned().collect();
+        Self::of(self.key.clone(), meters)
+    }
+
+    fn missing_from<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Meter> {
+        let has = |meter: &Meter| self.meters.iter().any(|mine| mine.rule.id == meter.rule.id);
+        other.meters.iter().filter(move |meter| !has(meter))
     }
 
     pub(crate) fn name(&self) -> &str {

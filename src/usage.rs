@@ -1,6 +1,6 @@
 //! What a call uses: an amount per metric.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 /// Calls made: counted as 1 per call unless a usage says otherwise.
 pub(crate) const REQUESTS: &str = "requests";
@@ -21,16 +21,21 @@ pub(crate) enum Standard {
 }
 
 impl Standard {
-    const NAMES: [&str; 4] = [REQUESTS, INPUT_TOKENS, OUTPUT_TOKENS, TOKENS];
+    const ALL: [(Self, &str); 4] = [
+        (Self::Requests, REQUESTS),
+        (Self::Input, INPUT_TOKENS),
+        (Self::Output, OUTPUT_TOKENS),
+        (Self::Tokens, TOKENS),
+    ];
 
+    /// Whether `tokens` stands for it where only that is given.
+    pub(crate) fn is_part(self) -> bool {
+        matches!(self, Self::Input | Self::Output)
+    }
+
+    #[inline]
     pub(crate) fn named(name: &str) -> Option<Self> {
-        match name {
-            REQUESTS => Some(Self::Requests),
-            INPUT_TOKENS => Some(Self::Input),
-            OUTPUT_TOKENS => Some(Self::Output),
-            TOKENS => Some(Self::Tokens),
-            _ => None,
-        }
+        Self::ALL.into_iter().find(|(_, own)| *own == name).map(|(standard, _)| standard)
     }
 }
 
@@ -47,11 +52,45 @@ impl Standard {
 /// assert_eq!(usage.get("tokens"), Some(412));
 /// assert_eq!(usage, Usage::new().with("requests", 1).with("input_tokens", 300).with("output_tokens", 112));
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Usage {
-    /// Of each [`Standard`] metric.
-    standard: [Option<u64>; 4],
-    others: Vec<(Cow<'static, str>, u64)>,
+    standard: Amounts,
+    /// Boxed, since hardly any call has them and every reservation carries a usage.
+    others: Option<Box<Others>>,
+}
+
+/// Amounts of metrics that are not [`Standard`].
+type Others = Vec<(Cow<'static, str>, u64)>;
+
+/// An amount of each [`Standard`] metric that is given.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Amounts {
+    /// 0 where it is not given.
+    amounts: [u64; 4],
+    /// A bit for each that is.
+    given: u8,
+}
+
+impl Amounts {
+    fn get(&self, metric: Standard) -> Option<u64> {
+        (self.given & 1 << metric as u8 != 0).then_some(self.amounts[metric as usize])
+    }
+
+    fn set(&mut self, metric: Standard, amount: u64) {
+        self.amounts[metric as usize] = amount;
+        self.given |= 1 << metric as u8;
+    }
+
+    /// Takes over an amount that is not given here.
+    fn fill(&mut self, metric: Standard, from: &Self) {
+        if let (None, Some(amount)) = (self.get(metric), from.get(metric)) {
+            self.set(metric, amount);
+        }
+    }
+
+    fn gives(&self, metric: Standard) -> bool {
+        self.get(metric).is_some()
+    }
 }
 
 impl Usage {
@@ -62,21 +101,24 @@ impl Usage {
 
     /// Sets the amount of one metric.
     #[must_use]
+    #[inline]
     pub fn with(mut self, metric: impl Into<Cow<'static, str>>, amount: u64) -> Self {
         self.set(metric, amount);
         self
     }
 
     /// Sets the amount of one metric.
+    #[inline]
     pub fn set(&mut self, metric: impl Into<Cow<'static, str>>, amount: u64) {
         let metric = metric.into();
         if let Some(standard) = Standard::named(&metric) {
-            self.standard[standard as usize] = Some(amount);
+            self.standard.set(standard, amount);
             return;
         }
-        match self.others.iter_mut().find(|(name, _)| *name == metric) {
+        let others = self.others.get_or_insert_default();
+        match others.iter_mut().find(|(name, _)| *name == metric) {
             Some((_, present)) => *present = amount,
-            None => self.others.push((metric, amount)),
+            None => others.push((metric, amount)),
         }
     }
 
@@ -90,56 +132,58 @@ impl Usage {
 
     /// The amount of a standard metric, if it is given or follows from others.
     pub(crate) fn standard(&self, metric: Standard) -> Option<u64> {
-        let [_, input, output, tokens] = self.standard;
-        self.standard[metric as usize].or_else(|| match metric {
+        let given = |metric| self.standard.get(metric);
+        given(metric).or_else(|| match metric {
             Standard::Requests => None,
-            Standard::Input => Some(tokens?.saturating_sub(output?)),
-            Standard::Output => Some(tokens?.saturating_sub(input?)),
-            Standard::Tokens => Some(input?.saturating_add(output?)),
+            Standard::Input => Some(given(Standard::Tokens)?.saturating_sub(given(Standard::Output)?)),
+            Standard::Output => Some(given(Standard::Tokens)?.saturating_sub(given(Standard::Input)?)),
+            Standard::Tokens => Some(given(Standard::Input)?.saturating_add(given(Standard::Output)?)),
         })
     }
 
     fn other(&self, metric: &str) -> Option<u64> {
-        self.others.iter().find(|(name, _)| name == metric).map(|(_, amount)| *amount)
+        self.iter_others().find(|(name, _)| *name == metric).map(|(_, amount)| amount)
     }
 
     /// The amounts that were given.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
-        let standard = Standard::NAMES.into_iter().zip(self.standard);
-        standard.filter_map(|(metric, amount)| Some((metric, amount?))).chain(self.iter_others())
+        let standard = Standard::ALL.into_iter();
+        standard
+            .filter_map(|(metric, name)| Some((name, self.standard.get(metric)?)))
+            .chain(self.iter_others())
     }
 
     /// Those of metrics that somebody has to know.
     pub(crate) fn iter_others(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.others.iter().map(|(metric, amount)| (metric.as_ref(), *amount))
+        self.others.iter().flat_map(|others| others.iter()).map(|(metric, amount)| (metric.as_ref(), *amount))
     }
 
     /// Whether it gives `tokens` and says nothing of input and output.
     pub(crate) fn only_tokens(&self) -> Option<u64> {
-        let [_, input, output, tokens] = self.standard;
-        if input.or(output).is_some() { None } else { tokens }
+        let names_part = self.standard.gives(Standard::Input) || self.standard.gives(Standard::Output);
+        if names_part { None } else { self.standard.get(Standard::Tokens) }
     }
 
     /// This estimate, corrected by what is known of the actual usage: what `actual` does not name keeps its amount.
     pub(crate) fn corrected(&self, actual: &Self) -> Self {
-        let [requests, input, output, tokens] = self.standard;
         let mut corrected = actual.clone();
-        let [actual_requests, actual_input, actual_output, actual_tokens] = &mut corrected.standard;
+        let standard = &mut corrected.standard;
         // What is left of a part follows from the whole, and the whole from its parts.
-        let parts_follow = actual_tokens.is_some();
-        let names_part = actual_input.or(*actual_output).is_some();
-        let whole_follows =
-            names_part && actual_input.or(input).is_some() && actual_output.or(output).is_some();
-        *actual_requests = actual_requests.or(requests);
+        let parts_follow = standard.gives(Standard::Tokens);
+        let names_part = standard.gives(Standard::Input) || standard.gives(Standard::Output);
+        let known = |metric| actual.standard.gives(metric) || self.standard.gives(metric);
+        let whole_follows = names_part && known(Standard::Input) && known(Standard::Output);
+        standard.fill(Standard::Requests, &self.standard);
         if !parts_follow {
-            (*actual_input, *actual_output) = (actual_input.or(input), actual_output.or(output));
+            standard.fill(Standard::Input, &self.standard);
+            standard.fill(Standard::Output, &self.standard);
         }
         if !whole_follows {
-            *actual_tokens = actual_tokens.or(tokens);
+            standard.fill(Standard::Tokens, &self.standard);
         }
-        for (metric, amount) in &self.others {
+        for (metric, amount) in self.others.iter().flat_map(|others| others.iter()) {
             if actual.other(metric).is_none() {
-                corrected.others.push((metric.clone(), *amount));
+                corrected.others.get_or_insert_default().push((metric.clone(), *amount));
             }
         }
         corrected
@@ -149,8 +193,13 @@ impl Usage {
     pub(crate) fn at_least(&self, seen: &Self) -> Self {
         let mut larger = self.corrected(seen);
         larger.for_each(|metric, amount| *amount = (*amount).max(self.get(metric).unwrap_or(0)));
-        if self.only_tokens() > larger.get(TOKENS) {
-            larger.standard = [larger.standard[0], None, None, self.only_tokens()];
+        if let Some(tokens) = self.only_tokens()
+            && larger.get(TOKENS).is_none_or(|seen| seen < tokens)
+        {
+            let requests = larger.standard;
+            larger.standard = Amounts::default();
+            larger.standard.fill(Standard::Requests, &requests);
+            larger.standard.set(Standard::Tokens, tokens);
         }
         larger
     }
@@ -163,9 +212,19 @@ impl Usage {
     }
 
     fn for_each(&mut self, mut change: impl FnMut(&str, &mut u64)) {
-        let standard = Standard::NAMES.into_iter().zip(&mut self.standard);
-        standard.for_each(|(metric, amount)| amount.iter_mut().for_each(|amount| change(metric, amount)));
-        self.others.iter_mut().for_each(|(metric, amount)| change(metric, amount));
+        for (metric, name) in Standard::ALL {
+            if self.standard.gives(metric) {
+                change(name, &mut self.standard.amounts[metric as usize]);
+            }
+        }
+        let others = self.others.iter_mut().flat_map(|others| others.iter_mut());
+        others.for_each(|(metric, amount)| change(metric, amount));
+    }
+}
+
+impl fmt::Debug for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
     }
 }
 
@@ -173,7 +232,7 @@ impl Usage {
 impl PartialEq for Usage {
     fn eq(&self, other: &Self) -> bool {
         self.standard == other.standard
-            && self.others.len() == other.others.len()
+            && self.iter_others().count() == other.iter_others().count()
             && self.iter_others().all(|(metric, amount)| other.other(metric) == Some(amount))
     }
 }

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::{
-    Micros,
+    Life, Micros,
     exact::sum,
     quota_state::QuotaState,
     rule::{MAX_AMOUNT, Rule},
@@ -99,6 +99,10 @@ impl BucketState {
             quotas: Vec::new(),
             lanes: Vec::new(),
         }
+    }
+
+    pub(crate) fn life(&self) -> Life {
+        Life { born: self.born, expires: self.expires }
     }
 
     /// Whether this state means nothing any more: a new one would admit the same.

@@ -136,7 +136,8 @@ pub enum RefusedBy {
 pub struct Batch<'a> {
     /// Who sends this; below 2^53.
     pub lane: u64,
-    /// Counts the batches of a lane from 1. A batch is applied once, however often it arrives.
+    /// Counts the batches of a lane from 1. A batch is applied once, however often it arrives; one without a number
+    /// (0) arrives once.
     pub seq: u64,
     /// Without another batch for this long, what the lane has in flight is taken for abandoned.
     pub lease: Micros,
@@ -198,6 +199,9 @@ pub fn apply(states: &mut [BucketState], batch: &Batch<'_>, wall: Micros) -> Ans
 
 /// What is known of a batch that was applied before.
 fn recorded(states: &[BucketState], batch: &Batch<'_>) -> Option<Outcome> {
+    if batch.seq == 0 {
+        return None;
+    }
     let lane = states.first()?.lane(batch.lane)?;
     if batch.seq > lane.seq {
         return None;
@@ -221,14 +225,10 @@ fn apply_new(states: &mut [BucketState], batch: &Batch<'_>, wall: Micros) -> Out
         // What is held for longer keeps its lane, and so its bucket.
         state.keep_while_charged(rules, batch.lease.min(LANE_MEMORY), wall);
     }
-    if let Some(first) = states.first_mut() {
+    if let (Some(first), 1..) = (states.first_mut(), batch.seq) {
         let lane = first.enter(batch.lane);
         let lane = &mut first.lanes[lane];
-        (lane.seq, lane.answered_at) = (batch.seq, now);
-        lane.verdicts.clear();
-        for verdict in &verdicts {
-            lane.verdicts.push(verdict.clone());
-        }
+        (lane.seq, lane.answered_at, lane.verdicts) = (batch.seq, now, verdicts.clone());
     }
     Outcome::Applied { now, lives: lives(states), verdicts }
 }
@@ -243,9 +243,8 @@ fn time(states: &[BucketState], wall: Micros) -> Micros {
 }
 
 fn lives(states: &[BucketState]) -> SmallVec<[Life; 1]> {
-    let mut lives = SmallVec::with_capacity(states.len());
-    for state in states {
-        lives.push(Life { born: state.born, expires: state.expires });
+    match states {
+        [state] => SmallVec::from_buf([state.life()]),
+        states => states.iter().map(BucketState::life).collect(),
     }
-    lives
 }

@@ -2,17 +2,19 @@
 
 use super::exact::sum;
 
-/// Slot number `s` lives at index `s % len`; the newest slot is `head`.
+/// Slot number `s` lives at index `s % len`; the newest slot is `head`. Where that lives is remembered: a division for
+/// every charge is slow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ring {
     head: u64,
+    head_index: usize,
     slots: Box<[u64]>,
 }
 
 impl Ring {
     pub(crate) fn new(head: u64, len: u64) -> Self {
-        let len = usize::try_from(len).unwrap_or(usize::MAX).max(1);
-        Self { head, slots: vec![0; len].into_boxed_slice() }
+        let slots = vec![0; usize::try_from(len).unwrap_or(usize::MAX).max(1)].into_boxed_slice();
+        Self { head, head_index: (head % slots.len() as u64) as usize, slots }
     }
 
     pub(crate) fn head(&self) -> u64 {
@@ -23,8 +25,14 @@ impl Ring {
         self.slots.len() as u64
     }
 
+    /// Where a slot lives that the ring holds.
     fn index(&self, slot: u64) -> usize {
-        (slot % self.len()) as usize
+        let age = (self.head - slot) as usize;
+        if age <= self.head_index { self.head_index - age } else { self.head_index + self.slots.len() - age }
+    }
+
+    fn next_index(&self) -> usize {
+        if self.head_index + 1 == self.slots.len() { 0 } else { self.head_index + 1 }
     }
 
     /// Whether `slot` is still in the ring. A slot ahead of the head is not.
@@ -37,11 +45,14 @@ impl Ring {
     pub(crate) fn advance(&mut self, slot: u64, mut left: impl FnMut(u64)) -> u64 {
         let steps = slot.saturating_sub(self.head);
         let within = steps.min(self.len());
-        for step in 1..=within {
-            let index = self.index(self.head + step);
-            left(std::mem::take(&mut self.slots[index]));
+        for _ in 0..within {
+            self.head_index = self.next_index();
+            left(std::mem::take(&mut self.slots[self.head_index]));
         }
         self.head += steps;
+        if steps > within {
+            self.head_index = (self.head % self.len()) as usize;
+        }
         steps - within
     }
 
@@ -63,8 +74,7 @@ impl Ring {
 
     /// Charges with their age in slots, oldest first; the last is the head, of age 0.
     pub(crate) fn oldest_first(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let oldest = self.index(self.head + 1);
-        let (newer, older) = self.slots.split_at(oldest);
+        let (newer, older) = self.slots.split_at(self.next_index());
         (0..self.len()).rev().zip(older.iter().chain(newer).copied())
     }
 }

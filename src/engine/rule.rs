@@ -112,6 +112,9 @@ impl Rule {
             Window::TokenBucket(bucket) => bucket.burst,
             _ => self.limit,
         };
+        if headroom == 0 {
+            return whole;
+        }
         let headroom = headroom.min(HEADROOM_PARTS);
         // `whole * headroom / HEADROOM_PARTS`, with nothing in between that is not exact.
         whole - whole / HEADROOM_PARTS * headroom - whole % HEADROOM_PARTS * headroom / HEADROOM_PARTS

@@ -16,8 +16,15 @@ impl SlidingWindow {
     }
 
     pub(crate) fn advance(&mut self, now: Micros) {
+        if now < (self.ring.head() + 1).saturating_mul(self.slot) {
+            return;
+        }
         let charged = &mut self.charged;
         self.ring.advance(now / self.slot, |left| *charged = charged.saturating_sub(left));
+    }
+
+    fn begin_of(&self, slot: u64) -> Micros {
+        product(slot, self.slot)
     }
 
     pub(crate) fn charged(&self) -> u64 {
@@ -35,7 +42,8 @@ impl SlidingWindow {
 
     /// Replaces what was charged at `at`. A slot that has left the window needs nothing.
     pub(crate) fn amend(&mut self, at: Micros, reserved: u64, actual: u64, refundable: bool) {
-        let slot = (at / self.slot).min(self.ring.head());
+        let head = self.ring.head();
+        let slot = if at >= self.begin_of(head) { head } else { at / self.slot };
         if !self.ring.holds(slot) {
             return;
         }
@@ -52,7 +60,7 @@ impl SlidingWindow {
         for (age, charge) in self.ring.oldest_first() {
             left += charge;
             if left >= amount {
-                let leaves = product(self.ring.head() + self.ring.len() - age, self.slot);
+                let leaves = self.begin_of(self.ring.head() + self.ring.len() - age);
                 return Some(leaves.saturating_sub(now));
             }
         }

@@ -42,7 +42,7 @@ struct Step<'a> {
 #[derive(Clone, Copy, Default)]
 struct Ahead {
     amount: u64,
-    /// The largest capacity among those refused: who may use more than this is not behind them.
+    /// The largest capacity among those of them that need some: who may use more than this is not behind them.
     capacity: u64,
 }
 
@@ -84,10 +84,11 @@ impl Step<'_> {
         if mode == Mode::Dry {
             return Verdict::Fits;
         }
-        let mut costs = costs.iter();
+        let mut costs = costs;
         for (rules, bucket) in self.rules.iter().zip(self.states.iter_mut()) {
+            let costs = next_bucket(&mut costs, rules);
             let lane = bucket.enter(self.lane);
-            for ((rule, state), &cost) in rules.iter().zip(&mut bucket.quotas).zip(&mut costs) {
+            for ((rule, state), &cost) in rules.iter().zip(&mut bucket.quotas).zip(costs) {
                 state.reserve(rule, cost);
                 let share = bucket.lanes[lane].share(rule.id);
                 *share = (*share + cost).min(MAX_TAKEN);
@@ -106,14 +107,15 @@ impl Step<'_> {
     }
 
     fn fits(&self, costs: &[u64], headroom: u64) -> bool {
-        let mut costs = costs.iter().enumerate();
+        let (mut costs, mut k) = (costs, 0);
         self.rules.iter().zip(self.states.iter()).all(|(rules, bucket)| {
+            let mut quotas = rules.iter().zip(&bucket.quotas).zip(next_bucket(&mut costs, rules));
             bucket.paused_until <= self.now
-                && rules
-                    .iter()
-                    .zip(&bucket.quotas)
-                    .zip(&mut costs)
-                    .all(|((rule, state), (k, &cost))| state.fits(rule, self.ask(k, rule, cost, headroom)))
+                && quotas.all(|((rule, state), &cost)| {
+                    let ask = self.ask(k, rule, cost, headroom);
+                    k += 1;
+                    state.fits(rule, ask)
+                })
         })
     }
 
@@ -144,10 +146,12 @@ impl Step<'_> {
         self.ahead.resize(costs.len(), Ahead::default());
         let rules = self.rules.iter().copied().flatten();
         for ((ahead, rule), &cost) in self.ahead.iter_mut().zip(rules).zip(costs) {
-            let capacity = rule.capacity(headroom);
-            // More than a few windows ahead makes no difference to an answer, and amounts stay exact.
-            ahead.amount = sum(ahead.amount, cost).min(4 * rule.capacity(0));
-            ahead.capacity = ahead.capacity.max(capacity);
+            // Who needs nothing of a quota stands before nobody there.
+            if cost > 0 {
+                // More than a few windows ahead makes no difference to an answer, and amounts stay exact.
+                ahead.amount = sum(ahead.amount, cost).min(4 * rule.capacity(0));
+                ahead.capacity = ahead.capacity.max(rule.capacity(headroom));
+            }
         }
     }
 
@@ -164,14 +168,13 @@ impl Step<'_> {
             return Verdict::NoClaim;
         }
         self.settled = true;
-        let mut amounts = reserved.iter().zip(actual);
+        let (mut reserved, mut actual) = (reserved, actual);
         for (rules, bucket) in self.rules.iter().zip(self.states.iter_mut()) {
             let lane = bucket.enter(owner);
             // A late settle must not take what its lane has reserved since. A claim is younger than its grant.
             let stands = claim.is_some() || at >= bucket.lanes[lane].since;
-            for ((rule, state), (&reserved, &actual)) in
-                rules.iter().zip(&mut bucket.quotas).zip(&mut amounts)
-            {
+            let amounts = next_bucket(&mut reserved, rules).iter().zip(next_bucket(&mut actual, rules));
+            for ((rule, state), (&reserved, &actual)) in rules.iter().zip(&mut bucket.quotas).zip(amounts) {
                 let share = bucket.lanes[lane].share(rule.id);
                 let in_flight = if stands { reserved.min(*share) } else { 0 };
                 let open = state.settle(rule, Amendment { at, reserved, actual, in_flight, close });
@@ -226,4 +229,11 @@ impl Step<'_> {
             bucket.quotas.iter_mut().for_each(QuotaState::refold);
         }
     }
+}
+
+/// Takes the amounts of the next bucket off the front.
+fn next_bucket<'a>(amounts: &mut &'a [u64], rules: &[Rule]) -> &'a [u64] {
+    let (these, others) = amounts.split_at(rules.len().min(amounts.len()));
+    *amounts = others;
+    these
 }

@@ -72,7 +72,9 @@ impl DrainingBucket {
         let at = (now / self.shape.tick).max(self.at);
         self.drain(at - self.at);
         self.at = at;
-
+        if at < (self.ring.head() + 1).saturating_mul(self.shape.slot) {
+            return;
+        }
         let slot_drain = self.drained(self.shape.slot);
         let max_used = self.max_used;
         let mut base = self.base;

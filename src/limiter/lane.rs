@@ -1,20 +1,19 @@
 //! One process's queue for one path of buckets, between its callers and the store.
 //!
 //! One batch is on its way at a time; what comes meanwhile travels in the next. A store in this process answers at
-//! once, so there a lone operation is applied by its own caller; otherwise a task, the [`pump`](super::pump), carries
-//! the batches. It exists while there is something to send, to wait for or to keep alive.
+//! once, so there a lone operation is applied by its own caller (see [`Route`]); otherwise a
+//! task, the [`pump`](super::pump), carries the batches. It exists while there is something to send, to wait for or to
+//! keep alive.
 
 use std::{
     fmt,
     hash::RandomState,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
-use smallvec::SmallVec;
 use tokio::{
     runtime::Handle,
     sync::{Notify, oneshot},
@@ -23,21 +22,21 @@ use tokio::{
 
 use super::{
     health::{Health, Rest},
+    lives::Lives,
     neighbours::Neighbours,
     options::Options,
     path::Path,
     place::Place,
-    pump::{Doubt, MAX_CHARTS, Pump},
-    queue::{Ask, Change, Other, Queue, Rank, Waiter},
-    reservation::Reservation,
+    pump::{Doubt, Pump},
+    queue::{Ask, Other, Queue, Rank, Waiter},
     settling::Settling,
 };
 use crate::{
-    engine::{Answer, Life, MAX_AMOUNT, Micros, Mode, Op, Outcome as Applied, Verdict},
+    engine::{Life, MAX_AMOUNT, Micros, Op},
     error::{Refusal, Throttled},
     observe::Event,
     quota::micros,
-    store::{Batch, Reply, Store},
+    store::{Batch, Store},
 };
 
 /// In-process state cannot outlive its process, so neither can a lease in it.
@@ -77,17 +76,22 @@ pub(super) struct Lane {
     pub(super) shared: Arc<Shared>,
     pub(super) neighbours: Neighbours,
     pub(super) wake: Notify,
+    lives: Lives,
+    /// Names the lane to the store.
+    id: AtomicU64,
+    closed: AtomicBool,
+    /// Something is queued or on its way, which nothing may pass. Set under the lock of the state.
+    busy: AtomicBool,
+    /// Counts the changes of the path.
+    version: AtomicU64,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 pub(super) struct State {
-    /// Names the lane to the store.
-    id: u64,
     pub(super) queue: Queue,
-    /// Reservations not settled yet.
+    /// Reservations not settled yet, for as long as which the lane keeps its lease.
     pub(super) open: usize,
-    pub(super) closed: bool,
     pub(super) pumping: bool,
     /// When the store last heard of the lane.
     pub(super) heard: Instant,
@@ -97,31 +101,31 @@ pub(super) struct State {
     pub(super) doubt: Option<Doubt>,
     /// After the store refused a batch: nobody asks again before, unless somebody waits for the answer.
     pub(super) rest: Option<Rest>,
-    /// Buckets whose loss of state has to be told.
-    lost: Vec<String>,
-}
-
-/// A demand that was entered.
-pub(super) enum Entered {
-    Granted(Reservation),
-    Waiting(Place),
 }
 
 impl Lane {
     pub(super) fn new(shared: Arc<Shared>, id: u64, path: Arc<Path>, neighbours: Neighbours) -> Self {
+        let lives = Lives::new(path.buckets().len());
         let state = State {
-            id,
-            queue: Queue::new(path),
+            queue: Queue::new(path, shared.options.max_waiting),
             open: 0,
-            closed: false,
             pumping: false,
             heard: Instant::now(),
             flying: false,
             doubt: None,
             rest: None,
-            lost: Vec::new(),
         };
-        Self { shared, neighbours, wake: Notify::new(), state: Mutex::new(state) }
+        Self {
+            shared,
+            neighbours,
+            wake: Notify::new(),
+            lives,
+            id: AtomicU64::new(id),
+            closed: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
+            version: AtomicU64::new(0),
+            state: Mutex::new(state),
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -138,58 +142,61 @@ impl Lane {
         self.lock().queue.path.clone()
     }
 
-    /// Whether forgetting the lane loses nothing.
+    /// Whether forgetting the lane loses nothing, if nobody has a share of it.
     pub(super) fn is_idle(&self) -> bool {
         let state = self.lock();
         state.open == 0 && !state.pumping && state.queue.is_empty()
     }
 
-    /// Enters a demand: grants it at once where that can be told, and queues it otherwise.
-    pub(super) fn enter(self: Arc<Self>, ask: Ask) -> Result<Entered, Throttled> {
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Whether an operation may be applied by its own caller, there being none before it.
+    ///
+    /// Whoever has freed something must look once more afterwards: a demand that the store refused before that was
+    /// queued before it was asked for.
+    pub(super) fn is_free(&self) -> bool {
+        self.shared.in_process && !self.busy.load(Ordering::Acquire)
+    }
+
+    /// Counts the changes of the path.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Queues a demand.
+    pub(super) fn enter(self: &Arc<Self>, mut ask: Ask) -> Result<Place, Throttled> {
         let mut state = self.lock();
-        if state.closed {
+        if self.is_closed() {
             return Err(Throttled::Closed);
         }
-        if self.answers_at_once(&state) {
-            match self.apply_one(&mut state, |_| ask.op(true)) {
-                Some((Verdict::Granted, at)) => {
-                    state.open += 1;
-                    self.tell_lost(state);
-                    return Ok(Entered::Granted(Reservation::new(self, ask, at, Duration::ZERO, 0)));
-                }
-                Some((Verdict::Fits, at)) => {
-                    return Ok(Entered::Granted(Reservation::uncounted(ask.usage, at)));
-                }
-                Some((Verdict::Refused(violations), _)) if ask.mode != Mode::Wait => {
-                    return Err(Throttled::NotNow(Box::new(ask.refusal(&violations))));
-                }
-                _ => {}
-            }
-        } else if let Some(error) = self.shared.health.is_down() {
+        if !self.shared.in_process
+            && let Some(error) = self.shared.health.is_down()
+        {
             return Err(Throttled::Store(error));
         }
-        let position = state.queue.waiting();
-        if position >= self.shared.options.max_waiting {
-            let bucket = ask.path.name().into();
-            return Err(Throttled::QueueFull { bucket, max_waiting: self.shared.options.max_waiting });
+        if let Some(refusal) = ask.follow(&state.queue.path) {
+            return Err(Throttled::ExceedsCapacity(Box::new(refusal)));
         }
+        let position = state.queue.waiting();
         let (sender, answer) = oneshot::channel();
         let arrived = Instant::now();
         let rank = state.queue.rank(arrived, ask.standing);
-        state.queue.push(rank, Waiter { ask, arrived, position, waits: false, answer: sender });
-        let has_to_wait = state.queue.waits(rank);
+        let waiter = Waiter { ask, arrived, position, waits: None, answer: sender };
+        let has_to_wait = state.queue.push(rank, waiter)?;
         self.pump(state);
-        let place = Place::new(self, rank, answer);
+        let place = Place::new(self.clone(), rank, answer);
         if has_to_wait {
             place.tell_wait_started(position);
         }
-        Ok(Entered::Waiting(place))
+        Ok(place)
     }
 
     /// Takes a demand back. Answers how its line stood, if the demand was still in it.
     pub(super) fn leave(self: &Arc<Self>, rank: Rank) -> Option<Refusal> {
         let mut state = self.lock();
-        let refusal = state.waits_for(rank);
+        let refusal = state.queue.waits_for(rank);
         state.queue.remove(rank)?;
         self.pump(state);
         Some(refusal.unwrap_or_default())
@@ -203,31 +210,24 @@ impl Lane {
 
     /// What a demand waits for.
     pub(super) fn waits_for(&self, rank: Rank) -> Option<Refusal> {
-        self.lock().waits_for(rank)
+        self.lock().queue.waits_for(rank)
     }
 
-    /// Changes what a reservation is charged: applied or queued when this returns.
-    pub(super) fn change(self: &Arc<Self>, change: &Change) -> Settling {
+    /// Queues a change of what a reservation is charged, or gives it away.
+    pub(super) fn change(self: &Arc<Self>, change: Other, ends: bool) -> Settling {
         let mut state = self.lock();
-        if change.close && change.claim.is_none() {
+        if ends {
             state.open = state.open.saturating_sub(1);
         }
-        if self.answers_at_once(&state)
-            && let Some((verdict, _)) = self.apply_one(&mut state, |path| change.op(path))
-        {
-            self.tell_lost(state);
-            self.neighbours.look_now(self);
-            return Settling::done(verdict);
-        }
-        self.push(state, Other::Change(change.clone()))
+        self.push(state, change)
     }
 
     /// Sends an operation that is worth nothing later.
-    pub(super) fn send(self: &Arc<Self>, other: Other) -> Settling {
+    pub(super) fn send(self: &Arc<Self>, op: Op) -> Settling {
         if let Some(error) = self.shared.health.is_down() {
             return Settling::failed(Throttled::Store(error));
         }
-        self.push(self.lock(), other)
+        self.push(self.lock(), Other::passing(op))
     }
 
     fn push(self: &Arc<Self>, mut state: MutexGuard<'_, State>, other: Other) -> Settling {
@@ -240,11 +240,20 @@ impl Lane {
     /// Replaces the limits under which the lane's demands wait.
     pub(super) fn adopt(self: &Arc<Self>, path: Arc<Path>) {
         let mut state = self.lock();
+        self.version.fetch_add(1, Ordering::Release);
         let hopeless = state.queue.adopt(path);
         self.pump(state);
         for (waiter, refusal) in hopeless {
             // Whoever does not listen any more need not know.
             let _ = waiter.answer.send(Err(Throttled::ExceedsCapacity(Box::new(refusal))));
+        }
+    }
+
+    /// Keeps the calendars that a batch had to look up.
+    pub(super) fn chart(&self, state: &mut State, path: &Arc<Path>) {
+        if path.is_chart_of(&state.queue.path) && !Arc::ptr_eq(path, &state.queue.path) {
+            self.version.fetch_add(1, Ordering::Release);
+            state.queue.path = path.clone();
         }
     }
 
@@ -259,7 +268,7 @@ impl Lane {
 
     /// Refuses every demand from now on, and those that wait.
     pub(super) fn close(self: &Arc<Self>) {
-        self.lock().closed = true;
+        self.closed.store(true, Ordering::Relaxed);
         self.refuse_waiting(&Throttled::Closed);
     }
 
@@ -271,18 +280,16 @@ impl Lane {
         }
     }
 
-    /// Hands a reservation's charge over to a claim.
-    pub(super) fn detach(self: &Arc<Self>, detach: Other) -> Settling {
-        let mut state = self.lock();
-        state.open = state.open.saturating_sub(1);
-        self.push(state, detach)
-    }
-
     /// Makes sure that somebody carries what there is to carry.
     fn pump(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        let has_nothing = self.shared.in_process && !state.flying && state.queue.is_empty();
+        self.busy.store(!has_nothing, Ordering::Release);
         if state.pumping {
             drop(state);
             self.wake.notify_one();
+            return;
+        }
+        if has_nothing {
             return;
         }
         // Outside of a runtime nobody can; the next call inside of one will.
@@ -292,80 +299,28 @@ impl Lane {
         runtime.spawn(Pump::new(self.clone()).run());
     }
 
-    /// Whether an operation can be applied by its own caller, there being none before it.
-    fn answers_at_once(&self, state: &State) -> bool {
-        self.shared.in_process && !state.flying && state.queue.is_empty()
+    /// A batch of this lane.
+    pub(super) fn batch<'a>(&self, seq: u64, path: &'a Path, ops: &'a [Op]) -> Batch<'a> {
+        Batch::new(self.id.load(Ordering::Relaxed), seq, self.shared.lease, path.buckets(), ops)
     }
 
-    /// Applies one operation to a store in this process. Answers the verdict and when it fell.
-    fn apply_one(&self, state: &mut State, op: impl Fn(&Arc<Path>) -> Op) -> Option<(Verdict, Micros)> {
-        let seq = self.shared.next_seq();
-        for _ in 0..=MAX_CHARTS {
-            let path = &state.queue.path;
-            let batch = self.batch(state.id, seq, path);
-            let Reply::Now(Answer { wall, outcome }) =
-                self.shared.store.apply(&Batch { ops: &[op(path)], ..batch })
-            else {
-                return None;
-            };
-            match outcome {
-                Applied::Applied { now, lives, mut verdicts } => {
-                    state.saw(lives);
-                    return verdicts.pop().map(|verdict| (verdict, now));
-                }
-                Applied::Uncharted => state.queue.path = Arc::new(path.charted(wall)),
-                Applied::Stale => return None,
-            }
-        }
-        None
-    }
-
-    /// A batch of this lane, without its operations.
-    pub(super) fn batch<'a>(&self, id: u64, seq: u64, path: &'a Path) -> Batch<'a> {
-        Batch::new(id, seq, self.shared.lease, path.buckets(), &[])
-    }
-
-    /// Lets go of the state and tells which buckets have lost theirs.
-    pub(super) fn tell_lost(&self, mut state: MutexGuard<'_, State>) {
-        if state.lost.is_empty() {
-            return;
-        }
-        let lost = std::mem::take(&mut state.lost);
-        drop(state);
-        for bucket in &lost {
+    /// Takes note of the state that the store has of each bucket. No lock is held, since observers are told.
+    pub(super) fn saw(&self, path: &Path, lives: &[Life]) {
+        self.lives.saw(lives, |index| {
+            let bucket = path.specs().get(index).map_or("", |spec| spec.name());
             self.shared.options.observing.tell(Event::StateLost { bucket });
-        }
-    }
-}
-
-impl State {
-    pub(super) fn id(&self) -> u64 {
-        self.id
+        });
     }
 
     /// Starts anew under another name, should the store remember things of this one that never were.
-    pub(super) fn rename(&mut self) {
-        (self.id, self.doubt) = (fastrand::u64(1..MAX_AMOUNT), None);
+    pub(super) fn rename(&self) {
+        self.id.store(fastrand::u64(1..MAX_AMOUNT), Ordering::Relaxed);
     }
 
-    fn waits_for(&self, rank: Rank) -> Option<Refusal> {
-        let front = self.queue.front_of(rank)?;
-        let passed = front.looked_at.elapsed();
-        let mut refusal = front.refusal.clone();
-        refusal.retry_after = refusal.retry_after.map(|wait| wait.saturating_sub(passed));
-        Some(refusal)
-    }
-
-    /// Takes note of the state that the store has of each bucket. One that began anew while the old one still meant
-    /// something was lost.
-    pub(super) fn saw(&mut self, lives: SmallVec<[Life; 1]>) {
-        let known = self.queue.lives.iter().zip(&lives).zip(self.queue.path.specs());
-        for ((before, now), spec) in known {
-            if before.born != now.born && before.expires > now.born {
-                self.lost.push(spec.name().into());
-            }
-        }
-        self.queue.lives = lives;
+    /// Nothing is queued and nothing on its way any more.
+    pub(super) fn rests(&self, state: &mut State) {
+        state.pumping = false;
+        self.busy.store(false, Ordering::Release);
     }
 }
 

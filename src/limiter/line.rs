@@ -10,6 +10,7 @@ use super::queue::{Ask, Rank, Waiter};
 use crate::{
     engine::{Mode, Violation},
     error::Refusal,
+    quota::micros,
 };
 
 /// Demands from the front of a line that are looked at again first.
@@ -36,21 +37,32 @@ impl Kind {
     }
 }
 
-/// The front of a line, as it was last refused.
+/// How the front of a line was last refused.
 #[derive(Debug)]
-pub(super) struct Front {
-    pub(super) refusal: Refusal,
-    pub(super) looked_at: Instant,
+struct Front {
+    violations: Box<[Violation]>,
+    looked_at: Instant,
     /// When to look again.
     again: Instant,
 }
 
 impl Front {
-    fn new(ask: &Ask, violations: &[Violation], jitter: Duration) -> Self {
-        let refusal = ask.refusal(violations);
-        let wait = refusal.retry_after.map_or(LOOK_AGAIN, |wait| (wait + jitter).min(LOOK_AGAIN));
+    fn new(violations: &[Violation], jitter: Duration) -> Self {
+        let waits = violations.iter().map(|violation| violation.wait);
+        let wait = waits.reduce(|one, other| Some(one?.max(other?))).flatten();
+        let wait = wait.map_or(LOOK_AGAIN, |wait| (Duration::from_micros(wait) + jitter).min(LOOK_AGAIN));
         let looked_at = Instant::now();
-        Self { refusal, looked_at, again: looked_at + wait }
+        Self { violations: violations.into(), looked_at, again: looked_at + wait }
+    }
+
+    /// The same as of now, as it concerns a demand of the line.
+    fn refusal(&self, ask: &Ask) -> Refusal {
+        let passed = micros(self.looked_at.elapsed());
+        let left = |violation: &Violation| Violation {
+            wait: violation.wait.map(|wait| wait.saturating_sub(passed)),
+            ..*violation
+        };
+        ask.refusal(&self.violations.iter().map(left).collect::<Vec<_>>())
     }
 }
 
@@ -111,15 +123,19 @@ impl Lines {
         &mut self.0[index]
     }
 
-    /// Takes in a demand. Answers whether it is known without a look of the store that it has to wait: it is behind
-    /// another that has to, and can wait for ever.
-    pub(super) fn enter(&mut self, rank: Rank, mut waiter: Waiter) -> bool {
-        let line = self.of(&waiter.ask);
-        let is_behind = line.front.is_some() && line.first().is_some_and(|first| first < rank);
-        waiter.waits |= is_behind && waiter.ask.mode == Mode::Wait && waiter.ask.deadline.is_none();
-        let waits = waiter.waits;
-        line.waiting.insert(rank, waiter);
-        waits
+    /// Whether it is known without a look of the store that a demand has to wait: it is behind another that has to, and
+    /// can wait for ever.
+    pub(super) fn has_to_wait(&self, rank: Rank, ask: &Ask) -> bool {
+        let kind = Kind::of(ask);
+        let line = self.0.iter().find(|line| line.kind == kind);
+        let is_behind =
+            line.is_some_and(|line| line.front.is_some() && line.first().is_some_and(|first| first < rank));
+        is_behind && ask.mode == Mode::Wait && ask.deadline.is_none()
+    }
+
+    /// Takes in a demand.
+    pub(super) fn enter(&mut self, rank: Rank, waiter: Waiter) {
+        self.of(&waiter.ask).waiting.insert(rank, waiter);
     }
 
     pub(super) fn get(&self, rank: Rank) -> Option<&Waiter> {
@@ -132,7 +148,7 @@ impl Lines {
         line.sent += 1;
         if line.first().is_none_or(|first| rank < first) {
             let is_told = !violations.is_empty();
-            line.front = is_told.then(|| Front::new(&waiter.ask, violations, jitter));
+            line.front = is_told.then(|| Front::new(violations, jitter));
         }
         line.waiting.insert(rank, waiter);
     }
@@ -157,9 +173,10 @@ impl Lines {
         })
     }
 
-    /// What the line of a demand waits for.
-    pub(super) fn front_of(&self, rank: Rank) -> Option<&Front> {
-        self.0.iter().find(|line| line.waiting.contains_key(&rank))?.front.as_ref()
+    /// What a demand waits for, as far as is known: what the front of its line does.
+    pub(super) fn waits_for(&self, rank: Rank) -> Option<Refusal> {
+        let line = self.0.iter().find(|line| line.waiting.contains_key(&rank))?;
+        Some(line.front.as_ref()?.refusal(&line.waiting.get(&rank)?.ask))
     }
 
     pub(super) fn take(&mut self) -> impl Iterator<Item = (Rank, Waiter)> + use<> {
@@ -171,10 +188,11 @@ impl Lines {
         self.0.iter().filter_map(Line::first).collect()
     }
 
-    /// Those to be looked at from the front of each line, `most` at most.
-    pub(super) fn to_look_at(&self, most: usize) -> Vec<Rank> {
+    /// Those to be looked at from the front of each line, some or `everybody`, `most` at most.
+    pub(super) fn to_look_at(&self, most: usize, everybody: bool) -> Vec<Rank> {
         let of_each = (most / self.0.len().max(1)).max(1);
-        let fronts = self.0.iter().flat_map(|line| line.waiting.keys().take(line.look.min(of_each)));
+        let look = |line: &Line| if everybody { of_each } else { line.look.min(of_each) };
+        let fronts = self.0.iter().flat_map(|line| line.waiting.keys().take(look(line)));
         fronts.copied().take(most).collect()
     }
 

@@ -1,8 +1,10 @@
 //! The limiter: reserve, call, settle; without tower.
 
+mod admission;
 mod health;
 mod lane;
 mod line;
+mod lives;
 mod neighbours;
 mod options;
 mod path;
@@ -11,25 +13,23 @@ mod pump;
 mod queue;
 mod registry;
 mod reservation;
+mod route;
+mod seats;
 mod settling;
 mod status;
 mod track;
 
 use std::{
     fmt,
-    pin::pin,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
-use futures_util::future::{Either, select};
-use tokio::time::Instant;
-
 use self::{
-    lane::{Entered, Lane, Shared},
+    lane::{Lane, Shared},
     options::Options,
-    queue::{Ask, Change, Other},
-    registry::{Entry, Names, Registry},
+    registry::{Found, Names, Registry},
+    route::Route,
 };
 pub use self::{
     options::{LimiterBuilder, OnUnavailable, Retries},
@@ -40,12 +40,11 @@ pub use self::{
 };
 use crate::{
     demand::Demand,
-    engine::{Mode, Verdict},
+    engine::{Mode, Op, Verdict},
     error::{BadDemand, Throttled},
-    limits::{Limits, LimitsError, Standing, Table},
-    observe::Event,
+    limits::{Limits, LimitsError, Table},
     quota::micros,
-    store::{Store, StoreError},
+    store::Store,
     usage::Usage,
 };
 
@@ -134,6 +133,8 @@ impl Limiter {
     /// How long the demand would have to wait if nothing were refunded: zero if it fits now, nothing if that depends
     /// on calls in flight. Reserves nothing.
     ///
+    /// Those that wait before it in this process are counted in, the first hundred of them at least.
+    ///
     /// # Errors
     /// See [`Throttled`].
     pub async fn time_until_available(&self, demand: Demand) -> Result<Option<Duration>, Throttled> {
@@ -159,11 +160,11 @@ impl Limiter {
     }
 
     async fn store_status(&self, bucket: &str) -> Result<Status, Throttled> {
-        let Entry { lane, path, .. } = self.lane_of(bucket)?;
-        match lane.send(Other::Status).verdict().await? {
+        let route = self.route_to(bucket)?;
+        match route.lane.send(Op::Status).verdict().await? {
             Verdict::Status(levels, paused_until) => {
-                let status = Status::new(&path, &levels, paused_until);
-                Ok(Status { waiting: lane.neighbours.waiting(&lane), ..status })
+                let status = Status::new(&route.path, &levels, paused_until);
+                Ok(Status { waiting: route.lane.neighbours.waiting(&route.lane), ..status })
             }
             _ => Err(Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into()))),
         }
@@ -179,16 +180,15 @@ impl Limiter {
     /// A dropped future may or may not have settled it.
     pub async fn settle(&self, id: &ReservationId, actual: Usage) -> Result<bool, Throttled> {
         let names: Names = id.buckets.iter().map(|name| name.clone().into()).collect();
-        let Some(Entry { lane, path, .. }) = self.find(&names)? else { return Ok(false) };
-        let change = Change {
+        let Some(route) = self.find(&names)? else { return Ok(false) };
+        let settle = Op::Settle {
             at: id.at,
-            reserved: path.actual_costs(&id.usage),
-            actual: path.actual_costs(&id.usage.corrected(&actual)),
+            reserved: route.path.actual_costs(&id.usage),
+            actual: route.path.actual_costs(&id.usage.corrected(&actual)),
             close: true,
             claim: Some(id.claim),
-            path,
         };
-        Ok(lane.change(&change).verdict().await? != Verdict::NoClaim)
+        Ok(route.change(settle, false).verdict().await? != Verdict::NoClaim)
     }
 
     /// Refuses everything on a bucket for at least this long, in all processes that share it. A pause never
@@ -197,8 +197,8 @@ impl Limiter {
     /// # Errors
     /// See [`Throttled`].
     pub async fn pause(&self, bucket: &str, duration: Duration) -> Result<(), Throttled> {
-        let lane = self.lane_of(bucket)?.lane;
-        lane.send(Other::Pause(micros(duration).clamp(1, MAX_PAUSE))).await
+        let lane = &self.route_to(bucket)?.lane;
+        lane.send(Op::Pause(micros(duration).clamp(1, MAX_PAUSE))).await
     }
 
     /// Ends a pause.
@@ -206,10 +206,10 @@ impl Limiter {
     /// # Errors
     /// See [`Throttled`].
     pub async fn resume(&self, bucket: &str) -> Result<(), Throttled> {
-        let lane = self.lane_of(bucket)?.lane;
-        lane.send(Other::Pause(0)).await?;
+        let lane = &self.route_to(bucket)?.lane;
+        lane.send(Op::Pause(0)).await?;
         lane.look_now();
-        lane.neighbours.look_now(&lane);
+        lane.neighbours.look_now(lane);
         Ok(())
     }
 
@@ -224,7 +224,16 @@ impl Limiter {
         {
             fallback.update(limits.scaled(share))?;
         }
-        self.write().update(table);
+        let lanes = self.write().replace(table);
+        for names in lanes {
+            let name = || names.first().map_or("", AsRef::as_ref).into();
+            let error = match self.find(&names) {
+                Ok(Some(_)) => continue,
+                Ok(None) => Throttled::BadDemand(BadDemand::UnknownBucket(name())),
+                Err(error) => error,
+            };
+            self.read().refuse_waiting(&names, &error);
+        }
         Ok(())
     }
 
@@ -239,7 +248,7 @@ impl Limiter {
         lanes.iter().for_each(Lane::close);
         for lane in lanes.iter().filter(|lane| !lane.is_idle()) {
             // What could not be told is sent again for as long as the runtime lives.
-            let _ = lane.send(Other::Status).verdict().await;
+            let _ = lane.send(Op::Status).verdict().await;
         }
     }
 
@@ -251,147 +260,22 @@ impl Limiter {
         self.inner.registry.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, names: &Names) -> Result<Option<Entry>, Throttled> {
-        if let Some(entry) = self.read().find(names) {
-            return Ok(Some(entry.clone()));
+    fn find(&self, names: &Names) -> Result<Option<Arc<Route>>, Throttled> {
+        if let Some(route) = self.read().find(names) {
+            return Ok(Some(route.clone()));
         }
-        self.write().find_or_make(names, &self.inner.shared)
+        loop {
+            let table = self.read().table()?;
+            let found = Found::of(names, &table)?;
+            if let Ok(entry) = self.write().find_or_make(names, found, &table, &self.inner.shared) {
+                return Ok(entry);
+            }
+        }
     }
 
-    fn lane_of(&self, bucket: &str) -> Result<Entry, Throttled> {
+    fn route_to(&self, bucket: &str) -> Result<Arc<Route>, Throttled> {
         let names = Names::from_iter([bucket.to_owned().into()]);
         self.find(&names)?.ok_or_else(|| Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into())))
-    }
-
-    async fn acquire(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
-        let result = self.ask(demand, mode).await.map(|reservation| reservation.leave(&demand.note));
-        let observing = &self.inner.shared.options.observing;
-        let bucket = demand.buckets.first().map_or("", AsRef::as_ref);
-        match &result {
-            Ok(reservation) => observing.tell(Event::Granted {
-                bucket,
-                reserved: reservation.usage(),
-                waited: reservation.waited(),
-                degraded: reservation.degraded(),
-            }),
-            Err(error) => observing.tell(Event::Refused { bucket, error }),
-        }
-        result
-    }
-
-    async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
-        let deadline = demand.max_wait.and_then(|wait| Instant::now().checked_add(wait));
-        loop {
-            let error = match self.ask_store(demand, deadline, mode).await {
-                Err(Throttled::Store(error)) if error.is_unavailable() => error,
-                result => return result,
-            };
-            // Boxed, since hardly any demand needs it and all would have to carry it around.
-            if let Some(result) = Box::pin(self.without_store(demand, deadline, mode, error)).await {
-                return result;
-            }
-        }
-    }
-
-    async fn ask_store(
-        &self,
-        demand: &Demand,
-        deadline: Option<Instant>,
-        mode: Mode,
-    ) -> Result<Reservation, Throttled> {
-        let mut reservation = match self.enter(demand, deadline, mode)? {
-            Entered::Granted(reservation) => reservation,
-            // Boxed, since most do not wait.
-            Entered::Waiting(place) => Box::pin(place.wait(deadline)).await?,
-        };
-        reservation.release_on_drop(false);
-        Ok(reservation)
-    }
-
-    /// What becomes of a demand while the store cannot be reached; nothing if that is over first.
-    async fn without_store(
-        &self,
-        demand: &Demand,
-        deadline: Option<Instant>,
-        mode: Mode,
-        error: Arc<StoreError>,
-    ) -> Option<Result<Reservation, Throttled>> {
-        match (self.inner.shared.options.on_unavailable, &self.inner.fallback) {
-            (OnUnavailable::Allow, _) => Some(Ok(Reservation::uncounted(demand.usage.clone(), 0).degrade())),
-            (OnUnavailable::Local { .. }, Some(fallback)) => {
-                let local = pin!(fallback.ask_store(demand, deadline, mode));
-                let back = pin!(self.inner.shared.health.is_back());
-                let Either::Left((result, _)) = select(local, back).await else { return None };
-                Some(match result {
-                    Ok(reservation) => Ok(reservation.degrade()),
-                    // Too much for the share is not too much for ever.
-                    Err(Throttled::ExceedsCapacity(_)) => Err(Throttled::Store(error)),
-                    Err(other) => Err(other),
-                })
-            }
-            _ => Some(Err(Throttled::Store(error))),
-        }
-    }
-
-    /// The lane of a demand and what it asks there, if its lane is known.
-    fn admit_known(
-        &self,
-        demand: &Demand,
-        deadline: Option<Instant>,
-        mode: Mode,
-    ) -> Result<Option<Admitted>, Throttled> {
-        let registry = self.read();
-        let entry = registry.find(&demand.buckets);
-        entry.map(|entry| admit(&registry.table, Some(entry), demand, deadline, mode)).transpose()
-    }
-
-    /// Enters a demand in its lane, if it is not unlimited. No lock is held there, since observers are told.
-    fn enter(&self, demand: &Demand, deadline: Option<Instant>, mode: Mode) -> Result<Entered, Throttled> {
-        let admitted = match self.admit_known(demand, deadline, mode)? {
-            Some(admitted) => admitted,
-            None => {
-                let mut registry = self.write();
-                let entry = registry.find_or_make(&demand.buckets, &self.inner.shared)?;
-                admit(&registry.table, entry.as_ref(), demand, deadline, mode)?
-            }
-        };
-        match admitted {
-            Some((lane, ask)) => lane.enter(ask),
-            None => Ok(Entered::Granted(Reservation::uncounted(demand.usage.clone(), 0))),
-        }
-    }
-}
-
-/// Where a demand goes and what it asks there; nothing if it is unlimited.
-type Admitted = Option<(Arc<Lane>, Ask)>;
-
-fn admit(
-    table: &Table,
-    entry: Option<&Entry>,
-    demand: &Demand,
-    deadline: Option<Instant>,
-    mode: Mode,
-) -> Result<Admitted, Throttled> {
-    let standing = standing(table, entry, demand)?;
-    let Some(Entry { lane, path, .. }) = entry else { return Ok(None) };
-    let costs = path.costs(&demand.usage);
-    if let Some(refusal) = path.beyond_capacity(&costs, standing.headroom) {
-        return Err(Throttled::ExceedsCapacity(Box::new(refusal)));
-    }
-    let (path, usage) = (path.clone(), demand.usage.clone());
-    Ok(Some((lane.clone(), Ask { path, usage, costs, standing, mode, deadline })))
-}
-
-/// What its class means to a demand, if nothing about it is unknown.
-fn standing(table: &Table, entry: Option<&Entry>, demand: &Demand) -> Result<Standing, Throttled> {
-    let class = demand.class.as_deref();
-    let Some(standing) = table.standing(class) else {
-        return Err(Throttled::BadDemand(BadDemand::UnknownClass(class.unwrap_or_default().into())));
-    };
-    let specs = entry.map_or(&[][..], |entry| entry.path.specs());
-    match table.unknown_metric(&demand.usage, specs) {
-        Some(metric) => Err(Throttled::BadDemand(BadDemand::UnknownMetric(metric.into()))),
-        None => Ok(standing),
     }
 }
 

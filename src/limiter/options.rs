@@ -145,7 +145,9 @@ impl LimiterBuilder {
         self
     }
 
-    /// How many demands may wait for one bucket in this process (default: 100,000).
+    /// How many demands may wait for one bucket in this process (default: 100,000). One that would be one too many is
+    /// refused with [`Throttled::QueueFull`](crate::Throttled::QueueFull) as soon as it is known that it has to wait:
+    /// with 0 nobody waits. What fits at once, or may not wait at all, is never refused for this.
     pub fn max_waiting(mut self, max_waiting: usize) -> Self {
         self.options.max_waiting = max_waiting;
         self

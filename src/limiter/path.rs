@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use smallvec::SmallVec;
 
 use crate::{
-    engine::{Costs, Micros, RefusedBy, Violation},
+    engine::{Costs, Micros, Op, RefusedBy, Violation},
     error::{Refusal, Shortage},
     limits::BucketSpec,
     quota::Meter,
@@ -37,9 +37,11 @@ impl Path {
             && self.specs.iter().zip(&other.specs).all(|(one, other)| Arc::ptr_eq(one, other))
     }
 
-    /// Whether demands cost the same here and are held against the same rules.
+    /// Whether demands cost the same here and are held against the same rules of the same buckets.
     pub(crate) fn counts_like(&self, other: &Self) -> bool {
-        self.meters().map(|(_, meter)| meter).eq(other.meters().map(|(_, meter)| meter))
+        let mut pairs = self.specs.iter().zip(&other.specs);
+        self.specs.len() == other.specs.len()
+            && pairs.all(|(one, other)| one.key == other.key && one.meters == other.meters)
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -77,13 +79,59 @@ impl Path {
         amounts
     }
 
-    /// Costs that were counted on another version of this path, on those of its quotas that are still here.
-    pub(crate) fn translated(&self, costs: &Costs, from: &Self) -> Costs {
-        let cost_of = |id| {
-            let index = from.meters().position(|(_, meter)| meter.rule.id == id);
+    /// Costs that were counted on another version of this path, on those of its quotas that are here too.
+    fn translated(&self, costs: &Costs, from: &Self) -> Costs {
+        let cost_on = |spec: &BucketSpec, meter: &Meter| {
+            let index = from
+                .meters()
+                .position(|(other, found)| other.key == spec.key && found.rule.id == meter.rule.id);
             index.and_then(|index| costs.get(index).copied()).unwrap_or(0)
         };
-        self.meters().map(|(_, meter)| cost_of(meter.rule.id)).collect()
+        self.meters().map(|(spec, meter)| cost_on(spec, meter)).collect()
+    }
+
+    /// Whether another version of this path has quotas that are not here.
+    pub(crate) fn lacks_some_of(&self, other: &Self) -> bool {
+        let mine = |spec: &BucketSpec| self.specs.iter().find(|mine| mine.key == spec.key);
+        !std::ptr::eq(self, other)
+            && !self.is_chart_of(other)
+            && other.specs.iter().any(|spec| mine(spec).is_none_or(|mine| mine.lacks_some_of(spec)))
+    }
+
+    /// This path and, after its own, the quotas of another version of it that are not here. Calendars are looked up
+    /// when the store says that it needs them.
+    pub(crate) fn with_those_of(self: &Arc<Self>, other: &Self) -> Arc<Self> {
+        if !self.lacks_some_of(other) {
+            return self.clone();
+        }
+        let mut specs = self.specs.clone();
+        for spec in &other.specs {
+            match specs.iter_mut().find(|mine| mine.key == spec.key) {
+                Some(mine) if mine.lacks_some_of(spec) => *mine = Arc::new(mine.with_those_of(spec)),
+                Some(_) => {}
+                // Another partition cannot be part of the batch.
+                None if self.specs.iter().any(|mine| mine.key.partition() != spec.key.partition()) => {}
+                None => specs.push(spec.clone()),
+            }
+        }
+        Arc::new(Self::new(specs, 0))
+    }
+
+    /// An operation whose amounts were counted on another version of this path.
+    pub(crate) fn translated_op(self: &Arc<Self>, mut op: Op, from: &Arc<Self>) -> Op {
+        if Arc::ptr_eq(self, from) {
+            return op;
+        }
+        let translate = |costs: &mut Costs| *costs = self.translated(costs, from);
+        match &mut op {
+            Op::Settle { reserved, actual, .. } => {
+                translate(reserved);
+                translate(actual);
+            }
+            Op::Detach { reserved, .. } => translate(reserved),
+            Op::Reserve { .. } | Op::Pause(_) | Op::Status => {}
+        }
+        op
     }
 
     /// The quotas that could never admit these costs.

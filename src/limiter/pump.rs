@@ -7,19 +7,19 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::{
     health::Rest,
     lane::{Lane, State},
-    queue::{Flight, Job, Refused},
+    queue::{Ask, Flight, Job, Refused},
     reservation::Reservation,
     settling::ended,
 };
 use crate::{
-    engine::{Answer, Micros, Mode, Op, Outcome as Applied, Verdict},
+    engine::{Answer, LANE_MEMORY, Micros, Mode, Op, Outcome as Applied, Verdict},
     error::{BoxError, Throttled},
     observe::Event,
     store::{Reply, StoreError},
 };
 
-/// A batch without an answer is not sent again after this long: far less than the store remembers its number for.
-const DOUBT_ENDS: Duration = Duration::from_secs(60);
+/// A batch without an answer is not sent again after this long: the store remembers its number for twice that.
+const DOUBT_ENDS: Duration = Duration::from_micros(LANE_MEMORY / 2);
 /// With a shared store, the task waits this long for more before it ends.
 const LINGER: Duration = Duration::from_secs(1);
 /// Lanes of several processes do not all look again at the same instant.
@@ -79,7 +79,7 @@ impl Pump {
             Turn::Send(_) => state.flying = true,
             Turn::Sleep(_) => {}
             Turn::Stop => {
-                state.pumping = false;
+                self.lane.rests(&mut state);
                 self.stopped = true;
             }
         }
@@ -112,7 +112,8 @@ impl State {
     fn turn(&mut self, lane: &Lane, now: Instant) -> Turn {
         if self.doubt.as_ref().is_some_and(|doubt| doubt.since + DOUBT_ENDS <= now) {
             // What it reserved leaves the windows by itself, and what it held ends with the lease of the old name.
-            self.rename();
+            self.doubt = None;
+            lane.rename();
         }
         let rest = self.rest.filter(|_| !self.queue.is_awaited()).map(|rest| rest.until);
         let rests_until = lane.shared.health.rests_until().max(rest).filter(|until| *until > now);
@@ -143,13 +144,11 @@ impl State {
 /// Sends a batch until it is answered or there is no point in going on.
 async fn transmit(lane: &Lane, flight: &mut Flight) -> Result<Answer, StoreError> {
     let shared = &lane.shared;
-    let id = lane.lock().id();
     // While the store is known to be down, one attempt tells whether it still is.
     let retries = if shared.health.is_degraded() { 0 } else { shared.options.retries.max };
     let (mut failed, mut charted) = (0, 0);
     loop {
-        let mut batch = lane.batch(id, flight.seq, &flight.path);
-        batch.ops = &flight.ops;
+        let batch = lane.batch(flight.seq, &flight.path, &flight.ops);
         let result = match shared.store.apply(&batch) {
             Reply::Now(answer) => Ok(answer),
             Reply::Later(answer) => match timeout(shared.options.attempt_timeout, answer).await {
@@ -181,16 +180,16 @@ impl Lane {
                 if self.shared.health.answered() {
                     self.shared.options.observing.tell(Event::Recovered);
                 }
+                self.saw(&flight.path, &lives);
                 let mut state = self.lock();
                 state.flying = false;
                 state.heard = Instant::now();
                 (state.doubt, state.rest) = (None, None);
-                state.chart(&flight);
+                self.chart(&mut state, &flight.path);
                 let path = flight.path.clone();
-                state.saw(lives);
                 let freed = flight.ops.iter().any(|op| matches!(op, Op::Settle { .. }));
                 let deliveries = state.land(self, flight, verdicts, now);
-                self.tell_lost(state);
+                drop(state);
                 deliveries.into_iter().for_each(|delivery| delivery.make(self, path.name()));
                 if freed {
                     self.neighbours.look_now(self);
@@ -199,7 +198,8 @@ impl Lane {
             Ok(Applied::Stale | Applied::Uncharted) => {
                 let error = "the store knows a later batch of this process: was it restored from a copy?";
                 self.fail(flight, StoreError::Rejected(error.into()));
-                self.lock().rename();
+                self.lock().doubt = None;
+                self.rename();
             }
             Err(error) => self.fail(flight, error),
         }
@@ -241,13 +241,6 @@ impl Lane {
 }
 
 impl State {
-    /// Keeps the calendars that a batch had to look up.
-    fn chart(&mut self, flight: &Flight) {
-        if flight.path.is_chart_of(&self.queue.path) {
-            self.queue.path = flight.path.clone();
-        }
-    }
-
     fn land(
         &mut self,
         lane: &Arc<Lane>,
@@ -267,11 +260,11 @@ impl State {
                 (Job::Orphan(costs), Verdict::Granted) => self.queue.give_back(&flight.path, costs, at),
                 (Job::Orphan(_), _) => {}
                 (Job::Demand(rank, mut waiter), Verdict::Refused(violations)) => {
-                    let refused = match waiter.follow(&self.queue.path) {
+                    let refused = match waiter.ask.follow(&self.queue.path) {
                         Some(refusal) => {
                             Refused::ForGood(waiter.answer, Throttled::ExceedsCapacity(Box::new(refusal)))
                         }
-                        None if self.closed => Refused::ForGood(waiter.answer, Throttled::Closed),
+                        None if lane.is_closed() => Refused::ForGood(waiter.answer, Throttled::Closed),
                         None => self.queue.refused(rank, waiter, &violations, jitter),
                     };
                     deliveries.extend(match refused {
@@ -288,9 +281,10 @@ impl State {
                 }
                 (Job::Demand(_, waiter), _) => {
                     self.queue.granted(&waiter.ask);
-                    self.open += 1;
-                    let waited = waiter.arrived.elapsed();
-                    let reservation = Reservation::new(lane.clone(), waiter.ask, at, waited, waiter.position);
+                    self.open += usize::from(!lane.shared.in_process);
+                    let Ask { route, usage, costs, .. } = waiter.ask;
+                    let reservation = Reservation::granted(route, usage, costs, at);
+                    let reservation = reservation.after(waiter.arrived.elapsed(), waiter.position);
                     deliveries.push(Delivery::Answer(waiter.answer, Ok(reservation)));
                 }
             }

@@ -3,16 +3,17 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use smallvec::SmallVec;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    line::{Front, Lines},
+    line::Lines,
     path::Path,
     reservation::Reservation,
+    route::Route,
+    seats::{Seat, Seats},
 };
 use crate::{
-    engine::{Costs, Life, Micros, Mode, Op, Verdict, Violation},
+    engine::{Costs, Micros, Mode, Op, Verdict, Violation},
     error::{Refusal, Throttled},
     limits::Standing,
     usage::Usage,
@@ -31,7 +32,7 @@ pub(super) type Rank = (Instant, u64);
 /// A demand on its way.
 #[derive(Debug)]
 pub(super) struct Ask {
-    pub(super) path: Arc<Path>,
+    pub(super) route: Arc<Route>,
     pub(super) usage: Usage,
     pub(super) costs: Costs,
     pub(super) standing: Standing,
@@ -46,7 +47,17 @@ impl Ask {
     }
 
     pub(super) fn refusal(&self, violations: &[Violation]) -> Refusal {
-        self.path.refusal(violations, &self.costs, self.standing.headroom)
+        self.route.path.refusal(violations, &self.costs, self.standing.headroom)
+    }
+
+    /// Counts it on another version of its path. Answers why it could never be granted there.
+    pub(super) fn follow(&mut self, path: &Arc<Path>) -> Option<Refusal> {
+        if Arc::ptr_eq(&self.route.path, path) {
+            return None;
+        }
+        self.route = Arc::new(self.route.on(path));
+        self.costs = path.costs(&self.usage);
+        path.beyond_capacity(&self.costs, self.standing.headroom)
     }
 
     /// Whether it could be granted in time if everything in flight were refunded.
@@ -62,8 +73,8 @@ pub(super) struct Waiter {
     pub(super) ask: Ask,
     pub(super) arrived: Instant,
     pub(super) position: usize,
-    /// It is known that it has to wait.
-    pub(super) waits: bool,
+    /// Its seat, once it is known that it has to wait.
+    pub(super) waits: Option<Seat>,
     pub(super) answer: oneshot::Sender<Result<Reservation, Throttled>>,
 }
 
@@ -79,35 +90,11 @@ pub(super) enum Refused {
     Waits,
 }
 
-/// A change of what a reservation is charged.
-#[derive(Clone, Debug)]
-pub(super) struct Change {
-    pub(super) path: Arc<Path>,
-    pub(super) at: Micros,
-    pub(super) reserved: Costs,
-    pub(super) actual: Costs,
-    pub(super) close: bool,
-    pub(super) claim: Option<u64>,
-}
-
-impl Change {
-    /// As an operation on `path`, which may be another version of the one it was reserved on.
-    pub(super) fn op(&self, path: &Arc<Path>) -> Op {
-        let translated = |costs: &Costs| match Arc::ptr_eq(path, &self.path) {
-            true => Costs::from_slice(costs),
-            false => path.translated(costs, &self.path),
-        };
-        let (reserved, actual) = (translated(&self.reserved), translated(&self.actual));
-        Op::Settle { at: self.at, reserved, actual, close: self.close, claim: self.claim }
-    }
-}
-
 /// Who is told the verdict on an operation that is not a demand.
 pub(super) type Report = oneshot::Sender<Result<Verdict, Throttled>>;
 
 /// What an operation of a batch is for.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "most are demands; a box for each costs more than the moves")]
 pub(super) enum Job {
     Demand(Rank, Waiter),
     Tell(Report),
@@ -129,8 +116,8 @@ pub(super) struct Flight {
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) path: Arc<Path>,
-    pub(super) lives: SmallVec<[Life; 1]>,
     lines: Lines,
+    seats: Seats,
     /// How many demands are in the batch on its way.
     away: usize,
     /// Those of the waiting that no store has seen yet.
@@ -142,33 +129,42 @@ pub(super) struct Queue {
 
 /// An operation that is not a demand.
 #[derive(Debug)]
-pub(super) enum Other {
-    Change(Change),
-    Detach { path: Arc<Path>, claim: u64, reserved: Costs, lease: Micros },
-    Pause(Micros),
-    Status,
+pub(super) struct Other {
+    op: Op,
+    /// What its amounts were counted on.
+    path: Option<Arc<Path>>,
 }
 
 impl Other {
+    /// Something that is worth nothing later.
+    pub(super) fn passing(op: Op) -> Self {
+        Self { op, path: None }
+    }
+
+    /// Something that must not get lost, counted on a path.
+    pub(super) fn lasting(op: Op, path: Arc<Path>) -> Self {
+        Self { op, path: Some(path) }
+    }
+
+    fn lasts(&self) -> bool {
+        self.path.is_some()
+    }
+
     /// As an operation on the path as it is now.
     fn op(self, path: &Arc<Path>) -> Op {
-        match self {
-            Self::Change(change) => change.op(path),
-            Self::Detach { path: from, claim, reserved, lease } => {
-                Op::Detach { claim, reserved: path.translated(&reserved, &from), lease }
-            }
-            Self::Pause(duration) => Op::Pause(duration),
-            Self::Status => Op::Status,
+        match self.path {
+            Some(from) => path.translated_op(self.op, &from),
+            None => self.op,
         }
     }
 }
 
 impl Queue {
-    pub(super) fn new(path: Arc<Path>) -> Self {
+    pub(super) fn new(path: Arc<Path>, max_waiting: usize) -> Self {
         Self {
             path,
-            lives: SmallVec::new(),
             lines: Lines::default(),
+            seats: Seats::new(max_waiting),
             away: 0,
             unseen: VecDeque::new(),
             others: VecDeque::new(),
@@ -193,23 +189,35 @@ impl Queue {
         (arrived + LONGEST_HEAD_START.saturating_sub(standing.head_start), self.entered)
     }
 
-    /// Queues a demand that the store has not seen.
-    pub(super) fn push(&mut self, rank: Rank, waiter: Waiter) {
-        if !self.lines.enter(rank, waiter) {
+    /// Queues a demand that the store has not seen. Answers whether it is known that it has to wait.
+    ///
+    /// # Errors
+    /// It has to wait, and as many as may do so already.
+    pub(super) fn push(&mut self, rank: Rank, mut waiter: Waiter) -> Result<bool, Throttled> {
+        if self.lines.has_to_wait(rank, &waiter.ask) {
+            waiter.waits = Some(self.seats.take().ok_or_else(|| self.is_full())?);
+        } else {
             self.unseen.push_back(rank);
         }
+        let waits = waiter.waits.is_some();
+        self.lines.enter(rank, waiter);
+        Ok(waits)
+    }
+
+    fn is_full(&self) -> Throttled {
+        Throttled::QueueFull { bucket: self.path.name().into(), max_waiting: self.seats.most }
     }
 
     /// Whether it is known of a demand in the queue that it has to wait.
     pub(super) fn waits(&self, rank: Rank) -> bool {
-        self.lines.get(rank).is_some_and(|waiter| waiter.waits)
+        self.lines.get(rank).is_some_and(|waiter| waiter.waits.is_some())
     }
 
     /// Gives back what was granted to nobody.
     pub(super) fn give_back(&mut self, path: &Arc<Path>, costs: Costs, at: Micros) {
         let actual = costs.iter().map(|_| 0).collect();
-        let change = Change { path: path.clone(), at, reserved: costs, actual, close: true, claim: None };
-        self.push_other(Other::Change(change), oneshot::channel().0);
+        let op = Op::Settle { at, reserved: costs, actual, close: true, claim: None };
+        self.push_other(Other::lasting(op, path.clone()), oneshot::channel().0);
     }
 
     pub(super) fn push_other(&mut self, other: Other, report: Report) {
@@ -223,9 +231,9 @@ impl Queue {
         Some(removed)
     }
 
-    /// What a demand waits for: how the front of its line was last refused.
-    pub(super) fn front_of(&self, rank: Rank) -> Option<&Front> {
-        self.lines.front_of(rank)
+    /// What a demand waits for, if that is known.
+    pub(super) fn waits_for(&self, rank: Rank) -> Option<Refusal> {
+        self.lines.waits_for(rank)
     }
 
     /// Whether somebody waits for an answer.
@@ -239,7 +247,7 @@ impl Queue {
         let (lasting, reports): (Vec<_>, Vec<_>) = others
             .into_iter()
             .map(|(other, report)| {
-                let lasts = matches!(other, Other::Change(_) | Other::Detach { .. });
+                let lasts = other.lasts();
                 (lasts.then(|| (other, oneshot::channel().0)), report)
             })
             .unzip();
@@ -263,9 +271,9 @@ impl Queue {
         self.look_now = true;
         let mut hopeless = Vec::new();
         for (rank, mut waiter) in self.lines.take() {
-            match retarget(&mut waiter.ask, &path) {
+            match waiter.ask.follow(&path) {
                 Some(refusal) => hopeless.push((waiter, refusal)),
-                None => drop(self.lines.enter(rank, waiter)),
+                None => self.lines.enter(rank, waiter),
             }
         }
         hopeless
@@ -282,11 +290,14 @@ impl Queue {
 
     /// What is to travel in the next batch, changes first.
     pub(super) fn load(&mut self, seq: u64) -> Flight {
-        let path = self.path.clone();
+        let (path, count) = self.others_to_send();
         let (mut ops, mut jobs) = (Vec::new(), Vec::new());
-        for (other, report) in self.others.drain(..self.others.len().min(MAX_BATCH)) {
+        for (other, report) in self.others.drain(..count) {
             ops.push(other.op(&path));
             jobs.push(Job::Tell(report));
+        }
+        if !Arc::ptr_eq(&path, &self.path) {
+            return Flight { seq, path, ops, jobs };
         }
         let firsts = self.lines.firsts();
         self.look_now = false;
@@ -305,9 +316,31 @@ impl Queue {
         Flight { seq, path, ops, jobs }
     }
 
+    /// How many operations that are not demands travel together, and on which path. What was reserved on quotas that
+    /// are gone since is still in flight there, and is not to be so for ever should they come back: such a change
+    /// takes those quotas along, in a batch without demands, which they must not hold back.
+    fn others_to_send(&self) -> (Arc<Path>, usize) {
+        let gone = |other: &Other| other.path.clone().filter(|path| self.path.lacks_some_of(path));
+        let others = || self.others.iter().take(MAX_BATCH).map(|(other, _)| other);
+        match others().next().and_then(gone) {
+            Some(path) => {
+                let alike =
+                    |other: &&Other| other.path.as_ref().is_some_and(|other| Arc::ptr_eq(other, &path));
+                (self.path.with_those_of(&path), others().take_while(alike).count())
+            }
+            None => (self.path.clone(), others().take_while(|other| gone(other).is_none()).count()),
+        }
+    }
+
     /// Some from the front, and those that the store has not seen, in order.
     fn demands_to_send(&mut self) -> Vec<Rank> {
-        let mut ranks = self.lines.to_look_at(MAX_BATCH);
+        // How long somebody would have to wait depends on all that wait before him.
+        let asks_when =
+            |rank: &Rank| self.lines.get(*rank).is_some_and(|waiter| waiter.ask.mode == Mode::Dry);
+        let everybody = self.unseen.iter().take(MAX_BATCH).any(asks_when);
+        // Those that nobody has looked at get their turn, however many do wait.
+        let most = MAX_BATCH - self.unseen.len().min(MAX_BATCH / 2);
+        let mut ranks = self.lines.to_look_at(most, everybody);
         let room = MAX_BATCH.saturating_sub(ranks.len());
         ranks.extend(self.unseen.drain(..self.unseen.len().min(room)));
         ranks.sort_unstable();
@@ -337,7 +370,13 @@ impl Queue {
             return Refused::ForGood(waiter.answer, Throttled::Deadline(refusal));
         }
         let position = waiter.position;
-        let news = !std::mem::replace(&mut waiter.waits, true);
+        let news = waiter.waits.is_none();
+        if news {
+            waiter.waits = self.seats.take();
+        }
+        if waiter.waits.is_none() {
+            return Refused::ForGood(waiter.answer, self.is_full());
+        }
         self.lines.refused(rank, waiter, violations, jitter);
         if news { Refused::HasToWait { position } } else { Refused::Waits }
     }
@@ -351,19 +390,5 @@ impl Queue {
     pub(super) fn landed(&mut self) {
         self.away = 0;
         self.lines.landed();
-    }
-}
-
-/// Counts a demand on another version of its path. Answers why it could never be granted there.
-fn retarget(ask: &mut Ask, path: &Arc<Path>) -> Option<Refusal> {
-    ask.path = path.clone();
-    ask.costs = path.costs(&ask.usage);
-    path.beyond_capacity(&ask.costs, ask.standing.headroom)
-}
-
-impl Waiter {
-    /// Counts it on the queue's path, should that have changed while it was away.
-    pub(super) fn follow(&mut self, path: &Arc<Path>) -> Option<Refusal> {
-        if Arc::ptr_eq(&self.ask.path, path) { None } else { retarget(&mut self.ask, path) }
     }
 }

@@ -10,16 +10,10 @@ use std::{
 
 use futures_util::Stream;
 
-use super::{
-    lane::Lane,
-    path::Path,
-    queue::{Ask, Change, Other},
-    settling::Settling,
-    track::Tracked,
-};
+use super::{route::Route, settling::Settling, track::Tracked};
 use crate::{
     demand::Note,
-    engine::{Costs, MAX_AMOUNT, Micros},
+    engine::{Costs, MAX_AMOUNT, Micros, Op},
     error::{BadDemand, Throttled},
     observe::Event,
     quota::micros,
@@ -61,27 +55,31 @@ pub struct Reservation {
 }
 
 struct Hold {
-    lane: Arc<Lane>,
-    path: Arc<Path>,
+    route: Arc<Route>,
     costs: Costs,
 }
 
 impl Reservation {
     /// Of a grant that has yet to reach its caller.
-    pub(super) fn new(lane: Arc<Lane>, ask: Ask, at: Micros, waited: Duration, position: usize) -> Self {
-        let Ask { path, usage, costs, .. } = ask;
-        Self::of(usage, at, waited, position, Some(Hold { lane, path, costs }))
+    pub(super) fn granted(route: Arc<Route>, usage: Usage, costs: Costs, at: Micros) -> Self {
+        Self::of(usage, at, Some(Hold { route, costs }))
     }
 
     /// Of a call that nothing limits.
     pub(super) fn uncounted(usage: Usage, at: Micros) -> Self {
-        Self::of(usage, at, Duration::ZERO, 0, None)
+        Self::of(usage, at, None)
     }
 
-    fn of(usage: Usage, at: Micros, waited: Duration, position: usize, hold: Option<Hold>) -> Self {
-        let id = fastrand::u64(1..MAX_AMOUNT);
+    fn of(usage: Usage, at: Micros, hold: Option<Hold>) -> Self {
+        let (id, waited) = (fastrand::u64(1..MAX_AMOUNT), Duration::ZERO);
         let note = Note::default();
-        Self { id, at, usage, waited, position, degraded: false, release_on_drop: true, note, hold }
+        Self { id, at, usage, waited, position: 0, degraded: false, release_on_drop: true, note, hold }
+    }
+
+    /// The same, of a demand that was queued.
+    pub(super) fn after(mut self, waited: Duration, position: usize) -> Self {
+        (self.waited, self.position) = (waited, position);
+        self
     }
 
     /// Tells reservations apart, in logs.
@@ -171,12 +169,11 @@ impl Reservation {
     /// than is available becomes a debt.
     pub fn adjust(&mut self, estimate: Usage) -> Settling {
         let usage = self.usage.corrected(&estimate);
-        let Some(hold) = &mut self.hold else { return Settling::nothing() };
-        let reserved = hold.costs.clone();
-        hold.costs = hold.path.actual_costs(&usage);
-        let (path, actual) = (hold.path.clone(), hold.costs.clone());
+        let Some(Hold { route, costs }) = &mut self.hold else { return Settling::nothing() };
+        let reserved = std::mem::replace(costs, route.path.actual_costs(&usage));
+        let actual = costs.clone();
         self.usage = usage;
-        hold.lane.change(&Change { path, at: self.at, reserved, actual, close: false, claim: None })
+        route.change(Op::Settle { at: self.at, reserved, actual, close: false, claim: None }, false)
     }
 
     /// Lets another process settle it, once, within `lease`: with [`Limiter::settle`](crate::Limiter::settle) and the
@@ -189,17 +186,17 @@ impl Reservation {
     /// # Cancel safety
     /// A dropped future leaves it detached or about to be.
     pub async fn detach(mut self, lease: Duration) -> Result<ReservationId, Throttled> {
-        let Some(Hold { lane, path, costs }) = self.hold.take() else {
+        let Some(Hold { route, costs }) = self.hold.take() else {
             return Err(Throttled::BadDemand(BadDemand::InvalidId));
         };
         let id = ReservationId {
             claim: self.id,
             at: self.at,
-            buckets: path.specs().iter().map(|spec| spec.name().to_owned()).collect(),
+            buckets: route.path.specs().iter().map(|spec| spec.name().to_owned()).collect(),
             usage: self.usage.clone(),
         };
         let lease = micros(lease).clamp(1, MAX_LEASE);
-        lane.detach(Other::Detach { path, claim: self.id, reserved: costs, lease }).verdict().await?;
+        route.change(Op::Detach { claim: self.id, reserved: costs, lease }, true).verdict().await?;
         Ok(id)
     }
 
@@ -214,7 +211,7 @@ impl Reservation {
     }
 
     fn end(&mut self, settlement: &Settlement) -> Settling {
-        let Some(Hold { lane, path, costs }) = self.hold.take() else { return Settling::nothing() };
+        let Some(Hold { route, costs }) = self.hold.take() else { return Settling::nothing() };
         let actual = match settlement {
             Settlement::Exact(actual) => Some(self.usage.corrected(actual)),
             Settlement::AtLeast(seen) => Some(self.usage.at_least(seen)),
@@ -222,24 +219,23 @@ impl Reservation {
             Settlement::Release => Some(self.usage.zeroed()),
         };
         let mut actual_costs =
-            actual.as_ref().map_or_else(|| costs.clone(), |actual| path.actual_costs(actual));
+            actual.as_ref().map_or_else(|| costs.clone(), |actual| route.path.actual_costs(actual));
         if let Settlement::AtLeast(_) = settlement {
             let pairs = actual_costs.iter_mut().zip(&costs);
             pairs.for_each(|(actual, &reserved)| *actual = reserved.max(*actual));
         }
-        let change =
-            Change { path, at: self.at, reserved: costs, actual: actual_costs, close: true, claim: None };
-        let settling = lane.change(&change);
-        let actual = actual.as_ref().unwrap_or(&self.usage);
-        let bucket = change.path.name();
-        lane.shared.options.observing.tell(Event::Settled { bucket, reserved: &self.usage, actual });
+        let op = Op::Settle { at: self.at, reserved: costs, actual: actual_costs, close: true, claim: None };
+        let settling = route.change(op, true);
+        let (bucket, actual) = (route.path.name(), actual.as_ref().unwrap_or(&self.usage));
+        let observing = &route.lane.shared.options.observing;
+        observing.tell(Event::Settled { bucket, reserved: &self.usage, actual });
         settling
     }
 }
 
 impl fmt::Debug for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hold").field("bucket", &self.path.name()).field("costs", &self.costs).finish()
+        f.debug_struct("Hold").field("bucket", &self.route.path.name()).field("costs", &self.costs).finish()
     }
 }
 

@@ -185,6 +185,11 @@ impl Meter {
         if let Window::InFlight = self.rule.window {
             return 1;
         }
+        if let [Weight { standard: Some(metric), parts: WEIGHT_ONE, .. }] = *self.weights {
+            // Most quotas are of this kind.
+            let stood_for = || if metric.is_part() { usage.only_tokens() } else { None };
+            return usage.standard(metric).or_else(stood_for).unwrap_or(0);
+        }
         let mut parts = 0_u128;
         let mut stood_for = false;
         for Weight { metric, standard, parts: weight } in &self.weights {
@@ -194,7 +199,7 @@ impl Meter {
             };
             match amount {
                 Some(amount) => parts += u128::from(amount) * u128::from(*weight),
-                None => stood_for |= matches!(standard, Some(Standard::Input | Standard::Output)),
+                None => stood_for |= standard.is_some_and(Standard::is_part),
             }
         }
         if stood_for && let Some(tokens) = usage.only_tokens() {

@@ -61,7 +61,7 @@ impl fmt::Debug for Reply {
 pub struct Batch<'a> {
     /// Who sends this; below 2^53.
     pub lane: u64,
-    /// Counts the batches of a lane from 1.
+    /// Counts the batches of a lane from 1. To a store in this process also 0: the batch comes once.
     pub seq: u64,
     /// Without another batch for this long, what the lane has in flight is taken for abandoned.
     pub lease: Micros,

@@ -55,8 +55,12 @@ impl fmt::Debug for RedisStore {
 }
 
 impl RedisStore {
-    /// Connects to the server that `url` names: `redis://user:password@host:port/db`, `unix:///path`, or, with feature
-    /// `redis-tls`, `rediss://..`.
+    /// Connects to the server that `url` names: `redis://user:password@host:port/db`,
+    /// `redis+unix:///path?user=..&pass=..&db=..`, or, with feature `redis-tls`, `rediss://..`.
+    ///
+    /// With TLS the authorities that the machine trusts are trusted, or those in the file that `SSL_CERT_FILE` names.
+    /// Cryptography is that of the process's default provider of rustls; where there is none, ring becomes it. For
+    /// certificates of your own see `redis::Client::build_with_tls` and [`new`](Self::new).
     ///
     /// The connection is one for all, and made anew whenever it is in doubt: after an error, a reply that nobody waited
     /// for to its end, a master that became a replica. So an outage ends when the server's does.

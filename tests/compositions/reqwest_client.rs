@@ -37,35 +37,7 @@ async fn send(
     Ok(erased(http::Response::<reqwest::Body>::from(response)))
 }
 
-#[tokio::test]
-async fn whatever_is_answered_is_settled_once() {
-    wire::whatever_is_answered(send, true, true).await;
-}
-
-#[tokio::test]
-async fn s27_a_connection_that_is_refused_costs_nothing() {
-    wire::a_connection_that_is_refused(send).await;
-}
-
-#[tokio::test]
-async fn s27_a_call_without_an_answer_is_kept() {
-    wire::a_call_without_an_answer(send).await;
-}
-
-#[tokio::test]
-async fn s29_a_body_whose_end_nobody_polls_is_settled_once() {
-    wire::a_body_whose_end_nobody_polls(send).await;
-}
-
-#[tokio::test]
-async fn an_answer_that_breaks_off_is_kept() {
-    wire::an_answer_that_breaks_off(send).await;
-}
-
-#[tokio::test]
-async fn s28_a_reader_that_hangs_up_in_the_middle_is_kept() {
-    wire::a_reader_that_hangs_up(send).await;
-}
+wire::on_the_wire!(send, unzips: true);
 
 #[tokio::test]
 async fn ten_megabytes_pass_an_inspector_that_wants_one() {

@@ -72,7 +72,7 @@ struct Case {
     charged: (u64, u64),
 }
 
-fn cases(unzips: bool, trailers: bool) -> Vec<Case> {
+fn cases(unzips: bool) -> Vec<Case> {
     let kept = (RESERVED, 1);
     let case = |path, status, length, charged| Case {
         path,
@@ -97,7 +97,7 @@ fn cases(unzips: bool, trailers: bool) -> Vec<Case> {
         case("/chunked", 200, TEXT.len(), (8, 1)),
         case("/untold", 200, 11, kept),
         case("/until-the-end", 200, TEXT.len(), (8, 1)),
-        case("/trailers", 200, 9, if trailers { (8, 1) } else { kept }),
+        case("/trailers", 200, 9, (8, 1)),
         case("/big", 200, BIG, (8, 1)),
         case("/gzip", 200, if unzips { TEXT.len() } else { 38 }, if unzips { (8, 1) } else { kept }),
         case("/429", 429, 9, (0, 0)),
@@ -113,10 +113,32 @@ pub(crate) trait Sender:
 
 impl<F> Sender for F where F: AsyncFn(&Limiter, Method, String, &'static str) -> Result<Answer, BoxError> {}
 
-/// All of them; `unzips` if the client does, `trailers` if it passes trailers on.
-pub(crate) async fn whatever_is_answered(send: impl Sender, unzips: bool, trailers: bool) {
+/// The tests that every client passes: `$send` sends with it, and `$unzips` what it gets or not.
+macro_rules! on_the_wire {
+    ($send:ident, unzips: $unzips:literal) => {
+        crate::wire::on_the_wire! {
+            whatever_is_answered_is_settled_once: whatever_is_answered($send, $unzips),
+            s27_a_connection_that_is_refused_costs_nothing: a_connection_that_is_refused($send),
+            s27_a_call_without_an_answer_is_kept: a_call_without_an_answer($send),
+            s29_a_body_whose_end_nobody_polls_is_settled_once: a_body_whose_end_nobody_polls($send),
+            an_answer_that_breaks_off_is_kept: an_answer_that_breaks_off($send),
+            s28_a_reader_that_hangs_up_in_the_middle_is_kept: a_reader_that_hangs_up($send),
+        }
+    };
+    ($($test:ident: $run:ident($($argument:expr),*),)*) => {
+        $(
+            #[tokio::test]
+            async fn $test() {
+                crate::wire::$run($($argument),*).await;
+            }
+        )*
+    };
+}
+pub(crate) use on_the_wire;
+
+pub(crate) async fn whatever_is_answered(send: impl Sender, unzips: bool) {
     let provider = Provider::start().await;
-    for Case { path, method, request, status, length, charged } in cases(unzips, trailers) {
+    for Case { path, method, request, status, length, charged } in cases(unzips) {
         let name = format!("{method} {path}");
         let (limiter, ledger) = Ledger::limiter();
         let response = send(&limiter, method, provider.url(path), request).await.expect(&name);

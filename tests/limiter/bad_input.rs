@@ -80,6 +80,7 @@ async fn limits_that_make_no_sense() {
         quota(tokens()).class("c", Duration::ZERO, f64::NAN),
         quota(tokens()).class("c", Duration::ZERO, 1.0),
         quota(tokens()).class("c", Duration::ZERO, -0.1),
+        quota(tokens()).class("c", Duration::ZERO, 0.1).class("d", secs(1), 0.2).class("c", secs(1), 0.2),
     ] {
         let told = format!("{limits:?}");
         let error = Limiter::new(limits).map(drop).expect_err(&told).to_string();
@@ -102,11 +103,15 @@ async fn options_that_make_no_sense() {
         new().retries(jitter(-0.1)),
         new().lease(Duration::ZERO),
         new().lease(Duration::MAX),
+        new().lease(secs(600) + Duration::from_nanos(1)),
         new().on_unavailable(OnUnavailable::Local { share: 0.0 }),
         new().on_unavailable(OnUnavailable::Local { share: f64::NAN }),
         new().on_unavailable(OnUnavailable::Local { share: 1.1 }),
     ] {
         assert!(builder.build().unwrap_err().to_string().starts_with("option `"));
+    }
+    for lease in [ms(100), secs(600)] {
+        new().lease(lease).build().unwrap();
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use tokio::time::Instant;
-use tower_throttle::{Limiter, Throttled, usage};
+use tower_throttle::{Limiter, Limits, Quota, Shortage, Throttled, usage};
 
 use crate::fake::*;
 
@@ -135,6 +135,29 @@ async fn the_longest_wait_may_end_while_a_batch_is_on_its_way() {
     tokio::time::advance(secs(1)).await;
     quiet().await;
     assert_eq!(truth(&store).await, (0.0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_time_is_up_behind_others_is_told_what_it_asked_itself() {
+    let store = FakeStore::new();
+    store.delay(ms(10));
+    let quotas = || [Quota::per_hour("requests", 100), Quota::per_hour("tokens", 100)];
+    for is_shared in [false, true] {
+        let builder = Limiter::builder(Limits::new().bucket("a", quotas()));
+        let builder = if is_shared { builder.store(store.clone()) } else { builder };
+        let limiter = builder.build().unwrap();
+        let call = limiter.reserve(tokens(100)).await.unwrap();
+        let front = waiting(&limiter, tokens(90));
+        tokio::time::sleep(ms(50)).await;
+        let error = limiter.reserve(tokens(7).max_wait(secs(2))).await.unwrap_err();
+        let Throttled::Deadline(refusal) = &error else { panic!("{error}") };
+        let told = |shortage: &Shortage| (shortage.quota.to_string(), shortage.requested, shortage.available);
+        let told: Vec<_> = refusal.shortages().iter().map(told).collect();
+        assert_eq!(told, [("tokens per 3600s".to_owned(), 7, 0)]);
+        assert!(refusal.retry_after().is_some_and(|wait| wait > secs(3_000)), "{error}");
+        front.abort();
+        call.release().await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

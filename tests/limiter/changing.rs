@@ -1,9 +1,15 @@
 //! Limits that change, and names that are looked up.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
 };
+
+use futures_util::FutureExt;
 
 use tower_throttle::{BadDemand, Demand, Limiter, Limits, Quota, Throttled, Undeclared, Usage, usage};
 
@@ -130,6 +136,79 @@ async fn a_resolver_that_panics_breaks_only_its_call() {
     assert!(broken.await.unwrap_err().is_panic());
     limiter.try_reserve(request("good")).await.unwrap().keep().await.unwrap();
     assert_eq!(limiter.status("good").await.unwrap().quotas[0].charged, 1.0);
+}
+
+/// Runs in a thread of its own what may block one for ever.
+fn without_hanging<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, outcome) = mpsc::channel();
+    thread::spawn(move || done.send(run()));
+    outcome.recv_timeout(secs(30)).expect("it hangs, or panics")
+}
+
+/// Without a runtime: memory answers at once.
+fn try_now(limiter: &Limiter, demand: Demand) -> Result<(), Throttled> {
+    limiter.try_reserve(demand).now_or_never().expect("memory answers at once").map(drop)
+}
+
+#[test]
+fn a_resolver_may_use_the_limiter_and_replace_its_limits() {
+    without_hanging(|| {
+        let (limiter, asked) = (Arc::new(OnceLock::<Limiter>::new()), Arc::new(AtomicUsize::new(0)));
+        let limits =
+            |resolver| Limits::new().bucket("a", [Quota::per_hour("requests", 9)]).resolver(resolver);
+        let resolver = {
+            let (limiter, asked) = (limiter.clone(), asked.clone());
+            move |_: &str| {
+                let limiter = limiter.get()?;
+                asked.fetch_add(1, Ordering::Relaxed);
+                try_now(limiter, request("a")).ok()?;
+                limiter.status("a").now_or_never();
+                let others =
+                    |_: &str| Some(vec![Quota::per_day("requests", 5), Quota::per_hour("requests", 2)]);
+                limiter
+                    .update(Limits::new().bucket("a", [Quota::per_hour("requests", 9)]).resolver(others))
+                    .ok()?;
+                Some(vec![Quota::per_hour("requests", 1)])
+            }
+        };
+        let limiter = limiter.get_or_init(|| Limiter::new(limits(resolver)).unwrap());
+        // Resolved before the limits were replaced, granted after.
+        try_now(limiter, request("tenant")).unwrap();
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        try_now(limiter, request("tenant")).unwrap();
+        try_now(limiter, request("tenant")).unwrap_err();
+    });
+}
+
+#[test]
+fn a_resolver_that_blocks_holds_up_only_those_who_need_it() {
+    without_hanging(|| {
+        let (asks, is_asked) = mpsc::channel();
+        let (answers, answer) = mpsc::channel::<()>();
+        let answer = Mutex::new(answer);
+        let resolver = move |name: &str| {
+            if name == "slow" {
+                asks.send(()).unwrap();
+                answer.lock().unwrap().recv().unwrap();
+            }
+            Some(vec![Quota::per_hour("requests", 10)])
+        };
+        let limits = || Limits::new().bucket("a", [Quota::per_hour("requests", 10)]);
+        let limiter = Limiter::new(limits().resolver(resolver)).unwrap();
+        let slow = {
+            let limiter = limiter.clone();
+            thread::spawn(move || try_now(&limiter, request("slow")))
+        };
+        is_asked.recv().unwrap();
+        try_now(&limiter, request("a")).unwrap();
+        try_now(&limiter, request("quick")).unwrap();
+        // Nor does it hold up an update, after which its answer counts no more.
+        limiter.update(limits()).unwrap();
+        try_now(&limiter, request("quick")).unwrap_err();
+        answers.send(()).unwrap();
+        let late = slow.join().unwrap().unwrap_err();
+        assert!(matches!(late, Throttled::BadDemand(BadDemand::UnknownBucket(_))), "{late}");
+    });
 }
 
 #[tokio::test(start_paused = true)]

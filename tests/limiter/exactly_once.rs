@@ -66,18 +66,38 @@ async fn a_demand_that_was_given_up_is_not_granted_afterwards() {
 #[tokio::test(start_paused = true)]
 async fn a_settle_that_was_given_up_is_applied_once_the_store_is_back() {
     for fate in [RequestLost, ReplyLost, Unavailable, AppliedUnavailable] {
-        let store = FakeStore::new();
-        let limiter = on(&store);
-        let call = limiter.reserve(tokens(30)).await.unwrap();
-        store.always(fate);
-        let error = call.settle(usage! { tokens: 50 }).await.unwrap_err();
-        assert!(matches!(error, Throttled::Store(_)), "{error}");
-        // More than one attempt fails.
-        tokio::time::sleep(secs(20)).await;
-        store.heal();
-        tokio::time::sleep(secs(6)).await;
-        assert_eq!(truth(&store).await, (50.0, 0), "{fate:?}");
+        // More than one attempt fails; in the end the lease is long over.
+        for outage in [secs(20), secs(290)] {
+            let store = FakeStore::new();
+            let limiter = on(&store);
+            let call = limiter.reserve(tokens(30)).await.unwrap();
+            store.always(fate);
+            let error = call.settle(usage! { tokens: 50 }).await.unwrap_err();
+            assert!(matches!(error, Throttled::Store(_)), "{error}");
+            tokio::time::sleep(outage).await;
+            store.heal();
+            tokio::time::sleep(secs(6)).await;
+            assert_eq!(truth(&store).await, (50.0, 0), "{fate:?} for {outage:?}");
+        }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_answers_for_longer_than_the_store_could_remember_it_is_sent_no_more() {
+    let store = FakeStore::new();
+    let limiter = on(&store);
+    let call = limiter.reserve(tokens(30)).await.unwrap();
+    store.always(RequestLost);
+    call.settle(usage! { tokens: 50 }).await.unwrap_err();
+    tokio::time::sleep(secs(310)).await;
+    store.heal();
+    store.sent();
+    limiter.reserve(tokens(1)).await.unwrap().keep().await.unwrap();
+    assert_eq!(truth(&store).await, (31.0, 0));
+    assert!(store.sent().iter().flat_map(|sent| &sent.ops).all(|op| match op {
+        Op::Settle { reserved, .. } => reserved[0] == 1,
+        _ => true,
+    }));
 }
 
 #[tokio::test(start_paused = true)]

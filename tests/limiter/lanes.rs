@@ -1,6 +1,9 @@
 //! What travels when, and what is left when nothing does.
 
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout},
+};
 use tower_throttle::{Demand, Limiter, Limits, Quota, Throttled, Undeclared, Usage, engine::Op, usage};
 
 use crate::fake::*;
@@ -153,32 +156,31 @@ async fn what_is_open_is_not_forgotten() {
     drop(limiter.try_reserve(again).await.unwrap());
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_full_queue_refuses() {
+/// In memory, and across a network; with a queue of at most so many.
+fn with_queues_of(max_waiting: usize) -> [Limiter; 2] {
     let store = FakeStore::new();
     store.delay(ms(10));
-    for is_shared in [false, true] {
-        let builder = Limiter::builder(limits()).max_waiting(3);
-        let builder = if is_shared { builder.store(store.clone()) } else { builder };
-        let limiter = builder.build().unwrap();
+    let builder = || Limiter::builder(limits()).max_waiting(max_waiting);
+    [builder().build().unwrap(), builder().store(store).build().unwrap()]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_refuses() {
+    for limiter in with_queues_of(3) {
         let call = limiter.reserve(tokens(100)).await.unwrap();
-        // One after the other, and with a batch on its way.
-        let mut waits = vec![waiting(&limiter, tokens(1))];
-        quiet().await;
-        waits.push(waiting(&limiter, tokens(1)));
-        quiet().await;
-        waits.push(waiting(&limiter, tokens(1)));
-        quiet().await;
+        let waits = [(); 3].map(|()| waiting(&limiter, tokens(1)));
+        tokio::time::sleep(ms(50)).await;
         let began = Instant::now();
         let error = limiter.reserve(tokens(1)).await.unwrap_err();
         assert!(
             matches!(&error, Throttled::QueueFull { bucket, max_waiting: 3 } if &**bucket == "a"),
             "{error}"
         );
-        assert_eq!(began.elapsed(), ms(0));
-        tokio::time::sleep(secs(1)).await;
+        assert_eq!(began.elapsed(), ms(0), "it is known that it would have to wait");
+        // One that is not behind them would have to wait too.
+        let hurried = tokens(1).max_wait(secs(3_000));
+        assert!(matches!(limiter.reserve(hurried).await, Err(Throttled::QueueFull { .. })));
         assert_eq!(limiter.status("a").await.unwrap().waiting, 3);
-        assert!(matches!(limiter.reserve(tokens(1)).await, Err(Throttled::QueueFull { .. })));
         call.release().await.unwrap();
         for (position, wait) in waits.into_iter().enumerate() {
             let call = wait.await.unwrap().unwrap();
@@ -186,6 +188,91 @@ async fn a_full_queue_refuses() {
             call.release().await.unwrap();
         }
         limiter.reserve(tokens(1)).await.unwrap().release().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_leaves_a_full_queue_makes_room() {
+    for limiter in with_queues_of(2) {
+        let call = limiter.reserve(tokens(100)).await.unwrap();
+        let full = || async {
+            let error = limiter.reserve(tokens(1).max_wait(secs(3_000))).await.unwrap_err();
+            assert!(matches!(error, Throttled::QueueFull { .. }), "{error}");
+        };
+        for _ in 0..3 {
+            let first = waiting(&limiter, tokens(1));
+            let second = waiting(&limiter, tokens(1).max_wait(secs(20)));
+            tokio::time::sleep(ms(50)).await;
+            full().await;
+            first.abort();
+            quiet().await;
+            let third = waiting(&limiter, tokens(1));
+            tokio::time::sleep(ms(50)).await;
+            full().await;
+            // A look of the store makes no difference.
+            tokio::time::sleep(secs(3)).await;
+            full().await;
+            third.abort();
+            let error = second.await.unwrap().unwrap_err();
+            assert!(matches!(error, Throttled::Deadline(_)), "{error}");
+        }
+        let granted = waiting(&limiter, tokens(1));
+        tokio::time::sleep(ms(50)).await;
+        call.release().await.unwrap();
+        drop(granted.await.unwrap().unwrap());
+        let all = limiter.reserve(tokens(99)).await.unwrap();
+        let waits = [(); 2].map(|()| waiting(&limiter, tokens(1)));
+        tokio::time::sleep(ms(50)).await;
+        full().await;
+        limiter.update(limits()).unwrap();
+        full().await;
+        limiter.close().await;
+        for wait in waits {
+            assert!(matches!(wait.await.unwrap(), Err(Throttled::Closed)));
+        }
+        drop(all);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_wait_finds_no_queue_full() {
+    for max_waiting in [0, 1] {
+        for limiter in with_queues_of(max_waiting) {
+            // Many at once, all of which fit.
+            let fit: Vec<_> = (0..100).map(|_| waiting(&limiter, tokens(1))).collect();
+            let mut calls = Vec::new();
+            for call in fit {
+                calls.push(call.await.unwrap().unwrap());
+            }
+            let queued: Vec<_> = (0..max_waiting).map(|_| waiting(&limiter, tokens(1))).collect();
+            tokio::time::sleep(ms(50)).await;
+            for _ in 0..2 {
+                let error = limiter.try_reserve(tokens(1)).await.unwrap_err();
+                assert!(matches!(error, Throttled::NotNow(_)), "{error}");
+                assert!(limiter.time_until_available(tokens(1)).await.unwrap().is_some());
+                limiter.try_reserve(tokens(0)).await.unwrap().release().await.unwrap();
+                limiter.reserve(tokens(0)).await.unwrap().release().await.unwrap();
+            }
+            let error = limiter.reserve(tokens(1)).await.unwrap_err();
+            assert!(matches!(error, Throttled::QueueFull { .. }), "{error}");
+            queued.iter().for_each(|queued| queued.abort());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_long_the_wait_would_be_is_told_however_many_wait() {
+    for limiter in with_queues_of(10_000) {
+        let call = limiter.reserve(tokens(100)).await.unwrap();
+        call.keep().await.unwrap();
+        let mut waits: Vec<_> = (0..1_000).map(|_| waiting(&limiter, tokens(1))).collect();
+        tokio::time::sleep(ms(500)).await;
+        // And with many on their way that nobody has looked at.
+        waits.extend((0..1_000).map(|_| waiting(&limiter, tokens(1).max_wait(secs(86_400)))));
+        let asked = timeout(secs(2), limiter.time_until_available(tokens(1)));
+        let wait = asked.await.expect("it is told").unwrap().expect("it is known");
+        assert!(wait > secs(3_600), "a hundred of those before it fill an hour: {wait:?}");
+        waits.iter().for_each(|wait| wait.abort());
     }
 }
 

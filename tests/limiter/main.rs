@@ -8,6 +8,7 @@ mod close;
 mod concurrency;
 mod exactly_once;
 mod fake;
+mod handing_on;
 mod lanes;
 mod life;
 mod observer;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use tower_throttle::{Event, Limiter, Limits, Quota, Settlement, usage};
+use tower_throttle::{ChargeAt, Event, Limiter, Limits, Quota, Settlement, usage};
 
 use crate::world::*;
 
@@ -11,6 +11,7 @@ on_every_store!(
     s32_a_forgotten_script_is_not_noticed,
     s35_a_dropped_reservation_keeps_its_charge,
     s35_each_settlement_is_applied_once,
+    a_quota_that_goes_and_comes_back_counts_what_is_still_in_flight,
 );
 
 async fn s32_lost_state_starts_anew_and_is_told(world: World) {
@@ -82,4 +83,38 @@ async fn s35_each_settlement_is_applied_once(world: World) {
         assert_eq!((before - quota.available, quota.in_flight), (charged, 0), "{settlement:?}");
         world.advance(secs(3_700)).await;
     }
+}
+
+async fn a_quota_that_goes_and_comes_back_counts_what_is_still_in_flight(world: World) {
+    let few = || vec![Quota::per_hour("tokens", 1_000)];
+    let all = || {
+        let held = Quota::per_day("tokens", 1_000).charge_at(ChargeAt::End);
+        vec![Quota::concurrency(9), Quota::per_hour("tokens", 1_000), held]
+    };
+    let limiter = world.bucket(all());
+    let set = |quotas: Vec<Quota>| limiter.update(Limits::new().bucket("a", quotas)).unwrap();
+    let (settled, dropped) = (take(&limiter, tokens(100)).await, take(&limiter, tokens(100)).await);
+    let (mut adjusted, detached) = (take(&limiter, tokens(100)).await, take(&limiter, tokens(100)).await);
+    let open = take(&limiter, tokens(100)).await;
+    set(few());
+    settled.settle(usage! { tokens: 10 }).await.unwrap();
+    adjusted.adjust(usage! { tokens: 200 }).await.unwrap();
+    let id = detached.detach(MINUTE).await.unwrap();
+    let since = take(&limiter, tokens(1)).await;
+    drop(dropped);
+    // Told before this is answered.
+    limiter.status("a").await.unwrap();
+    set(all());
+    let counts = |status: tower_throttle::Status| {
+        status.quotas.iter().map(|quota| (quota.charged, quota.in_flight)).collect::<Vec<_>>()
+    };
+    let before = counts(limiter.status("a").await.unwrap());
+    assert_eq!(before, [(0.0, 3), (511.0, 401), (110.0, 400)]);
+
+    adjusted.settle(usage! { tokens: 50 }).await.unwrap();
+    assert!(limiter.settle(&id, usage! { tokens: 20 }).await.unwrap());
+    since.settle(usage! { tokens: 2 }).await.unwrap();
+    open.release().await.unwrap();
+    let after = counts(limiter.status("a").await.unwrap());
+    assert_eq!(after, [(0.0, 0), (182.0, 0), (180.0, 0)]);
 }

@@ -5,6 +5,7 @@ mod faults;
 mod life;
 #[cfg(feature = "redis")]
 mod outage;
+mod predictions;
 mod several;
 mod sliding;
 #[cfg(feature = "redis")]

@@ -54,6 +54,10 @@ impl RedisServer {
         self.port
     }
 
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     pub fn url(&self) -> String {
         match &self.password {
             Some(password) => format!("redis://:{password}@127.0.0.1:{}/", self.port),

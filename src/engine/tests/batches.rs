@@ -203,6 +203,31 @@ fn a_refused_waiter_stands_before_those_after_it_and_a_try_does_not() {
 }
 
 #[test]
+fn who_waits_for_another_quota_lends_its_class_to_nobody() {
+    let ask = |costs: [u64; 2], headroom, mode| Op::Reserve {
+        costs: costs.as_slice().into(),
+        headroom,
+        explain: false,
+        mode,
+    };
+    let mut world = World::new([sliding(1, 100, MINUTE, 60), sliding(2, 100, MINUTE, 60)]);
+    world.take(&[85, 95]);
+    let batch = ask([10, 0], 1_000, Mode::Wait);
+    // It waits for the second quota alone, and may use all of the first.
+    let other = ask([0, 10], 0, Mode::Wait);
+    let last = ask([12, 0], 0, Mode::Try);
+    for ops in [vec![batch.clone(), last.clone()], vec![batch, other, last]] {
+        let (_, verdicts) = world.clone().send(LANE, &ops);
+        assert!(matches!(verdicts[0], Verdict::Refused(_)));
+        assert_eq!(
+            verdicts.last(),
+            Some(&Verdict::Granted),
+            "only what is left to it stands before it: {ops:?}"
+        );
+    }
+}
+
+#[test]
 fn a_dry_reserve_charges_nothing() {
     let mut world = two_buckets();
     let dry =

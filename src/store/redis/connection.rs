@@ -66,6 +66,10 @@ impl Reconnecting {
     pub(super) fn new(url: &str) -> RedisResult<Self> {
         let info: ConnectionInfo = url.into_connection_info()?;
         let settings = info.redis_settings().clone();
+        #[cfg(feature = "redis-tls")]
+        if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) {
+            provide_cryptography();
+        }
         let server = info.addr().to_string();
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         let bare =
@@ -182,6 +186,16 @@ async fn introduce(
     match redis::cmd("PING").exec_async(connection).await {
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => Ok(()),
         result => result,
+    }
+}
+
+/// redis-rs takes the process's provider, and panics where there is none. Another one that comes first is as good.
+#[cfg(feature = "redis-tls")]
+fn provide_cryptography() {
+    use rustls::crypto::{CryptoProvider, ring};
+
+    if CryptoProvider::get_default().is_none() {
+        let _ = ring::default_provider().install_default();
     }
 }
 

@@ -1,8 +1,8 @@
 -- The operations of one batch, one after the other, on states that have been brought to the present.
 --
 -- A batch: {field, now, wall, buckets, quotas, count, ahead, edited, reasons}. `field` is the lane's, `quotas` are those
--- of all buckets in a row, `ahead` says per quota what the reserves refused in this batch ask for (nil until one
--- is), `reasons` are the numbers of the answer.
+-- of all buckets in a row, `ahead` says per quota what the reserves refused in this batch ask for (nil until one is,
+-- and for a quota of which they need nothing), `reasons` are the numbers of the answer.
 
 local GRANTED, FITS, REFUSED, REFUSED_BECAUSE, DONE, NO_CLAIM, STATUS = 1, 2, 3, 4, 5, 6, 7
 
@@ -68,13 +68,17 @@ end
 
 -- Lets a refused reserve keep its place before those after it in the batch.
 local function stand_ahead(batch, ops, at, headroom)
+  batch.ahead = batch.ahead or {}
   for k, quota in ipairs(batch.quotas) do
-    batch.ahead = batch.ahead or {}
-    local ahead = batch.ahead[k] or {amount = 0, capacity = 0}
-    -- More than a few windows ahead makes no difference to an answer, and amounts stay exact.
-    ahead.amount = math.min(sum(ahead.amount, ops[at + k]), 4 * rule_capacity(quota.rule, 0))
-    ahead.capacity = math.max(ahead.capacity, rule_capacity(quota.rule, headroom))
-    batch.ahead[k] = ahead
+    local cost = ops[at + k]
+    -- Who needs nothing of a quota stands before nobody there.
+    if cost > 0 then
+      local ahead = batch.ahead[k] or {amount = 0, capacity = 0}
+      -- More than a few windows ahead makes no difference to an answer, and amounts stay exact.
+      ahead.amount = math.min(sum(ahead.amount, cost), 4 * rule_capacity(quota.rule, 0))
+      ahead.capacity = math.max(ahead.capacity, rule_capacity(quota.rule, headroom))
+      batch.ahead[k] = ahead
+    end
   end
 end
 

@@ -6,6 +6,10 @@ mod random;
 mod stored;
 #[path = "../../../../tests/support/mod.rs"]
 mod support;
+#[cfg(feature = "redis-tls")]
+mod tls;
+#[cfg(unix)]
+mod unix;
 
 use std::sync::Arc;
 

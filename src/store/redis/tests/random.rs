@@ -107,7 +107,7 @@ impl World {
         let lane = &mut self.lanes[lane_index];
         let seq = match rng.u8(..) {
             0..6 => lane.seq,
-            6..9 => rng.u64(..=lane.seq),
+            6..9 => rng.u64(1..=lane.seq),
             _ => {
                 lane.seq += rng.u64(1..3);
                 lane.seq
@@ -144,7 +144,7 @@ impl World {
     fn lane(&mut self, path: usize) -> Lane {
         let rules = PATHS[path].iter().map(|_| some_rules(&mut self.rng)).collect();
         let lease = [SECOND, 10 * SECOND, 60 * SECOND, 2_000 * SECOND][self.rng.usize(..4)];
-        Lane { id: self.rng.u64(..=MAX_AMOUNT), seq: 0, path, lease, rules, reservations: Vec::new() }
+        Lane { id: self.rng.u64(..=MAX_AMOUNT), seq: 1, path, lease, rules, reservations: Vec::new() }
     }
 
     fn step_time(&mut self) {

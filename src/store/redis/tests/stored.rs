@@ -1,6 +1,8 @@
 //! What is stored, and what happens to it.
 
-use super::{RedisServer, RedisStore, STEPPED, apply, bucket, granted, reserve, settle, sliding};
+use super::{
+    RedisServer, RedisStore, STEPPED, apply, apply_leased, bucket, granted, reserve, settle, sliding,
+};
 use crate::{
     engine::{Op, Outcome, Rule, TokenBucket, Verdict, Window},
     store::StoreError,
@@ -180,6 +182,30 @@ async fn a_lease_ends_though_its_last_batches_took_the_shortcut() {
         let Outcome::Applied { verdicts, .. } = status.outcome else { panic!("{status:?}") };
         let Verdict::Status(levels, _) = &verdicts[0] else { panic!("{verdicts:?}") };
         assert_eq!((levels[0].charged, levels[0].in_flight), (3, left));
+    }
+}
+
+#[tokio::test]
+async fn what_is_in_flight_is_kept_for_as_long_as_its_lease() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).await.expect("a server").with_clock(STEPPED);
+    let start = 1_700_000_000_000_000_u64;
+    let at = |time: u64| server.command::<()>(&["SET", "test:clock", &time.to_string()]);
+    let calls = [Rule { id: 1, limit: 1, held: false, window: Window::InFlight }];
+    // The longest that a limiter asks for, which is also how long a lane without calls is remembered, and longer.
+    for (name, seconds) in [("b", 600), ("c", 2_000)] {
+        let (b, lease) = ([bucket(name, &calls)], seconds * 1_000_000);
+        at(start);
+        let first = apply_leased(&store, 1, 1, lease, &b, &[reserve(&[1])]).await.expect("an answer");
+        let Outcome::Applied { verdicts, .. } = first.outcome else { panic!("{first:?}") };
+        assert_eq!(verdicts[0], Verdict::Granted);
+        let left: u64 = server.command(&["PTTL", &format!("throttle:{{test}}:{name}")]);
+        assert!(left >= seconds * 1_000, "{left} ms of {seconds} s");
+
+        at(start + lease - 1);
+        assert!(!granted(&store, 2, 1, &b, &[1]).await, "it is in flight still");
+        at(start + lease);
+        assert!(granted(&store, 2, 2, &b, &[1]).await, "its lease has ended");
     }
 }
 
