@@ -5,14 +5,14 @@
 
 mod support;
 
-use std::{convert::Infallible, fs, hint::black_box, num::NonZeroU32, time::Instant};
+use std::{convert::Infallible, hint::black_box, num::NonZeroU32, time::Instant};
 
 use futures_util::FutureExt;
 use governor::RateLimiter;
 use tower::{Layer, Service, service_fn};
 use tower_throttle::{Demand, Limiter, Limits, Quota, Settlement, ThrottleLayer, usage};
 
-use self::support::{Report, median};
+use self::support::{Report, median, resident_bytes};
 
 /// Short, so that most end before the system lets somebody else run.
 const ROUNDS: usize = 10_000;
@@ -142,12 +142,4 @@ fn memory_of_many_buckets(report: &mut Report) {
     drop(limiter);
     report.add("memory.bytes_per_bucket", bytes / MANY_BUCKETS as f64, "three quotas at default slots");
     report.add("memory.mb_100k_buckets", bytes / 1e6, "at most 300");
-}
-
-/// Memory of this process that is in RAM; 0 where the system does not tell.
-fn resident_bytes() -> usize {
-    const PAGE: usize = 4_096;
-    let pages = fs::read_to_string("/proc/self/statm").ok();
-    let resident = pages.as_deref().and_then(|pages| pages.split(' ').nth(1)?.parse::<usize>().ok());
-    resident.unwrap_or(0) * PAGE
 }

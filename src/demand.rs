@@ -1,6 +1,6 @@
 //! What one request asks for.
 
-use std::{borrow::Cow, time::Duration};
+use std::{any::Any, borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 
@@ -23,7 +23,32 @@ pub struct Demand {
     pub(crate) usage: Usage,
     pub(crate) class: Option<Cow<'static, str>>,
     pub(crate) max_wait: Option<Duration>,
+    pub(crate) note: Note,
 }
+
+/// Whatever an extractor leaves for the inspector of the same call. It makes no difference to what is asked.
+#[derive(Clone, Default)]
+pub(crate) struct Note(Option<Arc<dyn Any + Send + Sync>>);
+
+impl Note {
+    pub(crate) fn get<T: Any>(&self) -> Option<&T> {
+        self.0.as_deref()?.downcast_ref()
+    }
+}
+
+impl fmt::Debug for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Note" } else { "None" })
+    }
+}
+
+impl PartialEq for Note {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Note {}
 
 impl Demand {
     /// Asks a bucket for the most that a call may use. A usage that does not name `requests` is one request.
@@ -34,12 +59,18 @@ impl Demand {
             Some(_) => usage,
             None => usage.with(crate::usage::REQUESTS, 1),
         };
-        Self { buckets, usage, class: None, max_wait: None }
+        Self { buckets, usage, class: None, max_wait: None, note: Note::default() }
     }
 
     /// Asks no bucket for anything: it is granted at once, and charged nowhere.
     pub fn unlimited() -> Self {
-        Self { buckets: SmallVec::new(), usage: Usage::new(), class: None, max_wait: None }
+        Self {
+            buckets: SmallVec::new(),
+            usage: Usage::new(),
+            class: None,
+            max_wait: None,
+            note: Note::default(),
+        }
     }
 
     /// Asks another bucket for the same, such as a tenant's parent. It is granted by all or by none.
@@ -60,6 +91,29 @@ impl Demand {
     #[must_use]
     pub fn max_wait(mut self, max_wait: Duration) -> Self {
         self.max_wait = Some(max_wait);
+        self
+    }
+
+    /// Leaves something for the inspector of the call, which finds it with
+    /// [`Reservation::note`](crate::Reservation::note). A later note replaces an earlier one.
+    ///
+    /// ```
+    /// # use tower_throttle::{BoxError, Demand, Limiter, Limits, Quota, usage};
+    /// # async fn example(limiter: Limiter) -> Result<(), BoxError> {
+    /// struct Words(usize);
+    ///
+    /// let demand = Demand::new("api", usage! { tokens: 1_500 }).note(Words(412));
+    /// let reservation = limiter.reserve(demand).await?;
+    /// assert_eq!(reservation.note::<Words>().map(|words| words.0), Some(412));
+    /// # Ok(())
+    /// # }
+    /// # let limiter = Limiter::new(Limits::new().bucket("api", [Quota::concurrency(1)]))?;
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(example(limiter))?;
+    /// # Ok::<_, BoxError>(())
+    /// ```
+    #[must_use]
+    pub fn note(mut self, note: impl Any + Send + Sync) -> Self {
+        self.note = Note(Some(Arc::new(note)));
         self
     }
 

@@ -36,6 +36,8 @@ pub mod engine;
 mod error;
 mod extract;
 mod feedback;
+#[cfg(feature = "file")]
+pub mod file;
 mod future;
 pub mod inspect;
 mod layer;

@@ -11,6 +11,9 @@ use crate::{
     usage::Usage,
 };
 
+/// Of buckets for which no partition is named.
+pub(crate) const DEFAULT_PARTITION: &str = "default";
+
 type Resolver = Arc<dyn Fn(&str) -> Option<Vec<Quota>> + Send + Sync>;
 
 /// Declares buckets with their quotas, families of names that share a bucket, and classes of demands.
@@ -73,7 +76,7 @@ impl Limits {
     /// No buckets yet; names nobody declares are refused.
     pub fn new() -> Self {
         Self {
-            partition: "default".into(),
+            partition: DEFAULT_PARTITION.into(),
             buckets: Vec::new(),
             families: Vec::new(),
             classes: Vec::new(),
@@ -222,15 +225,25 @@ pub struct LimitsError {
 
 impl LimitsError {
     fn bucket(name: &str, reason: impl Into<String>) -> Self {
-        Self { place: format!("bucket `{name}`"), reason: reason.into() }
+        Self::at(format!("bucket `{name}`"), reason)
     }
 
     fn class(name: &str, reason: impl Into<String>) -> Self {
-        Self { place: format!("class `{name}`"), reason: reason.into() }
+        Self::at(format!("class `{name}`"), reason)
     }
 
     pub(crate) fn option(name: &str, reason: impl Into<String>) -> Self {
-        Self { place: format!("option `{name}`"), reason: reason.into() }
+        Self::at(format!("option `{name}`"), reason)
+    }
+
+    pub(crate) fn at(place: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { place: place.into(), reason: reason.into() }
+    }
+
+    /// The same, in a file.
+    #[cfg(feature = "file")]
+    pub(crate) fn in_file(self, path: &std::path::Path) -> Self {
+        Self { place: format!("{}: {}", path.display(), self.place), ..self }
     }
 }
 

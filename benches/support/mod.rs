@@ -1,4 +1,5 @@
 //! What the benches share: medians, a table for people and a JSON object for scripts.
+#![allow(dead_code, reason = "each bench takes what it needs")]
 
 use std::{env, fmt::Write, fs};
 
@@ -12,6 +13,14 @@ pub(crate) fn percentile(samples: &mut [f64], share: f64) -> f64 {
     samples.sort_unstable_by(f64::total_cmp);
     let last = samples.len().saturating_sub(1);
     samples.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN)
+}
+
+/// Memory of this process that is in RAM; 0 where the system does not tell.
+pub(crate) fn resident_bytes() -> usize {
+    const PAGE: usize = 4_096;
+    let pages = fs::read_to_string("/proc/self/statm").ok();
+    let resident = pages.as_deref().and_then(|pages| pages.split(' ').nth(1)?.parse::<usize>().ok());
+    resident.unwrap_or(0) * PAGE
 }
 
 /// Results in the order of their measuring.

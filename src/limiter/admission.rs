@@ -17,12 +17,12 @@ use crate::{
 
 impl Limiter {
     pub(super) async fn acquire(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
-        let result = match self.at_once(demand, mode) {
+        let mut result = match self.at_once(demand, mode) {
             Some(result) => result,
             // Boxed, since what is granted at once would have to carry it around.
             None => Box::pin(self.ask(demand, mode)).await,
         };
-        self.tell_of(demand, &result);
+        self.deliver(demand, &mut result);
         result
     }
 
@@ -32,8 +32,8 @@ impl Limiter {
         demand: &Demand,
         mode: Mode,
     ) -> Option<Result<Reservation, Throttled>> {
-        let result = self.at_once(demand, mode)?;
-        self.tell_of(demand, &result);
+        let mut result = self.at_once(demand, mode)?;
+        self.deliver(demand, &mut result);
         Some(result)
     }
 
@@ -46,16 +46,20 @@ impl Limiter {
         self.route_of(demand).transpose()?.and_then(enter).transpose()
     }
 
-    fn tell_of(&self, demand: &Demand, result: &Result<Reservation, Throttled>) {
+    /// Hands the demand's note on, and tells observers what came of it.
+    fn deliver(&self, demand: &Demand, result: &mut Result<Reservation, Throttled>) {
         let observing = &self.inner.shared.options.observing;
         let bucket = demand.buckets.first().map_or("", AsRef::as_ref);
         match result {
-            Ok(reservation) => observing.tell(Event::Granted {
-                bucket,
-                reserved: reservation.usage(),
-                waited: reservation.waited(),
-                degraded: reservation.degraded(),
-            }),
+            Ok(reservation) => {
+                reservation.leave(&demand.note);
+                observing.tell(Event::Granted {
+                    bucket,
+                    reserved: reservation.usage(),
+                    waited: reservation.waited(),
+                    degraded: reservation.degraded(),
+                });
+            }
             Err(error) => observing.tell(Event::Refused { bucket, error }),
         }
     }

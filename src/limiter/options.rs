@@ -26,6 +26,17 @@ pub enum OnUnavailable {
     },
 }
 
+impl OnUnavailable {
+    pub(crate) fn validate(&self) -> Result<(), LimitsError> {
+        match self {
+            Self::Local { share } if !(*share > 0.0 && *share <= 1.0) => {
+                Err(LimitsError::option("on_unavailable", "the local share must be above 0 and at most 1"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// How often and how soon a batch that got no answer is sent again.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
@@ -194,12 +205,7 @@ impl LimiterBuilder {
         if !(Duration::from_millis(100)..=Duration::from_micros(LANE_MEMORY)).contains(lease) {
             return Err(LimitsError::option("lease", "it must be between 100 ms and ten minutes"));
         }
-        match on_unavailable {
-            OnUnavailable::Local { share } if !(*share > 0.0 && *share <= 1.0) => {
-                Err(LimitsError::option("on_unavailable", "the local share must be above 0 and at most 1"))
-            }
-            _ => Ok(()),
-        }
+        on_unavailable.validate()
     }
 }
 

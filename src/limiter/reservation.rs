@@ -1,6 +1,7 @@
 //! A granted demand whose call is in flight.
 
 use std::{
+    any::Any,
     fmt,
     str::FromStr,
     sync::Arc,
@@ -11,6 +12,7 @@ use futures_util::Stream;
 
 use super::{feedback::Origin, route::Route, settling::Settling, track::Tracked};
 use crate::{
+    demand::Note,
     engine::{Costs, MAX_AMOUNT, Micros, Op},
     error::{BadDemand, Throttled},
     feedback::Feedback,
@@ -48,6 +50,7 @@ pub struct Reservation {
     position: usize,
     degraded: bool,
     release_on_drop: bool,
+    note: Note,
     /// Nothing, if nothing was charged or it was settled.
     hold: Option<Hold>,
 }
@@ -70,7 +73,8 @@ impl Reservation {
 
     fn of(usage: Usage, at: Micros, hold: Option<Hold>) -> Self {
         let (id, waited) = (fastrand::u64(1..MAX_AMOUNT), Duration::ZERO);
-        Self { id, at, usage, waited, position: 0, degraded: false, release_on_drop: true, hold }
+        let note = Note::default();
+        Self { id, at, usage, waited, position: 0, degraded: false, release_on_drop: true, note, hold }
     }
 
     /// The same, of a demand that was queued.
@@ -107,6 +111,15 @@ impl Reservation {
     /// Whether it was granted without the shared state, because that could not be reached.
     pub fn degraded(&self) -> bool {
         self.degraded
+    }
+
+    /// What the demand left for whoever settles it: see [`Demand::note`](crate::Demand::note).
+    pub fn note<T: Any>(&self) -> Option<&T> {
+        self.note.get()
+    }
+
+    pub(super) fn leave(&mut self, note: &Note) {
+        self.note = note.clone();
     }
 
     pub(super) fn degrade(mut self) -> Self {

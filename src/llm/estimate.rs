@@ -14,19 +14,24 @@ impl<F: Fn(&str) -> f64 + Send + Sync> Estimator for F {
 
 /// Weighs each character by its script: the default.
 ///
-/// Its weights were fitted to a corpus of short texts in 17 languages, code and data, counted with OpenAI's `o200k_base`. On that
-/// corpus its errors are these (a bytes/4 rule is off by -62 % for base64 and by +85 % for Russian):
+/// Its weights were fitted to short texts in 17 languages, code and data, counted with OpenAI's `o200k_base`. On other such
+/// texts, which they were not fitted to, its errors are these (a rule of bytes/4 is off by -60 % for tables of numbers and
+/// by +135 % for Hindi):
 ///
 /// | text | error |
 /// |---|---|
-/// | English, French, German, Spanish, Turkish | -2 % to +4 % |
-/// | Polish, Ukrainian / Vietnamese / Russian | -18 % / +8 % / +20 % |
-/// | Greek, Arabic, Hebrew, Hindi, Thai | -1 % to +1 % |
-/// | Chinese, Japanese, Korean | -2 % to +3 % |
-/// | code, JSON, base64, tables of numbers | -9 % to +5 % |
-/// | all together | -1 % |
+/// | English, German, Spanish, Portuguese, Vietnamese | -9 % to -1 % |
+/// | French, Turkish | +6 % to +11 % |
+/// | Italian, Polish, Ukrainian, Korean | -24 % to -16 % |
+/// | Russian, Greek, Arabic, Hebrew | -10 % to -3 % |
+/// | Hindi, Thai | -11 % to +11 % |
+/// | Chinese, Japanese | -6 % |
+/// | code, Markdown, JSON, tables of numbers | -6 % to +13 % |
+/// | base64 | +19 % |
+/// | all together, of which half are off by more than 7 % | -2 % |
 ///
-/// Other texts and other tokenizers differ more: what a call really used corrects it. One pass, no allocation.
+/// On the texts it was fitted to, half are off by more than 2 %. Other tokenizers differ more; what a call really used
+/// corrects it. One pass, no allocation.
 ///
 /// ```
 /// use tower_throttle::llm::{ByScript, Estimator};
@@ -162,59 +167,130 @@ fn by_script(c: char) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    const CORPUS: &str = include_str!("corpus.txt");
+    /// What the weights were fitted to, with its tokens by `o200k_base`.
+    const FITTED: (&str, &[(&str, u64)]) = (
+        include_str!("corpus.txt"),
+        &[
+            ("English", 86),
+            ("Spanish", 83),
+            ("French", 79),
+            ("German", 83),
+            ("Polish", 110),
+            ("Turkish", 83),
+            ("Vietnamese", 85),
+            ("Russian", 84),
+            ("Ukrainian", 123),
+            ("Greek", 92),
+            ("Arabic", 72),
+            ("Hebrew", 89),
+            ("Hindi", 87),
+            ("Thai", 95),
+            ("Chinese", 101),
+            ("Japanese", 121),
+            ("Korean", 96),
+            ("Rust", 108),
+            ("JSON", 103),
+            ("Numbers", 118),
+            ("Base64", 151),
+        ],
+    );
 
-    /// Tokens by `o200k_base`, and the least and greatest error that the documentation tells, in percent.
-    const COUNTED: &[(&str, u64, i64, i64)] = &[
-        ("English", 86, -2, 4),
-        ("Spanish", 83, -2, 4),
-        ("French", 79, -2, 4),
-        ("German", 83, -2, 4),
-        ("Turkish", 83, -2, 4),
-        ("Polish", 110, -18, -18),
-        ("Ukrainian", 123, -18, -18),
-        ("Vietnamese", 85, 8, 8),
-        ("Russian", 84, 20, 20),
-        ("Greek", 92, -1, 1),
-        ("Arabic", 72, -1, 1),
-        ("Hebrew", 89, -1, 1),
-        ("Hindi", 87, -1, 1),
-        ("Thai", 95, -1, 1),
-        ("Chinese", 101, -2, 3),
-        ("Japanese", 121, -2, 3),
-        ("Korean", 96, -2, 3),
-        ("Rust", 108, -9, 5),
-        ("JSON", 103, -9, 5),
-        ("Numbers", 118, -9, 5),
-        ("Base64", 151, -9, 5),
-    ];
+    /// What they have never seen.
+    const HELD_OUT: (&str, &[(&str, u64)]) = (
+        include_str!("held_out.txt"),
+        &[
+            ("English", 64),
+            ("Spanish", 59),
+            ("French", 64),
+            ("German", 68),
+            ("Polish", 79),
+            ("Turkish", 71),
+            ("Vietnamese", 77),
+            ("Russian", 74),
+            ("Ukrainian", 78),
+            ("Greek", 100),
+            ("Arabic", 61),
+            ("Hebrew", 80),
+            ("Hindi", 57),
+            ("Thai", 74),
+            ("Chinese", 77),
+            ("Japanese", 82),
+            ("Korean", 69),
+            ("Rust", 119),
+            ("JSON", 107),
+            ("Numbers", 109),
+            ("Base64", 157),
+            ("Python", 71),
+            ("Markdown", 79),
+            ("Portuguese", 59),
+            ("Italian", 70),
+        ],
+    );
+
+    type Counted = (&'static str, &'static str, u64);
+
+    /// The texts of both corpora, with their titles and tokens.
+    pub(in crate::llm) fn corpora() -> [Vec<Counted>; 2] {
+        [FITTED, HELD_OUT].map(|(corpus, counted)| {
+            let texts = corpus.trim_start_matches("# ").split("\n# ");
+            let texts = texts.filter_map(|text| text.split_once('\n'));
+            let texts: Vec<_> = texts.map(|(title, text)| (title, text.trim_end())).collect();
+            assert_eq!(texts.len(), counted.len());
+            let counted = texts.iter().zip(counted);
+            counted
+                .map(|((title, text), (same, tokens))| {
+                    assert_eq!(title, same);
+                    (*title, *text, *tokens)
+                })
+                .collect()
+        })
+    }
+
+    /// In percent.
+    fn error(estimate: f64, tokens: u64) -> i64 {
+        (100.0 * (estimate / tokens as f64 - 1.0)).round() as i64
+    }
+
+    fn median_error(corpus: &[Counted]) -> i64 {
+        let errors = corpus.iter().map(|(_, text, tokens)| error(ByScript.tokens(text), *tokens).abs());
+        let mut errors: Vec<_> = errors.collect();
+        errors.sort_unstable();
+        errors[errors.len() / 2]
+    }
 
     #[test]
-    fn errors_on_the_corpus_are_those_that_are_documented() {
-        let texts = CORPUS.strip_prefix("# ").unwrap().split("\n# ");
-        let texts: Vec<_> = texts.map(|part| part.split_once('\n').unwrap()).collect();
-        assert_eq!(texts.len(), COUNTED.len());
-        let (mut estimated, mut counted) = (0.0, 0);
-        for (name, tokens, least, most) in COUNTED {
-            let (_, text) = texts.iter().find(|(title, _)| title == name).unwrap();
-            let estimate = ByScript.tokens(text.trim_end());
-            let error = (100.0 * (estimate / *tokens as f64 - 1.0)).round() as i64;
-            assert!((*least..=*most).contains(&error), "{name}: {estimate} for {tokens}, {error} %");
-            let by_bytes = (100.0 * (text.trim_end().len() as f64 / 4.0 / *tokens as f64 - 1.0)).round();
-            match *name {
-                "Base64" => assert_eq!(by_bytes, -62.0),
-                "Russian" => assert_eq!(by_bytes, 85.0),
-                _ => {}
-            }
-            estimated += estimate;
-            counted += tokens;
+    fn errors_are_those_that_are_documented() {
+        let [fitted, held_out] = corpora();
+        let held_out_error = |title: &str| {
+            let (_, text, tokens) = held_out.iter().find(|(other, ..)| *other == title).unwrap();
+            (error(ByScript.tokens(text), *tokens), error(text.len() as f64 / 4.0, *tokens))
+        };
+        let documented: &[(&[&str], i64, i64)] = &[
+            (&["English", "German", "Spanish", "Portuguese", "Vietnamese"], -9, -1),
+            (&["French", "Turkish"], 6, 11),
+            (&["Italian", "Polish", "Ukrainian", "Korean"], -24, -16),
+            (&["Russian", "Greek", "Arabic", "Hebrew"], -10, -3),
+            (&["Hindi", "Thai"], -11, 11),
+            (&["Chinese", "Japanese"], -6, -6),
+            (&["Rust", "Python", "Markdown", "JSON", "Numbers"], -6, 13),
+            (&["Base64"], 19, 19),
+        ];
+        for (titles, least, most) in documented {
+            let errors: Vec<_> = titles.iter().map(|title| held_out_error(title).0).collect();
+            let extremes = (errors.iter().min(), errors.iter().max());
+            assert_eq!(extremes, (Some(least), Some(most)), "{titles:?}: {errors:?}");
         }
-        assert!((estimated / counted as f64 - 0.99).abs() < 0.005, "{estimated} for {counted}");
+        assert_eq!(documented.iter().map(|(titles, ..)| titles.len()).sum::<usize>(), held_out.len());
+
+        let estimated: f64 = held_out.iter().map(|(_, text, _)| ByScript.tokens(text)).sum();
+        let all = error(estimated, held_out.iter().map(|(.., tokens)| tokens).sum());
+        assert_eq!((all, median_error(&held_out), median_error(&fitted)), (-2, 7, 2));
+        assert_eq!((held_out_error("Numbers").1, held_out_error("Hindi").1), (-60, 135), "by bytes");
     }
 
     #[test]
@@ -230,7 +306,8 @@ mod tests {
         #[test]
         fn an_estimate_is_within_reason(text in any::<String>()) {
             let tokens = ByScript.tokens(&text);
-            prop_assert!((0.0..=1.2 * text.chars().count() as f64 + 1e-6).contains(&tokens));
+            // Rare characters weigh most; sums of fractions are not exact.
+            prop_assert!((0.0..=1.2 * text.chars().count() as f64 + 1e-9).contains(&tokens), "{tokens}");
         }
     }
 }

@@ -58,7 +58,7 @@ impl Rules {
     /// ```
     #[must_use]
     pub fn reader(&self, format: Format) -> Reader {
-        Reader::new(Arc::new(self.clone()), format, Usage::new())
+        Reader::new(Arc::new(self.clone()), format, Usage::new(), None)
     }
 }
 
@@ -98,8 +98,9 @@ impl<R: Carrier + HasStatus> Inspector<R> for Inspect {
         drop(origin.as_ref().map(|origin| origin.left(&feedback)));
         let is_told = feedback.is_permanent() || feedback.retry_after().is_some();
         let hearing = origin.filter(|_| !is_told).map(|origin| Hearing { origin, status });
+        let estimate = reservation.note().cloned();
         response.metered(reservation, |head| {
-            let reader = Reader::new(self.rules.clone(), Format::of(&head.headers), reserved);
+            let reader = Reader::new(self.rules.clone(), Format::of(&head.headers), reserved, estimate);
             Box::new(reader.hearing(hearing))
         })
     }

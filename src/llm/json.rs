@@ -226,6 +226,8 @@ impl Scanner {
     }
 
     fn next_member(&mut self) {
+        // No other value belongs to the last key.
+        self.key_length = 0;
         match self.level().copied() {
             Some(level) if level.is_object => self.lexing = Lexing::BeforeKey,
             Some(level) => self.coming = level,

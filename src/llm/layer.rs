@@ -1,6 +1,8 @@
-//! A layer for a provider in one line.
+//! A provider in one line: a layer, and a limiter.
 
 use super::{Extract, Inspect, Rules, anthropic, openai};
+#[cfg(feature = "redis")]
+use crate::{error::BoxError, limits::Limits, quota::Quota, store::RedisStore};
 use crate::{layer::ThrottleLayer, limiter::Limiter};
 
 impl ThrottleLayer<Extract, Inspect> {
@@ -31,5 +33,51 @@ impl ThrottleLayer<Extract, Inspect> {
     #[must_use]
     pub fn openai_compatible(limiter: Limiter, rules: Rules) -> Self {
         ThrottleLayer::new(limiter, rules.extractor()).inspector(rules.inspector())
+    }
+}
+
+#[cfg(feature = "redis")]
+impl Rules {
+    /// Connects to Redis at `url` and limits models there, together with every process that does the same: a whole
+    /// client is two lines.
+    ///
+    /// A model stands for all that share its bucket; those that are not named are refused. For anything else, build
+    /// [`Limits`] and a [`Limiter`] yourself.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), tower_throttle::BoxError> {
+    /// use tower::ServiceBuilder;
+    /// use tower_throttle::{ThrottleLayer, llm::openai};
+    ///
+    /// let limiter = openai::limiter("redis://127.0.0.1", [
+    ///     ("gpt-4o", openai::quotas().rpm(500).tpm(30_000)),
+    ///     ("gpt-4o-mini", openai::quotas().rpm(500).tpm(200_000)),
+    /// ])
+    /// .await?;
+    /// let layers = ServiceBuilder::new().layer(ThrottleLayer::openai(limiter));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`StoreError`](crate::store::StoreError) if Redis cannot be reached, as [`RedisStore::connect`] says;
+    /// [`LimitsError`](crate::LimitsError) if the limits make no sense.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    pub async fn limiter<M, Q>(
+        &self,
+        url: &str,
+        models: impl IntoIterator<Item = (M, Q)>,
+    ) -> Result<Limiter, BoxError>
+    where
+        M: AsRef<str>,
+        Q: IntoIterator<Item = Quota>,
+    {
+        let limits = models.into_iter().fold(Limits::new(), |limits, (model, quotas)| {
+            limits.bucket(self.bucket_of(model.as_ref()), quotas)
+        });
+        let store = RedisStore::connect(url).await?;
+        Ok(Limiter::with_store(limits, store)?)
     }
 }

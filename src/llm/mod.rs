@@ -47,6 +47,7 @@ mod image;
 mod inspector;
 mod json;
 mod layer;
+mod learned;
 pub mod openai;
 mod quotas;
 mod reader;
@@ -57,7 +58,11 @@ mod stream_options;
 mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "tiktoken")]
+mod tiktoken;
 
+#[cfg(feature = "tiktoken")]
+pub use self::tiktoken::Tiktoken;
 pub use self::{
     estimate::{ByScript, Estimator},
     extractor::{Extract, Peek},

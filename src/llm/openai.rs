@@ -16,25 +16,20 @@
 //!
 //! A stream tells its usage only if it is asked to ([`Rules::include_usage`](super::Rules::include_usage)); without it, what was reserved stays.
 
-use super::{BadRequest, Extract, Inspect, Quotas, Rules, table};
-use crate::{demand::Demand, usage::Usage};
+use super::{Quotas, Rules, table};
 
-/// OpenAI's rules, as far as they are known.
+/// OpenAI's rules, as far as they are known. A model shares its bucket with its dated versions, and with what was
+/// fine-tuned from it.
+///
+/// ```
+/// use tower_throttle::llm::openai;
+///
+/// assert_eq!(openai::rules().bucket_of("gpt-4o-2024-11-20"), "gpt-4o");
+/// assert_eq!(openai::rules().bucket_of("gpt-4o-mini"), "gpt-4o-mini");
+/// ```
 #[must_use]
 pub fn rules() -> Rules {
     Rules::new(table::OPENAI)
-}
-
-/// Reads what requests ask for.
-#[must_use]
-pub fn extractor() -> Extract {
-    rules().extractor()
-}
-
-/// Settles calls by what their responses tell.
-#[must_use]
-pub fn inspector() -> Inspect {
-    rules().inspector()
 }
 
 /// Limits that refill linearly: `openai::quotas().rpm(500).tpm(30_000)`.
@@ -42,29 +37,18 @@ pub fn quotas() -> Quotas {
     Quotas::refilling()
 }
 
-/// What a request asks for, from its JSON.
+/// Limits these models on Redis at `url`: see [`Rules::limiter`].
 ///
 /// # Errors
-/// If it is no JSON object, or names no model.
-pub fn demand(request: &[u8]) -> Result<Demand, BadRequest> {
-    rules().demand(request)
-}
-
-/// The tokens that were used, from a response's JSON.
-#[must_use]
-pub fn usage(response: &[u8]) -> Option<Usage> {
-    rules().usage(response)
-}
-
-/// The model whose limits this one shares: without its date, and of a fine-tuned one its base.
-///
-/// ```
-/// use tower_throttle::llm::openai;
-///
-/// assert_eq!(openai::family("gpt-4o-2024-11-20"), "gpt-4o");
-/// assert_eq!(openai::family("gpt-4o-mini"), "gpt-4o-mini");
-/// ```
-#[must_use]
-pub fn family(model: &str) -> String {
-    table::OPENAI.naming.family(model).into_owned()
+/// As [`Rules::limiter`] says.
+#[cfg(feature = "redis")]
+pub async fn limiter<M, Q>(
+    url: &str,
+    models: impl IntoIterator<Item = (M, Q)>,
+) -> Result<crate::Limiter, crate::BoxError>
+where
+    M: AsRef<str>,
+    Q: IntoIterator<Item = crate::Quota>,
+{
+    rules().limiter(url, models).await
 }

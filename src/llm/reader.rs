@@ -1,12 +1,14 @@
 //! Reads the usage out of a body while it passes.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+
+use memchr::{memchr2, memmem::Finder};
 
 use super::{
     counts::Counts,
     feedback::{Refusal, pauses},
     json::{Found, Path, Scanner},
-    rules::Rules,
+    rules::{Estimate, Rules},
     sse::{Event, Sink, Sse},
 };
 use crate::{
@@ -55,6 +57,10 @@ const MEMBERS: &[(Path, Tells)] = &[
     (&["choices", "finish_reason"], Tells::Finish),
     (&["delta", "stop_reason"], Tells::Finish),
     (&["delta", "finish_reason"], Tells::Finish),
+    (&["stop_reason"], Tells::Finish),                  // Anthropic's JSON
+    (&["finish_reason"], Tells::Finish),                // Cohere's JSON
+    (&["incomplete_details", "reason"], Tells::Finish), // OpenAI responses
+    (&["response", "incomplete_details", "reason"], Tells::Finish),
     (&["type"], Tells::Kind),
     (&["model"], Tells::Model),
     (&["message", "model"], Tells::Model),
@@ -73,6 +79,9 @@ const PATHS: &[Path] = &{
 /// Events that end a response, and those that tell of a failure.
 const LAST: &[&[u8]] =
     &[b"\"response.completed\"", b"\"response.incomplete\"", b"\"message_stop\"", b"\"message-end\""];
+/// Why an answer is shorter than it would have been.
+const CUT: &[&[u8]] =
+    &[b"\"length\"", b"\"max_tokens\"", b"\"MAX_TOKENS\"", b"\"max_output_tokens\"", b"\"model_length\""];
 const FAILING: &[&[u8]] = &[b"\"error\"", b"\"response.failed\""];
 
 /// Reads the usage out of one response's body, in constant memory, cut anywhere: see [`Rules::reader`].
@@ -80,6 +89,8 @@ const FAILING: &[&[u8]] = &[b"\"error\"", b"\"response.failed\""];
 pub struct Reader {
     rules: Arc<Rules>,
     reserved: Usage,
+    /// Of the request, if something is to be learned from the response.
+    estimate: Option<Estimate>,
     format: Format,
     sse: Sse,
     scanner: Scanner,
@@ -102,6 +113,8 @@ struct Seen {
     event_counts: bool,
     /// An answer is over.
     finished: bool,
+    /// It was cut off.
+    is_cut: bool,
     /// The event that is being read is the last one that tells anything.
     is_last: bool,
     /// The counts are the last ones.
@@ -112,10 +125,15 @@ struct Seen {
 }
 
 impl Reader {
-    pub(super) fn new(rules: Arc<Rules>, format: Format, reserved: Usage) -> Self {
+    pub(super) fn new(
+        rules: Arc<Rules>,
+        format: Format,
+        reserved: Usage,
+        estimate: Option<Estimate>,
+    ) -> Self {
         let scanner = Scanner::new(PATHS);
         let (sse, seen) = (Sse::default(), Seen::default());
-        Self { rules, reserved, format, sse, scanner, seen, hearing: None }
+        Self { rules, reserved, estimate, format, sse, scanner, seen, hearing: None }
     }
 
     /// The same, telling what errors say of limits.
@@ -168,13 +186,51 @@ impl BodyObserver for Reader {
             _ => {}
         }
         self.hear(true);
-        let used = self.used().map(|used| self.rules.charged(used, &self.reserved));
+        let used = self.used();
+        if let (Some(estimate), Some(used), true) =
+            (&self.estimate, &used, self.seen.is_final && !self.seen.failed)
+        {
+            self.rules.learn(estimate, used, self.seen.is_cut);
+        }
+        let used = used.map(|used| self.rules.charged(used, &self.reserved));
         match used {
             Some(used) if self.seen.is_final => Settlement::Exact(used),
             used if self.seen.failed => self.rules.after_stream_error().settlement(&self.reserved, used),
             used => used.map_or(Settlement::Keep, Settlement::AtLeast),
         }
     }
+}
+
+/// Whether an event may tell anything. Most are a few words of an answer and do not, which is found out much faster
+/// than what they say: they have no key of [`MEMBERS`] but those whose value is null, or a kind that means nothing.
+fn may_tell(data: &[u8], models_matter: bool) -> bool {
+    let keys = if models_matter { &KEYS[..] } else { &KEYS[1..] };
+    keys.iter().any(|key| {
+        let mut ends = key.find_iter(data).map(|at| at + key.needle().len());
+        ends.any(|end| !tells_nothing(key.needle() == KIND, &data[end..]))
+    })
+}
+
+const KIND: &[u8] = b"\"type\"";
+
+/// What [`MEMBERS`] end in. Models come first, since they do not always matter.
+static KEYS: LazyLock<[Finder<'static>; 6]> = LazyLock::new(|| {
+    [&b"\"model\""[..], b"\"usage\"", b"reason\"", KIND, b"\"error\"", b"\"billed_units\""].map(Finder::new)
+});
+
+/// Whether what follows a key is null, or a kind of event that means nothing.
+fn tells_nothing(is_kind: bool, after_key: &[u8]) -> bool {
+    let Some(value) = after_key.trim_ascii_start().strip_prefix(b":") else { return false };
+    let value = value.trim_ascii_start();
+    let rest = value.strip_prefix(b"null").or_else(|| is_kind.then(|| after_idle_kind(value)).flatten());
+    rest.is_some_and(|rest| matches!(rest.trim_ascii_start().first(), Some(b',' | b'}')))
+}
+
+fn after_idle_kind(value: &[u8]) -> Option<&[u8]> {
+    let end = 1 + memchr2(b'"', b'\\', value.strip_prefix(b"\"")?)?;
+    let (kind, rest) = value.split_at(end + 1);
+    let is_idle = kind.ends_with(b"\"") && !LAST.contains(&kind) && !FAILING.contains(&kind);
+    is_idle.then_some(rest)
 }
 
 /// Reads events, one after the other.
@@ -187,6 +243,12 @@ struct Events<'r> {
 impl Sink for Events<'_> {
     fn data(&mut self, piece: &[u8]) {
         self.scanner.feed(piece, &mut Telling { seen: self.seen, rules: self.rules });
+    }
+
+    fn whole(&mut self, data: &[u8]) {
+        if may_tell(data, self.rules.models_matter()) {
+            self.data(data);
+        }
     }
 
     fn end(&mut self, event: Event) {
@@ -222,6 +284,7 @@ impl Found for Telling<'_> {
             }
             Tells::Finish => {
                 self.seen.finished = true;
+                self.seen.is_cut |= CUT.contains(&value);
                 self.seen.failed |= value.eq_ignore_ascii_case(b"\"error\"");
             }
             Tells::Kind => {

@@ -6,6 +6,7 @@ use super::{
     counts::Counts,
     estimate::{ByScript, Estimator},
     feedback::Told,
+    learned::{Expected, Learned, Observed},
     request::{Asked, BadRequest},
     table::Row,
 };
@@ -29,6 +30,15 @@ pub enum Output {
     Bound,
     /// This much, or what the request allows if that is less. What comes beyond it becomes a debt.
     Expected(u64),
+    /// What nine tenths of the latest answers in its bucket stayed within, or what the request allows if that is less
+    /// or there were not enough of them. Input is estimated by how far estimates were off, too.
+    ///
+    /// Answers that were cut off by their bound count as longer than it. Extractor and inspector learn if both are of
+    /// the same [`Rules`] or clones of it, as those of a layer are; of 1,000 buckets at most.
+    ///
+    /// In a simulation of 300 callers with answers of 330 tokens and a `max_tokens` of 8,192 it used 100 % of a limit of
+    /// 100,000 a minute, where the bound used 44 %.
+    Learned,
 }
 
 /// What becomes of the metric `tokens` at a call's end. `input_tokens` and `output_tokens` are those used, always.
@@ -59,6 +69,15 @@ pub enum Charge {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OnStatus(pub(crate) u16, pub(crate) u16, pub(crate) Charge);
 
+/// What was estimated of a call before anything learned came in, for the end of the call.
+#[derive(Clone, Debug)]
+pub(super) struct Estimate {
+    bucket: String,
+    input: u64,
+    /// At least 1.
+    choices: u64,
+}
+
 type BucketOf = Arc<dyn Fn(&str) -> String + Send + Sync>;
 
 /// The rules by which a provider counts, as a preset has them or changed: see [`openai`](super::openai),
@@ -85,6 +104,7 @@ pub struct Rules {
     changed_statuses: Vec<OnStatus>,
     bucket_of: Option<BucketOf>,
     estimator: Arc<dyn Estimator>,
+    learned: Arc<Learned>,
     inputs: Option<Cow<'static, str>>,
     pub(super) unreadable: Option<Demand>,
     pub(super) include_usage: bool,
@@ -98,6 +118,7 @@ impl Rules {
             changed_statuses: Vec::new(),
             bucket_of: None,
             estimator: Arc::new(ByScript),
+            learned: Arc::default(),
             inputs: None,
             unreadable: None,
             include_usage: false,
@@ -216,17 +237,28 @@ impl Rules {
     /// If it is no JSON object, or names no model, and [`unreadable`](Self::unreadable) does not say what then.
     pub fn demand(&self, body: &[u8]) -> Result<Demand, BadRequest> {
         match Asked::read(body, &*self.estimator, self.row.images) {
-            Ok(asked) => Ok(Demand::new(self.bucket_of(&asked.model), self.asked(&asked))),
+            Ok(asked) => Ok(self.demand_of(&asked)),
             Err(error) => self.unreadable.clone().ok_or(error),
         }
     }
 
-    fn asked(&self, asked: &Asked) -> Usage {
-        let input = asked.input;
-        let each = match (self.row.output, asked.bound) {
-            (_, None) if !asked.generates => 0,
-            (Output::Bound, bound) => bound.unwrap_or(self.row.unbounded),
-            (Output::Expected(tokens), bound) => bound.map_or(tokens, |bound| bound.min(tokens)),
+    fn demand_of(&self, asked: &Asked) -> Demand {
+        let bucket = self.bucket_of(&asked.model);
+        if self.row.output != Output::Learned {
+            return Demand::new(bucket, self.asked(asked, Expected::UNKNOWN));
+        }
+        let usage = self.asked(asked, self.learned.expected(&bucket));
+        let estimate = Estimate { bucket: bucket.clone(), input: asked.input, choices: asked.choices };
+        Demand::new(bucket, usage).note(estimate)
+    }
+
+    fn asked(&self, asked: &Asked, expected: Expected) -> Usage {
+        let input = expected.input(asked.input);
+        let within = |tokens: u64| asked.bound.map_or(tokens, |bound| bound.min(tokens));
+        let each = match (self.row.output, expected.output) {
+            _ if asked.bound.is_none() && !asked.generates => 0,
+            (Output::Expected(tokens), _) | (Output::Learned, Some(tokens)) => within(tokens),
+            (Output::Bound, _) | (Output::Learned, None) => asked.bound.unwrap_or(self.row.unbounded),
         };
         let output = each.saturating_mul(asked.choices);
         let mut usage = usage! { requests: 1, input_tokens: input, output_tokens: output };
@@ -237,6 +269,13 @@ impl Rules {
             usage.set(metric.clone(), asked.inputs);
         }
         usage
+    }
+
+    /// Learns from a call that has ended well.
+    pub(super) fn learn(&self, estimate: &Estimate, used: &Usage, is_cut: bool) {
+        let output = used.get("output_tokens").map(|output| output.div_ceil(estimate.choices));
+        let input = used.get("input_tokens");
+        self.learned.observe(&estimate.bucket, Observed { estimated: estimate.input, input, output, is_cut });
     }
 
     /// What was used, from a response's JSON; nothing if that does not tell.
@@ -274,6 +313,11 @@ impl Rules {
 
     pub(super) fn headers(&self) -> &'static [Told] {
         self.row.headers
+    }
+
+    /// Whether it makes a difference which model answers.
+    pub(super) fn models_matter(&self) -> bool {
+        !self.row.cached_in_full.is_empty()
     }
 
     pub(super) fn after_stream_error(&self) -> Charge {

@@ -13,6 +13,11 @@ pub(crate) trait Sink {
     /// A piece of an event's data. Lines of data come with a line feed between them.
     fn data(&mut self, piece: &[u8]);
 
+    /// All of an event's data, where it is at hand.
+    fn whole(&mut self, data: &[u8]) {
+        self.data(data);
+    }
+
     /// The event is over.
     fn end(&mut self, event: Event);
 }
@@ -148,8 +153,10 @@ impl Sse {
         let piece = &bytes[..end.unwrap_or(bytes.len())];
         match field {
             Field::Data if !piece.is_empty() => {
+                // Nothing else came before it, since that would be in the head.
+                let is_whole = self.head.length == 0 && end.is_some_and(|end| ends_event(&bytes[end..]));
                 self.head.push(piece);
-                sink.data(piece);
+                if is_whole { sink.whole(piece) } else { sink.data(piece) }
             }
             Field::Event => self.event.push(piece),
             _ => {}
@@ -171,6 +178,11 @@ impl Sse {
             sink.end(Event { is_error: event.is(b"error"), is_done: head.is(b"[DONE]") });
         }
     }
+}
+
+/// Whether what follows the content of a line ends the line and its event.
+fn ends_event(rest: &[u8]) -> bool {
+    rest.starts_with(b"\n\n") || rest.starts_with(b"\r\n\r\n")
 }
 
 #[cfg(test)]

@@ -126,6 +126,7 @@ pub(crate) const OPENAI: Row = Row {
 /// Input and output apart, both as they were; what is read from a cache is free.
 pub(crate) const ANTHROPIC: Row = Row {
     name: "Anthropic",
+    output: Output::Learned,
     cached: 0.0,
     cached_in_full: &["claude-3-5-haiku"],
     on_status: &[

@@ -20,7 +20,12 @@ pub(super) struct Fixture {
     pub(super) after_refusal: [u64; 4],
 }
 
-use crate::llm::{Rules, anthropic, compatible, openai};
+use crate::llm::{Output, Rules, anthropic, compatible, openai};
+
+/// Calls of one test teach nothing for the next ones.
+fn anthropic_unlearned() -> Rules {
+    anthropic::rules().output(Output::Bound)
+}
 
 const NOTHING: [u64; 4] = [0; 4];
 
@@ -28,29 +33,12 @@ pub(super) const FIXTURES: &[Fixture] = &[
     Fixture {
         name: "OpenAI chat",
         rules: openai::rules,
-        request: r#"{"model":"gpt-4o-2024-11-20","max_completion_tokens":400,"n":2,"stream":true,
-            "stream_options":{"include_usage":true},"messages":[
-            {"role":"system","content":"You answer in one sentence."},
-            {"role":"user","name":"mira","content":"Why is the sky blue?"}]}"#,
+        request: include_str!("fixtures/openai_chat.request.json"),
         bucket: "gpt-4o",
         reserved: [1, 22, 800, 800],
-        json: r#"{"id":"chatcmpl-t1","object":"chat.completion","created":1767225600,"model":"gpt-4o-2024-11-20",
-            "choices":[{"index":0,"message":{"role":"assistant","content":"Air scatters blue light most: {\"usage\":7}","refusal":null},
-            "logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":29,"completion_tokens":61,"total_tokens":90,
-            "prompt_tokens_details":{"cached_tokens":16,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":0}},
-            "service_tier":"default","system_fingerprint":"fp_t1"}"#,
+        json: include_str!("fixtures/openai_chat.json"),
         after_json: [1, 29, 61, 800],
-        stream: concat!(
-            r#"data: {"id":"chatcmpl-t2","object":"chat.completion.chunk","model":"gpt-4o-2024-11-20","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}],"usage":null}"#,
-            "\n\n",
-            r#"data: {"id":"chatcmpl-t2","object":"chat.completion.chunk","model":"gpt-4o-2024-11-20","choices":[{"index":0,"delta":{"content":"空が青いのは🟦"},"finish_reason":null}],"usage":null}"#,
-            "\n\n",
-            r#"data: {"id":"chatcmpl-t2","object":"chat.completion.chunk","model":"gpt-4o-2024-11-20","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":null}"#,
-            "\n\n",
-            r#"data: {"id":"chatcmpl-t2","object":"chat.completion.chunk","model":"gpt-4o-2024-11-20","choices":[],"usage":{"prompt_tokens":29,"completion_tokens":33,"total_tokens":62}}"#,
-            "\n\n",
-            "data: [DONE]\n\n",
-        ),
+        stream: include_str!("fixtures/openai_chat.sse"),
         after_stream: [1, 29, 33, 800],
         after_break: [1, 22, 800, 800],
         refusal: r#"{"error":{"message":"Rate limit reached for gpt-4o in organization org-t1 on tokens per min","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#,
@@ -59,25 +47,12 @@ pub(super) const FIXTURES: &[Fixture] = &[
     Fixture {
         name: "OpenAI responses",
         rules: openai::rules,
-        request: r#"{"model":"gpt-4.1-mini","instructions":"Be brief.","max_output_tokens":250,
-            "input":[{"role":"user","content":[{"type":"input_text","text":"Name three rivers."}]}]}"#,
+        request: include_str!("fixtures/openai_responses.request.json"),
         bucket: "gpt-4.1-mini",
         reserved: [1, 10, 250, 250],
-        json: r#"{"id":"resp_t1","object":"response","status":"completed","error":null,"model":"gpt-4.1-mini-2025-04-14",
-            "output":[{"type":"message","id":"msg_t1","status":"completed","role":"assistant","content":[{"type":"output_text","text":"Rhine, Nile, Amur."}]}],
-            "usage":{"input_tokens":18,"input_tokens_details":{"cached_tokens":0},"output_tokens":12,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":30}}"#,
+        json: include_str!("fixtures/openai_responses.json"),
         after_json: [1, 18, 12, 250],
-        stream: concat!(
-            "event: response.created\n",
-            r#"data: {"type":"response.created","response":{"id":"resp_t2","status":"in_progress","error":null,"usage":null}}"#,
-            "\n\n",
-            "event: response.output_text.delta\n",
-            r#"data: {"type":"response.output_text.delta","item_id":"msg_t2","delta":"Rhine"}"#,
-            "\n\n",
-            "event: response.completed\n",
-            r#"data: {"type":"response.completed","response":{"id":"resp_t2","status":"completed","error":null,"output":[],"usage":{"input_tokens":18,"input_tokens_details":{"cached_tokens":4},"output_tokens":9,"total_tokens":27}}}"#,
-            "\n\n",
-        ),
+        stream: include_str!("fixtures/openai_responses.sse"),
         after_stream: [1, 18, 9, 250],
         after_break: [1, 10, 250, 250],
         refusal: r#"{"error":{"message":"Too many requests","type":"requests","code":"rate_limit_exceeded"}}"#,
@@ -86,11 +61,10 @@ pub(super) const FIXTURES: &[Fixture] = &[
     Fixture {
         name: "OpenAI embeddings",
         rules: openai::rules,
-        request: r#"{"model":"text-embedding-3-small","input":["the first text","the second one"]}"#,
+        request: include_str!("fixtures/openai_embeddings.request.json"),
         bucket: "text-embedding-3-small",
         reserved: [1, 6, 0, 6],
-        json: r#"{"object":"list","data":[{"object":"embedding","index":0,"embedding":[0.0125,-0.25,1e-3]},
-            {"object":"embedding","index":1,"embedding":[0.5]}],"model":"text-embedding-3-small","usage":{"prompt_tokens":8,"total_tokens":8}}"#,
+        json: include_str!("fixtures/openai_embeddings.json"),
         after_json: [1, 8, 0, 6],
         stream: "data: [DONE]\n\n",
         after_stream: [1, 6, 0, 6],
@@ -100,7 +74,7 @@ pub(super) const FIXTURES: &[Fixture] = &[
     },
     Fixture {
         name: "Anthropic",
-        rules: anthropic::rules,
+        rules: anthropic_unlearned,
         request: r#"{"model":"claude-sonnet-4-5-20250929","max_tokens":1024,"stream":true,"system":"Answer in verse.",
             "messages":[{"role":"user","content":[{"type":"text","text":"Tell me of the sea."}]}]}"#,
         bucket: "claude-sonnet-4-5",

@@ -2,6 +2,7 @@
 
 mod feedback;
 mod fixtures;
+mod learning;
 mod odd_feedback;
 mod providers;
 mod streams;

@@ -122,7 +122,7 @@ fn haiku_3_5_counts_what_it_reads_from_its_cache() {
             r#"{{"model":"{model}","usage":{{"input_tokens":10,"cache_read_input_tokens":90,"output_tokens":1}}}}"#
         )
     };
-    let input = |model| anthropic::usage(json(model).as_bytes()).unwrap().get("input_tokens");
+    let input = |model| anthropic::rules().usage(json(model).as_bytes()).unwrap().get("input_tokens");
     assert_eq!((input("claude-haiku-4-5"), input("claude-3-5-haiku-20241022")), (Some(10), Some(100)));
 }
 

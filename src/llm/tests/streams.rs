@@ -254,6 +254,30 @@ proptest! {
         }
     }
 
+    /// Events that are at hand as a whole are looked through in another way than those that come in pieces.
+    #[test]
+    fn whole_events_read_as_those_in_pieces(
+        rules in rules(),
+        events in proptest::collection::vec(
+            proptest::collection::vec(
+                proptest::sample::select(&["{", "}", "\"usage\"", ":", ":", ",", " ", "\"output_tokens\"", "7", "\"type\"", "\"message_stop\"", "\"ping\"",
+                    "null", "[", "]", "\"error\"", "\"finish_reason\"", "\"stop\"", "{\"usage\":{\"output_tokens\":5}}", "{\"choices\":[{\"finish_reason\":",
+                    "{\"type\":", "\"model\"", "\"a\\\"b\"", "\"message\""][..]),
+                0..14,
+            ),
+            0..6,
+        ),
+        end in proptest::sample::select(&["\n\n", "\r\n\r\n"][..]),
+    ) {
+        let stream: String = events.iter().map(|event| format!("data: {}{end}", event.concat())).collect();
+        let settle = |size: usize| {
+            let mut reader = rules.reader(Format::Events);
+            stream.as_bytes().chunks(size).for_each(|piece| reader.data(piece));
+            reader.end(BodyEnd::Complete)
+        };
+        prop_assert_eq!(settle(stream.len().max(1)), settle(1), "{}", stream);
+    }
+
     #[test]
     fn a_stream_cut_and_spoilt_anywhere_is_settled_once(
         fixture in 0..FIXTURES.len(),

@@ -1,0 +1,309 @@
+//! Limits from a TOML or JSON file.
+//!
+//! [`LimitsFile`] reads all that can be declared: buckets with their quotas, families, classes, routes, and what becomes
+//! of names and demands that none of it covers. What it does not know it refuses, naming the place.
+//!
+//! ```
+//! use tower_throttle::{Limits, Quota, file::LimitsFile};
+//!
+//! let file = LimitsFile::from_toml(r#"
+//!     on_unavailable = { local = 0.25 }
+//!
+//!     [buckets.gpt-4o]
+//!     quotas = [
+//!         { metric = "requests", limit = 500, per = "1 m" },
+//!         { metric = "tokens", limit = 30_000, per = "1 m", kind = "token_bucket", burst = 10_000 },
+//!     ]
+//! "#)?;
+//! let limiter = file.limiter().build()?;
+//!
+//! let error = LimitsFile::from_toml("[buckets.gpt-4o]\nquota = []").unwrap_err();
+//! assert_eq!(error.to_string(), "line 2, column 1: unknown field `quota`, expected `quotas` or `partition`");
+//! # Ok::<_, tower_throttle::LimitsError>(())
+//! ```
+//!
+//! # The whole format
+//!
+//! In TOML; JSON has the same members. Everything may be left out, except what is marked *needed*.
+//!
+//! | at the top | |
+//! |---|---|
+//! | `buckets` | a table of buckets by name |
+//! | `families` | a list of `{ pattern = "gpt-4o-20*", bucket = "gpt-4o" }`, in order: see [`Limits::family`] |
+//! | `classes` | a table of `{ head_start = "30 s", headroom = 0.1 }` by name: see [`Limits::class`] |
+//! | `undeclared` | `"refuse"` (default), `"unlimited"` or `{ bucket = "others" }`: see [`Undeclared`] |
+//! | `partition` | of buckets that do not name one: see [`Limits::partition`] |
+//! | `on_unavailable` | `"fail"` (default), `"allow"` or `{ local = 0.25 }`: see [`OnUnavailable`] |
+//! | `routes` | a list of routes (feature `routes`) |
+//!
+//! | a bucket | |
+//! |---|---|
+//! | `quotas` | a list of quotas, *needed* |
+//! | `partition` | as above |
+//!
+//! | a quota | for the kinds | |
+//! |---|---|---|
+//! | `kind` | | `"sliding"` (default), `"token_bucket"`, `"paced"`, `"fixed"` or `"concurrency"` |
+//! | `limit` | all | *needed* |
+//! | `metric` | all but `concurrency` | *needed* |
+//! | `per` | all but `concurrency` | the window, *needed*; `"1 day in America/Los_Angeles"` is a `fixed` one (feature `timezone`) |
+//! | `weights` | all but `concurrency` | `{ output_tokens = 5 }`: see [`Quota::weight`](crate::Quota::weight) |
+//! | `charge_at` | all but `concurrency` | `"start"` (default) or `"end"`: see [`ChargeAt`](crate::ChargeAt) |
+//! | `max_debt` | all but `concurrency` | see [`Quota::max_debt`](crate::Quota::max_debt) |
+//! | `guard` | `sliding` | the jitter guard: see [`Quota::guard`](crate::Quota::guard) |
+//! | `burst`, `burst_times` | `token_bucket` | an amount, or a multiple of the limit: see [`Quota::burst`](crate::Quota::burst) |
+//! | `over` | `paced` | see [`Quota::paced_over`](crate::Quota::paced_over) |
+//! | `longest_call` | `token_bucket`, `paced` | see [`Quota::longest_call`](crate::Quota::longest_call) |
+//! | `anchor` | `fixed` | how long after the Unix epoch a window starts: see [`Quota::anchored`](crate::Quota::anchored) |
+//! | `slots` | `sliding`, `token_bucket`, `paced` | see [`Quota::slots`](crate::Quota::slots) |
+//! | `name` | all | see [`Quota::named`](crate::Quota::named) |
+//!
+//! | a route | |
+//! |---|---|
+//! | `match` | the pattern, *needed*: see [`Routes`](crate::Routes) |
+//! | `bucket` | the bucket, whose name may use the pattern's parameters; or `unlimited = true`, or `refuse = true` |
+//! | `and` | a list of buckets to take the same from |
+//! | `usage` | `{ tokens = 1_500 }`: the most that each request may use |
+//! | `class`, `max_wait` | see [`Demand`](crate::Demand) |
+//!
+//! A length of time is a number, with decimals if need be, and a unit: `300 ms`, `1.5 s`, `1 m`, `12 h`, `30 d`, or
+//! `second`, `minute`, `hour`, `day` in full.
+
+mod named;
+mod quota;
+#[cfg(feature = "routes")]
+mod routes;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::{path::Path, time::Duration};
+
+use serde::Deserialize;
+
+use self::{named::Named, text::Length};
+#[cfg(feature = "routes")]
+use crate::routes::RoutesBuilder;
+use crate::{
+    limiter::{Limiter, LimiterBuilder, OnUnavailable},
+    limits::{DEFAULT_PARTITION, Limits, LimitsError, Undeclared},
+};
+
+/// Limits, and what else is declared with them, as a file says: see [the format](self).
+#[derive(Clone, Debug)]
+pub struct LimitsFile {
+    limits: Limits,
+    on_unavailable: Option<OnUnavailable>,
+    #[cfg(feature = "routes")]
+    routes: Vec<routes::Declared>,
+}
+
+impl LimitsFile {
+    /// Reads a file whose name ends in `.toml` or `.json`.
+    ///
+    /// # Errors
+    /// A file that cannot be read, and whatever in it is unknown or makes no sense: where it stands, and why.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, LimitsError> {
+        let path = path.as_ref();
+        let parse = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("toml") => Self::from_toml,
+            Some("json") => Self::from_json,
+            _ => {
+                let reason = "its name ends neither in `.toml` nor in `.json`";
+                return Err(LimitsError::at(path.display().to_string(), reason));
+            }
+        };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| LimitsError::at(path.display().to_string(), error.to_string()))?;
+        parse(&text).map_err(|error| error.in_file(path))
+    }
+
+    /// Reads TOML.
+    ///
+    /// # Errors
+    /// Whatever is unknown or makes no sense: where it stands, and why.
+    pub fn from_toml(text: &str) -> Result<Self, LimitsError> {
+        let contents: Contents = toml::from_str(text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start);
+            let before = text.get(..start).unwrap_or_default();
+            let line = before.rsplit('\n').next().unwrap_or_default();
+            at_line(before.matches('\n').count() + 1, line.chars().count() + 1, error.message())
+        })?;
+        contents.check()
+    }
+
+    /// Reads JSON.
+    ///
+    /// # Errors
+    /// Whatever is unknown or makes no sense: where it stands, and why.
+    pub fn from_json(text: &str) -> Result<Self, LimitsError> {
+        let contents: Contents = serde_json::from_str(text).map_err(|error| {
+            let (line, column, reason) = (error.line(), error.column(), error.to_string());
+            let place = format!(" at line {line} column {column}");
+            at_line(line, column, reason.strip_suffix(&place).unwrap_or(&reason))
+        })?;
+        contents.check()
+    }
+
+    /// The limits alone, such as for [`Limiter::update`] when the file has changed.
+    pub fn limits(&self) -> Limits {
+        self.limits.clone()
+    }
+
+    /// Builds a limiter within these limits: without more said, one in this process.
+    pub fn limiter(&self) -> LimiterBuilder {
+        Limiter::builder(self.limits()).on_unavailable(self.on_unavailable.unwrap_or_default())
+    }
+
+    /// The routes, to which others can be added, such as those that [extract](crate::Route::by) demands.
+    #[cfg(feature = "routes")]
+    pub fn routes<R>(&self) -> RoutesBuilder<R> {
+        routes::builder(&self.routes)
+    }
+
+    /// Whether it says more than limits: what.
+    fn beyond_limits(&self) -> Option<&'static str> {
+        #[cfg(feature = "routes")]
+        if !self.routes.is_empty() {
+            return Some("routes");
+        }
+        self.on_unavailable.map(|_| "on_unavailable")
+    }
+}
+
+impl Limits {
+    /// Reads limits from a TOML or JSON file: see [`file`](crate::file).
+    ///
+    /// # Errors
+    /// A file that cannot be read, and whatever in it is unknown, makes no sense or is no limit: where it stands, and
+    /// why. One that declares routes too is read with [`LimitsFile::read`].
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, LimitsError> {
+        let path = path.as_ref();
+        let file = LimitsFile::read(path)?;
+        match file.beyond_limits() {
+            Some(more) => {
+                let reason = "it is more than limits can hold: read the file with `LimitsFile::read`";
+                Err(LimitsError::at(more, reason).in_file(path))
+            }
+            None => Ok(file.limits),
+        }
+    }
+}
+
+fn at_line(line: usize, column: usize, reason: &str) -> LimitsError {
+    LimitsError::at(format!("line {line}, column {column}"), reason)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Contents {
+    partition: Option<String>,
+    #[serde(default)]
+    buckets: Named<Bucket>,
+    #[serde(default)]
+    families: Vec<Family>,
+    #[serde(default)]
+    classes: Named<Class>,
+    #[serde(default)]
+    undeclared: UndeclaredText,
+    on_unavailable: Option<OnUnavailableText>,
+    #[cfg(feature = "routes")]
+    #[serde(default)]
+    routes: Vec<routes::RouteText>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Bucket {
+    quotas: Vec<quota::QuotaText>,
+    partition: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Family {
+    pattern: String,
+    bucket: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Class {
+    head_start: Option<Length>,
+    #[serde(default)]
+    headroom: f64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum UndeclaredText {
+    #[default]
+    Refuse,
+    Unlimited,
+    Bucket(String),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum OnUnavailableText {
+    Fail,
+    Allow,
+    Local(f64),
+}
+
+impl Contents {
+    fn check(self) -> Result<LimitsFile, LimitsError> {
+        let on_unavailable = self.on_unavailable.as_ref().map(|text| match text {
+            OnUnavailableText::Fail => OnUnavailable::Fail,
+            OnUnavailableText::Allow => OnUnavailable::Allow,
+            OnUnavailableText::Local(share) => OnUnavailable::Local { share: *share },
+        });
+        on_unavailable.unwrap_or_default().validate()?;
+        let file = LimitsFile {
+            limits: self.limits()?,
+            on_unavailable,
+            #[cfg(feature = "routes")]
+            routes: each(self.routes, "routes", routes::RouteText::declared)?,
+        };
+        file.limits.compile()?;
+        #[cfg(feature = "routes")]
+        file.routes::<()>().build().map_err(|error| LimitsError::at("routes", error.to_string()))?;
+        Ok(file)
+    }
+
+    fn limits(&self) -> Result<Limits, LimitsError> {
+        let usual = self.partition.as_deref().unwrap_or(DEFAULT_PARTITION);
+        let mut limits = Limits::new();
+        for (name, Bucket { quotas, partition }) in &self.buckets.0 {
+            limits = limits.partition(partition.as_deref().unwrap_or(usual));
+            let quotas = each(quotas, &format!("buckets.{name}.quotas"), quota::QuotaText::quota)?;
+            limits = limits.bucket(name, quotas);
+        }
+        for Family { pattern, bucket } in &self.families {
+            limits = limits.family(pattern, bucket);
+        }
+        for (name, Class { head_start, headroom }) in &self.classes.0 {
+            limits = limits.class(name, head_start.map_or(Duration::ZERO, |length| length.0), *headroom);
+        }
+        let undeclared = match &self.undeclared {
+            UndeclaredText::Refuse => Undeclared::Refuse,
+            UndeclaredText::Unlimited => Undeclared::Unlimited,
+            UndeclaredText::Bucket(bucket) => Undeclared::Bucket(bucket.clone()),
+        };
+        // What a resolver knows is in the usual one too.
+        Ok(limits.partition(usual).undeclared(undeclared))
+    }
+}
+
+/// What is meant by each item of a list, or which of them makes no sense.
+fn each<T, M>(
+    list: impl IntoIterator<Item = T>,
+    name: &str,
+    meant: impl Fn(T) -> Result<M, String>,
+) -> Result<Vec<M>, LimitsError> {
+    let items = list.into_iter().enumerate();
+    let meant = items.map(|(index, item)| {
+        meant(item).map_err(|reason| LimitsError::at(format!("{name}[{index}]"), reason))
+    });
+    meant.collect()
+}
