@@ -1,5 +1,7 @@
 //! How many tokens a text will be, before anybody has counted them.
 
+use std::ops::Range;
+
 /// Estimates the tokens of a text. A closure `Fn(&str) -> f64` is one, such as one that asks a tokenizer.
 pub trait Estimator: Send + Sync {
     /// The tokens of a text; fractions add up over the texts of a request.
@@ -78,7 +80,7 @@ const MORE_PUNCTUATION: u64 = 300;
 const DIGITS: u64 = 1_000;
 const GROUP: usize = 3;
 /// A longer run of letters, digits and `+/=_-` is no word but a key or base64.
-const LONGEST_WORD: u64 = 39;
+const LONGEST_WORD: usize = 39;
 const GIBBERISH: u64 = 660;
 
 /// What a character is, as far as it matters.
@@ -90,75 +92,83 @@ enum Class {
     Punctuation,
 }
 
-/// The class of each byte of ASCII, and whether a word goes on with it.
-const CLASSES: [(Class, bool); 128] = {
-    let mut classes = [(Class::Space, false); 128];
+/// The class of each byte; nothing looks up what is not ASCII.
+const CLASSES: [Class; 256] = {
+    let mut classes = [Class::Space; 256];
     let mut byte = 0;
     while byte < 128 {
         let c = byte as u8;
-        let goes_on = c.is_ascii_alphanumeric() || matches!(c, b'+' | b'/' | b'=' | b'_' | b'-');
-        let class = match c {
+        classes[byte] = match c {
             _ if c.is_ascii_alphabetic() => Class::Letter,
             _ if c.is_ascii_digit() => Class::Digit,
             _ if c.is_ascii_punctuation() => Class::Punctuation,
             _ => Class::Space,
         };
-        classes[byte] = (class, goes_on);
         byte += 1;
     }
     classes
 };
 
-/// Of what precedes a character: a space or a letter, punctuation, or so many digits and two.
-const NOTHING: usize = 0;
-const AFTER_PUNCTUATION: usize = 1;
-const AFTER_DIGIT: usize = 2;
-const STATES: usize = AFTER_DIGIT + GROUP;
-
-/// By what precedes it and its class: what a character weighs, and what it is to the next one. A table, since text
-/// has no branches that could be foreseen.
-const STEPS: [[(u64, usize); 4]; STATES] = {
-    let mut steps = [[(0, NOTHING); 4]; STATES];
-    let mut state = 0;
-    while state < STATES {
-        let in_group = state >= AFTER_DIGIT && state + 1 < STATES;
-        steps[state][Class::Space as usize].0 = SPACE;
-        steps[state][Class::Letter as usize].0 = LETTER;
-        steps[state][Class::Digit as usize] = if in_group { (0, state + 1) } else { (DIGITS, AFTER_DIGIT) };
-        steps[state][Class::Punctuation as usize] =
-            (if state == AFTER_PUNCTUATION { MORE_PUNCTUATION } else { PUNCTUATION }, AFTER_PUNCTUATION);
-        state += 1;
-    }
-    steps
+/// What a character weighs, by the class of the one before it and its own: a table, since text has no branches that
+/// could be foreseen. Digits after the first group of a number come on top.
+const WEIGHT_AFTER: [[u64; 4]; 4] = {
+    let mut weights = [[SPACE, LETTER, DIGITS, PUNCTUATION]; 4];
+    weights[Class::Digit as usize][Class::Digit as usize] = 0;
+    weights[Class::Punctuation as usize][Class::Punctuation as usize] = MORE_PUNCTUATION;
+    weights
 };
 
 impl Estimator for ByScript {
     fn tokens(&self, text: &str) -> f64 {
-        let (mut total, mut state) = (0, NOTHING);
-        // Of the word at hand: its length so far, and the total before it.
-        let (mut length, mut before) = (0, 0);
-        let corrected = |total, length, before| {
-            if length > LONGEST_WORD { before + length * GIBBERISH } else { total }
-        };
-        let (bytes, mut at) = (text.as_bytes(), 0);
-        while let Some(&byte) = bytes.get(at) {
-            let (weight, goes_on, width);
-            if let Some((class, word)) = CLASSES.get(usize::from(byte)) {
-                ((weight, state), goes_on, width) = (STEPS[state][*class as usize], *word, 1);
-            } else {
-                let c = text[at..].chars().next().unwrap_or_default();
-                (weight, state, goes_on, width) = (by_script(c), NOTHING, false, c.len_utf8());
-            }
-            if !goes_on {
-                total = corrected(total, length, before);
-            }
-            total += weight;
-            length = if goes_on { length + 1 } else { 0 };
-            before = if goes_on { before } else { total };
-            at += width;
+        let (mut rest, mut total) = (text, 0);
+        while !rest.is_empty() {
+            let ascii = rest.bytes().position(|byte| !byte.is_ascii()).unwrap_or(rest.len());
+            total += by_class(&rest.as_bytes()[..ascii]);
+            rest = &rest[ascii..];
+            let others = rest.bytes().position(|byte| byte.is_ascii()).unwrap_or(rest.len());
+            total += rest[..others].chars().map(by_script).sum::<u64>();
+            rest = &rest[others..];
         }
-        corrected(total, length, before) as f64 / 1_000.0
+        total as f64 / 1_000.0
     }
+}
+
+/// Thousandths of a token of ASCII.
+fn by_class(text: &[u8]) -> u64 {
+    let (mut rest, mut before, mut total) = (text, Class::Space, 0);
+    while let Some(run) = gibberish(rest) {
+        total += by_pairs(before, &rest[..run.start]) + run.len() as u64 * GIBBERISH;
+        before = CLASSES[usize::from(rest[run.end - 1])];
+        rest = &rest[run.end..];
+    }
+    total + by_pairs(before, rest)
+}
+
+/// The first run that is too long for a word. It has a byte at some multiple of its least length.
+fn gibberish(text: &[u8]) -> Option<Range<usize>> {
+    let goes_on = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=_-".contains(byte);
+    (0..text.len()).step_by(LONGEST_WORD).find_map(|at| {
+        let before = text[..at].iter().rev().take_while(|byte| goes_on(byte)).count();
+        let after = text[at..].iter().take_while(|byte| goes_on(byte)).count();
+        (after > 0 && before + after > LONGEST_WORD).then(|| at - before..at + after)
+    })
+}
+
+fn by_pairs(mut before: Class, text: &[u8]) -> u64 {
+    let (mut total, mut digits) = (0, 0);
+    for &byte in text {
+        let class = CLASSES[usize::from(byte)];
+        total += WEIGHT_AFTER[before as usize][class as usize];
+        digits += usize::from(matches!(class, Class::Digit));
+        before = class;
+    }
+    if digits > GROUP { total + more_groups(text) * DIGITS } else { total }
+}
+
+/// Groups of digits after the first of each number.
+fn more_groups(text: &[u8]) -> u64 {
+    let numbers = text.split(|byte| !byte.is_ascii_digit());
+    numbers.map(|number| number.len().div_ceil(GROUP).saturating_sub(1) as u64).sum()
 }
 
 fn by_script(c: char) -> u64 {
@@ -302,7 +312,43 @@ pub(super) mod tests {
         );
     }
 
+    /// The same, character by character.
+    fn one_by_one(text: &str) -> u64 {
+        let chars: Vec<_> = text.chars().collect();
+        let class = |c: char| if c.is_ascii() { CLASSES[c as usize] } else { Class::Space };
+        let goes_on = |c: &char| c.is_ascii_alphanumeric() || "+/=_-".contains(*c);
+        let (mut total, mut digits, mut at) = (0, 0, 0);
+        while let Some(&c) = chars.get(at) {
+            let word = chars[at..].iter().take_while(|c| goes_on(c)).count();
+            if word > LONGEST_WORD && !at.checked_sub(1).is_some_and(|before| goes_on(&chars[before])) {
+                total += word as u64 * GIBBERISH;
+                at += word;
+                continue;
+            }
+            digits = if c.is_ascii_digit() { digits + 1 } else { 0 };
+            let before = at.checked_sub(1).map_or(Class::Space, |before| class(chars[before]));
+            total += match class(c) {
+                _ if !c.is_ascii() => by_script(c),
+                Class::Space => SPACE,
+                Class::Letter => LETTER,
+                Class::Digit if digits % GROUP == 1 => DIGITS,
+                Class::Digit => 0,
+                Class::Punctuation if matches!(before, Class::Punctuation) => MORE_PUNCTUATION,
+                Class::Punctuation => PUNCTUATION,
+            };
+            at += 1;
+        }
+        total
+    }
+
     proptest! {
+        #[test]
+        fn texts_are_weighed_as_their_characters_are(
+            text in "([a-z]{0,3}|[0-9]{0,8}|[ -~]{0,3}|[A-Za-z0-9+/=_-]{35,90}|[éй漢🦀]{0,2}){0,12}",
+        ) {
+            prop_assert_eq!(ByScript.tokens(&text), one_by_one(&text) as f64 / 1_000.0);
+        }
+
         #[test]
         fn an_estimate_is_within_reason(text in any::<String>()) {
             let tokens = ByScript.tokens(&text);
