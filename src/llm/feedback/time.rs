@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, header::DATE};
-use jiff::{Timestamp, fmt::rfc2822};
+use jiff::Timestamp;
 
 /// A number of seconds from here on is no duration but a time since 1970, and from the second on one in milliseconds.
 const EPOCH_SECONDS: f64 = 1e9;
@@ -21,7 +21,7 @@ impl Clock<'_> {
             Some(since_1970) if since_1970.as_secs_f64() >= EPOCH_MILLIS => since_1970 / 1_000,
             Some(since_1970) if since_1970.as_secs_f64() >= EPOCH_SECONDS => since_1970,
             Some(duration) => return Some(duration),
-            None => since_1970(text.parse().ok().or_else(|| date(text))?)?,
+            None => timestamp(text).or_else(|| date(text))?,
         };
         Some(then.saturating_sub(self.now()))
     }
@@ -30,17 +30,18 @@ impl Clock<'_> {
     fn now(self) -> Duration {
         let told = self.0.get(DATE).and_then(|date| date.to_str().ok()).and_then(date);
         let system = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        told.and_then(since_1970).unwrap_or_else(system)
+        told.unwrap_or_else(system)
     }
 }
 
-/// The date of an HTTP header.
-fn date(text: &str) -> Option<Timestamp> {
-    rfc2822::DateTimeParser::new().parse_timestamp(text).ok()
+/// The date of an HTTP header, in any of its three forms, since 1970.
+fn date(text: &str) -> Option<Duration> {
+    httpdate::parse_http_date(text.trim()).ok()?.duration_since(UNIX_EPOCH).ok()
 }
 
-fn since_1970(time: Timestamp) -> Option<Duration> {
-    time.as_duration().try_into().ok()
+/// A time as of RFC 3339, since 1970.
+fn timestamp(text: &str) -> Option<Duration> {
+    text.trim().parse::<Timestamp>().ok()?.as_duration().try_into().ok()
 }
 
 /// A number of seconds, or numbers with units.
@@ -108,6 +109,8 @@ mod tests {
         assert_eq!(until("2015-01-05T07:00:12.5Z"), Some(12.5));
         assert_eq!(until("2015-01-05T08:01:00+01:00"), Some(60.0));
         assert_eq!(until("Mon, 05 Jan 2015 07:02:00 GMT"), Some(120.0));
+        assert_eq!(until("Monday, 05-Jan-15 07:02:00 GMT"), Some(120.0));
+        assert_eq!(until("Mon Jan  5 07:02:00 2015"), Some(120.0));
         assert_eq!(until("1420441203"), Some(3.0));
         assert_eq!(until("1420441203500"), Some(3.5));
         assert_eq!(until("2015-01-05T06:00:00Z"), Some(0.0), "it has passed");
