@@ -3,6 +3,7 @@
 mod connections;
 mod differential;
 mod random;
+mod rules;
 mod stored;
 #[path = "../../../../tests/support/mod.rs"]
 mod support;

@@ -1,0 +1,163 @@
+//! Limits, compiled: what a name stands for.
+
+use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
+
+use wildmatch::WildMatch;
+
+use super::{LimitsError, Resolver, Undeclared};
+use crate::{
+    engine::{Micros, Rule, Window},
+    quota::{Meter, Quota},
+    store::BucketKey,
+    usage::Usage,
+};
+
+/// What a class means to its demands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) head_start: Duration,
+    pub(crate) headroom: u64,
+}
+
+/// [`Limits`](super::Limits), compiled.
+pub(crate) struct Table {
+    pub(super) buckets: HashMap<String, Arc<BucketSpec>>,
+    pub(super) families: Vec<(WildMatch, String)>,
+    pub(super) classes: Vec<(Box<str>, Standing)>,
+    pub(super) resolver: Option<Resolver>,
+    pub(super) undeclared: Undeclared,
+    /// Of the buckets that the resolver knows.
+    pub(super) partition: Arc<str>,
+}
+
+/// What a name stands for.
+pub(crate) enum Resolved {
+    Bucket(Arc<BucketSpec>),
+    /// The resolver knows it, and may change its mind.
+    Dynamic(Arc<BucketSpec>),
+    Unlimited,
+}
+
+/// A name that stands for nothing.
+#[derive(Debug)]
+pub(crate) enum Unresolved {
+    Undeclared,
+    Invalid(LimitsError),
+}
+
+impl Table {
+    pub(crate) fn resolve(&self, name: &str) -> Result<Resolved, Unresolved> {
+        if let Some(spec) = self.buckets.get(name) {
+            return Ok(Resolved::Bucket(spec.clone()));
+        }
+        if let Some((_, bucket)) = self.families.iter().find(|(pattern, _)| pattern.matches(name)) {
+            return self.resolve(bucket);
+        }
+        if let Some(quotas) = self.resolver.as_ref().and_then(|resolver| resolver(name)) {
+            let key = Arc::new(BucketKey::new(&self.partition, name));
+            let invalid = |reason: String| Unresolved::Invalid(LimitsError::bucket(name, reason));
+            return BucketSpec::new(key, &quotas)
+                .map(|spec| Resolved::Dynamic(Arc::new(spec)))
+                .map_err(invalid);
+        }
+        match &self.undeclared {
+            Undeclared::Refuse => Err(Unresolved::Undeclared),
+            Undeclared::Unlimited => Ok(Resolved::Unlimited),
+            Undeclared::Bucket(bucket) => self.resolve(bucket),
+        }
+    }
+
+    /// The standing of a class; of none, if none is named.
+    pub(crate) fn standing(&self, class: Option<&str>) -> Option<Standing> {
+        let Some(class) = class else { return Some(Standing::default()) };
+        self.classes.iter().find(|(name, _)| &**name == class).map(|(_, standing)| *standing)
+    }
+
+    fn counts(&self, metric: &str) -> bool {
+        self.buckets.values().any(|bucket| bucket.counts(metric))
+    }
+
+    /// The first metric that no quota and no standard name knows: a typo must not be a quota that never bites.
+    pub(crate) fn unknown_metric<'u>(&self, usage: &'u Usage, path: &[Arc<BucketSpec>]) -> Option<&'u str> {
+        let known = |metric: &str| path.iter().any(|bucket| bucket.counts(metric)) || self.counts(metric);
+        usage.iter_others().map(|(metric, _)| metric).find(|metric| !known(metric))
+    }
+}
+
+/// A bucket with its quotas, compiled.
+#[derive(Clone, Debug)]
+pub(crate) struct BucketSpec {
+    pub(crate) key: Arc<BucketKey>,
+    pub(crate) meters: Arc<[Meter]>,
+    /// The rules of the meters, for a bucket without calendars.
+    rules: Arc<[Rule]>,
+    has_calendar: bool,
+}
+
+impl BucketSpec {
+    pub(super) fn new(key: Arc<BucketKey>, quotas: &[Quota]) -> Result<Self, String> {
+        if quotas.is_empty() {
+            return Err("it has no quotas; declare names that need none as unlimited".into());
+        }
+        let meters: Arc<[Meter]> = quotas.iter().map(Quota::compile).collect::<Result<_, _>>()?;
+        for (index, meter) in meters.iter().enumerate() {
+            if meters[..index].iter().any(|other| other.rule.id == meter.rule.id) {
+                return Err(format!("quota `{meter}` is declared twice; give one of them a name"));
+            }
+        }
+        Ok(Self::of(key, meters))
+    }
+
+    fn of(key: Arc<BucketKey>, meters: Arc<[Meter]>) -> Self {
+        Self {
+            rules: meters.iter().map(|meter| meter.rule.clone()).collect(),
+            has_calendar: meters.iter().any(|meter| meter.calendar.is_some()),
+            meters,
+            key,
+        }
+    }
+
+    /// Whether another declaration of this bucket has quotas that are not here.
+    pub(crate) fn lacks_some_of(&self, other: &Self) -> bool {
+        self.missing_from(other).next().is_some()
+    }
+
+    /// This bucket and, after its own, the quotas of another declaration of it that are not here.
+    pub(crate) fn with_those_of(&self, other: &Self) -> Self {
+        let meters = self.meters.iter().chain(self.missing_from(other)).cloned().collect();
+        Self::of(self.key.clone(), meters)
+    }
+
+    fn missing_from<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Meter> {
+        let has = |meter: &Meter| self.meters.iter().any(|mine| mine.rule.id == meter.rule.id);
+        other.meters.iter().filter(move |meter| !has(meter))
+    }
+
+    /// The same under another name.
+    pub(super) fn named(self, key: Arc<BucketKey>) -> Self {
+        Self { key, ..self }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.key.name()
+    }
+
+    fn counts(&self, metric: &str) -> bool {
+        self.meters.iter().any(|meter| meter.counts(metric))
+    }
+
+    /// The rules as of an instant: those of a calendar know the boundaries around it.
+    pub(crate) fn rules(&self, around: Micros) -> Cow<'_, Arc<[Rule]>> {
+        if !self.has_calendar {
+            return Cow::Borrowed(&self.rules);
+        }
+        let rules = self.meters.iter().map(|meter| match &meter.calendar {
+            Some(calendar) => Rule {
+                window: Window::Calendar { boundaries: calendar.boundaries(around) },
+                ..meter.rule.clone()
+            },
+            None => meter.rule.clone(),
+        });
+        Cow::Owned(rules.collect())
+    }
+}
