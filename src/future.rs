@@ -218,9 +218,12 @@ where
                         this.stage.set(Stage::Failed { error: None });
                         continue;
                     };
-                    let at_once = this.config.grant_at_once(&waiting.demand);
-                    this.stage.set(match at_once.transpose().map_err(Failure::Throttled)? {
-                        Some(reservation) => Stage::readying(reservation),
+                    this.stage.set(match this.config.grant_at_once(&waiting.demand) {
+                        Some(Ok(reservation)) => Stage::readying(reservation),
+                        Some(Err(error)) => {
+                            this.stage.set(Stage::Failed { error: None });
+                            return Poll::Ready(Err(Failure::Throttled(error)));
+                        }
                         None => {
                             Stage::Reserving { grant: this.config.grant(waiting.demand(), this.config.waits) }
                         }

@@ -282,8 +282,7 @@ impl Lane {
 
     /// Makes sure that somebody carries what there is to carry.
     fn pump(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
-        let has_nothing = self.shared.in_process && !state.flying && state.queue.is_empty();
-        self.busy.store(!has_nothing, Ordering::Release);
+        let has_nothing = self.has_nothing(&state);
         if state.pumping {
             drop(state);
             self.wake.notify_one();
@@ -317,10 +316,17 @@ impl Lane {
         self.id.store(fastrand::u64(1..MAX_AMOUNT), Ordering::Relaxed);
     }
 
-    /// Nothing is queued and nothing on its way any more.
+    /// Nobody carries anything any more.
     pub(super) fn rests(&self, state: &mut State) {
-        state.pumping = false;
-        self.busy.store(false, Ordering::Release);
+        (state.pumping, state.flying) = (false, false);
+        self.has_nothing(state);
+    }
+
+    /// Whether nothing is queued and nothing on its way, which is what callers go by from now on.
+    fn has_nothing(&self, state: &State) -> bool {
+        let has_nothing = self.shared.in_process && !state.flying && state.queue.is_empty();
+        self.busy.store(!has_nothing, Ordering::Release);
+        has_nothing
     }
 }
 

@@ -261,8 +261,7 @@ impl Limiter {
         if let Some(fallback) = &self.inner.fallback {
             Box::pin(fallback.close()).await;
         }
-        let lanes = self.read().lanes();
-        self.write().close();
+        let lanes = self.write().close();
         lanes.iter().for_each(Lane::close);
         for lane in lanes.iter().filter(|lane| !lane.is_idle()) {
             // What could not be told is sent again for as long as the runtime lives.

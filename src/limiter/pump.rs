@@ -99,9 +99,9 @@ impl Drop for Pump {
             self.lane.land(flight, Err(StoreError::Unavailable(error)));
         }
         let mut state = self.lane.lock();
-        (state.pumping, state.flying) = (false, false);
         let waiting = state.queue.take_waiting();
         let reports = state.queue.take_reports();
+        self.lane.rests(&mut state);
         drop(state);
         waiting.for_each(|waiter| drop(waiter.answer.send(Err(ended()))));
         reports.for_each(|report| drop(report.send(Err(ended()))));

@@ -71,7 +71,7 @@ impl Found {
     }
 }
 
-/// The limits were replaced meanwhile.
+/// The limits were replaced meanwhile, or it was closed.
 pub(super) struct Outdated;
 
 #[derive(Clone)]
@@ -110,7 +110,7 @@ impl Registry {
     }
 
     /// The lane of a demand whose names were found in `table`, made if need be; nothing if the demand is unlimited.
-    /// An error if that is not known any more: other limits came meanwhile.
+    /// An error if that is not known any more: other limits came meanwhile, or none do any more.
     pub(super) fn find_or_make(
         &mut self,
         names: &Names,
@@ -121,7 +121,7 @@ impl Registry {
         if let Some(route) = self.find(names) {
             return Ok(Some(route.clone()));
         }
-        if !Arc::ptr_eq(table, &self.table) {
+        if self.closed || !Arc::ptr_eq(table, &self.table) {
             return Err(Outdated);
         }
         let Some(path) = path else { return Ok(None) };
@@ -177,12 +177,9 @@ impl Registry {
         self.lanes.len()
     }
 
-    /// Makes no lane from now on.
-    pub(super) fn close(&mut self) {
+    /// Makes no lane from now on. Answers those that there are.
+    pub(super) fn close(&mut self) -> Vec<Arc<Lane>> {
         self.closed = true;
-    }
-
-    pub(super) fn lanes(&self) -> Vec<Arc<Lane>> {
         self.lanes.values().filter(|entry| !entry.is_alias).map(|entry| entry.route.lane.clone()).collect()
     }
 

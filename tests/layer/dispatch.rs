@@ -333,3 +333,18 @@ async fn a_refusal_is_found_inside_an_error_that_shows_only_the_source_of_what_i
     assert!(matches!(found, Throttled::ExceedsCapacity(_)), "{found}");
     assert_eq!((wrapped.to_string(), found.to_string()), (shown.clone(), shown));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_request_asks_for_nothing_more() {
+    let limiter = limiter();
+    let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).reject();
+    let probe = Probe::new(Act::Answer(7));
+    let all = limiter.reserve(Demand::new("api", usage! { tokens: 100 })).await.unwrap();
+
+    let mut refused = layer.layer(probe.clone()).call(30);
+    let error = (&mut refused).await.unwrap_err();
+    assert!(matches!(Throttled::find(error.as_ref()), Some(Throttled::NotNow(_))), "{error}");
+    all.release().await.unwrap();
+    assert!(refused.await.is_err(), "polled after it was done");
+    assert_eq!((charged(&limiter).await, probe.calls()), ((0, 0, 0), 0));
+}

@@ -1,7 +1,10 @@
 //! Closing a limiter.
 
+use std::sync::{Arc, OnceLock};
+
+use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
-use tower_throttle::{Demand, OnUnavailable, Retries, Throttled, Usage, usage};
+use tower_throttle::{Demand, Limiter, Limits, OnUnavailable, Quota, Retries, Throttled, Usage, usage};
 
 use crate::fake::*;
 
@@ -83,4 +86,23 @@ async fn closing_an_unused_limiter_is_nothing() {
     limiter.close().await;
     assert!(matches!(limiter.reserve(tokens(1)).await, Err(Throttled::Closed)));
     assert!(store.sent().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_granted_to_those_whose_names_are_looked_up_meanwhile() {
+    let closing: Arc<OnceLock<Limiter>> = Arc::default();
+    let limits = Limits::new().resolver({
+        let closing = closing.clone();
+        move |_| {
+            let limiter = closing.get()?;
+            // Nothing is on its way, so that this is done at once.
+            assert_eq!(limiter.close().now_or_never(), Some(()));
+            Some(vec![Quota::per_minute("tokens", 100)])
+        }
+    });
+    let limiter = closing.get_or_init(|| Limiter::new(limits).unwrap());
+    for _ in 0..2 {
+        let refused = limiter.reserve(tokens(10)).await;
+        assert!(matches!(refused, Err(Throttled::Closed)), "{refused:?}");
+    }
 }

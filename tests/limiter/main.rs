@@ -6,6 +6,7 @@ mod changing;
 mod clocks;
 mod close;
 mod concurrency;
+mod ended;
 mod exactly_once;
 mod fake;
 mod feedback;
