@@ -5,7 +5,7 @@ use super::{
     cap::Cap,
     exact::{product, sum},
     fixed_window::FixedWindow,
-    rule::{MAX_TAKEN, Rule, Window},
+    rule::{MAX_AMOUNT, MAX_TAKEN, Rule, Window},
     sliding_window::SlidingWindow,
     token_bucket::DrainingBucket,
 };
@@ -146,12 +146,30 @@ impl QuotaState {
         self.cap.pass(now);
     }
 
-    /// Withholds what is believed to be left beyond `left` whole tokens and what came back since `at`.
-    pub(crate) fn withhold(&mut self, rule: &Rule, left: u64, at: Micros, until: Micros, now: Micros) {
+    /// Withholds what is believed to be left beyond `left` whole tokens and what came back since `at`, for as long as it
+    /// `lasts`.
+    pub(crate) fn withhold(
+        &mut self,
+        rule: &Rule,
+        left: u64,
+        at: Micros,
+        lasts: Micros,
+        now: Micros,
+        wall: Micros,
+    ) {
         let Some(back) = self.come_back(rule, at, now) else { return };
+        let until = sum(now, lasts.min(self.tells_for(rule, wall)));
         let (taken, units) = self.taken(rule);
         let spoken_for = sum(taken, sum(product(left, units), back));
         self.cap.withhold(product(rule.capacity(0), units).saturating_sub(spoken_for), until);
+    }
+
+    /// How long what is said of a quota can mean something: a fixed window ends there when it ends here, or a bit later
+    /// by another clock.
+    fn tells_for(&self, rule: &Rule, wall: Micros) -> Micros {
+        let Charges::Fixed(window) = &self.charges else { return MAX_AMOUNT };
+        let (begin, next) = window_at(rule, wall);
+        sum(window.end((begin, next)) - wall, (next - begin) / 20)
     }
 
     /// Withholds everything.

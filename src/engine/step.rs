@@ -219,10 +219,9 @@ impl Step<'_> {
         let first = self.rules.first().zip(self.states.first_mut());
         let mut quotas = first.into_iter().flat_map(|(rules, bucket)| rules.iter().zip(&mut bucket.quotas));
         if let Some((rule, state)) = quotas.find(|(rule, _)| rule.id == quota) {
-            let until = sum(self.now, lasts);
             match left {
-                Some(left) => state.withhold(rule, left, at, until, self.now),
-                None => state.pause(rule, until),
+                Some(left) => state.withhold(rule, left, at, lasts, self.now, self.wall),
+                None => state.pause(rule, sum(self.now, lasts)),
             }
         }
         Verdict::Done

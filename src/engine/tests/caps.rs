@@ -48,6 +48,22 @@ fn no_more_is_admitted_than_the_provider_said_until_it_ends() {
 }
 
 #[test]
+fn what_was_said_of_a_fixed_window_ends_with_it_or_soon_after() {
+    let mut world = World::new([fixed(1, 600, MINUTE, START % MINUTE)]);
+    world.pass(59 * SECOND);
+    world.one(LANE, cap(0, world.wall, MINUTE));
+    assert_eq!(most(&world), 0);
+    world.pass(SECOND);
+    assert_eq!(most(&world), 0, "the provider's clock may be behind");
+    world.pass(3 * SECOND);
+    assert_eq!(most(&world), 600);
+
+    world.one(LANE, cap(0, world.wall, 10 * SECOND));
+    world.pass(10 * SECOND);
+    assert_eq!(most(&world), 600, "it said that it ends earlier");
+}
+
+#[test]
 fn a_refund_is_left_besides() {
     let mut world = World::new([sliding(1, 100, MINUTE, 60)]);
     let grant = world.take(&[60]);

@@ -128,10 +128,20 @@ local function quota_come_back(quota, at, now)
   end
 end
 
--- Withholds what is believed to be left beyond `left` whole tokens and what came back since `at`.
-local function quota_withhold(quota, left, at, until_then, now)
+-- How long what is said of a quota can mean something: a fixed window ends there when it ends here, or a bit later by
+-- another clock.
+local function quota_tells_for(quota, wall)
+  if quota.kind ~= 'fixed' then return MAX_AMOUNT end
+  local begin, next = rule_window_at(quota.rule, wall)
+  return sum(fixed_end(quota, begin, next) - wall, math.floor((next - begin) / 20))
+end
+
+-- Withholds what is believed to be left beyond `left` whole tokens and what came back since `at`, for as long as it
+-- `lasts`.
+local function quota_withhold(quota, left, at, lasts, now, wall)
   local back = quota_come_back(quota, at, now)
   if not back then return end
+  local until_then = sum(now, math.min(lasts, quota_tells_for(quota, wall)))
   local spoken_for = sum(quota_taken(quota), sum(product(left, quota.units), back))
   cap_withhold(quota, drained(product(rule_capacity(quota.rule, 0), quota.units), spoken_for), until_then)
 end

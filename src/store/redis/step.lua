@@ -146,14 +146,13 @@ end
 -- Withholds a part of the first bucket's quota of this id, or all of it, where `left` is nil.
 local function cap(batch, id, left, at, lasts)
   refold(batch)
-  local until_then = sum(batch.now, lasts)
   for index in ipairs(batch.buckets[1].rules) do
     local quota = batch.quotas[index]
     if quota.id == id then
       if left then
-        quota_withhold(quota, left, at, until_then, batch.now)
+        quota_withhold(quota, left, at, lasts, batch.now, batch.wall)
       else
-        quota_pause(quota, until_then)
+        quota_pause(quota, sum(batch.now, lasts))
       end
       break
     end
