@@ -184,7 +184,7 @@ pub struct Shortage {
     pub quota: Arc<str>,
     /// What the quota admits at most, to the demand's class; 0 for a pause.
     pub limit: u64,
-    /// What it has left for the demand's class; negative in debt.
+    /// What it has left for the demand's class; negative in debt. Where a demand exceeds the capacity: the capacity.
     pub available: i64,
     /// What the demand asks of it.
     pub requested: u64,

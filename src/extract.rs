@@ -5,6 +5,11 @@ use crate::{demand::Demand, error::BoxError};
 /// Reads from a request what it may use at most.
 ///
 /// A closure `Fn(&mut Request) -> Result<Demand, BoxError>` is one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not read demands from `{Request}`",
+    note = "those of `llm` and `routes` read a `reqwest::Request` with feature `reqwest` of tower-throttle",
+    note = "a closure `|request: &mut Request| -> Result<Demand, BoxError>` is an extractor too"
+)]
 pub trait Extractor<Request> {
     /// The demand of `request`, which it may change (to ask for the usage in a stream, say).
     ///

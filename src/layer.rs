@@ -45,6 +45,8 @@ pub(crate) struct Config<E, I> {
     pub(crate) extractor: Arc<E>,
     pub(crate) inspector: Arc<I>,
     pub(crate) waits: bool,
+    /// Of demands that do not say it themselves.
+    pub(crate) max_wait: Option<Duration>,
     pub(crate) dispatch_within: Duration,
 }
 
@@ -57,6 +59,7 @@ impl<E> ThrottleLayer<E> {
                 extractor: Arc::new(extractor),
                 inspector: Arc::new(KeepReserved),
                 waits: true,
+                max_wait: None,
                 dispatch_within: DISPATCH_WITHIN,
             }),
         }
@@ -74,6 +77,13 @@ impl<E, I> ThrottleLayer<E, I> {
     #[must_use]
     pub fn reject(self) -> Self {
         self.with(|config| config.waits = false)
+    }
+
+    /// The longest that a demand may wait which does not say so itself (default: for ever). One that cannot make it is
+    /// refused at once.
+    #[must_use]
+    pub fn max_wait(self, max_wait: Duration) -> Self {
+        self.with(|config| config.max_wait = Some(max_wait))
     }
 
     /// How old a grant may be when its call is made; an older one is given back and made anew (default: 0.5 s).
@@ -111,9 +121,9 @@ impl<E, I> Clone for ThrottleLayer<E, I> {
 
 impl<E, I> Config<E, I> {
     fn with_inspector<J>(&self, inspector: Arc<J>) -> Config<E, J> {
-        let Self { limiter, extractor, waits, dispatch_within, .. } = self;
-        let (limiter, extractor) = (limiter.clone(), extractor.clone());
-        Config { limiter, extractor, inspector, waits: *waits, dispatch_within: *dispatch_within }
+        let Self { waits, max_wait, dispatch_within, .. } = *self;
+        let (limiter, extractor) = (self.limiter.clone(), self.extractor.clone());
+        Config { limiter, extractor, inspector, waits, max_wait, dispatch_within }
     }
 }
 

@@ -210,6 +210,21 @@ struct Contents {
     #[cfg(feature = "routes")]
     #[serde(default)]
     routes: Vec<routes::RouteText>,
+    #[cfg(not(feature = "routes"))]
+    #[serde(default, rename = "routes")]
+    _routes: NoRoutes,
+}
+
+/// What to say of routes that cannot be read.
+#[cfg(not(feature = "routes"))]
+#[derive(Default)]
+struct NoRoutes;
+
+#[cfg(not(feature = "routes"))]
+impl<'de> Deserialize<'de> for NoRoutes {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(serde::de::Error::custom("routes need the feature `routes` of tower-throttle"))
+    }
 }
 
 #[derive(Deserialize)]

@@ -41,6 +41,19 @@ enum Kind {
 
 use Kind::{Concurrency, Fixed, Paced, Sliding, TokenBucket};
 
+impl Kind {
+    /// As the file has it.
+    fn name(self) -> &'static str {
+        match self {
+            Sliding => "sliding",
+            TokenBucket => "token_bucket",
+            Paced => "paced",
+            Fixed => "fixed",
+            Concurrency => "concurrency",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum ChargeAtText {
@@ -88,7 +101,14 @@ impl QuotaText {
             ("a time zone", in_zone, &[Fixed]),
         ];
         match fields.iter().find(|(_, is_given, kinds)| *is_given && !kinds.contains(&kind)) {
-            Some((field, ..)) => Err(format!("{field} means nothing to a quota of kind {kind:?}")),
+            Some((field, _, kinds)) => {
+                let kinds: Vec<_> = kinds.iter().map(|kind| format!("`{}`", kind.name())).collect();
+                Err(format!(
+                    "{field} means nothing to a quota of kind `{}`: it is for {}",
+                    kind.name(),
+                    kinds.join(", ")
+                ))
+            }
             None if self.burst.is_some() && self.burst_times.is_some() => {
                 Err("burst and burst_times say the same: leave one out".into())
             }

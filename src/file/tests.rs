@@ -105,12 +105,12 @@ fn quotas_that_make_no_sense_are_refused_where_they_stand() {
         ("{ limit = 5, metric = 'm', per = '1 m', weights = { n = -1 } }", "the weight of `n` is -1"),
         (
             "{ limit = 5, metric = 'm', per = '1 m', burst = 3 }",
-            "burst means nothing to a quota of kind Sliding",
+            "burst means nothing to a quota of kind `sliding`: it is for `token_bucket`",
         ),
         ("{ limit = 5, metric = 'm', per = '1 m', kind = 'leaky' }", "unknown variant `leaky`"),
         (
             "{ limit = 5, kind = 'concurrency', per = '1 m' }",
-            "per means nothing to a quota of kind Concurrency",
+            "per means nothing to a quota of kind `concurrency`",
         ),
         (
             "{ limit = 5, metric = 'm', per = '1 m', kind = 'token_bucket', burst = 3, burst_times = 2 }",

@@ -21,6 +21,11 @@ pub use self::{
 use crate::limiter::{Reservation, Settlement};
 
 /// Settles a reservation on what its call has really used.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not settle on `{Response}`",
+    note = "those that follow bodies take a `reqwest::Response` with feature `reqwest` of tower-throttle",
+    note = "a closure `|response: &Response| -> Settlement` is an inspector too"
+)]
 pub trait Inspector<Response> {
     /// What becomes of the response: itself, unless its body is followed.
     type Response;

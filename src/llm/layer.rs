@@ -8,6 +8,10 @@ use crate::{layer::ThrottleLayer, limiter::Limiter};
 impl ThrottleLayer<Extract, Inspect> {
     /// Throttles calls of OpenAI's API by its rules: see [`llm::openai`](crate::llm::openai).
     ///
+    /// As OpenAI does, they charge the larger of `max_tokens` and the input, and give nothing back for answers that are
+    /// shorter: keep `max_tokens` tight. If your limits are corrected by what was used, say
+    /// `openai::rules().tokens_at_end(AtEnd::Actual)` to [`openai_compatible`](Self::openai_compatible).
+    ///
     /// ```
     /// use tower::ServiceBuilder;
     /// use tower_throttle::{Limiter, Limits, ThrottleLayer, llm::openai};

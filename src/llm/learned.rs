@@ -18,7 +18,10 @@ const LONGEST: u64 = 100_000_000;
 /// What the latest call weighs in the mean, once there are enough of them.
 const LATEST: f64 = 0.05;
 /// No estimate of input is believed to be off by more than this factor.
-const FACTOR: f64 = 8.0;
+const FACTOR: f64 = 3.0;
+/// As many calls weigh for the estimate before any was seen: one odd call must not make others ask for what no limit
+/// admits.
+const TRUSTED: u64 = 10;
 /// Buckets learned of. Of others nothing is learned.
 const BUCKETS: usize = 1_000;
 
@@ -96,7 +99,7 @@ struct Habits {
     next: usize,
     /// Follows from the outputs.
     quantile: Option<u64>,
-    /// Calls whose input is known.
+    /// Calls whose input is known, and those that weigh for the estimate.
     inputs: u64,
     /// Means over calls, in which the latest weigh most.
     estimated: f64,
@@ -132,9 +135,12 @@ impl Habits {
 
     /// The mean of both, and not of their ratios, so that large calls count for what they take.
     fn observe_input(&mut self, input: u64, estimated: u64) {
+        let estimated = estimated as f64;
+        if self.inputs == 0 {
+            (self.inputs, self.estimated, self.input) = (TRUSTED, estimated, estimated);
+        }
         self.inputs = self.inputs.saturating_add(1);
         let weight = (1.0 / self.inputs as f64).max(LATEST);
-        let estimated = estimated as f64;
         let input = (input as f64).clamp(estimated / FACTOR, estimated * FACTOR);
         self.estimated += weight * (estimated - self.estimated);
         self.input += weight * (input - self.input);

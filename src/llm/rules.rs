@@ -173,7 +173,8 @@ impl Rules {
         self
     }
 
-    /// The output of a call that sets no bound itself.
+    /// The output of a call that sets no bound itself. The presets say 0 (Mistral's 32,000), since OpenAI counts the
+    /// input alone then: set it to what your calls use, or bound them with `max_tokens`.
     #[must_use]
     pub fn unbounded_output(mut self, tokens: u64) -> Self {
         self.row.unbounded = tokens;

@@ -55,6 +55,25 @@ async fn a_rejecting_layer_does_not_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_layer_bounds_the_wait_of_demands_that_do_not() {
+    let own = |request: &mut u64| {
+        let demand = Demand::new("api", usage! { tokens: 1 });
+        Ok(if *request == 1 { demand } else { demand.max_wait(Duration::from_secs(70)) })
+    };
+    let layer = ThrottleLayer::new(limiter(), own).max_wait(Duration::from_secs(10));
+    let service = layer.layer(Probe::new(Act::Answer(0)));
+    for _ in 0..10 {
+        service.clone().oneshot(1).await.unwrap();
+    }
+
+    let started = Instant::now();
+    let error = service.clone().oneshot(1).await.unwrap_err();
+    assert!(matches!(Throttled::find(error.as_ref()), Some(Throttled::Deadline(_))), "{error}");
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    service.oneshot(2).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn it_is_ready_at_once_whatever_the_inner_service_is() {
     let mut service = ThrottleLayer::new(limiter(), tokens as Extract).layer(Probe::new(Act::FailToBeReady));
     assert!(service.ready().await.is_ok());

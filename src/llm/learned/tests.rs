@@ -108,11 +108,12 @@ fn memory_is_bounded() {
 fn input_is_corrected_by_how_far_estimates_were_off() {
     let call = |estimated, input| Observed { estimated, input: Some(input), output: None, is_cut: false };
     let ratio = |calls: &[Observed]| after(calls.iter().copied()).expected().ratio;
-    assert_eq!(ratio(&[call(100, 120)]), 1.2);
+    // One odd call is no rule.
+    assert!((ratio(&[call(100, 20_000)]) - 1.182).abs() < 0.001);
     // Large calls count for more.
-    assert!((ratio(&[call(10, 80), call(10_000, 10_000)]) - 1.007).abs() < 0.001);
+    assert!((ratio(&[call(10, 30), call(10_000, 10_000)]) - 1.002).abs() < 0.001);
     let mut calls = vec![call(100, 120); 200];
-    assert!((ratio(&calls) - 1.2).abs() < 1e-9);
+    assert!((ratio(&calls) - 1.2).abs() < 0.001);
     calls.extend([call(100, 80); 100]);
     assert!((ratio(&calls) - 0.8).abs() < 0.01);
     assert_eq!(Expected { output: None, ratio: 1.2 }.input(1_001), 1_202);
