@@ -13,6 +13,7 @@ const PARTS: &str = concat!(
     include_str!("rule.lua"),
     include_str!("cap.lua"),
     include_str!("quota_state.lua"),
+    include_str!("shortage.lua"),
     include_str!("bucket.lua"),
     include_str!("step.lua"),
     include_str!("apply.lua"),

@@ -1,0 +1,130 @@
+//! Why a demand does not fit on a quota, and when it will.
+
+use super::{
+    super::{
+        Micros,
+        exact::{product, sum},
+        rule::Rule,
+    },
+    Ask, Charges, QuotaState, window_at,
+};
+
+/// Why a demand does not fit now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shortage {
+    /// Whole tokens available; negative in debt.
+    pub(crate) available: i64,
+    /// Time until the demand fits if nothing is refunded; `None` while that depends on calls in flight.
+    pub(crate) wait: Option<Micros>,
+    /// The same if everything in flight were refunded at once.
+    pub(crate) at_best: Micros,
+}
+
+/// By how many units a demand does not fit.
+#[derive(Clone, Copy, Debug)]
+struct Over {
+    /// While something is withheld.
+    capped: u64,
+    /// Without.
+    free: u64,
+}
+
+impl Over {
+    fn less(self, refund: u64) -> Self {
+        Self { capped: self.capped.saturating_sub(refund), free: self.free.saturating_sub(refund) }
+    }
+}
+
+impl QuotaState {
+    /// Only asked where the demand does not fit.
+    pub(crate) fn shortage(&self, rule: &Rule, ask: Ask, now: Micros, wall: Micros) -> Shortage {
+        let (taken, units) = self.taken(rule);
+        let capacity = product(ask.capacity, units);
+        let gone = sum(taken, self.cap.withheld_from(ask.cost));
+        let over = |gone| sum(gone, ask.units(units)).saturating_sub(capacity);
+        let over = Over { capped: over(gone), free: over(taken) };
+        let refundable = product(self.in_flight, units);
+        let available = (capacity as i64 - gone as i64).div_euclid(units as i64);
+        Shortage {
+            available: if self.cap.pauses(ask.cost) { available.min(0) } else { available },
+            wait: self.until_fits(rule, over, self.held(rule), ask, now, wall),
+            at_best: self.until_fits(rule, over.less(refundable), 0, ask, now, wall).unwrap_or(0),
+        }
+    }
+
+    /// Time until a demand fits by itself while `held` stays: when enough has come back beside what is withheld, or
+    /// when that is over.
+    fn until_fits(
+        &self,
+        rule: &Rule,
+        over: Over,
+        held: u64,
+        ask: Ask,
+        now: Micros,
+        wall: Micros,
+    ) -> Option<Micros> {
+        let until_back = |over| match over {
+            0 => Some(0),
+            over => self.until_back(rule, over, held, ask, now, wall),
+        };
+        let mut wait = until_back(over.free);
+        if over.capped > over.free {
+            let lifted = wait.map(|wait| wait.max(self.cap.lifts_in(now)));
+            let beside = if self.gives_back(over.capped) { until_back(over.capped) } else { None };
+            wait = lifted.into_iter().chain(beside).min();
+        }
+        let paused = if self.cap.pauses(ask.cost) { self.cap.paused_for(now) } else { 0 };
+        Some(wait?.max(paused))
+    }
+
+    /// Whether as much as `over` units will come back while something is withheld.
+    fn gives_back(&self, over: u64) -> bool {
+        match &self.charges {
+            Charges::Sliding(window) => over <= window.charged(),
+            Charges::Fixed(window) => over <= window.charged(),
+            // What is withheld drains too.
+            Charges::Draining(_) => true,
+            Charges::None => false,
+        }
+    }
+
+    /// Time until `over` units of what is charged have come back by themselves while `held` stays.
+    fn until_back(
+        &self,
+        rule: &Rule,
+        over: u64,
+        held: u64,
+        ask: Ask,
+        now: Micros,
+        wall: Micros,
+    ) -> Option<Micros> {
+        match &self.charges {
+            Charges::Sliding(window) => {
+                let beyond = over.saturating_sub(window.charged());
+                if beyond > 0 && held > 0 {
+                    return None;
+                }
+                let wait = window.until_left(over - beyond, now)?;
+                Some(wait_on(wait, beyond, ask.capacity, window.length()))
+            }
+            Charges::Draining(_) if held + ask.cost > ask.capacity => None,
+            Charges::Draining(bucket) => Some(bucket.until_drained(over, now)),
+            Charges::Fixed(window) => {
+                let beyond = over.saturating_sub(window.charged());
+                if beyond > 0 && held > 0 {
+                    return None;
+                }
+                let (begin, next) = window_at(rule, wall);
+                let wait = window.end((begin, next)) - wall;
+                Some(wait_on(wait, beyond, ask.capacity, next - begin))
+            }
+            Charges::None => None,
+        }
+    }
+}
+
+/// `wait`, and as many windows more as it takes until `beyond` has passed too.
+fn wait_on(wait: Micros, beyond: u64, capacity: u64, window: Micros) -> Micros {
+    let windows = beyond.div_ceil(capacity.max(1));
+    sum(wait, product(windows, window))
+}
