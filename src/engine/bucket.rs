@@ -69,15 +69,25 @@ impl LaneState {
         }
     }
 
-    pub(crate) fn share(&mut self, quota: u64) -> &mut u64 {
-        let index = self.in_flight.iter().position(|share| share.quota == quota).unwrap_or_else(|| {
-            self.in_flight.push(Share { quota, amount: 0 });
-            self.in_flight.len() - 1
-        });
+    /// What it has in flight on a quota, which is likely to be the one at `index`.
+    #[inline]
+    pub(crate) fn share(&mut self, index: usize, quota: u64) -> &mut u64 {
+        let index = match self.in_flight.get(index) {
+            Some(share) if share.quota == quota => index,
+            _ => self.find_share(quota),
+        };
         &mut self.in_flight[index].amount
     }
 
+    fn find_share(&mut self, quota: u64) -> usize {
+        self.in_flight.iter().position(|share| share.quota == quota).unwrap_or_else(|| {
+            self.in_flight.push(Share { quota, amount: 0 });
+            self.in_flight.len() - 1
+        })
+    }
+
     /// When the bucket has to look at this lane again.
+    #[inline]
     fn due(&self) -> Micros {
         match self.in_flight.iter().any(|share| share.amount > 0) {
             true => self.lease_until,
@@ -101,6 +111,19 @@ impl BucketState {
         }
     }
 
+    /// Whether nobody has used it yet.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.born == 0
+    }
+
+    /// Whether a refund may as well be applied as of the time that the state was brought to.
+    #[inline]
+    pub(crate) fn refunds_at_any_time(&self, rules: &[Rule]) -> bool {
+        let mut quotas = self.quotas.iter().zip(rules);
+        self.quotas.len() >= rules.len() && quotas.all(|(state, rule)| state.refunds_at_any_time(rule))
+    }
+
+    #[inline]
     pub(crate) fn life(&self) -> Life {
         Life { born: self.born, expires: self.expires }
     }
@@ -111,6 +134,7 @@ impl BucketState {
     }
 
     /// Brings clock, quotas and leases to `now`, with the quotas in the order of `rules`.
+    #[inline]
     pub(crate) fn advance(&mut self, rules: &[Rule], now: Micros, wall: Micros) {
         if self.born == 0 {
             self.born = now;
@@ -162,9 +186,15 @@ impl BucketState {
         self.lanes.iter().find(|lane| lane.id == id)
     }
 
+    #[inline]
+    pub(crate) fn find_lane(&self, id: u64) -> Option<usize> {
+        self.lanes.iter().position(|lane| lane.id == id)
+    }
+
     /// The index of a lane, which is made if it is not known.
+    #[inline]
     pub(crate) fn enter(&mut self, id: u64) -> usize {
-        self.lanes.iter().position(|lane| lane.id == id).unwrap_or_else(|| {
+        self.find_lane(id).unwrap_or_else(|| {
             if self.lanes.is_empty() {
                 // Most buckets see one lane only.
                 self.lanes.reserve_exact(1);
@@ -175,8 +205,8 @@ impl BucketState {
     }
 
     /// Gives a lane, or a detached reservation, time until its lease and its record end.
-    pub(crate) fn extend(&mut self, lane: u64, lease_until: Micros, forget_at: Micros) {
-        let lane = self.enter(lane);
+    #[inline]
+    pub(crate) fn extend(&mut self, lane: usize, lease_until: Micros, forget_at: Micros) {
         let lane = &mut self.lanes[lane];
         (lane.lease_until, lane.forget_at) = (lease_until, forget_at);
         self.next_sweep = self.next_sweep.min(lane.due());
@@ -184,6 +214,7 @@ impl BucketState {
     }
 
     /// Keeps the state for as long as its quotas mean something, with holds of a lease as long as `lease`.
+    #[inline]
     pub(crate) fn keep_while_charged(&mut self, rules: &[Rule], lease: Micros, wall: Micros) {
         for (state, rule) in self.quotas.iter_mut().zip(rules) {
             let lasts = state.lasts(rule, lease, self.now, wall);

@@ -32,12 +32,23 @@ impl Cap {
 
     /// A call turned out to have used so much more than it had reserved: the provider had counted that already when it
     /// said what is left.
+    #[inline]
     pub(crate) fn count(&mut self, more: u64) {
         self.withheld = self.withheld.saturating_sub(more);
     }
 
+    /// Whether nobody said anything, as is the rule.
+    #[inline]
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.withheld_until | self.paused_until == 0
+    }
+
     /// Ends what is over.
+    #[inline]
     pub(crate) fn pass(&mut self, now: Micros) {
+        if self.is_nothing() {
+            return;
+        }
         if self.withheld_until <= now || self.withheld == 0 {
             (self.withheld, self.withheld_until) = (0, 0);
         }
@@ -52,25 +63,33 @@ impl Cap {
     }
 
     /// What is withheld from a demand. One that needs nothing is not held up.
+    #[inline]
     pub(crate) fn withheld_from(&self, cost: u64) -> u64 {
         if cost == 0 { 0 } else { self.withheld }
     }
 
+    #[inline]
     pub(crate) fn pauses(&self, cost: u64) -> bool {
         cost > 0 && self.paused_until > 0
     }
 
     /// Time until no part is withheld any more, should it not drain before.
+    #[inline]
     pub(crate) fn lifts_in(&self, now: Micros) -> Micros {
         self.withheld_until.saturating_sub(now)
     }
 
+    #[inline]
     pub(crate) fn paused_for(&self, now: Micros) -> Micros {
         self.paused_until.saturating_sub(now)
     }
 
     /// Time until this means nothing any more.
+    #[inline]
     pub(crate) fn lasts(&self, now: Micros) -> Micros {
+        if self.is_nothing() {
+            return 0;
+        }
         self.lifts_in(now).max(self.paused_for(now))
     }
 }

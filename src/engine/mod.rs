@@ -6,11 +6,13 @@
 
 mod bucket;
 mod cap;
+mod charge;
 mod exact;
 mod fixed_window;
 mod quota_state;
 mod ring;
 mod rule;
+mod single;
 mod sliding_window;
 mod step;
 mod token_bucket;
@@ -20,11 +22,11 @@ mod tests;
 
 use smallvec::SmallVec;
 
-use self::exact::sum;
-
 pub use bucket::{BucketState, LANE_MEMORY};
 pub use quota_state::Level;
 pub use rule::{HEADROOM_PARTS, MAX_AMOUNT, Micros, Rule, TokenBucket, Window};
+pub(crate) use single::Single;
+use step::Step;
 
 /// One amount per rule of the batch: the rules of its first bucket, then those of the next.
 pub type Costs = SmallVec<[u64; 4]>;
@@ -228,17 +230,12 @@ fn recorded(states: &[BucketState], batch: &Batch<'_>) -> Option<Outcome> {
 
 fn apply_new(states: &mut [BucketState], batch: &Batch<'_>, wall: Micros) -> Outcome {
     let now = time(states, wall);
-    for (state, rules) in states.iter_mut().zip(batch.rules) {
-        state.advance(rules, now, wall);
+    let mut step = Step::begin(states, batch.rules, batch.lane, now, wall);
+    let mut verdicts = Verdicts::with_capacity(batch.ops.len());
+    for op in batch.ops {
+        verdicts.push(step.apply(op));
     }
-
-    let verdicts = step::apply_all(states, batch, now, wall);
-
-    for (state, rules) in states.iter_mut().zip(batch.rules) {
-        state.extend(batch.lane, sum(now, batch.lease), sum(now, LANE_MEMORY));
-        // What is held for longer keeps its lane, and so its bucket.
-        state.keep_while_charged(rules, batch.lease.min(LANE_MEMORY), wall);
-    }
+    step.end(batch.lease);
     if let (Some(first), 1..) = (states.first_mut(), batch.seq) {
         let lane = first.enter(batch.lane);
         let lane = &mut first.lanes[lane];
@@ -248,6 +245,7 @@ fn apply_new(states: &mut [BucketState], batch: &Batch<'_>, wall: Micros) -> Out
 }
 
 /// The present: never before what any of the buckets has seen.
+#[inline]
 fn time(states: &[BucketState], wall: Micros) -> Micros {
     let seen = states.iter().map(|state| state.now).max().unwrap_or(0);
     // A small step back is waited out, a large one is made up for from then on.

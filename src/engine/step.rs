@@ -3,30 +3,15 @@
 use smallvec::SmallVec;
 
 use super::{
-    Batch, BucketState, Micros, Mode, Op, RefusedBy, Rule, Verdict, Verdicts, Violation,
+    BucketState, Micros, Mode, Op, RefusedBy, Rule, Verdict, Violation,
+    charge::Settle,
     exact::sum,
-    quota_state::{Amendment, Ask, QuotaState},
+    quota_state::{Ask, QuotaState},
     rule::MAX_TAKEN,
 };
 
-pub(super) fn apply_all(
-    states: &mut [BucketState],
-    batch: &Batch<'_>,
-    now: Micros,
-    wall: Micros,
-) -> Verdicts {
-    let rules = batch.rules;
-    let mut step =
-        Step { states, rules, lane: batch.lane, now, wall, settled: false, ahead: SmallVec::new() };
-    let mut verdicts = Verdicts::with_capacity(batch.ops.len());
-    for op in batch.ops {
-        verdicts.push(step.apply(op));
-    }
-    step.refold();
-    verdicts
-}
-
-struct Step<'a> {
+/// A batch on its way through states that have been brought to the present.
+pub(super) struct Step<'a> {
     states: &'a mut [BucketState],
     rules: &'a [&'a [Rule]],
     lane: u64,
@@ -46,8 +31,31 @@ struct Ahead {
     capacity: u64,
 }
 
-impl Step<'_> {
-    fn apply(&mut self, op: &Op) -> Verdict {
+impl<'a> Step<'a> {
+    /// Brings the states to the present.
+    pub(super) fn begin(
+        states: &'a mut [BucketState],
+        rules: &'a [&'a [Rule]],
+        lane: u64,
+        now: Micros,
+        wall: Micros,
+    ) -> Self {
+        for (state, rules) in states.iter_mut().zip(rules) {
+            state.advance(rules, now, wall);
+        }
+        Self { states, rules, lane, now, wall, settled: false, ahead: SmallVec::new() }
+    }
+
+    /// Makes everything count, and gives the lane time until its next batch.
+    pub(super) fn end(mut self, lease: Micros) {
+        self.refold();
+        for (state, rules) in self.states.iter_mut().zip(self.rules) {
+            let lane = state.enter(self.lane);
+            state.end(lane, lease, rules, self.wall);
+        }
+    }
+
+    pub(super) fn apply(&mut self, op: &Op) -> Verdict {
         match op {
             Op::Reserve { costs, headroom, explain, mode } => self.reserve(costs, *headroom, *explain, *mode),
             Op::Settle { at, reserved, actual, close, claim } => {
@@ -69,7 +77,7 @@ impl Step<'_> {
             .map(|(k, (r, q))| (k, r, q))
     }
 
-    fn reserve(&mut self, costs: &[u64], headroom: u64, explain: bool, mode: Mode) -> Verdict {
+    pub(super) fn reserve(&mut self, costs: &[u64], headroom: u64, explain: bool, mode: Mode) -> Verdict {
         self.refold();
         if !self.fits(costs, headroom) {
             let violations = if explain || (mode == Mode::Wait && self.ahead.is_empty()) {
@@ -89,11 +97,7 @@ impl Step<'_> {
         for (rules, bucket) in self.rules.iter().zip(self.states.iter_mut()) {
             let costs = next_bucket(&mut costs, rules);
             let lane = bucket.enter(self.lane);
-            for ((rule, state), &cost) in rules.iter().zip(&mut bucket.quotas).zip(costs) {
-                state.reserve(rule, cost);
-                let share = bucket.lanes[lane].share(rule.id);
-                *share = (*share + cost).min(MAX_TAKEN);
-            }
+            bucket.reserve(lane, rules, costs);
         }
         Verdict::Granted
     }
@@ -108,15 +112,12 @@ impl Step<'_> {
     }
 
     fn fits(&self, costs: &[u64], headroom: u64) -> bool {
-        let (mut costs, mut k) = (costs, 0);
+        let (mut costs, mut before) = (costs, 0);
         self.rules.iter().zip(self.states.iter()).all(|(rules, bucket)| {
-            let mut quotas = rules.iter().zip(&bucket.quotas).zip(next_bucket(&mut costs, rules));
-            bucket.paused_until <= self.now
-                && quotas.all(|((rule, state), &cost)| {
-                    let ask = self.ask(k, rule, cost, headroom);
-                    k += 1;
-                    state.fits(rule, ask)
-                })
+            let first = before;
+            before += rules.len();
+            let ask = |index, rule: &Rule, cost| self.ask(first + index, rule, cost, headroom);
+            bucket.fits(rules, next_bucket(&mut costs, rules), ask)
         })
     }
 
@@ -164,24 +165,17 @@ impl Step<'_> {
         close: bool,
         claim: Option<u64>,
     ) -> Verdict {
-        let owner = claim.unwrap_or(self.lane);
-        if claim.is_some() && self.states.iter().any(|bucket| bucket.lane(owner).is_none()) {
+        let (owner, is_claim) = (claim.unwrap_or(self.lane), claim.is_some());
+        if is_claim && self.states.iter().any(|bucket| bucket.lane(owner).is_none()) {
             return Verdict::NoClaim;
         }
         self.settled = true;
         let (mut reserved, mut actual) = (reserved, actual);
         for (rules, bucket) in self.rules.iter().zip(self.states.iter_mut()) {
+            let (reserved, actual) = (next_bucket(&mut reserved, rules), next_bucket(&mut actual, rules));
             let lane = bucket.enter(owner);
-            // A late settle must not take what its lane has reserved since. A claim is younger than its grant.
-            let stands = claim.is_some() || at >= bucket.lanes[lane].since;
-            let amounts = next_bucket(&mut reserved, rules).iter().zip(next_bucket(&mut actual, rules));
-            for ((rule, state), (&reserved, &actual)) in rules.iter().zip(&mut bucket.quotas).zip(amounts) {
-                let share = bucket.lanes[lane].share(rule.id);
-                let in_flight = if stands { reserved.min(*share) } else { 0 };
-                let open = state.settle(rule, Amendment { at, reserved, actual, in_flight, close });
-                *share = (*share - in_flight + open).min(MAX_TAKEN);
-            }
-            if claim.is_some() && close {
+            bucket.settle(lane, rules, Settle { at, reserved, actual, close, is_claim });
+            if is_claim && close {
                 bucket.end_claim(lane);
             }
         }
@@ -189,18 +183,18 @@ impl Step<'_> {
     }
 
     fn detach(&mut self, claim: u64, reserved: &[u64], lease: Micros) -> Verdict {
-        let mut reserved = reserved.iter();
+        let mut reserved = reserved;
         for (rules, bucket) in self.rules.iter().zip(self.states.iter_mut()) {
             let (from, to) = (bucket.enter(self.lane), bucket.enter(claim));
-            for (rule, &amount) in rules.iter().zip(&mut reserved) {
-                let share = bucket.lanes[from].share(rule.id);
+            for (index, (rule, &amount)) in rules.iter().zip(next_bucket(&mut reserved, rules)).enumerate() {
+                let share = bucket.lanes[from].share(index, rule.id);
                 let moved = amount.min(*share);
                 *share -= moved;
-                let share = bucket.lanes[to].share(rule.id);
+                let share = bucket.lanes[to].share(index, rule.id);
                 *share = (*share + moved).min(MAX_TAKEN);
             }
             let until = sum(self.now, lease);
-            bucket.extend(claim, until, until);
+            bucket.extend(to, until, until);
             bucket.keep_while_charged(rules, lease, self.wall);
         }
         Verdict::Done
@@ -239,9 +233,7 @@ impl Step<'_> {
         if !std::mem::take(&mut self.settled) {
             return;
         }
-        for bucket in self.states.iter_mut() {
-            bucket.quotas.iter_mut().for_each(QuotaState::refold);
-        }
+        self.states.iter_mut().for_each(BucketState::refold);
     }
 }
 

@@ -99,11 +99,15 @@ impl DrainingBucket {
         unused
     }
 
+    pub(crate) fn follows(&self, rate: u64, shape: &TokenBucket) -> bool {
+        self.rate == rate && self.shape == *shape
+    }
+
     /// Takes over a changed rate or burst: past use has drained at the old rate up to now and is no new debt,
     /// and the ring is closed, since its folds would drain the past at the new rate. Answers whether it
     /// changed.
     pub(crate) fn adopt(&mut self, rate: u64, shape: TokenBucket) -> bool {
-        if (self.rate, self.shape) == (rate, shape) {
+        if self.follows(rate, &shape) {
             return false;
         }
         let debt = self.used.saturating_sub(self.shape.burst_units());
