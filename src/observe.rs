@@ -105,14 +105,21 @@ impl Observing {
         Self(Some(observer))
     }
 
+    /// Where nobody is to be told, the event is not even made.
+    #[inline]
     pub(crate) fn tell(&self, event: Event<'_>) {
         #[cfg(feature = "tracing")]
         trace(&event);
         if let Some(observer) = &self.0 {
-            // A broken observer must not break the limiter, and there is nobody else to tell.
-            let _ = catch_unwind(AssertUnwindSafe(|| observer.on_event(&event)));
+            tell(&**observer, &event);
         }
     }
+}
+
+#[inline(never)]
+fn tell(observer: &dyn Observer, event: &Event<'_>) {
+    // A broken observer must not break the limiter, and there is nobody else to tell.
+    let _ = catch_unwind(AssertUnwindSafe(|| observer.on_event(event)));
 }
 
 impl fmt::Debug for Observing {

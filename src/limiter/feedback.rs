@@ -28,7 +28,7 @@ impl Origin {
     /// Holds the fleet to what was said. It is applied, or enqueued, when this returns.
     pub(crate) fn feedback(&self, feedback: &Feedback) -> Settling {
         let (left, wait) = (self.left(feedback), self.wait(feedback));
-        wait.or(left).unwrap_or_else(Settling::nothing)
+        wait.or(left).unwrap_or_else(Settling::done)
     }
 
     /// The same of what is left.

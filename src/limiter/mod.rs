@@ -6,6 +6,7 @@ mod health;
 mod lane;
 mod line;
 mod lives;
+mod names;
 mod neighbours;
 mod options;
 mod path;
@@ -29,8 +30,9 @@ use std::{
 pub(crate) use self::feedback::Origin;
 use self::{
     lane::{Lane, Shared},
+    names::Names,
     options::Options,
-    registry::{Found, Names, Registry},
+    registry::{Found, Registry},
     route::Route,
 };
 pub use self::{
@@ -118,8 +120,12 @@ impl Limiter {
     ///
     /// # Cancel safety
     /// A dropped future leaves no trace: it gives up its place, and a grant on its way to it is given back.
-    pub async fn reserve(&self, demand: Demand) -> Result<Reservation, Throttled> {
-        self.acquire(&demand, Mode::Wait).await
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an `async fn` moves its arguments once more, which takes its time"
+    )]
+    pub fn reserve(&self, demand: Demand) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
+        async move { self.acquire(&demand, Mode::Wait).await }
     }
 
     /// Reserves the demand if it fits now and nobody who waits needs the same.
@@ -129,8 +135,9 @@ impl Limiter {
     ///
     /// # Cancel safety
     /// A dropped future leaves no trace.
-    pub async fn try_reserve(&self, demand: Demand) -> Result<Reservation, Throttled> {
-        self.acquire(&demand, Mode::Try).await
+    #[expect(clippy::manual_async_fn, reason = "as above")]
+    pub fn try_reserve(&self, demand: Demand) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
+        async move { self.acquire(&demand, Mode::Try).await }
     }
 
     /// How long the demand would have to wait if nothing were refunded: zero if it fits now, nothing if that depends

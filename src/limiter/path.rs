@@ -61,22 +61,37 @@ impl Path {
         self.specs.iter().flat_map(|spec| spec.meters.iter().map(move |meter| (spec, meter)))
     }
 
-    pub(crate) fn costs(&self, usage: &Usage) -> Costs {
-        self.amounts(|meter| meter.cost(usage))
+    /// Puts down what a usage costs: where it is to stay, since amounts that have just been written are slow to move.
+    ///
+    /// # Errors
+    /// Some quota could never admit it.
+    #[inline(always)]
+    pub(crate) fn put_costs(&self, costs: &mut Costs, usage: &Usage, headroom: u64) -> Result<(), Refusal> {
+        let mut is_possible = true;
+        for spec in &self.specs {
+            for meter in &*spec.meters {
+                let cost = meter.cost(usage);
+                is_possible &= cost <= meter.rule.capacity(headroom);
+                costs.push(cost);
+            }
+        }
+        if is_possible { Ok(()) } else { Err(self.beyond_capacity(costs, headroom)) }
+    }
+
+    /// Puts down what an actual usage costs.
+    #[inline]
+    pub(crate) fn put_actual_costs(&self, costs: &mut Costs, usage: &Usage) {
+        for spec in &self.specs {
+            for meter in &*spec.meters {
+                costs.push(meter.actual_cost(usage));
+            }
+        }
     }
 
     pub(crate) fn actual_costs(&self, usage: &Usage) -> Costs {
-        self.amounts(|meter| meter.actual_cost(usage))
-    }
-
-    fn amounts(&self, of: impl Fn(&Meter) -> u64) -> Costs {
-        let mut amounts = Costs::new();
-        for spec in &self.specs {
-            for meter in &*spec.meters {
-                amounts.push(of(meter));
-            }
-        }
-        amounts
+        let mut costs = Costs::new();
+        self.put_actual_costs(&mut costs, usage);
+        costs
     }
 
     /// Costs that were counted on another version of this path, on those of its quotas that are here too.
@@ -134,11 +149,9 @@ impl Path {
         op
     }
 
-    /// The quotas that could never admit these costs.
-    pub(crate) fn beyond_capacity(&self, costs: &Costs, headroom: u64) -> Option<Refusal> {
-        if self.meters().zip(costs).all(|((_, meter), &cost)| cost <= meter.rule.capacity(headroom)) {
-            return None;
-        }
+    /// Names the quotas that could never admit these costs.
+    #[cold]
+    fn beyond_capacity(&self, costs: &Costs, headroom: u64) -> Refusal {
         let exceeded = self.meters().zip(costs).filter_map(|((spec, meter), &requested)| {
             let limit = meter.rule.capacity(headroom);
             (requested > limit).then(|| Shortage {
@@ -150,7 +163,7 @@ impl Path {
                 retry_after: None,
             })
         });
-        Some(Refusal { shortages: exceeded.collect(), retry_after: None })
+        Refusal { shortages: exceeded.collect(), retry_after: None }
     }
 
     /// A refusal of the engine in the user's words.

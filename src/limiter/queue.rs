@@ -56,8 +56,8 @@ impl Ask {
             return None;
         }
         self.route = Arc::new(self.route.on(path));
-        self.costs = path.costs(&self.usage);
-        path.beyond_capacity(&self.costs, self.standing.headroom)
+        self.costs.clear();
+        path.put_costs(&mut self.costs, &self.usage, self.standing.headroom).err()
     }
 
     /// Whether it could be granted in time if everything in flight were refunded.
