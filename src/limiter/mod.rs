@@ -165,8 +165,8 @@ impl Limiter {
     async fn store_status(&self, bucket: &str) -> Result<Status, Throttled> {
         let route = self.route_to(bucket)?;
         match route.lane.send(Op::Status).verdict().await? {
-            Verdict::Status(levels, paused_until) => {
-                let status = Status::new(&route.path, &levels, paused_until);
+            Verdict::Status(levels, paused) => {
+                let status = Status::new(&route.path, &levels, paused);
                 Ok(Status { waiting: route.lane.neighbours.waiting(&route.lane), ..status })
             }
             _ => Err(Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into()))),

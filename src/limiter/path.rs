@@ -129,7 +129,7 @@ impl Path {
                 translate(actual);
             }
             Op::Detach { reserved, .. } => translate(reserved),
-            Op::Reserve { .. } | Op::Pause(_) | Op::Cap { .. } | Op::Status => {}
+            Op::Reserve { .. } | Op::Pause(_) | Op::Surface { .. } | Op::Cap { .. } | Op::Status => {}
         }
         op
     }

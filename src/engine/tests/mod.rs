@@ -13,6 +13,7 @@ mod oracle;
 mod range;
 mod scenarios;
 mod sliding_window;
+mod surfaced;
 mod token_bucket;
 mod waits;
 
