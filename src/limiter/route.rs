@@ -69,9 +69,9 @@ impl Route {
                 Ok(Some(reservation))
             }
             Some((Verdict::Fits, at)) => Ok(Some(Reservation::uncounted(demand.usage.clone(), at))),
-            Some((Verdict::Refused(violations), _)) if mode != Mode::Wait => {
-                let refusal = self.path.refusal(&violations, &costs, standing.headroom);
-                Err(Throttled::NotNow(Box::new(refusal)))
+            Some((Verdict::Refused(violations), _)) => {
+                let error = self.path.refused(&violations, &costs, standing.headroom, mode);
+                error.map_or(Ok(None), Err)
             }
             _ => Ok(None),
         }
@@ -133,6 +133,10 @@ impl Route {
         if self.lane.is_free()
             && let Some((verdict, _)) = self.apply_directly(&path, &op)
         {
+            if let Op::Surface { .. } = op {
+                // Whoever waits for this is not to, and would learn that later.
+                self.lane.neighbours.look_now(&self.lane);
+            }
             return Settling::done(verdict);
         }
         self.lane.send(op)
