@@ -81,6 +81,24 @@ async fn the_error_says_what_to_do() {
     assert!(error.refusal().is_some());
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_is_known_whatever_else_is_not() {
+    let limits = Limits::new().bucket("a", [Quota::concurrency(1), Quota::per_hour("tokens", 100)]);
+    let limiter = Limiter::new(limits).unwrap();
+    let call = limiter.reserve(tokens(100)).await.unwrap();
+    let error = limiter.try_reserve(tokens(1)).await.unwrap_err();
+    assert_eq!(error.retry_after(), None, "it depends on the call");
+    call.feedback(&retry_after(2 * HOUR)).await.unwrap();
+    let refusal = paused(limiter.try_reserve(tokens(1)).await.unwrap_err());
+    assert_eq!((refusal.shortages().len(), refusal.retry_after()), (3, Some(2 * HOUR)));
+    // What is short for longer is not there when the provider's time is over.
+    call.feedback(&retry_after(secs(600))).await.unwrap();
+    limiter.resume("a").await.unwrap();
+    call.feedback(&retry_after(secs(600))).await.unwrap();
+    let refusal = paused(limiter.try_reserve(tokens(1)).await.unwrap_err());
+    assert!(refusal.retry_after() > Some(HOUR), "{refusal}");
+}
+
 /// 1,000 demands that wait for something else on the store, and what the provider says then.
 async fn many_wait(limiter: &Limiter) {
     let call = limiter.reserve(tokens(100)).await.unwrap();
