@@ -7,6 +7,7 @@ use super::{
     exact::sum,
     quota_state::QuotaState,
     rule::{MAX_AMOUNT, Rule},
+    surfaced::Surfaced,
 };
 
 /// How long a lane is remembered after its last batch.
@@ -22,6 +23,8 @@ pub struct BucketState {
     /// What is added to the store's clock since that stepped back.
     pub(crate) offset: Micros,
     pub(crate) paused_until: Micros,
+    /// Whether the pause is one to wait out.
+    pub(crate) surfaced: Surfaced,
     /// Until when the state means something.
     pub(crate) expires: Micros,
     /// Nothing in `lanes` is due before this.
@@ -104,6 +107,7 @@ impl BucketState {
             now: 0,
             offset: 0,
             paused_until: 0,
+            surfaced: Surfaced::default(),
             expires: 0,
             next_sweep: MAX_AMOUNT,
             quotas: Vec::new(),
@@ -174,6 +178,23 @@ impl BucketState {
             index <= known || state.expires > now || state.in_flight > 0
         });
         self.next_sweep = self.lanes.iter().map(LaneState::due).min().unwrap_or(MAX_AMOUNT);
+    }
+
+    /// Pauses everything; nobody waits that out.
+    pub(crate) fn surface(&mut self, until: Micros, asked_until: Micros) {
+        self.paused_until = self.paused_until.max(until);
+        self.surfaced.surface(until, asked_until, self.now);
+    }
+
+    /// Ends every pause.
+    pub(crate) fn resume(&mut self) {
+        (self.paused_until, self.surfaced) = (0, Surfaced::default());
+        self.quotas.iter_mut().for_each(QuotaState::resume);
+    }
+
+    /// What is left of a wait that nobody waits out.
+    pub(crate) fn asked(&self) -> Option<Micros> {
+        self.surfaced.asked(self.paused_until, self.now)
     }
 
     /// Forgets a claim, with what it has in flight on quotas that whoever settled it does not know.

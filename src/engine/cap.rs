@@ -1,6 +1,6 @@
 //! What a provider said of a quota: it withholds a part of it for a while, or all of it, and never gives any.
 
-use super::{Micros, rule::rescaled};
+use super::{Micros, rule::rescaled, surfaced::Surfaced};
 
 /// What is withheld of one quota.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub(crate) struct Cap {
     withheld_until: Micros,
     /// Everything is withheld until then.
     paused_until: Micros,
+    /// Whether that is to be waited out.
+    surfaced: Surfaced,
 }
 
 impl Cap {
@@ -23,6 +25,17 @@ impl Cap {
 
     pub(crate) fn pause(&mut self, until: Micros) {
         self.paused_until = self.paused_until.max(until);
+    }
+
+    /// The same; nobody waits that out.
+    pub(crate) fn surface(&mut self, until: Micros, asked_until: Micros, now: Micros) {
+        self.pause(until);
+        self.surfaced.surface(until, asked_until, now);
+    }
+
+    /// Ends a pause. A part may be withheld still.
+    pub(crate) fn resume(&mut self) {
+        (self.paused_until, self.surfaced) = (0, Surfaced::default());
     }
 
     /// `unused` units have drained of nothing else.
@@ -53,7 +66,7 @@ impl Cap {
             (self.withheld, self.withheld_until) = (0, 0);
         }
         if self.paused_until <= now {
-            self.paused_until = 0;
+            self.resume();
         }
     }
 
@@ -71,6 +84,11 @@ impl Cap {
     #[inline]
     pub(crate) fn pauses(&self, cost: u64) -> bool {
         cost > 0 && self.paused_until > 0
+    }
+
+    /// What is left of a wait that nobody waits out, for a demand of this cost.
+    pub(crate) fn asked(&self, cost: u64, now: Micros) -> Option<Micros> {
+        if cost == 0 { None } else { self.surfaced.asked(self.paused_until, now) }
     }
 
     /// Time until no part is withheld any more, should it not drain before.

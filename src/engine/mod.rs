@@ -15,6 +15,7 @@ mod rule;
 mod single;
 mod sliding_window;
 mod step;
+mod surfaced;
 mod token_bucket;
 
 #[cfg(test)]
@@ -74,8 +75,18 @@ pub enum Op {
         /// For how long the claim stands.
         lease: Micros,
     },
-    /// Refuse everything on the first bucket for at least this long; 0 ends a pause.
+    /// Refuse everything on the first bucket for at least this long; 0 ends every pause of it and of its quotas.
     Pause(Micros),
+    /// Pause the first bucket or a quota of it, since the provider asked for a wait that is longer than anybody is to
+    /// sleep: while the pause lasts, what it holds back is to be refused and not to wait.
+    Surface {
+        /// The rule's id; everything if there is none. As for [`Op::Cap`], not every quota can be paused.
+        quota: Option<u64>,
+        /// The wait that was asked for. One that is no longer than the pause makes it an ordinary pause.
+        asked: Micros,
+        /// For how long the pause lasts.
+        lasts: Micros,
+    },
     /// Withhold a part of a quota of the first bucket, or all of it, since the provider said that no more is left.
     /// This never gives anything, and ends by itself. Calls in flight are not a provider's to cap: a quota on them,
     /// or one that is not known, stays as it is.
@@ -97,7 +108,8 @@ pub enum Op {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Mode {
-    /// Refused, it waits: it keeps its place before the reserves after it in the batch.
+    /// Refused, it waits: it keeps its place before the reserves after it in the batch. Not so if what refused it is
+    /// not to be waited out ([`Violation::asked`]): then it always gets its reasons, and goes away.
     Wait,
     /// Refused, it goes away.
     Try,
@@ -119,8 +131,18 @@ pub enum Verdict {
     Done,
     /// The claim does not stand: it was settled before, or its lease has ended.
     NoClaim,
-    /// The levels, one per rule, and until when the first bucket is paused; 0 if it is not.
-    Status(Box<[Level]>, Micros),
+    /// The levels, one per rule, and how the first bucket is paused.
+    Status(Box<[Level]>, Paused),
+}
+
+/// How a bucket is paused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Paused {
+    /// Until when; 0 if it is not.
+    pub until: Micros,
+    /// Until when the provider asked to wait, if nobody is to wait that long; otherwise 0.
+    pub asked_until: Micros,
 }
 
 /// One reason of a refusal.
@@ -135,6 +157,9 @@ pub struct Violation {
     pub wait: Option<Micros>,
     /// The same if everything in flight were refunded at once.
     pub at_best: Micros,
+    /// What is left of the wait that a provider asked for, if that is longer than anybody is to sleep: the demand is not
+    /// to wait.
+    pub asked: Option<Micros>,
 }
 
 /// What refused a demand.

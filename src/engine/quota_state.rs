@@ -51,6 +51,8 @@ pub struct Level {
     pub withheld: u64,
     /// For how long at most.
     pub withheld_for: Micros,
+    /// What is left of the wait that the provider asked for, if that is longer than anybody is to sleep.
+    pub asked: Option<Micros>,
 }
 
 /// What a demand asks of one quota.
@@ -170,6 +172,22 @@ impl QuotaState {
         if rule.window != Window::InFlight {
             self.cap.pause(until);
         }
+    }
+
+    /// The same; nobody waits that out.
+    pub(crate) fn surface(&mut self, rule: &Rule, until: Micros, asked_until: Micros, now: Micros) {
+        if rule.window != Window::InFlight {
+            self.cap.surface(until, asked_until, now);
+        }
+    }
+
+    pub(crate) fn resume(&mut self) {
+        self.cap.resume();
+    }
+
+    /// What is left of a wait that nobody waits out, for a demand of this cost.
+    pub(crate) fn asked(&self, cost: u64, now: Micros) -> Option<Micros> {
+        self.cap.asked(cost, now)
     }
 
     /// Units that came back since `at` at the provider, as far as its rule is this one; `None` if what it said then
@@ -316,7 +334,8 @@ impl QuotaState {
         let left = product(rule.capacity(0), units).saturating_sub(taken);
         let part = self.cap.withheld_from(1);
         let withheld = if self.cap.pauses(1) { part.max(left) } else { part };
-        Level { charged, in_flight: self.in_flight, reset, withheld, withheld_for: self.cap.lasts(now) }
+        let (withheld_for, asked) = (self.cap.lasts(now), self.cap.asked(1, now));
+        Level { charged, in_flight: self.in_flight, reset, withheld, withheld_for, asked }
     }
 }
 

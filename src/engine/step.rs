@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::{
-    BucketState, Micros, Mode, Op, RefusedBy, Rule, Verdict, Violation,
+    BucketState, Micros, Mode, Op, Paused, RefusedBy, Rule, Verdict, Violation,
     charge::Settle,
     exact::sum,
     quota_state::{Ask, QuotaState},
@@ -63,6 +63,7 @@ impl<'a> Step<'a> {
             }
             Op::Detach { claim, reserved, lease } => self.detach(*claim, reserved, *lease),
             Op::Pause(duration) => self.pause(*duration),
+            Op::Surface { quota, asked, lasts } => self.surface(*quota, *asked, *lasts),
             Op::Cap { quota, left, at, lasts } => self.cap(*quota, *left, *at, *lasts),
             Op::Status => self.status(),
         }
@@ -80,15 +81,7 @@ impl<'a> Step<'a> {
     pub(super) fn reserve(&mut self, costs: &[u64], headroom: u64, explain: bool, mode: Mode) -> Verdict {
         self.refold();
         if !self.fits(costs, headroom) {
-            let violations = if explain || (mode == Mode::Wait && self.ahead.is_empty()) {
-                self.violations(costs, headroom)
-            } else {
-                Box::default()
-            };
-            if mode == Mode::Wait {
-                self.stand_ahead(costs, headroom);
-            }
-            return Verdict::Refused(violations);
+            return Verdict::Refused(self.refuse(costs, headroom, explain, mode));
         }
         if mode == Mode::Dry {
             return Verdict::Fits;
@@ -121,11 +114,29 @@ impl<'a> Step<'a> {
         })
     }
 
+    fn refuse(&mut self, costs: &[u64], headroom: u64, explain: bool, mode: Mode) -> Box<[Violation]> {
+        // What is not to wait has to know that, and stands in nobody's way.
+        let goes_away = self.is_surfaced(costs);
+        let is_told = explain || goes_away || (mode == Mode::Wait && self.ahead.is_empty());
+        let violations = if is_told { self.violations(costs, headroom) } else { Box::default() };
+        if mode == Mode::Wait && !goes_away {
+            self.stand_ahead(costs, headroom);
+        }
+        violations
+    }
+
+    /// Whether what holds back these costs is a pause that nobody waits out.
+    fn is_surfaced(&self, costs: &[u64]) -> bool {
+        let mut quotas = self.quotas().zip(costs);
+        self.states.iter().any(|bucket| bucket.asked().is_some())
+            || quotas.any(|((_, _, state), &cost)| state.asked(cost, self.now).is_some())
+    }
+
     fn violations(&self, costs: &[u64], headroom: u64) -> Box<[Violation]> {
         let paused = self.states.iter().enumerate().filter(|(_, bucket)| bucket.paused_until > self.now);
         let pauses = paused.map(|(index, bucket)| {
-            let wait = bucket.paused_until - self.now;
-            Violation { by: RefusedBy::Pause(index), available: 0, wait: Some(wait), at_best: wait }
+            let (by, wait) = (RefusedBy::Pause(index), bucket.paused_until - self.now);
+            Violation { by, available: 0, wait: Some(wait), at_best: wait, asked: bucket.asked() }
         });
         let quotas = self.quotas().zip(costs).filter_map(|((k, rule, state), &cost)| {
             let ask = self.ask(k, rule, cost, headroom);
@@ -138,6 +149,7 @@ impl<'a> Step<'a> {
                 available: shortage.available,
                 wait: shortage.wait,
                 at_best: shortage.at_best,
+                asked: state.asked(cost, self.now),
             })
         });
         pauses.chain(quotas).collect()
@@ -201,31 +213,54 @@ impl<'a> Step<'a> {
     }
 
     fn pause(&mut self, duration: Micros) -> Verdict {
-        if let Some(bucket) = self.states.first_mut() {
-            let until = sum(self.now, duration);
-            bucket.paused_until = if duration == 0 { 0 } else { bucket.paused_until.max(until) };
+        match self.states.first_mut() {
+            Some(bucket) if duration == 0 => bucket.resume(),
+            Some(bucket) => bucket.paused_until = bucket.paused_until.max(sum(self.now, duration)),
+            None => {}
+        }
+        Verdict::Done
+    }
+
+    fn surface(&mut self, quota: Option<u64>, asked: Micros, lasts: Micros) -> Verdict {
+        let now = self.now;
+        let (until, asked_until) = (sum(now, lasts), sum(now, asked));
+        if let Some(id) = quota {
+            if let Some((rule, state)) = self.quota_of_first(id) {
+                state.surface(rule, until, asked_until, now);
+            }
+        } else if let Some(bucket) = self.states.first_mut() {
+            bucket.surface(until, asked_until);
         }
         Verdict::Done
     }
 
     fn cap(&mut self, quota: u64, left: Option<u64>, at: Micros, lasts: Micros) -> Verdict {
         self.refold();
-        let first = self.rules.first().zip(self.states.first_mut());
-        let mut quotas = first.into_iter().flat_map(|(rules, bucket)| rules.iter().zip(&mut bucket.quotas));
-        if let Some((rule, state)) = quotas.find(|(rule, _)| rule.id == quota) {
+        let (now, wall) = (self.now, self.wall);
+        if let Some((rule, state)) = self.quota_of_first(quota) {
             match left {
-                Some(left) => state.withhold(rule, left, at, lasts, self.now, self.wall),
-                None => state.pause(rule, sum(self.now, lasts)),
+                Some(left) => state.withhold(rule, left, at, lasts, now, wall),
+                None => state.pause(rule, sum(now, lasts)),
             }
         }
         Verdict::Done
     }
 
+    /// The first bucket's quota of this id.
+    fn quota_of_first(&mut self, id: u64) -> Option<(&Rule, &mut QuotaState)> {
+        let (rules, bucket) = self.rules.first().zip(self.states.first_mut())?;
+        rules.iter().zip(&mut bucket.quotas).find(|(rule, _)| rule.id == id)
+    }
+
     fn status(&mut self) -> Verdict {
         self.refold();
         let levels = self.quotas().map(|(_, rule, state)| state.level(rule, self.now, self.wall)).collect();
-        let paused = self.states.first().map(|bucket| bucket.paused_until).filter(|until| *until > self.now);
-        Verdict::Status(levels, paused.unwrap_or(0))
+        let first = self.states.first().filter(|bucket| bucket.paused_until > self.now);
+        let paused = first.map(|bucket| Paused {
+            until: bucket.paused_until,
+            asked_until: bucket.asked().map_or(0, |asked| sum(self.now, asked)),
+        });
+        Verdict::Status(levels, paused.unwrap_or_default())
     }
 
     /// Makes the edits of the settles so far count.

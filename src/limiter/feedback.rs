@@ -70,8 +70,11 @@ impl Origin {
         }
         // No time at all would end a pause that somebody else began.
         let lasts = Some(micros(lasts)).filter(|lasts| *lasts > 0)?;
-        Some(match meter {
-            Some(meter) => Op::Cap { quota: meter.rule.id, left: None, at: self.at, lasts },
+        let quota = meter.map(|meter| meter.rule.id);
+        Some(match quota {
+            // Longer than anybody is to sleep.
+            quota if wait.time > self.longest() => Op::Surface { quota, asked: micros(wait.time), lasts },
+            Some(quota) => Op::Cap { quota, left: None, at: self.at, lasts },
             None => Op::Pause(lasts),
         })
     }

@@ -1,6 +1,7 @@
 //! The limiter: reserve, call, settle; without tower.
 
 mod admission;
+mod ask;
 mod feedback;
 mod health;
 mod lane;
@@ -19,6 +20,7 @@ mod route;
 mod seats;
 mod settling;
 mod status;
+mod surfaced;
 mod track;
 
 use std::{
@@ -116,7 +118,8 @@ impl Limiter {
     ///
     /// # Errors
     /// See [`Throttled`]. A demand that could not be granted within its longest wait, even if everything in flight
-    /// were refunded, is refused at once.
+    /// were refunded, is refused at once; so is one that would have to wait for what the provider asked to leave alone for
+    /// longer than [`LimiterBuilder::longest_pause`].
     ///
     /// # Cancel safety
     /// A dropped future leaves no trace: it gives up its place, and a grant on its way to it is given back.
@@ -143,14 +146,15 @@ impl Limiter {
     /// How long the demand would have to wait if nothing were refunded: zero if it fits now, nothing if that depends
     /// on calls in flight. Reserves nothing.
     ///
-    /// Those that wait before it in this process are counted in, the first hundred of them at least.
+    /// Those that wait before it in this process are counted in, the first hundred of them at least. Where the provider
+    /// asked for a wait that nobody waits out, it is what is left of that.
     ///
     /// # Errors
     /// See [`Throttled`].
     pub async fn time_until_available(&self, demand: Demand) -> Result<Option<Duration>, Throttled> {
         match self.ask(&demand, Mode::Dry).await {
             Ok(_) => Ok(Some(Duration::ZERO)),
-            Err(Throttled::NotNow(refusal)) => Ok(refusal.retry_after()),
+            Err(Throttled::NotNow(refusal) | Throttled::Paused(refusal)) => Ok(refusal.retry_after()),
             Err(error) => Err(error),
         }
     }
@@ -172,8 +176,8 @@ impl Limiter {
     async fn store_status(&self, bucket: &str) -> Result<Status, Throttled> {
         let route = self.route_to(bucket)?;
         match route.lane.send(Op::Status).verdict().await? {
-            Verdict::Status(levels, paused_until) => {
-                let status = Status::new(&route.path, &levels, paused_until);
+            Verdict::Status(levels, paused) => {
+                let status = Status::new(&route.path, &levels, paused);
                 Ok(Status { waiting: route.lane.neighbours.waiting(&route.lane), ..status })
             }
             _ => Err(Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into()))),
@@ -201,8 +205,8 @@ impl Limiter {
         Ok(route.change(settle, false).verdict().await? != Verdict::NoClaim)
     }
 
-    /// Refuses everything on a bucket for at least this long, in all processes that share it. A pause never
-    /// shortens another.
+    /// Lets nothing pass on a bucket for at least this long, in all processes that share it: demands wait for the end of it
+    /// as they do for quota. A pause never shortens another.
     ///
     /// # Errors
     /// See [`Throttled`].
@@ -211,7 +215,8 @@ impl Limiter {
         lane.send(Op::Pause(micros(duration).clamp(1, MAX_PAUSE))).await
     }
 
-    /// Ends a pause.
+    /// Ends all pauses of a bucket and of its quotas, those that its provider asked for too. What the provider said to be left
+    /// stays as it is.
     ///
     /// # Errors
     /// See [`Throttled`].

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use smallvec::SmallVec;
 
 use crate::{
-    engine::{Costs, Micros, Op, RefusedBy, Violation},
-    error::{Refusal, Shortage},
+    engine::{Costs, Micros, Mode, Op, RefusedBy, Violation},
+    error::{Refusal, Shortage, Throttled},
     limits::BucketSpec,
     quota::Meter,
     store::Bucket,
@@ -40,8 +40,9 @@ impl Path {
     /// Whether demands cost the same here and are held against the same rules of the same buckets.
     pub(crate) fn counts_like(&self, other: &Self) -> bool {
         let mut pairs = self.specs.iter().zip(&other.specs);
-        self.specs.len() == other.specs.len()
-            && pairs.all(|(one, other)| one.key == other.key && one.meters == other.meters)
+        std::ptr::eq(self, other)
+            || self.specs.len() == other.specs.len()
+                && pairs.all(|(one, other)| one.key == other.key && one.meters == other.meters)
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -144,7 +145,7 @@ impl Path {
                 translate(actual);
             }
             Op::Detach { reserved, .. } => translate(reserved),
-            Op::Reserve { .. } | Op::Pause(_) | Op::Cap { .. } | Op::Status => {}
+            Op::Reserve { .. } | Op::Pause(_) | Op::Surface { .. } | Op::Cap { .. } | Op::Status => {}
         }
         op
     }
@@ -166,17 +167,37 @@ impl Path {
         Refusal { shortages: exceeded.collect(), retry_after: None }
     }
 
+    /// What becomes of a demand that the engine refused; nothing, if it is to wait.
+    pub(crate) fn refused(
+        &self,
+        violations: &[Violation],
+        costs: &Costs,
+        headroom: u64,
+        mode: Mode,
+    ) -> Option<Throttled> {
+        let refusal = || Box::new(self.refusal(violations, costs, headroom));
+        match mode {
+            _ if is_surfaced(violations) => Some(Throttled::Paused(refusal())),
+            Mode::Wait => None,
+            _ => Some(Throttled::NotNow(refusal())),
+        }
+    }
+
     /// A refusal of the engine in the user's words.
     pub(crate) fn refusal(&self, violations: &[Violation], costs: &Costs, headroom: u64) -> Refusal {
         let shortages: Vec<_> =
             violations.iter().filter_map(|violation| self.shortage(violation, costs, headroom)).collect();
         let waits = shortages.iter().map(|shortage| shortage.retry_after);
-        let retry_after = waits.reduce(|one, other| Some(one?.max(other?))).flatten();
+        let retry_after = match is_surfaced(violations) {
+            // That is known, whatever else is not.
+            true => waits.flatten().max(),
+            false => waits.reduce(|one, other| Some(one?.max(other?))).flatten(),
+        };
         Refusal { shortages, retry_after }
     }
 
     fn shortage(&self, violation: &Violation, costs: &Costs, headroom: u64) -> Option<Shortage> {
-        let retry_after = violation.wait.map(Duration::from_micros);
+        let retry_after = violation.wait.max(violation.asked).map(Duration::from_micros);
         Some(match violation.by {
             RefusedBy::Pause(index) => Shortage {
                 bucket: self.specs.get(index)?.name().into(),
@@ -200,4 +221,9 @@ impl Path {
             }
         })
     }
+}
+
+/// Whether a pause is among what refused a demand that is not to be waited out.
+fn is_surfaced(violations: &[Violation]) -> bool {
+    violations.iter().any(|violation| violation.asked.is_some())
 }

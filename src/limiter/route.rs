@@ -83,11 +83,7 @@ impl Route {
                 reservation.release_on_drop(false);
                 Some(Ok(reservation))
             }
-            Err(_) if mode == Mode::Wait => None,
-            Err(violations) => {
-                let refusal = self.path.refusal(&violations, &costs, standing.headroom);
-                Some(Err(Throttled::NotNow(Box::new(refusal))))
-            }
+            Err(violations) => self.path.refused(&violations, &costs, standing.headroom, mode).map(Err),
         }
     }
 
@@ -188,6 +184,10 @@ impl Route {
         if self.lane.is_free()
             && let Some((verdict, _)) = self.apply_directly(&path, &op)
         {
+            if let Op::Surface { .. } = op {
+                // Whoever waits for this is not to, and would learn that later.
+                self.lane.neighbours.look_now(&self.lane);
+            }
             return Settling::answered(verdict);
         }
         self.lane.send(op)

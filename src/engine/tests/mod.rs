@@ -14,6 +14,7 @@ mod range;
 mod scenarios;
 mod single;
 mod sliding_window;
+mod surfaced;
 mod token_bucket;
 mod waits;
 
