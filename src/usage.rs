@@ -57,7 +57,7 @@ impl Standard {
 /// assert_eq!(usage.get("tokens"), Some(412));
 /// assert_eq!(usage, Usage::new().with("requests", 1).with("input_tokens", 300).with("output_tokens", 112));
 /// ```
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Usage {
     standard: Amounts,
     /// Boxed, since hardly any call has them and every reservation carries a usage.
@@ -259,6 +259,13 @@ impl Usage {
         }
         let others = self.others.iter_mut().flat_map(|others| others.iter_mut());
         others.for_each(|(metric, amount)| change(metric, amount));
+    }
+}
+
+impl Clone for Usage {
+    #[inline]
+    fn clone(&self) -> Self {
+        Self { standard: self.standard, others: self.others.clone() }
     }
 }
 

@@ -82,6 +82,7 @@ impl LaneState {
         &mut self.in_flight[index].amount
     }
 
+    #[cold]
     fn find_share(&mut self, quota: u64) -> usize {
         self.in_flight.iter().position(|share| share.quota == quota).unwrap_or_else(|| {
             self.in_flight.push(Share { quota, amount: 0 });
@@ -149,23 +150,31 @@ impl BucketState {
             self.quotas.reserve_exact(rules.len());
         }
         for (index, rule) in rules.iter().enumerate() {
-            if self.quotas.get(index).is_none_or(|state| state.id != rule.id) {
-                let found = (index..self.quotas.len()).find(|&other| self.quotas[other].id == rule.id);
-                let found = found.unwrap_or_else(|| {
-                    self.quotas.push(QuotaState::new(rule, now, wall));
-                    self.quotas.len() - 1
-                });
-                self.quotas.swap(index, found);
+            match self.quotas.get_mut(index) {
+                Some(state) if state.id == rule.id => state.advance(rule, now, wall),
+                _ => self.place(index, rule, now, wall),
             }
-            self.quotas[index].advance(rule, now, wall);
         }
         if now >= self.next_sweep {
             self.sweep(rules.len(), now);
         }
     }
 
+    /// Puts the quota of a rule at `index`, which is made if it is not known.
+    #[cold]
+    fn place(&mut self, index: usize, rule: &Rule, now: Micros, wall: Micros) {
+        let found = (index..self.quotas.len()).find(|&other| self.quotas[other].id == rule.id);
+        let found = found.unwrap_or_else(|| {
+            self.quotas.push(QuotaState::new(rule, now, wall));
+            self.quotas.len() - 1
+        });
+        self.quotas.swap(index, found);
+        self.quotas[index].advance(rule, now, wall);
+    }
+
     /// Ends the leases that are over. Forgets the lanes that were silent for long, and the quotas after the
     /// first `known` that mean nothing any more.
+    #[cold]
     fn sweep(&mut self, known: usize, now: Micros) {
         for lane in self.lanes.iter_mut().filter(|lane| lane.lease_until <= now) {
             lane.since = now;
@@ -215,14 +224,17 @@ impl BucketState {
     /// The index of a lane, which is made if it is not known.
     #[inline]
     pub(crate) fn enter(&mut self, id: u64) -> usize {
-        self.find_lane(id).unwrap_or_else(|| {
-            if self.lanes.is_empty() {
-                // Most buckets see one lane only.
-                self.lanes.reserve_exact(1);
-            }
-            self.lanes.push(LaneState::new(id, self.now));
-            self.lanes.len() - 1
-        })
+        self.find_lane(id).unwrap_or_else(|| self.make_lane(id))
+    }
+
+    #[cold]
+    fn make_lane(&mut self, id: u64) -> usize {
+        if self.lanes.is_empty() {
+            // Most buckets see one lane only.
+            self.lanes.reserve_exact(1);
+        }
+        self.lanes.push(LaneState::new(id, self.now));
+        self.lanes.len() - 1
     }
 
     /// Gives a lane, or a detached reservation, time until its lease and its record end.

@@ -32,7 +32,8 @@ pub(crate) struct QuotaState {
 #[repr(u8)]
 enum Charges {
     Sliding(SlidingWindow),
-    Draining(DrainingBucket),
+    /// Boxed, since it is larger than the others.
+    Draining(Box<DrainingBucket>),
     Fixed(FixedWindow),
     None,
 }
@@ -91,7 +92,9 @@ impl QuotaState {
     pub(crate) fn new(rule: &Rule, now: Micros, wall: Micros) -> Self {
         let charges = match &rule.window {
             Window::Sliding { slot, slots } => Charges::Sliding(SlidingWindow::new(*slot, *slots, now)),
-            Window::TokenBucket(shape) => Charges::Draining(DrainingBucket::new(rule.limit, *shape, now)),
+            Window::TokenBucket(shape) => {
+                Charges::Draining(Box::new(DrainingBucket::new(rule.limit, *shape, now)))
+            }
             Window::Fixed { .. } | Window::Calendar { .. } => {
                 Charges::Fixed(FixedWindow::new(window_at(rule, wall).0))
             }
@@ -117,6 +120,12 @@ impl QuotaState {
     #[inline]
     pub(crate) fn advance(&mut self, rule: &Rule, now: Micros, wall: Micros) {
         self.pass(now);
+        if let Charges::Draining(_) | Charges::Fixed(_) = self.charges {
+            self.follow(rule, now, wall);
+        }
+    }
+
+    fn follow(&mut self, rule: &Rule, now: Micros, wall: Micros) {
         let renewed = match (&mut self.charges, &rule.window) {
             (Charges::Draining(bucket), Window::TokenBucket(shape)) => {
                 self.cap.rescale(bucket.units(), shape.units);

@@ -65,7 +65,7 @@ impl Single<'_> {
     }
 
     /// Replaces what a reservation of `reserved` was charged `at`. The clock, which is slow, is read only where something
-    /// depends on it: a refund lowers what was charged before, and makes nothing last longer.
+    /// depends on it: a refund lowers what was charged before, and makes nothing last longer. Answers whether it was.
     #[inline]
     pub(crate) fn settle(
         self,
@@ -75,13 +75,14 @@ impl Single<'_> {
         actual: &[u64],
         close: bool,
         clock: impl FnOnce() -> Micros,
-    ) {
+    ) -> bool {
         let settle = Settle { at, reserved, actual, close, is_claim: false };
         let is_refund = actual.iter().zip(reserved).all(|(actual, reserved)| actual <= reserved);
         match state.find_lane(self.lane) {
             Some(lane) if is_refund && state.refunds_at_any_time(self.rules) => {
                 state.settle(lane, self.rules, settle);
                 state.refold();
+                false
             }
             _ => {
                 let wall = clock();
@@ -90,6 +91,7 @@ impl Single<'_> {
                 state.settle(lane, self.rules, settle);
                 state.refold();
                 state.end(lane, self.lease, self.rules, wall);
+                true
             }
         }
     }

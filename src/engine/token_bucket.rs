@@ -5,6 +5,8 @@
 //! in a ring; a settle edits the slot of its reservation, and `used` is lowered to the fold over the ring, in
 //! which every slot's charge is counted at its end: never below the truth, and at most one slot of refill
 //! above it.
+//!
+//! What takes more than a few instructions is not inlined, or it would crowd out what other quotas need.
 
 use super::{
     MAX_AMOUNT, Micros,
@@ -73,6 +75,7 @@ impl DrainingBucket {
     }
 
     /// Lets time pass. Answers how many units would have drained and were not in use.
+    #[inline(never)]
     pub(crate) fn advance(&mut self, now: Micros) -> u64 {
         let at = (now / self.shape.tick).max(self.at);
         let unused = self.drain(at - self.at);
@@ -130,6 +133,7 @@ impl DrainingBucket {
         true
     }
 
+    #[inline(never)]
     pub(crate) fn charge(&mut self, amount: u64) {
         // What a lane leaves behind may add up to more than is believed.
         let units = product(amount.min(self.shape.burst + self.shape.max_debt), self.shape.units);
@@ -142,6 +146,7 @@ impl DrainingBucket {
     }
 
     /// Replaces what was charged at `at`. What is older than the ring gets no refund; its debit is paid now.
+    #[inline(never)]
     pub(crate) fn amend(&mut self, at: Micros, reserved: u64, actual: u64, refundable: bool) {
         let slot = (at / self.shape.tick / self.shape.slot).min(self.ring.head());
         let known = refundable && self.ring.holds(slot);
@@ -162,6 +167,7 @@ impl DrainingBucket {
         }
     }
 
+    #[inline(never)]
     fn fold(&self) -> u64 {
         let slot_drain = self.drained(self.shape.slot);
         let head_drain = self.drained(self.at - self.ring.head() * self.shape.slot);
@@ -173,6 +179,7 @@ impl DrainingBucket {
     }
 
     /// Time until `units` have drained.
+    #[inline(never)]
     pub(crate) fn until_drained(&self, units: u64, now: Micros) -> Micros {
         let ticks = units.div_ceil(self.rate.max(1));
         product(self.at + ticks, self.shape.tick).saturating_sub(now)

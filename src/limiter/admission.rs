@@ -140,6 +140,7 @@ impl Limiter {
     }
 
     /// The route of a demand and how it stands there; nothing if it is unlimited.
+    #[inline(never)]
     fn route_of(&self, demand: &Demand) -> Result<Option<(Arc<Route>, Standing)>, Throttled> {
         let registry = self.read();
         if let Some(route) = registry.find(&demand.buckets) {

@@ -119,14 +119,21 @@ impl Route {
         if !self.lane.is_free() {
             return None;
         }
-        let (headroom, explain) = (standing.headroom, mode != Mode::Wait);
-        if let Some(bucket) = &self.local {
-            let (lane, lease) = self.lane.known_as();
-            let (result, life) = bucket.reserve(lane, lease, costs, headroom, explain, mode);
-            self.lane.saw_only(&self.path, life);
-            return Some(result);
-        }
-        let costs = Costs::from_slice(costs);
+        let Some(bucket) = &self.local else { return self.reserve_in_batch(costs, standing.headroom, mode) };
+        let (lane, lease) = self.lane.known_as();
+        let (result, life) = bucket.reserve(lane, lease, costs, standing.headroom, explains(mode), mode);
+        self.lane.saw_only(&self.path, life);
+        Some(result)
+    }
+
+    #[inline(never)]
+    fn reserve_in_batch(
+        &self,
+        costs: &Costs,
+        headroom: u64,
+        mode: Mode,
+    ) -> Option<Result<Micros, Box<[Violation]>>> {
+        let (costs, explain) = (Costs::from_slice(costs), explains(mode));
         match self.apply_directly(&self.path, &Op::Reserve { costs, headroom, explain, mode })? {
             (Verdict::Refused(violations), _) => Some(Err(violations)),
             (_, at) => Some(Ok(at)),
@@ -139,16 +146,20 @@ impl Route {
         match &self.local {
             Some(bucket) if self.lane.is_free() && self.is_current() => {
                 let (lane, lease) = self.lane.known_as();
-                let life = bucket.settle(lane, lease, at, reserved, actual, close);
-                self.lane.saw_only(&self.path, life);
+                if let Some(life) = bucket.settle(lane, lease, at, reserved, actual, close) {
+                    self.lane.saw_only(&self.path, life);
+                }
                 self.hand_on();
                 Settling::done()
             }
-            _ => {
-                let (reserved, actual) = (Costs::from_slice(reserved), Costs::from_slice(actual));
-                self.change(Op::Settle { at, reserved, actual, close, claim: None }, close)
-            }
+            _ => self.settle_in_batch(at, reserved, actual, close),
         }
+    }
+
+    #[inline(never)]
+    fn settle_in_batch(&self, at: Micros, reserved: &Costs, actual: &Costs, close: bool) -> Settling {
+        let (reserved, actual) = (Costs::from_slice(reserved), Costs::from_slice(actual));
+        self.change(Op::Settle { at, reserved, actual, close, claim: None }, close)
     }
 
     /// Lets those look who may wait for what was freed.
@@ -215,4 +226,9 @@ impl Route {
         }
         None
     }
+}
+
+/// Whether whoever asks is to know why he is refused: who waits asks again.
+fn explains(mode: Mode) -> bool {
+    mode != Mode::Wait
 }

@@ -131,7 +131,7 @@ impl World {
                 })
             }
             Op::Settle { at, reserved, actual, close, claim: None } => {
-                single.settle(state, *at, reserved, actual, *close, || wall);
+                let _ = single.settle(state, *at, reserved, actual, *close, || wall);
                 Some((wall, Verdict::Done))
             }
             _ => None,

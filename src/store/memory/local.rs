@@ -44,7 +44,7 @@ impl LocalBucket {
         (result, life)
     }
 
-    /// Replaces what a reservation of `reserved` was charged `at`.
+    /// Replaces what a reservation of `reserved` was charged `at`. Answers the state's life if that may have changed.
     #[inline]
     pub(crate) fn settle(
         &self,
@@ -54,11 +54,11 @@ impl LocalBucket {
         reserved: &[u64],
         actual: &[u64],
         close: bool,
-    ) -> Life {
+    ) -> Option<Life> {
         let mut state = self.cell.lock();
         let single = Single { lane, lease, rules: &self.rules };
-        single.settle(&mut state, at, reserved, actual, close, || self.store.wall());
-        state.life()
+        let has_changed = single.settle(&mut state, at, reserved, actual, close, || self.store.wall());
+        has_changed.then(|| state.life())
     }
 }
 
