@@ -22,12 +22,13 @@ use tokio::{
 
 use super::{
     health::{Health, Rest},
+    landing::Doubt,
     lives::Lives,
     neighbours::Neighbours,
     options::Options,
     path::Path,
     place::Place,
-    pump::{Doubt, Pump},
+    pump::Pump,
     queue::{Ask, Other, Queue, Rank, Waiter},
     settling::Settling,
 };

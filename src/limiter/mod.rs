@@ -3,6 +3,7 @@
 mod admission;
 mod feedback;
 mod health;
+mod landing;
 mod lane;
 mod line;
 mod lives;
