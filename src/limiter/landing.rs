@@ -37,7 +37,6 @@ impl Lane {
                 }
                 self.saw(&flight.path, &lives);
                 let mut state = self.lock();
-                state.flying = false;
                 state.heard = Instant::now();
                 (state.doubt, state.rest) = (None, None);
                 self.chart(&mut state, &flight.path);
@@ -68,7 +67,6 @@ impl Lane {
             self.shared.options.observing.tell(Event::Degraded { error: &error });
         }
         let mut state = self.lock();
-        state.flying = false;
         state.heard = Instant::now();
         if !unavailable {
             state.rest = Some(Rest::after(state.rest));

@@ -20,6 +20,7 @@ mod seats;
 mod settling;
 mod status;
 mod track;
+mod trip;
 
 use std::{
     fmt,

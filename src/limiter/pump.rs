@@ -1,55 +1,48 @@
-//! Carries the batches of one lane to the store, one at a time.
+//! The task of a lane. It carries batches to the store, one at a time, waits for what comes later, and keeps alive what was
+//! granted.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
-    lane::{Lane, State},
+    lane::{Lane, Pumping, State},
     queue::Flight,
     settling::ended,
+    trip::{Carried, Trip},
 };
-use crate::{
-    engine::{Answer, LANE_MEMORY, Outcome as Applied},
-    error::BoxError,
-    store::{Reply, StoreError},
-};
+use crate::engine::LANE_MEMORY;
 
 /// A batch without an answer is not sent again after this long: the store remembers its number for twice that.
 const DOUBT_ENDS: Duration = Duration::from_micros(LANE_MEMORY / 2);
 /// With a shared store, the task waits this long for more before it ends.
 const LINGER: Duration = Duration::from_secs(1);
-/// A calendar that does not reach to the store's present after so many looks at it never will.
-pub(super) const MAX_CHARTS: u32 = 2;
 
 #[derive(Debug)]
 pub(super) struct Pump {
     lane: Arc<Lane>,
-    flight: Option<Flight>,
     stopped: bool,
 }
 
-enum Turn {
+/// What there is to do on a lane.
+pub(super) enum Turn {
     Send(Flight),
+    /// A caller takes too long over what he carries.
+    Relieve(Carried),
     Sleep(Instant),
     Stop,
 }
 
 impl Pump {
     pub(super) fn new(lane: Arc<Lane>) -> Self {
-        Self { lane, flight: None, stopped: false }
+        Self { lane, stopped: false }
     }
 
     pub(super) async fn run(mut self) {
         loop {
             match self.turn() {
-                Turn::Send(flight) => {
-                    let flight = self.flight.insert(flight);
-                    let result = transmit(&self.lane, flight).await;
-                    if let Some(flight) = self.flight.take() {
-                        self.lane.land(flight, result);
-                    }
-                }
+                Turn::Send(flight) => Trip::new(self.lane.clone(), flight).make().await,
+                Turn::Relieve(carried) => carried.hand_over(),
                 Turn::Sleep(until) => {
                     // Woken or not, it is time to look.
                     let _ = timeout_at(until, self.lane.wake.notified()).await;
@@ -63,9 +56,11 @@ impl Pump {
     fn turn(&mut self) -> Turn {
         let mut state = self.lane.lock();
         let turn = state.turn(&self.lane, Instant::now());
+        state.pumping = Pumping::Awake;
         match &turn {
             Turn::Send(_) => state.flying = true,
-            Turn::Sleep(_) => {}
+            Turn::Relieve(_) => {}
+            Turn::Sleep(_) => state.pumping = Pumping::Asleep,
             Turn::Stop => {
                 self.lane.rests(&mut state);
                 self.stopped = true;
@@ -75,16 +70,12 @@ impl Pump {
     }
 }
 
-/// The runtime may end while others wait: they are told, with or without a batch on its way, since nobody is left to
-/// carry theirs. The next operation starts another pump, which clears up.
+/// The runtime may end while others wait: they are told, since nobody is left to carry theirs. The next operation starts
+/// another pump, which clears up.
 impl Drop for Pump {
     fn drop(&mut self) {
         if self.stopped {
             return;
-        }
-        if let Some(flight) = self.flight.take() {
-            let error = BoxError::from("the runtime that carried the batch has ended");
-            self.lane.land(flight, Err(StoreError::Unavailable(error)));
         }
         let mut state = self.lane.lock();
         let waiting = state.queue.take_waiting();
@@ -97,7 +88,12 @@ impl Drop for Pump {
 }
 
 impl State {
-    fn turn(&mut self, lane: &Lane, now: Instant) -> Turn {
+    /// What to do next.
+    pub(super) fn turn(&mut self, lane: &Lane, now: Instant) -> Turn {
+        let linger = LINGER.min(lane.shared.options.lease / 3);
+        if self.flying {
+            return self.watch(linger, now);
+        }
         if self.doubt.as_ref().is_some_and(|doubt| doubt.since + DOUBT_ENDS <= now) {
             // What it reserved leaves the windows by itself, and what it held ends with the lease of the old name.
             self.doubt = None;
@@ -123,39 +119,18 @@ impl State {
                 Turn::Send(self.queue.load(seq))
             }
             Some(due) => Turn::Sleep(due),
-            None if shared && self.heard + LINGER > now => Turn::Sleep(self.heard + LINGER),
+            None if shared && self.heard + linger > now => Turn::Sleep(self.heard + linger),
             None => Turn::Stop,
         }
     }
-}
 
-/// Sends a batch until it is answered or there is no point in going on.
-async fn transmit(lane: &Lane, flight: &mut Flight) -> Result<Answer, StoreError> {
-    let shared = &lane.shared;
-    // While the store is known to be down, one attempt tells whether it still is.
-    let retries = if shared.health.is_degraded() { 0 } else { shared.options.retries.max };
-    let (mut failed, mut charted) = (0, 0);
-    loop {
-        let batch = lane.batch(flight.seq, &flight.path, &flight.ops);
-        let result = match shared.store.apply(&batch) {
-            Reply::Now(answer) => Ok(answer),
-            Reply::Later(answer) => match timeout(shared.options.attempt_timeout, answer).await {
-                Ok(result) => result,
-                Err(_) => Err(StoreError::Unavailable(
-                    format!("no answer within {:?}", shared.options.attempt_timeout).into(),
-                )),
-            },
-        };
-        match result {
-            Ok(Answer { wall, outcome: Applied::Uncharted }) if charted < MAX_CHARTS => {
-                charted += 1;
-                flight.path = Arc::new(flight.path.charted(wall));
-            }
-            Err(StoreError::Unavailable(_)) if failed < retries => {
-                sleep(shared.options.retries.pause(failed)).await;
-                failed += 1;
-            }
-            result => return result,
+    /// What to do while a caller carries a batch: nothing, unless he has not been polled for so long that what was granted
+    /// to him or to others might be taken for abandoned.
+    fn watch(&mut self, patience: Duration, now: Instant) -> Turn {
+        let until = self.heard + patience;
+        if now < until {
+            return Turn::Sleep(until);
         }
+        self.carried.take().map_or(Turn::Sleep(now + patience), Turn::Relieve)
     }
 }

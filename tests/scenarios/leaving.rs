@@ -1,0 +1,44 @@
+//! Scenario 22 across a network: those who go, or are not polled, while it is they who carry their demand to the server.
+
+use std::{future::poll_fn, task::Poll};
+
+use tower_throttle::{Limiter, Limits, Quota, store::RedisStore};
+
+use crate::{support::RedisServer, world::*};
+
+/// The connections over which scripts came.
+fn connections(server: &RedisServer) -> Vec<String> {
+    let clients: String = server.command(&["CLIENT", "LIST"]);
+    let of_scripts = clients.lines().filter(|client| client.contains("cmd=eval"));
+    of_scripts.filter_map(|client| client.split(' ').next()).map(str::to_owned).collect()
+}
+
+/// Polls once.
+macro_rules! is_ready {
+    ($future:expr) => {
+        poll_fn(|context| Poll::Ready($future.as_mut().poll(context).is_ready())).await
+    };
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s22_who_carries_may_go_or_not_be_polled() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).await.unwrap();
+    let limits = Limits::new().bucket("a", [Quota::per_hour("tokens", 100), Quota::concurrency(3)]);
+    let limiter = Limiter::with_store(limits, store).unwrap();
+    take(&limiter, tokens(10)).await.keep().await.unwrap();
+    let before = connections(&server);
+    for _ in 0..50 {
+        let mut goes = Box::pin(limiter.reserve(tokens(20)));
+        assert!(!is_ready!(goes));
+        drop(goes);
+
+        let mut stays = Box::pin(limiter.reserve(tokens(30)));
+        let _ = is_ready!(stays);
+        soon(limiter.reserve(tokens(20))).await.unwrap().release().await.unwrap();
+        soon(stays).await.unwrap().release().await.unwrap();
+    }
+    settled(&limiter).await;
+    assert_eq!(left(&limiter, "a").await, [90.0, 3.0]);
+    assert_eq!(connections(&server), before, "a reply that somebody else takes puts no connection in doubt");
+}
