@@ -140,6 +140,27 @@ async fn nobody_stalls_behind_who_is_not_polled() {
     }
 }
 
+/// Who has not noticed yet that a task took over what he carried finds his answer, and not what another carries.
+#[tokio::test(start_paused = true)]
+async fn nobody_touches_what_another_carries() {
+    let store = FakeStore::new();
+    let limiter = on(&store);
+    let mut first = sent_alone(&limiter, &store, 10).await;
+    let status = tokio::spawn({
+        let limiter = limiter.clone();
+        async move { limiter.status("a").await }
+    });
+    quiet().await;
+    store.let_go();
+    status.await.unwrap().unwrap();
+    let mut second = sent_alone(&limiter, &store, 20).await;
+    let Poll::Ready(first) = poll(first.as_mut()).await else { panic!("it is kept from him") };
+    store.let_go();
+    let Poll::Ready(second) = poll(second.as_mut()).await else { panic!("it has to be fetched") };
+    first.unwrap().release().await.unwrap();
+    second.unwrap().release().await.unwrap();
+}
+
 /// Whichever task polls it, and whoever polls last, is woken.
 #[tokio::test(start_paused = true)]
 async fn who_carries_and_who_takes_over_are_woken() {
@@ -197,7 +218,7 @@ impl Store for HoldsUpPolls {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_comes_while_the_caller_is_being_polled_does_not_stall_either() {
     let (arrived, has_arrived) = mpsc::channel();
     let (go_on, told_to) = mpsc::channel();
@@ -218,7 +239,9 @@ async fn what_comes_while_the_caller_is_being_polled_does_not_stall_either() {
     assert!(poll(status.as_mut()).await.is_pending());
     go_on.send(()).unwrap();
     let reserve = polling.join().unwrap();
+    let began = Instant::now();
     let status = timeout(secs(60), status).await.expect("it stalls").unwrap();
+    assert!(began.elapsed() < ms(100), "{:?}", began.elapsed());
     assert_eq!(status.quotas[0].in_flight, 10);
     reserve.await.unwrap().release().await.unwrap();
 }
