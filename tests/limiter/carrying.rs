@@ -9,7 +9,6 @@ use std::{
 
 use tokio::{
     runtime::{Builder, Handle},
-    sync::oneshot,
     time::{Instant, timeout},
 };
 use tower_throttle::{
@@ -165,23 +164,16 @@ async fn nobody_touches_what_another_carries() {
 #[tokio::test(start_paused = true)]
 async fn who_carries_and_who_takes_over_are_woken() {
     let store = FakeStore::new();
-    let limiter = Arc::new(on(&store));
-    let in_task = |limiter: &Arc<Limiter>, amount| {
-        let (limiter, (passes, passed)) = (limiter.clone(), oneshot::channel());
-        let mut reserve: Reserve<'static> = Box::pin(async move { limiter.reserve(tokens(amount)).await });
-        async move {
-            // Polled here first, and by another task from then on.
-            let _ = poll(reserve.as_mut()).await;
-            tokio::spawn(async move { passes.send(reserve.await) });
-            passed
-        }
-    };
+    let limiter = on(&store);
     for others in 0..3 {
         store.hold();
-        let mut calls = vec![in_task(&limiter, 10).await];
-        quiet().await;
-        for _ in 0..others {
-            calls.push(in_task(&limiter, 10).await);
+        let mut calls = Vec::new();
+        for _ in 0..=others {
+            // Polled here first, and by another task from then on.
+            let limiter = limiter.clone();
+            let mut reserve: Reserve<'static> = Box::pin(async move { limiter.reserve(tokens(10)).await });
+            assert!(poll(reserve.as_mut()).await.is_pending());
+            calls.push(tokio::spawn(reserve));
             quiet().await;
         }
         store.let_go();
