@@ -2,8 +2,8 @@
 //!
 //! One batch is on its way at a time; what comes meanwhile travels in the next. A store in this process answers at
 //! once, so there a lone operation is applied by its own caller (see [`Route`]); otherwise a
-//! task, the [`pump`](super::pump), carries the batches. It exists while there is something to send, to wait for or to
-//! keep alive.
+//! task, the [`pump`](super::pump), carries the batches, or the caller of a demand before which nobody waits (see
+//! [`trip`](super::trip)). The task exists while there is something to send, to wait for or to keep alive.
 
 use std::{
     fmt,
@@ -22,14 +22,16 @@ use tokio::{
 
 use super::{
     health::{Health, Rest},
+    landing::Doubt,
     lives::Lives,
     neighbours::Neighbours,
     options::Options,
     path::Path,
     place::Place,
-    pump::{Doubt, Pump},
+    pump::Pump,
     queue::{Ask, Other, Queue, Rank, Waiter},
     settling::Settling,
+    trip::Carried,
 };
 use crate::{
     engine::{Life, MAX_AMOUNT, Micros, Op},
@@ -87,16 +89,29 @@ pub(super) struct Lane {
     state: Mutex<State>,
 }
 
+/// What the task of a lane is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pumping {
+    /// There is none.
+    Nobody,
+    /// It sleeps until it is told or it is time.
+    Asleep,
+    /// It is going to look what there is to do.
+    Awake,
+}
+
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) queue: Queue,
     /// Reservations not settled yet, for as long as which the lane keeps its lease.
     pub(super) open: usize,
-    pub(super) pumping: bool,
+    pub(super) pumping: Pumping,
     /// When the store last heard of the lane.
     pub(super) heard: Instant,
-    /// A batch is on its way.
+    /// A batch is on its way, until all on board are told.
     pub(super) flying: bool,
+    /// That batch, if a caller carries it and is not being polled.
+    pub(super) carried: Option<Carried>,
     /// The batch that got no answer, until one comes.
     pub(super) doubt: Option<Doubt>,
     /// After the store refused a batch: nobody asks again before, unless somebody waits for the answer.
@@ -109,9 +124,10 @@ impl Lane {
         let state = State {
             queue: Queue::new(path, shared.options.max_waiting),
             open: 0,
-            pumping: false,
+            pumping: Pumping::Nobody,
             heard: Instant::now(),
             flying: false,
+            carried: None,
             doubt: None,
             rest: None,
         };
@@ -145,7 +161,7 @@ impl Lane {
     /// Whether forgetting the lane loses nothing, if nobody has a share of it.
     pub(super) fn is_idle(&self) -> bool {
         let state = self.lock();
-        state.open == 0 && !state.pumping && state.queue.is_empty()
+        state.open == 0 && !state.flying && !state.is_pumped() && state.queue.is_empty()
     }
 
     #[inline]
@@ -188,8 +204,8 @@ impl Lane {
         let rank = state.queue.rank(arrived, ask.standing);
         let waiter = Waiter { ask, arrived, position, waits: None, answer: sender };
         let has_to_wait = state.queue.push(rank, waiter)?;
-        self.pump(state);
-        let place = Place::new(self.clone(), rank, answer);
+        let carries = self.depart(state, rank);
+        let place = Place::new(self.clone(), rank, answer, carries);
         if has_to_wait {
             place.tell_wait_started(position);
         }
@@ -284,21 +300,36 @@ impl Lane {
     }
 
     /// Makes sure that somebody carries what there is to carry.
-    fn pump(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+    pub(super) fn pump(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         let has_nothing = self.has_nothing(&state);
-        if state.pumping {
+        if state.flying {
+            // Whoever carries that sees to this when he arrives, so he must not depend on a caller who may not be polled.
+            let carried = state.carried.take();
             drop(state);
-            self.wake.notify_one();
-            return;
+            return carried.into_iter().for_each(Carried::hand_over);
         }
-        if has_nothing {
-            return;
+        if state.is_pumped() || !has_nothing {
+            self.start_pump(state);
         }
-        // Outside of a runtime nobody can; the next call inside of one will.
-        let Ok(runtime) = Handle::try_current() else { return };
-        state.pumping = true;
-        drop(state);
-        runtime.spawn(Pump::new(self.clone()).run());
+    }
+
+    /// Makes sure that there is a pump, and that it looks what there is to do.
+    pub(super) fn start_pump(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        match state.pumping {
+            Pumping::Awake => {}
+            Pumping::Asleep => {
+                state.pumping = Pumping::Awake;
+                drop(state);
+                self.wake.notify_one();
+            }
+            Pumping::Nobody => {
+                // Outside of a runtime nobody can; the next call inside of one will.
+                let Ok(runtime) = Handle::try_current() else { return };
+                state.pumping = Pumping::Awake;
+                drop(state);
+                runtime.spawn(Pump::new(self.clone()).run());
+            }
+        }
     }
 
     /// A batch of this lane.
@@ -339,7 +370,7 @@ impl Lane {
 
     /// Nobody carries anything any more.
     pub(super) fn rests(&self, state: &mut State) {
-        (state.pumping, state.flying) = (false, false);
+        state.pumping = Pumping::Nobody;
         self.has_nothing(state);
     }
 
@@ -348,6 +379,13 @@ impl Lane {
         let has_nothing = self.shared.in_process && !state.flying && state.queue.is_empty();
         self.busy.store(!has_nothing, Ordering::Release);
         has_nothing
+    }
+}
+
+impl State {
+    /// Whether the lane has a task.
+    pub(super) fn is_pumped(&self) -> bool {
+        self.pumping != Pumping::Nobody
     }
 }
 

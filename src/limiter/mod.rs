@@ -4,6 +4,7 @@ mod admission;
 mod ask;
 mod feedback;
 mod health;
+mod landing;
 mod lane;
 mod line;
 mod lives;
@@ -22,6 +23,7 @@ mod settling;
 mod status;
 mod surfaced;
 mod track;
+mod trip;
 
 use std::{
     fmt,

@@ -1,6 +1,11 @@
 //! Waiting for an answer in a lane's queue.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use tokio::{
     sync::oneshot,
@@ -18,6 +23,8 @@ pub(super) struct Place {
     lane: Arc<Lane>,
     rank: Rank,
     answer: oneshot::Receiver<Result<Reservation, Throttled>>,
+    /// Whether it is here that the batch with the demand is carried, until it arrives or a task takes it over.
+    carries: bool,
 }
 
 impl Drop for Place {
@@ -25,6 +32,25 @@ impl Drop for Place {
         // First, so that a refusal on its way does not queue it again.
         self.answer.close();
         self.lane.leave(self.rank);
+        if self.carries {
+            self.lane.drop_carried(self.rank);
+        }
+    }
+}
+
+/// The answer.
+impl Future for Place {
+    type Output = Result<Reservation, Throttled>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.carries {
+            self.carries = self.lane.carry_on(self.rank, context);
+            if self.carries {
+                return Poll::Pending;
+            }
+        }
+        let told = ready!(Pin::new(&mut self.answer).poll(context));
+        Poll::Ready(told.unwrap_or_else(|_| Err(ended())))
     }
 }
 
@@ -33,28 +59,28 @@ impl Place {
         lane: Arc<Lane>,
         rank: Rank,
         answer: oneshot::Receiver<Result<Reservation, Throttled>>,
+        carries: bool,
     ) -> Self {
-        Self { lane, rank, answer }
+        Self { lane, rank, answer, carries }
     }
 
     pub(super) async fn wait(mut self, deadline: Option<Instant>) -> Result<Reservation, Throttled> {
-        let told = |told: Result<_, oneshot::error::RecvError>| told.unwrap_or_else(|_| Err(ended()));
         let long_wait = Instant::now() + LONG_WAIT;
         if deadline.is_none_or(|deadline| deadline > long_wait) {
-            match timeout(LONG_WAIT, &mut self.answer).await {
-                Ok(outcome) => return told(outcome),
+            match timeout(LONG_WAIT, &mut self).await {
+                Ok(outcome) => return outcome,
                 Err(_) => self.tell_long_wait(),
             }
         }
-        let Some(deadline) = deadline else { return told((&mut self.answer).await) };
-        if let Ok(outcome) = timeout_at(deadline, &mut self.answer).await {
-            return told(outcome);
+        let Some(deadline) = deadline else { return self.await };
+        if let Ok(outcome) = timeout_at(deadline, &mut self).await {
+            return outcome;
         }
         let refusal = match self.lane.expire(self.rank) {
             Some(refusal) => refusal,
             // The store is looking at it: its answer is worth more than a guess, and does not take long.
-            None => match timeout(self.lane.shared.options.attempt_timeout, &mut self.answer).await {
-                Ok(outcome) => return told(outcome),
+            None => match timeout(self.lane.shared.options.attempt_timeout, &mut self).await {
+                Ok(outcome) => return outcome,
                 Err(_) => self.lane.leave(self.rank).unwrap_or_default(),
             },
         };

@@ -9,10 +9,10 @@ use super::{
     lane::Lane,
     path::Path,
     place::Place,
-    pump::MAX_CHARTS,
     queue::{Ask, Other},
     reservation::Reservation,
     settling::Settling,
+    trip::MAX_CHARTS,
 };
 use crate::{
     demand::Demand,

@@ -236,6 +236,6 @@ pub(crate) async fn quiet() {
 }
 
 /// Polls once.
-pub(crate) async fn poll<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+pub(crate) async fn poll<F: Future + ?Sized>(mut future: Pin<&mut F>) -> Poll<F::Output> {
     std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
 }

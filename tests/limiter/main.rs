@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cancel;
+mod carrying;
 mod changing;
 mod clocks;
 mod close;

@@ -3,6 +3,8 @@
 mod arithmetic;
 mod faults;
 mod feedback;
+#[cfg(feature = "redis")]
+mod leaving;
 mod life;
 #[cfg(feature = "redis")]
 mod outage;

@@ -58,8 +58,9 @@ impl ApplyScript {
 }
 
 fn call(name: &str, script: &str, keys: &[Vec<u8>], arguments: &[Vec<u8>]) -> Cmd {
-    let mut cmd = redis::cmd(name);
-    cmd.arg(script).arg(keys.len());
+    let bytes = keys.iter().chain(arguments).map(Vec::len).sum::<usize>() + name.len() + script.len() + 4;
+    let mut cmd = Cmd::with_capacity(3 + keys.len() + arguments.len(), bytes);
+    cmd.arg(name).arg(script).arg(keys.len());
     keys.iter().chain(arguments).for_each(|bytes| {
         cmd.arg(&**bytes);
     });
