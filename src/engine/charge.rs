@@ -1,11 +1,20 @@
 //! What a reserve and a settle do to one bucket that has been brought to the present, on behalf of one of its lanes.
 
 use super::{
-    BucketState, LANE_MEMORY, Micros, Rule,
+    BucketState, LANE_MEMORY, Micros, Mode, Rule,
     exact::sum,
     quota_state::{Amendment, Ask, QuotaState},
     rule::MAX_TAKEN,
 };
+
+/// What a reserve asks for: see [`Op::Reserve`](super::Op::Reserve).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reserve<'a> {
+    pub(crate) costs: &'a [u64],
+    pub(crate) headroom: u64,
+    pub(crate) explain: bool,
+    pub(crate) mode: Mode,
+}
 
 /// What a settle is to do.
 #[derive(Clone, Copy, Debug)]

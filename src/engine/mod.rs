@@ -24,6 +24,7 @@ mod tests;
 use smallvec::SmallVec;
 
 pub use bucket::{BucketState, LANE_MEMORY};
+pub(crate) use charge::Reserve;
 pub use quota_state::Level;
 pub use rule::{HEADROOM_PARTS, MAX_AMOUNT, Micros, Rule, TokenBucket, Window};
 pub(crate) use single::Single;

@@ -2,7 +2,11 @@
 //! the bucket at hand.
 
 use super::{
-    BucketState, Micros, Mode, Rule, Verdict, Violation, charge::Settle, quota_state::Ask, step::Step, time,
+    BucketState, Micros, Mode, Rule, Verdict, Violation,
+    charge::{Reserve, Settle},
+    quota_state::Ask,
+    step::Step,
+    time,
 };
 
 /// Who does it, and the rules that the bucket must obey: none of a calendar, which may not reach to the present.
@@ -15,18 +19,16 @@ pub(crate) struct Single<'a> {
 }
 
 impl Single<'_> {
-    /// Charges `costs` on every quota, or on none; or only says what would happen. Answers when that was, or why it does
+    /// Charges the costs on every quota, or on none; or only says what would happen. Answers when that was, or why it does
     /// not fit, as far as [`Op::Reserve`](super::Op::Reserve) tells.
     #[inline]
     pub(crate) fn reserve(
         self,
         state: &mut BucketState,
-        costs: &[u64],
-        headroom: u64,
-        explain: bool,
-        mode: Mode,
+        reserve: Reserve<'_>,
         wall: Micros,
     ) -> Result<Micros, Box<[Violation]>> {
+        let Reserve { costs, headroom, mode, .. } = reserve;
         let now = self.begin(state, wall);
         let ask = |_, rule: &Rule, cost| Ask { cost, ahead: 0, capacity: rule.capacity_for(cost, headroom) };
         let lane = state.enter(self.lane);
@@ -35,7 +37,7 @@ impl Single<'_> {
             state.reserve(lane, self.rules, costs);
         }
         state.end(lane, self.lease, self.rules, wall);
-        if fits { Ok(now) } else { Err(self.reasons(state, costs, headroom, explain, mode, wall)) }
+        if fits { Ok(now) } else { Err(self.reasons(state, reserve, wall)) }
     }
 
     /// Brings the state to the present.
@@ -47,18 +49,10 @@ impl Single<'_> {
     }
 
     #[cold]
-    fn reasons(
-        self,
-        state: &mut BucketState,
-        costs: &[u64],
-        headroom: u64,
-        explain: bool,
-        mode: Mode,
-        wall: Micros,
-    ) -> Box<[Violation]> {
+    fn reasons(self, state: &mut BucketState, reserve: Reserve<'_>, wall: Micros) -> Box<[Violation]> {
         let (now, rules) = (state.now, &[self.rules]);
         let mut step = Step::begin(std::slice::from_mut(state), rules, self.lane, now, wall);
-        match step.reserve(costs, headroom, explain, mode) {
+        match step.reserve(reserve) {
             Verdict::Refused(violations) => violations,
             _ => Box::default(),
         }

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::{
     BucketState, Micros, Mode, Op, Paused, RefusedBy, Rule, Verdict, Violation,
-    charge::Settle,
+    charge::{Reserve, Settle},
     exact::sum,
     quota_state::{Ask, QuotaState},
     rule::MAX_TAKEN,
@@ -57,7 +57,10 @@ impl<'a> Step<'a> {
 
     pub(super) fn apply(&mut self, op: &Op) -> Verdict {
         match op {
-            Op::Reserve { costs, headroom, explain, mode } => self.reserve(costs, *headroom, *explain, *mode),
+            Op::Reserve { costs, headroom, explain, mode } => {
+                let (headroom, explain, mode) = (*headroom, *explain, *mode);
+                self.reserve(Reserve { costs, headroom, explain, mode })
+            }
             Op::Settle { at, reserved, actual, close, claim } => {
                 self.settle(*at, reserved, actual, *close, *claim)
             }
@@ -78,10 +81,11 @@ impl<'a> Step<'a> {
             .map(|(k, (r, q))| (k, r, q))
     }
 
-    pub(super) fn reserve(&mut self, costs: &[u64], headroom: u64, explain: bool, mode: Mode) -> Verdict {
+    pub(super) fn reserve(&mut self, reserve: Reserve<'_>) -> Verdict {
+        let Reserve { costs, headroom, mode, .. } = reserve;
         self.refold();
         if !self.fits(costs, headroom) {
-            return Verdict::Refused(self.refuse(costs, headroom, explain, mode));
+            return Verdict::Refused(self.refuse(reserve));
         }
         if mode == Mode::Dry {
             return Verdict::Fits;
@@ -114,7 +118,8 @@ impl<'a> Step<'a> {
         })
     }
 
-    fn refuse(&mut self, costs: &[u64], headroom: u64, explain: bool, mode: Mode) -> Box<[Violation]> {
+    fn refuse(&mut self, reserve: Reserve<'_>) -> Box<[Violation]> {
+        let Reserve { costs, headroom, explain, mode } = reserve;
         // What is not to wait has to know that, and stands in nobody's way.
         let goes_away = self.is_surfaced(costs);
         let is_told = explain || goes_away || (mode == Mode::Wait && self.ahead.is_empty());

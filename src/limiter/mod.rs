@@ -4,6 +4,7 @@ mod admission;
 mod ask;
 mod feedback;
 mod health;
+mod id;
 mod landing;
 mod lane;
 mod line;
@@ -32,19 +33,20 @@ use std::{
 };
 
 pub(crate) use self::feedback::Origin;
+pub use self::{
+    id::ReservationId,
+    options::{LimiterBuilder, OnUnavailable, Retries},
+    reservation::{Reservation, Settlement},
+    settling::Settling,
+    status::{QuotaStatus, Status},
+    track::Tracked,
+};
 use self::{
     lane::{Lane, Shared},
     names::Names,
     options::Options,
     registry::{Found, Registry},
     route::Route,
-};
-pub use self::{
-    options::{LimiterBuilder, OnUnavailable, Retries},
-    reservation::{Reservation, ReservationId, Settlement},
-    settling::Settling,
-    status::{QuotaStatus, Status},
-    track::Tracked,
 };
 use crate::{
     demand::Demand,

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     demand::Demand,
-    engine::{Answer, Costs, Micros, Mode, Op, Outcome, Verdict, Violation},
+    engine::{Answer, Costs, Micros, Mode, Op, Outcome, Reserve, Verdict, Violation},
     error::Throttled,
     limits::Standing,
     store::{LocalBucket, Reply},
@@ -119,21 +119,19 @@ impl Route {
         if !self.lane.is_free() {
             return None;
         }
-        let Some(bucket) = &self.local else { return self.reserve_in_batch(costs, standing.headroom, mode) };
+        let explain = mode != Mode::Wait;
+        let reserve = Reserve { costs, headroom: standing.headroom, explain, mode };
+        let Some(bucket) = &self.local else { return self.reserve_in_batch(reserve) };
         let (lane, lease) = self.lane.known_as();
-        let (result, life) = bucket.reserve(lane, lease, costs, standing.headroom, explains(mode), mode);
+        let (result, life) = bucket.reserve(lane, lease, reserve);
         self.lane.saw_only(&self.path, life);
         Some(result)
     }
 
     #[inline(never)]
-    fn reserve_in_batch(
-        &self,
-        costs: &Costs,
-        headroom: u64,
-        mode: Mode,
-    ) -> Option<Result<Micros, Box<[Violation]>>> {
-        let (costs, explain) = (Costs::from_slice(costs), explains(mode));
+    fn reserve_in_batch(&self, reserve: Reserve<'_>) -> Option<Result<Micros, Box<[Violation]>>> {
+        let Reserve { costs, headroom, explain, mode } = reserve;
+        let costs = Costs::from_slice(costs);
         match self.apply_directly(&self.path, &Op::Reserve { costs, headroom, explain, mode })? {
             (Verdict::Refused(violations), _) => Some(Err(violations)),
             (_, at) => Some(Ok(at)),
@@ -226,9 +224,4 @@ impl Route {
         }
         None
     }
-}
-
-/// Whether whoever asks is to know why he is refused: who waits asks again.
-fn explains(mode: Mode) -> bool {
-    mode != Mode::Wait
 }

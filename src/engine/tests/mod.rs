@@ -124,7 +124,9 @@ impl World {
         let single = Single { lane, lease: self.lease, rules: &self.rules[0] };
         match op {
             Op::Reserve { costs, headroom, explain, mode } => {
-                Some(match single.reserve(state, costs, *headroom, *explain, *mode, wall) {
+                let (headroom, explain) = (*headroom, *explain);
+                let reserve = Reserve { costs, headroom, explain, mode: *mode };
+                Some(match single.reserve(state, reserve, wall) {
                     Ok(now) if *mode == Mode::Dry => (now, Verdict::Fits),
                     Ok(now) => (now, Verdict::Granted),
                     Err(violations) => (wall, Verdict::Refused(violations)),

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use super::{Cell, Inner};
-use crate::engine::{Life, Micros, Mode, Rule, Single, Violation, Window};
+use crate::engine::{Life, Micros, Reserve, Rule, Single, Violation, Window};
 
 /// A bucket of a [`MemoryStore`](super::MemoryStore) at hand, so that it need not be looked up for each operation.
 pub struct LocalBucket {
@@ -22,22 +22,19 @@ impl LocalBucket {
         !self.rules.iter().any(|rule| matches!(rule.window, Window::Calendar { .. }))
     }
 
-    /// Charges `costs` on every quota, or on none; or only says what would happen. Answers when that was, or why it does
+    /// Charges the costs on every quota, or on none; or only says what would happen. Answers when that was, or why it does
     /// not fit.
     #[inline]
     pub(crate) fn reserve(
         &self,
         lane: u64,
         lease: Micros,
-        costs: &[u64],
-        headroom: u64,
-        explain: bool,
-        mode: Mode,
+        reserve: Reserve<'_>,
     ) -> (Result<Micros, Box<[Violation]>>, Life) {
         let mut state = self.cell.lock();
         let wall = self.store.wall();
         let single = Single { lane, lease, rules: &self.rules };
-        let result = single.reserve(&mut state, costs, headroom, explain, mode, wall);
+        let result = single.reserve(&mut state, reserve, wall);
         let life = state.life();
         drop(state);
         self.store.sweep(wall);
