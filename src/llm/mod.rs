@@ -56,6 +56,7 @@ mod rules;
 mod sse;
 mod stream_options;
 mod table;
+mod telling;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "tiktoken")]
