@@ -265,6 +265,8 @@ impl Scanner {
         if self.below > 0 {
             return;
         }
+        // No other value belongs to the last key.
+        self.key_length = 0;
         if let Some(path) = self.reading {
             found.found(path, if self.too_long { None } else { Some(&self.value) });
             self.stop_reading();
