@@ -36,6 +36,7 @@
 //! # }
 //! ```
 
+mod alike;
 pub mod anthropic;
 pub mod compatible;
 mod counts;

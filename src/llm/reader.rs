@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    alike::Alike,
     feedback::{Refusal, pauses},
     json::Scanner,
     rules::{Estimate, Rules},
@@ -37,6 +38,7 @@ pub struct Reader {
     format: Format,
     sse: Sse,
     scanner: Scanner,
+    alike: Alike,
     seen: Seen,
     hearing: Option<Hearing>,
 }
@@ -55,9 +57,8 @@ impl Reader {
         reserved: Usage,
         estimate: Option<Estimate>,
     ) -> Self {
-        let scanner = Scanner::new(PATHS);
-        let (sse, seen) = (Sse::default(), Seen::default());
-        Self { rules, reserved, estimate, format, sse, scanner, seen, hearing: None }
+        let (sse, scanner, alike) = (Sse::default(), Scanner::new(PATHS), Alike::default());
+        Self { rules, reserved, estimate, format, sse, scanner, alike, seen: Seen::default(), hearing: None }
     }
 
     /// The same, telling what errors say of limits.
@@ -83,6 +84,11 @@ impl Reader {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
     /// What was used, as far as it is known by now.
     pub fn used(&self) -> Option<Usage> {
         Some(self.rules.used(&self.seen.counts?, self.seen.cached_in_full))
@@ -91,7 +97,12 @@ impl Reader {
 
 impl BodyObserver for Reader {
     fn data(&mut self, piece: &[u8]) {
-        let mut events = Events { scanner: &mut self.scanner, seen: &mut self.seen, rules: &self.rules };
+        let mut events = Events {
+            scanner: &mut self.scanner,
+            alike: &mut self.alike,
+            seen: &mut self.seen,
+            rules: &self.rules,
+        };
         match self.format {
             Format::Json => events.data(piece),
             Format::Events => self.sse.feed(piece, &mut events),
@@ -103,7 +114,12 @@ impl BodyObserver for Reader {
     }
 
     fn end(&mut self, end: BodyEnd) -> Settlement {
-        let mut events = Events { scanner: &mut self.scanner, seen: &mut self.seen, rules: &self.rules };
+        let mut events = Events {
+            scanner: &mut self.scanner,
+            alike: &mut self.alike,
+            seen: &mut self.seen,
+            rules: &self.rules,
+        };
         match self.format {
             Format::Events if end == BodyEnd::Complete => self.sse.finish(&mut events),
             Format::Json => self.seen.is_final |= self.scanner.is_complete(),
@@ -128,11 +144,16 @@ impl BodyObserver for Reader {
 /// Reads events, one after the other.
 struct Events<'r> {
     scanner: &'r mut Scanner,
+    alike: &'r mut Alike,
     seen: &'r mut Seen,
     rules: &'r Rules,
 }
 
 impl Sink for Events<'_> {
+    fn pass_over(&mut self, bytes: &[u8]) -> usize {
+        self.alike.pass_over(bytes, self.rules)
+    }
+
     fn data(&mut self, piece: &[u8]) {
         self.scanner.feed(piece, &mut Telling { seen: self.seen, rules: self.rules });
     }
@@ -145,10 +166,6 @@ impl Sink for Events<'_> {
 
     fn end(&mut self, event: Event) {
         self.scanner.reset();
-        self.seen.failed |= event.is_error;
-        // Usage may come with every event: that of an answer's end, or told after it, is the whole.
-        let told = std::mem::take(&mut self.seen.event_counts) && self.seen.finished;
-        let is_last = std::mem::take(&mut self.seen.is_last) || event.is_done;
-        self.seen.is_final |= self.seen.counts.is_some() && (told || is_last);
+        self.seen.end_event(event);
     }
 }

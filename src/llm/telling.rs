@@ -11,6 +11,7 @@ use super::{
     feedback::Refusal,
     json::{Found, Path},
     rules::Rules,
+    sse::Event,
 };
 
 /// What is told by the values that are looked for.
@@ -85,6 +86,17 @@ pub(super) struct Seen {
     pub(super) failed: bool,
     pub(super) refusal: Option<Refusal>,
     pub(super) cached_in_full: bool,
+}
+
+impl Seen {
+    /// An event is over.
+    pub(super) fn end_event(&mut self, event: Event) {
+        self.failed |= event.is_error;
+        // Usage may come with every event: that of an answer's end, or told after it, is the whole.
+        let told = std::mem::take(&mut self.event_counts) && self.finished;
+        let is_last = std::mem::take(&mut self.is_last) || event.is_done;
+        self.is_final |= self.counts.is_some() && (told || is_last);
+    }
 }
 
 /// Takes down what is found.

@@ -1,0 +1,228 @@
+//! Events that differ from one another only where nothing is looked for.
+//!
+//! The events of a stream are nearly all alike: a few words of an answer in what is the same every time. So one event
+//! that told nothing is kept, and those that differ from it only within texts or numbers that are passed over are
+//! passed over too, without being read: to compare bytes is many times faster.
+//!
+//! This is exact. An event is kept with the gaps in which a text or a number stands that [`Scanner`] does not look at,
+//! as [`Sse`] and [`Scanner`] tell themselves while they read it. Whatever fills such a gap leaves both in the state
+//! they were in, and before, between and after the gaps the bytes are the same. So they would read the same.
+
+use std::slice;
+
+use memchr::memchr_iter;
+
+use super::{
+    json::{Idle, Scanner},
+    rules::Rules,
+    sse::{Event, Sink, Sse},
+    telling::{PATHS, Seen, Telling},
+};
+
+/// A longer event is not kept.
+const LONGEST: usize = 1_024;
+/// Nor is one with more gaps.
+const MOST_GAPS: usize = 64;
+/// To learn an event takes as long as to read some, so it is done once in so many.
+const PRICE: u32 = 16;
+/// What may be saved up, and is there at first, since streams begin with events of several kinds.
+const CREDIT: u32 = 8 * PRICE;
+
+/// Passes over events that are like one that told nothing.
+#[derive(Debug)]
+pub(super) struct Alike {
+    pattern: Option<Pattern>,
+    /// What may be spent on learning, so that a stream of events that are all different is not slowed down.
+    credit: u32,
+}
+
+impl Default for Alike {
+    fn default() -> Self {
+        Self { pattern: None, credit: CREDIT }
+    }
+}
+
+impl Alike {
+    /// How many of these bytes, which begin an event, are whole events that tell nothing. Others may follow.
+    pub(super) fn pass_over(&mut self, bytes: &[u8], rules: &Rules) -> usize {
+        let mut rest = bytes;
+        while let Some(after) = self.after_event(rest, rules) {
+            rest = after;
+        }
+        bytes.len() - rest.len()
+    }
+
+    /// What comes after an event that tells nothing.
+    fn after_event<'b>(&mut self, bytes: &'b [u8], rules: &Rules) -> Option<&'b [u8]> {
+        self.credit = CREDIT.min(self.credit + 1);
+        let known = self.pattern.as_mut().and_then(|pattern| pattern.after(bytes));
+        known.or_else(|| self.learn(bytes, rules))
+    }
+
+    /// Keeps the event that comes next instead, if it tells nothing.
+    #[cold]
+    fn learn<'b>(&mut self, bytes: &'b [u8], rules: &Rules) -> Option<&'b [u8]> {
+        let (event, rest) = bytes.split_at_checked(length_of_event(bytes)?)?;
+        self.credit = self.credit.checked_sub(PRICE)?;
+        let gaps = idle_gaps(event, rules)?;
+        self.pattern = Some(Pattern { event: event.to_vec(), gaps, varying: Vec::new() });
+        Some(rest)
+    }
+}
+
+/// An event, and where others may differ from it.
+#[derive(Debug)]
+struct Pattern {
+    event: Vec<u8>,
+    gaps: Vec<Gap>,
+    /// Those of the gaps in which events did differ: far fewer, so that they are tried first.
+    varying: Vec<Gap>,
+}
+
+/// Where in an event a text or a number stands that may be any other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Gap {
+    start: usize,
+    end: usize,
+    holds: Idle,
+}
+
+impl Pattern {
+    /// What comes after an event that is like this one.
+    fn after<'b>(&mut self, bytes: &'b [u8]) -> Option<&'b [u8]> {
+        self.filled(&self.varying, bytes, |_, _| {}).or_else(|| self.vary(bytes))
+    }
+
+    /// The same for one that differs where none did before.
+    #[cold]
+    fn vary<'b>(&mut self, bytes: &'b [u8]) -> Option<&'b [u8]> {
+        let mut varying = self.varying.clone();
+        let rest = self.filled(&self.gaps, bytes, |gap, content| {
+            let differs = content != &self.event[gap.start..gap.end];
+            if differs && !varying.contains(&gap) {
+                varying.push(gap);
+            }
+        })?;
+        varying.sort_unstable_by_key(|gap| gap.start);
+        self.varying = varying;
+        Some(rest)
+    }
+
+    /// What comes after an event that is the same as this one but for what fills these gaps.
+    fn filled<'b>(
+        &self,
+        gaps: &[Gap],
+        bytes: &'b [u8],
+        mut filled: impl FnMut(Gap, &[u8]),
+    ) -> Option<&'b [u8]> {
+        let (mut rest, mut at) = (bytes, 0);
+        for gap in gaps {
+            rest = rest.strip_prefix(&self.event[at..gap.start])?;
+            let (content, after) = rest.split_at_checked(length_of(gap.holds, rest)?)?;
+            filled(*gap, content);
+            (rest, at) = (after, gap.end);
+        }
+        rest.strip_prefix(&self.event[at..])
+    }
+}
+
+/// How far a text or a number goes on, if all of it is there.
+fn length_of(holds: Idle, bytes: &[u8]) -> Option<usize> {
+    match holds {
+        Idle::Text => length_of_text(bytes),
+        Idle::Word => bytes.iter().position(|byte| !byte.is_ascii_digit()).filter(|length| *length > 0),
+    }
+}
+
+fn length_of_text(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        at += bytes.get(at..)?.iter().position(|byte| matches!(byte, b'"' | b'\\' | b'\n' | b'\r'))?;
+        match bytes[at] {
+            b'"' => return Some(at),
+            // What is escaped may be anything but the end of the line, which no backslash changes.
+            b'\\' if !matches!(bytes.get(at + 1)?, b'\n' | b'\r') => at += 2,
+            _ => return None,
+        }
+    }
+}
+
+/// Of the event at the beginning, with the empty line that ends it.
+fn length_of_event(bytes: &[u8]) -> Option<usize> {
+    let bytes = &bytes[..bytes.len().min(LONGEST)];
+    memchr_iter(b'\n', bytes).map(|at| at + 1).find_map(|next| match &bytes[next..] {
+        [b'\n', ..] => Some(next + 1),
+        [b'\r', b'\n', ..] => Some(next + 2),
+        _ => None,
+    })
+}
+
+/// The gaps of an event that tells nothing.
+fn idle_gaps(event: &[u8], rules: &Rules) -> Option<Vec<Gap>> {
+    let mut sse = Sse::default();
+    let mut study = Study { event, rules, gaps: Vec::new(), verdict: Verdict::Unread };
+    sse.feed(event, &mut study);
+    (study.verdict == Verdict::Idle && sse.is_between_events()).then_some(study.gaps)
+}
+
+/// Reads one event, byte by byte.
+struct Study<'e> {
+    event: &'e [u8],
+    rules: &'e Rules,
+    gaps: Vec<Gap>,
+    verdict: Verdict,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Unread,
+    /// Its data tells nothing.
+    Read,
+    /// Nor does its end.
+    Idle,
+    Tells,
+}
+
+impl Sink for Study<'_> {
+    /// Data of several lines is rare.
+    fn data(&mut self, _: &[u8]) {
+        self.verdict = Verdict::Tells;
+    }
+
+    fn whole(&mut self, data: &[u8]) {
+        // All that follows are the ends of two lines.
+        let end = if self.event.ends_with(b"\r\n\r\n") { 4 } else { 2 };
+        let start = self.event.len() - end - data.len();
+        let told_nothing = self.read(data, start) && self.gaps.len() <= MOST_GAPS;
+        self.verdict =
+            if told_nothing && self.verdict == Verdict::Unread { Verdict::Read } else { Verdict::Tells };
+    }
+
+    fn end(&mut self, event: Event) {
+        let is_idle = self.verdict == Verdict::Read && event == Event::default();
+        self.verdict = if is_idle { Verdict::Idle } else { Verdict::Tells };
+    }
+}
+
+impl Study<'_> {
+    /// Whether data that starts there tells nothing.
+    fn read(&mut self, data: &[u8], start: usize) -> bool {
+        let (mut scanner, mut seen) = (Scanner::new(PATHS), Seen::default());
+        let mut open: Option<Gap> = None;
+        for (at, byte) in (start..).zip(data) {
+            scanner.feed(slice::from_ref(byte), &mut Telling { seen: &mut seen, rules: self.rules });
+            let holds = scanner.idle().filter(|holds| *holds == Idle::Text || byte.is_ascii_digit());
+            if holds == open.map(|gap| gap.holds) {
+                continue;
+            }
+            self.gaps.extend(open.map(|gap| Gap { end: at, ..gap }));
+            // A text begins after its quote, a number with its first digit.
+            let first = |holds| if holds == Idle::Text { at + 1 } else { at };
+            open = holds.map(|holds| Gap { start: first(holds), end: first(holds), holds });
+        }
+        seen == Seen::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;
