@@ -10,7 +10,7 @@
 
 use std::slice;
 
-use memchr::memchr_iter;
+use memchr::{memchr_iter, memchr2};
 
 use super::{
     json::{Idle, Scanner},
@@ -32,24 +32,57 @@ const CREDIT: u32 = 8 * PRICE;
 #[derive(Debug)]
 pub(super) struct Alike {
     pattern: Option<Pattern>,
+    /// The beginning of an event that is like it so far, and whose rest has yet to come.
+    begun: Vec<u8>,
     /// What may be spent on learning, so that a stream of events that are all different is not slowed down.
     credit: u32,
 }
 
 impl Default for Alike {
     fn default() -> Self {
-        Self { pattern: None, credit: CREDIT }
+        Self { pattern: None, begun: Vec::new(), credit: CREDIT }
     }
 }
 
 impl Alike {
-    /// How many of these bytes, which begin an event, are whole events that tell nothing. Others may follow.
+    /// How many of these bytes, which begin an event, tell nothing: whole events, and the beginning of one that is cut off
+    /// by the end. Where that goes on, [`resume`](Self::resume) must be called first.
     pub(super) fn pass_over(&mut self, bytes: &[u8], rules: &Rules) -> usize {
         let mut rest = bytes;
         while let Some(after) = self.after_event(rest, rules) {
             rest = after;
         }
+        if !rest.is_empty() && self.pattern.as_ref().is_some_and(|pattern| pattern.begins_with(rest)) {
+            self.begun.extend_from_slice(rest);
+            rest = &[];
+        }
         bytes.len() - rest.len()
+    }
+
+    /// What comes after the event that was begun, if it went on like others. If not, [`begun`](Self::begun) is to be read.
+    pub(super) fn resume<'b>(&mut self, bytes: &'b [u8]) -> Option<&'b [u8]> {
+        let length = self.begun.len();
+        if length == 0 {
+            return Some(bytes);
+        }
+        let more = &bytes[..bytes.len().min(LONGEST)];
+        self.begun.extend_from_slice(more);
+        let pattern = self.pattern.as_mut()?;
+        if let Some(rest) = pattern.after(&self.begun) {
+            let passed = self.begun.len() - rest.len() - length;
+            self.begun.clear();
+            return Some(&bytes[passed..]);
+        }
+        if more.len() == bytes.len() && pattern.begins_with(&self.begun) {
+            return Some(&[]);
+        }
+        self.begun.truncate(length);
+        None
+    }
+
+    /// What was passed over and is to be read after all.
+    pub(super) fn begun(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.begun)
     }
 
     /// What comes after an event that tells nothing.
@@ -108,6 +141,21 @@ impl Pattern {
         Some(rest)
     }
 
+    /// Whether bytes that end too early are like the beginning of this one.
+    fn begins_with(&self, bytes: &[u8]) -> bool {
+        if bytes.len() >= LONGEST {
+            return false;
+        }
+        let (mut rest, mut at) = (bytes, 0);
+        for gap in &self.varying {
+            let same = &self.event[at..gap.start];
+            let Some(content) = rest.strip_prefix(same) else { return same.starts_with(rest) };
+            let Some(length) = length_of(gap.holds, content) else { return is_cut(gap.holds, content) };
+            (rest, at) = (&content[length..], gap.end);
+        }
+        self.event[at..].starts_with(rest)
+    }
+
     /// What comes after an event that is the same as this one but for what fills these gaps.
     fn filled<'b>(
         &self,
@@ -131,6 +179,14 @@ fn length_of(holds: Idle, bytes: &[u8]) -> Option<usize> {
     match holds {
         Idle::Text => length_of_text(bytes),
         Idle::Word => bytes.iter().position(|byte| !byte.is_ascii_digit()).filter(|length| *length > 0),
+    }
+}
+
+/// Whether what has no end is a text or a number all the same, as far as it goes.
+fn is_cut(holds: Idle, bytes: &[u8]) -> bool {
+    match holds {
+        Idle::Text => memchr2(b'\n', b'\r', bytes).is_none(),
+        Idle::Word => bytes.iter().all(u8::is_ascii_digit),
     }
 }
 

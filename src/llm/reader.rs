@@ -89,6 +89,27 @@ impl Reader {
         &self.seen
     }
 
+    fn events(&mut self) -> (&mut Sse, Events<'_>) {
+        let Self { scanner, alike, seen, rules, .. } = self;
+        (&mut self.sse, Events { scanner, alike: Some(alike), seen, rules })
+    }
+
+    fn feed(&mut self, piece: &[u8]) {
+        let rest = self.alike.resume(piece).unwrap_or_else(|| {
+            self.read_begun();
+            piece
+        });
+        let (sse, mut events) = self.events();
+        sse.feed(rest, &mut events);
+    }
+
+    /// Reads the beginning of an event that was passed over, since it went on unlike others, or not at all.
+    fn read_begun(&mut self) {
+        let begun = self.alike.begun();
+        let (sse, events) = self.events();
+        sse.feed(&begun, &mut Events { alike: None, ..events });
+    }
+
     /// What was used, as far as it is known by now.
     pub fn used(&self) -> Option<Usage> {
         Some(self.rules.used(&self.seen.counts?, self.seen.cached_in_full))
@@ -97,15 +118,9 @@ impl Reader {
 
 impl BodyObserver for Reader {
     fn data(&mut self, piece: &[u8]) {
-        let mut events = Events {
-            scanner: &mut self.scanner,
-            alike: &mut self.alike,
-            seen: &mut self.seen,
-            rules: &self.rules,
-        };
         match self.format {
-            Format::Json => events.data(piece),
-            Format::Events => self.sse.feed(piece, &mut events),
+            Format::Json => self.events().1.data(piece),
+            Format::Events => self.feed(piece),
             Format::Unreadable => {}
         }
         if self.seen.refusal.is_some() {
@@ -114,14 +129,12 @@ impl BodyObserver for Reader {
     }
 
     fn end(&mut self, end: BodyEnd) -> Settlement {
-        let mut events = Events {
-            scanner: &mut self.scanner,
-            alike: &mut self.alike,
-            seen: &mut self.seen,
-            rules: &self.rules,
-        };
+        self.read_begun();
         match self.format {
-            Format::Events if end == BodyEnd::Complete => self.sse.finish(&mut events),
+            Format::Events if end == BodyEnd::Complete => {
+                let (sse, mut events) = self.events();
+                sse.finish(&mut events);
+            }
             Format::Json => self.seen.is_final |= self.scanner.is_complete(),
             _ => {}
         }
@@ -144,14 +157,15 @@ impl BodyObserver for Reader {
 /// Reads events, one after the other.
 struct Events<'r> {
     scanner: &'r mut Scanner,
-    alike: &'r mut Alike,
+    /// Unless nothing is to be passed over.
+    alike: Option<&'r mut Alike>,
     seen: &'r mut Seen,
     rules: &'r Rules,
 }
 
 impl Sink for Events<'_> {
     fn pass_over(&mut self, bytes: &[u8]) -> usize {
-        self.alike.pass_over(bytes, self.rules)
+        self.alike.as_mut().map_or(0, |alike| alike.pass_over(bytes, self.rules))
     }
 
     fn data(&mut self, piece: &[u8]) {

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    inspect::BodyObserver,
+    inspect::{BodyEnd, BodyObserver},
     llm::{Format, anthropic, compatible, openai},
 };
 
@@ -86,6 +86,42 @@ fn a_text_ends_with_its_line() {
     }
     let cut = event(CHAT, "", "");
     assert!((0..cut.len()).all(|end| pattern.after(&cut.as_bytes()[..end]).is_none()));
+}
+
+/// Passes over all of a stream in pieces, as long as it can.
+fn passed_in_pieces(stream: &[u8], size: usize) -> usize {
+    let mut alike = Alike::default();
+    let known = [event(CHAT, "", ""), event(CHAT, " waits", "x")].concat();
+    assert_eq!(alike.pass_over(known.as_bytes(), &anthropic::rules()), known.len());
+    let mut passed = 0;
+    for piece in stream.chunks(size) {
+        let Some(rest) = alike.resume(piece) else { return passed };
+        assert!(alike.begun.len() < LONGEST, "little is kept");
+        let rest_passed = alike.pass_over(rest, &anthropic::rules());
+        passed += piece.len() - rest.len() + rest_passed;
+        if rest_passed < rest.len() {
+            return passed;
+        }
+    }
+    passed
+}
+
+#[test]
+fn what_is_cut_is_passed_over_in_pieces() {
+    let texts = ["", " a", r"\n\\", r#" \"quoted\""#, "usage", "日本語"];
+    let events = texts.map(|text| event(CHAT, " waits", text)).concat();
+    for size in 1..events.len() {
+        assert_eq!(passed_in_pieces(events.as_bytes(), size), events.len(), "{size}");
+    }
+    let told = event(CHAT, r#""usage":null"#, r#""usage":{"completion_tokens":5}"#);
+    let differs = told.find(r#"{"completion"#).expect("it tells");
+    for size in 1..told.len() {
+        assert!(passed_in_pieces(told.as_bytes(), size) <= differs, "{size}");
+    }
+    let long = event(CHAT, " waits", &"x".repeat(70 * LONGEST));
+    for size in [1, 10, 1_000, 1_500, 60_000] {
+        assert!(passed_in_pieces(long.as_bytes(), size) < 2 * LONGEST, "{size}");
+    }
 }
 
 #[test]
@@ -178,17 +214,31 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(spoilt, 1..8).prop_map(|events| events.concat())
 }
 
+/// Of the pieces that a stream comes in.
+fn sizes() -> impl Strategy<Value = Vec<usize>> {
+    proptest::collection::vec(prop_oneof![1..4usize, 1..300usize, 1..2_000usize], 1..6)
+}
+
 proptest! {
     #[test]
-    fn what_is_passed_over_tells_nothing(stream in stream(), size in 1usize..2_000, rules in 0..3usize) {
+    fn what_is_passed_over_tells_nothing(stream in stream(), sizes in sizes(), rules in 0..3usize) {
         let rules = [openai::rules, anthropic::rules, compatible::rules][rules]();
         let (mut reader, mut sse) = (rules.reader(Format::Events), Sse::default());
         let mut plain = Plain { scanner: Scanner::new(PATHS), seen: Seen::default(), rules: &rules };
-        for piece in stream.chunks(size) {
+        let mut rest = &stream[..];
+        for size in sizes.into_iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            let (piece, after) = rest.split_at(size.min(rest.len()));
+            rest = after;
             reader.data(piece);
             sse.feed(piece, &mut plain);
             prop_assert_eq!(reader.seen(), &plain.seen, "{}", String::from_utf8_lossy(&stream));
         }
+        reader.end(BodyEnd::Complete);
+        sse.finish(&mut plain);
+        prop_assert_eq!(reader.seen(), &plain.seen, "{}", String::from_utf8_lossy(&stream));
     }
 
     #[test]
