@@ -8,15 +8,13 @@
 //! as [`Sse`] and [`Scanner`] tell themselves while they read it. Whatever fills such a gap leaves both in the state
 //! they were in, and before, between and after the gaps the bytes are the same. So they would read the same.
 
-use std::slice;
-
 use memchr::{memchr_iter, memchr2};
 
 use super::{
     json::{Idle, Scanner},
     rules::Rules,
     sse::{Event, Sink, Sse},
-    telling::{PATHS, Seen, Telling},
+    telling::{PATHS, Seen, Telling, may_tell},
 };
 
 /// A longer event is not kept.
@@ -49,7 +47,9 @@ impl Alike {
     /// by the end. Where that goes on, [`resume`](Self::resume) must be called first.
     pub(super) fn pass_over(&mut self, bytes: &[u8], rules: &Rules) -> usize {
         let mut rest = bytes;
-        while let Some(after) = self.after_event(rest, rules) {
+        loop {
+            rest = self.after_known(rest);
+            let Some(after) = self.learn(rest, rules) else { break };
             rest = after;
         }
         if !rest.is_empty() && self.pattern.as_ref().is_some_and(|pattern| pattern.begins_with(rest)) {
@@ -62,18 +62,15 @@ impl Alike {
     /// What comes after the event that was begun, if it went on like others. If not, [`begun`](Self::begun) is to be read.
     pub(super) fn resume<'b>(&mut self, bytes: &'b [u8]) -> Option<&'b [u8]> {
         let length = self.begun.len();
-        if length == 0 {
-            return Some(bytes);
-        }
-        let more = &bytes[..bytes.len().min(LONGEST)];
-        self.begun.extend_from_slice(more);
-        let pattern = self.pattern.as_mut()?;
+        let Some(pattern) = self.pattern.as_mut().filter(|_| length > 0) else { return Some(bytes) };
+        self.begun.extend_from_slice(&bytes[..bytes.len().min(LONGEST)]);
         if let Some(rest) = pattern.after(&self.begun) {
             let passed = self.begun.len() - rest.len() - length;
             self.begun.clear();
             return Some(&bytes[passed..]);
         }
-        if more.len() == bytes.len() && pattern.begins_with(&self.begun) {
+        // There are no more bytes than these, or they would be too many to be kept.
+        if pattern.begins_with(&self.begun) {
             return Some(&[]);
         }
         self.begun.truncate(length);
@@ -85,19 +82,26 @@ impl Alike {
         std::mem::take(&mut self.begun)
     }
 
-    /// What comes after an event that tells nothing.
-    fn after_event<'b>(&mut self, bytes: &'b [u8], rules: &Rules) -> Option<&'b [u8]> {
-        self.credit = CREDIT.min(self.credit + 1);
-        let known = self.pattern.as_mut().and_then(|pattern| pattern.after(bytes));
-        known.or_else(|| self.learn(bytes, rules))
+    /// What comes after events that are like the one that is kept.
+    fn after_known<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
+        let mut rest = bytes;
+        let Some(pattern) = &mut self.pattern else { return rest };
+        while !rest.is_empty() {
+            let Some(after) = pattern.after(rest) else { break };
+            self.credit = CREDIT.min(self.credit + 1);
+            rest = after;
+        }
+        rest
     }
 
     /// Keeps the event that comes next instead, if it tells nothing.
     #[cold]
     fn learn<'b>(&mut self, bytes: &'b [u8], rules: &Rules) -> Option<&'b [u8]> {
         let (event, rest) = bytes.split_at_checked(length_of_event(bytes)?)?;
+        self.credit = CREDIT.min(self.credit + 1);
         self.credit = self.credit.checked_sub(PRICE)?;
-        let gaps = idle_gaps(event, rules)?;
+        // What tells something is mostly found out without reading it. Models seldom matter.
+        let gaps = if may_tell(event, false) { None } else { idle_gaps(event, rules) }?;
         self.pattern = Some(Pattern { event: event.to_vec(), gaps, varying: Vec::new() });
         Some(rest)
     }
@@ -122,6 +126,7 @@ struct Gap {
 
 impl Pattern {
     /// What comes after an event that is like this one.
+    #[inline]
     fn after<'b>(&mut self, bytes: &'b [u8]) -> Option<&'b [u8]> {
         self.filled(&self.varying, bytes, |_, _| {}).or_else(|| self.vary(bytes))
     }
@@ -129,19 +134,19 @@ impl Pattern {
     /// The same for one that differs where none did before.
     #[cold]
     fn vary<'b>(&mut self, bytes: &'b [u8]) -> Option<&'b [u8]> {
-        let mut varying = self.varying.clone();
+        let mut differing = Vec::new();
         let rest = self.filled(&self.gaps, bytes, |gap, content| {
-            let differs = content != &self.event[gap.start..gap.end];
-            if differs && !varying.contains(&gap) {
-                varying.push(gap);
+            if content != &self.event[gap.start..gap.end] {
+                differing.push(gap);
             }
         })?;
-        varying.sort_unstable_by_key(|gap| gap.start);
-        self.varying = varying;
+        self.varying.append(&mut differing);
+        self.varying.sort_unstable_by_key(|gap| gap.start);
+        self.varying.dedup();
         Some(rest)
     }
 
-    /// Whether bytes that end too early are like the beginning of this one.
+    /// Whether bytes that end too early are like the beginning of this one, and few enough to be kept.
     fn begins_with(&self, bytes: &[u8]) -> bool {
         if bytes.len() >= LONGEST {
             return false;
@@ -157,6 +162,7 @@ impl Pattern {
     }
 
     /// What comes after an event that is the same as this one but for what fills these gaps.
+    #[inline]
     fn filled<'b>(
         &self,
         gaps: &[Gap],
@@ -193,7 +199,8 @@ fn is_cut(holds: Idle, bytes: &[u8]) -> bool {
 fn length_of_text(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
-        at += bytes.get(at..)?.iter().position(|byte| matches!(byte, b'"' | b'\\' | b'\n' | b'\r'))?;
+        let ends = |byte: &u8| matches!(byte, b'"' | b'\\' | b'\n' | b'\r');
+        at += bytes.get(at..)?.iter().position(ends)?;
         match bytes[at] {
             b'"' => return Some(at),
             // What is escaped may be anything but the end of the line, which no backslash changes.
@@ -221,7 +228,7 @@ fn idle_gaps(event: &[u8], rules: &Rules) -> Option<Vec<Gap>> {
     (study.verdict == Verdict::Idle && sse.is_between_events()).then_some(study.gaps)
 }
 
-/// Reads one event, byte by byte.
+/// Reads one event, and stops at each text and number.
 struct Study<'e> {
     event: &'e [u8],
     rules: &'e Rules,
@@ -264,17 +271,22 @@ impl Study<'_> {
     /// Whether data that starts there tells nothing.
     fn read(&mut self, data: &[u8], start: usize) -> bool {
         let (mut scanner, mut seen) = (Scanner::new(PATHS), Seen::default());
-        let mut open: Option<Gap> = None;
-        for (at, byte) in (start..).zip(data) {
-            scanner.feed(slice::from_ref(byte), &mut Telling { seen: &mut seen, rules: self.rules });
-            let holds = scanner.idle().filter(|holds| *holds == Idle::Text || byte.is_ascii_digit());
-            if holds == open.map(|gap| gap.holds) {
-                continue;
-            }
-            self.gaps.extend(open.map(|gap| Gap { end: at, ..gap }));
+        let mut at = 0;
+        while at < data.len() {
+            scanner.feed(&data[at..=at], &mut Telling { seen: &mut seen, rules: self.rules });
             // A text begins after its quote, a number with its first digit.
-            let first = |holds| if holds == Idle::Text { at + 1 } else { at };
-            open = holds.map(|holds| Gap { start: first(holds), end: first(holds), holds });
+            let (first, holds) = match scanner.idle() {
+                Some(Idle::Text) => (at + 1, Idle::Text),
+                Some(Idle::Word) if data[at].is_ascii_digit() => (at, Idle::Word),
+                _ => {
+                    at += 1;
+                    continue;
+                }
+            };
+            let Some(length) = length_of(holds, &data[first..]) else { return false };
+            scanner.feed(&data[at + 1..first + length], &mut Telling { seen: &mut seen, rules: self.rules });
+            at = first + length;
+            self.gaps.push(Gap { start: start + first, end: start + at, holds });
         }
         seen == Seen::default()
     }

@@ -1,3 +1,5 @@
+use std::slice;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -84,6 +86,9 @@ fn a_text_ends_with_its_line() {
     for odd in ["\\\\\\", "a\n\ndata: {\"error\":{}}", "a\\\ndata: ", "a\rdata: ", "\"", "a\\\r\"", "a\n\""] {
         assert_eq!(pattern.after(event(CHAT, "waits", odd).as_bytes()), None, "{odd:?}");
     }
+    for odd in ["", "x", "-1", "1.5", "1 ", "1\n"] {
+        assert_eq!(pattern.after(event(CHAT, "1767225600", odd).as_bytes()), None, "{odd:?}");
+    }
     let cut = event(CHAT, "", "");
     assert!((0..cut.len()).all(|end| pattern.after(&cut.as_bytes()[..end]).is_none()));
 }
@@ -113,10 +118,18 @@ fn what_is_cut_is_passed_over_in_pieces() {
     for size in 1..events.len() {
         assert_eq!(passed_in_pieces(events.as_bytes(), size), events.len(), "{size}");
     }
-    let told = event(CHAT, r#""usage":null"#, r#""usage":{"completion_tokens":5}"#);
-    let differs = told.find(r#"{"completion"#).expect("it tells");
-    for size in 1..told.len() {
-        assert!(passed_in_pieces(told.as_bytes(), size) <= differs, "{size}");
+    for (old, like, unlike) in [
+        (r#""usage":null"#, r#""usage":"#, r#"{"completion_tokens":5}"#),
+        (r#""finish_reason":null"#, r#""finish_reason":"#, r#""stop""#),
+        (r#""id":"c-1""#, "\"", r#"error":"c""#),
+        (r#" waits"}"#, r#" w"}"#, "\n"),
+        (r#" waits"}"#, " w", "\n"),
+    ] {
+        let told = event(CHAT, old, &[like, unlike].concat());
+        let differs = CHAT.find(old).expect("it is there") + like.len();
+        for size in 1..told.len() {
+            assert!(passed_in_pieces(told.as_bytes(), size) <= differs, "{like}{unlike} {size}");
+        }
     }
     let long = event(CHAT, " waits", &"x".repeat(70 * LONGEST));
     for size in [1, 10, 1_000, 1_500, 60_000] {
@@ -127,7 +140,7 @@ fn what_is_cut_is_passed_over_in_pieces() {
 #[test]
 fn long_events_are_not_kept() {
     let long = event(CHAT, " waits", &"x".repeat(LONGEST));
-    assert_eq!(passed(&mut Alike::default(), &[long.clone()]), 0);
+    assert_eq!(passed(&mut Alike::default(), slice::from_ref(&long)), 0);
     assert_eq!(passed(&mut Alike::default(), &[event(CHAT, "", ""), long]), 2, "yet compared");
     let many = format!("data: [{}0]\n\n", "1,".repeat(MOST_GAPS));
     assert_eq!(passed(&mut Alike::default(), &[many]), 0);
@@ -143,7 +156,7 @@ fn events_that_are_all_different_are_learned_now_and_then() {
     }
     assert!((60..80).contains(&learned), "{learned}");
     let same: Vec<_> = (0..100).map(|_| event(MESSAGES, "", "")).collect();
-    let passed: usize = same.iter().map(|event| passed(&mut alike, &[event.clone()])).sum();
+    let passed: usize = same.iter().map(|event| passed(&mut alike, slice::from_ref(event))).sum();
     assert!(passed >= 80, "and what is alike is found out soon: {passed}");
 }
 
