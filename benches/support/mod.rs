@@ -45,7 +45,8 @@ impl Report {
     pub(crate) fn publish(&self) {
         println!();
         for Row { key, value, remark } in &self.rows {
-            println!("{key:<28}{value:>14.1}   {remark}");
+            let decimals = if *value < 10.0 { 3 } else { 1 };
+            println!("{key:<28}{value:>14.decimals$}   {remark}");
         }
         let Some(path) = env::var_os("BENCH_JSON") else { return };
         if let Err(error) = fs::write(&path, self.json()) {

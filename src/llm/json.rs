@@ -73,6 +73,15 @@ enum Quoted {
     Text,
 }
 
+/// Where nothing depends on the bytes that come, as long as they go on in the same way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Idle {
+    /// In a text, up to the quote that ends it.
+    Text,
+    /// In a number or a word.
+    Word,
+}
+
 impl Scanner {
     pub(crate) fn new(paths: &'static [Path]) -> Self {
         debug_assert!(paths.len() <= 32, "paths are bits");
@@ -107,6 +116,15 @@ impl Scanner {
     /// Whether one object or array was seen to its end.
     pub(crate) fn is_complete(&self) -> bool {
         self.complete
+    }
+
+    /// What it is in, if that is a value nobody looks for.
+    pub(crate) fn idle(&self) -> Option<Idle> {
+        match self.lexing {
+            Lexing::Text | Lexing::Escape(Quoted::Text) if self.reading.is_none() => Some(Idle::Text),
+            Lexing::Word if self.reading.is_none() => Some(Idle::Word),
+            _ => None,
+        }
     }
 
     pub(crate) fn feed(&mut self, mut bytes: &[u8], found: &mut impl Found) {
@@ -265,6 +283,8 @@ impl Scanner {
         if self.below > 0 {
             return;
         }
+        // No other value belongs to the last key.
+        self.key_length = 0;
         if let Some(path) = self.reading {
             found.found(path, if self.too_long { None } else { Some(&self.value) });
             self.stop_reading();

@@ -36,6 +36,7 @@
 //! # }
 //! ```
 
+mod alike;
 pub mod anthropic;
 pub mod compatible;
 mod counts;
@@ -56,6 +57,7 @@ mod rules;
 mod sse;
 mod stream_options;
 mod table;
+mod telling;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "tiktoken")]

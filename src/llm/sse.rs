@@ -10,6 +10,12 @@ const SHORT: usize = 8;
 
 /// What reads the content of events.
 pub(crate) trait Sink {
+    /// How many bytes are whole events that need not be read. An event begins with the first of them.
+    fn pass_over(&mut self, bytes: &[u8]) -> usize {
+        let _ = bytes;
+        0
+    }
+
     /// A piece of an event's data. Lines of data come with a line feed between them.
     fn data(&mut self, piece: &[u8]);
 
@@ -88,6 +94,11 @@ const BYTE_ORDER_MARK: &str = "\u{feff}";
 impl Sse {
     pub(crate) fn feed(&mut self, mut bytes: &[u8], sink: &mut impl Sink) {
         while let Some(&first) = bytes.first() {
+            let passed = if self.is_between_events() { sink.pass_over(bytes) } else { 0 };
+            if passed > 0 {
+                bytes = &bytes[passed..];
+                continue;
+            }
             if std::mem::take(&mut self.after_return) && first == b'\n' {
                 bytes = &bytes[1..];
                 continue;
@@ -102,6 +113,12 @@ impl Sse {
             };
             bytes = &bytes[used..];
         }
+    }
+
+    /// Whether the next byte begins an event, or a line that may be one's first.
+    pub(crate) fn is_between_events(&self) -> bool {
+        let is_blank = self.name.length == 0 && self.event.length == 0 && !self.has_data;
+        self.at == At::Name && is_blank && !self.after_return
     }
 
     /// The stream is over: what was not ended by an empty line counts as ended.

@@ -61,6 +61,7 @@ fn text_that_looks_like_it_is_not_it() {
     assert_eq!(found(r#"{"content":"\"usage\":{\"n\":1}","x":"{\\","y":["usage",{"usage":1}]}"#), []);
     assert_eq!(found(r#"{"usage_of_this_is_a_very_long_key_indeed":1,"usag":2}"#), []);
     assert_eq!(found(r#""usage""#), []);
+    assert_eq!(found(r#"{"choices":[{"finish":null}:"x"]}"#), one(2, "null"), "a key leads to one value");
 }
 
 #[test]
