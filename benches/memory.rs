@@ -10,7 +10,9 @@ use std::{convert::Infallible, hint::black_box, num::NonZeroU32, time::Instant};
 use futures_util::FutureExt;
 use governor::RateLimiter;
 use tower::{Layer, Service, service_fn};
-use tower_throttle::{Demand, Limiter, Limits, Quota, Settlement, ThrottleLayer, usage};
+use tower_throttle::{
+    Demand, Limiter, Limits, Quota, Reservation, Settlement, ThrottleLayer, Throttled, usage,
+};
 
 use self::support::{Report, median, resident_bytes};
 
@@ -68,9 +70,8 @@ fn limiter<Q: IntoIterator<Item = Quota>>(
     Limiter::new(limits).expect("the limits are valid")
 }
 
-/// Reserves at once, and settles on less.
-async fn pair(limiter: &Limiter, demand: Demand) {
-    let granted = limiter.try_reserve(demand).await;
+/// The other half of a pair: settles on less than was reserved.
+fn settle(granted: Result<Reservation, Throttled>) {
     drop(granted.expect("it fits").settle(usage! { tokens: 412 }));
 }
 
@@ -84,8 +85,8 @@ fn pairs(report: &mut Report) {
     let mut samples: [Vec<f64>; 3] = Default::default();
     for _ in 0..ROUNDS {
         samples[0].push(ns_each(async |name| drop(black_box(reference.check_key(&name)))));
-        samples[1].push(ns_each(async |name| pair(&one, demand(name)).await));
-        samples[2].push(ns_each(async |name| pair(&three, demand(name)).await));
+        samples[1].push(ns_each(async |name| settle(one.try_reserve(demand(name)).await)));
+        samples[2].push(ns_each(async |name| settle(three.try_reserve(demand(name)).await)));
     }
     let [governor, one, three] = samples.map(median);
     report.add("governor.check_key_ns", governor, "the reference: one check, one quota");
@@ -111,7 +112,9 @@ fn layer(report: &mut Report) {
     for _ in 0..ROUNDS {
         samples[0].push(ns_each(async |name| _ = bare.call(name).await));
         samples[1].push(ns_each(async |name| _ = throttled.call(name).await));
-        samples[2].push(ns_each(async |mut name| pair(&limiter, demand(&mut name).expect("it is")).await));
+        samples[2].push(ns_each(async |mut name| {
+            settle(limiter.try_reserve(demand(&mut name).expect("it is")).await);
+        }));
     }
     let [bare, throttled, pair] = samples.map(median);
     let remark = format!("without the limiter's own {pair:.0}; at most 500");
@@ -136,7 +139,7 @@ fn memory_of_many_buckets(report: &mut Report) {
     let limiter = limiter((0..MANY_BUCKETS).map(|index| format!("tenant-{index}")), three_quotas);
     for index in 0..MANY_BUCKETS {
         let demand = Demand::new(format!("tenant-{index}"), usage! { requests: 1, tokens: 1_500 });
-        pair(&limiter, demand).now_or_never().expect("memory answers at once");
+        settle(limiter.try_reserve(demand).now_or_never().expect("memory answers at once"));
     }
     let bytes = resident_bytes().saturating_sub(before) as f64;
     drop(limiter);

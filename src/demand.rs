@@ -4,7 +4,7 @@ use std::{any::Any, borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 
-use crate::usage::Usage;
+use crate::usage::{REQUESTS, Standard, Usage};
 
 /// What one request asks for: the most it may use, of one bucket or of several at once.
 ///
@@ -27,12 +27,19 @@ pub struct Demand {
 }
 
 /// Whatever an extractor leaves for the inspector of the same call. It makes no difference to what is asked.
+///
+/// Boxed twice, since a short demand is moved faster, and most have none.
 #[derive(Clone, Default)]
-pub(crate) struct Note(Option<Arc<dyn Any + Send + Sync>>);
+pub(crate) struct Note(Option<Arc<Box<dyn Any + Send + Sync>>>);
 
 impl Note {
+    #[inline]
+    pub(crate) fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+
     pub(crate) fn get<T: Any>(&self) -> Option<&T> {
-        self.0.as_deref()?.downcast_ref()
+        self.0.as_deref()?.as_ref().downcast_ref()
     }
 }
 
@@ -52,12 +59,13 @@ impl Eq for Note {}
 
 impl Demand {
     /// Asks a bucket for the most that a call may use. A usage that does not name `requests` is one request.
+    #[inline]
     pub fn new(bucket: impl Into<Cow<'static, str>>, usage: Usage) -> Self {
         let mut buckets = SmallVec::new();
         buckets.push(bucket.into());
-        let usage = match usage.get(crate::usage::REQUESTS) {
+        let usage = match usage.given(Standard::Requests) {
             Some(_) => usage,
-            None => usage.with(crate::usage::REQUESTS, 1),
+            None => usage.with(REQUESTS, 1),
         };
         Self { buckets, usage, class: None, max_wait: None, note: Note::default() }
     }
@@ -113,7 +121,7 @@ impl Demand {
     /// ```
     #[must_use]
     pub fn note(mut self, note: impl Any + Send + Sync) -> Self {
-        self.note = Note(Some(Arc::new(note)));
+        self.note = Note(Some(Arc::new(Box::new(note))));
         self
     }
 

@@ -15,6 +15,10 @@ pub enum Throttled {
     NotNow(Box<Refusal>),
     /// It cannot be granted, or was not, within its longest wait.
     Deadline(Box<Refusal>),
+    /// The provider asked for a wait that is longer than [`longest_pause`](crate::LimiterBuilder::longest_pause), which
+    /// nobody waits out: what it holds back is refused at once. [`retry_after`](Self::retry_after) is what is left of the
+    /// wait that was asked for, or more if a quota is short for longer.
+    Paused(Box<Refusal>),
     /// It asks for more than some quota could ever admit: do not try again, ask for less or raise the limit.
     ExceedsCapacity(Box<Refusal>),
     /// It has to wait, and as many demands wait for the bucket as may.
@@ -61,7 +65,7 @@ impl Throttled {
     /// After how long it may be worth trying again: nothing where that is unknown, or never.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::NotNow(refusal) | Self::Deadline(refusal) => refusal.retry_after(),
+            Self::NotNow(refusal) | Self::Deadline(refusal) | Self::Paused(refusal) => refusal.retry_after(),
             _ => None,
         }
     }
@@ -74,7 +78,10 @@ impl Throttled {
     /// What refused, if quotas did.
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
-            Self::NotNow(refusal) | Self::Deadline(refusal) | Self::ExceedsCapacity(refusal) => Some(refusal),
+            Self::NotNow(refusal)
+            | Self::Deadline(refusal)
+            | Self::Paused(refusal)
+            | Self::ExceedsCapacity(refusal) => Some(refusal),
             _ => None,
         }
     }
@@ -110,6 +117,12 @@ impl fmt::Display for Throttled {
         match self {
             Self::NotNow(refusal) => write!(f, "throttled: {refusal}"),
             Self::Deadline(refusal) => write!(f, "throttled beyond the longest wait: {refusal}"),
+            Self::Paused(refusal) => {
+                write!(
+                    f,
+                    "the provider asked for a wait longer than `longest_pause`, come back after it: {refusal}"
+                )
+            }
             Self::ExceedsCapacity(refusal) => {
                 write!(f, "more than could ever be admitted, ask for less or raise the limit: {refusal}")
             }
@@ -153,7 +166,8 @@ impl Refusal {
         self.shortages.iter().max_by_key(|shortage| shortage.retry_after.unwrap_or(Duration::MAX))
     }
 
-    /// Time until it fits if nothing is refunded; nothing where that depends on calls in flight, or is never.
+    /// Time until it fits if nothing is refunded; nothing where that depends on calls in flight, or is never. No less than
+    /// what is left of a wait that the provider asked for.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
@@ -188,7 +202,8 @@ pub struct Shortage {
     pub available: i64,
     /// What the demand asks of it.
     pub requested: u64,
-    /// Time until it can give that if nothing is refunded; nothing where that depends on calls in flight, or is never.
+    /// Time until it can give that if nothing is refunded; nothing where that depends on calls in flight, or is never. No
+    /// less than what is left of a wait that the provider asked for.
     pub retry_after: Option<Duration>,
 }
 

@@ -7,8 +7,9 @@ use std::{borrow::Cow, time::Duration};
 ///
 /// [`Reservation::feedback`](crate::Reservation::feedback) and [`Limiter::feedback`](crate::Limiter::feedback) hold the
 /// whole fleet to it. It only ever takes: whatever it says, a limit is never raised, and nothing is held back for longer
-/// than [`LimiterBuilder::longest_pause`](crate::LimiterBuilder::longest_pause). With feature `llm`, `llm::Rules::feedback`
-/// reads it from a response.
+/// than [`LimiterBuilder::longest_pause`](crate::LimiterBuilder::longest_pause). A time to wait that is longer is not slept:
+/// demands are refused at once meanwhile, with [`Throttled::Paused`](crate::Throttled::Paused). With feature `llm`,
+/// `llm::Rules::feedback` reads it from a response.
 ///
 /// ```
 /// use std::time::Duration;
@@ -61,7 +62,8 @@ impl Feedback {
         Self::default()
     }
 
-    /// So much is left of a quota, in what it counts, and after `reset` it is whole again.
+    /// So much is left of a quota, in what it counts, and after `reset` it is whole again. This asks nobody to wait, even if
+    /// nothing is left and `reset` is far off.
     #[must_use]
     pub fn with_left(mut self, of: Named, amount: u64, reset: Option<Duration>) -> Self {
         self.left.push(Left { of, amount, reset });

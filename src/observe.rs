@@ -71,7 +71,12 @@ pub enum Event<'a> {
         /// Why.
         error: &'a Throttled,
     },
-    /// A provider said to wait, and so everything does that shares the bucket, or one of its quotas.
+    /// A provider said to wait, and so everything does that shares the bucket, or one of its quotas; unless it said so for
+    /// longer than `applied`: then demands are refused at once for as long as that, with
+    /// [`Throttled::Paused`].
+    ///
+    /// Also told where nothing is left of a quota and its reset is further off than `applied`. That is no wait that was
+    /// asked for, and nobody is refused for it: of most quotas something is back long before all is.
     Paused {
         /// The bucket.
         bucket: &'a str,
@@ -105,14 +110,21 @@ impl Observing {
         Self(Some(observer))
     }
 
+    /// Where nobody is to be told, the event is not even made.
+    #[inline]
     pub(crate) fn tell(&self, event: Event<'_>) {
         #[cfg(feature = "tracing")]
         trace(&event);
         if let Some(observer) = &self.0 {
-            // A broken observer must not break the limiter, and there is nobody else to tell.
-            let _ = catch_unwind(AssertUnwindSafe(|| observer.on_event(&event)));
+            tell(&**observer, &event);
         }
     }
+}
+
+#[inline(never)]
+fn tell(observer: &dyn Observer, event: &Event<'_>) {
+    // A broken observer must not break the limiter, and there is nobody else to tell.
+    let _ = catch_unwind(AssertUnwindSafe(|| observer.on_event(event)));
 }
 
 impl fmt::Debug for Observing {
@@ -134,7 +146,13 @@ fn trace(event: &Event<'_>) {
         Event::Settled { bucket, actual, .. } => debug!(bucket, ?actual, "settled"),
         Event::Refused { bucket, error } => debug!(bucket, %error, "refused"),
         Event::Paused { bucket, quota, asked, applied } if applied < asked => {
-            warn!(bucket, quota, ?asked, ?applied, "the provider said to wait, for longer than is waited");
+            warn!(
+                bucket,
+                quota,
+                ?asked,
+                ?applied,
+                "the provider said to wait, for longer than `longest_pause`"
+            );
         }
         Event::Paused { bucket, quota, applied, .. } => {
             info!(bucket, quota, ?applied, "the provider said to wait");

@@ -33,6 +33,11 @@ impl Standard {
         matches!(self, Self::Input | Self::Output)
     }
 
+    /// Its place in a set.
+    const fn bit(self) -> u64 {
+        1 << self as u64
+    }
+
     #[inline]
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|(_, own)| *own == name).map(|(standard, _)| standard)
@@ -52,7 +57,7 @@ impl Standard {
 /// assert_eq!(usage.get("tokens"), Some(412));
 /// assert_eq!(usage, Usage::new().with("requests", 1).with("input_tokens", 300).with("output_tokens", 112));
 /// ```
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Usage {
     standard: Amounts,
     /// Boxed, since hardly any call has them and every reservation carries a usage.
@@ -67,36 +72,57 @@ type Others = Vec<(Cow<'static, str>, u64)>;
 struct Amounts {
     /// 0 where it is not given.
     amounts: [u64; 4],
-    /// A bit for each that is.
-    given: u8,
+    /// A bit for each that is. As wide as an amount, since what has gaps is slow to move.
+    given: u64,
 }
 
 impl Amounts {
+    #[inline]
     fn get(&self, metric: Standard) -> Option<u64> {
-        (self.given & 1 << metric as u8 != 0).then_some(self.amounts[metric as usize])
+        self.gives(metric).then_some(self.amounts[metric as usize])
     }
 
     fn set(&mut self, metric: Standard, amount: u64) {
         self.amounts[metric as usize] = amount;
-        self.given |= 1 << metric as u8;
+        self.given |= metric.bit();
     }
 
-    /// Takes over an amount that is not given here.
-    fn fill(&mut self, metric: Standard, from: &Self) {
-        if let (None, Some(amount)) = (self.get(metric), from.get(metric)) {
-            self.set(metric, amount);
+    /// Takes over the amounts of these metrics, a bit for each, that are given there and not here.
+    #[inline]
+    fn fill(&mut self, metrics: u64, from: &Self) {
+        let filled = metrics & from.given & !self.given;
+        for metric in [Standard::Requests, Standard::Input, Standard::Output, Standard::Tokens] {
+            if filled & metric.bit() != 0 {
+                self.amounts[metric as usize] = from.amounts[metric as usize];
+            }
         }
+        self.given |= filled;
     }
 
     fn gives(&self, metric: Standard) -> bool {
-        self.get(metric).is_some()
+        self.given & metric.bit() != 0
+    }
+
+    #[inline]
+    fn corrected(self, mut actual: Self) -> Self {
+        const REQUESTS: u64 = Standard::Requests.bit();
+        const PARTS: u64 = Standard::Input.bit() | Standard::Output.bit();
+        const WHOLE: u64 = Standard::Tokens.bit();
+
+        let (told, known) = (actual.given, actual.given | self.given);
+        // What is left of a part follows from the whole, and the whole from its parts.
+        let parts = if told & WHOLE != 0 { 0 } else { PARTS };
+        let whole = if told & PARTS != 0 && known & PARTS == PARTS { 0 } else { WHOLE };
+        actual.fill(REQUESTS | parts | whole, &self);
+        actual
     }
 }
 
 impl Usage {
     /// Nothing.
-    pub fn new() -> Self {
-        Self::default()
+    #[inline]
+    pub const fn new() -> Self {
+        Self { standard: Amounts { amounts: [0; 4], given: 0 }, others: None }
     }
 
     /// Sets the amount of one metric.
@@ -111,10 +137,15 @@ impl Usage {
     #[inline]
     pub fn set(&mut self, metric: impl Into<Cow<'static, str>>, amount: u64) {
         let metric = metric.into();
-        if let Some(standard) = Standard::named(&metric) {
-            self.standard.set(standard, amount);
-            return;
+        match Standard::named(&metric) {
+            Some(standard) => self.standard.set(standard, amount),
+            None => self.set_other(metric, amount),
         }
+    }
+
+    /// Apart, so that what is known of a literal name is all that is left where it is set.
+    #[cold]
+    fn set_other(&mut self, metric: Cow<'static, str>, amount: u64) {
         let others = self.others.get_or_insert_default();
         match others.iter_mut().find(|(name, _)| *name == metric) {
             Some((_, present)) => *present = amount,
@@ -123,11 +154,18 @@ impl Usage {
     }
 
     /// The amount of one metric, if it is given or follows from `tokens`, `input_tokens` and `output_tokens`.
+    #[inline]
     pub fn get(&self, metric: &str) -> Option<u64> {
         match Standard::named(metric) {
             Some(standard) => self.standard(standard),
             None => self.other(metric),
         }
+    }
+
+    /// The amount of a standard metric, if it is given itself.
+    #[inline]
+    pub(crate) fn given(&self, metric: Standard) -> Option<u64> {
+        self.standard.get(metric)
     }
 
     /// The amount of a standard metric, if it is given or follows from others.
@@ -153,6 +191,12 @@ impl Usage {
             .chain(self.iter_others())
     }
 
+    /// Whether it gives nothing but standard metrics.
+    #[inline]
+    pub(crate) fn is_standard(&self) -> bool {
+        self.others.is_none()
+    }
+
     /// Those of metrics that somebody has to know.
     pub(crate) fn iter_others(&self) -> impl Iterator<Item = (&str, u64)> {
         self.others.iter().flat_map(|others| others.iter()).map(|(metric, amount)| (metric.as_ref(), *amount))
@@ -165,25 +209,21 @@ impl Usage {
     }
 
     /// This estimate, corrected by what is known of the actual usage: what `actual` does not name keeps its amount.
+    #[inline]
     pub(crate) fn corrected(&self, actual: &Self) -> Self {
-        let mut corrected = actual.clone();
-        let standard = &mut corrected.standard;
-        // What is left of a part follows from the whole, and the whole from its parts.
-        let parts_follow = standard.gives(Standard::Tokens);
-        let names_part = standard.gives(Standard::Input) || standard.gives(Standard::Output);
-        let known = |metric| actual.standard.gives(metric) || self.standard.gives(metric);
-        let whole_follows = names_part && known(Standard::Input) && known(Standard::Output);
-        standard.fill(Standard::Requests, &self.standard);
-        if !parts_follow {
-            standard.fill(Standard::Input, &self.standard);
-            standard.fill(Standard::Output, &self.standard);
-        }
-        if !whole_follows {
-            standard.fill(Standard::Tokens, &self.standard);
-        }
+        let others = match (&self.others, &actual.others) {
+            (None, None) => None,
+            _ => self.corrected_others(actual),
+        };
+        Self { standard: self.standard.corrected(actual.standard), others }
+    }
+
+    #[cold]
+    fn corrected_others(&self, actual: &Self) -> Option<Box<Others>> {
+        let mut corrected = actual.others.clone();
         for (metric, amount) in self.others.iter().flat_map(|others| others.iter()) {
             if actual.other(metric).is_none() {
-                corrected.others.get_or_insert_default().push((metric.clone(), *amount));
+                corrected.get_or_insert_default().push((metric.clone(), *amount));
             }
         }
         corrected
@@ -198,7 +238,7 @@ impl Usage {
         {
             let requests = larger.standard;
             larger.standard = Amounts::default();
-            larger.standard.fill(Standard::Requests, &requests);
+            larger.standard.fill(Standard::Requests.bit(), &requests);
             larger.standard.set(Standard::Tokens, tokens);
         }
         larger
@@ -219,6 +259,13 @@ impl Usage {
         }
         let others = self.others.iter_mut().flat_map(|others| others.iter_mut());
         others.for_each(|(metric, amount)| change(metric, amount));
+    }
+}
+
+impl Clone for Usage {
+    #[inline]
+    fn clone(&self) -> Self {
+        Self { standard: self.standard, others: self.others.clone() }
     }
 }
 

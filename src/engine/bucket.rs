@@ -7,6 +7,7 @@ use super::{
     exact::sum,
     quota_state::QuotaState,
     rule::{MAX_AMOUNT, Rule},
+    surfaced::Surfaced,
 };
 
 /// How long a lane is remembered after its last batch.
@@ -22,6 +23,8 @@ pub struct BucketState {
     /// What is added to the store's clock since that stepped back.
     pub(crate) offset: Micros,
     pub(crate) paused_until: Micros,
+    /// Whether the pause is one to wait out.
+    pub(crate) surfaced: Surfaced,
     /// Until when the state means something.
     pub(crate) expires: Micros,
     /// Nothing in `lanes` is due before this.
@@ -69,15 +72,26 @@ impl LaneState {
         }
     }
 
-    pub(crate) fn share(&mut self, quota: u64) -> &mut u64 {
-        let index = self.in_flight.iter().position(|share| share.quota == quota).unwrap_or_else(|| {
-            self.in_flight.push(Share { quota, amount: 0 });
-            self.in_flight.len() - 1
-        });
+    /// What it has in flight on a quota, which is likely to be the one at `index`.
+    #[inline]
+    pub(crate) fn share(&mut self, index: usize, quota: u64) -> &mut u64 {
+        let index = match self.in_flight.get(index) {
+            Some(share) if share.quota == quota => index,
+            _ => self.find_share(quota),
+        };
         &mut self.in_flight[index].amount
     }
 
+    #[cold]
+    fn find_share(&mut self, quota: u64) -> usize {
+        self.in_flight.iter().position(|share| share.quota == quota).unwrap_or_else(|| {
+            self.in_flight.push(Share { quota, amount: 0 });
+            self.in_flight.len() - 1
+        })
+    }
+
     /// When the bucket has to look at this lane again.
+    #[inline]
     fn due(&self) -> Micros {
         match self.in_flight.iter().any(|share| share.amount > 0) {
             true => self.lease_until,
@@ -94,6 +108,7 @@ impl BucketState {
             now: 0,
             offset: 0,
             paused_until: 0,
+            surfaced: Surfaced::default(),
             expires: 0,
             next_sweep: MAX_AMOUNT,
             quotas: Vec::new(),
@@ -101,6 +116,19 @@ impl BucketState {
         }
     }
 
+    /// Whether nobody has used it yet.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.born == 0
+    }
+
+    /// Whether a refund may as well be applied as of the time that the state was brought to.
+    #[inline]
+    pub(crate) fn refunds_at_any_time(&self, rules: &[Rule]) -> bool {
+        let mut quotas = self.quotas.iter().zip(rules);
+        self.quotas.len() >= rules.len() && quotas.all(|(state, rule)| state.refunds_at_any_time(rule))
+    }
+
+    #[inline]
     pub(crate) fn life(&self) -> Life {
         Life { born: self.born, expires: self.expires }
     }
@@ -111,6 +139,7 @@ impl BucketState {
     }
 
     /// Brings clock, quotas and leases to `now`, with the quotas in the order of `rules`.
+    #[inline]
     pub(crate) fn advance(&mut self, rules: &[Rule], now: Micros, wall: Micros) {
         if self.born == 0 {
             self.born = now;
@@ -121,23 +150,31 @@ impl BucketState {
             self.quotas.reserve_exact(rules.len());
         }
         for (index, rule) in rules.iter().enumerate() {
-            if self.quotas.get(index).is_none_or(|state| state.id != rule.id) {
-                let found = (index..self.quotas.len()).find(|&other| self.quotas[other].id == rule.id);
-                let found = found.unwrap_or_else(|| {
-                    self.quotas.push(QuotaState::new(rule, now, wall));
-                    self.quotas.len() - 1
-                });
-                self.quotas.swap(index, found);
+            match self.quotas.get_mut(index) {
+                Some(state) if state.id == rule.id => state.advance(rule, now, wall),
+                _ => self.place(index, rule, now, wall),
             }
-            self.quotas[index].advance(rule, now, wall);
         }
         if now >= self.next_sweep {
             self.sweep(rules.len(), now);
         }
     }
 
+    /// Puts the quota of a rule at `index`, which is made if it is not known.
+    #[cold]
+    fn place(&mut self, index: usize, rule: &Rule, now: Micros, wall: Micros) {
+        let found = (index..self.quotas.len()).find(|&other| self.quotas[other].id == rule.id);
+        let found = found.unwrap_or_else(|| {
+            self.quotas.push(QuotaState::new(rule, now, wall));
+            self.quotas.len() - 1
+        });
+        self.quotas.swap(index, found);
+        self.quotas[index].advance(rule, now, wall);
+    }
+
     /// Ends the leases that are over. Forgets the lanes that were silent for long, and the quotas after the
     /// first `known` that mean nothing any more.
+    #[cold]
     fn sweep(&mut self, known: usize, now: Micros) {
         for lane in self.lanes.iter_mut().filter(|lane| lane.lease_until <= now) {
             lane.since = now;
@@ -152,6 +189,23 @@ impl BucketState {
         self.next_sweep = self.lanes.iter().map(LaneState::due).min().unwrap_or(MAX_AMOUNT);
     }
 
+    /// Pauses everything; nobody waits that out.
+    pub(crate) fn surface(&mut self, until: Micros, asked_until: Micros) {
+        self.paused_until = self.paused_until.max(until);
+        self.surfaced.surface(until, asked_until, self.now);
+    }
+
+    /// Ends every pause.
+    pub(crate) fn resume(&mut self) {
+        (self.paused_until, self.surfaced) = (0, Surfaced::default());
+        self.quotas.iter_mut().for_each(QuotaState::resume);
+    }
+
+    /// What is left of a wait that nobody waits out.
+    pub(crate) fn asked(&self) -> Option<Micros> {
+        self.surfaced.asked(self.paused_until, self.now)
+    }
+
     /// Forgets a claim, with what it has in flight on quotas that whoever settled it does not know.
     pub(crate) fn end_claim(&mut self, lane: usize) {
         let claim = self.lanes.swap_remove(lane);
@@ -162,21 +216,30 @@ impl BucketState {
         self.lanes.iter().find(|lane| lane.id == id)
     }
 
+    #[inline]
+    pub(crate) fn find_lane(&self, id: u64) -> Option<usize> {
+        self.lanes.iter().position(|lane| lane.id == id)
+    }
+
     /// The index of a lane, which is made if it is not known.
+    #[inline]
     pub(crate) fn enter(&mut self, id: u64) -> usize {
-        self.lanes.iter().position(|lane| lane.id == id).unwrap_or_else(|| {
-            if self.lanes.is_empty() {
-                // Most buckets see one lane only.
-                self.lanes.reserve_exact(1);
-            }
-            self.lanes.push(LaneState::new(id, self.now));
-            self.lanes.len() - 1
-        })
+        self.find_lane(id).unwrap_or_else(|| self.make_lane(id))
+    }
+
+    #[cold]
+    fn make_lane(&mut self, id: u64) -> usize {
+        if self.lanes.is_empty() {
+            // Most buckets see one lane only.
+            self.lanes.reserve_exact(1);
+        }
+        self.lanes.push(LaneState::new(id, self.now));
+        self.lanes.len() - 1
     }
 
     /// Gives a lane, or a detached reservation, time until its lease and its record end.
-    pub(crate) fn extend(&mut self, lane: u64, lease_until: Micros, forget_at: Micros) {
-        let lane = self.enter(lane);
+    #[inline]
+    pub(crate) fn extend(&mut self, lane: usize, lease_until: Micros, forget_at: Micros) {
         let lane = &mut self.lanes[lane];
         (lane.lease_until, lane.forget_at) = (lease_until, forget_at);
         self.next_sweep = self.next_sweep.min(lane.due());
@@ -184,6 +247,7 @@ impl BucketState {
     }
 
     /// Keeps the state for as long as its quotas mean something, with holds of a lease as long as `lease`.
+    #[inline]
     pub(crate) fn keep_while_charged(&mut self, rules: &[Rule], lease: Micros, wall: Micros) {
         for (state, rule) in self.quotas.iter_mut().zip(rules) {
             let lasts = state.lasts(rule, lease, self.now, wall);

@@ -2,10 +2,12 @@
 
 use super::MAX_AMOUNT;
 
+#[inline]
 pub(super) fn sum(a: u64, b: u64) -> u64 {
     a.saturating_add(b).min(MAX_AMOUNT)
 }
 
+#[inline]
 pub(super) fn product(a: u64, b: u64) -> u64 {
     a.saturating_mul(b).min(MAX_AMOUNT)
 }

@@ -6,13 +6,16 @@
 
 mod bucket;
 mod cap;
+mod charge;
 mod exact;
 mod fixed_window;
 mod quota_state;
 mod ring;
 mod rule;
+mod single;
 mod sliding_window;
 mod step;
+mod surfaced;
 mod token_bucket;
 
 #[cfg(test)]
@@ -20,11 +23,12 @@ mod tests;
 
 use smallvec::SmallVec;
 
-use self::exact::sum;
-
 pub use bucket::{BucketState, LANE_MEMORY};
+pub(crate) use charge::Reserve;
 pub use quota_state::Level;
 pub use rule::{HEADROOM_PARTS, MAX_AMOUNT, Micros, Rule, TokenBucket, Window};
+pub(crate) use single::Single;
+use step::Step;
 
 /// One amount per rule of the batch: the rules of its first bucket, then those of the next.
 pub type Costs = SmallVec<[u64; 4]>;
@@ -72,8 +76,18 @@ pub enum Op {
         /// For how long the claim stands.
         lease: Micros,
     },
-    /// Refuse everything on the first bucket for at least this long; 0 ends a pause.
+    /// Refuse everything on the first bucket for at least this long; 0 ends every pause of it and of its quotas.
     Pause(Micros),
+    /// Pause the first bucket or a quota of it, since the provider asked for a wait that is longer than anybody is to
+    /// sleep: while the pause lasts, what it holds back is to be refused and not to wait.
+    Surface {
+        /// The rule's id; everything if there is none. As for [`Op::Cap`], not every quota can be paused.
+        quota: Option<u64>,
+        /// The wait that was asked for. One that is no longer than the pause makes it an ordinary pause.
+        asked: Micros,
+        /// For how long the pause lasts.
+        lasts: Micros,
+    },
     /// Withhold a part of a quota of the first bucket, or all of it, since the provider said that no more is left.
     /// This never gives anything, and ends by itself. Calls in flight are not a provider's to cap: a quota on them,
     /// or one that is not known, stays as it is.
@@ -95,7 +109,8 @@ pub enum Op {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Mode {
-    /// Refused, it waits: it keeps its place before the reserves after it in the batch.
+    /// Refused, it waits: it keeps its place before the reserves after it in the batch. Not so if what refused it is
+    /// not to be waited out ([`Violation::asked`]): then it always gets its reasons, and goes away.
     Wait,
     /// Refused, it goes away.
     Try,
@@ -117,8 +132,18 @@ pub enum Verdict {
     Done,
     /// The claim does not stand: it was settled before, or its lease has ended.
     NoClaim,
-    /// The levels, one per rule, and until when the first bucket is paused; 0 if it is not.
-    Status(Box<[Level]>, Micros),
+    /// The levels, one per rule, and how the first bucket is paused.
+    Status(Box<[Level]>, Paused),
+}
+
+/// How a bucket is paused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Paused {
+    /// Until when; 0 if it is not.
+    pub until: Micros,
+    /// Until when the provider asked to wait, if nobody is to wait that long; otherwise 0.
+    pub asked_until: Micros,
 }
 
 /// One reason of a refusal.
@@ -133,6 +158,9 @@ pub struct Violation {
     pub wait: Option<Micros>,
     /// The same if everything in flight were refunded at once.
     pub at_best: Micros,
+    /// What is left of the wait that a provider asked for, if that is longer than anybody is to sleep: the demand is not
+    /// to wait.
+    pub asked: Option<Micros>,
 }
 
 /// What refused a demand.
@@ -228,17 +256,12 @@ fn recorded(states: &[BucketState], batch: &Batch<'_>) -> Option<Outcome> {
 
 fn apply_new(states: &mut [BucketState], batch: &Batch<'_>, wall: Micros) -> Outcome {
     let now = time(states, wall);
-    for (state, rules) in states.iter_mut().zip(batch.rules) {
-        state.advance(rules, now, wall);
+    let mut step = Step::begin(states, batch.rules, batch.lane, now, wall);
+    let mut verdicts = Verdicts::with_capacity(batch.ops.len());
+    for op in batch.ops {
+        verdicts.push(step.apply(op));
     }
-
-    let verdicts = step::apply_all(states, batch, now, wall);
-
-    for (state, rules) in states.iter_mut().zip(batch.rules) {
-        state.extend(batch.lane, sum(now, batch.lease), sum(now, LANE_MEMORY));
-        // What is held for longer keeps its lane, and so its bucket.
-        state.keep_while_charged(rules, batch.lease.min(LANE_MEMORY), wall);
-    }
+    step.end(batch.lease);
     if let (Some(first), 1..) = (states.first_mut(), batch.seq) {
         let lane = first.enter(batch.lane);
         let lane = &mut first.lanes[lane];
@@ -248,6 +271,7 @@ fn apply_new(states: &mut [BucketState], batch: &Batch<'_>, wall: Micros) -> Out
 }
 
 /// The present: never before what any of the buckets has seen.
+#[inline]
 fn time(states: &[BucketState], wall: Micros) -> Micros {
     let seen = states.iter().map(|state| state.now).max().unwrap_or(0);
     // A small step back is waited out, a large one is made up for from then on.

@@ -27,10 +27,13 @@ pub(crate) struct QuotaState {
     charges: Charges,
 }
 
+/// Its tag is a byte of its own: one in the gaps of what is charged would have to be computed each time.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[repr(u8)]
 enum Charges {
     Sliding(SlidingWindow),
-    Draining(DrainingBucket),
+    /// Boxed, since it is larger than the others.
+    Draining(Box<DrainingBucket>),
     Fixed(FixedWindow),
     None,
 }
@@ -49,6 +52,8 @@ pub struct Level {
     pub withheld: u64,
     /// For how long at most.
     pub withheld_for: Micros,
+    /// What is left of the wait that the provider asked for, if that is longer than anybody is to sleep.
+    pub asked: Option<Micros>,
 }
 
 /// What a demand asks of one quota.
@@ -64,6 +69,7 @@ pub(crate) struct Ask {
 impl Ask {
     /// What is asked together with those before it, in units of which a token has so many. Who needs nothing
     /// stands behind nobody.
+    #[inline]
     fn units(&self, units: u64) -> u64 {
         let asked = if self.cost == 0 { 0 } else { self.cost + self.ahead };
         asked.saturating_mul(units)
@@ -86,7 +92,9 @@ impl QuotaState {
     pub(crate) fn new(rule: &Rule, now: Micros, wall: Micros) -> Self {
         let charges = match &rule.window {
             Window::Sliding { slot, slots } => Charges::Sliding(SlidingWindow::new(*slot, *slots, now)),
-            Window::TokenBucket(shape) => Charges::Draining(DrainingBucket::new(rule.limit, *shape, now)),
+            Window::TokenBucket(shape) => {
+                Charges::Draining(Box::new(DrainingBucket::new(rule.limit, *shape, now)))
+            }
             Window::Fixed { .. } | Window::Calendar { .. } => {
                 Charges::Fixed(FixedWindow::new(window_at(rule, wall).0))
             }
@@ -96,9 +104,28 @@ impl QuotaState {
         Self { id, since: now, expires: now, in_flight: 0, held, cap, charges }
     }
 
+    /// Whether time may as well pass after a refund as before it: it corrects what was charged before. Where charges drain,
+    /// what drains meanwhile is not rounded to a slot then. Not where a settle charges by itself, where another rule comes
+    /// in with it, or where what is withheld depends on what was unused meanwhile.
+    #[inline]
+    pub(crate) fn refunds_at_any_time(&self, rule: &Rule) -> bool {
+        let is_same = match (&self.charges, &rule.window) {
+            (Charges::Draining(bucket), Window::TokenBucket(shape)) => bucket.follows(rule.limit, shape),
+            _ => true,
+        };
+        is_same && self.id == rule.id && !rule.holds() && self.cap.is_nothing()
+    }
+
     /// Brings the state to `now`, and to the rule if that has changed.
+    #[inline]
     pub(crate) fn advance(&mut self, rule: &Rule, now: Micros, wall: Micros) {
         self.pass(now);
+        if let Charges::Draining(_) | Charges::Fixed(_) = self.charges {
+            self.follow(rule, now, wall);
+        }
+    }
+
+    fn follow(&mut self, rule: &Rule, now: Micros, wall: Micros) {
         let renewed = match (&mut self.charges, &rule.window) {
             (Charges::Draining(bucket), Window::TokenBucket(shape)) => {
                 self.cap.rescale(bucket.units(), shape.units);
@@ -113,6 +140,7 @@ impl QuotaState {
     }
 
     /// Lets time pass, as far as that takes no rule.
+    #[inline]
     fn pass(&mut self, now: Micros) {
         match &mut self.charges {
             Charges::Sliding(window) => window.advance(now),
@@ -155,6 +183,22 @@ impl QuotaState {
         }
     }
 
+    /// The same; nobody waits that out.
+    pub(crate) fn surface(&mut self, rule: &Rule, until: Micros, asked_until: Micros, now: Micros) {
+        if rule.window != Window::InFlight {
+            self.cap.surface(until, asked_until, now);
+        }
+    }
+
+    pub(crate) fn resume(&mut self) {
+        self.cap.resume();
+    }
+
+    /// What is left of a wait that nobody waits out, for a demand of this cost.
+    pub(crate) fn asked(&self, cost: u64, now: Micros) -> Option<Micros> {
+        self.cap.asked(cost, now)
+    }
+
     /// Units that came back since `at` at the provider, as far as its rule is this one; `None` if what it said then
     /// means nothing now.
     fn come_back(&self, rule: &Rule, at: Micros, now: Micros) -> Option<u64> {
@@ -170,6 +214,7 @@ impl QuotaState {
         }
     }
 
+    #[inline]
     fn charge(&mut self, amount: u64) {
         match &mut self.charges {
             Charges::Sliding(window) => window.charge(amount),
@@ -179,6 +224,7 @@ impl QuotaState {
         }
     }
 
+    #[inline]
     pub(crate) fn reserve(&mut self, rule: &Rule, cost: u64) {
         self.in_flight = (self.in_flight + cost).min(MAX_TAKEN);
         if !rule.holds() {
@@ -187,6 +233,7 @@ impl QuotaState {
     }
 
     /// Answers what is left in flight of the reservation.
+    #[inline]
     pub(crate) fn settle(&mut self, rule: &Rule, change: Amendment) -> u64 {
         let Amendment { at, reserved, actual, in_flight, close } = change;
         self.in_flight = self.in_flight.saturating_sub(in_flight);
@@ -220,6 +267,7 @@ impl QuotaState {
     }
 
     /// Makes the edits of earlier settles count.
+    #[inline]
     pub(crate) fn refold(&mut self) {
         if let Charges::Draining(bucket) = &mut self.charges {
             bucket.refold();
@@ -231,11 +279,13 @@ impl QuotaState {
         if let Charges::Draining(bucket) = &self.charges { bucket.units() } else { 1 }
     }
 
+    #[inline]
     fn held(&self, rule: &Rule) -> u64 {
         if rule.holds() { self.in_flight } else { 0 }
     }
 
     /// Charged and held together with the capacity, in units of the window, and the units in a token.
+    #[inline]
     fn taken(&self, rule: &Rule) -> (u64, u64) {
         let held = self.held(rule);
         match (&self.charges, &rule.window) {
@@ -250,6 +300,7 @@ impl QuotaState {
         }
     }
 
+    #[inline]
     pub(crate) fn fits(&self, rule: &Rule, ask: Ask) -> bool {
         let (taken, units) = self.taken(rule);
         let gone = sum(taken, self.cap.withheld_from(ask.cost));
@@ -258,6 +309,7 @@ impl QuotaState {
 
     /// For how long at most this means something, told without a walk over the charges. A hold may become a
     /// charge when its `lease` ends.
+    #[inline]
     pub(crate) fn lasts(&self, rule: &Rule, lease: Micros, now: Micros, wall: Micros) -> Micros {
         let holds = self.held(rule) > 0;
         let charged = match &self.charges {
@@ -291,7 +343,8 @@ impl QuotaState {
         let left = product(rule.capacity(0), units).saturating_sub(taken);
         let part = self.cap.withheld_from(1);
         let withheld = if self.cap.pauses(1) { part.max(left) } else { part };
-        Level { charged, in_flight: self.in_flight, reset, withheld, withheld_for: self.cap.lasts(now) }
+        let (withheld_for, asked) = (self.cap.lasts(now), self.cap.asked(1, now));
+        Level { charged, in_flight: self.in_flight, reset, withheld, withheld_for, asked }
     }
 }
 

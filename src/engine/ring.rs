@@ -17,15 +17,18 @@ impl Ring {
         Self { head, head_index: (head % slots.len() as u64) as usize, slots }
     }
 
+    #[inline]
     pub(crate) fn head(&self) -> u64 {
         self.head
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> u64 {
         self.slots.len() as u64
     }
 
     /// Where a slot lives that the ring holds.
+    #[inline]
     fn index(&self, slot: u64) -> usize {
         let age = (self.head - slot) as usize;
         if age <= self.head_index { self.head_index - age } else { self.head_index + self.slots.len() - age }
@@ -36,6 +39,7 @@ impl Ring {
     }
 
     /// Whether `slot` is still in the ring. A slot ahead of the head is not.
+    #[inline]
     pub(crate) fn holds(&self, slot: u64) -> bool {
         slot <= self.head && self.head - slot < self.len()
     }
@@ -57,6 +61,7 @@ impl Ring {
     }
 
     /// Adds to a slot the ring holds. Answers what was added (less than asked only at `MAX_AMOUNT`).
+    #[inline]
     pub(crate) fn add(&mut self, slot: u64, amount: u64) -> u64 {
         let index = self.index(slot);
         let before = self.slots[index];
@@ -65,6 +70,7 @@ impl Ring {
     }
 
     /// Takes from a slot the ring holds, never below 0. Answers what was taken.
+    #[inline]
     pub(crate) fn take(&mut self, slot: u64, amount: u64) -> u64 {
         let index = self.index(slot);
         let taken = amount.min(self.slots[index]);

@@ -113,28 +113,33 @@ pub(crate) fn rescaled(amount: u64, from: u64, to: u64) -> u64 {
     }
 }
 
+/// `whole - whole * headroom / HEADROOM_PARTS`, with nothing in between that is not exact. Few demands leave any, and
+/// divisions are slow.
+#[inline(never)]
+fn less_headroom(whole: u64, headroom: u64) -> u64 {
+    whole - whole / HEADROOM_PARTS * headroom - whole % HEADROOM_PARTS * headroom / HEADROOM_PARTS
+}
+
 impl Rule {
     /// What one demand can get at most, of a class that leaves `headroom` (in [`HEADROOM_PARTS`]) to others.
+    #[inline]
     pub fn capacity(&self, headroom: u64) -> u64 {
         let whole = match &self.window {
             Window::TokenBucket(bucket) => bucket.burst,
             _ => self.limit,
         };
-        if headroom == 0 {
-            return whole;
-        }
-        let headroom = headroom.min(HEADROOM_PARTS);
-        // `whole * headroom / HEADROOM_PARTS`, with nothing in between that is not exact.
-        whole - whole / HEADROOM_PARTS * headroom - whole % HEADROOM_PARTS * headroom / HEADROOM_PARTS
+        if headroom == 0 { whole } else { less_headroom(whole, headroom.min(HEADROOM_PARTS)) }
     }
 
     /// The same for a demand of this cost: one that needs nothing is not held up by what is left to others,
     /// only by a debt.
+    #[inline]
     pub(crate) fn capacity_for(&self, cost: u64, headroom: u64) -> u64 {
         self.capacity(if cost == 0 { 0 } else { headroom })
     }
 
     /// Whether reservations in flight take from what is available by themselves.
+    #[inline]
     pub(crate) fn holds(&self) -> bool {
         self.held || matches!(self.window, Window::InFlight)
     }

@@ -15,6 +15,7 @@ impl SlidingWindow {
         Self { slot, charged: 0, ring: Ring::new(now / slot, slots + 1) }
     }
 
+    #[inline]
     pub(crate) fn advance(&mut self, now: Micros) {
         if now < (self.ring.head() + 1).saturating_mul(self.slot) {
             return;
@@ -23,24 +24,29 @@ impl SlidingWindow {
         self.ring.advance(now / self.slot, |left| *charged = charged.saturating_sub(left));
     }
 
+    #[inline]
     fn begin_of(&self, slot: u64) -> Micros {
         product(slot, self.slot)
     }
 
+    #[inline]
     pub(crate) fn charged(&self) -> u64 {
         self.charged
     }
 
+    #[inline]
     pub(crate) fn charge(&mut self, amount: u64) {
         self.add(self.ring.head(), amount);
     }
 
+    #[inline]
     fn add(&mut self, slot: u64, amount: u64) {
         let room = MAX_TAKEN - self.charged;
         self.charged += self.ring.add(slot, amount.min(room));
     }
 
     /// Replaces what was charged at `at`. A slot that has left the window needs nothing.
+    #[inline]
     pub(crate) fn amend(&mut self, at: Micros, reserved: u64, actual: u64, refundable: bool) {
         let head = self.ring.head();
         let slot = if at >= self.begin_of(head) { head } else { at / self.slot };
@@ -67,6 +73,7 @@ impl SlidingWindow {
         None
     }
 
+    #[inline]
     pub(crate) fn length(&self) -> Micros {
         product(self.ring.len(), self.slot)
     }

@@ -3,30 +3,15 @@
 use smallvec::SmallVec;
 
 use super::{
-    Batch, BucketState, Micros, Mode, Op, RefusedBy, Rule, Verdict, Verdicts, Violation,
+    BucketState, Micros, Mode, Op, Paused, RefusedBy, Rule, Verdict, Violation,
+    charge::{Reserve, Settle},
     exact::sum,
-    quota_state::{Amendment, Ask, QuotaState},
+    quota_state::{Ask, QuotaState},
     rule::MAX_TAKEN,
 };
 
-pub(super) fn apply_all(
-    states: &mut [BucketState],
-    batch: &Batch<'_>,
-    now: Micros,
-    wall: Micros,
-) -> Verdicts {
-    let rules = batch.rules;
-    let mut step =
-        Step { states, rules, lane: batch.lane, now, wall, settled: false, ahead: SmallVec::new() };
-    let mut verdicts = Verdicts::with_capacity(batch.ops.len());
-    for op in batch.ops {
-        verdicts.push(step.apply(op));
-    }
-    step.refold();
-    verdicts
-}
-
-struct Step<'a> {
+/// A batch on its way through states that have been brought to the present.
+pub(super) struct Step<'a> {
     states: &'a mut [BucketState],
     rules: &'a [&'a [Rule]],
     lane: u64,
@@ -46,15 +31,42 @@ struct Ahead {
     capacity: u64,
 }
 
-impl Step<'_> {
-    fn apply(&mut self, op: &Op) -> Verdict {
+impl<'a> Step<'a> {
+    /// Brings the states to the present.
+    pub(super) fn begin(
+        states: &'a mut [BucketState],
+        rules: &'a [&'a [Rule]],
+        lane: u64,
+        now: Micros,
+        wall: Micros,
+    ) -> Self {
+        for (state, rules) in states.iter_mut().zip(rules) {
+            state.advance(rules, now, wall);
+        }
+        Self { states, rules, lane, now, wall, settled: false, ahead: SmallVec::new() }
+    }
+
+    /// Makes everything count, and gives the lane time until its next batch.
+    pub(super) fn end(mut self, lease: Micros) {
+        self.refold();
+        for (state, rules) in self.states.iter_mut().zip(self.rules) {
+            let lane = state.enter(self.lane);
+            state.end(lane, lease, rules, self.wall);
+        }
+    }
+
+    pub(super) fn apply(&mut self, op: &Op) -> Verdict {
         match op {
-            Op::Reserve { costs, headroom, explain, mode } => self.reserve(costs, *headroom, *explain, *mode),
+            Op::Reserve { costs, headroom, explain, mode } => {
+                let (headroom, explain, mode) = (*headroom, *explain, *mode);
+                self.reserve(Reserve { costs, headroom, explain, mode })
+            }
             Op::Settle { at, reserved, actual, close, claim } => {
                 self.settle(*at, reserved, actual, *close, *claim)
             }
             Op::Detach { claim, reserved, lease } => self.detach(*claim, reserved, *lease),
             Op::Pause(duration) => self.pause(*duration),
+            Op::Surface { quota, asked, lasts } => self.surface(*quota, *asked, *lasts),
             Op::Cap { quota, left, at, lasts } => self.cap(*quota, *left, *at, *lasts),
             Op::Status => self.status(),
         }
@@ -69,18 +81,11 @@ impl Step<'_> {
             .map(|(k, (r, q))| (k, r, q))
     }
 
-    fn reserve(&mut self, costs: &[u64], headroom: u64, explain: bool, mode: Mode) -> Verdict {
+    pub(super) fn reserve(&mut self, reserve: Reserve<'_>) -> Verdict {
+        let Reserve { costs, headroom, mode, .. } = reserve;
         self.refold();
         if !self.fits(costs, headroom) {
-            let violations = if explain || (mode == Mode::Wait && self.ahead.is_empty()) {
-                self.violations(costs, headroom)
-            } else {
-                Box::default()
-            };
-            if mode == Mode::Wait {
-                self.stand_ahead(costs, headroom);
-            }
-            return Verdict::Refused(violations);
+            return Verdict::Refused(self.refuse(reserve));
         }
         if mode == Mode::Dry {
             return Verdict::Fits;
@@ -89,11 +94,7 @@ impl Step<'_> {
         for (rules, bucket) in self.rules.iter().zip(self.states.iter_mut()) {
             let costs = next_bucket(&mut costs, rules);
             let lane = bucket.enter(self.lane);
-            for ((rule, state), &cost) in rules.iter().zip(&mut bucket.quotas).zip(costs) {
-                state.reserve(rule, cost);
-                let share = bucket.lanes[lane].share(rule.id);
-                *share = (*share + cost).min(MAX_TAKEN);
-            }
+            bucket.reserve(lane, rules, costs);
         }
         Verdict::Granted
     }
@@ -108,23 +109,39 @@ impl Step<'_> {
     }
 
     fn fits(&self, costs: &[u64], headroom: u64) -> bool {
-        let (mut costs, mut k) = (costs, 0);
+        let (mut costs, mut before) = (costs, 0);
         self.rules.iter().zip(self.states.iter()).all(|(rules, bucket)| {
-            let mut quotas = rules.iter().zip(&bucket.quotas).zip(next_bucket(&mut costs, rules));
-            bucket.paused_until <= self.now
-                && quotas.all(|((rule, state), &cost)| {
-                    let ask = self.ask(k, rule, cost, headroom);
-                    k += 1;
-                    state.fits(rule, ask)
-                })
+            let first = before;
+            before += rules.len();
+            let ask = |index, rule: &Rule, cost| self.ask(first + index, rule, cost, headroom);
+            bucket.fits(rules, next_bucket(&mut costs, rules), ask)
         })
+    }
+
+    fn refuse(&mut self, reserve: Reserve<'_>) -> Box<[Violation]> {
+        let Reserve { costs, headroom, explain, mode } = reserve;
+        // What is not to wait has to know that, and stands in nobody's way.
+        let goes_away = self.is_surfaced(costs);
+        let is_told = explain || goes_away || (mode == Mode::Wait && self.ahead.is_empty());
+        let violations = if is_told { self.violations(costs, headroom) } else { Box::default() };
+        if mode == Mode::Wait && !goes_away {
+            self.stand_ahead(costs, headroom);
+        }
+        violations
+    }
+
+    /// Whether what holds back these costs is a pause that nobody waits out.
+    fn is_surfaced(&self, costs: &[u64]) -> bool {
+        let mut quotas = self.quotas().zip(costs);
+        self.states.iter().any(|bucket| bucket.asked().is_some())
+            || quotas.any(|((_, _, state), &cost)| state.asked(cost, self.now).is_some())
     }
 
     fn violations(&self, costs: &[u64], headroom: u64) -> Box<[Violation]> {
         let paused = self.states.iter().enumerate().filter(|(_, bucket)| bucket.paused_until > self.now);
         let pauses = paused.map(|(index, bucket)| {
-            let wait = bucket.paused_until - self.now;
-            Violation { by: RefusedBy::Pause(index), available: 0, wait: Some(wait), at_best: wait }
+            let (by, wait) = (RefusedBy::Pause(index), bucket.paused_until - self.now);
+            Violation { by, available: 0, wait: Some(wait), at_best: wait, asked: bucket.asked() }
         });
         let quotas = self.quotas().zip(costs).filter_map(|((k, rule, state), &cost)| {
             let ask = self.ask(k, rule, cost, headroom);
@@ -137,6 +154,7 @@ impl Step<'_> {
                 available: shortage.available,
                 wait: shortage.wait,
                 at_best: shortage.at_best,
+                asked: state.asked(cost, self.now),
             })
         });
         pauses.chain(quotas).collect()
@@ -164,24 +182,17 @@ impl Step<'_> {
         close: bool,
         claim: Option<u64>,
     ) -> Verdict {
-        let owner = claim.unwrap_or(self.lane);
-        if claim.is_some() && self.states.iter().any(|bucket| bucket.lane(owner).is_none()) {
+        let (owner, is_claim) = (claim.unwrap_or(self.lane), claim.is_some());
+        if is_claim && self.states.iter().any(|bucket| bucket.lane(owner).is_none()) {
             return Verdict::NoClaim;
         }
         self.settled = true;
         let (mut reserved, mut actual) = (reserved, actual);
         for (rules, bucket) in self.rules.iter().zip(self.states.iter_mut()) {
+            let (reserved, actual) = (next_bucket(&mut reserved, rules), next_bucket(&mut actual, rules));
             let lane = bucket.enter(owner);
-            // A late settle must not take what its lane has reserved since. A claim is younger than its grant.
-            let stands = claim.is_some() || at >= bucket.lanes[lane].since;
-            let amounts = next_bucket(&mut reserved, rules).iter().zip(next_bucket(&mut actual, rules));
-            for ((rule, state), (&reserved, &actual)) in rules.iter().zip(&mut bucket.quotas).zip(amounts) {
-                let share = bucket.lanes[lane].share(rule.id);
-                let in_flight = if stands { reserved.min(*share) } else { 0 };
-                let open = state.settle(rule, Amendment { at, reserved, actual, in_flight, close });
-                *share = (*share - in_flight + open).min(MAX_TAKEN);
-            }
-            if claim.is_some() && close {
+            bucket.settle(lane, rules, Settle { at, reserved, actual, close, is_claim });
+            if is_claim && close {
                 bucket.end_claim(lane);
             }
         }
@@ -189,49 +200,72 @@ impl Step<'_> {
     }
 
     fn detach(&mut self, claim: u64, reserved: &[u64], lease: Micros) -> Verdict {
-        let mut reserved = reserved.iter();
+        let mut reserved = reserved;
         for (rules, bucket) in self.rules.iter().zip(self.states.iter_mut()) {
             let (from, to) = (bucket.enter(self.lane), bucket.enter(claim));
-            for (rule, &amount) in rules.iter().zip(&mut reserved) {
-                let share = bucket.lanes[from].share(rule.id);
+            for (index, (rule, &amount)) in rules.iter().zip(next_bucket(&mut reserved, rules)).enumerate() {
+                let share = bucket.lanes[from].share(index, rule.id);
                 let moved = amount.min(*share);
                 *share -= moved;
-                let share = bucket.lanes[to].share(rule.id);
+                let share = bucket.lanes[to].share(index, rule.id);
                 *share = (*share + moved).min(MAX_TAKEN);
             }
             let until = sum(self.now, lease);
-            bucket.extend(claim, until, until);
+            bucket.extend(to, until, until);
             bucket.keep_while_charged(rules, lease, self.wall);
         }
         Verdict::Done
     }
 
     fn pause(&mut self, duration: Micros) -> Verdict {
-        if let Some(bucket) = self.states.first_mut() {
-            let until = sum(self.now, duration);
-            bucket.paused_until = if duration == 0 { 0 } else { bucket.paused_until.max(until) };
+        match self.states.first_mut() {
+            Some(bucket) if duration == 0 => bucket.resume(),
+            Some(bucket) => bucket.paused_until = bucket.paused_until.max(sum(self.now, duration)),
+            None => {}
+        }
+        Verdict::Done
+    }
+
+    fn surface(&mut self, quota: Option<u64>, asked: Micros, lasts: Micros) -> Verdict {
+        let now = self.now;
+        let (until, asked_until) = (sum(now, lasts), sum(now, asked));
+        if let Some(id) = quota {
+            if let Some((rule, state)) = self.quota_of_first(id) {
+                state.surface(rule, until, asked_until, now);
+            }
+        } else if let Some(bucket) = self.states.first_mut() {
+            bucket.surface(until, asked_until);
         }
         Verdict::Done
     }
 
     fn cap(&mut self, quota: u64, left: Option<u64>, at: Micros, lasts: Micros) -> Verdict {
         self.refold();
-        let first = self.rules.first().zip(self.states.first_mut());
-        let mut quotas = first.into_iter().flat_map(|(rules, bucket)| rules.iter().zip(&mut bucket.quotas));
-        if let Some((rule, state)) = quotas.find(|(rule, _)| rule.id == quota) {
+        let (now, wall) = (self.now, self.wall);
+        if let Some((rule, state)) = self.quota_of_first(quota) {
             match left {
-                Some(left) => state.withhold(rule, left, at, lasts, self.now, self.wall),
-                None => state.pause(rule, sum(self.now, lasts)),
+                Some(left) => state.withhold(rule, left, at, lasts, now, wall),
+                None => state.pause(rule, sum(now, lasts)),
             }
         }
         Verdict::Done
     }
 
+    /// The first bucket's quota of this id.
+    fn quota_of_first(&mut self, id: u64) -> Option<(&Rule, &mut QuotaState)> {
+        let (rules, bucket) = self.rules.first().zip(self.states.first_mut())?;
+        rules.iter().zip(&mut bucket.quotas).find(|(rule, _)| rule.id == id)
+    }
+
     fn status(&mut self) -> Verdict {
         self.refold();
         let levels = self.quotas().map(|(_, rule, state)| state.level(rule, self.now, self.wall)).collect();
-        let paused = self.states.first().map(|bucket| bucket.paused_until).filter(|until| *until > self.now);
-        Verdict::Status(levels, paused.unwrap_or(0))
+        let first = self.states.first().filter(|bucket| bucket.paused_until > self.now);
+        let paused = first.map(|bucket| Paused {
+            until: bucket.paused_until,
+            asked_until: bucket.asked().map_or(0, |asked| sum(self.now, asked)),
+        });
+        Verdict::Status(levels, paused.unwrap_or_default())
     }
 
     /// Makes the edits of the settles so far count.
@@ -239,9 +273,7 @@ impl Step<'_> {
         if !std::mem::take(&mut self.settled) {
             return;
         }
-        for bucket in self.states.iter_mut() {
-            bucket.quotas.iter_mut().for_each(QuotaState::refold);
-        }
+        self.states.iter_mut().for_each(BucketState::refold);
     }
 }
 

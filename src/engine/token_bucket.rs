@@ -5,6 +5,8 @@
 //! in a ring; a settle edits the slot of its reservation, and `used` is lowered to the fold over the ring, in
 //! which every slot's charge is counted at its end: never below the truth, and at most one slot of refill
 //! above it.
+//!
+//! What takes more than a few instructions is not inlined, or it would crowd out what other quotas need.
 
 use super::{
     MAX_AMOUNT, Micros,
@@ -73,6 +75,7 @@ impl DrainingBucket {
     }
 
     /// Lets time pass. Answers how many units would have drained and were not in use.
+    #[inline(never)]
     pub(crate) fn advance(&mut self, now: Micros) -> u64 {
         let at = (now / self.shape.tick).max(self.at);
         let unused = self.drain(at - self.at);
@@ -99,11 +102,15 @@ impl DrainingBucket {
         unused
     }
 
+    pub(crate) fn follows(&self, rate: u64, shape: &TokenBucket) -> bool {
+        self.rate == rate && self.shape == *shape
+    }
+
     /// Takes over a changed rate or burst: past use has drained at the old rate up to now and is no new debt,
     /// and the ring is closed, since its folds would drain the past at the new rate. Answers whether it
     /// changed.
     pub(crate) fn adopt(&mut self, rate: u64, shape: TokenBucket) -> bool {
-        if (self.rate, self.shape) == (rate, shape) {
+        if self.follows(rate, &shape) {
             return false;
         }
         let debt = self.used.saturating_sub(self.shape.burst_units());
@@ -126,6 +133,7 @@ impl DrainingBucket {
         true
     }
 
+    #[inline(never)]
     pub(crate) fn charge(&mut self, amount: u64) {
         // What a lane leaves behind may add up to more than is believed.
         let units = product(amount.min(self.shape.burst + self.shape.max_debt), self.shape.units);
@@ -138,6 +146,7 @@ impl DrainingBucket {
     }
 
     /// Replaces what was charged at `at`. What is older than the ring gets no refund; its debit is paid now.
+    #[inline(never)]
     pub(crate) fn amend(&mut self, at: Micros, reserved: u64, actual: u64, refundable: bool) {
         let slot = (at / self.shape.tick / self.shape.slot).min(self.ring.head());
         let known = refundable && self.ring.holds(slot);
@@ -158,6 +167,7 @@ impl DrainingBucket {
         }
     }
 
+    #[inline(never)]
     fn fold(&self) -> u64 {
         let slot_drain = self.drained(self.shape.slot);
         let head_drain = self.drained(self.at - self.ring.head() * self.shape.slot);
@@ -169,6 +179,7 @@ impl DrainingBucket {
     }
 
     /// Time until `units` have drained.
+    #[inline(never)]
     pub(crate) fn until_drained(&self, units: u64, now: Micros) -> Micros {
         let ticks = units.div_ceil(self.rate.max(1));
         product(self.at + ticks, self.shape.tick).saturating_sub(now)

@@ -17,11 +17,11 @@ use crate::{
 
 impl Limiter {
     pub(super) async fn acquire(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
-        let mut result = match self.at_once(demand, mode) {
-            Some(result) => result,
-            // Boxed, since what is granted at once would have to carry it around.
-            None => Box::pin(self.ask(demand, mode)).await,
-        };
+        if let Some(result) = self.acquire_at_once(demand, mode) {
+            return result;
+        }
+        // Boxed, since what is granted at once would have to carry it around.
+        let mut result = Box::pin(self.ask(demand, mode)).await;
         self.deliver(demand, &mut result);
         result
     }
@@ -32,21 +32,33 @@ impl Limiter {
         demand: &Demand,
         mode: Mode,
     ) -> Option<Result<Reservation, Throttled>> {
-        let mut result = self.at_once(demand, mode)?;
-        self.deliver(demand, &mut result);
-        Some(result)
+        let mut answer = self.at_once(demand, mode);
+        if let Some(result) = &mut answer {
+            self.deliver(demand, result);
+        }
+        answer
     }
 
+    #[inline]
     fn at_once(&self, demand: &Demand, mode: Mode) -> Option<Result<Reservation, Throttled>> {
         if !self.inner.shared.in_process {
             return None;
         }
         // No lock of the registry is held any more when the route is entered, since observers are told.
-        let enter = |(route, standing): (Arc<Route>, _)| route.enter_directly(demand, standing, mode);
-        self.route_of(demand).transpose()?.and_then(enter).transpose()
+        if is_plain(demand)
+            && let Some(route) = self.known_route(demand)
+        {
+            return route.enter_directly(demand, Standing::default(), mode);
+        }
+        match self.route_of(demand) {
+            Ok(Some((route, standing))) => route.enter_directly(demand, standing, mode),
+            Ok(None) => None,
+            Err(error) => Some(Err(error)),
+        }
     }
 
     /// Hands the demand's note on, and tells observers what came of it.
+    #[inline]
     fn deliver(&self, demand: &Demand, result: &mut Result<Reservation, Throttled>) {
         let observing = &self.inner.shared.options.observing;
         let bucket = demand.buckets.first().map_or("", AsRef::as_ref);
@@ -122,7 +134,13 @@ impl Limiter {
         }
     }
 
+    #[inline]
+    fn known_route(&self, demand: &Demand) -> Option<Arc<Route>> {
+        self.read().find(&demand.buckets).cloned()
+    }
+
     /// The route of a demand and how it stands there; nothing if it is unlimited.
+    #[inline(never)]
     fn route_of(&self, demand: &Demand) -> Result<Option<(Arc<Route>, Standing)>, Throttled> {
         let registry = self.read();
         if let Some(route) = registry.find(&demand.buckets) {
@@ -133,6 +151,11 @@ impl Limiter {
         let standing = standing(&self.read(), route.as_deref(), demand)?;
         Ok(route.map(|route| (route, standing)))
     }
+}
+
+/// Whether nothing about a demand can be unknown but its buckets, as is the rule.
+fn is_plain(demand: &Demand) -> bool {
+    demand.class.is_none() && demand.usage.is_standard()
 }
 
 /// What its class means to a demand, if nothing about it is unknown.

@@ -28,7 +28,7 @@ impl Origin {
     /// Holds the fleet to what was said. It is applied, or enqueued, when this returns.
     pub(crate) fn feedback(&self, feedback: &Feedback) -> Settling {
         let (left, wait) = (self.left(feedback), self.wait(feedback));
-        wait.or(left).unwrap_or_else(Settling::nothing)
+        wait.or(left).unwrap_or_else(Settling::done)
     }
 
     /// The same of what is left.
@@ -70,8 +70,11 @@ impl Origin {
         }
         // No time at all would end a pause that somebody else began.
         let lasts = Some(micros(lasts)).filter(|lasts| *lasts > 0)?;
-        Some(match meter {
-            Some(meter) => Op::Cap { quota: meter.rule.id, left: None, at: self.at, lasts },
+        let quota = meter.map(|meter| meter.rule.id);
+        Some(match quota {
+            // Longer than anybody is to sleep.
+            quota if wait.time > self.longest() => Op::Surface { quota, asked: micros(wait.time), lasts },
+            Some(quota) => Op::Cap { quota, left: None, at: self.at, lasts },
             None => Op::Pause(lasts),
         })
     }

@@ -41,11 +41,12 @@ impl Lane {
                 (state.doubt, state.rest) = (None, None);
                 self.chart(&mut state, &flight.path);
                 let path = flight.path.clone();
-                let freed = flight.ops.iter().any(|op| matches!(op, Op::Settle { .. }));
+                let concerns_others =
+                    flight.ops.iter().any(|op| matches!(op, Op::Settle { .. } | Op::Surface { .. }));
                 let deliveries = state.land(self, flight, verdicts, now);
                 drop(state);
                 deliveries.into_iter().for_each(|delivery| delivery.make(self, path.name()));
-                if freed {
+                if concerns_others {
                     self.neighbours.look_now(self);
                 }
             }
@@ -105,6 +106,7 @@ impl State {
             true => Duration::ZERO,
             false => Duration::from_micros(fastrand::u64(0..MAX_JITTER_MICROS)),
         };
+        let is_current = flight.path.counts_like(&self.queue.path);
         let mut deliveries = Vec::new();
         for (job, verdict) in flight.jobs.into_iter().zip(verdicts) {
             match (job, verdict) {
@@ -118,6 +120,10 @@ impl State {
                             Refused::ForGood(waiter.answer, Throttled::ExceedsCapacity(Box::new(refusal)))
                         }
                         None if lane.is_closed() => Refused::ForGood(waiter.answer, Throttled::Closed),
+                        // Of other limits than those now it says nothing: it is looked at again.
+                        None if !is_current && waiter.ask.mode == Mode::Wait => {
+                            self.queue.refused(rank, waiter, &[], jitter)
+                        }
                         None => self.queue.refused(rank, waiter, &violations, jitter),
                     };
                     deliveries.extend(match refused {
@@ -142,6 +148,8 @@ impl State {
                 }
             }
         }
+        let turned_away = self.queue.turned_away(is_current).into_iter();
+        deliveries.extend(turned_away.map(|(waiter, error)| Delivery::Answer(waiter.answer, Err(error))));
         self.queue.landed();
         deliveries
     }

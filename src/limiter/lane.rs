@@ -164,6 +164,7 @@ impl Lane {
         state.open == 0 && !state.flying && !state.is_pumped() && state.queue.is_empty()
     }
 
+    #[inline]
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
@@ -172,11 +173,13 @@ impl Lane {
     ///
     /// Whoever has freed something must look once more afterwards: a demand that the store refused before that was
     /// queued before it was asked for.
+    #[inline]
     pub(super) fn is_free(&self) -> bool {
         self.shared.in_process && !self.busy.load(Ordering::Acquire)
     }
 
     /// Counts the changes of the path.
+    #[inline]
     pub(super) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
@@ -331,15 +334,33 @@ impl Lane {
 
     /// A batch of this lane.
     pub(super) fn batch<'a>(&self, seq: u64, path: &'a Path, ops: &'a [Op]) -> Batch<'a> {
-        Batch::new(self.id.load(Ordering::Relaxed), seq, self.shared.lease, path.buckets(), ops)
+        let (id, lease) = self.known_as();
+        Batch::new(id, seq, lease, path.buckets(), ops)
+    }
+
+    /// How the store knows the lane, and how long it may be silent.
+    #[inline]
+    pub(super) fn known_as(&self) -> (u64, Micros) {
+        (self.id.load(Ordering::Relaxed), self.shared.lease)
     }
 
     /// Takes note of the state that the store has of each bucket. No lock is held, since observers are told.
     pub(super) fn saw(&self, path: &Path, lives: &[Life]) {
-        self.lives.saw(lives, |index| {
-            let bucket = path.specs().get(index).map_or("", |spec| spec.name());
-            self.shared.options.observing.tell(Event::StateLost { bucket });
-        });
+        self.lives.saw(lives, |index| self.tell_lost(path, index));
+    }
+
+    /// The same of a path of one bucket.
+    #[inline]
+    pub(super) fn saw_only(&self, path: &Path, life: Life) {
+        if self.lives.saw_only(life) {
+            self.tell_lost(path, 0);
+        }
+    }
+
+    #[cold]
+    fn tell_lost(&self, path: &Path, index: usize) {
+        let bucket = path.specs().get(index).map_or("", |spec| spec.name());
+        self.shared.options.observing.tell(Event::StateLost { bucket });
     }
 
     /// Starts anew under another name, should the store remember things of this one that never were.

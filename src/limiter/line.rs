@@ -6,10 +6,13 @@ use std::{collections::BTreeMap, time::Duration};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::queue::{Ask, Rank, Waiter};
+use super::{
+    queue::{Ask, Rank, Waiter},
+    surfaced::Surfaced,
+};
 use crate::{
     engine::{Mode, Violation},
-    error::Refusal,
+    error::{Refusal, Throttled},
     quota::micros,
 };
 
@@ -177,6 +180,20 @@ impl Lines {
     pub(super) fn waits_for(&self, rank: Rank) -> Option<Refusal> {
         let line = self.0.iter().find(|line| line.waiting.contains_key(&rank))?;
         Some(line.front.as_ref()?.refusal(&line.waiting.get(&rank)?.ask))
+    }
+
+    /// Takes out those that are held back by what nobody waits out: a line's all, since they need the same quotas.
+    pub(super) fn take_surfaced(&mut self, surfaced: &Surfaced) -> Vec<(Waiter, Throttled)> {
+        let mut taken = Vec::new();
+        for line in &mut self.0 {
+            for (rank, waiter) in std::mem::take(&mut line.waiting) {
+                match surfaced.refuses(&waiter.ask) {
+                    Some(error) => taken.push((waiter, error)),
+                    None => drop(line.waiting.insert(rank, waiter)),
+                }
+            }
+        }
+        taken
     }
 
     pub(super) fn take(&mut self) -> impl Iterator<Item = (Rank, Waiter)> + use<> {

@@ -21,6 +21,13 @@ impl Lives {
         Self((0..buckets).map(|_| Known::default()).collect())
     }
 
+    /// Takes note of the state of the only bucket, and answers whether it began anew while the old one still meant
+    /// something.
+    #[inline]
+    pub(super) fn saw_only(&self, life: Life) -> bool {
+        self.0.first().is_some_and(|known| known.is_lost(life))
+    }
+
     /// Takes note of the states, and names to `lost` the buckets whose state began anew while the old one still meant
     /// something.
     pub(super) fn saw(&self, lives: &[Life], mut lost: impl FnMut(usize)) {
@@ -33,6 +40,7 @@ impl Lives {
 }
 
 impl Known {
+    #[inline]
     fn is_lost(&self, Life { born, expires }: Life) -> bool {
         if self.born.load(Ordering::Relaxed) == born {
             self.expires.store(expires, Ordering::Relaxed);

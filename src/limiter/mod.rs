@@ -1,12 +1,15 @@
 //! The limiter: reserve, call, settle; without tower.
 
 mod admission;
+mod ask;
 mod feedback;
 mod health;
+mod id;
 mod landing;
 mod lane;
 mod line;
 mod lives;
+mod names;
 mod neighbours;
 mod options;
 mod path;
@@ -19,6 +22,7 @@ mod route;
 mod seats;
 mod settling;
 mod status;
+mod surfaced;
 mod track;
 mod trip;
 
@@ -29,18 +33,20 @@ use std::{
 };
 
 pub(crate) use self::feedback::Origin;
-use self::{
-    lane::{Lane, Shared},
-    options::Options,
-    registry::{Found, Names, Registry},
-    route::Route,
-};
 pub use self::{
+    id::ReservationId,
     options::{LimiterBuilder, OnUnavailable, Retries},
-    reservation::{Reservation, ReservationId, Settlement},
+    reservation::{Reservation, Settlement},
     settling::Settling,
     status::{QuotaStatus, Status},
     track::Tracked,
+};
+use self::{
+    lane::{Lane, Shared},
+    names::Names,
+    options::Options,
+    registry::{Found, Registry},
+    route::Route,
 };
 use crate::{
     demand::Demand,
@@ -116,12 +122,17 @@ impl Limiter {
     ///
     /// # Errors
     /// See [`Throttled`]. A demand that could not be granted within its longest wait, even if everything in flight
-    /// were refunded, is refused at once.
+    /// were refunded, is refused at once; so is one that would have to wait for what the provider asked to leave alone for
+    /// longer than [`LimiterBuilder::longest_pause`].
     ///
     /// # Cancel safety
     /// A dropped future leaves no trace: it gives up its place, and a grant on its way to it is given back.
-    pub async fn reserve(&self, demand: Demand) -> Result<Reservation, Throttled> {
-        self.acquire(&demand, Mode::Wait).await
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an `async fn` moves its arguments once more, which takes its time"
+    )]
+    pub fn reserve(&self, demand: Demand) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
+        async move { self.acquire(&demand, Mode::Wait).await }
     }
 
     /// Reserves the demand if it fits now and nobody who waits needs the same.
@@ -131,21 +142,23 @@ impl Limiter {
     ///
     /// # Cancel safety
     /// A dropped future leaves no trace.
-    pub async fn try_reserve(&self, demand: Demand) -> Result<Reservation, Throttled> {
-        self.acquire(&demand, Mode::Try).await
+    #[expect(clippy::manual_async_fn, reason = "as above")]
+    pub fn try_reserve(&self, demand: Demand) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
+        async move { self.acquire(&demand, Mode::Try).await }
     }
 
     /// How long the demand would have to wait if nothing were refunded: zero if it fits now, nothing if that depends
     /// on calls in flight. Reserves nothing.
     ///
-    /// Those that wait before it in this process are counted in, the first hundred of them at least.
+    /// Those that wait before it in this process are counted in, the first hundred of them at least. Where the provider
+    /// asked for a wait that nobody waits out, it is what is left of that.
     ///
     /// # Errors
     /// See [`Throttled`].
     pub async fn time_until_available(&self, demand: Demand) -> Result<Option<Duration>, Throttled> {
         match self.ask(&demand, Mode::Dry).await {
             Ok(_) => Ok(Some(Duration::ZERO)),
-            Err(Throttled::NotNow(refusal)) => Ok(refusal.retry_after()),
+            Err(Throttled::NotNow(refusal) | Throttled::Paused(refusal)) => Ok(refusal.retry_after()),
             Err(error) => Err(error),
         }
     }
@@ -167,8 +180,8 @@ impl Limiter {
     async fn store_status(&self, bucket: &str) -> Result<Status, Throttled> {
         let route = self.route_to(bucket)?;
         match route.lane.send(Op::Status).verdict().await? {
-            Verdict::Status(levels, paused_until) => {
-                let status = Status::new(&route.path, &levels, paused_until);
+            Verdict::Status(levels, paused) => {
+                let status = Status::new(&route.path, &levels, paused);
                 Ok(Status { waiting: route.lane.neighbours.waiting(&route.lane), ..status })
             }
             _ => Err(Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into()))),
@@ -196,8 +209,8 @@ impl Limiter {
         Ok(route.change(settle, false).verdict().await? != Verdict::NoClaim)
     }
 
-    /// Refuses everything on a bucket for at least this long, in all processes that share it. A pause never
-    /// shortens another.
+    /// Lets nothing pass on a bucket for at least this long, in all processes that share it: demands wait for the end of it
+    /// as they do for quota. A pause never shortens another.
     ///
     /// # Errors
     /// See [`Throttled`].
@@ -206,7 +219,8 @@ impl Limiter {
         lane.send(Op::Pause(micros(duration).clamp(1, MAX_PAUSE))).await
     }
 
-    /// Ends a pause.
+    /// Ends all pauses of a bucket and of its quotas, those that its provider asked for too. What the provider said to be left
+    /// stays as it is.
     ///
     /// # Errors
     /// See [`Throttled`].

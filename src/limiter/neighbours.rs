@@ -18,6 +18,11 @@ pub(super) struct Sharers {
 }
 
 impl Sharers {
+    #[inline]
+    fn are_several(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > 1
+    }
+
     fn join(&self, lane: Weak<Lane>) {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         lanes.retain(|lane| lane.strong_count() > 0);
@@ -26,7 +31,7 @@ impl Sharers {
     }
 
     fn others(&self, me: &Arc<Lane>) -> Vec<Arc<Lane>> {
-        if self.count.load(Ordering::Relaxed) < 2 {
+        if !self.are_several() {
             return Vec::new();
         }
         let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,8 +61,9 @@ impl Neighbours {
     }
 
     /// Lets the other lanes look whether what they wait for fits now.
+    #[inline]
     pub(super) fn look_now(&self, me: &Arc<Lane>) {
-        for sharers in &self.0 {
+        for sharers in self.0.iter().filter(|sharers| sharers.are_several()) {
             sharers.others(me).iter().for_each(Lane::look_now);
         }
     }

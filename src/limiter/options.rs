@@ -162,9 +162,17 @@ impl LimiterBuilder {
         self
     }
 
-    /// For how long at most something is held back because a provider said so (default: 5 minutes). What it said
-    /// beyond that is told as an [`Event::Paused`](crate::Event::Paused) and not waited for. [`Limiter::pause`] has no
-    /// such bound.
+    /// For how long at most something is held back because a provider said so (default: 5 minutes), so that a broken or
+    /// hostile header does no more harm than that. [`Limiter::pause`] has no such bound.
+    ///
+    /// A wait that the provider asks for and that is longer is surfaced instead of slept: for this long, in every process
+    /// that shares the bucket, demands that it holds back are refused at once with
+    /// [`Throttled::Paused`](crate::Throttled::Paused), whose `retry_after` is what is left of what was asked; those that
+    /// wait already are too. Then they go on, and the provider will say again. It is told as an
+    /// [`Event::Paused`](crate::Event::Paused).
+    ///
+    /// A reset that is far off where nothing is left of a quota is no wait that was asked for: what it withholds ends after
+    /// this long, and is waited out.
     pub fn longest_pause(mut self, longest: Duration) -> Self {
         self.options.longest_pause = longest;
         self

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use smallvec::SmallVec;
 
 use crate::{
-    engine::{Costs, Micros, Op, RefusedBy, Violation},
-    error::{Refusal, Shortage},
+    engine::{Costs, Micros, Mode, Op, RefusedBy, Violation},
+    error::{Refusal, Shortage, Throttled},
     limits::BucketSpec,
     quota::Meter,
     store::Bucket,
@@ -40,8 +40,9 @@ impl Path {
     /// Whether demands cost the same here and are held against the same rules of the same buckets.
     pub(crate) fn counts_like(&self, other: &Self) -> bool {
         let mut pairs = self.specs.iter().zip(&other.specs);
-        self.specs.len() == other.specs.len()
-            && pairs.all(|(one, other)| one.key == other.key && one.meters == other.meters)
+        std::ptr::eq(self, other)
+            || self.specs.len() == other.specs.len()
+                && pairs.all(|(one, other)| one.key == other.key && one.meters == other.meters)
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -61,22 +62,37 @@ impl Path {
         self.specs.iter().flat_map(|spec| spec.meters.iter().map(move |meter| (spec, meter)))
     }
 
-    pub(crate) fn costs(&self, usage: &Usage) -> Costs {
-        self.amounts(|meter| meter.cost(usage))
+    /// Puts down what a usage costs: where it is to stay, since amounts that have just been written are slow to move.
+    ///
+    /// # Errors
+    /// Some quota could never admit it.
+    #[inline(always)]
+    pub(crate) fn put_costs(&self, costs: &mut Costs, usage: &Usage, headroom: u64) -> Result<(), Refusal> {
+        let mut is_possible = true;
+        for spec in &self.specs {
+            for meter in &*spec.meters {
+                let cost = meter.cost(usage);
+                is_possible &= cost <= meter.rule.capacity(headroom);
+                costs.push(cost);
+            }
+        }
+        if is_possible { Ok(()) } else { Err(self.beyond_capacity(costs, headroom)) }
+    }
+
+    /// Puts down what an actual usage costs.
+    #[inline]
+    pub(crate) fn put_actual_costs(&self, costs: &mut Costs, usage: &Usage) {
+        for spec in &self.specs {
+            for meter in &*spec.meters {
+                costs.push(meter.actual_cost(usage));
+            }
+        }
     }
 
     pub(crate) fn actual_costs(&self, usage: &Usage) -> Costs {
-        self.amounts(|meter| meter.actual_cost(usage))
-    }
-
-    fn amounts(&self, of: impl Fn(&Meter) -> u64) -> Costs {
-        let mut amounts = Costs::new();
-        for spec in &self.specs {
-            for meter in &*spec.meters {
-                amounts.push(of(meter));
-            }
-        }
-        amounts
+        let mut costs = Costs::new();
+        self.put_actual_costs(&mut costs, usage);
+        costs
     }
 
     /// Costs that were counted on another version of this path, on those of its quotas that are here too.
@@ -129,16 +145,14 @@ impl Path {
                 translate(actual);
             }
             Op::Detach { reserved, .. } => translate(reserved),
-            Op::Reserve { .. } | Op::Pause(_) | Op::Cap { .. } | Op::Status => {}
+            Op::Reserve { .. } | Op::Pause(_) | Op::Surface { .. } | Op::Cap { .. } | Op::Status => {}
         }
         op
     }
 
-    /// The quotas that could never admit these costs.
-    pub(crate) fn beyond_capacity(&self, costs: &Costs, headroom: u64) -> Option<Refusal> {
-        if self.meters().zip(costs).all(|((_, meter), &cost)| cost <= meter.rule.capacity(headroom)) {
-            return None;
-        }
+    /// Names the quotas that could never admit these costs.
+    #[cold]
+    fn beyond_capacity(&self, costs: &Costs, headroom: u64) -> Refusal {
         let exceeded = self.meters().zip(costs).filter_map(|((spec, meter), &requested)| {
             let limit = meter.rule.capacity(headroom);
             (requested > limit).then(|| Shortage {
@@ -150,7 +164,23 @@ impl Path {
                 retry_after: None,
             })
         });
-        Some(Refusal { shortages: exceeded.collect(), retry_after: None })
+        Refusal { shortages: exceeded.collect(), retry_after: None }
+    }
+
+    /// What becomes of a demand that the engine refused; nothing, if it is to wait.
+    pub(crate) fn refused(
+        &self,
+        violations: &[Violation],
+        costs: &Costs,
+        headroom: u64,
+        mode: Mode,
+    ) -> Option<Throttled> {
+        let refusal = || Box::new(self.refusal(violations, costs, headroom));
+        match mode {
+            _ if is_surfaced(violations) => Some(Throttled::Paused(refusal())),
+            Mode::Wait => None,
+            _ => Some(Throttled::NotNow(refusal())),
+        }
     }
 
     /// A refusal of the engine in the user's words.
@@ -158,12 +188,16 @@ impl Path {
         let shortages: Vec<_> =
             violations.iter().filter_map(|violation| self.shortage(violation, costs, headroom)).collect();
         let waits = shortages.iter().map(|shortage| shortage.retry_after);
-        let retry_after = waits.reduce(|one, other| Some(one?.max(other?))).flatten();
+        let retry_after = match is_surfaced(violations) {
+            // That is known, whatever else is not.
+            true => waits.flatten().max(),
+            false => waits.reduce(|one, other| Some(one?.max(other?))).flatten(),
+        };
         Refusal { shortages, retry_after }
     }
 
     fn shortage(&self, violation: &Violation, costs: &Costs, headroom: u64) -> Option<Shortage> {
-        let retry_after = violation.wait.map(Duration::from_micros);
+        let retry_after = violation.wait.max(violation.asked).map(Duration::from_micros);
         Some(match violation.by {
             RefusedBy::Pause(index) => Shortage {
                 bucket: self.specs.get(index)?.name().into(),
@@ -187,4 +221,9 @@ impl Path {
             }
         })
     }
+}
+
+/// Whether a pause is among what refused a demand that is not to be waited out.
+fn is_surfaced(violations: &[Violation]) -> bool {
+    violations.iter().any(|violation| violation.asked.is_some())
 }

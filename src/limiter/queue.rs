@@ -5,18 +5,18 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, time::Instant};
 
+pub(super) use super::ask::Ask;
 use super::{
     line::Lines,
     path::Path,
     reservation::Reservation,
-    route::Route,
     seats::{Seat, Seats},
+    surfaced::Surfaced,
 };
 use crate::{
     engine::{Costs, Micros, Mode, Op, Verdict, Violation},
     error::{Refusal, Throttled},
     limits::Standing,
-    usage::Usage,
 };
 
 /// At most this many demands travel in one batch, and as many other operations.
@@ -28,45 +28,6 @@ const LONGEST_HEAD_START: Duration = Duration::from_secs(400 * 86_400);
 
 /// The place in the queue: arrival, put off by what is left of the longest head start, then order of entry.
 pub(super) type Rank = (Instant, u64);
-
-/// A demand on its way.
-#[derive(Debug)]
-pub(super) struct Ask {
-    pub(super) route: Arc<Route>,
-    pub(super) usage: Usage,
-    pub(super) costs: Costs,
-    pub(super) standing: Standing,
-    pub(super) mode: Mode,
-    pub(super) deadline: Option<Instant>,
-}
-
-impl Ask {
-    pub(super) fn op(&self, explain: bool) -> Op {
-        let costs = Costs::from_slice(&self.costs);
-        Op::Reserve { costs, headroom: self.standing.headroom, explain, mode: self.mode }
-    }
-
-    pub(super) fn refusal(&self, violations: &[Violation]) -> Refusal {
-        self.route.path.refusal(violations, &self.costs, self.standing.headroom)
-    }
-
-    /// Counts it on another version of its path. Answers why it could never be granted there.
-    pub(super) fn follow(&mut self, path: &Arc<Path>) -> Option<Refusal> {
-        if Arc::ptr_eq(&self.route.path, path) {
-            return None;
-        }
-        self.route = Arc::new(self.route.on(path));
-        self.costs = path.costs(&self.usage);
-        path.beyond_capacity(&self.costs, self.standing.headroom)
-    }
-
-    /// Whether it could be granted in time if everything in flight were refunded.
-    fn can_make_it(&self, violations: &[Violation], now: Instant) -> bool {
-        let at_best = violations.iter().map(|violation| violation.at_best).max().unwrap_or(0);
-        let in_time = |deadline| now < deadline && now + Duration::from_micros(at_best) <= deadline;
-        self.deadline.is_none_or(in_time)
-    }
-}
 
 #[derive(Debug)]
 pub(super) struct Waiter {
@@ -125,6 +86,7 @@ pub(super) struct Queue {
     others: VecDeque<(Other, Report)>,
     entered: u64,
     look_now: bool,
+    surfaced: Surfaced,
 }
 
 /// An operation that is not a demand.
@@ -170,6 +132,7 @@ impl Queue {
             others: VecDeque::new(),
             entered: 0,
             look_now: false,
+            surfaced: Surfaced::default(),
         }
     }
 
@@ -361,9 +324,9 @@ impl Queue {
             return Refused::Waits;
         }
         let now = Instant::now();
-        if waiter.ask.mode != Mode::Wait {
-            let refusal = Box::new(waiter.ask.refusal(violations));
-            return Refused::ForGood(waiter.answer, Throttled::NotNow(refusal));
+        if let Some(error) = waiter.ask.refused(violations) {
+            self.surfaced.note(violations);
+            return Refused::ForGood(waiter.answer, error);
         }
         if !waiter.ask.can_make_it(violations, now) {
             let refusal = Box::new(waiter.ask.refusal(violations));
@@ -384,6 +347,13 @@ impl Queue {
     /// A demand was granted.
     pub(super) fn granted(&mut self, ask: &Ask) {
         self.lines.granted(ask);
+    }
+
+    /// Takes out those that wait for what the batch, if it was under the limits of now, found to be paused and not to be
+    /// waited out.
+    pub(super) fn turned_away(&mut self, is_current: bool) -> Vec<(Waiter, Throttled)> {
+        let surfaced = std::mem::take(&mut self.surfaced);
+        if surfaced.is_empty() || !is_current { Vec::new() } else { self.lines.take_surfaced(&surfaced) }
     }
 
     /// Ends the handling of an answered batch.

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     lane::{Lane, Shared},
+    names::{NameHashes, Names},
     neighbours::{Neighbours, Sharers},
     path::Path,
     route::Route,
@@ -28,9 +29,6 @@ use crate::{
 const FEW: usize = 1_024;
 /// How long the resolver's answer for a name is good.
 const RESOLVED_FOR: Duration = Duration::from_secs(5);
-
-/// The names of a demand's buckets.
-pub(super) type Names = SmallVec<[Cow<'static, str>; 1]>;
 
 /// What the names of a demand stand for.
 pub(super) struct Found {
@@ -86,7 +84,7 @@ struct Entry {
 pub(super) struct Registry {
     closed: bool,
     pub(super) table: Arc<Table>,
-    lanes: HashMap<Names, Entry, foldhash::fast::RandomState>,
+    lanes: HashMap<Names, Entry, NameHashes>,
     sharers: HashMap<Arc<BucketKey>, Arc<Sharers>>,
     look_again_at: usize,
 }
@@ -98,6 +96,7 @@ impl Registry {
     }
 
     /// The way of a demand, if it is known, its limits are as they were and no resolver has to be asked again.
+    #[inline]
     pub(super) fn find(&self, names: &Names) -> Option<&Arc<Route>> {
         let entry = self.lanes.get(names)?;
         let is_fresh = entry.stale_at.is_none_or(|stale_at| Instant::now() < stale_at);

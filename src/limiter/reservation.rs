@@ -3,14 +3,16 @@
 use std::{
     any::Any,
     fmt,
-    str::FromStr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::Stream;
 
-use super::{feedback::Origin, route::Route, settling::Settling, track::Tracked};
+use super::{feedback::Origin, id::ReservationId, route::Route, settling::Settling, track::Tracked};
 use crate::{
     demand::Note,
     engine::{Costs, MAX_AMOUNT, Micros, Op},
@@ -43,16 +45,34 @@ pub enum Settlement {
 #[derive(Debug)]
 #[must_use = "a dropped reservation keeps what it reserved: settle it on what was really used"]
 pub struct Reservation {
-    id: u64,
+    /// 0 until somebody asks for it.
+    id: AtomicU64,
     at: Micros,
     usage: Usage,
-    waited: Duration,
-    position: usize,
-    degraded: bool,
-    release_on_drop: bool,
-    note: Note,
+    on_drop: OnDrop,
+    /// Boxed, since a reservation changes hands several times, and a short one does so faster.
+    more: Option<Box<More>>,
     /// Nothing, if nothing was charged or it was settled.
     hold: Option<Hold>,
+}
+
+/// What becomes of a reservation that is dropped. As wide as what is beside it, since what has gaps is slow to move.
+#[derive(Clone, Copy, Debug)]
+#[repr(usize)]
+enum OnDrop {
+    /// It keeps its charge.
+    Keep,
+    /// It gives everything back.
+    Release,
+}
+
+/// What there is to tell of few.
+#[derive(Debug, Default)]
+struct More {
+    waited: Duration,
+    position: usize,
+    note: Note,
+    degraded: bool,
 }
 
 struct Hold {
@@ -62,6 +82,7 @@ struct Hold {
 
 impl Reservation {
     /// Of a grant that has yet to reach its caller.
+    #[inline(always)]
     pub(super) fn granted(route: Arc<Route>, usage: Usage, costs: Costs, at: Micros) -> Self {
         Self::of(usage, at, Some(Hold { route, costs }))
     }
@@ -71,21 +92,28 @@ impl Reservation {
         Self::of(usage, at, None)
     }
 
+    #[inline(always)]
     fn of(usage: Usage, at: Micros, hold: Option<Hold>) -> Self {
-        let (id, waited) = (fastrand::u64(1..MAX_AMOUNT), Duration::ZERO);
-        let note = Note::default();
-        Self { id, at, usage, waited, position: 0, degraded: false, release_on_drop: true, note, hold }
+        let id = AtomicU64::new(0);
+        Self { id, at, usage, on_drop: OnDrop::Release, more: None, hold }
     }
 
     /// The same, of a demand that was queued.
     pub(super) fn after(mut self, waited: Duration, position: usize) -> Self {
-        (self.waited, self.position) = (waited, position);
+        let more = self.more.get_or_insert_default();
+        (more.waited, more.position) = (waited, position);
         self
     }
 
     /// Tells reservations apart, in logs.
     pub fn id(&self) -> u64 {
-        self.id
+        let id = &self.id;
+        let made = fastrand::u64(1..MAX_AMOUNT);
+        // Whoever asks first makes it.
+        match id.compare_exchange(0, made, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => made,
+            Err(id) => id,
+        }
     }
 
     /// What is reserved.
@@ -95,12 +123,12 @@ impl Reservation {
 
     /// How long the demand waited.
     pub fn waited(&self) -> Duration {
-        self.waited
+        self.more.as_ref().map_or(Duration::ZERO, |more| more.waited)
     }
 
     /// How many demands of its process waited before it when it came.
     pub fn position(&self) -> usize {
-        self.position
+        self.more.as_ref().map_or(0, |more| more.position)
     }
 
     /// When it was granted, by the store's clock.
@@ -110,39 +138,43 @@ impl Reservation {
 
     /// Whether it was granted without the shared state, because that could not be reached.
     pub fn degraded(&self) -> bool {
-        self.degraded
+        self.more.as_ref().is_some_and(|more| more.degraded)
     }
 
     /// What the demand left for whoever settles it: see [`Demand::note`](crate::Demand::note).
     pub fn note<T: Any>(&self) -> Option<&T> {
-        self.note.get()
+        self.more.as_ref()?.note.get()
     }
 
+    #[inline]
     pub(super) fn leave(&mut self, note: &Note) {
-        self.note = note.clone();
+        if note.is_some() {
+            self.more.get_or_insert_default().note = note.clone();
+        }
     }
 
     pub(super) fn degrade(mut self) -> Self {
-        self.degraded = true;
+        self.more.get_or_insert_default().degraded = true;
         self
     }
 
     /// The same, its call having been made.
     pub(crate) fn dispatched(mut self) -> Self {
-        self.release_on_drop = false;
+        self.on_drop = OnDrop::Keep;
         self
     }
 
     /// Whether a drop gives everything back instead of keeping it: so it is until the call is made.
     pub(crate) fn release_on_drop(&mut self, release: bool) {
-        self.release_on_drop = release;
+        self.on_drop = if release { OnDrop::Release } else { OnDrop::Keep };
     }
 
     /// Charges what was really used. It is applied, or enqueued, when this returns; the future only reports.
     ///
     /// What `actual` does not name keeps its reserved amount.
     pub fn settle(mut self, actual: Usage) -> Settling {
-        self.end(&Settlement::Exact(actual))
+        let actual = self.usage.corrected(&actual);
+        self.charge(Some(&actual), false)
     }
 
     /// Leaves the charge as it was reserved.
@@ -169,11 +201,10 @@ impl Reservation {
     /// than is available becomes a debt.
     pub fn adjust(&mut self, estimate: Usage) -> Settling {
         let usage = self.usage.corrected(&estimate);
-        let Some(Hold { route, costs }) = &mut self.hold else { return Settling::nothing() };
+        let Some(Hold { route, costs }) = &mut self.hold else { return Settling::done() };
         let reserved = std::mem::replace(costs, route.path.actual_costs(&usage));
-        let actual = costs.clone();
         self.usage = usage;
-        route.change(Op::Settle { at: self.at, reserved, actual, close: false, claim: None }, false)
+        route.settle(self.at, &reserved, costs, false)
     }
 
     /// Holds all that share its first bucket to what the provider said in the call's response: say it before the call is
@@ -184,7 +215,7 @@ impl Reservation {
     /// [`Limiter::feedback`](crate::Limiter::feedback). It is applied, or enqueued, when this returns; the future only
     /// reports.
     pub fn feedback(&self, feedback: &Feedback) -> Settling {
-        self.origin().map_or_else(Settling::nothing, |origin| origin.feedback(feedback))
+        self.origin().map_or_else(Settling::done, |origin| origin.feedback(feedback))
     }
 
     /// Where feedback on the call goes, also when it has been settled.
@@ -206,13 +237,13 @@ impl Reservation {
             return Err(Throttled::BadDemand(BadDemand::InvalidId));
         };
         let id = ReservationId {
-            claim: self.id,
+            claim: self.id(),
             at: self.at,
             buckets: route.path.specs().iter().map(|spec| spec.name().to_owned()).collect(),
             usage: self.usage.clone(),
         };
         let lease = micros(lease).clamp(1, MAX_LEASE);
-        route.change(Op::Detach { claim: self.id, reserved: costs, lease }, true).verdict().await?;
+        route.change(Op::Detach { claim: self.id(), reserved: costs, lease }, true).verdict().await?;
         Ok(id)
     }
 
@@ -227,24 +258,32 @@ impl Reservation {
     }
 
     fn end(&mut self, settlement: &Settlement) -> Settling {
-        let Some(Hold { route, costs }) = self.hold.take() else { return Settling::nothing() };
-        let actual = match settlement {
-            Settlement::Exact(actual) => Some(self.usage.corrected(actual)),
-            Settlement::AtLeast(seen) => Some(self.usage.at_least(seen)),
-            Settlement::Keep => None,
-            Settlement::Release => Some(self.usage.zeroed()),
-        };
-        let mut actual_costs =
-            actual.as_ref().map_or_else(|| costs.clone(), |actual| route.path.actual_costs(actual));
-        if let Settlement::AtLeast(_) = settlement {
+        let reserved = &self.usage;
+        match settlement {
+            Settlement::Exact(actual) => self.charge(Some(&reserved.corrected(actual)), false),
+            Settlement::AtLeast(seen) => self.charge(Some(&reserved.at_least(seen)), true),
+            Settlement::Keep => self.charge(None, false),
+            Settlement::Release => self.charge(Some(&reserved.zeroed()), false),
+        }
+    }
+
+    /// Charges `actual` instead of what is reserved, or the larger of both on each quota.
+    #[inline]
+    fn charge(&mut self, actual: Option<&Usage>, at_least: bool) -> Settling {
+        let Some(Hold { route, costs }) = self.hold.take() else { return Settling::done() };
+        let mut actual_costs = Costs::new();
+        match actual {
+            Some(actual) => route.path.put_actual_costs(&mut actual_costs, actual),
+            None => actual_costs.extend_from_slice(&costs),
+        }
+        if at_least {
             let pairs = actual_costs.iter_mut().zip(&costs);
             pairs.for_each(|(actual, &reserved)| *actual = reserved.max(*actual));
         }
-        let op = Op::Settle { at: self.at, reserved: costs, actual: actual_costs, close: true, claim: None };
-        let settling = route.change(op, true);
-        let (bucket, actual) = (route.path.name(), actual.as_ref().unwrap_or(&self.usage));
-        let observing = &route.lane.shared.options.observing;
-        observing.tell(Event::Settled { bucket, reserved: &self.usage, actual });
+        let settling = route.settle(self.at, &costs, &actual_costs, true);
+        let (reserved, observing) = (&self.usage, &route.lane.shared.options.observing);
+        let actual = actual.unwrap_or(reserved);
+        observing.tell(Event::Settled { bucket: route.path.name(), reserved, actual });
         settling
     }
 }
@@ -258,109 +297,13 @@ impl fmt::Debug for Hold {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if self.hold.is_some() {
-            let settlement = if self.release_on_drop { Settlement::Release } else { Settlement::Keep };
-            drop(self.end(&settlement));
+            drop(match self.on_drop {
+                OnDrop::Keep => self.end(&Settlement::Keep),
+                OnDrop::Release => self.end(&Settlement::Release),
+            });
         }
     }
 }
 
 /// The longest that a detached reservation can be settled for: 30 days.
 const MAX_LEASE: Micros = 30 * 86_400 * 1_000_000;
-
-/// Names a detached reservation to any process that knows the same limits. It can be sent as text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReservationId {
-    pub(super) claim: u64,
-    pub(super) at: Micros,
-    pub(super) buckets: Vec<String>,
-    pub(super) usage: Usage,
-}
-
-const ID_VERSION: &str = "1";
-
-impl fmt::Display for ReservationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { claim, at, buckets, usage } = self;
-        write!(f, "{ID_VERSION} {claim} {at}")?;
-        for bucket in buckets {
-            write!(f, " {}", Escaped(bucket))?;
-        }
-        usage.iter().try_for_each(|(metric, amount)| write!(f, " {}={amount}", Escaped(metric)))
-    }
-}
-
-impl FromStr for ReservationId {
-    type Err = BadDemand;
-
-    fn from_str(text: &str) -> Result<Self, BadDemand> {
-        Self::parse(text).ok_or(BadDemand::InvalidId)
-    }
-}
-
-impl ReservationId {
-    fn parse(text: &str) -> Option<Self> {
-        let mut words = text.split(' ');
-        if words.next() != Some(ID_VERSION) {
-            return None;
-        }
-        let mut number = || words.next()?.parse().ok().filter(|number| *number <= MAX_AMOUNT);
-        let (claim, at) = (number()?, number()?);
-        let (mut buckets, mut usage) = (Vec::new(), Usage::new());
-        for word in words {
-            match word.split_once('=') {
-                Some((metric, amount)) => usage.set(unescaped(metric)?, amount.parse().ok()?),
-                None => buckets.push(unescaped(word)?),
-            }
-        }
-        (!buckets.is_empty()).then_some(Self { claim, at, buckets, usage })
-    }
-}
-
-/// Text without spaces, `=` and `%`, which are written as `%` and two hexadecimal digits.
-struct Escaped<'a>(&'a str);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| match c {
-            ' ' | '=' | '%' | '\0'..='\x1f' => write!(f, "%{:02x}", u32::from(c)),
-            c => write!(f, "{c}"),
-        })
-    }
-}
-
-fn unescaped(text: &str) -> Option<String> {
-    let mut parts = text.split('%');
-    let mut plain = parts.next()?.to_owned();
-    for part in parts {
-        let code = u8::from_str_radix(part.get(..2)?, 16).ok().filter(u8::is_ascii)?;
-        plain.push(char::from(code));
-        plain.push_str(&part[2..]);
-    }
-    Some(plain)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::usage;
-
-    #[test]
-    fn an_id_survives_being_text() {
-        let id = ReservationId {
-            claim: 17,
-            at: 1_700_000_000_000_000,
-            buckets: vec!["a b=c%{d}\n".into(), "ü".into()],
-            usage: usage! { requests: 1, tokens: 1_500 },
-        };
-        assert_eq!(id.to_string().parse(), Ok(id));
-    }
-
-    #[test]
-    fn other_text_is_no_id() {
-        for text in
-            ["", "1", "1 2", "1 2 3", "2 2 3 a", "1 x 3 a", "1 2 3 a=x", "1 2 3 %", "1 2 3 %zz", "1 2 3 %ü"]
-        {
-            assert_eq!(text.parse::<ReservationId>(), Err(BadDemand::InvalidId), "{text}");
-        }
-    }
-}

@@ -16,10 +16,10 @@ use super::{
 };
 use crate::{
     demand::Demand,
-    engine::{Answer, Costs, Micros, Mode, Op, Outcome, Verdict},
+    engine::{Answer, Costs, Micros, Mode, Op, Outcome, Reserve, Verdict, Violation},
     error::Throttled,
     limits::Standing,
-    store::Reply,
+    store::{LocalBucket, Reply},
 };
 
 /// A lane, and its path as it was when it was looked up.
@@ -29,51 +29,61 @@ pub(super) struct Route {
     pub(super) path: Arc<Path>,
     /// Of the path.
     version: u64,
+    /// The only bucket of the path, where it is in this process.
+    local: Option<LocalBucket>,
 }
 
 impl Route {
     pub(super) fn to(lane: Arc<Lane>) -> Self {
         // First, since a new path under an old version is looked up again, and the reverse would not be.
         let version = lane.version();
-        Self { path: lane.path(), lane, version }
+        Self::of(lane.clone(), lane.path(), version)
+    }
+
+    fn of(lane: Arc<Lane>, path: Arc<Path>, version: u64) -> Self {
+        let local = match path.buckets() {
+            [bucket] => lane.shared.store.local(bucket).filter(LocalBucket::is_charted),
+            _ => None,
+        };
+        Self { lane, path, version, local }
     }
 
     /// Whether this is still the lane's path.
+    #[inline]
     pub(super) fn is_current(&self) -> bool {
         self.version == self.lane.version()
     }
 
     /// The same lane with the version of the path that it has now; called under its lock.
     pub(super) fn on(&self, path: &Arc<Path>) -> Self {
-        Self { lane: self.lane.clone(), path: path.clone(), version: self.lane.version() }
+        Self::of(self.lane.clone(), path.clone(), self.lane.version())
     }
 
     /// Grants or refuses a demand where that can be told at once; nothing if it has to be queued.
     pub(super) fn enter_directly(
-        self: &Arc<Self>,
+        self: Arc<Self>,
         demand: &Demand,
         standing: Standing,
         mode: Mode,
-    ) -> Result<Option<Reservation>, Throttled> {
+    ) -> Option<Result<Reservation, Throttled>> {
         if !self.is_current() {
             return Arc::new(Self::to(self.lane.clone())).enter_directly(demand, standing, mode);
         }
-        let costs = self.costs(demand, standing)?;
-        if self.lane.is_closed() {
-            return Err(Throttled::Closed);
+        let mut costs = Costs::new();
+        if let Err(error) = self.put_costs(&mut costs, demand, standing) {
+            return Some(Err(error));
         }
-        match self.reserve_directly(&costs, standing, mode) {
-            Some((Verdict::Granted, at)) => {
-                let mut reservation = Reservation::granted(self.clone(), demand.usage.clone(), costs, at);
+        if self.lane.is_closed() {
+            return Some(Err(Throttled::Closed));
+        }
+        match self.reserve_directly(&costs, standing, mode)? {
+            Ok(at) if mode == Mode::Dry => Some(Ok(Reservation::uncounted(demand.usage.clone(), at))),
+            Ok(at) => {
+                let mut reservation = Reservation::granted(self, demand.usage.clone(), costs, at);
                 reservation.release_on_drop(false);
-                Ok(Some(reservation))
+                Some(Ok(reservation))
             }
-            Some((Verdict::Fits, at)) => Ok(Some(Reservation::uncounted(demand.usage.clone(), at))),
-            Some((Verdict::Refused(violations), _)) if mode != Mode::Wait => {
-                let refusal = self.path.refusal(&violations, &costs, standing.headroom);
-                Err(Throttled::NotNow(Box::new(refusal)))
-            }
-            _ => Ok(None),
+            Err(violations) => self.path.refused(&violations, &costs, standing.headroom, mode).map(Err),
         }
     }
 
@@ -85,25 +95,78 @@ impl Route {
         mode: Mode,
         deadline: Option<Instant>,
     ) -> Result<Place, Throttled> {
-        let (lane, usage, costs) = (self.lane.clone(), demand.usage.clone(), self.costs(demand, standing)?);
+        let mut costs = Costs::new();
+        self.put_costs(&mut costs, demand, standing)?;
+        let (lane, usage) = (self.lane.clone(), demand.usage.clone());
         lane.enter(Ask { route: self, usage, costs, standing, mode, deadline })
     }
 
-    /// What a demand costs, if it could ever be granted.
-    fn costs(&self, demand: &Demand, standing: Standing) -> Result<Costs, Throttled> {
-        let costs = self.path.costs(&demand.usage);
-        match self.path.beyond_capacity(&costs, standing.headroom) {
-            Some(refusal) => Err(Throttled::ExceedsCapacity(Box::new(refusal))),
-            None => Ok(costs),
-        }
+    /// Puts down what a demand costs, if it could ever be granted.
+    #[inline(always)]
+    fn put_costs(&self, costs: &mut Costs, demand: &Demand, standing: Standing) -> Result<(), Throttled> {
+        let beyond = |refusal| Throttled::ExceedsCapacity(Box::new(refusal));
+        self.path.put_costs(costs, &demand.usage, standing.headroom).map_err(beyond)
     }
 
-    fn reserve_directly(&self, costs: &Costs, standing: Standing, mode: Mode) -> Option<(Verdict, Micros)> {
+    /// Asks for costs where that can be told at once. Answers when they were granted, or why they were not.
+    #[inline]
+    fn reserve_directly(
+        &self,
+        costs: &Costs,
+        standing: Standing,
+        mode: Mode,
+    ) -> Option<Result<Micros, Box<[Violation]>>> {
         if !self.lane.is_free() {
             return None;
         }
-        let (costs, headroom) = (Costs::from_slice(costs), standing.headroom);
-        self.apply_directly(&self.path, &Op::Reserve { costs, headroom, explain: mode != Mode::Wait, mode })
+        let explain = mode != Mode::Wait;
+        let reserve = Reserve { costs, headroom: standing.headroom, explain, mode };
+        let Some(bucket) = &self.local else { return self.reserve_in_batch(reserve) };
+        let (lane, lease) = self.lane.known_as();
+        let (result, life) = bucket.reserve(lane, lease, reserve);
+        self.lane.saw_only(&self.path, life);
+        Some(result)
+    }
+
+    #[inline(never)]
+    fn reserve_in_batch(&self, reserve: Reserve<'_>) -> Option<Result<Micros, Box<[Violation]>>> {
+        let Reserve { costs, headroom, explain, mode } = reserve;
+        let costs = Costs::from_slice(costs);
+        match self.apply_directly(&self.path, &Op::Reserve { costs, headroom, explain, mode })? {
+            (Verdict::Refused(violations), _) => Some(Err(violations)),
+            (_, at) => Some(Ok(at)),
+        }
+    }
+
+    /// Replaces what a reservation is charged, `close` if its call is over: applied or queued when this returns.
+    #[inline]
+    pub(super) fn settle(&self, at: Micros, reserved: &Costs, actual: &Costs, close: bool) -> Settling {
+        match &self.local {
+            Some(bucket) if self.lane.is_free() && self.is_current() => {
+                let (lane, lease) = self.lane.known_as();
+                if let Some(life) = bucket.settle(lane, lease, at, reserved, actual, close) {
+                    self.lane.saw_only(&self.path, life);
+                }
+                self.hand_on();
+                Settling::done()
+            }
+            _ => self.settle_in_batch(at, reserved, actual, close),
+        }
+    }
+
+    #[inline(never)]
+    fn settle_in_batch(&self, at: Micros, reserved: &Costs, actual: &Costs, close: bool) -> Settling {
+        let (reserved, actual) = (Costs::from_slice(reserved), Costs::from_slice(actual));
+        self.change(Op::Settle { at, reserved, actual, close, claim: None }, close)
+    }
+
+    /// Lets those look who may wait for what was freed.
+    #[inline]
+    fn hand_on(&self) {
+        if !self.lane.is_free() {
+            self.lane.look_now();
+        }
+        self.lane.neighbours.look_now(&self.lane);
     }
 
     /// Changes what a reservation is charged: applied or queued when this returns. `ends` says that the reservation is
@@ -117,11 +180,8 @@ impl Route {
                 op = path.translated_op(op, &self.path);
             }
             if let Some((verdict, _)) = self.apply_directly(&path, &op) {
-                if !lane.is_free() {
-                    lane.look_now();
-                }
-                lane.neighbours.look_now(lane);
-                return Settling::done(verdict);
+                self.hand_on();
+                return Settling::answered(verdict);
             }
         }
         lane.change(Other::lasting(op, path.into_owned()), ends)
@@ -133,7 +193,11 @@ impl Route {
         if self.lane.is_free()
             && let Some((verdict, _)) = self.apply_directly(&path, &op)
         {
-            return Settling::done(verdict);
+            if let Op::Surface { .. } = op {
+                // Whoever waits for this is not to, and would learn that later.
+                self.lane.neighbours.look_now(&self.lane);
+            }
+            return Settling::answered(verdict);
         }
         self.lane.send(op)
     }

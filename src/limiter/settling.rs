@@ -25,24 +25,26 @@ use crate::{
 #[derive(Debug)]
 pub struct Settling(Progress);
 
+/// Small enough to be answered in registers, where there is nothing to tell.
 #[derive(Debug)]
 enum Progress {
-    Done(Result<Verdict, Throttled>),
+    Done,
+    Answered(Box<Result<Verdict, Throttled>>),
     Told(oneshot::Receiver<Result<Verdict, Throttled>>),
 }
 
 impl Settling {
-    pub(super) fn done(verdict: Verdict) -> Self {
-        Self(Progress::Done(Ok(verdict)))
+    /// It was changed, or there was nothing to change.
+    pub(super) fn done() -> Self {
+        Self(Progress::Done)
     }
 
-    /// There was nothing to change.
-    pub(super) fn nothing() -> Self {
-        Self::done(Verdict::Done)
+    pub(super) fn answered(verdict: Verdict) -> Self {
+        Self(Progress::Answered(Box::new(Ok(verdict))))
     }
 
     pub(super) fn failed(error: Throttled) -> Self {
-        Self(Progress::Done(Err(error)))
+        Self(Progress::Answered(Box::new(Err(error))))
     }
 
     pub(super) fn told(told: oneshot::Receiver<Result<Verdict, Throttled>>) -> Self {
@@ -52,7 +54,8 @@ impl Settling {
     /// The verdict itself.
     pub(super) async fn verdict(self) -> Result<Verdict, Throttled> {
         match self.0 {
-            Progress::Done(outcome) => outcome,
+            Progress::Done => Ok(Verdict::Done),
+            Progress::Answered(answer) => *answer,
             Progress::Told(told) => told.await.unwrap_or_else(|_| Err(ended())),
         }
     }
@@ -63,7 +66,8 @@ impl Future for Settling {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            Progress::Done(outcome) => Poll::Ready(outcome.clone().map(drop)),
+            Progress::Done => Poll::Ready(Ok(())),
+            Progress::Answered(answer) => Poll::Ready(answer.as_ref().clone().map(drop)),
             Progress::Told(told) => {
                 Pin::new(told).poll(context).map(|told| told.unwrap_or_else(|_| Err(ended())).map(drop))
             }

@@ -7,7 +7,7 @@ use std::{
 
 use super::path::Path;
 use crate::{
-    engine::{Level, Micros, Rule, Window},
+    engine::{Level, Micros, Paused, Rule, Window},
     quota::Meter,
 };
 
@@ -23,6 +23,10 @@ pub struct Status {
     pub waiting: usize,
     /// Until when it is paused, by the store's clock.
     pub paused_until: Option<SystemTime>,
+    /// Until when the provider asked to wait, if that is longer than
+    /// [`longest_pause`](crate::LimiterBuilder::longest_pause): for as long as the bucket is paused, demands are refused at
+    /// once.
+    pub asked_until: Option<SystemTime>,
     /// Whether this is of what stands in for a store that cannot be reached.
     pub degraded: bool,
 }
@@ -47,6 +51,9 @@ pub struct QuotaStatus {
     pub withheld: f64,
     /// For how long at most.
     pub withheld_for: Duration,
+    /// What is left of the wait for this quota that the provider asked for, if that is longer than
+    /// [`longest_pause`](crate::LimiterBuilder::longest_pause): meanwhile demands that need some of it are refused at once.
+    pub asked: Option<Duration>,
     /// What it has left; negative in debt. A token bucket refills in fractions.
     pub available: f64,
     /// Time until everything charged has come back, or until the next fixed window.
@@ -54,7 +61,8 @@ pub struct QuotaStatus {
 }
 
 impl Status {
-    pub(super) fn new(path: &Path, levels: &[Level], paused_until: Micros) -> Self {
+    pub(super) fn new(path: &Path, levels: &[Level], paused: Paused) -> Self {
+        let time = |time: Micros| (time > 0).then(|| UNIX_EPOCH + Duration::from_micros(time));
         Self {
             bucket: path.name().into(),
             quotas: path
@@ -63,7 +71,8 @@ impl Status {
                 .map(|((_, meter), level)| QuotaStatus::new(meter, level))
                 .collect(),
             waiting: 0,
-            paused_until: (paused_until > 0).then(|| UNIX_EPOCH + Duration::from_micros(paused_until)),
+            paused_until: time(paused.until),
+            asked_until: time(paused.asked_until),
             degraded: false,
         }
     }
@@ -86,6 +95,7 @@ impl QuotaStatus {
             in_flight: level.in_flight,
             withheld,
             withheld_for: Duration::from_micros(level.withheld_for),
+            asked: level.asked.map(Duration::from_micros),
             available: (limit as f64) - charged - held as f64 - withheld,
             reset: Duration::from_micros(level.reset),
         }

@@ -210,7 +210,8 @@ impl Rules {
         self
     }
 
-    /// For how long a bucket is paused after a refusal that may pass and does not say when (default: 1 s).
+    /// For how long a bucket is paused after a refusal that may pass and does not say when (default: 1 s), as if the provider
+    /// had said so.
     #[must_use]
     pub fn default_pause(mut self, pause: Duration) -> Self {
         self.default_pause = pause;

@@ -181,15 +181,22 @@ impl fmt::Debug for Weight {
 
 impl Meter {
     /// What a usage costs here, rounded up to a whole.
+    #[inline]
     pub(crate) fn cost(&self, usage: &Usage) -> u64 {
         if let Window::InFlight = self.rule.window {
             return 1;
         }
-        if let [Weight { standard: Some(metric), parts: WEIGHT_ONE, .. }] = *self.weights {
-            // Most quotas are of this kind.
-            let stood_for = || if metric.is_part() { usage.only_tokens() } else { None };
-            return usage.standard(metric).or_else(stood_for).unwrap_or(0);
+        // Most quotas are of this kind, and most usages of the one that names what it counts.
+        if let [Weight { standard: Some(metric), parts: WEIGHT_ONE, .. }] = *self.weights
+            && let Some(amount) = usage.given(metric)
+        {
+            return amount;
         }
+        self.weighted_cost(usage)
+    }
+
+    #[inline(never)]
+    fn weighted_cost(&self, usage: &Usage) -> u64 {
         let mut parts = 0_u128;
         let mut stood_for = false;
         for Weight { metric, standard, parts: weight } in &self.weights {
@@ -213,6 +220,7 @@ impl Meter {
     }
 
     /// What an actual usage costs here: no more than is believed.
+    #[inline]
     pub(crate) fn actual_cost(&self, usage: &Usage) -> u64 {
         self.cost(usage).min(self.rule.capacity(0) + self.max_debt)
     }

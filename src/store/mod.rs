@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-pub use self::memory::MemoryStore;
+pub use self::memory::{LocalBucket, MemoryStore};
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
 use crate::{
@@ -35,6 +35,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Whether this process is the only one to use the store and every reply is [`Reply::Now`].
     fn in_process(&self) -> bool {
         false
+    }
+
+    /// A bucket at hand, where it is in this process: a way to its state that is quicker than a batch. Only
+    /// [`MemoryStore`] has one; a store that wraps it may pass it on.
+    fn local(&self, _bucket: &Bucket) -> Option<LocalBucket> {
+        None
     }
 }
 
@@ -65,7 +71,7 @@ pub struct Batch<'a> {
     pub seq: u64,
     /// Without another batch for this long, what the lane has in flight is taken for abandoned.
     pub lease: Micros,
-    /// The buckets, all of one partition.
+    /// The buckets, all of one partition and none of them twice.
     pub buckets: &'a [Bucket],
     /// What to do.
     pub ops: &'a [Op],

@@ -5,7 +5,7 @@ use std::{convert::Infallible, time::Duration};
 use http::{Response, StatusCode};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_throttle::{
-    BoxError, Demand, Limiter, RespondLayer, ThrottleLayer,
+    BoxError, Demand, Feedback, Limiter, RespondLayer, ThrottleLayer,
     inspect::KeepReserved,
     store::{Batch, Reply, Store, StoreError},
     usage,
@@ -51,6 +51,21 @@ async fn the_ietf_fields_are_added_when_asked_for() {
     assert_eq!(header(&refused, "ratelimit-policy"), Some(r#""tokens per 60s";q=100"#));
     let expected = format!(r#""tokens per 60s";r=10;t={retry_after}"#);
     assert_eq!(header(&refused, "ratelimit"), Some(expected.as_str()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_s_long_wait_is_handed_on_and_not_waited_for() {
+    let limiter = limiter();
+    let asked = Feedback::new().with_retry_after(Duration::from_millis(3_599_500));
+    limiter.feedback("api", &asked).await.unwrap();
+    let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).respond();
+    let began = tokio::time::Instant::now();
+    let refused = send(&layer, 20).await;
+    assert_eq!((refused.status(), began.elapsed()), (StatusCode::TOO_MANY_REQUESTS, Duration::ZERO));
+    assert_eq!(header(&refused, "retry-after"), Some("3600"));
+    assert_eq!(refused.body(), "too many requests");
+    let rejects = ThrottleLayer::new(limiter, tokens as Extract).reject().respond();
+    assert_eq!(header(&send(&rejects, 20).await, "retry-after"), Some("3600"));
 }
 
 #[tokio::test(start_paused = true)]

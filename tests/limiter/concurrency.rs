@@ -234,3 +234,36 @@ fn updates_meanwhile_confuse_no_quotas() {
     let counts: Vec<_> = quotas.iter().map(|quota| (quota.charged, quota.in_flight)).collect();
     assert_eq!(counts, [(14.0 * f64::from(calls), 0), (2.0 * f64::from(calls), 0)]);
 }
+
+/// Buckets are locked one by one, whoever asks for them in whatever order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn demands_of_the_same_buckets_in_another_order_do_not_wait_for_each_other() {
+    let quota = || [Quota::per_minute("tokens", 1_000_000_000)];
+    let store = Arc::new(MemoryStore::new());
+    let limits = ["a", "b", "c"].into_iter().fold(Limits::new(), |limits, name| limits.bucket(name, quota()));
+    let limiter = Limiter::builder(limits).shared_store(store.clone()).build().unwrap();
+    let orders = [["a", "b", "c"], ["c", "b", "a"], ["b", "c", "a"], ["a", "c", "b"]];
+    let tasks = orders.map(|[first, second, third]| {
+        let (limiter, store) = (limiter.clone(), store.clone());
+        tokio::spawn(async move {
+            for turn in 0..2_000 {
+                let demand = Demand::new(first, usage! { tokens: 2 }).and(second).and(third);
+                drop(limiter.try_reserve(demand).await.unwrap().settle(usage! { tokens: 1 }));
+                let alone = Demand::new(third, usage! { tokens: 1 });
+                drop(limiter.try_reserve(alone).await.unwrap().keep());
+                if turn % 100 == 0 {
+                    assert_eq!(store.len(), 3);
+                    tokio::task::yield_now().await;
+                }
+            }
+        })
+    });
+    all(tasks.into()).await;
+    for (bucket, alone) in [("a", 4_000.0), ("b", 2_000.0), ("c", 2_000.0)] {
+        let status = limiter.status(bucket).await.unwrap();
+        assert_eq!(status.quotas[0].charged, 8_000.0 + alone, "{bucket}");
+    }
+    store.clear();
+    assert!(store.is_empty());
+    assert_eq!(limiter.status("a").await.unwrap().quotas[0].charged, 0.0);
+}

@@ -16,4 +16,5 @@ mod lanes;
 mod life;
 mod observer;
 mod outage;
+mod surfaced;
 mod usage;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_throttle::{Demand, Feedback, Limits, Named, Quota, usage};
+use tower_throttle::{Demand, Feedback, Limiter, Limits, Named, Quota, Throttled, usage};
 
 use crate::world::*;
 
@@ -10,6 +10,8 @@ on_every_store!(
     what_is_left_is_left_for_all_and_for_a_while,
     a_retry_after_pauses_the_bucket_or_just_the_quota_for_all,
     a_bucket_refills_at_the_provider_s_pace,
+    a_wait_longer_than_the_longest_pause_surfaces_for_all,
+    so_does_one_for_a_quota,
 );
 
 fn limits() -> Limits {
@@ -80,4 +82,72 @@ async fn a_bucket_refills_at_the_provider_s_pace(world: World) {
     assert_eq!(left(&other, "a").await, [1_200.0]);
     world.advance(secs(49)).await;
     assert_eq!(left(&other, "a").await, [6_000.0]);
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A refusal, at once, for what a provider asked for: the quotas named, and when to come back.
+async fn surfaces(limiter: &Limiter, demand: Demand) -> (Vec<String>, Option<Duration>) {
+    let Err(Throttled::Paused(refusal)) = soon(limiter.reserve(demand)).await else {
+        panic!("it is surfaced")
+    };
+    let named = refusal.shortages().iter().map(|s| format!("{}: {}", s.bucket, s.quota)).collect();
+    (named, refusal.retry_after())
+}
+
+async fn a_wait_longer_than_the_longest_pause_surfaces_for_all(world: World) {
+    let (one, other) = (world.limiter(limits()), world.limiter(limits()));
+    let reservation = take(&one, call(10_000)).await;
+    let mut waiting = Vec::new();
+    for limiter in [&one, &other] {
+        for _ in 0..300 {
+            let limiter = limiter.clone();
+            waiting.push(tokio::spawn(async move { limiter.reserve(call(1)).await }));
+        }
+        settled(limiter).await;
+    }
+    soon(reservation.feedback(&Feedback::new().with_retry_after(HOUR))).await.unwrap();
+    for waits in waiting {
+        let error = soon(waits).await.unwrap().expect_err("granted");
+        assert!(matches!(error, Throttled::Paused(_)), "{error}");
+        assert!(error.retry_after().is_some_and(|left| left + secs(2) > HOUR), "{error}");
+    }
+    soon(reservation.release()).await.unwrap();
+
+    let began = soon(other.status("a")).await.unwrap();
+    let paused = began.asked_until.unwrap().duration_since(began.paused_until.unwrap()).unwrap();
+    assert_eq!(paused, HOUR - secs(300));
+    let (named, left) = surfaces(&other, requests(0)).await;
+    assert_eq!(named, ["a: paused"]);
+    world.advance(secs(60)).await;
+    assert_eq!(surfaces(&other, call(1)).await.1.unwrap(), left.unwrap() - secs(60));
+    assert_eq!(soon(other.time_until_available(call(1))).await.unwrap(), Some(left.unwrap() - secs(60)));
+
+    // One of the user's that lasts as long makes it a wait like others.
+    soon(one.pause("a", HOUR)).await.unwrap();
+    assert_eq!(refusal(&other, call(1)).await, (vec!["a: paused".into()], Some(HOUR)));
+    soon(one.resume("a")).await.unwrap();
+    assert!(passes(&other, call(1)).await);
+
+    soon(one.feedback("a", &Feedback::new().with_retry_after(HOUR))).await.unwrap();
+    assert_eq!(surfaces(&other, call(1)).await.1, Some(HOUR));
+    world.advance(secs(300)).await;
+    assert!(passes(&other, call(1)).await, "the provider will say again");
+}
+
+async fn so_does_one_for_a_quota(world: World) {
+    let (one, other) = (world.limiter(limits()), world.limiter(limits()));
+    let of_tokens = Feedback::new().with_retry_after_of(Named::metric("tokens"), HOUR);
+    soon(one.feedback("a", &of_tokens)).await.unwrap();
+    assert_eq!(surfaces(&other, call(1)).await, (vec!["a: tokens per 60s".into()], Some(HOUR)));
+    world.advance(secs(100)).await;
+    assert_eq!(surfaces(&other, tokens(1)).await, (vec!["a: tokens per 60s".into()], Some(HOUR - secs(100))));
+    assert!(passes(&other, requests(1)).await, "who needs no tokens is not held up");
+    let status = soon(other.status("a")).await.unwrap();
+    assert_eq!((status.asked_until, status.quotas[0].asked), (None, None));
+    let tokens_left = &status.quotas[1];
+    assert_eq!((tokens_left.available, tokens_left.withheld_for), (0.0, secs(200)));
+    assert_eq!(tokens_left.asked, Some(HOUR - secs(100)));
+    world.advance(secs(200)).await;
+    assert!(passes(&other, call(1)).await);
 }

@@ -12,7 +12,9 @@ mod moves;
 mod oracle;
 mod range;
 mod scenarios;
+mod single;
 mod sliding_window;
+mod surfaced;
 mod token_bucket;
 mod waits;
 
@@ -69,6 +71,8 @@ struct World {
     wall: Micros,
     lease: Micros,
     seqs: HashMap<u64, u64>,
+    /// Reserves and settles come by themselves, as in a store whose callers have the bucket at hand.
+    singly: bool,
 }
 
 impl World {
@@ -79,7 +83,13 @@ impl World {
 
     fn with_buckets(rules: Vec<Vec<Rule>>) -> Self {
         let states = vec![BucketState::unused(); rules.len()];
-        Self { states, rules, wall: START, lease: 10 * SECOND, seqs: HashMap::new() }
+        Self { states, rules, wall: START, lease: 10 * SECOND, seqs: HashMap::new(), singly: false }
+    }
+
+    /// In-process state cannot outlive its process, so neither can a lease in it.
+    fn singly(self, singly: bool) -> Self {
+        let lease = if singly { 1 << 50 } else { self.lease };
+        Self { singly, lease, ..self }
     }
 
     fn pass(&mut self, time: Micros) {
@@ -95,12 +105,38 @@ impl World {
 
     /// Sends the next batch of `lane`: when it was applied, and the verdicts.
     fn send(&mut self, lane: u64, ops: &[Op]) -> (Micros, Verdicts) {
+        if let ([op], true) = (ops, self.singly)
+            && let Some((now, verdict)) = self.send_singly(lane, op)
+        {
+            return (now, Verdicts::from_iter([verdict]));
+        }
         let seq = self.seqs.entry(lane).or_default();
         *seq += 1;
         let seq = *seq;
         match self.send_as(lane, seq, ops).outcome {
             Outcome::Applied { now, verdicts, .. } => (now, verdicts),
             other => panic!("not applied: {other:?}"),
+        }
+    }
+
+    fn send_singly(&mut self, lane: u64, op: &Op) -> Option<(Micros, Verdict)> {
+        let (state, wall) = (&mut self.states[0], self.wall);
+        let single = Single { lane, lease: self.lease, rules: &self.rules[0] };
+        match op {
+            Op::Reserve { costs, headroom, explain, mode } => {
+                let (headroom, explain) = (*headroom, *explain);
+                let reserve = Reserve { costs, headroom, explain, mode: *mode };
+                Some(match single.reserve(state, reserve, wall) {
+                    Ok(now) if *mode == Mode::Dry => (now, Verdict::Fits),
+                    Ok(now) => (now, Verdict::Granted),
+                    Err(violations) => (wall, Verdict::Refused(violations)),
+                })
+            }
+            Op::Settle { at, reserved, actual, close, claim: None } => {
+                let _ = single.settle(state, *at, reserved, actual, *close, || wall);
+                Some((wall, Verdict::Done))
+            }
+            _ => None,
         }
     }
 

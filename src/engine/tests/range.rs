@@ -90,6 +90,13 @@ fn an_endless_pause() {
     let mut world = World::new([sliding(1, 10, MINUTE, 60)]);
     world.exact(&[Op::Pause(MAX_AMOUNT)]);
     world.exact(&[reserve(&[1])]);
+    for (asked, lasts) in [(u64::MAX, MINUTE), (MINUTE, u64::MAX), (u64::MAX, u64::MAX)] {
+        for quota in [None, Some(1)] {
+            let mut world = World::new([sliding(1, 10, MINUTE, 60)]);
+            world.exact(&[Op::Surface { quota, asked, lasts }]);
+            world.exact(&[reserve(&[1])]);
+        }
+    }
 }
 
 #[test]
@@ -146,6 +153,7 @@ enum Act {
     Settle { age: Micros, reserved: [u64; 4], actual: [u64; 4], close: bool, claim: Option<u64> },
     Detach { claim: u64, reserved: [u64; 4], lease: Micros },
     Pause(Micros),
+    Surface { quota: Option<u64>, asked: Micros, lasts: Micros },
     Cap { quota: u64, left: Option<u64>, age: Micros, lasts: Micros },
 }
 
@@ -167,6 +175,8 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => (1_000..1_003u64, parts(), 0..500 * DAY)
             .prop_map(|(claim, reserved, lease)| Act::Detach { claim, reserved, lease }),
         1 => time().prop_map(Act::Pause),
+        1 => (proptest::option::of(1..5u64), prop_oneof![time(), Just(u64::MAX)], time())
+            .prop_map(|(quota, asked, lasts)| Act::Surface { quota, asked, lasts }),
         2 => (1..5u64, proptest::option::of(prop_oneof![0..1_000u64, Just(LARGEST_LIMIT), Just(u64::MAX)]), time(), time())
             .prop_map(|(quota, left, age, lasts)| Act::Cap { quota, left, age, lasts }),
     ];
@@ -228,6 +238,7 @@ proptest! {
                     Op::Detach { claim, reserved: amounts(&world, reserved, 1), lease }
                 }
                 Act::Pause(duration) => Op::Pause(duration),
+                Act::Surface { quota, asked, lasts } => Op::Surface { quota, asked, lasts },
                 Act::Cap { quota, left, age, lasts } => {
                     Op::Cap { quota, left, at: world.wall.saturating_sub(age), lasts }
                 }

@@ -19,9 +19,9 @@ struct Life {
 }
 
 impl Life {
-    fn new(window: Micros, slots: u64, phase: Micros) -> Self {
+    fn new(window: Micros, slots: u64, phase: Micros, singly: bool) -> Self {
         let slot = window.div_ceil(slots);
-        let mut world = World::new([sliding(1, LIMIT, window, slots)]);
+        let mut world = World::new([sliding(1, LIMIT, window, slots)]).singly(singly);
         world.pass(phase);
         Self { world, log: Log::default(), open: Vec::new(), window: slot * slots, slot }
     }
@@ -74,9 +74,10 @@ proptest! {
     fn no_window_holds_more_than_its_limit_and_nothing_is_wasted(
         slots in 1..20u64,
         phase in 0..MINUTE,
+        singly: bool,
         moves in moves(3 * MINUTE),
     ) {
-        let mut life = Life::new(MINUTE, slots, phase);
+        let mut life = Life::new(MINUTE, slots, phase, singly);
         for step in &moves {
             life.apply(step)?;
         }

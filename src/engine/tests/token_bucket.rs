@@ -54,9 +54,9 @@ struct Life {
 }
 
 impl Life {
-    fn new(shape: TokenBucket, phase: Micros) -> Self {
-        let mut world =
-            World::new([Rule { id: 1, limit: LIMIT, held: false, window: Window::TokenBucket(shape) }]);
+    fn new(shape: TokenBucket, phase: Micros, singly: bool) -> Self {
+        let rule = Rule { id: 1, limit: LIMIT, held: false, window: Window::TokenBucket(shape) };
+        let mut world = World::new([rule]).singly(singly);
         world.pass(phase);
         Self { world, shape, log: Log::default(), open: Vec::new(), exact: true }
     }
@@ -133,10 +133,11 @@ proptest! {
         burst in prop_oneof![Just(LIMIT), 1..300u64],
         debt in 0..4u64,
         phase in 0..MINUTE,
+        singly: bool,
         moves in moves(2 * MINUTE),
     ) {
         let shape = TokenBucket::new(1, MINUTE, burst, debt * burst, 2 * MINUTE, slots);
-        let mut life = Life::new(shape, phase);
+        let mut life = Life::new(shape, phase, singly);
         for step in &moves {
             life.apply(step)?;
         }

@@ -1,7 +1,10 @@
 //! Whole calls whose responses say something of limits.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -206,6 +209,74 @@ async fn a_refusal_with_a_time_pauses_at_once() {
         account.assert_settled_once();
         advance(Duration::from_millis(7_200)).await;
         assert_eq!(account.refuses(one()).await, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_with_a_long_time_passes_and_refuses_the_next_call_at_once() {
+    let limits = Limits::new().bucket("t1", openai::quotas().rpm(100).tpm(10_000));
+    let limiter = Limiter::new(limits).unwrap();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let service = tower::service_fn(move |_: http::Request<String>| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let refused = with_headers(response(429, JSON, full(LIMITED)), &[("retry-after", "3600")]);
+        async { Ok::<_, BoxError>(refused) }
+    });
+    let client = ThrottleLayer::openai(limiter.clone()).layer(service);
+    let call = || client.clone().oneshot(http::Request::new(REQUEST.to_owned()));
+    let refused = call().await.expect("the provider's answer");
+    assert_eq!(
+        (refused.status(), &refused.headers()["retry-after"]),
+        (http::StatusCode::TOO_MANY_REQUESTS, &HeaderValue::from_static("3600"))
+    );
+    assert_eq!(refused.into_body().collect().await.unwrap().to_bytes(), LIMITED);
+
+    for left in [3_600, 3_540] {
+        let began = tokio::time::Instant::now();
+        let error = call().await.map(drop).unwrap_err();
+        let throttled = Throttled::find(error.as_ref()).expect("it is the limiter's");
+        assert!(matches!(throttled, Throttled::Paused(_)), "{throttled}");
+        assert_eq!((throttled.retry_after(), began.elapsed()), (Some(seconds(left)), Duration::ZERO));
+        advance(seconds(60)).await;
+    }
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    advance(seconds(180)).await;
+    assert!(call().await.is_ok(), "asked again, the provider says again");
+    assert!(call().await.is_err());
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+}
+
+/// Waits longer than the longest pause; those that are no times are refusals that do not say when.
+const HOSTILE: &[(&str, &str, bool)] = &[
+    ("retry-after", "301", true),
+    ("retry-after", "18446744073709549568", true), // the largest that is a time
+    ("retry-after", "18446744073709551615", false),
+    ("retry-after", "1e300", false),
+    ("retry-after", "Fri, 31 Dec 9999 23:59:59 GMT", true),
+    ("retry-after", "9999-12-30T00:00:00Z", true),
+    ("retry-after", "9999-12-31T23:59:59Z", false),
+    ("retry-after", "99999999d", true),
+    ("retry-after-ms", "18446744073709549568", true),
+    ("retry-after-ms", "18446744073709551615", false),
+];
+
+#[tokio::test(start_paused = true)]
+async fn no_hostile_time_holds_back_for_longer_than_the_longest_pause() {
+    for &(name, value, surfaces) in HOSTILE {
+        let account = account();
+        let refused = with_headers(response(429, JSON, full(LIMITED)), &[(name, value)]);
+        drop(account.call(&openai::rules(), REQUEST, refused).await.into_body().collect().await);
+        if surfaces {
+            let error = account.limiter.reserve(one()).await.unwrap_err();
+            assert!(matches!(error, Throttled::Paused(_)), "{value}: {error}");
+            assert!(error.retry_after() > Some(seconds(300)), "{value}: {error}");
+        } else {
+            assert_eq!(account.is_paused_for().await, Some(1), "{value}");
+        }
+        advance(seconds(300)).await;
+        assert_eq!(account.refuses(one()).await, None, "{value}");
+        assert_eq!(account.limiter.status("all").await.unwrap().asked_until, None);
     }
 }
 

@@ -123,7 +123,8 @@ proptest! {
 
             advance(seconds(300)).await;
             let status = account.limiter.status("all").await.unwrap();
-            prop_assert!(status.paused_until.is_none() && status.quotas.iter().all(|quota| quota.withheld == 0.0));
+            prop_assert!(status.paused_until.is_none() && status.asked_until.is_none());
+            prop_assert!(status.quotas.iter().all(|quota| quota.withheld == 0.0 && quota.asked.is_none()));
             let whole = usage! { requests: 100, tokens: 1_000, input_tokens: 99, output_tokens: 901 };
             prop_assert!(account.limiter.try_reserve(Demand::new("all", whole)).await.is_ok());
             Ok(())

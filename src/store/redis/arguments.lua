@@ -17,7 +17,9 @@
 --            12       pause: for how long;
 --            13       status;
 --            14       cap: a rule's id, what is left, granted at, for how long;
---            15       the same with nothing left: a rule's id, for how long.
+--            15       the same with nothing left: a rule's id, for how long;
+--            16, 17   a pause that nobody waits out, of the bucket, or of a quota, its rule's id first: the wait that was
+--                     asked for, for how long.
 -- No argument carries the time.
 --
 -- Reply: packed numbers: the clock, the outcome (0 applied, 1 stale, 2 uncharted), and if it was applied the time at

@@ -1,7 +1,7 @@
 -- The state of one bucket: its quotas, its clock, and what each lane has in flight in it. In Redis a hash of these fields:
 --   "s"  numbers that change all the time: digest, born, now, offset, withheld_until, expires, next_sweep, kept_until, then
 --        those of the quotas (see quota_state.lua). Until `withheld_until` the bucket is paused or something of a quota is
---        withheld; where it is not 0, paused_until and the caps of the quotas follow. The digest is that of the rules which were obeyed last, in
+--        withheld; where it is not 0, paused_until, surfaced_until, asked_until and the caps of the quotas follow. The digest is that of the rules which were obeyed last, in
 --        the order of the quotas; `kept_until` is when the server forgets the key.
 --   "q"  VERSION and the shapes of the quotas.
 --   "r" and a packed id: the ring of a quota.
@@ -59,7 +59,7 @@ end
 
 local function bucket_unused(key)
   return {
-    key = key, born = 0, now = 0, offset = 0, paused_until = 0, expires = 0, next_sweep = MAX_AMOUNT, kept_until = 0,
+    key = key, born = 0, now = 0, offset = 0, paused_until = 0, surfaced_until = 0, asked_until = 0, expires = 0, next_sweep = MAX_AMOUNT, kept_until = 0,
     quotas = {}, lanes = {}, gone = {},
   }
 end
@@ -79,8 +79,11 @@ local function bucket_loaded(key, state, field, record)
   bucket.born, bucket.now, bucket.offset = list[2], list[3], list[4]
   bucket.expires, bucket.next_sweep, bucket.kept_until = list[6], list[7], list[8]
   local more, capped = 9 + 6 * count, list[5] > 0
-  if #list < (capped and more or more - 1) then error('the state of this bucket is cut short') end
-  if capped then bucket.paused_until, more = list[more], more + 1 end
+  if #list < (capped and more + 2 or more - 1) then error('the state of this bucket is cut short') end
+  if capped then
+    bucket.paused_until, bucket.surfaced_until, bucket.asked_until = list[more], list[more + 1], list[more + 2]
+    more = more + 3
+  end
   for k = 1, count do
     bucket.quotas[k], more = quota_decoded(key, list, 3 + 6 * k, more, capped, shapes, 10 * k - 8)
   end
@@ -102,7 +105,7 @@ local function bucket_save(bucket, digest, wall, needed_until)
     digest, bucket.born, bucket.now, bucket.offset, withheld_until, bucket.expires, bucket.next_sweep,
     bucket.kept_until,
   }, {}, withheld_until > 0, {VERSION}
-  if capped then more[1] = bucket.paused_until end
+  if capped then more[1], more[2], more[3] = bucket.paused_until, bucket.surfaced_until, bucket.asked_until end
   for _, quota in ipairs(bucket.quotas) do quota_encode(quota, list, more, capped, shapes) end
   for _, number in ipairs(more) do list[#list + 1] = number end
   shapes = packed_numbers(shapes, 1, #shapes)
@@ -159,6 +162,23 @@ local function bucket_abandon(bucket, shares)
       if amount > 0 and quota.id == id then quota_abandon(quota, amount, bucket.now) end
     end
   end
+end
+
+-- Pauses everything; nobody waits that out.
+local function bucket_surface(bucket, until_then, asked_until)
+  bucket.paused_until = math.max(bucket.paused_until, until_then)
+  surfaced_extend(bucket, until_then, asked_until, bucket.now)
+end
+
+-- Ends every pause.
+local function bucket_resume(bucket)
+  bucket.paused_until, bucket.surfaced_until, bucket.asked_until = 0, 0, 0
+  for _, quota in ipairs(bucket.quotas) do cap_resume(quota) end
+end
+
+-- What is left of a wait that nobody waits out, or 0.
+local function bucket_asked(bucket)
+  return surfaced_asked(bucket, bucket.paused_until, bucket.now)
 end
 
 -- Forgets a claim, with what it has in flight on quotas that whoever settled it does not know.

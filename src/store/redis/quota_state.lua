@@ -5,7 +5,7 @@
 local function quota_new(rule, now, wall)
   local quota = {
     id = rule.id, kind = rule.kind, held = rule.held, since = now, expires = now, in_flight = 0, charged = 0, units = 1,
-    withheld = 0, withheld_until = 0, all_until = 0,
+    withheld = 0, withheld_until = 0, all_until = 0, surfaced_until = 0, asked_until = 0,
   }
   if rule.kind == 'sliding' then
     quota.slot, quota.ring = rule.slot, ring_new(rule.id, math.floor(now / rule.slot), rule.slots + 1)
@@ -148,7 +148,12 @@ end
 
 -- Withholds everything.
 local function quota_pause(quota, until_then)
-  if quota.kind ~= 'in_flight' then quota.all_until = math.max(quota.all_until, until_then) end
+  if quota.kind ~= 'in_flight' then cap_pause(quota, until_then) end
+end
+
+-- The same; nobody waits that out.
+local function quota_surface(quota, until_then, asked_until, now)
+  if quota.kind ~= 'in_flight' then cap_surface(quota, until_then, asked_until, now) end
 end
 
 -- For how long at most this means something, told without a walk over the charges. A hold may become a charge when its
@@ -194,11 +199,12 @@ local function quota_decoded(key, numbers, i, more, capped, shapes, j)
   local quota = {
     id = shapes[j], kind = kind, held = shapes[j + 2] == 1, slot = slot, units = 1,
     since = numbers[i], expires = numbers[i + 1], in_flight = numbers[i + 2], charged = numbers[i + 3],
-    withheld = 0, withheld_until = 0, all_until = 0,
+    withheld = 0, withheld_until = 0, all_until = 0, surfaced_until = 0, asked_until = 0,
   }
   if capped then
     quota.withheld, quota.withheld_until, quota.all_until = numbers[more], numbers[more + 1], numbers[more + 2]
-    more = more + 3
+    quota.surfaced_until, quota.asked_until = numbers[more + 3], numbers[more + 4]
+    more = more + 5
   end
   if kind == 'fixed' then
     quota.begin = head
@@ -225,6 +231,7 @@ local function quota_encode(quota, numbers, more, capped, shapes)
   if capped then
     n = #more
     more[n + 1], more[n + 2], more[n + 3] = quota.withheld, quota.withheld_until, quota.all_until
+    more[n + 4], more[n + 5] = quota.surfaced_until, quota.asked_until
   end
   n = #shapes
   shapes[n + 1], shapes[n + 2], shapes[n + 3] = quota.id, KIND_NUMBERS[kind], quota.held and 1 or 0

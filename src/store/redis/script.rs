@@ -11,6 +11,7 @@ const PARTS: &str = concat!(
     include_str!("token_bucket.lua"),
     include_str!("fixed_window.lua"),
     include_str!("rule.lua"),
+    include_str!("surfaced.lua"),
     include_str!("cap.lua"),
     include_str!("quota_state.lua"),
     include_str!("shortage.lua"),

@@ -40,19 +40,20 @@ local function fits(batch, ops, at, headroom)
 end
 
 -- Appends how many violations there are and, for each, what refused (a rule's index, or -1 less a bucket's index
--- for a pause), the whole tokens available, the wait (-1 if not known) and the wait at best.
+-- for a pause), the whole tokens available, the wait (-1 if not known), the wait at best and what is left of a wait that
+-- nobody waits out.
 local function violations(batch, ops, at, headroom)
   local reasons = batch.reasons
   local start, n = #reasons + 1, 0
   reasons[start] = 0
-  local function add(by, available, wait, at_best)
-    local i = start + 4 * n
-    reasons[i + 1], reasons[i + 2], reasons[i + 3], reasons[i + 4] = by, available, wait, at_best
+  local function add(by, available, wait, at_best, asked)
+    local i = start + 5 * n
+    reasons[i + 1], reasons[i + 2], reasons[i + 3], reasons[i + 4], reasons[i + 5] = by, available, wait, at_best, asked
     n = n + 1
   end
   for index, bucket in ipairs(batch.buckets) do
     local wait = bucket.paused_until - batch.now
-    if wait > 0 then add(-index, 0, wait, wait) end
+    if wait > 0 then add(-index, 0, wait, wait, bucket_asked(bucket)) end
   end
   for k, quota in ipairs(batch.quotas) do
     local cost = ops[at + k]
@@ -60,7 +61,7 @@ local function violations(batch, ops, at, headroom)
     local ahead = asked_ahead(batch, k, capacity)
     if not quota_fits(quota, cost, ahead, capacity) then
       local available, wait, at_best = quota_shortage(quota, cost, ahead, capacity, batch.now, batch.wall)
-      add(k - 1, available, wait or -1, at_best)
+      add(k - 1, available, wait or -1, at_best, cap_asked(quota, cost, batch.now))
     end
   end
   reasons[start] = n
@@ -82,14 +83,29 @@ local function stand_ahead(batch, ops, at, headroom)
   end
 end
 
+-- Whether what holds back these costs is a pause that nobody waits out.
+local function is_surfaced(batch, ops, at)
+  for _, bucket in ipairs(batch.buckets) do
+    if bucket_asked(bucket) > 0 then return true end
+  end
+  for k, quota in ipairs(batch.quotas) do
+    if cap_asked(quota, ops[at + k], batch.now) > 0 then return true end
+  end
+  return false
+end
+
+local function refuse(batch, ops, at, headroom, mode, explain)
+  -- What is not to wait has to know that, and stands in nobody's way.
+  local goes_away = is_surfaced(batch, ops, at)
+  local is_told = explain or goes_away or (mode == 'wait' and not batch.ahead)
+  if is_told then violations(batch, ops, at, headroom) end
+  if mode == 'wait' and not goes_away then stand_ahead(batch, ops, at, headroom) end
+  return is_told and REFUSED_BECAUSE or REFUSED
+end
+
 local function reserve(batch, ops, at, headroom, mode, explain)
   refold(batch)
-  if not fits(batch, ops, at, headroom) then
-    local because = explain or (mode == 'wait' and not batch.ahead)
-    if because then violations(batch, ops, at, headroom) end
-    if mode == 'wait' then stand_ahead(batch, ops, at, headroom) end
-    return because and REFUSED_BECAUSE or REFUSED
-  end
+  if not fits(batch, ops, at, headroom) then return refuse(batch, ops, at, headroom, mode, explain) end
   if mode == 'dry' then return FITS end
   for k, quota in ipairs(batch.quotas) do
     local cost, shares, id = ops[at + k], quota.lane.shares, quota.id
@@ -139,29 +155,48 @@ end
 
 local function pause(batch, duration)
   local bucket = batch.buckets[1]
-  bucket.paused_until = duration == 0 and 0 or math.max(bucket.paused_until, sum(batch.now, duration))
+  if duration == 0 then
+    bucket_resume(bucket)
+  else
+    bucket.paused_until = math.max(bucket.paused_until, sum(batch.now, duration))
+  end
+  return DONE
+end
+
+-- The first bucket's quota of this id.
+local function quota_of_first(batch, id)
+  for index in ipairs(batch.buckets[1].rules) do
+    if batch.quotas[index].id == id then return batch.quotas[index] end
+  end
+end
+
+-- Pauses the first bucket's quota of this id; all of the bucket, if there is no id.
+local function surface(batch, id, asked, lasts)
+  local until_then, asked_until = sum(batch.now, lasts), sum(batch.now, asked)
+  local quota = id and quota_of_first(batch, id)
+  if quota then
+    quota_surface(quota, until_then, asked_until, batch.now)
+  elseif not id then
+    bucket_surface(batch.buckets[1], until_then, asked_until)
+  end
   return DONE
 end
 
 -- Withholds a part of the first bucket's quota of this id, or all of it, where `left` is nil.
 local function cap(batch, id, left, at, lasts)
   refold(batch)
-  for index in ipairs(batch.buckets[1].rules) do
-    local quota = batch.quotas[index]
-    if quota.id == id then
-      if left then
-        quota_withhold(quota, left, at, lasts, batch.now, batch.wall)
-      else
-        quota_pause(quota, sum(batch.now, lasts))
-      end
-      break
-    end
+  local quota = quota_of_first(batch, id)
+  if quota and left then
+    quota_withhold(quota, left, at, lasts, batch.now, batch.wall)
+  elseif quota then
+    quota_pause(quota, sum(batch.now, lasts))
   end
   return DONE
 end
 
 -- Appends how many levels there are, then for each what is charged, what is in flight, the time until it is reset,
--- what is withheld and for how long, then the time until which the first bucket is paused.
+-- what is withheld, for how long, and what is left of a wait that nobody waits out, then the time until which the first
+-- bucket is paused and the end of a wait that nobody waits out.
 local function status(batch)
   refold(batch)
   local reasons = batch.reasons
@@ -171,9 +206,12 @@ local function status(batch)
     reasons[n + 1], reasons[n + 2] = quota.charged, quota.in_flight
     reasons[n + 3] = quota_reset(quota, batch.now, batch.wall)
     reasons[n + 4], reasons[n + 5] = quota_withheld(quota), cap_lasts(quota, batch.now)
+    reasons[n + 6] = cap_asked(quota, 1, batch.now)
   end
-  local paused_until = batch.buckets[1].paused_until
-  reasons[#reasons + 1] = paused_until > batch.now and paused_until or 0
+  local bucket, n = batch.buckets[1], #reasons
+  local asked = bucket_asked(bucket)
+  reasons[n + 1] = bucket.paused_until > batch.now and bucket.paused_until or 0
+  reasons[n + 2] = asked > 0 and sum(batch.now, asked) or 0
   return STATUS
 end
 
@@ -219,6 +257,12 @@ local function apply_operations(batch, ops, at)
       elseif kind == 15 then
         codes[n] = cap(batch, ops[at + 1], nil, 0, ops[at + 2])
         at = at + 3
+      elseif kind == 16 then
+        codes[n] = surface(batch, nil, ops[at + 1], ops[at + 2])
+        at = at + 3
+      elseif kind == 17 then
+        codes[n] = surface(batch, ops[at + 1], ops[at + 2], ops[at + 3])
+        at = at + 4
       else
         codes[n] = status(batch)
         at = at + 1

@@ -3,8 +3,8 @@
 
 use crate::{
     engine::{
-        Answer, Level, Life, MAX_AMOUNT, Micros, Mode, Op, Outcome, RefusedBy, Rule, TokenBucket, Verdict,
-        Violation, Window,
+        Answer, Level, Life, MAX_AMOUNT, Micros, Mode, Op, Outcome, Paused, RefusedBy, Rule, TokenBucket,
+        Verdict, Violation, Window,
     },
     store::{Batch, Bucket},
 };
@@ -124,7 +124,7 @@ fn fits_rules(op: &Op, rules: usize) -> bool {
         Op::Reserve { costs, .. } => costs.len() == rules,
         Op::Settle { reserved, actual, .. } => reserved.len() == rules && actual.len() == rules,
         Op::Detach { reserved, .. } => reserved.len() == rules,
-        Op::Pause(_) | Op::Cap { .. } | Op::Status => true,
+        Op::Pause(_) | Op::Surface { .. } | Op::Cap { .. } | Op::Status => true,
     }
 }
 
@@ -220,6 +220,14 @@ fn encode_op(to: &mut Numbers, op: &Op, run: Option<Run>) -> Option<Run> {
             to.extend(&[15, *quota, *lasts]);
             None
         }
+        Op::Surface { quota: None, asked, lasts } => {
+            to.extend(&[16, *asked, *lasts]);
+            None
+        }
+        Op::Surface { quota: Some(quota), asked, lasts } => {
+            to.extend(&[17, *quota, *asked, *lasts]);
+            None
+        }
     }
 }
 
@@ -256,15 +264,16 @@ fn decode_verdict(code: u8, reasons: &mut Reader<'_>) -> Option<Verdict> {
         2 => Verdict::Fits,
         3 => Verdict::Refused(Box::default()),
         4 => {
-            let count = reasons.count(4)?;
+            let count = reasons.count(5)?;
             Verdict::Refused((0..count).map(|_| decode_violation(reasons)).collect::<Option<_>>()?)
         }
         5 => Verdict::Done,
         6 => Verdict::NoClaim,
         7 => {
-            let count = reasons.count(5)?;
+            let count = reasons.count(6)?;
             let levels = (0..count).map(|_| decode_level(reasons)).collect::<Option<_>>()?;
-            Verdict::Status(levels, reasons.amount()?)
+            let (until, asked_until) = (reasons.amount()?, reasons.amount()?);
+            Verdict::Status(levels, Paused { until, asked_until })
         }
         _ => return None,
     })
@@ -280,7 +289,8 @@ fn decode_violation(reasons: &mut Reader<'_>) -> Option<Violation> {
         -1 => None,
         wait => Some(Micros::try_from(wait).ok()?),
     };
-    Some(Violation { by, available, wait, at_best: reasons.amount()? })
+    let (at_best, asked) = (reasons.amount()?, reasons.some_amount()?);
+    Some(Violation { by, available, wait, at_best, asked })
 }
 
 fn decode_level(reasons: &mut Reader<'_>) -> Option<Level> {
@@ -290,6 +300,7 @@ fn decode_level(reasons: &mut Reader<'_>) -> Option<Level> {
         reset: reasons.amount()?,
         withheld: reasons.amount()?,
         withheld_for: reasons.amount()?,
+        asked: reasons.some_amount()?,
     })
 }
 
@@ -315,6 +326,11 @@ impl<'a> Reader<'a> {
         u64::try_from(self.integer()?).ok()
     }
 
+    /// An amount that is never 0, which stands for none.
+    fn some_amount(&mut self) -> Option<Option<u64>> {
+        self.amount().map(|amount| Some(amount).filter(|amount| *amount > 0))
+    }
+
     /// How many items follow, of at least so many numbers each.
     fn count(&mut self, numbers: usize) -> Option<usize> {
         let count = usize::try_from(self.amount()?).ok()?;
@@ -332,11 +348,15 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_back() {
-        let mut reply = packed(&[9.0, 0.0, 8.0, 1.0, 2.0, 2.0, 5.0]);
-        reply.extend([1, 4]);
-        reply.extend(packed(&[1.0, -1.0, -7.0, -1.0, 3.0]));
-        let by = RefusedBy::Pause(0);
-        let refused = Verdict::Refused(Box::new([Violation { by, available: -7, wait: None, at_best: 3 }]));
+        let mut reply = packed(&[9.0, 0.0, 8.0, 1.0, 2.0, 3.0, 14.0]);
+        reply.extend([1, 4, 7]);
+        reply.extend(packed(&[2.0, -1.0, -7.0, -1.0, 3.0, 0.0, 4.0, 0.0, 5.0, 5.0, 6.0, 0.0, 8.0, 9.0]));
+        let paused =
+            Violation { by: RefusedBy::Pause(0), available: -7, wait: None, at_best: 3, asked: None };
+        let by = RefusedBy::Rule(4);
+        let short = Violation { by, available: 0, wait: Some(5), at_best: 5, asked: Some(6) };
+        let refused = Verdict::Refused(Box::new([paused, short]));
+        let status = Verdict::Status(Box::default(), Paused { until: 8, asked_until: 9 });
         assert_eq!(
             decode(&reply, 1),
             Some(Answer {
@@ -344,7 +364,7 @@ mod tests {
                 outcome: Outcome::Applied {
                     now: 8,
                     lives: [Life { born: 1, expires: 2 }].into_iter().collect(),
-                    verdicts: [Verdict::Granted, refused].into_iter().collect(),
+                    verdicts: [Verdict::Granted, refused, status].into_iter().collect(),
                 }
             })
         );

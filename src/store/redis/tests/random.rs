@@ -203,7 +203,11 @@ impl World {
                 .flat_map(|(&bucket, rules)| rules.iter().map(move |&rule| (bucket, rule)))
                 .map(|(bucket, rule)| &self.rules[bucket][rule])
                 .collect();
-            return if rng.u8(..10) == 0 { cap(rng, &rules, self.wall) } else { Op::Status };
+            return match rng.u8(..20) {
+                0 => pause(rng, &rules),
+                1 | 2 => cap(rng, &rules, self.wall),
+                _ => Op::Status,
+            };
         };
         costs.resize(limits.len(), 0);
         let actual =
@@ -259,7 +263,7 @@ impl World {
                 }
                 Op::Detach { claim: rng.u64(1..100), reserved, lease: rng.u64(..100 * SECOND) }
             }
-            94..96 => Op::Pause(if rng.bool() { 0 } else { rng.u64(..3 * SECOND) }),
+            94..96 => pause(rng, &rules),
             96..98 => cap(rng, &rules, self.wall),
             _ => Op::Status,
         }
@@ -301,6 +305,25 @@ fn cap(rng: &mut Rng, rules: &[&Rule], wall: Micros) -> Op {
     };
     let lasts = if rng.u8(..30) == 0 { rng.u64(..DAY) } else { rng.u64(..20 * SECOND) };
     Op::Cap { quota: rules.get(quota).map_or(99, |rule| rule.id), left, at, lasts }
+}
+
+/// Of the bucket, or of one of these quotas or another; to be waited out or not, as long as was asked or not, or its end.
+fn pause(rng: &mut Rng, rules: &[&Rule]) -> Op {
+    let lasts = rng.u64(..3 * SECOND);
+    let asked = match rng.u8(..8) {
+        0 => u64::MAX,
+        1 => lasts,
+        2 => rng.u64(..DAY),
+        _ => rng.u64(..6 * SECOND),
+    };
+    let quota = rng.usize(..rules.len() + 1);
+    let quota = rules.get(quota).map_or(99, |rule| rule.id);
+    match rng.u8(..5) {
+        0 => Op::Pause(0),
+        1 => Op::Pause(lasts),
+        2 => Op::Surface { quota: None, asked, lasts },
+        _ => Op::Surface { quota: Some(quota), asked, lasts },
+    }
 }
 
 fn costs(rng: &mut Rng, limits: &[u64]) -> Costs {
