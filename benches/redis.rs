@@ -99,28 +99,23 @@ impl Reference {
     }
 }
 
-/// One at a time: latency, and what is sent for it.
+/// One at a time: latency, and what is sent for it. Each call of the reference is followed by a reserve, so that both find
+/// threads and processors as awake or asleep.
 async fn lone(server: &RedisServer, reference: &Reference, limiter: &Limiter, report: &mut Report) {
     let mut connection = reference.connections[0].clone();
     let (mut bare, mut reserved, mut sent) = (Vec::new(), Vec::new(), 0);
     for _ in 0..ROUNDS {
-        let mut times = Vec::new();
-        for _ in 0..LONE {
-            let start = Instant::now();
-            reference.run(&mut connection).await;
-            times.push(micros(start));
-        }
-        bare.push(median(times));
-
-        let (mut times, mut open) = (Vec::new(), Vec::new());
+        let mut open = Vec::new();
         let before = commands(server);
         for _ in 0..LONE {
             let start = Instant::now();
+            reference.run(&mut connection).await;
+            bare.push(micros(start));
+            let start = Instant::now();
             open.push(reserve(limiter).await);
-            times.push(micros(start));
+            reserved.push(micros(start));
         }
-        sent += commands(server) - before;
-        reserved.push(median(times));
+        sent += commands(server) - before - LONE as u64;
         for reservation in open {
             reservation.settle(usage! { tokens: 412 }).await.expect("the store answers");
         }
