@@ -307,3 +307,16 @@ impl Drop for Reservation {
 
 /// The longest that a detached reservation can be settled for: 30 days.
 const MAX_LEASE: Micros = 30 * 86_400 * 1_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Demand;
+
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn what_changes_hands_is_short_enough_to_be_moved_without_a_call() {
+        assert!(size_of::<Option<Result<Reservation, Throttled>>>() <= 128);
+        assert!(size_of::<Demand>() <= 128);
+    }
+}

@@ -68,7 +68,8 @@ impl Life {
     }
 
     fn amend(&mut self, open: &Open, amount: u64) {
-        let age = self.world.wall / self.shape.slot - open.grant.at / self.shape.slot;
+        // By the time that the state was brought to: a refund that comes by itself is as of then.
+        let age = self.world.states[0].now / self.shape.slot - open.grant.at / self.shape.slot;
         let refund = amount < open.grant.costs[0];
         match age < self.shape.slots {
             true => self.log.amend(open.number, amount),
