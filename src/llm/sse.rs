@@ -47,6 +47,8 @@ pub(crate) struct Sse {
     /// The beginning of the event's data.
     head: Short,
     has_data: bool,
+    /// A line has begun since the last empty one.
+    in_event: bool,
     /// The last byte was a carriage return, so that a line feed belongs to it.
     after_return: bool,
 }
@@ -115,10 +117,9 @@ impl Sse {
         }
     }
 
-    /// Whether the next byte begins an event, or a line that may be one's first.
+    /// Whether the next byte begins an event. Lines that are none, such as comments, begin one all the same.
     pub(crate) fn is_between_events(&self) -> bool {
-        let is_blank = self.name.length == 0 && self.event.length == 0 && !self.has_data;
-        self.at == At::Name && is_blank && !self.after_return
+        self.at == At::Name && self.name.length == 0 && !self.in_event && !self.after_return
     }
 
     /// The stream is over: what was not ended by an empty line counts as ended.
@@ -147,6 +148,7 @@ impl Sse {
     }
 
     fn begin(&mut self, mut name: Short, sink: &mut impl Sink) -> Field {
+        self.in_event = true;
         if name.bytes.starts_with(BYTE_ORDER_MARK.as_bytes()) && name.length <= SHORT {
             name.bytes.rotate_left(BYTE_ORDER_MARK.len());
             name.length -= BYTE_ORDER_MARK.len();
@@ -189,6 +191,7 @@ impl Sse {
     }
 
     fn dispatch(&mut self, sink: &mut impl Sink) {
+        self.in_event = false;
         let event = std::mem::take(&mut self.event);
         let head = std::mem::take(&mut self.head);
         if std::mem::take(&mut self.has_data) {
@@ -207,6 +210,36 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Counts how often it is asked what to pass over.
+    #[derive(Default)]
+    struct Asked(usize);
+
+    impl Sink for Asked {
+        fn pass_over(&mut self, _: &[u8]) -> usize {
+            self.0 += 1;
+            0
+        }
+
+        fn data(&mut self, _: &[u8]) {}
+
+        fn end(&mut self, _: Event) {}
+    }
+
+    #[test]
+    fn what_to_pass_over_is_asked_where_an_event_begins_and_nowhere_else() {
+        for (text, times) in [
+            (":\n".repeat(1_000), 1),
+            ("x\n".repeat(1_000), 1),
+            ("id: 1\nretry: 2\n".repeat(1_000), 1),
+            (":\n\n".repeat(1_000), 1_000),
+            ("data: a\n\n".repeat(1_000), 1_000),
+        ] {
+            let mut asked = Asked::default();
+            Sse::default().feed(text.as_bytes(), &mut asked);
+            assert_eq!(asked.0, times, "{:?}", &text[..8]);
+        }
+    }
 
     #[derive(Debug, Default, PartialEq)]
     struct Events {
