@@ -239,11 +239,17 @@ impl BucketState {
 
     /// Gives a lane, or a detached reservation, time until its lease and its record end.
     #[inline]
-    pub(crate) fn extend(&mut self, lane: usize, lease_until: Micros, forget_at: Micros) {
-        let lane = &mut self.lanes[lane];
+    pub(crate) fn extend(&mut self, index: usize, lease_until: Micros, forget_at: Micros) {
+        let lane = &mut self.lanes[index];
         (lane.lease_until, lane.forget_at) = (lease_until, forget_at);
-        self.next_sweep = self.next_sweep.min(lane.due());
         self.expires = self.expires.max(forget_at);
+        self.look_again_at(index);
+    }
+
+    /// Looks at a lane again when it is due.
+    #[inline]
+    pub(crate) fn look_again_at(&mut self, lane: usize) {
+        self.next_sweep = self.next_sweep.min(self.lanes[lane].due());
     }
 
     /// Keeps the state for as long as its quotas mean something, with holds of a lease as long as `lease`.

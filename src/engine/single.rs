@@ -76,6 +76,8 @@ impl Single<'_> {
             Some(lane) if is_refund && state.refunds_at_any_time(self.rules) => {
                 state.settle(lane, self.rules, settle);
                 state.refold();
+                // With nothing in flight it is due sooner.
+                state.look_again_at(lane);
                 false
             }
             _ => {

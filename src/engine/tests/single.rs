@@ -87,3 +87,16 @@ proptest! {
         }
     }
 }
+
+/// Other limiters may have used the bucket, and be gone.
+#[test]
+fn lanes_whose_refunds_came_by_themselves_are_forgotten() {
+    let mut world = World::new([sliding(1, 1_000_000, MINUTE, 10)]).singly(true);
+    for lane in 1..=200 {
+        world.pass(MINUTE);
+        let grant = world.reserve_by(lane, &[10]).unwrap();
+        world.settle(&grant, &[5]);
+    }
+    let remembered = LANE_MEMORY / MINUTE + 1;
+    assert!(world.states[0].lanes.len() as u64 <= remembered, "{} lanes", world.states[0].lanes.len());
+}
