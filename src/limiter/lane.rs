@@ -261,7 +261,11 @@ impl Lane {
         let mut state = self.lock();
         self.version.fetch_add(1, Ordering::Release);
         let hopeless = state.queue.adopt(path);
-        self.pump(state);
+        // While a caller carries a batch nobody waits. To relieve him might run users' code under the registry's lock.
+        match state.carried {
+            None => self.pump(state),
+            Some(_) => drop(state),
+        }
         for (waiter, refusal) in hopeless {
             // Whoever does not listen any more need not know.
             let _ = waiter.answer.send(Err(Throttled::ExceedsCapacity(Box::new(refusal))));

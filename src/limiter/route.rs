@@ -195,7 +195,7 @@ impl Route {
         {
             if let Op::Surface { .. } = op {
                 // Whoever waits for this is not to, and would learn that later.
-                self.lane.neighbours.look_now(&self.lane);
+                self.hand_on();
             }
             return Settling::answered(verdict);
         }
