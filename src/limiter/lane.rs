@@ -7,7 +7,6 @@
 
 use std::{
     fmt,
-    hash::RandomState,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -21,58 +20,24 @@ use tokio::{
 };
 
 use super::{
-    health::{Health, Rest},
+    health::Rest,
     landing::Doubt,
     lives::Lives,
     neighbours::Neighbours,
-    options::Options,
     path::Path,
     place::Place,
     pump::Pump,
     queue::{Ask, Other, Queue, Rank, Waiter},
     settling::Settling,
+    shared::Shared,
     trip::Carried,
 };
 use crate::{
     engine::{Life, MAX_AMOUNT, Micros, Op},
     error::{Refusal, Throttled},
     observe::Event,
-    quota::micros,
-    store::{Batch, Store},
+    store::Batch,
 };
-
-/// In-process state cannot outlive its process, so neither can a lease in it.
-const ENDLESS: Micros = 1 << 50;
-
-/// What all lanes of a limiter have in common.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) store: Arc<dyn Store>,
-    pub(super) in_process: bool,
-    pub(super) options: Options,
-    pub(super) health: Health,
-    /// Turns the names of a lane's buckets into its id: the same in one limiter, others in every other.
-    pub(super) ids: RandomState,
-    /// Batches sent so far: numbers that only grow, whatever lane they are of.
-    batches: AtomicU64,
-    lease: Micros,
-}
-
-impl Shared {
-    pub(super) fn new(store: Arc<dyn Store>, options: Options) -> Self {
-        let in_process = store.in_process();
-        let lease = if in_process { ENDLESS } else { micros(options.lease) };
-        let (health, ids, batches) = (Health::default(), RandomState::new(), AtomicU64::new(0));
-        Self { store, in_process, options, health, ids, batches, lease }
-    }
-}
-
-impl Shared {
-    /// The number of the next batch.
-    pub(super) fn next_seq(&self) -> u64 {
-        self.batches.fetch_add(1, Ordering::Relaxed) + 1
-    }
-}
 
 pub(super) struct Lane {
     pub(super) shared: Arc<Shared>,

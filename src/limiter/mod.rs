@@ -21,6 +21,7 @@ mod reservation;
 mod route;
 mod seats;
 mod settling;
+mod shared;
 mod status;
 mod surfaced;
 mod track;
@@ -42,11 +43,12 @@ pub use self::{
     track::Tracked,
 };
 use self::{
-    lane::{Lane, Shared},
+    lane::Lane,
     names::Names,
     options::Options,
     registry::{Found, Registry},
     route::Route,
+    shared::Shared,
 };
 use crate::{
     demand::Demand,

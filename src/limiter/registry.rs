@@ -12,11 +12,12 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{
-    lane::{Lane, Shared},
+    lane::Lane,
     names::{NameHashes, Names},
     neighbours::{Neighbours, Sharers},
     path::Path,
     route::Route,
+    shared::Shared,
 };
 use crate::{
     engine::{MAX_AMOUNT, Micros},
