@@ -72,22 +72,22 @@ impl LaneState {
         }
     }
 
-    /// What it has in flight on a quota, which is likely to be the one at `index`.
+    /// What it has in flight on a quota, that of the rule at `index`; those of the rules before it were asked for.
     #[inline]
     pub(crate) fn share(&mut self, index: usize, quota: u64) -> &mut u64 {
-        let index = match self.in_flight.get(index) {
-            Some(share) if share.quota == quota => index,
-            _ => self.find_share(quota),
-        };
+        if self.in_flight.get(index).is_none_or(|share| share.quota != quota) {
+            self.place_share(index, quota);
+        }
         &mut self.in_flight[index].amount
     }
 
     #[cold]
-    fn find_share(&mut self, quota: u64) -> usize {
-        self.in_flight.iter().position(|share| share.quota == quota).unwrap_or_else(|| {
+    fn place_share(&mut self, index: usize, quota: u64) {
+        let found = self.in_flight.iter().position(|share| share.quota == quota).unwrap_or_else(|| {
             self.in_flight.push(Share { quota, amount: 0 });
             self.in_flight.len() - 1
-        })
+        });
+        self.in_flight.swap(index, found);
     }
 
     /// When the bucket has to look at this lane again.

@@ -5,6 +5,9 @@ use super::{Micros, exact::product, ring::Ring, rule::MAX_TAKEN};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SlidingWindow {
     slot: Micros,
+    /// When the newest slot began, and how long all of them are: remembered, since both are asked for at each charge.
+    began: Micros,
+    length: Micros,
     /// The sum of the ring.
     charged: u64,
     ring: Ring,
@@ -12,16 +15,21 @@ pub(crate) struct SlidingWindow {
 
 impl SlidingWindow {
     pub(crate) fn new(slot: Micros, slots: u64, now: Micros) -> Self {
-        Self { slot, charged: 0, ring: Ring::new(now / slot, slots + 1) }
+        let ring = Ring::new(now / slot, slots + 1);
+        Self { slot, began: product(ring.head(), slot), length: product(ring.len(), slot), charged: 0, ring }
     }
 
     #[inline]
     pub(crate) fn advance(&mut self, now: Micros) {
-        if now < (self.ring.head() + 1).saturating_mul(self.slot) {
-            return;
+        if now >= self.began + self.slot {
+            self.begin_slot(now / self.slot);
         }
+    }
+
+    fn begin_slot(&mut self, slot: u64) {
         let charged = &mut self.charged;
-        self.ring.advance(now / self.slot, |left| *charged = charged.saturating_sub(left));
+        self.ring.advance(slot, |left| *charged = charged.saturating_sub(left));
+        self.began = self.begin_of(slot);
     }
 
     #[inline]
@@ -49,7 +57,7 @@ impl SlidingWindow {
     #[inline]
     pub(crate) fn amend(&mut self, at: Micros, reserved: u64, actual: u64, refundable: bool) {
         let head = self.ring.head();
-        let slot = if at >= self.begin_of(head) { head } else { at / self.slot };
+        let slot = if at >= self.began { head } else { at / self.slot };
         if !self.ring.holds(slot) {
             return;
         }
@@ -75,6 +83,6 @@ impl SlidingWindow {
 
     #[inline]
     pub(crate) fn length(&self) -> Micros {
-        product(self.ring.len(), self.slot)
+        self.length
     }
 }
