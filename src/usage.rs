@@ -262,10 +262,19 @@ impl Usage {
     }
 }
 
+#[cold]
+fn cloned(others: &Others) -> Option<Box<Others>> {
+    Some(Box::new(others.clone()))
+}
+
 impl Clone for Usage {
     #[inline]
     fn clone(&self) -> Self {
-        Self { standard: self.standard, others: self.others.clone() }
+        let others = match &self.others {
+            None => None,
+            Some(others) => cloned(others),
+        };
+        Self { standard: self.standard, others }
     }
 }
 

@@ -88,12 +88,17 @@ impl Quota {
         let name = self.name.as_deref().unwrap_or_default();
         let identity = format!("{}|{weights:?}|{window}|{layout}|{held}|{name}", self.kind.name());
         let rule = Rule { id: fingerprint(&identity), limit: self.limit, held, window: rule_window };
-        let max_debt = self.max_debt.unwrap_or(4 * rule.capacity(0));
+        let most = rule.capacity(0) + self.max_debt.unwrap_or(4 * rule.capacity(0));
+        let plain = match *weights {
+            [Weight { standard, parts: WEIGHT_ONE, .. }] => standard,
+            _ => None,
+        };
         Ok(Meter {
             label: label.into(),
             window: (self.kind != Kind::Concurrency).then_some(self.window),
             weights,
-            max_debt,
+            plain,
+            most,
             calendar,
             rule,
         })
@@ -150,7 +155,10 @@ pub(crate) struct Meter {
     /// `None` for calls in flight.
     pub(crate) window: Option<Duration>,
     weights: Box<[Weight]>,
-    max_debt: u64,
+    /// The metric whose amount is all there is to a cost, as for most quotas.
+    plain: Option<Standard>,
+    /// Beyond this an actual usage is not believed.
+    most: u64,
     pub(crate) calendar: Option<Calendar>,
     /// Complete but for the boundaries of a calendar.
     pub(crate) rule: Rule,
@@ -183,20 +191,17 @@ impl Meter {
     /// What a usage costs here, rounded up to a whole.
     #[inline]
     pub(crate) fn cost(&self, usage: &Usage) -> u64 {
-        if let Window::InFlight = self.rule.window {
-            return 1;
+        match self.plain.and_then(|metric| usage.given(metric)) {
+            Some(amount) => amount,
+            None => self.weighted_cost(usage),
         }
-        // Most quotas are of this kind, and most usages of the one that names what it counts.
-        if let [Weight { standard: Some(metric), parts: WEIGHT_ONE, .. }] = *self.weights
-            && let Some(amount) = usage.given(metric)
-        {
-            return amount;
-        }
-        self.weighted_cost(usage)
     }
 
     #[inline(never)]
     fn weighted_cost(&self, usage: &Usage) -> u64 {
+        if let Window::InFlight = self.rule.window {
+            return 1;
+        }
         let mut parts = 0_u128;
         let mut stood_for = false;
         for Weight { metric, standard, parts: weight } in &self.weights {
@@ -222,7 +227,7 @@ impl Meter {
     /// What an actual usage costs here: no more than is believed.
     #[inline]
     pub(crate) fn actual_cost(&self, usage: &Usage) -> u64 {
-        self.cost(usage).min(self.rule.capacity(0) + self.max_debt)
+        self.cost(usage).min(self.most)
     }
 
     /// Whether a cost here is the amount of this metric.
@@ -239,7 +244,7 @@ impl Meter {
 impl PartialEq for Meter {
     fn eq(&self, other: &Self) -> bool {
         // The identity covers the weights and, with its zone, the calendar.
-        (&self.rule, self.max_debt) == (&other.rule, other.max_debt)
+        (&self.rule, self.most) == (&other.rule, other.most)
     }
 }
 
