@@ -125,6 +125,11 @@ impl Demand {
         self
     }
 
+    /// The first of its buckets, as observers are told.
+    pub(crate) fn name(&self) -> &str {
+        self.buckets.first().map_or("", AsRef::as_ref)
+    }
+
     /// The buckets it asks.
     pub fn buckets(&self) -> impl Iterator<Item = &str> {
         self.buckets.iter().map(AsRef::as_ref)

@@ -179,7 +179,7 @@ impl<S: Service<R>, R, E: Extractor<R>, I> Attempt<S, R, E, I> {
 }
 
 impl<E, I> Config<E, I> {
-    fn grant_at_once(&self, demand: &Demand) -> Option<Result<Reservation, Throttled>> {
+    fn grant_at_once(&self, demand: &Demand) -> Poll<Result<Reservation, Throttled>> {
         let mode = if self.waits { Mode::Wait } else { Mode::Try };
         self.limiter.acquire_at_once(demand, mode)
     }
@@ -220,12 +220,12 @@ where
                         continue;
                     };
                     this.stage.set(match this.config.grant_at_once(&waiting.demand) {
-                        Some(Ok(reservation)) => Stage::readying(reservation),
-                        Some(Err(error)) => {
+                        Poll::Ready(Ok(reservation)) => Stage::readying(reservation),
+                        Poll::Ready(Err(error)) => {
                             this.stage.set(Stage::Failed { error: None });
                             return Poll::Ready(Err(Failure::Throttled(error)));
                         }
-                        None => {
+                        Poll::Pending => {
                             Stage::Reserving { grant: this.config.grant(waiting.demand(), this.config.waits) }
                         }
                     });

@@ -112,19 +112,21 @@ impl Observing {
 
     /// Where nobody is to be told, the event is not even made.
     #[inline]
-    pub(crate) fn tell(&self, event: Event<'_>) {
-        #[cfg(feature = "tracing")]
-        trace(&event);
-        if let Some(observer) = &self.0 {
-            tell(&**observer, &event);
+    pub(crate) fn tell<'a>(&self, event: impl FnOnce() -> Event<'a>) {
+        if cfg!(feature = "tracing") || self.0.is_some() {
+            self.tell_all(&event());
         }
     }
-}
 
-#[inline(never)]
-fn tell(observer: &dyn Observer, event: &Event<'_>) {
-    // A broken observer must not break the limiter, and there is nobody else to tell.
-    let _ = catch_unwind(AssertUnwindSafe(|| observer.on_event(event)));
+    #[inline(never)]
+    fn tell_all(&self, event: &Event<'_>) {
+        #[cfg(feature = "tracing")]
+        trace(event);
+        if let Some(observer) = &self.0 {
+            // A broken observer must not break the limiter, and there is nobody else to tell.
+            let _ = catch_unwind(AssertUnwindSafe(|| observer.on_event(event)));
+        }
+    }
 }
 
 impl fmt::Debug for Observing {

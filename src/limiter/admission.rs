@@ -1,6 +1,12 @@
 //! How a demand comes to be granted: found its route, entered there, or served without the store.
 
-use std::{pin::pin, sync::Arc};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
@@ -8,7 +14,7 @@ use tokio::time::Instant;
 use super::{Limiter, options::OnUnavailable, registry::Registry, reservation::Reservation, route::Route};
 use crate::{
     demand::Demand,
-    engine::Mode,
+    engine::{Micros, Mode},
     error::{BadDemand, Throttled},
     limits::Standing,
     observe::Event,
@@ -16,31 +22,74 @@ use crate::{
 };
 
 impl Limiter {
-    pub(super) async fn acquire(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
-        if let Some(result) = self.acquire_at_once(demand, mode) {
-            return result;
-        }
-        // Boxed, since what is granted at once would have to carry it around.
-        let mut result = Box::pin(self.ask(demand, mode)).await;
-        self.deliver(demand, &mut result);
-        result
+    /// Grants a demand, if `WAITS` as soon as it can be. Not an `async fn`, which moves what it is given and what it answers
+    /// several times; nor does it remember the mode. Each would take its time.
+    #[inline]
+    pub(super) fn acquire<const WAITS: bool>(
+        &self,
+        demand: Demand,
+    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
+        let (mut demand, mut later) = (demand, None);
+        poll_fn(move |context| {
+            let mode = const { if WAITS { Mode::Wait } else { Mode::Try } };
+            let mut answer = match &later {
+                None => self.acquire_at_once(&demand, mode),
+                Some(_) => Poll::Pending,
+            };
+            if answer.is_pending() {
+                answer = poll_later(&mut later, context, || {
+                    self.acquire_later(std::mem::replace(&mut demand, Demand::unlimited()), mode)
+                });
+            }
+            answer
+        })
     }
 
-    /// The same without a future, where the answer is at hand; nothing if it has to be awaited.
+    /// The same without a future, where the answer is at hand.
     pub(crate) fn acquire_at_once(
         &self,
         demand: &Demand,
         mode: Mode,
-    ) -> Option<Result<Reservation, Throttled>> {
-        let mut answer = self.at_once(demand, mode);
-        if let Some(result) = &mut answer {
-            self.deliver(demand, result);
+    ) -> Poll<Result<Reservation, Throttled>> {
+        match self.grant_at_once(demand, mode) {
+            None => Poll::Pending,
+            Some(Ok(grant)) => {
+                self.tell_granted(demand, Duration::ZERO, false);
+                Poll::Ready(Ok(grant.reservation(demand)))
+            }
+            Some(Err(error)) => {
+                self.tell_refused(demand, &error);
+                Poll::Ready(Err(error))
+            }
         }
-        answer
+    }
+
+    async fn acquire_later(&self, demand: Demand, mode: Mode) -> Result<Reservation, Throttled> {
+        let result = self.ask(&demand, mode).await;
+        match &result {
+            Ok(reservation) => self.tell_granted(&demand, reservation.waited(), reservation.degraded()),
+            Err(error) => self.tell_refused(&demand, error),
+        }
+        result
     }
 
     #[inline]
-    fn at_once(&self, demand: &Demand, mode: Mode) -> Option<Result<Reservation, Throttled>> {
+    fn tell_granted(&self, demand: &Demand, waited: Duration, degraded: bool) {
+        self.inner.shared.options.observing.tell(|| Event::Granted {
+            bucket: demand.name(),
+            reserved: &demand.usage,
+            waited,
+            degraded,
+        });
+    }
+
+    #[inline]
+    fn tell_refused(&self, demand: &Demand, error: &Throttled) {
+        self.inner.shared.options.observing.tell(|| Event::Refused { bucket: demand.name(), error });
+    }
+
+    #[inline]
+    fn grant_at_once(&self, demand: &Demand, mode: Mode) -> Option<Result<Grant, Throttled>> {
         if !self.inner.shared.in_process {
             return None;
         }
@@ -48,31 +97,12 @@ impl Limiter {
         if is_plain(demand)
             && let Some(route) = self.known_route(demand)
         {
-            return route.enter_directly(demand, Standing::default(), mode);
+            return Grant::of(route, demand, Standing::default(), mode);
         }
         match self.route_of(demand) {
-            Ok(Some((route, standing))) => route.enter_directly(demand, standing, mode),
+            Ok(Some((route, standing))) => Grant::of(route, demand, standing, mode),
             Ok(None) => None,
             Err(error) => Some(Err(error)),
-        }
-    }
-
-    /// Hands the demand's note on, and tells observers what came of it.
-    #[inline]
-    fn deliver(&self, demand: &Demand, result: &mut Result<Reservation, Throttled>) {
-        let observing = &self.inner.shared.options.observing;
-        let bucket = demand.buckets.first().map_or("", AsRef::as_ref);
-        match result {
-            Ok(reservation) => {
-                reservation.leave(&demand.note);
-                observing.tell(Event::Granted {
-                    bucket,
-                    reserved: reservation.usage(),
-                    waited: reservation.waited(),
-                    degraded: reservation.degraded(),
-                });
-            }
-            Err(error) => observing.tell(Event::Refused { bucket, error }),
         }
     }
 
@@ -96,16 +126,17 @@ impl Limiter {
         deadline: Option<Instant>,
         mode: Mode,
     ) -> Result<Reservation, Throttled> {
-        if let Some(result) = self.at_once(demand, mode) {
-            return result;
+        if let Some(result) = self.grant_at_once(demand, mode) {
+            return result.map(|grant| grant.reservation(demand));
         }
         let Some((route, standing)) = self.route_of(demand)? else {
-            return Ok(Reservation::uncounted(demand.usage.clone(), 0));
+            return Ok(Reservation::uncounted(demand, 0));
         };
         let place = route.enter(demand, standing, mode, deadline)?;
         // Boxed, since most do not wait.
         let mut reservation = Box::pin(place.wait(deadline)).await?;
         reservation.release_on_drop(false);
+        reservation.leave(&demand.note);
         Ok(reservation)
     }
 
@@ -118,7 +149,7 @@ impl Limiter {
         error: Arc<StoreError>,
     ) -> Option<Result<Reservation, Throttled>> {
         match (self.inner.shared.options.on_unavailable, &self.inner.fallback) {
-            (OnUnavailable::Allow, _) => Some(Ok(Reservation::uncounted(demand.usage.clone(), 0).degrade())),
+            (OnUnavailable::Allow, _) => Some(Ok(Reservation::uncounted(demand, 0).degrade())),
             (OnUnavailable::Local { .. }, Some(fallback)) => {
                 let local = pin!(fallback.ask_store(demand, deadline, mode));
                 let back = pin!(self.inner.shared.health.is_back());
@@ -150,6 +181,44 @@ impl Limiter {
         let route = self.find(&demand.buckets)?;
         let standing = standing(&self.read(), route.as_deref(), demand)?;
         Ok(route.map(|route| (route, standing)))
+    }
+}
+
+/// Boxed, since what is granted at once would have to carry it around.
+#[inline(never)]
+fn poll_later<F: Future>(
+    later: &mut Option<Pin<Box<F>>>,
+    context: &mut Context<'_>,
+    begin: impl FnOnce() -> F,
+) -> Poll<F::Output> {
+    later.get_or_insert_with(|| Box::pin(begin())).as_mut().poll(context)
+}
+
+/// A demand granted at once.
+struct Grant {
+    /// Nothing, if nothing is reserved.
+    route: Option<Arc<Route>>,
+    at: Micros,
+}
+
+impl Grant {
+    #[inline(always)]
+    fn of(
+        route: Arc<Route>,
+        demand: &Demand,
+        standing: Standing,
+        mode: Mode,
+    ) -> Option<Result<Self, Throttled>> {
+        match route.enter_directly(demand, standing, mode) {
+            None => None,
+            Some(Ok(at)) => Some(Ok(Self { route: (mode != Mode::Dry).then_some(route), at })),
+            Some(Err(error)) => Some(Err(error)),
+        }
+    }
+
+    #[inline]
+    fn reservation(self, demand: &Demand) -> Reservation {
+        Reservation::of(demand, self.at, self.route)
     }
 }
 

@@ -45,7 +45,7 @@ impl Ask {
         }
         self.route = Arc::new(self.route.on(path));
         self.costs.clear();
-        path.put_costs(&mut self.costs, &self.usage, self.standing.headroom).err()
+        path.put_demand(&mut self.costs, &self.usage, self.standing.headroom).err()
     }
 
     /// Whether it could be granted in time if everything in flight were refunded.

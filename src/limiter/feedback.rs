@@ -85,7 +85,7 @@ impl Origin {
 
     fn tell(&self, spec: &BucketSpec, meter: Option<&Meter>, asked: Duration, applied: Duration) {
         let (bucket, quota) = (spec.name(), meter.map(|meter| &*meter.label));
-        self.route.lane.shared.options.observing.tell(Event::Paused { bucket, quota, asked, applied });
+        self.route.lane.shared.options.observing.tell(|| Event::Paused { bucket, quota, asked, applied });
     }
 }
 

@@ -33,7 +33,7 @@ impl Lane {
         match result.map(|answer| answer.outcome) {
             Ok(Applied::Applied { now, lives, verdicts }) => {
                 if self.shared.health.answered() {
-                    self.shared.options.observing.tell(Event::Recovered);
+                    self.shared.options.observing.tell(|| Event::Recovered);
                 }
                 self.saw(&flight.path, &lives);
                 let mut state = self.lock();
@@ -65,7 +65,7 @@ impl Lane {
         let error = Arc::new(error);
         let unavailable = error.is_unavailable();
         if unavailable && self.shared.health.failed(&error) {
-            self.shared.options.observing.tell(Event::Degraded { error: &error });
+            self.shared.options.observing.tell(|| Event::Degraded { error: &error });
         }
         let mut state = self.lock();
         state.heard = Instant::now();
@@ -135,14 +135,14 @@ impl State {
                 (Job::Demand(_, waiter), Verdict::Fits) => {
                     deliveries.push(Delivery::Answer(
                         waiter.answer,
-                        Ok(Reservation::uncounted(waiter.ask.usage, at)),
+                        Ok(Reservation::on_its_way(waiter.ask.usage, at, None)),
                     ));
                 }
                 (Job::Demand(_, waiter), _) => {
                     self.queue.granted(&waiter.ask);
                     self.open += usize::from(!lane.shared.in_process);
-                    let Ask { route, usage, costs, .. } = waiter.ask;
-                    let reservation = Reservation::granted(route, usage, costs, at);
+                    let Ask { route, usage, .. } = waiter.ask;
+                    let reservation = Reservation::on_its_way(usage, at, Some(route));
                     let reservation = reservation.after(waiter.arrived.elapsed(), waiter.position);
                     deliveries.push(Delivery::Answer(waiter.answer, Ok(reservation)));
                 }
@@ -166,7 +166,7 @@ impl Delivery {
     fn make(self, lane: &Lane, bucket: &str) {
         match self {
             Self::HasToWait(position) => {
-                lane.shared.options.observing.tell(Event::WaitStarted { bucket, position });
+                lane.shared.options.observing.tell(|| Event::WaitStarted { bucket, position });
             }
             Self::Answer(to, answer) => drop(to.send(answer)),
             Self::Report(to, verdict) => drop(to.send(Ok(verdict))),

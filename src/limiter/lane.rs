@@ -329,7 +329,7 @@ impl Lane {
     #[cold]
     fn tell_lost(&self, path: &Path, index: usize) {
         let bucket = path.specs().get(index).map_or("", |spec| spec.name());
-        self.shared.options.observing.tell(Event::StateLost { bucket });
+        self.shared.options.observing.tell(|| Event::StateLost { bucket });
     }
 
     /// Starts anew under another name, should the store remember things of this one that never were.

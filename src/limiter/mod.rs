@@ -129,12 +129,8 @@ impl Limiter {
     ///
     /// # Cancel safety
     /// A dropped future leaves no trace: it gives up its place, and a grant on its way to it is given back.
-    #[expect(
-        clippy::manual_async_fn,
-        reason = "an `async fn` moves its arguments once more, which takes its time"
-    )]
     pub fn reserve(&self, demand: Demand) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
-        async move { self.acquire(&demand, Mode::Wait).await }
+        self.acquire::<true>(demand)
     }
 
     /// Reserves the demand if it fits now and nobody who waits needs the same.
@@ -144,9 +140,8 @@ impl Limiter {
     ///
     /// # Cancel safety
     /// A dropped future leaves no trace.
-    #[expect(clippy::manual_async_fn, reason = "as above")]
     pub fn try_reserve(&self, demand: Demand) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
-        async move { self.acquire(&demand, Mode::Try).await }
+        self.acquire::<false>(demand)
     }
 
     /// How long the demand would have to wait if nothing were refunded: zero if it fits now, nothing if that depends
@@ -203,8 +198,8 @@ impl Limiter {
         let Some(route) = self.find(&names)? else { return Ok(false) };
         let settle = Op::Settle {
             at: id.at,
-            reserved: route.path.actual_costs(&id.usage),
-            actual: route.path.actual_costs(&id.usage.corrected(&actual)),
+            reserved: route.path.costs(&id.usage),
+            actual: route.path.costs(&id.usage.corrected(&actual)),
             close: true,
             claim: Some(id.claim),
         };

@@ -62,12 +62,12 @@ impl Path {
         self.specs.iter().flat_map(|spec| spec.meters.iter().map(move |meter| (spec, meter)))
     }
 
-    /// Puts down what a usage costs: where it is to stay, since amounts that have just been written are slow to move.
+    /// Puts down what a demand asks for: where it is to stay, since amounts that have just been written are slow to move.
     ///
     /// # Errors
     /// Some quota could never admit it.
     #[inline(always)]
-    pub(crate) fn put_costs(&self, costs: &mut Costs, usage: &Usage, headroom: u64) -> Result<(), Refusal> {
+    pub(crate) fn put_demand(&self, costs: &mut Costs, usage: &Usage, headroom: u64) -> Result<(), Refusal> {
         let mut is_possible = true;
         for spec in &self.specs {
             for meter in &*spec.meters {
@@ -79,19 +79,17 @@ impl Path {
         if is_possible { Ok(()) } else { Err(self.beyond_capacity(costs, headroom)) }
     }
 
-    /// Puts down what an actual usage costs.
+    /// Puts down what a usage costs: for one that was granted what its demand asked for.
     #[inline]
-    pub(crate) fn put_actual_costs(&self, costs: &mut Costs, usage: &Usage) {
+    pub(crate) fn put_costs(&self, costs: &mut Costs, usage: &Usage) {
         for spec in &self.specs {
-            for meter in &*spec.meters {
-                costs.push(meter.actual_cost(usage));
-            }
+            spec.meters.iter().for_each(|meter| costs.push(meter.actual_cost(usage)));
         }
     }
 
-    pub(crate) fn actual_costs(&self, usage: &Usage) -> Costs {
+    pub(crate) fn costs(&self, usage: &Usage) -> Costs {
         let mut costs = Costs::new();
-        self.put_actual_costs(&mut costs, usage);
+        self.put_costs(&mut costs, usage);
         costs
     }
 

@@ -89,10 +89,11 @@ impl Place {
 
     /// To be told here if it is known already, and otherwise by the pump.
     pub(super) fn tell_wait_started(&self, position: usize) {
-        self.tell(Event::WaitStarted { bucket: self.lane.path().name(), position });
+        let path = self.lane.path();
+        self.tell(|| Event::WaitStarted { bucket: path.name(), position });
     }
 
-    fn tell(&self, event: Event<'_>) {
+    fn tell<'a>(&self, event: impl FnOnce() -> Event<'a>) {
         self.lane.shared.options.observing.tell(event);
     }
 
@@ -101,7 +102,7 @@ impl Place {
         let refusal = self.lane.waits_for(self.rank);
         let shortage = refusal.as_ref().and_then(|refusal| refusal.binding());
         let predicted = refusal.as_ref().and_then(|refusal| refusal.retry_after());
-        self.tell(Event::LongWait {
+        self.tell(|| Event::LongWait {
             bucket: path.name(),
             quota: shortage.map_or("", |shortage| &shortage.quota),
             predicted,

@@ -2,7 +2,6 @@
 
 use std::{
     any::Any,
-    fmt,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,7 +13,7 @@ use futures_util::Stream;
 
 use super::{feedback::Origin, id::ReservationId, route::Route, settling::Settling, track::Tracked};
 use crate::{
-    demand::Note,
+    demand::{Demand, Note},
     engine::{Costs, MAX_AMOUNT, Micros, Op},
     error::{BadDemand, Throttled},
     feedback::Feedback,
@@ -52,8 +51,8 @@ pub struct Reservation {
     on_drop: OnDrop,
     /// Boxed, since a reservation changes hands several times, and a short one does so faster.
     more: Option<Box<More>>,
-    /// Nothing, if nothing was charged or it was settled.
-    hold: Option<Hold>,
+    /// Where its usage is charged. Nothing, if it is not or was settled.
+    route: Option<Arc<Route>>,
 }
 
 /// What becomes of a reservation that is dropped. As wide as what is beside it, since what has gaps is slow to move.
@@ -75,27 +74,35 @@ struct More {
     degraded: bool,
 }
 
-struct Hold {
-    route: Arc<Route>,
-    costs: Costs,
+impl More {
+    /// Most demands have no note.
+    #[inline]
+    fn with(note: &Note) -> Option<Box<Self>> {
+        if note.is_some() { Self::noting(note) } else { None }
+    }
+
+    #[cold]
+    fn noting(note: &Note) -> Option<Box<Self>> {
+        Some(Box::new(Self { note: note.clone(), ..Self::default() }))
+    }
 }
 
 impl Reservation {
-    /// Of a grant that has yet to reach its caller.
+    /// Of a demand that is granted.
     #[inline(always)]
-    pub(super) fn granted(route: Arc<Route>, usage: Usage, costs: Costs, at: Micros) -> Self {
-        Self::of(usage, at, Some(Hold { route, costs }))
+    pub(super) fn of(demand: &Demand, at: Micros, route: Option<Arc<Route>>) -> Self {
+        let (id, more) = (AtomicU64::new(0), More::with(&demand.note));
+        Self { id, at, usage: demand.usage.clone(), on_drop: OnDrop::Keep, more, route }
     }
 
     /// Of a call that nothing limits.
-    pub(super) fn uncounted(usage: Usage, at: Micros) -> Self {
-        Self::of(usage, at, None)
+    pub(super) fn uncounted(demand: &Demand, at: Micros) -> Self {
+        Self::of(demand, at, None)
     }
 
-    #[inline(always)]
-    fn of(usage: Usage, at: Micros, hold: Option<Hold>) -> Self {
-        let id = AtomicU64::new(0);
-        Self { id, at, usage, on_drop: OnDrop::Release, more: None, hold }
+    /// Of a grant that has yet to reach its caller; of no `route`, nothing is charged.
+    pub(super) fn on_its_way(usage: Usage, at: Micros, route: Option<Arc<Route>>) -> Self {
+        Self { id: AtomicU64::new(0), at, usage, on_drop: OnDrop::Release, more: None, route }
     }
 
     /// The same, of a demand that was queued.
@@ -146,7 +153,7 @@ impl Reservation {
         self.more.as_ref()?.note.get()
     }
 
-    #[inline]
+    /// Leaves a note of its demand.
     pub(super) fn leave(&mut self, note: &Note) {
         if note.is_some() {
             self.more.get_or_insert_default().note = note.clone();
@@ -200,11 +207,11 @@ impl Reservation {
     /// Replaces the estimate while the call goes on; metrics it does not name stay as they are. It never waits: more
     /// than is available becomes a debt.
     pub fn adjust(&mut self, estimate: Usage) -> Settling {
+        let Some(route) = &self.route else { return Settling::done() };
         let usage = self.usage.corrected(&estimate);
-        let Some(Hold { route, costs }) = &mut self.hold else { return Settling::done() };
-        let reserved = std::mem::replace(costs, route.path.actual_costs(&usage));
+        let (reserved, actual) = (route.path.costs(&self.usage), route.path.costs(&usage));
         self.usage = usage;
-        route.settle(self.at, &reserved, costs, false)
+        route.settle(self.at, &reserved, &actual, false)
     }
 
     /// Holds all that share its first bucket to what the provider said in the call's response: say it before the call is
@@ -220,7 +227,7 @@ impl Reservation {
 
     /// Where feedback on the call goes, also when it has been settled.
     pub(crate) fn origin(&self) -> Option<Origin> {
-        self.hold.as_ref().map(|hold| Origin { route: hold.route.clone(), at: self.at })
+        self.route.as_ref().map(|route| Origin { route: route.clone(), at: self.at })
     }
 
     /// Lets another process settle it, once, within `lease`: with [`Limiter::settle`](crate::Limiter::settle) and the
@@ -233,7 +240,7 @@ impl Reservation {
     /// # Cancel safety
     /// A dropped future leaves it detached or about to be.
     pub async fn detach(mut self, lease: Duration) -> Result<ReservationId, Throttled> {
-        let Some(Hold { route, costs }) = self.hold.take() else {
+        let Some(route) = self.route.take() else {
             return Err(Throttled::BadDemand(BadDemand::InvalidId));
         };
         let id = ReservationId {
@@ -242,8 +249,8 @@ impl Reservation {
             buckets: route.path.specs().iter().map(|spec| spec.name().to_owned()).collect(),
             usage: self.usage.clone(),
         };
-        let lease = micros(lease).clamp(1, MAX_LEASE);
-        route.change(Op::Detach { claim: self.id(), reserved: costs, lease }, true).verdict().await?;
+        let (reserved, lease) = (route.path.costs(&self.usage), micros(lease).clamp(1, MAX_LEASE));
+        route.change(Op::Detach { claim: self.id(), reserved, lease }, true).verdict().await?;
         Ok(id)
     }
 
@@ -270,33 +277,24 @@ impl Reservation {
     /// Charges `actual` instead of what is reserved, or the larger of both on each quota.
     #[inline]
     fn charge(&mut self, actual: Option<&Usage>, at_least: bool) -> Settling {
-        let Some(Hold { route, costs }) = self.hold.take() else { return Settling::done() };
-        let mut actual_costs = Costs::new();
-        match actual {
-            Some(actual) => route.path.put_actual_costs(&mut actual_costs, actual),
-            None => actual_costs.extend_from_slice(&costs),
-        }
+        let Some(route) = self.route.take() else { return Settling::done() };
+        let (usage, observing) = (&self.usage, &route.lane.shared.options.observing);
+        let actual = actual.unwrap_or(usage);
+        let (mut reserved, mut costs) = (Costs::new(), Costs::new());
+        route.path.put_costs(&mut reserved, usage);
+        route.path.put_costs(&mut costs, actual);
         if at_least {
-            let pairs = actual_costs.iter_mut().zip(&costs);
-            pairs.for_each(|(actual, &reserved)| *actual = reserved.max(*actual));
+            costs.iter_mut().zip(&reserved).for_each(|(actual, &reserved)| *actual = reserved.max(*actual));
         }
-        let settling = route.settle(self.at, &costs, &actual_costs, true);
-        let (reserved, observing) = (&self.usage, &route.lane.shared.options.observing);
-        let actual = actual.unwrap_or(reserved);
-        observing.tell(Event::Settled { bucket: route.path.name(), reserved, actual });
+        let settling = route.settle(self.at, &reserved, &costs, true);
+        observing.tell(|| Event::Settled { bucket: route.path.name(), reserved: usage, actual });
         settling
-    }
-}
-
-impl fmt::Debug for Hold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hold").field("bucket", &self.route.path.name()).field("costs", &self.costs).finish()
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if self.hold.is_some() {
+        if self.route.is_some() {
             drop(match self.on_drop {
                 OnDrop::Keep => self.end(&Settlement::Keep),
                 OnDrop::Release => self.end(&Settlement::Release),
@@ -311,7 +309,6 @@ const MAX_LEASE: Micros = 30 * 86_400 * 1_000_000;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Demand;
 
     #[test]
     #[cfg(target_pointer_width = "64")]

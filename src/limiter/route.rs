@@ -10,7 +10,6 @@ use super::{
     path::Path,
     place::Place,
     queue::{Ask, Other},
-    reservation::Reservation,
     settling::Settling,
     trip::MAX_CHARTS,
 };
@@ -59,30 +58,24 @@ impl Route {
         Self::of(self.lane.clone(), path.clone(), self.lane.version())
     }
 
-    /// Grants or refuses a demand where that can be told at once; nothing if it has to be queued.
+    /// Grants or refuses a demand where that can be told at once, and tells when it was granted; nothing if it has to be
+    /// queued.
+    #[inline(never)]
     pub(super) fn enter_directly(
-        self: Arc<Self>,
+        &self,
         demand: &Demand,
         standing: Standing,
         mode: Mode,
-    ) -> Option<Result<Reservation, Throttled>> {
-        if !self.is_current() {
-            return Arc::new(Self::to(self.lane.clone())).enter_directly(demand, standing, mode);
-        }
+    ) -> Option<Result<Micros, Throttled>> {
         let mut costs = Costs::new();
-        if let Err(error) = self.put_costs(&mut costs, demand, standing) {
+        if let Err(error) = self.put_demand(&mut costs, demand, standing) {
             return Some(Err(error));
         }
         if self.lane.is_closed() {
             return Some(Err(Throttled::Closed));
         }
         match self.reserve_directly(&costs, standing, mode)? {
-            Ok(at) if mode == Mode::Dry => Some(Ok(Reservation::uncounted(demand.usage.clone(), at))),
-            Ok(at) => {
-                let mut reservation = Reservation::granted(self, demand.usage.clone(), costs, at);
-                reservation.release_on_drop(false);
-                Some(Ok(reservation))
-            }
+            Ok(at) => Some(Ok(at)),
             Err(violations) => self.path.refused(&violations, &costs, standing.headroom, mode).map(Err),
         }
     }
@@ -96,16 +89,16 @@ impl Route {
         deadline: Option<Instant>,
     ) -> Result<Place, Throttled> {
         let mut costs = Costs::new();
-        self.put_costs(&mut costs, demand, standing)?;
+        self.put_demand(&mut costs, demand, standing)?;
         let (lane, usage) = (self.lane.clone(), demand.usage.clone());
         lane.enter(Ask { route: self, usage, costs, standing, mode, deadline })
     }
 
-    /// Puts down what a demand costs, if it could ever be granted.
+    /// Puts down what a demand asks for, if that could ever be granted.
     #[inline(always)]
-    fn put_costs(&self, costs: &mut Costs, demand: &Demand, standing: Standing) -> Result<(), Throttled> {
+    fn put_demand(&self, costs: &mut Costs, demand: &Demand, standing: Standing) -> Result<(), Throttled> {
         let beyond = |refusal| Throttled::ExceedsCapacity(Box::new(refusal));
-        self.path.put_costs(costs, &demand.usage, standing.headroom).map_err(beyond)
+        self.path.put_demand(costs, &demand.usage, standing.headroom).map_err(beyond)
     }
 
     /// Asks for costs where that can be told at once. Answers when they were granted, or why they were not.
