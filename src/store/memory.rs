@@ -140,7 +140,7 @@ impl Inner {
         cell
     }
 
-    /// To be read with the state locked that it is for: its time must not run backwards.
+    /// A state must not see it run backwards: read while it is locked, or again if somebody was quicker.
     #[inline]
     fn wall(&self) -> Micros {
         let passed = self.started.elapsed();

@@ -31,8 +31,12 @@ impl LocalBucket {
         lease: Micros,
         reserve: Reserve<'_>,
     ) -> (Result<Micros, Box<[Violation]>>, Life) {
+        // Before the lock, which others then need not wait for while the clock is read.
+        let mut wall = self.store.wall();
         let mut state = self.cell.lock();
-        let wall = self.store.wall();
+        if wall < state.now {
+            wall = self.store.wall();
+        }
         let single = Single { lane, lease, rules: &self.rules };
         let result = single.reserve(&mut state, reserve, wall);
         let life = state.life();
@@ -62,5 +66,54 @@ impl LocalBucket {
 impl fmt::Debug for LocalBucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LocalBucket").field("rules", &self.rules).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        thread,
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+    use crate::{
+        engine::Mode,
+        store::{Bucket, BucketKey, MemoryStore, Store},
+    };
+
+    const RESERVE: Reserve<'_> = Reserve { costs: &[1], headroom: 0, explain: false, mode: Mode::Try };
+
+    /// Longer than what counts as a step of the clock.
+    const LONG: Duration = Duration::from_millis(1_200);
+
+    #[test]
+    fn who_was_kept_waiting_takes_no_earlier_time_for_a_step_of_the_clock() {
+        let store = MemoryStore::new();
+        let window = Window::Sliding { slot: 1_000_000, slots: 60 };
+        let rules = [Rule { id: 1, limit: 100, held: false, window }];
+        let bucket = Bucket::new(Arc::new(BucketKey::new("", "api")), rules.clone().into());
+        let local = store.local(&bucket).expect("it is in this process");
+
+        thread::scope(|scope| {
+            let mut state = local.cell.lock();
+            let (begins, began) = std::sync::mpsc::channel();
+            let waiter = scope.spawn({
+                let local = &local;
+                move || {
+                    begins.send(Instant::now()).expect("somebody listens");
+                    local.reserve(1, 1 << 50, RESERVE).0
+                }
+            });
+            let began = began.recv().expect("it begins");
+            thread::sleep(LONG.saturating_sub(began.elapsed()));
+            let single = Single { lane: 1, lease: 1 << 50, rules: &rules };
+            single.reserve(&mut state, RESERVE, store.inner.wall()).expect("it fits");
+            let at = state.now;
+            drop(state);
+
+            assert!(waiter.join().expect("it ends").expect("it fits") >= at);
+        });
+        assert_eq!(local.cell.lock().offset, 0, "the clock of the bucket runs with the store's");
     }
 }
