@@ -40,13 +40,38 @@ impl Lives {
 }
 
 impl Known {
+    /// Callers may come late, in any order: each new life is lost to one of them, and an old one seen again is nothing new.
     #[inline]
     fn is_lost(&self, Life { born, expires }: Life) -> bool {
         if self.born.load(Ordering::Relaxed) == born {
             self.expires.store(expires, Ordering::Relaxed);
             return false;
         }
-        let before: Micros = self.expires.swap(expires, Ordering::Relaxed);
-        self.born.swap(born, Ordering::Relaxed) != born && before > born
+        self.is_new(Life { born, expires })
+    }
+
+    #[cold]
+    fn is_new(&self, Life { born, expires }: Life) -> bool {
+        let known_until: Micros = self.expires.load(Ordering::Relaxed);
+        if self.born.fetch_max(born, Ordering::Relaxed) >= born {
+            return false;
+        }
+        self.expires.store(expires, Ordering::Relaxed);
+        known_until > born
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_told_once_in_whatever_order_it_is_seen() {
+        let lives = Lives::new(1);
+        let (first, second) = (Life { born: 10, expires: 100 }, Life { born: 50, expires: 200 });
+        let told = [first, first, second, first, second, second].map(|life| lives.saw_only(life));
+        assert_eq!(told, [false, false, true, false, false, false]);
+        assert!(lives.saw_only(Life { born: 60, expires: 210 }));
+        assert!(!lives.saw_only(Life { born: 300, expires: 400 }), "it meant nothing any more");
     }
 }
