@@ -50,6 +50,9 @@ async fn what_was_seen_is_a_lower_bound_of_each() {
         let charged = charged(usage! { tokens: 200 }, Settlement::AtLeast(seen.clone())).await;
         assert!(charged[0] >= 200.0, "{charged:?} having seen {seen:?}");
     }
+    // More than was reserved in all says nothing of where less was seen.
+    let seen = Settlement::AtLeast(usage! { input_tokens: 3, output_tokens: 500 });
+    assert_eq!(charged(usage! { tokens: 200 }, seen).await, [503.0, 200.0, 500.0, 2_503.0]);
     assert_eq!(charged(split(), Settlement::Release).await, [0.0; 4]);
 }
 
@@ -82,4 +85,21 @@ async fn weights_round_a_cost_up_once() {
     let call = limiter.reserve(Demand::new("a", usage! { input_tokens: 9, cached: 5 })).await.unwrap();
     call.settle(usage! { cached: 0 }).await.unwrap();
     assert_eq!(limiter.status("a").await.unwrap().quotas[0].charged, 14.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_note_comes_along_whether_the_demand_waits_or_not() {
+    let limiter = Limiter::new(Limits::new().bucket("a", [Quota::concurrency(1)])).unwrap();
+    let demand = |note: &'static str| Demand::new("a", usage! {}).note(note);
+
+    let first = limiter.reserve(demand("at once")).await.unwrap();
+    assert_eq!(first.note(), Some(&"at once"));
+    let second = limiter.reserve(demand("later"));
+    let (second, _) = tokio::join!(second, async {
+        tokio::task::yield_now().await;
+        first.release().await
+    });
+    let second = second.unwrap();
+    assert_eq!((second.note(), second.position()), (Some(&"later"), 0));
+    assert_eq!(second.note::<String>(), None);
 }
