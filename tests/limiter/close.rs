@@ -38,6 +38,21 @@ async fn closing_refuses_all_and_lets_settles_through() {
     assert_eq!(truth(&store).await, (11.0, 0));
 }
 
+#[tokio::test]
+async fn closing_refuses_what_would_be_granted_at_once() {
+    let limiter = Limiter::new(Limits::new().bucket("a", [Quota::per_hour("requests", 10)])).unwrap();
+    let demand = || Demand::new("a", Usage::new());
+    let call = limiter.try_reserve(demand()).await.unwrap();
+    limiter.close().await;
+    for error in
+        [limiter.try_reserve(demand()).await.unwrap_err(), limiter.reserve(demand()).await.unwrap_err()]
+    {
+        assert!(matches!(error, Throttled::Closed), "{error}");
+    }
+    call.release().await.unwrap();
+    assert_eq!(limiter.status("a").await.unwrap().quotas[0].charged, 0.0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn closing_reaches_those_on_their_way() {
     let store = FakeStore::new();

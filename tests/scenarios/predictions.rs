@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use tower_throttle::{Limits, Quota, Throttled, usage};
+use tower_throttle::{ChargeAt, Limits, Quota, Throttled, usage};
 
 use crate::world::*;
 
 on_every_store!(
     what_fits_is_available_now,
+    what_is_in_flight_stays_so,
     what_is_drained_is_available_once_enough_has_come_back,
     who_comes_behind_those_who_wait_is_told_so,
     who_comes_behind_many_is_told_so,
@@ -23,6 +24,16 @@ async fn what_fits_is_available_now(world: World) {
     }
     let quotas = limiter.status("a").await.unwrap().quotas;
     assert!(quotas.iter().all(|quota| (quota.charged, quota.in_flight) == (0.0, 0)), "{quotas:?}");
+}
+
+async fn what_is_in_flight_stays_so(world: World) {
+    let limiter =
+        world.bucket([Quota::per_minute("tokens", 10_000).charge_at(ChargeAt::End), Quota::concurrency(2)]);
+    let call = take(&limiter, tokens(1_000)).await;
+    assert_eq!(limiter.time_until_available(tokens(1_000)).await.unwrap(), Some(Duration::ZERO));
+    let quotas = limiter.status("a").await.unwrap().quotas;
+    assert_eq!([quotas[0].in_flight, quotas[1].in_flight], [1_000, 1], "{quotas:?}");
+    call.release().await.unwrap();
 }
 
 async fn what_is_drained_is_available_once_enough_has_come_back(world: World) {
