@@ -9,9 +9,12 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
-use tokio::time::Instant;
+use tokio::{task::yield_now, time::Instant};
 
-use super::{Limiter, options::OnUnavailable, registry::Registry, reservation::Reservation, route::Route};
+use super::{
+    Limiter, options::OnUnavailable, registry::Registry, reservation::Reservation, route::Route,
+    settling::has_ended,
+};
 use crate::{
     demand::Demand,
     engine::{Micros, Mode},
@@ -20,6 +23,9 @@ use crate::{
     observe::Event,
     store::StoreError,
 };
+
+/// So many runtimes may end while they carry a demand of another one.
+const MAX_RUNTIMES: u32 = 8;
 
 impl Limiter {
     /// Grants a demand, if `WAITS` as soon as it can be. Not an `async fn`, which moves what it is given and what it answers
@@ -108,8 +114,15 @@ impl Limiter {
 
     pub(super) async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
         let deadline = demand.max_wait.and_then(|wait| Instant::now().checked_add(wait));
+        let mut runtimes = 0;
         loop {
             let error = match self.ask_store(demand, deadline, mode).await {
+                // That of somebody else, unless this one is about to end as well.
+                Err(Throttled::Store(error)) if has_ended(&error) && runtimes < MAX_RUNTIMES => {
+                    runtimes += 1;
+                    yield_now().await;
+                    continue;
+                }
                 Err(Throttled::Store(error)) if error.is_unavailable() => error,
                 result => return result,
             };

@@ -52,24 +52,25 @@ impl Lane {
             }
             Ok(Applied::Stale | Applied::Uncharted) => {
                 let error = "the store knows a later batch of this process: was it restored from a copy?";
-                self.fail(flight, StoreError::Rejected(error.into()));
+                self.fail(flight, StoreError::Rejected(error.into()).into());
                 self.lock().doubt = None;
                 self.rename();
             }
-            Err(error) => self.fail(flight, error),
+            Err(error) => {
+                let error = Arc::new(error);
+                if error.is_unavailable() && self.shared.health.failed(&error) {
+                    self.shared.options.observing.tell(|| Event::Degraded { error: &error });
+                }
+                self.fail(flight, error);
+            }
         }
     }
 
     /// A batch got no answer: everybody who waits is told, and the batch stays in doubt.
-    fn fail(self: &Arc<Self>, flight: Flight, error: StoreError) {
-        let error = Arc::new(error);
-        let unavailable = error.is_unavailable();
-        if unavailable && self.shared.health.failed(&error) {
-            self.shared.options.observing.tell(|| Event::Degraded { error: &error });
-        }
+    pub(super) fn fail(self: &Arc<Self>, flight: Flight, error: Arc<StoreError>) {
         let mut state = self.lock();
         state.heard = Instant::now();
-        if !unavailable {
+        if !error.is_unavailable() {
             state.rest = Some(Rest::after(state.rest));
         }
         let waiting = state.queue.take_waiting();

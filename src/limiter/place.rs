@@ -50,7 +50,7 @@ impl Future for Place {
             }
         }
         let told = ready!(Pin::new(&mut self.answer).poll(context));
-        Poll::Ready(told.unwrap_or_else(|_| Err(ended())))
+        Poll::Ready(told.unwrap_or_else(|_| Err(Throttled::Store(ended()))))
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     settling::ended,
     trip::{Carried, Trip},
 };
-use crate::engine::LANE_MEMORY;
+use crate::{engine::LANE_MEMORY, error::Throttled};
 
 /// A batch without an answer is not sent again after this long: the store remembers its number for twice that.
 const DOUBT_ENDS: Duration = Duration::from_micros(LANE_MEMORY / 2);
@@ -82,8 +82,8 @@ impl Drop for Pump {
         let reports = state.queue.take_reports();
         self.lane.rests(&mut state);
         drop(state);
-        waiting.for_each(|waiter| drop(waiter.answer.send(Err(ended()))));
-        reports.for_each(|report| drop(report.send(Err(ended()))));
+        waiting.for_each(|waiter| drop(waiter.answer.send(Err(Throttled::Store(ended())))));
+        reports.for_each(|report| drop(report.send(Err(Throttled::Store(ended())))));
     }
 }
 

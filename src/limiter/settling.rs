@@ -1,17 +1,16 @@
 //! What becomes of a settle that was enqueued.
 
 use std::{
+    error::Error,
+    fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use tokio::sync::oneshot;
 
-use crate::{
-    engine::Verdict,
-    error::{BoxError, Throttled},
-    store::StoreError,
-};
+use crate::{engine::Verdict, error::Throttled, store::StoreError};
 
 /// Reports that a change has reached the store.
 ///
@@ -56,7 +55,7 @@ impl Settling {
         match self.0 {
             Progress::Done => Ok(Verdict::Done),
             Progress::Answered(answer) => *answer,
-            Progress::Told(told) => told.await.unwrap_or_else(|_| Err(ended())),
+            Progress::Told(told) => told.await.unwrap_or_else(|_| Err(Throttled::Store(ended()))),
         }
     }
 }
@@ -68,15 +67,30 @@ impl Future for Settling {
         match &mut self.0 {
             Progress::Done => Poll::Ready(Ok(())),
             Progress::Answered(answer) => Poll::Ready(answer.as_ref().clone().map(drop)),
-            Progress::Told(told) => {
-                Pin::new(told).poll(context).map(|told| told.unwrap_or_else(|_| Err(ended())).map(drop))
-            }
+            Progress::Told(told) => Pin::new(told)
+                .poll(context)
+                .map(|told| told.unwrap_or_else(|_| Err(Throttled::Store(ended()))).map(drop)),
         }
     }
 }
 
-/// Nobody is left to tell.
-pub(super) fn ended() -> Throttled {
-    let error = BoxError::from("the runtime that carried the batch has ended");
-    Throttled::Store(StoreError::Unavailable(error).into())
+/// The runtime ended in which a batch was carried: nobody is left to tell what became of it. The store is none the worse.
+#[derive(Debug)]
+struct Ended;
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the runtime that carried the batch has ended")
+    }
+}
+
+impl Error for Ended {}
+
+pub(super) fn ended() -> Arc<StoreError> {
+    StoreError::Unavailable(Box::new(Ended)).into()
+}
+
+/// Whether a demand may as well be asked for again, in a runtime that has not ended.
+pub(super) fn has_ended(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable(cause) if cause.is::<Ended>())
 }

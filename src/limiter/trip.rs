@@ -20,10 +20,10 @@ use super::{
     lane::{Lane, State},
     pump::Turn,
     queue::{Flight, Rank},
+    settling::ended,
 };
 use crate::{
     engine::{Answer, Outcome},
-    error::BoxError,
     store::{Reply, StoreError},
 };
 
@@ -44,12 +44,8 @@ impl Trip {
     pub(super) async fn make(mut self) {
         let Some(flight) = &mut self.flight else { return };
         let result = transmit(&self.lane, flight).await;
-        self.end(|| result);
-    }
-
-    fn end(&mut self, result: impl FnOnce() -> Result<Answer, StoreError>) {
         if let Some(flight) = self.flight.take() {
-            self.lane.land(flight, result());
+            self.lane.land(flight, result);
         }
     }
 }
@@ -57,8 +53,9 @@ impl Trip {
 impl Drop for Trip {
     fn drop(&mut self) {
         // Only a runtime that ends drops one that is on its way.
-        let error = || BoxError::from("the runtime that carried the batch has ended");
-        self.end(|| Err(StoreError::Unavailable(error())));
+        if let Some(flight) = self.flight.take() {
+            self.lane.fail(flight, ended());
+        }
         self.lane.arrived();
     }
 }
