@@ -282,6 +282,12 @@ impl Limiter {
         }
     }
 
+    /// Whether the limits declare a bucket of this name, or a family that it belongs to.
+    #[cfg(feature = "llm")]
+    pub(crate) fn declares(&self, name: &str) -> bool {
+        self.read().table.declares(name)
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Registry> {
         self.inner.registry.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -50,7 +50,7 @@ impl Table {
         if let Some(spec) = self.buckets.get(name) {
             return Ok(Resolved::Bucket(spec.clone()));
         }
-        if let Some((_, bucket)) = self.families.iter().find(|(pattern, _)| pattern.matches(name)) {
+        if let Some(bucket) = self.family(name) {
             return self.resolve(bucket);
         }
         if let Some(quotas) = self.resolver.as_ref().and_then(|resolver| resolver(name)) {
@@ -65,6 +65,17 @@ impl Table {
             Undeclared::Unlimited => Ok(Resolved::Unlimited),
             Undeclared::Bucket(bucket) => self.resolve(bucket),
         }
+    }
+
+    /// The bucket of the family that a name belongs to.
+    fn family(&self, name: &str) -> Option<&str> {
+        self.families.iter().find(|(pattern, _)| pattern.matches(name)).map(|(_, bucket)| bucket.as_str())
+    }
+
+    /// Whether a name is that of a bucket, or one of a family's.
+    #[cfg(feature = "llm")]
+    pub(crate) fn declares(&self, name: &str) -> bool {
+        self.buckets.contains_key(name) || self.family(name).is_some()
     }
 
     /// The standing of a class; of none, if none is named.

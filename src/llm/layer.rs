@@ -36,6 +36,7 @@ impl ThrottleLayer<Extract, Inspect> {
     /// Throttles calls of an API by rules: those of [`llm::compatible`](crate::llm::compatible), or any changed to fit.
     #[must_use]
     pub fn openai_compatible(limiter: Limiter, rules: Rules) -> Self {
+        let rules = rules.declared_in(&limiter);
         ThrottleLayer::new(limiter, rules.extractor()).inspector(rules.inspector())
     }
 }

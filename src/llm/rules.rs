@@ -10,7 +10,12 @@ use super::{
     request::{Asked, BadRequest},
     table::Row,
 };
-use crate::{demand::Demand, limiter::Settlement, usage, usage::Usage};
+use crate::{
+    demand::Demand,
+    limiter::{Limiter, Settlement},
+    usage,
+    usage::Usage,
+};
 
 /// What `tokens` is when a call is admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +108,7 @@ pub struct Rules {
     row: Row,
     changed_statuses: Vec<OnStatus>,
     bucket_of: Option<BucketOf>,
+    declared_in: Option<Limiter>,
     estimator: Arc<dyn Estimator>,
     learned: Arc<Learned>,
     inputs: Option<Cow<'static, str>>,
@@ -117,6 +123,7 @@ impl Rules {
             row,
             changed_statuses: Vec::new(),
             bucket_of: None,
+            declared_in: None,
             estimator: Arc::new(ByScript),
             learned: Arc::default(),
             inputs: None,
@@ -133,6 +140,26 @@ impl Rules {
     #[must_use]
     pub fn bucket(mut self, bucket_of: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
         self.bucket_of = Some(Arc::new(bucket_of));
+        self
+    }
+
+    /// Leaves the names of models alone that this limiter's limits declare, as buckets or by a family's pattern: they need
+    /// not be those of families then. The layers of this module do so with their own limiter. It makes no difference where
+    /// [`bucket`](Self::bucket) names them.
+    ///
+    /// ```
+    /// use tower_throttle::{Limiter, Limits, llm::openai};
+    ///
+    /// let model = "gpt-4o-2024-11-20";
+    /// assert_eq!(openai::rules().bucket_of(model), "gpt-4o");
+    ///
+    /// let limiter = Limiter::new(Limits::new().bucket(model, openai::quotas().rpm(500)))?;
+    /// assert_eq!(openai::rules().declared_in(&limiter).bucket_of(model), model);
+    /// # Ok::<_, tower_throttle::LimitsError>(())
+    /// ```
+    #[must_use]
+    pub fn declared_in(mut self, limiter: &Limiter) -> Self {
+        self.declared_in = Some(limiter.clone());
         self
     }
 
@@ -227,8 +254,10 @@ impl Rules {
 
     /// The bucket of a model.
     pub fn bucket_of(&self, model: &str) -> String {
+        let is_declared = || self.declared_in.as_ref().is_some_and(|limiter| limiter.declares(model));
         match &self.bucket_of {
             Some(bucket_of) => bucket_of(model),
+            None if is_declared() => model.to_owned(),
             None => self.row.naming.family(model).into_owned(),
         }
     }

@@ -225,6 +225,26 @@ async fn unknown_models_make_no_buckets() {
     assert!(error.to_string().contains("`gpt-4o-huge` is not declared"), "{error}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_layer_leaves_names_alone_that_its_limits_declare() {
+    let limits = Limits::new()
+        .bucket("claude-sonnet-4-6", anthropic::quotas().rpm(5))
+        .bucket("opus", anthropic::quotas().rpm(5))
+        .family("claude-opus-4-*", "opus");
+    let limiter = Limiter::new(limits).unwrap();
+    let layer = crate::ThrottleLayer::anthropic(limiter.clone());
+    let service = tower::service_fn(async |_: http::Request<String>| {
+        Ok::<_, crate::BoxError>(response(200, JSON, full("{}")))
+    });
+    let service = tower::Layer::layer(&layer, service);
+    for model in ["claude-sonnet-4-6", "claude-opus-4-1", "claude-opus-4-5-20251101"] {
+        let request = http::Request::new(format!(r#"{{"model":"{model}","max_tokens":1,"messages":[]}}"#));
+        tower::ServiceExt::oneshot(service.clone(), request).await.expect(model);
+    }
+    assert_eq!(limiter.status("claude-sonnet-4-6").await.unwrap().quotas[0].charged, 1.0);
+    assert_eq!(limiter.status("opus").await.unwrap().quotas[0].charged, 2.0);
+}
+
 fn rules() -> impl Strategy<Value = Rules> {
     proptest::sample::select(FIXTURES).prop_map(|fixture| (fixture.rules)().tokens_at_end(AtEnd::Actual))
 }
