@@ -160,12 +160,15 @@ impl Quota {
     }
 
     /// What an unused token bucket admits at once (default: its limit).
+    ///
+    /// Makes any other quota a token bucket: it admits up to `amount` more than its limit in one window then, and is
+    /// not held to a window of any phase.
     #[must_use]
     pub fn burst(self, amount: u64) -> Self {
         self.with_burst(Burst::Amount(amount))
     }
 
-    /// What an unused token bucket admits at once, as a multiple of its limit.
+    /// What an unused token bucket admits at once, as a multiple of its limit. Makes any other quota a token bucket.
     #[must_use]
     pub fn burst_times(self, multiple: f64) -> Self {
         self.with_burst(Burst::Times(multiple))
@@ -173,7 +176,8 @@ impl Quota {
 
     /// The same rate with nothing saved up: one at a time, evenly spaced.
     ///
-    /// `Quota::per_minute("requests", 600).paced()` is a request every 100 ms.
+    /// `Quota::per_minute("requests", 600).paced()` is a request every 100 ms: a token bucket that admits 1 at once. It is for
+    /// requests; of tokens no demand asks for as little as 1, so pace them [over](Self::paced_over) an interval.
     #[must_use]
     pub fn paced(self) -> Self {
         self.with_burst(Burst::Amount(1))

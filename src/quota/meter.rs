@@ -42,6 +42,12 @@ impl Quota {
         if self.weights.iter().any(|(metric, _)| metric.is_empty()) {
             return Err("a metric has an empty name".into());
         }
+        let misspelt = self.metrics().find_map(|metric| Some((metric, Standard::meant_by(metric)?)));
+        if let Some((metric, meant)) = misspelt {
+            return Err(format!(
+                "it counts `{metric}`: do you mean `{meant}`? Anything else needs another name"
+            ));
+        }
         if self.kind == Kind::Concurrency {
             return Ok(());
         }

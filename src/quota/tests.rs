@@ -93,6 +93,14 @@ fn nonsense_is_told_with_the_quota_and_the_reason() {
             "quota `n`: its burst is 0, and must be between 1 and 900000000000",
         ),
         (
+            Quota::per_minute("token", 3),
+            "quota `token per 60s`: it counts `token`: do you mean `tokens`? Anything else needs another name",
+        ),
+        (
+            Quota::per_minute("tokens", 3).weight("Output-Tokens", 5.0).named("n"),
+            "quota `n`: it counts `Output-Tokens`: do you mean `output_tokens`? Anything else needs another name",
+        ),
+        (
             Quota::token_bucket("a", 900_000_000_000, 365 * day).named("n"),
             "quota `n`: its burst is too large for its period: use a sliding window",
         ),
