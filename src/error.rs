@@ -91,8 +91,14 @@ impl Throttled {
 ///
 /// Some of them give an error out as if it were their own, with its sources but without itself
 /// (`#[error(transparent)]`): what is to be found in there has to be a source.
-#[derive(Debug)]
 pub(crate) struct Carried(pub(crate) Throttled);
+
+/// What a program prints whose `main` answers it.
+impl fmt::Debug for Carried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 impl fmt::Display for Carried {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -125,6 +131,9 @@ impl fmt::Display for Throttled {
             }
             Self::ExceedsCapacity(refusal) => {
                 write!(f, "more than could ever be admitted, ask for less or raise the limit: {refusal}")
+            }
+            Self::QueueFull { bucket, max_waiting: 0 } => {
+                write!(f, "nobody may wait for bucket `{bucket}`: `max_waiting` is 0")
             }
             Self::QueueFull { bucket, max_waiting } => {
                 write!(f, "{max_waiting} demands wait for bucket `{bucket}` already, and no more may")
@@ -213,7 +222,10 @@ impl fmt::Display for Shortage {
         match limit {
             0 => write!(f, "bucket `{bucket}` is {quota}"),
             _ => {
-                write!(f, "bucket `{bucket}`: {requested} asked of {available} left, `{quota}` being {limit}")
+                write!(
+                    f,
+                    "bucket `{bucket}`: {requested} asked of {available} left, and `{quota}` admits {limit} at most"
+                )
             }
         }
     }

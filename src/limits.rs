@@ -160,13 +160,13 @@ impl Limits {
                 return Err(LimitsError::bucket(name, "it is declared twice"));
             }
         }
-        let declared = |name: &String| match buckets.contains_key(name) {
+        let declared = |name: &String, by: &str| match buckets.contains_key(name) {
             true => Ok(()),
-            false => Err(LimitsError::bucket(name, "a family or a default names it, and it is not declared")),
+            false => Err(LimitsError::bucket(name, format!("{by} names it, and it is not declared"))),
         };
-        self.families.iter().try_for_each(|(_, bucket)| declared(bucket))?;
+        self.families.iter().try_for_each(|(pattern, to)| declared(to, &format!("family `{pattern}`")))?;
         if let Undeclared::Bucket(bucket) = &self.undeclared {
-            declared(bucket)?;
+            declared(bucket, "the default")?;
         }
         let mut families: Vec<_> =
             self.families.iter().map(|(pattern, to)| (pattern.len(), pattern, to)).collect();

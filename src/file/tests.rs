@@ -100,7 +100,7 @@ fn quotas_that_make_no_sense_are_refused_where_they_stand() {
         ("{ limit = 5, metric = 'm', per = '18446744073709551615 d' }", "is too long"),
         ("{ limit = 5, metric = 'm', per = '-1 s' }", "write `90 s` or `1 day`"),
         ("{ limit = 5, metric = 'm', per = 'nan s' }", "write `90 s` or `1 day`"),
-        ("{ limit = 5, metric = 'm', per = 60 }", "invalid type: integer `60`"),
+        ("{ limit = 5, metric = 'm', per = 60 }", "expected a length of time with its unit, such as `90 s`"),
         ("{ limit = 5, metric = 'm', per = '1 m', weights = { n = nan } }", "the weight of `n` is NaN"),
         ("{ limit = 5, metric = 'm', per = '1 m', weights = { n = -1 } }", "the weight of `n` is -1"),
         (
@@ -138,8 +138,12 @@ fn quotas_that_make_no_sense_are_refused_where_they_stand() {
 fn the_rest_is_checked_too() {
     for (toml, reason) in [
         ("[buckets.a]\nquotas = []", "bucket `a`: it has no quotas"),
-        ("[[families]]\npattern = 'x'\nbucket = 'a'", "bucket `a`: a family or a default names it"),
-        ("undeclared = { bucket = 'a' }", "bucket `a`: a family or a default names it"),
+        ("[buckets.gpt-4.1]\nquotas = []", "a name with dots is quoted: `[buckets.\"gpt-4.1\"]`"),
+        (
+            "[[families]]\npattern = 'x'\nbucket = 'a'",
+            "bucket `a`: family `x` names it, and it is not declared",
+        ),
+        ("undeclared = { bucket = 'a' }", "bucket `a`: the default names it, and it is not declared"),
         ("[classes.c]\nheadroom = 1", "class `c`: its headroom is 1"),
         ("[classes.c]\nheadroom = nan", "class `c`: its headroom is NaN"),
         ("[classes.c]\nhead_start = '-1 s'", "line 2, column 14"),

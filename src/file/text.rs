@@ -1,8 +1,8 @@
 //! Lengths of time as text.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Visitor};
 
 const NANOS: u128 = 1_000_000_000;
 /// Digits behind the point beyond which nothing is left to say.
@@ -10,29 +10,52 @@ const DIGITS: usize = 9;
 
 /// A length of time: a number and a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[serde(try_from = "Text")]
 pub(super) struct Length(pub(super) Duration);
 
 /// A window: a length, and whose midnights it begins at.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[serde(try_from = "Text")]
 pub(super) struct Window {
     pub(super) length: Duration,
     pub(super) zone: Option<String>,
 }
 
-impl TryFrom<String> for Length {
+/// Text that says what it should have been.
+struct Text(String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(LengthAsText)
+    }
+}
+
+struct LengthAsText;
+
+impl Visitor<'_> for LengthAsText {
+    type Value = Text;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a length of time with its unit, such as `90 s` or `1 day`")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Text, E> {
+        Ok(Text(text.to_owned()))
+    }
+}
+
+impl TryFrom<Text> for Length {
     type Error = String;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(Text(text): Text) -> Result<Self, String> {
         length(&text).map(Self)
     }
 }
 
-impl TryFrom<String> for Window {
+impl TryFrom<Text> for Window {
     type Error = String;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(Text(text): Text) -> Result<Self, String> {
         let (text, zone) = match text.split_once(" in ") {
             Some((length, zone)) => (length, Some(zone.trim().to_owned())),
             None => (&*text, None),
@@ -131,7 +154,7 @@ mod tests {
 
     #[test]
     fn windows_may_be_in_a_time_zone() {
-        let window = |text: &str| Window::try_from(text.to_owned());
+        let window = |text: &str| Window::try_from(Text(text.to_owned()));
         let day = Duration::from_secs(86_400);
         let zone = Some("America/Los_Angeles".to_owned());
         assert_eq!(window("1 day in America/Los_Angeles"), Ok(Window { length: day, zone }));
@@ -143,8 +166,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_is_too_odd(text in "\\PC{0,30}", number in "[0-9.]{0,50}", unit in "(ms|s|m|h|d| in | )") {
-            let _ = Window::try_from(text);
-            let _ = Window::try_from(number + &unit);
+            let _ = Window::try_from(Text(text));
+            let _ = Window::try_from(Text(number + &unit));
         }
     }
 }

@@ -154,7 +154,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unavailable(cause) => write!(f, "the store is unavailable: {cause}"),
-            Self::Rejected(cause) => write!(f, "the store refuses the request: {cause}"),
+            Self::Rejected(cause) => write!(f, "the store cannot be used: {cause}"),
         }
     }
 }

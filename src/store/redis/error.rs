@@ -78,8 +78,16 @@ fn wrapped_code(detail: &str) -> Option<&str> {
 }
 
 fn advice(error: &RedisError) -> &'static str {
-    if error.kind() == ErrorKind::AuthenticationFailed {
-        return "; check user and password of the URL";
+    match error.kind() {
+        ErrorKind::AuthenticationFailed => return "; check user and password of the URL",
+        ErrorKind::InvalidClientConfig if error.to_string().contains("TLS") => {
+            return "; `rediss://` needs the feature `redis-tls` of tower-throttle";
+        }
+        ErrorKind::InvalidClientConfig => {
+            return "; write redis://[user:password@]host[:port][/database], rediss:// for TLS, or unix:// and a path";
+        }
+        ErrorKind::Parse => return "; is this the port of a Redis server?",
+        _ => {}
     }
     match code(error) {
         Some("WRONGPASS" | "NOAUTH") => "; check user and password of the URL",
@@ -94,7 +102,6 @@ fn advice(error: &RedisError) -> &'static str {
 }
 
 /// An error of the server or of the connection to it.
-#[derive(Debug)]
 struct ServerError {
     /// Where it is, if that is known here; never with a password.
     server: String,
@@ -107,11 +114,19 @@ impl fmt::Display for ServerError {
         if !self.server.is_empty() {
             write!(f, "{}: ", self.server)?;
         }
-        match (self.error.code(), self.error.detail()) {
-            (Some(code), Some(detail)) => write!(f, "{code} {detail}")?,
-            _ => write!(f, "{}", self.error)?,
-        }
-        f.write_str(self.advice)
+        let what = match (self.error.code(), self.error.detail()) {
+            (Some(code), Some(detail)) => format!("{code} {detail}"),
+            _ => self.error.to_string(),
+        };
+        let line = what.lines().next().unwrap_or_default();
+        write!(f, "{}{}", line.trim_end_matches('.'), self.advice)
+    }
+}
+
+/// What a program prints whose `main` answers it.
+impl fmt::Debug for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -171,7 +186,7 @@ mod tests {
         let error = store_error(server("WRONGTYPE Operation against a key"), "localhost:1");
         assert_eq!(
             error.to_string(),
-            "the store refuses the request: localhost:1: WRONGTYPE Operation against a key; \
+            "the store cannot be used: localhost:1: WRONGTYPE Operation against a key; \
              another program uses the key, choose another prefix"
         );
     }

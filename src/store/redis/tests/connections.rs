@@ -43,6 +43,38 @@ async fn what_is_wrong_with_a_url_or_its_server_is_told_apart() {
 }
 
 #[tokio::test]
+async fn an_address_that_is_none_is_told_how_to_be_one() {
+    for url in ["", "127.0.0.1:6379", "http://localhost", "redis://:s3cret@localhost:port"] {
+        for error in [refused(url).await, RedisStore::lazy(url).expect_err("no URL")] {
+            assert!(matches!(error, StoreError::Rejected(_)), "{error}");
+            assert!(error.to_string().contains("write redis://["), "{error}");
+            assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
+        }
+    }
+    #[cfg(not(feature = "redis-tls"))]
+    {
+        let error = refused("rediss://localhost").await;
+        assert!(error.to_string().contains("feature `redis-tls`"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_of_another_kind_is_asked_for_once() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("redis://{}", listener.local_addr().expect("its address"));
+    let web = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.expect("a client");
+        let answer = b"HTTP/1.1 400 Bad Request\r\n\r\n";
+        tokio::io::AsyncWriteExt::write_all(&mut socket, answer).await.expect("it listens");
+        socket
+    });
+    let error = refused(&url).await;
+    assert!(error.to_string().ends_with("; is this the port of a Redis server?"), "{error}");
+    assert_eq!(error.to_string().lines().count(), 1, "{error}");
+    drop(web.await);
+}
+
+#[tokio::test]
 async fn a_wrong_password_is_no_outage_and_is_not_repeated() {
     let server = RedisServer::start_with(&["--requirepass", "right"]);
     let b = [bucket("b", &sliding(10))];
