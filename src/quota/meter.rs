@@ -95,8 +95,9 @@ impl Quota {
         let identity = format!("{}|{weights:?}|{window}|{layout}|{held}|{name}", self.kind.name());
         let rule = Rule { id: fingerprint(&identity), limit: self.limit, held, window: rule_window };
         let most = rule.capacity(0) + self.max_debt.unwrap_or(4 * rule.capacity(0));
-        let plain = match *weights {
-            [Weight { standard, parts: WEIGHT_ONE, .. }] => standard,
+        let plain = match (&self.kind, &*weights) {
+            (Kind::Concurrency, _) => None,
+            (_, [Weight { standard, parts: WEIGHT_ONE, .. }]) => *standard,
             _ => None,
         };
         Ok(Meter {

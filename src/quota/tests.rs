@@ -55,7 +55,12 @@ fn a_cost_is_a_weighted_sum_rounded_up() {
     assert_eq!(cost(usage! { requests: 7 }), 0);
     assert_eq!(cost(usage! { input_tokens: u64::MAX, output_tokens: u64::MAX }), u64::MAX);
     assert_eq!(combined.actual_cost(&usage! { tokens: u64::MAX }), 500);
-    assert_eq!(meter(Quota::concurrency(3)).cost(&usage! {}), 1);
+    for calls in [Quota::concurrency(3), Quota::concurrency(3).weight("tokens", 1.0)] {
+        let calls = meter(calls);
+        for usage in [usage! {}, usage! { tokens: 0 }, usage! { tokens: 500 }] {
+            assert_eq!((calls.cost(&usage), calls.actual_cost(&usage)), (1, 1));
+        }
+    }
 }
 
 #[test]
