@@ -315,7 +315,8 @@ impl Lane {
 
     /// Takes note of the state that the store has of each bucket. No lock is held, since observers are told.
     pub(super) fn saw(&self, path: &Path, lives: &[Life]) {
-        self.lives.saw(lives, |index| self.tell_lost(path, index));
+        let callers_apply = self.shared.in_process;
+        self.lives.saw(lives, callers_apply, |index| self.tell_lost(path, index));
     }
 
     /// The same of a path of one bucket.
@@ -358,7 +359,7 @@ impl State {
     }
 }
 
-/// Part of every reservation's, so it is short.
+/// Short, since much has one.
 impl fmt::Debug for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lane").field("bucket", &self.path().name()).finish_non_exhaustive()

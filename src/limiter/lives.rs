@@ -22,17 +22,21 @@ impl Lives {
     }
 
     /// Takes note of the state of the only bucket, and answers whether it began anew while the old one still meant
-    /// something.
+    /// something. Callers see it in any order.
     #[inline]
     pub(super) fn saw_only(&self, life: Life) -> bool {
-        self.0.first().is_some_and(|known| known.is_lost(life))
+        self.0.first().is_some_and(|known| !known.is_still(life) && known.is_lost_unless_old(life))
     }
 
     /// Takes note of the states, and names to `lost` the buckets whose state began anew while the old one still meant
-    /// something.
-    pub(super) fn saw(&self, lives: &[Life], mut lost: impl FnMut(usize)) {
-        for (index, (known, life)) in self.0.iter().zip(lives).enumerate() {
-            if known.is_lost(*life) {
+    /// something. They are seen one after the other, or `in_any_order`.
+    pub(super) fn saw(&self, lives: &[Life], in_any_order: bool, mut lost: impl FnMut(usize)) {
+        for (index, (known, &life)) in self.0.iter().zip(lives).enumerate() {
+            if known.is_still(life) {
+                continue;
+            }
+            let is_lost = if in_any_order { known.is_lost_unless_old(life) } else { known.is_lost(life) };
+            if is_lost {
                 lost(index);
             }
         }
@@ -40,24 +44,27 @@ impl Lives {
 }
 
 impl Known {
-    /// Callers may come late, in any order: each new life is lost to one of them, and an old one seen again is nothing new.
+    /// Whether it is the life that was last seen, as is the rule.
     #[inline]
-    fn is_lost(&self, Life { born, expires }: Life) -> bool {
-        if self.born.load(Ordering::Relaxed) == born {
+    fn is_still(&self, Life { born, expires }: Life) -> bool {
+        let is_still = self.born.load(Ordering::Relaxed) == born;
+        if is_still {
             self.expires.store(expires, Ordering::Relaxed);
-            return false;
         }
-        self.is_new(Life { born, expires })
+        is_still
     }
 
+    /// Whether a life ended early with which another one begins.
+    fn is_lost(&self, Life { born, expires }: Life) -> bool {
+        self.born.store(born, Ordering::Relaxed);
+        self.expires.swap(expires, Ordering::Relaxed) > born
+    }
+
+    /// The same of a life that may have begun before the one last seen, and be over.
     #[cold]
-    fn is_new(&self, Life { born, expires }: Life) -> bool {
-        let known_until: Micros = self.expires.load(Ordering::Relaxed);
-        if self.born.fetch_max(born, Ordering::Relaxed) >= born {
-            return false;
-        }
-        self.expires.store(expires, Ordering::Relaxed);
-        known_until > born
+    fn is_lost_unless_old(&self, Life { born, expires }: Life) -> bool {
+        let until: Micros = self.expires.fetch_max(expires, Ordering::Relaxed);
+        self.born.fetch_max(born, Ordering::Relaxed) < born && until > born
     }
 }
 
@@ -73,5 +80,19 @@ mod tests {
         assert_eq!(told, [false, false, true, false, false, false]);
         assert!(lives.saw_only(Life { born: 60, expires: 210 }));
         assert!(!lives.saw_only(Life { born: 300, expires: 400 }), "it meant nothing any more");
+    }
+
+    #[test]
+    fn a_loss_is_told_also_where_the_clock_is_behind() {
+        let lives = Lives::new(1);
+        let saw = |born, expires| {
+            let mut is_lost = false;
+            lives.saw(&[Life { born, expires }], false, |_| is_lost = true);
+            is_lost
+        };
+        assert_eq!(
+            [saw(100, 700), saw(99, 699), saw(99, 5_600), saw(5_000, 5_900)],
+            [false, true, false, true]
+        );
     }
 }

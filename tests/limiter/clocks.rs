@@ -20,6 +20,8 @@ use tower_throttle::{
     usage,
 };
 
+use crate::observer::Recorder;
+
 /// A store elsewhere, with a clock of its own.
 #[derive(Debug, Default)]
 struct Elsewhere {
@@ -145,4 +147,29 @@ fn a_calendar_that_never_reaches_is_an_error() {
         let outcome = told.recv_timeout(Duration::from_secs(20)).expect("it hangs");
         assert!(matches!(outcome, Err(Throttled::Store(_))), "{outcome:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn s32_a_loss_is_told_also_where_the_next_server_s_clock_is_behind() {
+    let store = Arc::new(Elsewhere::default());
+    let recorder = Recorder::default();
+    let limits = Limits::new().bucket("a", [Quota::per_minute("tokens", 100)]);
+    let limiter =
+        Limiter::builder(limits).shared_store(store.clone()).observer(recorder.clone()).build().unwrap();
+    let ask_at = async |seconds: u64| {
+        store.wall.store(1_700_000_000_000_000 + seconds * 1_000_000, Ordering::SeqCst);
+        limiter.reserve(Demand::new("a", usage! { tokens: 1 })).await.unwrap().keep().await.unwrap();
+        recorder.count("StateLost")
+    };
+    let lose = || store.states.lock().unwrap().clear();
+
+    assert_eq!((ask_at(2).await, ask_at(3).await), (0, 0));
+    // It fails over to an empty one two seconds behind, which is flushed when it has been in use for half an hour.
+    lose();
+    assert_eq!(ask_at(1).await, 1);
+    for seconds in (10..1_800).step_by(10) {
+        assert_eq!(ask_at(seconds).await, 1);
+    }
+    lose();
+    assert_eq!(ask_at(1_801).await, 2);
 }
