@@ -121,12 +121,16 @@ impl Observing {
     #[inline(never)]
     fn tell_all(&self, event: &Event<'_>) {
         #[cfg(feature = "tracing")]
-        trace(event);
+        guarded(|| trace(event));
         if let Some(observer) = &self.0 {
-            // A broken observer must not break the limiter, and there is nobody else to tell.
-            let _ = catch_unwind(AssertUnwindSafe(|| observer.on_event(event)));
+            guarded(|| observer.on_event(event));
         }
     }
+}
+
+/// A broken observer must not break the limiter, and there is nobody else to tell.
+fn guarded(tell: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(tell));
 }
 
 impl fmt::Debug for Observing {
