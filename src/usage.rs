@@ -272,8 +272,8 @@ impl Usage {
 }
 
 #[cold]
-fn cloned(others: &Others) -> Option<Box<Others>> {
-    Some(Box::new(others.clone()))
+fn cloned(others: &Others) -> Box<Others> {
+    Box::new(others.clone())
 }
 
 impl Clone for Usage {
@@ -281,7 +281,7 @@ impl Clone for Usage {
     fn clone(&self) -> Self {
         let others = match &self.others {
             None => None,
-            Some(others) => cloned(others),
+            Some(others) => Some(cloned(others)),
         };
         Self { standard: self.standard, others }
     }

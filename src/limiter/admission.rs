@@ -35,8 +35,11 @@ impl Limiter {
         &self,
         demand: Demand,
     ) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
-        let (mut demand, mut later) = (demand, None);
+        let (mut demand, mut later, mut is_done) = (demand, None, false);
         poll_fn(move |context| {
+            if is_done {
+                return Poll::Pending;
+            }
             let mode = const { if WAITS { Mode::Wait } else { Mode::Try } };
             let mut answer = match &later {
                 None => self.acquire_at_once(&demand, mode),
@@ -47,6 +50,7 @@ impl Limiter {
                     self.acquire_later(std::mem::replace(&mut demand, Demand::unlimited()), mode)
                 });
             }
+            is_done = answer.is_ready();
             answer
         })
     }
@@ -112,7 +116,16 @@ impl Limiter {
         }
     }
 
-    pub(super) async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
+    /// Whether a demand would be granted now. Reserves nothing.
+    pub(super) async fn ask_dry(&self, demand: &Demand) -> Result<(), Throttled> {
+        match self.grant_at_once(demand, Mode::Dry) {
+            Some(result) => result.map(drop),
+            None => self.ask(demand, Mode::Dry).await.map(drop),
+        }
+    }
+
+    /// Asks for what could not be told at once.
+    async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
         let deadline = demand.max_wait.and_then(|wait| Instant::now().checked_add(wait));
         let mut runtimes = 0;
         loop {
@@ -133,17 +146,27 @@ impl Limiter {
         }
     }
 
+    /// The same of a limiter with its state in this process.
+    async fn ask_here(
+        &self,
+        demand: &Demand,
+        deadline: Option<Instant>,
+        mode: Mode,
+    ) -> Result<Reservation, Throttled> {
+        match self.grant_at_once(demand, mode) {
+            Some(result) => result.map(|grant| grant.reservation(demand)),
+            None => self.ask_store(demand, deadline, mode).await,
+        }
+    }
+
     async fn ask_store(
         &self,
         demand: &Demand,
         deadline: Option<Instant>,
         mode: Mode,
     ) -> Result<Reservation, Throttled> {
-        if let Some(result) = self.grant_at_once(demand, mode) {
-            return result.map(|grant| grant.reservation(demand));
-        }
         let Some((route, standing)) = self.route_of(demand)? else {
-            return Ok(Reservation::uncounted(demand, 0));
+            return Ok(Reservation::uncounted(demand));
         };
         let place = route.enter(demand, standing, mode, deadline)?;
         // Boxed, since most do not wait.
@@ -162,9 +185,9 @@ impl Limiter {
         error: Arc<StoreError>,
     ) -> Option<Result<Reservation, Throttled>> {
         match (self.inner.shared.options.on_unavailable, &self.inner.fallback) {
-            (OnUnavailable::Allow, _) => Some(Ok(Reservation::uncounted(demand, 0).degrade())),
+            (OnUnavailable::Allow, _) => Some(Ok(Reservation::uncounted(demand).degrade())),
             (OnUnavailable::Local { .. }, Some(fallback)) => {
-                let local = pin!(fallback.ask_store(demand, deadline, mode));
+                let local = pin!(fallback.ask_here(demand, deadline, mode));
                 let back = pin!(self.inner.shared.health.is_back());
                 let Either::Left((result, _)) = select(local, back).await else { return None };
                 Some(match result {
@@ -197,7 +220,8 @@ impl Limiter {
     }
 }
 
-/// Boxed, since what is granted at once would have to carry it around.
+/// Begins what cannot be done at once, and goes on with it. Boxed, since what is granted at once would have to carry it
+/// around.
 #[inline(never)]
 fn poll_later<F: Future>(
     later: &mut Option<Pin<Box<F>>>,
@@ -222,6 +246,8 @@ impl Grant {
         standing: Standing,
         mode: Mode,
     ) -> Option<Result<Self, Throttled>> {
+        // Its limits may have been replaced since it was found.
+        let route = if route.is_current() { route } else { Arc::new(Route::to(route.lane.clone())) };
         match route.enter_directly(demand, standing, mode) {
             None => None,
             Some(Ok(at)) => Some(Ok(Self { route: (mode != Mode::Dry).then_some(route), at })),
@@ -252,3 +278,6 @@ fn standing(registry: &Registry, route: Option<&Route>, demand: &Demand) -> Resu
         None => Ok(standing),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,7 +52,7 @@ use self::{
 };
 use crate::{
     demand::Demand,
-    engine::{MAX_AMOUNT, Mode, Op, Verdict},
+    engine::{MAX_AMOUNT, Op, Verdict},
     error::{BadDemand, Throttled},
     feedback::Feedback,
     limits::{Limits, LimitsError, Table},
@@ -153,8 +153,8 @@ impl Limiter {
     /// # Errors
     /// See [`Throttled`].
     pub async fn time_until_available(&self, demand: Demand) -> Result<Option<Duration>, Throttled> {
-        match self.ask(&demand, Mode::Dry).await {
-            Ok(_) => Ok(Some(Duration::ZERO)),
+        match self.ask_dry(&demand).await {
+            Ok(()) => Ok(Some(Duration::ZERO)),
             Err(Throttled::NotNow(refusal) | Throttled::Paused(refusal)) => Ok(refusal.retry_after()),
             Err(error) => Err(error),
         }

@@ -78,12 +78,12 @@ impl More {
     /// Most demands have no note.
     #[inline]
     fn with(note: &Note) -> Option<Box<Self>> {
-        if note.is_some() { Self::noting(note) } else { None }
+        if note.is_some() { Some(Self::noting(note)) } else { None }
     }
 
     #[cold]
-    fn noting(note: &Note) -> Option<Box<Self>> {
-        Some(Box::new(Self { note: note.clone(), ..Self::default() }))
+    fn noting(note: &Note) -> Box<Self> {
+        Box::new(Self { note: note.clone(), ..Self::default() })
     }
 }
 
@@ -96,8 +96,8 @@ impl Reservation {
     }
 
     /// Of a call that nothing limits.
-    pub(super) fn uncounted(demand: &Demand, at: Micros) -> Self {
-        Self::of(demand, at, None)
+    pub(super) fn uncounted(demand: &Demand) -> Self {
+        Self::of(demand, 0, None)
     }
 
     /// Of a grant that has yet to reach its caller; of no `route`, nothing is charged.
@@ -279,15 +279,21 @@ impl Reservation {
     fn charge(&mut self, actual: Option<&Usage>, at_least: bool) -> Settling {
         let Some(route) = self.route.take() else { return Settling::done() };
         let (usage, observing) = (&self.usage, &route.lane.shared.options.observing);
-        let actual = actual.unwrap_or(usage);
         let (mut reserved, mut costs) = (Costs::new(), Costs::new());
         route.path.put_costs(&mut reserved, usage);
-        route.path.put_costs(&mut costs, actual);
+        match actual {
+            Some(actual) => route.path.put_costs(&mut costs, actual),
+            None => costs.extend_from_slice(&reserved),
+        }
         if at_least {
             costs.iter_mut().zip(&reserved).for_each(|(actual, &reserved)| *actual = reserved.max(*actual));
         }
         let settling = route.settle(self.at, &reserved, &costs, true);
-        observing.tell(|| Event::Settled { bucket: route.path.name(), reserved: usage, actual });
+        observing.tell(|| Event::Settled {
+            bucket: route.path.name(),
+            reserved: usage,
+            actual: actual.unwrap_or(usage),
+        });
         settling
     }
 }
@@ -308,12 +314,25 @@ const MAX_LEASE: Micros = 30 * 86_400 * 1_000_000;
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
     use super::*;
+    use crate::{Limiter, Limits, Quota, usage};
 
     #[test]
     #[cfg(target_pointer_width = "64")]
     fn what_changes_hands_is_short_enough_to_be_moved_without_a_call() {
-        assert!(size_of::<Option<Result<Reservation, Throttled>>>() <= 128);
+        assert!(size_of::<Poll<Result<Reservation, Throttled>>>() <= 96);
         assert!(size_of::<Demand>() <= 128);
+    }
+
+    #[tokio::test]
+    async fn a_reservation_is_told_in_short() {
+        let quotas = [Quota::per_minute("tokens", 100), Quota::per_day("requests", 9), Quota::concurrency(2)];
+        let limiter = Limiter::new(Limits::new().bucket("a", quotas)).expect("they are valid");
+        let reservation = limiter.reserve(Demand::new("a", usage! { tokens: 7 })).await.expect("it fits");
+        let told = format!("{reservation:?}");
+        assert!(told.contains("tokens: 7") || told.contains("\"tokens\": 7"), "{told}");
+        assert!(told.len() < 200, "{told}");
     }
 }

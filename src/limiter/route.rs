@@ -1,7 +1,7 @@
 //! Where a demand goes: its lane, and the path it is counted on. With a store in this process an operation is applied by
 //! its own caller, without the lane's lock, as long as nothing of the lane comes before it.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -22,7 +22,6 @@ use crate::{
 };
 
 /// A lane, and its path as it was when it was looked up.
-#[derive(Debug)]
 pub(super) struct Route {
     pub(super) lane: Arc<Lane>,
     pub(super) path: Arc<Path>,
@@ -216,5 +215,12 @@ impl Route {
             }
         }
         None
+    }
+}
+
+/// Part of every reservation's, so it is short.
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route").field("bucket", &self.path.name()).finish_non_exhaustive()
     }
 }

@@ -140,7 +140,8 @@ impl Inner {
         cell
     }
 
-    /// A state must not see it run backwards: read while it is locked, or again if somebody was quicker.
+    /// A state must not see it run backwards: it is read while that is locked, or again if somebody was quicker. Who waits for
+    /// the lock meanwhile is granted as of then, as if he had been interrupted after the grant.
     #[inline]
     fn wall(&self) -> Micros {
         let passed = self.started.elapsed();
