@@ -95,7 +95,8 @@ impl Demand {
         self
     }
 
-    /// The longest it may wait. A demand that cannot make it is refused at once.
+    /// The longest it may wait. A demand that could not make it even if all calls in flight were refunded is refused at once,
+    /// any other when this is over.
     #[must_use]
     pub fn max_wait(mut self, max_wait: Duration) -> Self {
         self.max_wait = Some(max_wait);

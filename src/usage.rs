@@ -279,11 +279,7 @@ fn cloned(others: &Others) -> Box<Others> {
 impl Clone for Usage {
     #[inline]
     fn clone(&self) -> Self {
-        let others = match &self.others {
-            None => None,
-            Some(others) => Some(cloned(others)),
-        };
-        Self { standard: self.standard, others }
+        Self { standard: self.standard, others: self.others.as_deref().map(cloned) }
     }
 }
 

@@ -127,10 +127,8 @@ impl LimitsFile {
             let start = error.span().map_or(0, |span| span.start);
             let before = text.get(..start).unwrap_or_default();
             let line = before.rsplit('\n').next().unwrap_or_default();
-            let hint = match error.message().contains("expected `quotas` or `partition`") {
-                true => "; a name with dots is quoted: `[buckets.\"gpt-4.1\"]`",
-                false => "",
-            };
+            let is_heading = line.trim_start().starts_with("[buckets.");
+            let hint = if is_heading { "; a name with dots is quoted: `[buckets.\"gpt-4.1\"]`" } else { "" };
             let reason = format!("{}{hint}", error.message());
             at_line(before.matches('\n').count() + 1, line.chars().count() + 1, &reason)
         })?;

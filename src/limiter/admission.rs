@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
-use tokio::{task::yield_now, time::Instant};
+use tokio::{runtime::Handle, task::yield_now, time::Instant};
 
 use super::{
     Limiter, options::OnUnavailable, registry::Registry, reservation::Reservation, route::Route,
@@ -168,6 +168,10 @@ impl Limiter {
         let Some((route, standing)) = self.route_of(demand)? else {
             return Ok(Reservation::uncounted(demand));
         };
+        if Handle::try_current().is_err() {
+            let error = "what has to wait needs a tokio runtime: call it inside of one";
+            return Err(Throttled::Store(StoreError::Rejected(error.into()).into()));
+        }
         let place = route.enter(demand, standing, mode, deadline)?;
         // Boxed, since most do not wait.
         let mut reservation = Box::pin(place.wait(deadline)).await?;

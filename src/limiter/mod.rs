@@ -125,7 +125,11 @@ impl Limiter {
     /// # Errors
     /// See [`Throttled`]. A demand that could not be granted within its longest wait, even if everything in flight
     /// were refunded, is refused at once; so is one that would have to wait for what the provider asked to leave alone for
-    /// longer than [`LimiterBuilder::longest_pause`].
+    /// longer than [`LimiterBuilder::longest_pause`]. [`Throttled::Store`] also outside of a tokio runtime, where nothing can
+    /// wait and no store but one in memory can be asked.
+    ///
+    /// # Panics
+    /// If it has to wait in a runtime whose timers are not enabled.
     ///
     /// # Cancel safety
     /// A dropped future leaves no trace: it gives up its place, and a grant on its way to it is given back.

@@ -178,7 +178,7 @@ impl Reservation {
 
     /// Charges what was really used. It is applied, or enqueued, when this returns; the future only reports.
     ///
-    /// What `actual` does not name keeps its reserved amount.
+    /// What `actual` does not name keeps its reserved amount; a metric that no quota of its buckets counts changes nothing.
     pub fn settle(mut self, actual: Usage) -> Settling {
         let actual = self.usage.corrected(&actual);
         self.charge(Some(&actual), false)

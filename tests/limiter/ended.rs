@@ -42,6 +42,17 @@ fn in_memory_no_runtime_is_needed_after_one_has_ended_while_somebody_waited() {
     at_once(at_once(limiter.try_reserve(tokens(30))).unwrap().keep()).unwrap();
 }
 
+#[test]
+fn what_has_to_wait_says_that_it_needs_a_runtime() {
+    let limiters = [Limiter::new(limits()).unwrap(), on(&FakeStore::new())];
+    for (limiter, amount) in limiters.iter().zip([100, 0]) {
+        // In memory only what has to wait needs one.
+        let _call = (amount > 0).then(|| at_once(limiter.reserve(tokens(amount))).unwrap());
+        let error = at_once(limiter.reserve(tokens(1))).unwrap_err();
+        assert!(error.to_string().contains("tokio runtime"), "{error}");
+    }
+}
+
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
