@@ -63,13 +63,21 @@ impl Known {
     /// The same of a life that may have begun before the one last seen, and be over.
     #[cold]
     fn is_lost_unless_old(&self, Life { born, expires }: Life) -> bool {
-        let until: Micros = self.expires.fetch_max(expires, Ordering::Relaxed);
-        self.born.fetch_max(born, Ordering::Relaxed) < born && until > born
+        // Only who has brought a new life changes until when the old one was to last.
+        let until: Micros = self.expires.load(Ordering::Relaxed);
+        if self.born.fetch_max(born, Ordering::Relaxed) >= born {
+            self.expires.fetch_max(expires, Ordering::Relaxed);
+            return false;
+        }
+        self.expires.store(expires, Ordering::Relaxed);
+        until > born
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Barrier, thread};
+
     use super::*;
 
     #[test]
@@ -80,6 +88,24 @@ mod tests {
         assert_eq!(told, [false, false, true, false, false, false]);
         assert!(lives.saw_only(Life { born: 60, expires: 210 }));
         assert!(!lives.saw_only(Life { born: 300, expires: 400 }), "it meant nothing any more");
+    }
+
+    #[test]
+    fn who_sees_a_new_life_at_the_same_time_takes_it_for_no_loss() {
+        for _ in 0..2_000 {
+            let lives: Vec<_> = (0..16).map(|_| Lives::new(1)).collect();
+            lives.iter().for_each(|lives| drop(lives.saw_only(Life { born: 10, expires: 40 })));
+            let barrier = Barrier::new(2);
+            let see = || {
+                barrier.wait();
+                lives.iter().filter(|lives| lives.saw_only(Life { born: 50, expires: 200 })).count()
+            };
+            let lost = thread::scope(|scope| {
+                let other = scope.spawn(see);
+                see() + other.join().expect("it ends")
+            });
+            assert_eq!(lost, 0, "the old one was over");
+        }
     }
 
     #[test]
