@@ -180,7 +180,7 @@ impl Limiter {
 
     async fn store_status(&self, bucket: &str) -> Result<Status, Throttled> {
         let route = self.route_to(bucket)?;
-        match route.lane.send(Op::Status).verdict().await? {
+        match route.say(Op::Status).verdict().await? {
             Verdict::Status(levels, paused) => {
                 let status = Status::new(&route.path, &levels, paused);
                 Ok(Status { waiting: route.lane.neighbours.waiting(&route.lane), ..status })
@@ -216,8 +216,7 @@ impl Limiter {
     /// # Errors
     /// See [`Throttled`].
     pub async fn pause(&self, bucket: &str, duration: Duration) -> Result<(), Throttled> {
-        let lane = &self.route_to(bucket)?.lane;
-        lane.send(Op::Pause(micros(duration).clamp(1, MAX_PAUSE))).await
+        self.route_to(bucket)?.say(Op::Pause(micros(duration).clamp(1, MAX_PAUSE))).await
     }
 
     /// Ends all pauses of a bucket and of its quotas, those that its provider asked for too. What the provider said to be left
@@ -226,10 +225,10 @@ impl Limiter {
     /// # Errors
     /// See [`Throttled`].
     pub async fn resume(&self, bucket: &str) -> Result<(), Throttled> {
-        let lane = &self.route_to(bucket)?.lane;
-        lane.send(Op::Pause(0)).await?;
-        lane.look_now();
-        lane.neighbours.look_now(lane);
+        let route = self.route_to(bucket)?;
+        route.say(Op::Pause(0)).await?;
+        route.lane.look_now();
+        route.lane.neighbours.look_now(&route.lane);
         Ok(())
     }
 
@@ -286,10 +285,10 @@ impl Limiter {
         }
     }
 
-    /// Whether the limits declare a bucket of this name, or a family that it belongs to.
+    /// Whether the limits say more of this name than of another one that it could have.
     #[cfg(feature = "llm")]
-    pub(crate) fn declares(&self, name: &str) -> bool {
-        self.read().table.declares(name)
+    pub(crate) fn declares(&self, name: &str, or_rather: &str) -> bool {
+        self.read().table.declares(name, or_rather)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Registry> {

@@ -72,10 +72,11 @@ impl Table {
         self.families.iter().find(|(pattern, _)| pattern.matches(name)).map(|(_, bucket)| bucket.as_str())
     }
 
-    /// Whether a name is that of a bucket, or one of a family's.
+    /// Whether a name is that of a bucket, or one of a family's where the other name is that of no bucket.
     #[cfg(feature = "llm")]
-    pub(crate) fn declares(&self, name: &str) -> bool {
-        self.buckets.contains_key(name) || self.family(name).is_some()
+    pub(crate) fn declares(&self, name: &str, or_rather: &str) -> bool {
+        self.buckets.contains_key(name)
+            || !self.buckets.contains_key(or_rather) && self.family(name).is_some()
     }
 
     /// The standing of a class; of none, if none is named.

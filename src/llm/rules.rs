@@ -143,9 +143,9 @@ impl Rules {
         self
     }
 
-    /// Leaves the names of models alone that this limiter's limits declare, as buckets or by a family's pattern: they need
-    /// not be those of families then. The layers of this module do so with their own limiter. It makes no difference where
-    /// [`bucket`](Self::bucket) names them.
+    /// Leaves the names of models alone that are those of buckets in this limiter's limits, or match the pattern of a family
+    /// there and have no bucket of their own family's name. The layers of this module do so with their own limiter. It makes
+    /// no difference where [`bucket`](Self::bucket) names them.
     ///
     /// ```
     /// use tower_throttle::{Limiter, Limits, llm::openai};
@@ -254,11 +254,13 @@ impl Rules {
 
     /// The bucket of a model.
     pub fn bucket_of(&self, model: &str) -> String {
-        let is_declared = || self.declared_in.as_ref().is_some_and(|limiter| limiter.declares(model));
-        match &self.bucket_of {
-            Some(bucket_of) => bucket_of(model),
-            None if is_declared() => model.to_owned(),
-            None => self.row.naming.family(model).into_owned(),
+        if let Some(bucket_of) = &self.bucket_of {
+            return bucket_of(model);
+        }
+        let family = self.row.naming.family(model);
+        match &self.declared_in {
+            Some(limiter) if limiter.declares(model, &family) => model.to_owned(),
+            _ => family.into_owned(),
         }
     }
 

@@ -229,7 +229,10 @@ async fn unknown_models_make_no_buckets() {
 async fn a_layer_leaves_names_alone_that_its_limits_declare() {
     let limits = Limits::new()
         .bucket("claude-sonnet-4-6", anthropic::quotas().rpm(5))
+        .bucket("claude-haiku-4-5", anthropic::quotas().rpm(5))
         .bucket("opus", anthropic::quotas().rpm(5))
+        .bucket("other", anthropic::quotas().rpm(5))
+        .family("*", "other")
         .family("claude-opus-4-*", "opus");
     let limiter = Limiter::new(limits).unwrap();
     let layer = crate::ThrottleLayer::anthropic(limiter.clone());
@@ -237,12 +240,21 @@ async fn a_layer_leaves_names_alone_that_its_limits_declare() {
         Ok::<_, crate::BoxError>(response(200, JSON, full("{}")))
     });
     let service = tower::Layer::layer(&layer, service);
-    for model in ["claude-sonnet-4-6", "claude-opus-4-1", "claude-opus-4-5-20251101"] {
+    for model in [
+        "claude-sonnet-4-6",
+        "claude-haiku-4-5-20251001",
+        "claude-opus-4-1",
+        "claude-opus-4-5-20251101",
+        "claude-2",
+    ] {
         let request = http::Request::new(format!(r#"{{"model":"{model}","max_tokens":1,"messages":[]}}"#));
         tower::ServiceExt::oneshot(service.clone(), request).await.expect(model);
     }
-    assert_eq!(limiter.status("claude-sonnet-4-6").await.unwrap().quotas[0].charged, 1.0);
-    assert_eq!(limiter.status("opus").await.unwrap().quotas[0].charged, 2.0);
+    for (bucket, calls) in
+        [("claude-sonnet-4-6", 1.0), ("claude-haiku-4-5", 1.0), ("opus", 2.0), ("other", 1.0)]
+    {
+        assert_eq!(limiter.status(bucket).await.unwrap().quotas[0].charged, calls, "{bucket}");
+    }
 }
 
 fn rules() -> impl Strategy<Value = Rules> {
