@@ -119,8 +119,13 @@ impl fmt::Display for ServerError {
             _ => self.error.to_string(),
         };
         let line = what.lines().next().unwrap_or_default();
-        write!(f, "{}{}", line.trim_end_matches('.'), self.advice)
+        write!(f, "{}{}", without_arguments(line).trim_end_matches('.'), self.advice)
     }
+}
+
+/// A server that does not know a command answers with what it was given, which for AUTH is the password.
+fn without_arguments(line: &str) -> &str {
+    line.split(", with args").next().unwrap_or_default()
 }
 
 /// What a program prints whose `main` answers it.
@@ -132,7 +137,8 @@ impl fmt::Debug for ServerError {
 
 impl std::error::Error for ServerError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.error)
+        let tells_arguments = self.error.detail().is_some_and(|detail| without_arguments(detail) != detail);
+        if tells_arguments { None } else { Some(&self.error) }
     }
 }
 

@@ -75,6 +75,16 @@ async fn a_server_of_another_kind_is_asked_for_once() {
 }
 
 #[tokio::test]
+async fn a_server_that_echoes_a_password_is_not_repeated() {
+    let server = RedisServer::start_with(&["--rename-command", "AUTH", ""]);
+    let url = format!("redis://bob:s3cret@127.0.0.1:{}", server.port());
+    let error = refused(&url).await;
+    let source = std::error::Error::source(&error).and_then(std::error::Error::source);
+    assert!(!format!("{error} {error:?} {source:?}").contains("s3cret"), "{error:?}");
+    assert!(error.to_string().contains("unknown command 'AUTH'"), "{error}");
+}
+
+#[tokio::test]
 async fn a_wrong_password_is_no_outage_and_is_not_repeated() {
     let server = RedisServer::start_with(&["--requirepass", "right"]);
     let b = [bucket("b", &sliding(10))];
