@@ -41,8 +41,10 @@ impl Standard {
     /// The name that somebody may have meant who wrote one that differs in number, case or its stroke: a quota that counts
     /// what no usage gives would never bite.
     pub(crate) fn meant_by(name: &str) -> Option<&'static str> {
-        let alike =
-            |name: &str| name.to_lowercase().replace(['-', ' '], "_").trim_end_matches('s').to_owned();
+        let alike = |name: &str| {
+            let name = name.to_lowercase().replace(['-', ' '], "_");
+            name.strip_suffix('s').unwrap_or(&name).to_owned()
+        };
         let meant = Self::ALL.into_iter().map(|(_, own)| own).find(|own| alike(own) == alike(name));
         meant.filter(|own| *own != name)
     }

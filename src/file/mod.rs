@@ -127,8 +127,9 @@ impl LimitsFile {
             let start = error.span().map_or(0, |span| span.start);
             let before = text.get(..start).unwrap_or_default();
             let line = before.rsplit('\n').next().unwrap_or_default();
-            let is_heading = line.trim_start().starts_with("[buckets.");
-            let hint = if is_heading { "; a name with dots is quoted: `[buckets.\"gpt-4.1\"]`" } else { "" };
+            let name = line.trim_start().strip_prefix("[buckets.").unwrap_or_default();
+            let is_bare = name.contains('.') && !name.starts_with(['"', '\'']);
+            let hint = if is_bare { "; a name with dots is quoted: `[buckets.\"gpt-4.1\"]`" } else { "" };
             let reason = format!("{}{hint}", error.message());
             at_line(before.matches('\n').count() + 1, line.chars().count() + 1, &reason)
         })?;
