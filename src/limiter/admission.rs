@@ -12,8 +12,12 @@ use futures_util::future::{Either, select};
 use tokio::{runtime::Handle, task::yield_now, time::Instant};
 
 use super::{
-    Limiter, options::OnUnavailable, registry::Registry, reservation::Reservation, route::Route,
-    settling::has_ended,
+    Limiter,
+    options::OnUnavailable,
+    registry::Registry,
+    reservation::Reservation,
+    route::Route,
+    settling::{has_ended, no_runtime},
 };
 use crate::{
     demand::Demand,
@@ -23,6 +27,15 @@ use crate::{
     observe::Event,
     store::StoreError,
 };
+
+/// What is asked for, and when it first was.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    demand: &'a Demand,
+    mode: Mode,
+    arrived: Instant,
+    deadline: Option<Instant>,
+}
 
 /// So many runtimes may end while they carry a demand of another one.
 const MAX_RUNTIMES: u32 = 8;
@@ -126,53 +139,50 @@ impl Limiter {
 
     /// Asks for what could not be told at once.
     async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
-        let deadline = demand.max_wait.and_then(|wait| Instant::now().checked_add(wait));
+        let arrived = Instant::now();
+        let deadline = demand.max_wait.and_then(|wait| arrived.checked_add(wait));
+        let asked = Asked { demand, mode, arrived, deadline };
         let mut runtimes = 0;
         loop {
-            let error = match self.ask_store(demand, deadline, mode).await {
+            let mut result = self.ask_store(asked).await;
+            if let Err(Throttled::Store(error)) = &result
+                && error.is_unavailable()
+                && !has_ended(error)
+            {
+                // Boxed, since hardly any demand needs it.
+                match Box::pin(self.without_store(asked, error.clone())).await {
+                    Some(other) => result = other,
+                    None => continue,
+                }
+            }
+            match result {
                 // That of somebody else, unless this one is about to end as well.
                 Err(Throttled::Store(error)) if has_ended(&error) && runtimes < MAX_RUNTIMES => {
                     runtimes += 1;
                     yield_now().await;
-                    continue;
                 }
-                Err(Throttled::Store(error)) if error.is_unavailable() => error,
                 result => return result,
-            };
-            // Boxed, since hardly any demand needs it.
-            if let Some(result) = Box::pin(self.without_store(demand, deadline, mode, error)).await {
-                return result;
             }
         }
     }
 
-    /// The same of a limiter with its state in this process.
-    async fn ask_here(
-        &self,
-        demand: &Demand,
-        deadline: Option<Instant>,
-        mode: Mode,
-    ) -> Result<Reservation, Throttled> {
-        match self.grant_at_once(demand, mode) {
-            Some(result) => result.map(|grant| grant.reservation(demand)),
-            None => self.ask_store(demand, deadline, mode).await,
+    /// Asks a limiter with its state in this process.
+    async fn ask_here(&self, asked: Asked<'_>) -> Result<Reservation, Throttled> {
+        match self.grant_at_once(asked.demand, asked.mode) {
+            Some(result) => result.map(|grant| grant.reservation(asked.demand)),
+            None => self.ask_store(asked).await,
         }
     }
 
-    async fn ask_store(
-        &self,
-        demand: &Demand,
-        deadline: Option<Instant>,
-        mode: Mode,
-    ) -> Result<Reservation, Throttled> {
+    async fn ask_store(&self, asked: Asked<'_>) -> Result<Reservation, Throttled> {
+        let Asked { demand, mode, arrived, deadline } = asked;
         let Some((route, standing)) = self.route_of(demand)? else {
             return Ok(Reservation::uncounted(demand));
         };
         if Handle::try_current().is_err() {
-            let error = "what has to wait needs a tokio runtime: call it inside of one";
-            return Err(Throttled::Store(StoreError::Rejected(error.into()).into()));
+            return Err(no_runtime());
         }
-        let place = route.enter(demand, standing, mode, deadline)?;
+        let place = route.enter(demand, standing, mode, arrived, deadline)?;
         // Boxed, since most do not wait.
         let mut reservation = Box::pin(place.wait(deadline)).await?;
         reservation.release_on_drop(false);
@@ -183,15 +193,13 @@ impl Limiter {
     /// What becomes of a demand while the store cannot be reached; nothing if that is over first.
     async fn without_store(
         &self,
-        demand: &Demand,
-        deadline: Option<Instant>,
-        mode: Mode,
+        asked: Asked<'_>,
         error: Arc<StoreError>,
     ) -> Option<Result<Reservation, Throttled>> {
         match (self.inner.shared.options.on_unavailable, &self.inner.fallback) {
-            (OnUnavailable::Allow, _) => Some(Ok(Reservation::uncounted(demand).degrade())),
+            (OnUnavailable::Allow, _) => Some(Ok(Reservation::uncounted(asked.demand).degrade())),
             (OnUnavailable::Local { .. }, Some(fallback)) => {
-                let local = pin!(fallback.ask_here(demand, deadline, mode));
+                let local = pin!(fallback.ask_here(asked));
                 let back = pin!(self.inner.shared.health.is_back());
                 let Either::Left((result, _)) = select(local, back).await else { return None };
                 Some(match result {

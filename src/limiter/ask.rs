@@ -20,6 +20,8 @@ pub(super) struct Ask {
     pub(super) costs: Costs,
     pub(super) standing: Standing,
     pub(super) mode: Mode,
+    /// When it was first asked for.
+    pub(super) arrived: Instant,
     pub(super) deadline: Option<Instant>,
 }
 

@@ -142,9 +142,9 @@ impl State {
                 (Job::Demand(_, waiter), _) => {
                     self.queue.granted(&waiter.ask);
                     self.open += usize::from(!lane.shared.in_process);
-                    let Ask { route, usage, .. } = waiter.ask;
+                    let Ask { route, usage, arrived, .. } = waiter.ask;
                     let reservation = Reservation::on_its_way(usage, at, Some(route));
-                    let reservation = reservation.after(waiter.arrived.elapsed(), waiter.position);
+                    let reservation = reservation.after(arrived.elapsed(), waiter.position);
                     deliveries.push(Delivery::Answer(waiter.answer, Ok(reservation)));
                 }
             }

@@ -28,7 +28,7 @@ use super::{
     place::Place,
     pump::Pump,
     queue::{Ask, Other, Queue, Rank, Waiter},
-    settling::Settling,
+    settling::{Settling, no_runtime},
     shared::Shared,
     trip::Carried,
 };
@@ -165,9 +165,8 @@ impl Lane {
         }
         let position = state.queue.waiting();
         let (sender, answer) = oneshot::channel();
-        let arrived = Instant::now();
-        let rank = state.queue.rank(arrived, ask.standing);
-        let waiter = Waiter { ask, arrived, position, waits: None, answer: sender };
+        let rank = state.queue.rank(ask.arrived, ask.standing);
+        let waiter = Waiter { ask, position, waits: None, answer: sender };
         let has_to_wait = state.queue.push(rank, waiter)?;
         let carries = self.depart(state, rank);
         let place = Place::new(self.clone(), rank, answer, carries);
@@ -211,7 +210,12 @@ impl Lane {
         if let Some(error) = self.shared.health.is_down() {
             return Settling::failed(Throttled::Store(error));
         }
-        self.push(self.lock(), Other::passing(op))
+        let state = self.lock();
+        if !state.is_pumped() && Handle::try_current().is_err() {
+            drop(state);
+            return Settling::failed(no_runtime());
+        }
+        self.push(state, Other::passing(op))
     }
 
     fn push(self: &Arc<Self>, mut state: MutexGuard<'_, State>, other: Other) -> Settling {

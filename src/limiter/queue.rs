@@ -32,7 +32,6 @@ pub(super) type Rank = (Instant, u64);
 #[derive(Debug)]
 pub(super) struct Waiter {
     pub(super) ask: Ask,
-    pub(super) arrived: Instant,
     pub(super) position: usize,
     /// Its seat, once it is known that it has to wait.
     pub(super) waits: Option<Seat>,

@@ -85,12 +85,13 @@ impl Route {
         demand: &Demand,
         standing: Standing,
         mode: Mode,
+        arrived: Instant,
         deadline: Option<Instant>,
     ) -> Result<Place, Throttled> {
         let mut costs = Costs::new();
         self.put_demand(&mut costs, demand, standing)?;
         let (lane, usage) = (self.lane.clone(), demand.usage.clone());
-        lane.enter(Ask { route: self, usage, costs, standing, mode, deadline })
+        lane.enter(Ask { route: self, usage, costs, standing, mode, arrived, deadline })
     }
 
     /// Puts down what a demand asks for, if that could ever be granted.

@@ -90,6 +90,12 @@ pub(super) fn ended() -> Arc<StoreError> {
     StoreError::Unavailable(Box::new(Ended)).into()
 }
 
+/// Nobody can carry what has to be awaited.
+pub(super) fn no_runtime() -> Throttled {
+    let error = "what has to wait needs a tokio runtime: call it inside of one";
+    Throttled::Store(StoreError::Rejected(error.into()).into())
+}
+
 /// Whether a demand may as well be asked for again, in a runtime that has not ended.
 pub(super) fn has_ended(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(cause) if cause.is::<Ended>())

@@ -52,9 +52,13 @@ impl Trip {
 
 impl Drop for Trip {
     fn drop(&mut self) {
-        // Only a runtime that ends drops one that is on its way.
-        if let Some(flight) = self.flight.take() {
-            self.lane.fail(flight, ended());
+        // A runtime that ends drops one that is on its way; so does a store that panics.
+        match self.flight.take() {
+            Some(flight) if std::thread::panicking() => {
+                self.lane.land(flight, Err(StoreError::Unavailable("the store panicked".into())));
+            }
+            Some(flight) => self.lane.fail(flight, ended()),
+            None => {}
         }
         self.lane.arrived();
     }

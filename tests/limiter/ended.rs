@@ -3,14 +3,18 @@
 use std::{
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
 };
 
 use tokio::runtime::{Builder, Runtime};
-use tower_throttle::{Event, Limiter, Throttled, usage};
+use tower_throttle::{
+    Event, Limiter, OnUnavailable, Retries, Store, Throttled,
+    store::{Batch, Reply},
+    usage,
+};
 
 use crate::fake::*;
 
@@ -51,6 +55,21 @@ fn what_has_to_wait_says_that_it_needs_a_runtime() {
         let error = at_once(limiter.reserve(tokens(1))).unwrap_err();
         assert!(error.to_string().contains("tokio runtime"), "{error}");
     }
+}
+
+#[test]
+fn in_memory_no_runtime_is_needed_to_look_at_a_bucket_or_to_pause_it() {
+    let limiter = Limiter::new(limits()).unwrap();
+    let call = at_once(limiter.reserve(tokens(10))).unwrap();
+    assert_eq!(at_once(limiter.status("a")).unwrap().quotas[0].charged, 10.0);
+    at_once(limiter.pause("a", secs(60))).unwrap();
+    assert!(matches!(at_once(limiter.try_reserve(tokens(1))), Err(Throttled::NotNow(_))));
+    at_once(limiter.resume("a")).unwrap();
+    at_once(limiter.try_reserve(tokens(1))).unwrap();
+    at_once(call.release()).unwrap();
+
+    let error = at_once(on(&FakeStore::new()).status("a")).unwrap_err();
+    assert!(error.to_string().contains("tokio runtime"), "{error}");
 }
 
 fn runtime() -> Runtime {
@@ -101,4 +120,93 @@ fn a_demand_outlives_the_runtime_that_would_have_carried_it() {
         demand.await.unwrap().keep().await.unwrap();
         assert_eq!(truth(&store).await, (20.0, 0));
     });
+}
+
+#[test]
+fn demands_keep_their_order_when_the_runtime_of_another_one_ends() {
+    let (limiter, other) = (Limiter::new(limits()).unwrap(), runtime());
+    let call = other.block_on(async {
+        let call = limiter.reserve(tokens(100)).await.unwrap();
+        waiting(&limiter, tokens(1));
+        quiet().await;
+        call
+    });
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let local = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    local.block_on(async {
+        let mut tasks = Vec::new();
+        for index in 0..6 {
+            let (limiter, order) = (limiter.clone(), order.clone());
+            tasks.push(tokio::spawn(async move {
+                let call = limiter.reserve(tokens(100)).await.unwrap();
+                order.lock().unwrap().push(index);
+                call.release().await.unwrap();
+            }));
+            tokio::time::sleep(ms(10)).await;
+        }
+        other.shutdown_background();
+        quiet().await;
+        call.release().await.unwrap();
+        for task in tasks {
+            task.await.unwrap();
+        }
+    });
+    assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_demand_that_is_served_without_the_store_outlives_another_runtime_too() {
+    let (store, other) = (FakeStore::new(), runtime());
+    let builder = builder(&store).on_unavailable(OnUnavailable::Local { share: 1.0 });
+    let limiter = builder.retries(Retries::none()).build().unwrap();
+    store.always(Fate::Unavailable);
+    let call = other.block_on(async {
+        let call = limiter.reserve(tokens(100)).await.unwrap();
+        waiting(&limiter, tokens(30));
+        quiet().await;
+        call
+    });
+    runtime().block_on(async {
+        let mut demand = pin!(limiter.reserve(tokens(20)));
+        assert!(poll(demand.as_mut()).await.is_pending());
+        quiet().await;
+        other.shutdown_background();
+        quiet().await;
+        drop(call.release());
+        assert!(demand.await.unwrap().degraded());
+    });
+}
+
+/// A store that breaks whoever asks it.
+#[derive(Debug, Default)]
+struct Broken(Arc<AtomicUsize>);
+
+impl Store for Broken {
+    fn apply(&self, _: &Batch<'_>) -> Reply {
+        let asked = self.0.clone();
+        Reply::Later(Box::pin(async move {
+            tokio::task::yield_now().await;
+            asked.fetch_add(1, Ordering::Relaxed);
+            panic!("a bug");
+        }))
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_panics_is_an_outage() {
+    let (asked, outages) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let seen = outages.clone();
+    let builder = Limiter::builder(limits()).store(Broken(asked.clone())).retries(Retries::none());
+    let builder = builder.observer(move |event: &Event<'_>| {
+        seen.fetch_add(usize::from(matches!(event, Event::Degraded { .. })), Ordering::Relaxed);
+    });
+    let limiter = builder.build().unwrap();
+    let waits: Vec<_> = (0..3).map(|_| waiting(&limiter, tokens(1))).collect();
+    for wait in waits {
+        // One of them may have carried the batch, and break with it.
+        if let Ok(answer) = wait.await {
+            assert!(answer.unwrap_err().to_string().contains("the store"));
+        }
+    }
+    assert_eq!((asked.load(Ordering::Relaxed), outages.load(Ordering::Relaxed)), (1, 1));
 }
