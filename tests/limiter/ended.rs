@@ -11,7 +11,7 @@ use std::{
 
 use tokio::runtime::{Builder, Runtime};
 use tower_throttle::{
-    Event, Limiter, OnUnavailable, Retries, Store, Throttled,
+    Event, Limiter, OnUnavailable, Reservation, Retries, Store, Throttled,
     store::{Batch, Reply},
     usage,
 };
@@ -65,11 +65,21 @@ fn in_memory_no_runtime_is_needed_to_look_at_a_bucket_or_to_pause_it() {
     at_once(limiter.pause("a", secs(60))).unwrap();
     assert!(matches!(at_once(limiter.try_reserve(tokens(1))), Err(Throttled::NotNow(_))));
     at_once(limiter.resume("a")).unwrap();
-    at_once(limiter.try_reserve(tokens(1))).unwrap();
+    at_once(at_once(limiter.try_reserve(tokens(1))).unwrap().release()).unwrap();
     at_once(call.release()).unwrap();
 
     let error = at_once(on(&FakeStore::new()).status("a")).unwrap_err();
     assert!(error.to_string().contains("tokio runtime"), "{error}");
+}
+
+/// A call that takes all there is. Somebody waits behind it, so that this runtime carries the lane.
+fn all_taken(limiter: &Limiter, runtime: &Runtime) -> Reservation {
+    runtime.block_on(async {
+        let call = limiter.reserve(tokens(100)).await.unwrap();
+        waiting(limiter, tokens(30));
+        quiet().await;
+        call
+    })
 }
 
 fn runtime() -> Runtime {
@@ -106,12 +116,7 @@ fn what_a_runtime_leaves_on_its_way_is_no_outage() {
 fn a_demand_outlives_the_runtime_that_would_have_carried_it() {
     let (store, other) = (FakeStore::new(), runtime());
     let limiter = on(&store);
-    let call = other.block_on(async {
-        let call = limiter.reserve(tokens(100)).await.unwrap();
-        waiting(&limiter, tokens(30));
-        quiet().await;
-        call
-    });
+    let call = all_taken(&limiter, &other);
     runtime().block_on(async {
         let mut demand = pin!(limiter.reserve(tokens(20)));
         assert!(poll(demand.as_mut()).await.is_pending());
@@ -125,12 +130,7 @@ fn a_demand_outlives_the_runtime_that_would_have_carried_it() {
 #[test]
 fn demands_keep_their_order_when_the_runtime_of_another_one_ends() {
     let (limiter, other) = (Limiter::new(limits()).unwrap(), runtime());
-    let call = other.block_on(async {
-        let call = limiter.reserve(tokens(100)).await.unwrap();
-        waiting(&limiter, tokens(1));
-        quiet().await;
-        call
-    });
+    let call = all_taken(&limiter, &other);
     let order = Arc::new(Mutex::new(Vec::new()));
     let local = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     local.block_on(async {
@@ -160,12 +160,7 @@ fn a_demand_that_is_served_without_the_store_outlives_another_runtime_too() {
     let builder = builder(&store).on_unavailable(OnUnavailable::Local { share: 1.0 });
     let limiter = builder.retries(Retries::none()).build().unwrap();
     store.always(Fate::Unavailable);
-    let call = other.block_on(async {
-        let call = limiter.reserve(tokens(100)).await.unwrap();
-        waiting(&limiter, tokens(30));
-        quiet().await;
-        call
-    });
+    let call = all_taken(&limiter, &other);
     runtime().block_on(async {
         let mut demand = pin!(limiter.reserve(tokens(20)));
         assert!(poll(demand.as_mut()).await.is_pending());
