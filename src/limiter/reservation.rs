@@ -332,7 +332,7 @@ mod tests {
         let limiter = Limiter::new(Limits::new().bucket("a", quotas)).expect("they are valid");
         let reservation = limiter.reserve(Demand::new("a", usage! { tokens: 7 })).await.expect("it fits");
         let told = format!("{reservation:?}");
-        assert!(told.contains("tokens: 7") || told.contains("\"tokens\": 7"), "{told}");
+        assert!(told.contains("\"tokens\": 7"), "{told}");
         assert!(told.len() < 200, "{told}");
     }
 }
