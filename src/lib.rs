@@ -36,6 +36,7 @@ pub mod engine;
 mod error;
 mod extract;
 mod feedback;
+mod fingerprint;
 #[cfg(feature = "file")]
 pub mod file;
 mod future;

@@ -1,21 +1,24 @@
 //! The pure state machine: [`apply`] takes the states of some buckets, the time and a batch of operations, and
-//! answers each operation. No I/O, no clock, no async; integers only.
+//! returns the answer to each operation. No I/O, no clock, no async; integers only, but for the tags of flows.
 //!
-//! This is the reference. `store/redis/*.lua` says the same in Lua, and a differential test holds the two
-//! against each other, answer by answer.
+//! This is the reference. `store/redis/*.lua` says the same in Lua, file by file, and a differential test holds the
+//! two against each other, answer by answer.
 
+mod apply;
 mod bucket;
 mod cap;
-mod charge;
+mod due;
 mod exact;
 mod fixed_window;
+mod flows;
+mod gate;
+mod heads;
+mod operations;
 mod quota_state;
 mod ring;
 mod rule;
-mod single;
+mod session_record;
 mod sliding_window;
-mod step;
-mod surfaced;
 mod token_bucket;
 
 #[cfg(test)]
@@ -23,52 +26,62 @@ mod tests;
 
 use smallvec::SmallVec;
 
-pub use bucket::{BucketState, LANE_MEMORY};
-pub(crate) use charge::Reserve;
-pub use quota_state::Level;
-pub use rule::{HEADROOM_PARTS, MAX_AMOUNT, Micros, Rule, TokenBucket, Window};
-pub(crate) use single::Single;
-use step::Step;
+pub use self::{
+    apply::apply,
+    bucket::{BucketState, SESSION_MEMORY},
+    quota_state::Level,
+    rule::{HEADROOM_PARTS, MAX_AMOUNT, Micros, Rule, TokenBucket, Window},
+};
 
-/// One amount per rule of the batch: the rules of its first bucket, then those of the next.
+/// Indexes into the buckets of a batch.
+pub type On = SmallVec<[u16; 2]>;
+
+/// One amount per rule of an operation's buckets: the rules of its first bucket, then those of the next.
 pub type Costs = SmallVec<[u64; 4]>;
+
+/// One time per bucket of an operation. Every bucket has a time of its own: see [`Seen::now`].
+pub type Times = SmallVec<[Micros; 2]>;
 
 /// One verdict per operation.
 pub type Verdicts = SmallVec<[Verdict; 1]>;
 
-/// A clock that goes back by more than this has been stepped; by less, time stands still until it is caught up.
-const STEP: Micros = 1_000_000;
+/// Operations of one session, applied in order and as one.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// The session that sends this; below 2^53.
+    pub session: u64,
+    /// Counts the batches of a session from 1. A batch is applied once, however often it arrives; one without a
+    /// number (0) arrives once.
+    pub seq: u64,
+    /// Without another batch for this long, what the session has in flight is abandoned.
+    pub lease: Micros,
+    /// The buckets.
+    pub buckets: &'a [BucketRules<'a>],
+    /// What to do.
+    pub ops: &'a [Op],
+}
 
-/// One thing that a lane wants done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A bucket of a batch: what its state must obey.
+#[derive(Clone, Copy, Debug)]
+pub struct BucketRules<'a> {
+    /// Identifies the bucket among all of its partition; below 2^53.
+    pub id: u64,
+    /// Its rules.
+    pub rules: &'a [Rule],
+}
+
+/// One operation.
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Op {
-    /// Charge `costs` on every quota, or on none.
-    Reserve {
-        /// The amounts.
-        costs: Costs,
-        /// Share of each limit that is out of reach, in [`HEADROOM_PARTS`].
-        headroom: u64,
-        /// Whether a refusal names its reasons, which costs time. The first demand that has to wait always does.
-        explain: bool,
-        /// What comes of a refusal, and of a grant.
-        mode: Mode,
-    },
-    /// Replace what a reservation was charged.
-    Settle {
-        /// When it was granted.
-        at: Micros,
-        /// What it was charged.
-        reserved: Costs,
-        /// What it should have been charged.
-        actual: Costs,
-        /// Whether the call is over; otherwise this is a new estimate.
-        close: bool,
-        /// The claim of a detached reservation: settles only if it still stands.
-        claim: Option<u64>,
-    },
-    /// Give what a reservation has in flight to a claim that any lane may settle once.
+    /// Charges a demand on every quota, or on none.
+    Reserve(Reserve),
+    /// Replaces what a reservation was charged.
+    Settle(Settle),
+    /// Gives what a reservation has in flight to a claim that any session may settle once.
     Detach {
+        /// The buckets of the reservation.
+        on: On,
         /// Identifies the claim.
         claim: u64,
         /// What the reservation was charged.
@@ -76,74 +89,185 @@ pub enum Op {
         /// For how long the claim stands.
         lease: Micros,
     },
-    /// Refuse everything on the first bucket for at least this long; 0 ends every pause of it and of its quotas.
-    Pause(Micros),
-    /// Pause the first bucket or a quota of it, since the provider asked for a wait that is longer than anybody is to
-    /// sleep: while the pause lasts, what it holds back is to be refused and not to wait.
-    Surface {
-        /// The rule's id; everything if there is none. As for [`Op::Cap`], not every quota can be paused.
+    /// Says which of the session's waiters are not in this batch but wait for quotas of a bucket. Replaces what the
+    /// session said of that bucket before: reserves of this batch that are refused and these lines are its heads
+    /// from now on. Belongs after the waiting reserves and before those that do not wait.
+    Waiting {
+        /// The bucket.
+        bucket: u16,
+        /// One per quota, class and flow that has waiters.
+        lines: Box<[Line]>,
+    },
+    /// Refuses everything on a bucket for at least this long; 0 ends every pause of it and of its quotas.
+    Pause {
+        /// The bucket.
+        bucket: u16,
+        /// For how long.
+        lasts: Micros,
+    },
+    /// A provider refused a call: pauses the bucket, or a quota of it. When the pause ends one demand goes first, as a
+    /// probe; the others follow when that was [answered](Op::Answered).
+    Refused {
+        /// The bucket.
+        bucket: u16,
+        /// The rule's id; the whole bucket if there is none. Calls in flight are not a provider's to pause.
         quota: Option<u64>,
-        /// The wait that was asked for. One that is no longer than the pause makes it an ordinary pause.
+        /// When the refused call was granted. One granted after an earlier pause ended doubles that.
+        at: Micros,
+        /// The wait that was asked for. If it is longer than the pause, demands are refused at once and do not wait.
         asked: Micros,
         /// For how long the pause lasts.
         lasts: Micros,
+        /// The longest pause that doubling leads to.
+        longest: Micros,
     },
-    /// Withhold a part of a quota of the first bucket, or all of it, since the provider said that no more is left.
-    /// This never gives anything, and ends by itself. Calls in flight are not a provider's to cap: a quota on them,
-    /// or one that is not known, stays as it is.
+    /// A provider answered a call well that was granted at this time. If it was a probe, the others follow.
+    Answered {
+        /// The bucket.
+        bucket: u16,
+        /// When the call was granted.
+        at: Micros,
+    },
+    /// Withholds a part of a quota, since the provider said that no more is left. This never gives anything, and ends
+    /// by itself. Calls in flight are not a provider's to cap: a quota on them, or an unknown one, stays as it is.
     Cap {
+        /// The bucket.
+        bucket: u16,
         /// The rule's id.
         quota: u64,
-        /// Whole tokens left, in the quota's own cost; `None` if none are, whatever comes back meanwhile.
-        left: Option<u64>,
+        /// Whole tokens left, in the quota's own cost.
+        left: u64,
         /// When the call was granted whose response said so: what came back since then is left too.
         at: Micros,
         /// For how long it is withheld at most.
         lasts: Micros,
     },
-    /// Say how the quotas stand.
-    Status,
+    /// Asks how the quotas of a bucket stand.
+    Status {
+        /// The bucket.
+        bucket: u16,
+    },
 }
 
-/// How much a reserve is meant.
+/// A demand.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reserve {
+    /// Its buckets. The last one is where its flow takes turns with others.
+    pub on: On,
+    /// What it asks of each rule of them.
+    pub costs: Costs,
+    /// Share of each limit that is out of its reach, in [`HEADROOM_PARTS`].
+    pub headroom: u64,
+    /// What to do with it if it does not fit.
+    pub mode: Mode,
+    /// How long ago it arrived, with its head start.
+    pub age: Micros,
+    /// Whom it takes turns with.
+    pub flow: Flow,
+}
+
+/// What to do with a reserve that does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Mode {
-    /// Refused, it waits: it keeps its place before the reserves after it in the batch. Not so if what refused it is
-    /// not to be waited out ([`Violation::asked`]): then it always gets its reasons, and goes away.
+    /// It waits: it stays ahead of the reserves after it in the batch, and is a head of its session if the batch says
+    /// what is [waiting](Op::Waiting) in that bucket. A pause that is not to be waited out ([`Violation::asked`])
+    /// refuses it for good: then it is ahead of nothing.
     Wait,
-    /// Refused, it goes away.
+    /// It is refused.
     Try,
-    /// Only say what would happen; charge nothing.
+    /// Only says what would happen; charges nothing.
     Dry,
 }
 
+/// Demands that are served in turns with other flows, by weight. Without a share, demands are of the flow 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Flow {
+    /// Identifies the flow; below 2^53. 0 is that of demands without a share.
+    pub id: u64,
+    /// Its weight, from 1 up.
+    pub weight: u32,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Self { id: 0, weight: 1 }
+    }
+}
+
+/// A settle.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settle {
+    /// The buckets of the reservation.
+    pub on: On,
+    /// When it was granted, by the time of each bucket.
+    pub at: Times,
+    /// What it was charged.
+    pub reserved: Costs,
+    /// What it should have been charged.
+    pub actual: Costs,
+    /// Whether the call is over; otherwise this is a new estimate.
+    pub close: bool,
+    /// The claim of a detached reservation: settles only if it still stands, and no more than it holds.
+    pub claim: Option<u64>,
+}
+
+/// Waiters of one session, of one class and flow, that wait for a quota and are not in the batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Line {
+    /// The rule, by its index in the bucket.
+    pub rule: u16,
+    /// What their class leaves to others.
+    pub headroom: u64,
+    /// Their flow.
+    pub flow: Flow,
+    /// The [id](BucketRules::id) of the last bucket of the first one's demand.
+    pub space: u64,
+    /// How long ago the first one arrived, with its head start.
+    pub age: Micros,
+    /// What the first one asks of the quota.
+    pub cost: u64,
+    /// How far the first one moves its flow on: see [`Refused::part`].
+    pub part: f64,
+    /// How many there are.
+    pub count: u64,
+    /// What all of them ask of the quota.
+    pub sum: u64,
+    /// How long ago the last one arrived, with its head start.
+    pub last: Micros,
+}
+
 /// The answer to one operation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// A reserve was charged.
-    Granted,
-    /// A dry reserve would be granted.
+    /// The reserve was charged. A probe is the first call after a provider's refusal: say when it is
+    /// [answered](Op::Answered).
+    Granted {
+        /// Whether it is a probe.
+        probe: bool,
+    },
+    /// The dry reserve would be granted.
     Fits,
-    /// A reserve was refused; with the reasons if it asked for them.
-    Refused(Box<[Violation]>),
+    /// The reserve was refused.
+    Refused(Box<Refused>),
     /// Done.
     Done,
     /// The claim does not stand: it was settled before, or its lease has ended.
     NoClaim,
-    /// The levels, one per rule, and how the first bucket is paused.
-    Status(Box<[Level]>, Paused),
+    /// How a bucket stands.
+    Status(Box<BucketLevel>),
 }
 
-/// How a bucket is paused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Paused {
-    /// Until when; 0 if it is not.
-    pub until: Micros,
-    /// Until when the provider asked to wait, if nobody is to wait that long; otherwise 0.
-    pub asked_until: Micros,
+/// Why a reserve was refused, and what it stands behind.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Refused {
+    /// The reasons, at least one.
+    pub violations: SmallVec<[Violation; 2]>,
+    /// The start tag of its flow: the flow with the smallest one is next.
+    pub tag: f64,
+    /// How far a grant moves its flow on.
+    pub part: f64,
 }
 
 /// One reason of a refusal.
@@ -156,41 +280,46 @@ pub struct Violation {
     pub available: i64,
     /// Time until this would fit if nothing is refunded; `None` while that depends on calls in flight.
     pub wait: Option<Micros>,
-    /// The same if everything in flight were refunded at once.
+    /// Time until this would fit if everything in flight were refunded at once.
     pub at_best: Micros,
-    /// What is left of the wait that a provider asked for, if that is longer than anybody is to sleep: the demand is not
-    /// to wait.
+    /// What is left of the wait that a provider asked for, if that is longer than the pause: the demand is not to
+    /// wait.
     pub asked: Option<Micros>,
+    /// Whether a waiter blocks younger ones here: not while something else holds it back for so long that they can
+    /// pass without delaying it.
+    pub holds: bool,
+    /// Heads of other sessions that go before it.
+    pub rank: u64,
+    /// Demands of other sessions that go before it.
+    pub before: u64,
 }
 
 /// What refused a demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RefusedBy {
-    /// A rule, by its index among those of the batch.
+    /// A rule, by its index among those of the operation.
     Rule(usize),
-    /// A pause of a bucket, by the bucket's index in the batch.
+    /// A pause of a bucket, by the bucket's index in the operation.
     Pause(usize),
 }
 
-/// Operations of one lane, applied in order and as one.
-#[derive(Clone, Copy, Debug)]
-pub struct Batch<'a> {
-    /// Who sends this; below 2^53.
-    pub lane: u64,
-    /// Counts the batches of a lane from 1. A batch is applied once, however often it arrives; one without a number
-    /// (0) arrives once.
-    pub seq: u64,
-    /// Without another batch for this long, what the lane has in flight is taken for abandoned.
-    pub lease: Micros,
-    /// The rules of each bucket.
-    pub rules: &'a [&'a [Rule]],
-    /// What to do.
-    pub ops: &'a [Op],
+/// How a bucket stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct BucketLevel {
+    /// Its quotas, in the order of the rules.
+    pub quotas: Box<[Level]>,
+    /// Until when it is paused; 0 if it is not.
+    pub paused_until: Micros,
+    /// Until when the provider asked to wait, if demands are not to wait that long; otherwise 0.
+    pub asked_until: Micros,
+    /// Demands that wait for it, of all sessions, as far as they said.
+    pub waiting: u64,
 }
 
 /// The answer to a batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     /// The store's clock.
     pub wall: Micros,
@@ -199,90 +328,46 @@ pub struct Answer {
 }
 
 /// What happened to a batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Outcome {
     /// It was applied, now or when it first arrived.
     Applied {
-        /// The time it was applied at.
-        now: Micros,
-        /// For each bucket when its state began and until when it means something.
-        lives: SmallVec<[Life; 1]>,
+        /// One per bucket.
+        buckets: SmallVec<[Seen; 1]>,
         /// One per operation.
         verdicts: Verdicts,
     },
-    /// A later batch of the lane was applied before; this one has no effect.
+    /// A later batch of the session was applied before; this one has no effect.
     Stale,
     /// A calendar does not reach to the store's present; nothing was done.
     Uncharted,
 }
 
-/// When the state of a bucket began, and until when it means something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The state of a bucket as a batch found it and left it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Life {
+pub struct Seen {
+    /// The bucket's time at which the batch was applied: the grant time of its reservations there. It runs with the
+    /// store's clock, and goes on where that is stepped back.
+    pub now: Micros,
+    /// The bucket's time as the batch found it; 0 if it was unused. Less than a session has seen before means that
+    /// the state was lost.
+    pub was: Micros,
     /// When the state began: a change is a loss of state if the old one still meant something.
     pub born: Micros,
     /// Until when it means something.
     pub expires: Micros,
 }
 
-/// Applies a batch to the states of its buckets at the time that the store's clock shows.
-pub fn apply(states: &mut [BucketState], batch: &Batch<'_>, wall: Micros) -> Answer {
-    let outcome = match recorded(states, batch) {
-        Some(outcome) => outcome,
-        None if batch.rules.iter().any(|rules| rules.iter().any(|rule| rule.is_uncharted(wall))) => {
-            Outcome::Uncharted
-        }
-        None => apply_new(states, batch, wall),
-    };
-    Answer { wall, outcome }
+/// A head of another session that a batch made room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wake {
+    /// The session.
+    pub session: u64,
+    /// The bucket it waits for, by its index in the batch.
+    pub bucket: u16,
 }
 
-/// What is known of a batch that was applied before.
-fn recorded(states: &[BucketState], batch: &Batch<'_>) -> Option<Outcome> {
-    if batch.seq == 0 {
-        return None;
-    }
-    let lane = states.first()?.lane(batch.lane)?;
-    if batch.seq > lane.seq {
-        return None;
-    }
-    if batch.seq < lane.seq {
-        return Some(Outcome::Stale);
-    }
-    Some(Outcome::Applied { now: lane.answered_at, lives: lives(states), verdicts: lane.verdicts.clone() })
-}
-
-fn apply_new(states: &mut [BucketState], batch: &Batch<'_>, wall: Micros) -> Outcome {
-    let now = time(states, wall);
-    let mut step = Step::begin(states, batch.rules, batch.lane, now, wall);
-    let mut verdicts = Verdicts::with_capacity(batch.ops.len());
-    for op in batch.ops {
-        verdicts.push(step.apply(op));
-    }
-    step.end(batch.lease);
-    if let (Some(first), 1..) = (states.first_mut(), batch.seq) {
-        let lane = first.enter(batch.lane);
-        let lane = &mut first.lanes[lane];
-        (lane.seq, lane.answered_at, lane.verdicts) = (batch.seq, now, verdicts.clone());
-    }
-    Outcome::Applied { now, lives: lives(states), verdicts }
-}
-
-/// The present: never before what any of the buckets has seen.
-#[inline]
-fn time(states: &[BucketState], wall: Micros) -> Micros {
-    let seen = states.iter().map(|state| state.now).max().unwrap_or(0);
-    // A small step back is waited out, a large one is made up for from then on.
-    let offset =
-        states.iter().map(|state| if state.offset > STEP { state.offset } else { 0 }).max().unwrap_or(0);
-    (wall + offset).max(seen)
-}
-
-fn lives(states: &[BucketState]) -> SmallVec<[Life; 1]> {
-    match states {
-        [state] => SmallVec::from_buf([state.life()]),
-        states => states.iter().map(BucketState::life).collect(),
-    }
-}
+/// Heads of other sessions that a batch made room for.
+pub type Wakes = SmallVec<[Wake; 2]>;

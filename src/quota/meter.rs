@@ -6,6 +6,7 @@ use super::{Anchor, Burst, ChargeAt, Kind, Quota};
 use crate::{
     calendar::Calendar,
     engine::{MAX_AMOUNT, Micros, Rule, TokenBucket, Window},
+    fingerprint::fingerprint,
     usage::{Standard, Usage},
 };
 
@@ -93,7 +94,7 @@ impl Quota {
         let weights: Box<[Weight]> = self.weights.iter().map(Weight::new).collect();
         let name = self.name.as_deref().unwrap_or_default();
         let identity = format!("{}|{weights:?}|{window}|{layout}|{held}|{name}", self.kind.name());
-        let rule = Rule { id: fingerprint(&identity), limit: self.limit, held, window: rule_window };
+        let rule = Rule { id: fingerprint(identity.bytes()), limit: self.limit, held, window: rule_window };
         let most = rule.capacity(0) + self.max_debt.unwrap_or(4 * rule.capacity(0));
         let plain = match (&self.kind, &*weights) {
             (Kind::Concurrency, _) => None,
@@ -263,12 +264,4 @@ impl fmt::Display for Meter {
 
 pub(crate) fn micros(duration: Duration) -> Micros {
     u64::try_from(duration.as_micros()).unwrap_or(MAX_AMOUNT).min(MAX_AMOUNT)
-}
-
-/// FNV-1a, cut to what a double holds. It must never change: it names state that other versions have stored.
-fn fingerprint(text: &str) -> u64 {
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    (hash ^ (hash >> 53)) & MAX_AMOUNT
 }

@@ -6,41 +6,97 @@ mod memory;
 mod redis;
 
 use std::{
+    any::Any,
     fmt,
     hash::{Hash, Hasher},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-pub use self::memory::{LocalBucket, MemoryStore};
+pub use self::memory::MemoryStore;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
 use crate::{
     engine::{Answer, Micros, Op, Rule},
     error::BoxError,
+    fingerprint::fingerprint,
 };
 
 /// Applies batches of operations to buckets: atomically, each batch once, on the store's own clock.
 ///
-/// A store must keep, with the buckets, the sequence number and the answer of each lane's last batch. It answers a
-/// repeated batch as before and gives one that is older than the last no effect. [`engine::apply`](crate::engine::apply)
-/// does all of that on a state that the store loads and saves.
+/// A store must keep, with the buckets, the sequence number and the answer of each session's last batch. It repeats
+/// the answer to a repeated batch and gives one that is older than the last no effect.
+/// [`engine::apply`](crate::engine::apply) does all of that on states that the store loads and saves.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
-    /// Applies `batch`, at once or in the future that is answered. Nothing of the batch is borrowed by that future.
+    /// Applies `batch`, at once or in the future that is returned, which borrows nothing of the batch.
     ///
     /// # Cancel safety
     /// A dropped future may or may not have applied its batch. Sending the same batch again is safe.
     fn apply(&self, batch: &Batch<'_>) -> Reply;
 
-    /// Whether this process is the only one to use the store and every reply is [`Reply::Now`].
+    /// Calls `hint` from now on whenever a head of this session may fit, until what is returned is dropped. A hint may
+    /// be lost, and may be wrong: sessions also look by themselves, but less often where hints arrive.
+    ///
+    /// Returns nothing if the store has no hints (the default).
+    fn listen(&self, partition: &str, session: u64, hint: Hint) -> Option<Listening> {
+        let _ = (partition, session, hint);
+        None
+    }
+
+    /// Whether the state lives in this process: every reply is [`Reply::Now`], a batch needs no number, and nothing in
+    /// flight outlives the process.
     fn in_process(&self) -> bool {
         false
     }
+}
 
-    /// A bucket at hand, where it is in this process: a way to its state that is quicker than a batch. Only
-    /// [`MemoryStore`] has one; a store that wraps it may pass it on.
-    fn local(&self, _bucket: &Bucket) -> Option<LocalBucket> {
-        None
+/// Called when a head of a session may fit: see [`Store::listen`]. It returns at once and may be called from any thread.
+#[derive(Clone)]
+pub struct Hint(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl Hint {
+    /// Calls `hint` with the name of the bucket.
+    pub fn new(hint: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hint))
+    }
+
+    /// A head may fit in the bucket of this name.
+    pub fn call(&self, bucket: &str) {
+        (self.0)(bucket);
+    }
+}
+
+impl fmt::Debug for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hint")
+    }
+}
+
+/// A session's hints, which end when this is dropped: see [`Store::listen`].
+pub struct Listening {
+    /// Whether hints arrive at present.
+    works: Arc<AtomicBool>,
+    /// Ends the hints when dropped.
+    _until_dropped: Box<dyn Any + Send + Sync>,
+}
+
+impl Listening {
+    /// Hints for as long as `guard` is not dropped. `works` says whether they arrive: not while a connection is down.
+    pub fn new(works: Arc<AtomicBool>, guard: impl Any + Send + Sync) -> Self {
+        Self { works, _until_dropped: Box::new(guard) }
+    }
+
+    pub(crate) fn works(&self) -> bool {
+        self.works.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Listening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listening").field("works", &self.works).finish_non_exhaustive()
     }
 }
 
@@ -61,15 +117,15 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// Operations of one lane, for one bucket or several of one partition.
+/// Operations of one session, for buckets of one partition.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Batch<'a> {
-    /// Who sends this; below 2^53.
-    pub lane: u64,
-    /// Counts the batches of a lane from 1. To a store in this process also 0: the batch comes once.
+    /// The session that sends this; below 2^53.
+    pub session: u64,
+    /// Counts the batches of a session from 1. To a store in this process also 0: the batch comes once.
     pub seq: u64,
-    /// Without another batch for this long, what the lane has in flight is taken for abandoned.
+    /// Without another batch for this long, what the session has in flight in a bucket is abandoned.
     pub lease: Micros,
     /// The buckets, all of one partition and none of them twice.
     pub buckets: &'a [Bucket],
@@ -78,9 +134,9 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// A batch of `lane`, its `seq`-th.
-    pub fn new(lane: u64, seq: u64, lease: Micros, buckets: &'a [Bucket], ops: &'a [Op]) -> Self {
-        Self { lane, seq, lease, buckets, ops }
+    /// A batch of `session`, its `seq`-th.
+    pub fn new(session: u64, seq: u64, lease: Micros, buckets: &'a [Bucket], ops: &'a [Op]) -> Self {
+        Self { session, seq, lease, buckets, ops }
     }
 }
 
@@ -101,10 +157,10 @@ impl Bucket {
     }
 }
 
-/// What the state of a bucket is found by. The hash is computed once.
+/// What the state of a bucket is found by. Its id is computed once.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BucketKey {
-    hash: u64,
+    id: u64,
     partition: Box<str>,
     name: Box<str>,
 }
@@ -112,9 +168,13 @@ pub struct BucketKey {
 impl BucketKey {
     /// The key of the bucket `name` in `partition`.
     pub fn new(partition: &str, name: &str) -> Self {
-        let mut hasher = std::hash::DefaultHasher::new();
-        (partition, name).hash(&mut hasher);
-        Self { hash: hasher.finish(), partition: partition.into(), name: name.into() }
+        let id = fingerprint(partition.bytes().chain([0xff]).chain(name.bytes()));
+        Self { id, partition: partition.into(), name: name.into() }
+    }
+
+    /// Identifies the bucket to every process that knows it: below 2^53, and the same in all versions.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// Buckets of one partition may be part of one batch.
@@ -130,7 +190,7 @@ impl BucketKey {
 
 impl Hash for BucketKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
+        state.write_u64(self.id);
     }
 }
 
