@@ -436,12 +436,17 @@ impl BucketState {
                 self.expires = self.expires.max(forget_at);
             }
         }
-        let lease = lease.min(SESSION_MEMORY);
-        for (state, rule) in self.quotas.iter().zip(rules) {
-            self.expires = self.expires.max(sum(self.now, state.lasts(rule, lease, self.now, wall)));
-        }
+        self.keep_while_charged(rules, lease.min(SESSION_MEMORY), wall);
         if let Some(gate) = &self.gate {
             self.expires = self.expires.max(sum(self.now, gate.lasts(self.now)));
+        }
+    }
+
+    /// Keeps the state for as long as its quotas mean something. What is held may become a charge when a `lease` ends.
+    #[inline]
+    pub(super) fn keep_while_charged(&mut self, rules: &[Rule], lease: Micros, wall: Micros) {
+        for (state, rule) in self.quotas.iter().zip(rules) {
+            self.expires = self.expires.max(sum(self.now, state.lasts(rule, lease, self.now, wall)));
         }
     }
 

@@ -515,7 +515,9 @@ impl<'a, 'b> Operations<'a, 'b> {
             let rules = self.rules(bucket.into());
             let (mine, rest) = reserved.split_at(rules.len().min(reserved.len()));
             reserved = rest;
-            self.states[usize::from(bucket)].detach(self.batch.session, claim, rules, mine, lease);
+            let state = &mut self.states[usize::from(bucket)];
+            state.detach(self.batch.session, claim, rules, mine, lease);
+            state.keep_while_charged(rules, lease, self.wall);
         }
         Verdict::Done
     }
