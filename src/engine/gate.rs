@@ -3,7 +3,7 @@
 //! A pause of the user's ends and is gone. One that a provider's refusal caused ends half open: one demand goes first, as
 //! a probe. When that was answered well, or was not refused within a second, the waiters follow, spread over a second.
 
-use super::{Micros, exact::sum};
+use super::{MAX_AMOUNT, Micros, exact::sum};
 
 /// A probe that is not answered within this counts as answered well.
 const PROBE: Micros = 1_000_000;
@@ -62,6 +62,7 @@ impl Gate {
     /// Pauses for a provider. A call that was granted after an earlier pause ended shows that it was too short.
     pub(crate) fn refuse(&mut self, refusal: Refusal, now: Micros) {
         let Refusal { at, asked, lasts, longest } = refusal;
+        let lasts = lasts.min(MAX_AMOUNT);
         let is_further = self.length > 0 && at >= self.until;
         let lasts = if is_further { lasts.max(sum(self.length, self.length).min(longest)) } else { lasts };
         self.length = if is_further { lasts } else { self.length.max(lasts) };

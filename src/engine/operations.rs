@@ -266,7 +266,7 @@ impl<'a, 'b> Operations<'a, 'b> {
         let mine = self.mine(bucket, rule_index, reserve.headroom);
         // More than a few windows ahead makes no difference to an answer, and amounts stay exact.
         let ahead = sum(others.amount, mine.amount).min(4 * rule.capacity(0));
-        Ask { cost, ahead, before: others.demands + mine.demands, capacity }
+        Ask { cost, ahead, before: sum(others.demands, mine.demands), capacity }
     }
 
     /// What waiters of this session go before a demand on a quota.
@@ -450,7 +450,7 @@ impl<'a, 'b> Operations<'a, 'b> {
         match known {
             Some(ahead) => {
                 ahead.amount = sum(ahead.amount, amount);
-                ahead.demands += demands;
+                ahead.demands = sum(ahead.demands, demands);
                 ahead.headroom = ahead.headroom.min(headroom);
             }
             None => self.ahead.push(Ahead { bucket, rule, headroom, amount, demands }),
