@@ -457,11 +457,23 @@ impl BucketState {
     }
 }
 
+#[cfg(test)]
+impl BucketState {
+    pub(super) fn records(&self) -> impl Iterator<Item = &SessionRecord> {
+        self.records.iter().map(|record| &**record)
+    }
+
+    /// How many quotas are kept, those set aside too.
+    pub(super) fn all_quotas(&self) -> usize {
+        self.quotas.len() + self.others.len()
+    }
+}
+
 impl Reserve {
     /// The part of its last bucket's limits that it takes, by its weight: how far it moves its flow on.
     pub(super) fn step(&self, rules: &[Rule]) -> f64 {
         let costs = &self.costs[self.costs.len().saturating_sub(rules.len())..];
-        let parts = rules.iter().zip(costs).map(|(rule, &cost)| cost as f64 / rule.capacity(0) as f64);
+        let parts = rules.iter().zip(costs).map(|(rule, &cost)| cost as f64 / rule.capacity(0).max(1) as f64);
         self.flow.step(parts.fold(0.0, f64::max))
     }
 }

@@ -103,4 +103,9 @@ impl SessionRecord {
         let shares = std::mem::take(&mut self.in_flight);
         shares.into_iter().filter(|share| share.amount > 0).collect()
     }
+
+    #[cfg(test)]
+    pub(crate) fn shares(&self) -> &[Share] {
+        &self.in_flight
+    }
 }
