@@ -26,12 +26,12 @@ pub(super) struct Operations<'a, 'b> {
     was: SmallVec<[Micros; 2]>,
     /// Settles were made since the last refold.
     edited: bool,
-    /// Of each bucket, whether the batch says what waits there.
-    tells: SmallVec<[bool; 2]>,
+    /// The buckets of which the batch says what waits there.
+    told: Vec<usize>,
     /// The heads of the session that are to be, with their buckets.
-    heads: SmallVec<[(usize, Head); 2]>,
+    heads: Vec<(usize, Head)>,
     /// What waiters of the session ask of quotas that refused them, with the bucket and the rule. Few at a time.
-    ahead: SmallVec<[Ahead; 2]>,
+    ahead: Vec<Ahead>,
 }
 
 /// What waiters of the session ask of a quota.
@@ -62,14 +62,9 @@ impl<'a, 'b> Operations<'a, 'b> {
         for (state, bucket) in states.iter_mut().zip(batch.buckets) {
             state.advance(bucket.rules, wall);
         }
-        let mut tells: SmallVec<[bool; 2]> = SmallVec::from_elem(false, states.len());
-        for op in batch.ops {
-            if let Op::Waiting { bucket, .. } = op {
-                tells[usize::from(*bucket)] = true;
-            }
-        }
-        let (heads, ahead) = (SmallVec::new(), SmallVec::new());
-        Self { states, batch, wall, was, edited: false, tells, heads, ahead }
+        let told = |op: &Op| if let Op::Waiting { bucket, .. } = op { Some(usize::from(*bucket)) } else { None };
+        let told = batch.ops.iter().filter_map(told).collect();
+        Self { states, batch, wall, was, edited: false, told, heads: Vec::new(), ahead: Vec::new() }
     }
 
     pub(super) fn run(&mut self) -> Verdicts {
@@ -84,7 +79,7 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     /// Makes everything count, and gives the session time until its next batch. Returns how each bucket was found and left,
     /// and which heads of other sessions may fit now.
-    pub(super) fn end(mut self) -> (SmallVec<[Seen; 1]>, Wakes) {
+    pub(super) fn end(&mut self) -> (SmallVec<[Seen; 1]>, Wakes) {
         self.refold();
         let Batch { session, seq, lease, buckets, .. } = *self.batch;
         if seq > 0 {
@@ -92,7 +87,7 @@ impl<'a, 'b> Operations<'a, 'b> {
         }
         let (mut seen, mut wakes) = (SmallVec::new(), Wakes::new());
         for (index, bucket) in buckets.iter().enumerate() {
-            if self.tells[index] {
+            if self.told.contains(&index) {
                 let mine = self.heads.iter().filter(|(of, _)| *of == index).map(|(_, head)| *head);
                 self.states[index].stand(session, bucket.id, mine.collect());
             }
@@ -290,7 +285,7 @@ impl<'a, 'b> Operations<'a, 'b> {
         let (quota, now) = (&state.quotas()[rule_index], state.now());
         let space = self.batch.buckets[space].id;
         let place = Place {
-            session: if self.tells[bucket] { self.batch.session } else { 0 },
+            session: if self.told.contains(&bucket) { self.batch.session } else { 0 },
             tie: if reserve.mode == Mode::Wait && reserve.waiter > 0 { self.batch.session } else { u64::MAX },
             headroom: reserve.headroom,
             flow: reserve.flow.id,
@@ -405,7 +400,7 @@ impl<'a, 'b> Operations<'a, 'b> {
         if holds {
             self.go_ahead(at.bucket, at.rule, reserve.headroom, at.cost, 1);
         }
-        if !self.tells[at.bucket] {
+        if !self.told.contains(&at.bucket) {
             return;
         }
         let now = self.states[at.bucket].now();
