@@ -369,7 +369,14 @@ impl BucketState {
     }
 
     /// Gives what a session has in flight of a reservation to a claim.
-    pub(super) fn detach(&mut self, session: u64, claim: u64, rules: &[Rule], reserved: &[u64], lease: Micros) {
+    pub(super) fn detach(
+        &mut self,
+        session: u64,
+        claim: u64,
+        rules: &[Rule],
+        reserved: &[u64],
+        lease: Micros,
+    ) {
         self.enter(claim);
         let from = self.enter(session);
         let to = self.enter(claim);
@@ -428,7 +435,14 @@ impl BucketState {
 
     /// Gives a session time until its next batch, and the state as long as it means something.
     #[inline]
-    pub(super) fn end(&mut self, session: u64, lease: Micros, is_numbered: bool, rules: &[Rule], wall: Micros) {
+    pub(super) fn end(
+        &mut self,
+        session: u64,
+        lease: Micros,
+        is_numbered: bool,
+        rules: &[Rule],
+        wall: Micros,
+    ) {
         if let Ok(index) = self.find(session) {
             let forget_at = sum(self.now, SESSION_MEMORY);
             self.extend(index, sum(self.now, lease), forget_at);

@@ -3,8 +3,8 @@
 use smallvec::SmallVec;
 
 use super::{
-    Batch, BucketLevel, BucketState, Costs, Line, Micros, Mode, On, Op, RefusedBy, Refused, Reserve, Rule, Seen,
-    Settle, Verdict, Verdicts, Violation, Wake, Wakes,
+    Batch, BucketLevel, BucketState, Costs, Line, Micros, Mode, On, Op, Refused, RefusedBy, Reserve, Rule,
+    Seen, Settle, Verdict, Verdicts, Violation, Wake, Wakes,
     bucket::Change,
     exact::sum,
     gate::Refusal,
@@ -62,7 +62,8 @@ impl<'a, 'b> Operations<'a, 'b> {
         for (state, bucket) in states.iter_mut().zip(batch.buckets) {
             state.advance(bucket.rules, wall);
         }
-        let told = |op: &Op| if let Op::Waiting { bucket, .. } = op { Some(usize::from(*bucket)) } else { None };
+        let told =
+            |op: &Op| if let Op::Waiting { bucket, .. } = op { Some(usize::from(*bucket)) } else { None };
         let told = batch.ops.iter().filter_map(told).collect();
         Self { states, batch, wall, was, edited: false, told, heads: Vec::new(), ahead: Vec::new() }
     }
@@ -138,7 +139,8 @@ impl<'a, 'b> Operations<'a, 'b> {
     /// The order in which to apply the operations, with the start tags of waiting reserves: flows of one space and class take
     /// turns. Nothing if that is as they come.
     fn order(&self) -> Option<Vec<(usize, Option<f64>)>> {
-        let has_flows = |reserve: &Reserve| reserve.flow.id != 0 || self.space_of(reserve).1.flows().is_some();
+        let has_flows =
+            |reserve: &Reserve| reserve.flow.id != 0 || self.space_of(reserve).1.flows().is_some();
         let waiting = |op: &Op| matches!(op, Op::Reserve(reserve) if reserve.mode == Mode::Wait);
         let ops = self.batch.ops;
         if !ops.iter().any(|op| matches!(op, Op::Reserve(r) if r.mode == Mode::Wait && has_flows(r))) {
@@ -245,14 +247,22 @@ impl<'a, 'b> Operations<'a, 'b> {
             return 0;
         }
         let rules = self.rules(bucket).iter().zip(costs).enumerate();
-        let before = rules.filter(|(_, (_, cost))| **cost > 0).map(|(index, (rule, &cost))| {
-            self.ask(reserve, tag, bucket, index, rule, cost).before
-        });
+        let before = rules
+            .filter(|(_, (_, cost))| **cost > 0)
+            .map(|(index, (rule, &cost))| self.ask(reserve, tag, bucket, index, rule, cost).before);
         self.states[bucket].paused_for(before.max().unwrap_or(0))
     }
 
     #[inline]
-    fn ask(&self, reserve: &Reserve, tag: Option<f64>, bucket: usize, rule_index: usize, rule: &Rule, cost: u64) -> Ask {
+    fn ask(
+        &self,
+        reserve: &Reserve,
+        tag: Option<f64>,
+        bucket: usize,
+        rule_index: usize,
+        rule: &Rule,
+        cost: u64,
+    ) -> Ask {
         let capacity = rule.capacity_for(cost, reserve.headroom);
         if self.ahead.is_empty() && self.states[bucket].heads().is_empty() {
             return Ask { cost, ahead: 0, before: 0, capacity };
@@ -350,7 +360,11 @@ impl<'a, 'b> Operations<'a, 'b> {
                 }
             }
         }
-        Refused { violations: violations.into_iter().map(|(_, violation)| violation).collect(), tag, part: step }
+        Refused {
+            violations: violations.into_iter().map(|(_, violation)| violation).collect(),
+            tag,
+            part: step,
+        }
     }
 
     /// The reasons of a refusal, with the quotas that refused.
@@ -405,22 +419,25 @@ impl<'a, 'b> Operations<'a, 'b> {
         }
         let now = self.states[at.bucket].now();
         let arrival = self.arrival(at.bucket, reserve.waiter, reserve.age);
-        self.add_head(at.bucket, Head {
-            session: self.batch.session,
-            quota: self.rules(at.bucket)[at.rule].id,
-            headroom: reserve.headroom,
-            flow: reserve.flow.id,
-            space: pending.space,
-            waiter: reserve.waiter,
-            arrival,
-            cost: at.cost,
-            part: pending.part,
-            count: 1,
-            sum: at.cost,
-            last: arrival,
-            due: pending.due_in.map_or(0, |wait| sum(now, wait)),
-            held_until: sum(now, held_for),
-        });
+        self.add_head(
+            at.bucket,
+            Head {
+                session: self.batch.session,
+                quota: self.rules(at.bucket)[at.rule].id,
+                headroom: reserve.headroom,
+                flow: reserve.flow.id,
+                space: pending.space,
+                waiter: reserve.waiter,
+                arrival,
+                cost: at.cost,
+                part: pending.part,
+                count: 1,
+                sum: at.cost,
+                last: arrival,
+                due: pending.due_in.map_or(0, |wait| sum(now, wait)),
+                held_until: sum(now, held_for),
+            },
+        );
     }
 
     /// What a pause of a bucket holds back is a head on all quotas of the bucket that it needs.
@@ -454,7 +471,8 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     /// Adds a head of the session, or a waiter behind one.
     fn add_head(&mut self, bucket: usize, head: Head) {
-        let of_bucket = self.heads.iter_mut().filter(|(of, other)| *of == bucket && other.quota == head.quota);
+        let of_bucket =
+            self.heads.iter_mut().filter(|(of, other)| *of == bucket && other.quota == head.quota);
         let mut groups = 0;
         for (_, other) in of_bucket {
             if other.is_of_group_of(&head) {
@@ -487,7 +505,9 @@ impl<'a, 'b> Operations<'a, 'b> {
     fn settle(&mut self, settle: &Settle) -> Verdict {
         let Settle { on, at, reserved, actual, close, claim } = settle;
         let owner = claim.unwrap_or(self.batch.session);
-        if claim.is_some() && on.iter().any(|&bucket| self.states[usize::from(bucket)].record(owner).is_none()) {
+        if claim.is_some()
+            && on.iter().any(|&bucket| self.states[usize::from(bucket)].record(owner).is_none())
+        {
             return Verdict::NoClaim;
         }
         self.edited = true;
@@ -498,7 +518,8 @@ impl<'a, 'b> Operations<'a, 'b> {
             reserved = rest;
             let (used, rest) = actual.split_at(rules.len().min(actual.len()));
             actual = rest;
-            let change = Change { at, reserved: mine, actual: used, close: *close, is_claim: claim.is_some() };
+            let change =
+                Change { at, reserved: mine, actual: used, close: *close, is_claim: claim.is_some() };
             self.states[usize::from(bucket)].settle(owner, rules, change);
         }
         Verdict::Done
@@ -561,7 +582,9 @@ impl<'a, 'b> Operations<'a, 'b> {
             for head in self.front(bucket, rule_index, rule) {
                 let is_mine = head.session == self.batch.session;
                 let now = self.states[bucket].now();
-                if is_mine || !self.states[bucket].heads_mut().wake(head.session, head.quota, head.waiter, now) {
+                if is_mine
+                    || !self.states[bucket].heads_mut().wake(head.session, head.quota, head.waiter, now)
+                {
                     continue;
                 }
                 let wake = Wake { session: head.session, bucket: bucket as u16 };
@@ -576,8 +599,12 @@ impl<'a, 'b> Operations<'a, 'b> {
     fn front(&self, bucket: usize, rule_index: usize, rule: &Rule) -> SmallVec<[Head; 4]> {
         let state = &self.states[bucket];
         let (quota, now, id) = (&state.quotas()[rule_index], state.now(), self.batch.buckets[bucket].id);
-        let mut heads: SmallVec<[Head; 4]> =
-            state.heads().live(0, rule.id, now).filter(|head| head.holds(quota.horizon(), now)).copied().collect();
+        let mut heads: SmallVec<[Head; 4]> = state
+            .heads()
+            .live(0, rule.id, now)
+            .filter(|head| head.holds(quota.horizon(), now))
+            .copied()
+            .collect();
         if state.flows().is_some() {
             heads.sort_by(|one, other| {
                 state.start_of(one.flow, id).total_cmp(&state.start_of(other.flow, id))

@@ -407,9 +407,10 @@ impl QuotaState {
             in_flight: self.in_flight,
             reset,
             withheld: if is_paused { part.max(left) } else { part },
-            withheld_for: self.cap.as_ref().map_or(0, |cap| {
-                cap.lifts_in(now).max(cap.gate().paused_until(now).saturating_sub(now))
-            }),
+            withheld_for: self
+                .cap
+                .as_ref()
+                .map_or(0, |cap| cap.lifts_in(now).max(cap.gate().paused_until(now).saturating_sub(now))),
             asked: self.asked(1, now),
         }
     }
