@@ -312,14 +312,14 @@ impl BucketState {
         self.quotas.iter_mut().for_each(QuotaState::resume);
     }
 
-    /// A call was answered well that was granted at `at`.
-    pub(super) fn answered_well(&mut self, at: Micros) {
-        if let Some(gate) = &mut self.gate {
-            gate.answered(at, self.heads.waiting(), self.now);
-        }
+    /// A call was answered well that was granted at `at`. Returns whether it was a probe.
+    pub(super) fn answered_well(&mut self, at: Micros) -> bool {
+        let (waiting, now) = (self.heads.waiting(), self.now);
+        let mut is_probe = self.gate.as_mut().is_some_and(|gate| gate.answered(at, waiting, now));
         for quota in &mut self.quotas {
-            quota.answered(at, self.heads.waiting_for(quota.id), self.now);
+            is_probe |= quota.answered(at, self.heads.waiting_for(quota.id), now);
         }
+        is_probe
     }
 
     /// Charges what fits to a session. Returns whether the grant is a probe.
