@@ -312,14 +312,14 @@ impl BucketState {
         self.quotas.iter_mut().for_each(QuotaState::resume);
     }
 
-    /// A call was answered well that was granted at `at`.
-    pub(super) fn answered_well(&mut self, at: Micros) {
-        if let Some(gate) = &mut self.gate {
-            gate.answered(at, self.heads.waiting(), self.now);
-        }
+    /// A call was answered well that was granted at `at`. Returns whether it was a probe.
+    pub(super) fn answered_well(&mut self, at: Micros) -> bool {
+        let (waiting, now) = (self.heads.waiting(), self.now);
+        let mut is_probe = self.gate.as_mut().is_some_and(|gate| gate.answered(at, waiting, now));
         for quota in &mut self.quotas {
-            quota.answered(at, self.heads.waiting_for(quota.id), self.now);
+            is_probe |= quota.answered(at, self.heads.waiting_for(quota.id), now);
         }
+        is_probe
     }
 
     /// Charges what fits to a session. Returns whether the grant is a probe.
@@ -369,7 +369,14 @@ impl BucketState {
     }
 
     /// Gives what a session has in flight of a reservation to a claim.
-    pub(super) fn detach(&mut self, session: u64, claim: u64, rules: &[Rule], reserved: &[u64], lease: Micros) {
+    pub(super) fn detach(
+        &mut self,
+        session: u64,
+        claim: u64,
+        rules: &[Rule],
+        reserved: &[u64],
+        lease: Micros,
+    ) {
         self.enter(claim);
         let from = self.enter(session);
         let to = self.enter(claim);
@@ -428,7 +435,14 @@ impl BucketState {
 
     /// Gives a session time until its next batch, and the state as long as it means something.
     #[inline]
-    pub(super) fn end(&mut self, session: u64, lease: Micros, is_numbered: bool, rules: &[Rule], wall: Micros) {
+    pub(super) fn end(
+        &mut self,
+        session: u64,
+        lease: Micros,
+        is_numbered: bool,
+        rules: &[Rule],
+        wall: Micros,
+    ) {
         if let Ok(index) = self.find(session) {
             let forget_at = sum(self.now, SESSION_MEMORY);
             self.extend(index, sum(self.now, lease), forget_at);

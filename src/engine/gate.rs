@@ -77,13 +77,14 @@ impl Gate {
         }
     }
 
-    /// A call was answered well that was granted at `at`. If it was the probe, `waiting` demands follow.
-    pub(crate) fn answered(&mut self, at: Micros, waiting: u64, now: Micros) {
-        if let Phase::HalfOpen { probe: 1.. } = self.phase
-            && at >= self.until
-        {
+    /// A call was answered well that was granted at `at`. If it was the probe, `waiting` demands follow. Returns whether it
+    /// was.
+    pub(crate) fn answered(&mut self, at: Micros, waiting: u64, now: Micros) -> bool {
+        let is_probe = matches!(self.phase, Phase::HalfOpen { probe: 1.. }) && at >= self.until;
+        if is_probe {
             self.spread(waiting, now);
         }
+        is_probe
     }
 
     /// Ends every pause.
@@ -137,7 +138,8 @@ impl Gate {
                 true
             }
             Phase::Spreading { next, step, .. } => {
-                *next = sum(*next, *step);
+                // What was missed is not caught up with in one burst.
+                *next = sum((*next).max(now.saturating_sub(*step)), *step);
                 false
             }
             Phase::Plain => false,

@@ -121,8 +121,8 @@ impl Head {
     }
 
     fn before_by_tag(&self, place: &Place, start: f64) -> (u64, u64) {
-        let is_before =
-            start < place.tag || start == place.tag && (self.arrival, self.session) < (place.arrival, place.tie);
+        let is_before = start < place.tag
+            || start == place.tag && (self.arrival, self.session) < (place.arrival, place.tie);
         if !is_before {
             return (0, 0);
         }
@@ -207,7 +207,10 @@ impl Heads {
     pub(crate) fn waiting(&self) -> u64 {
         let mut counts: Vec<(u64, u64, u64)> = Vec::new();
         for head in &self.0 {
-            match counts.iter_mut().find(|(session, quota, _)| (*session, *quota) == (head.session, head.quota)) {
+            match counts
+                .iter_mut()
+                .find(|(session, quota, _)| (*session, *quota) == (head.session, head.quota))
+            {
                 Some((.., count)) => *count = sum(*count, head.count),
                 None => counts.push((head.session, head.quota, head.count)),
             }

@@ -3,8 +3,8 @@
 use smallvec::SmallVec;
 
 use super::{
-    Batch, BucketLevel, BucketState, Costs, Line, Micros, Mode, On, Op, RefusedBy, Refused, Reserve, Rule, Seen,
-    Settle, Verdict, Verdicts, Violation, Wake, Wakes,
+    Batch, BucketLevel, BucketState, Costs, Line, Micros, Mode, On, Op, Refused, RefusedBy, Reserve, Rule,
+    Seen, Settle, Verdict, Verdicts, Violation, Wake, Wakes,
     bucket::Change,
     exact::sum,
     gate::Refusal,
@@ -26,12 +26,14 @@ pub(super) struct Operations<'a, 'b> {
     was: SmallVec<[Micros; 2]>,
     /// Settles were made since the last refold.
     edited: bool,
-    /// Of each bucket, whether the batch says what waits there.
-    tells: SmallVec<[bool; 2]>,
+    /// The buckets of which the batch says what waits there.
+    told: Vec<usize>,
     /// The heads of the session that are to be, with their buckets.
-    heads: SmallVec<[(usize, Head); 2]>,
+    heads: Vec<(usize, Head)>,
+    /// The buckets whose heads all have to look again: when they may pass has changed.
+    stirred: Vec<usize>,
     /// What waiters of the session ask of quotas that refused them, with the bucket and the rule. Few at a time.
-    ahead: SmallVec<[Ahead; 2]>,
+    ahead: Vec<Ahead>,
 }
 
 /// What waiters of the session ask of a quota.
@@ -62,14 +64,20 @@ impl<'a, 'b> Operations<'a, 'b> {
         for (state, bucket) in states.iter_mut().zip(batch.buckets) {
             state.advance(bucket.rules, wall);
         }
-        let mut tells: SmallVec<[bool; 2]> = SmallVec::from_elem(false, states.len());
-        for op in batch.ops {
-            if let Op::Waiting { bucket, .. } = op {
-                tells[usize::from(*bucket)] = true;
-            }
+        let told =
+            |op: &Op| if let Op::Waiting { bucket, .. } = op { Some(usize::from(*bucket)) } else { None };
+        let told = batch.ops.iter().filter_map(told).collect();
+        Self {
+            states,
+            batch,
+            wall,
+            was,
+            edited: false,
+            told,
+            heads: Vec::new(),
+            stirred: Vec::new(),
+            ahead: Vec::new(),
         }
-        let (heads, ahead) = (SmallVec::new(), SmallVec::new());
-        Self { states, batch, wall, was, edited: false, tells, heads, ahead }
     }
 
     pub(super) fn run(&mut self) -> Verdicts {
@@ -84,7 +92,7 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     /// Makes everything count, and gives the session time until its next batch. Returns how each bucket was found and left,
     /// and which heads of other sessions may fit now.
-    pub(super) fn end(mut self) -> (SmallVec<[Seen; 1]>, Wakes) {
+    pub(super) fn end(&mut self) -> (SmallVec<[Seen; 1]>, Wakes) {
         self.refold();
         let Batch { session, seq, lease, buckets, .. } = *self.batch;
         if seq > 0 {
@@ -92,7 +100,7 @@ impl<'a, 'b> Operations<'a, 'b> {
         }
         let (mut seen, mut wakes) = (SmallVec::new(), Wakes::new());
         for (index, bucket) in buckets.iter().enumerate() {
-            if self.tells[index] {
+            if self.told.contains(&index) {
                 let mine = self.heads.iter().filter(|(of, _)| *of == index).map(|(_, head)| *head);
                 self.states[index].stand(session, bucket.id, mine.collect());
             }
@@ -123,10 +131,17 @@ impl<'a, 'b> Operations<'a, 'b> {
             }
             Op::Refused { bucket, quota, at, asked, lasts, longest } => {
                 let refusal = Refusal { at: *at, asked: *asked, lasts: *lasts, longest: *longest };
+                if asked > lasts {
+                    // What waits is to be refused at once.
+                    self.stirred.push(usize::from(*bucket));
+                }
                 self.refused(usize::from(*bucket), *quota, refusal)
             }
             Op::Answered { bucket, at } => {
-                self.states[usize::from(*bucket)].answered_well(*at);
+                let bucket = usize::from(*bucket);
+                if self.states[bucket].answered_well(*at) {
+                    self.stirred.push(bucket);
+                }
                 Verdict::Done
             }
             Op::Cap { bucket, quota, left, at, lasts } => {
@@ -143,7 +158,8 @@ impl<'a, 'b> Operations<'a, 'b> {
     /// The order in which to apply the operations, with the start tags of waiting reserves: flows of one space and class take
     /// turns. Nothing if that is as they come.
     fn order(&self) -> Option<Vec<(usize, Option<f64>)>> {
-        let has_flows = |reserve: &Reserve| reserve.flow.id != 0 || self.space_of(reserve).1.flows().is_some();
+        let has_flows =
+            |reserve: &Reserve| reserve.flow.id != 0 || self.space_of(reserve).1.flows().is_some();
         let waiting = |op: &Op| matches!(op, Op::Reserve(reserve) if reserve.mode == Mode::Wait);
         let ops = self.batch.ops;
         if !ops.iter().any(|op| matches!(op, Op::Reserve(r) if r.mode == Mode::Wait && has_flows(r))) {
@@ -250,14 +266,22 @@ impl<'a, 'b> Operations<'a, 'b> {
             return 0;
         }
         let rules = self.rules(bucket).iter().zip(costs).enumerate();
-        let before = rules.filter(|(_, (_, cost))| **cost > 0).map(|(index, (rule, &cost))| {
-            self.ask(reserve, tag, bucket, index, rule, cost).before
-        });
+        let before = rules
+            .filter(|(_, (_, cost))| **cost > 0)
+            .map(|(index, (rule, &cost))| self.ask(reserve, tag, bucket, index, rule, cost).before);
         self.states[bucket].paused_for(before.max().unwrap_or(0))
     }
 
     #[inline]
-    fn ask(&self, reserve: &Reserve, tag: Option<f64>, bucket: usize, rule_index: usize, rule: &Rule, cost: u64) -> Ask {
+    fn ask(
+        &self,
+        reserve: &Reserve,
+        tag: Option<f64>,
+        bucket: usize,
+        rule_index: usize,
+        rule: &Rule,
+        cost: u64,
+    ) -> Ask {
         let capacity = rule.capacity_for(cost, reserve.headroom);
         if self.ahead.is_empty() && self.states[bucket].heads().is_empty() {
             return Ask { cost, ahead: 0, before: 0, capacity };
@@ -290,7 +314,7 @@ impl<'a, 'b> Operations<'a, 'b> {
         let (quota, now) = (&state.quotas()[rule_index], state.now());
         let space = self.batch.buckets[space].id;
         let place = Place {
-            session: if self.tells[bucket] { self.batch.session } else { 0 },
+            session: if self.told.contains(&bucket) { self.batch.session } else { 0 },
             tie: if reserve.mode == Mode::Wait && reserve.waiter > 0 { self.batch.session } else { u64::MAX },
             headroom: reserve.headroom,
             flow: reserve.flow.id,
@@ -355,7 +379,11 @@ impl<'a, 'b> Operations<'a, 'b> {
                 }
             }
         }
-        Refused { violations: violations.into_iter().map(|(_, violation)| violation).collect(), tag, part: step }
+        Refused {
+            violations: violations.into_iter().map(|(_, violation)| violation).collect(),
+            tag,
+            part: step,
+        }
     }
 
     /// The reasons of a refusal, with the quotas that refused.
@@ -405,27 +433,30 @@ impl<'a, 'b> Operations<'a, 'b> {
         if holds {
             self.go_ahead(at.bucket, at.rule, reserve.headroom, at.cost, 1);
         }
-        if !self.tells[at.bucket] {
+        if !self.told.contains(&at.bucket) {
             return;
         }
         let now = self.states[at.bucket].now();
         let arrival = self.arrival(at.bucket, reserve.waiter, reserve.age);
-        self.add_head(at.bucket, Head {
-            session: self.batch.session,
-            quota: self.rules(at.bucket)[at.rule].id,
-            headroom: reserve.headroom,
-            flow: reserve.flow.id,
-            space: pending.space,
-            waiter: reserve.waiter,
-            arrival,
-            cost: at.cost,
-            part: pending.part,
-            count: 1,
-            sum: at.cost,
-            last: arrival,
-            due: pending.due_in.map_or(0, |wait| sum(now, wait)),
-            held_until: sum(now, held_for),
-        });
+        self.add_head(
+            at.bucket,
+            Head {
+                session: self.batch.session,
+                quota: self.rules(at.bucket)[at.rule].id,
+                headroom: reserve.headroom,
+                flow: reserve.flow.id,
+                space: pending.space,
+                waiter: reserve.waiter,
+                arrival,
+                cost: at.cost,
+                part: pending.part,
+                count: 1,
+                sum: at.cost,
+                last: arrival,
+                due: pending.due_in.map_or(0, |wait| sum(now, wait)),
+                held_until: sum(now, held_for),
+            },
+        );
     }
 
     /// What a pause of a bucket holds back is a head on all quotas of the bucket that it needs.
@@ -459,7 +490,8 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     /// Adds a head of the session, or a waiter behind one.
     fn add_head(&mut self, bucket: usize, head: Head) {
-        let of_bucket = self.heads.iter_mut().filter(|(of, other)| *of == bucket && other.quota == head.quota);
+        let of_bucket =
+            self.heads.iter_mut().filter(|(of, other)| *of == bucket && other.quota == head.quota);
         let mut groups = 0;
         for (_, other) in of_bucket {
             if other.is_of_group_of(&head) {
@@ -492,7 +524,9 @@ impl<'a, 'b> Operations<'a, 'b> {
     fn settle(&mut self, settle: &Settle) -> Verdict {
         let Settle { on, at, reserved, actual, close, claim } = settle;
         let owner = claim.unwrap_or(self.batch.session);
-        if claim.is_some() && on.iter().any(|&bucket| self.states[usize::from(bucket)].record(owner).is_none()) {
+        if claim.is_some()
+            && on.iter().any(|&bucket| self.states[usize::from(bucket)].record(owner).is_none())
+        {
             return Verdict::NoClaim;
         }
         self.edited = true;
@@ -503,7 +537,8 @@ impl<'a, 'b> Operations<'a, 'b> {
             reserved = rest;
             let (used, rest) = actual.split_at(rules.len().min(actual.len()));
             actual = rest;
-            let change = Change { at, reserved: mine, actual: used, close: *close, is_claim: claim.is_some() };
+            let change =
+                Change { at, reserved: mine, actual: used, close: *close, is_claim: claim.is_some() };
             self.states[usize::from(bucket)].settle(owner, rules, change);
         }
         Verdict::Done
@@ -564,11 +599,15 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     /// Wakes the heads of other sessions at the front of each quota of a bucket, as far as all of them fit.
     fn wake(&mut self, bucket: usize, wakes: &mut Wakes) {
+        let stirred = self.stirred.contains(&bucket);
         for (rule_index, rule) in self.rules(bucket).iter().enumerate() {
-            for head in self.front(bucket, rule_index, rule) {
+            let heads = if stirred { self.all(bucket, rule) } else { self.front(bucket, rule_index, rule) };
+            for head in heads {
                 let is_mine = head.session == self.batch.session;
                 let now = self.states[bucket].now();
-                if is_mine || !self.states[bucket].heads_mut().wake(head.session, head.quota, head.waiter, now) {
+                if is_mine
+                    || !self.states[bucket].heads_mut().wake(head.session, head.quota, head.waiter, now)
+                {
                     continue;
                 }
                 let wake = Wake { session: head.session, bucket: bucket as u16 };
@@ -579,12 +618,22 @@ impl<'a, 'b> Operations<'a, 'b> {
         }
     }
 
+    /// All heads on a quota.
+    fn all(&self, bucket: usize, rule: &Rule) -> SmallVec<[Head; 4]> {
+        let state = &self.states[bucket];
+        state.heads().live(0, rule.id, state.now()).copied().collect()
+    }
+
     /// The heads at the front of a quota that fit together.
     fn front(&self, bucket: usize, rule_index: usize, rule: &Rule) -> SmallVec<[Head; 4]> {
         let state = &self.states[bucket];
         let (quota, now, id) = (&state.quotas()[rule_index], state.now(), self.batch.buckets[bucket].id);
-        let mut heads: SmallVec<[Head; 4]> =
-            state.heads().live(0, rule.id, now).filter(|head| head.holds(quota.horizon(), now)).copied().collect();
+        let mut heads: SmallVec<[Head; 4]> = state
+            .heads()
+            .live(0, rule.id, now)
+            .filter(|head| head.holds(quota.horizon(), now))
+            .copied()
+            .collect();
         if state.flows().is_some() {
             heads.sort_by(|one, other| {
                 state.start_of(one.flow, id).total_cmp(&state.start_of(other.flow, id))

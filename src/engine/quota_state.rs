@@ -208,11 +208,9 @@ impl QuotaState {
         }
     }
 
-    /// A call was answered well.
-    pub(crate) fn answered(&mut self, at: Micros, waiting: u64, now: Micros) {
-        if let Some(cap) = &mut self.cap {
-            cap.gate_mut().answered(at, waiting, now);
-        }
+    /// A call was answered well. Returns whether it was a probe.
+    pub(crate) fn answered(&mut self, at: Micros, waiting: u64, now: Micros) -> bool {
+        self.cap.as_mut().is_some_and(|cap| cap.gate_mut().answered(at, waiting, now))
     }
 
     pub(crate) fn resume(&mut self) {
@@ -407,9 +405,10 @@ impl QuotaState {
             in_flight: self.in_flight,
             reset,
             withheld: if is_paused { part.max(left) } else { part },
-            withheld_for: self.cap.as_ref().map_or(0, |cap| {
-                cap.lifts_in(now).max(cap.gate().paused_until(now).saturating_sub(now))
-            }),
+            withheld_for: self
+                .cap
+                .as_ref()
+                .map_or(0, |cap| cap.lifts_in(now).max(cap.gate().paused_until(now).saturating_sub(now))),
             asked: self.asked(1, now),
         }
     }

@@ -124,10 +124,8 @@ impl Inner {
     fn apply(&self, batch: &Batch<'_>) -> (Answer, Wakes) {
         let Batch { session, seq, lease, buckets, ops } = *batch;
         let cells: SmallVec<[_; 2]> = buckets.iter().map(|bucket| self.cell(&bucket.key)).collect();
-        let buckets: SmallVec<[_; 2]> = buckets
-            .iter()
-            .map(|bucket| BucketRules { id: bucket.key.id(), rules: &bucket.rules })
-            .collect();
+        let buckets: SmallVec<[_; 2]> =
+            buckets.iter().map(|bucket| BucketRules { id: bucket.key.id(), rules: &bucket.rules }).collect();
         let batch = engine::Batch { session, seq, lease, buckets: &buckets, ops };
 
         // Several locks are taken in one order, or two batches could wait for each other.
