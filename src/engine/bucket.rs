@@ -119,7 +119,7 @@ impl BucketState {
                 self.place(index, rule, wall);
             }
             let heads = &self.heads;
-            self.quotas[index].advance(rule, || heads.waiting_for(rule.id), now, wall);
+            self.quotas[index].advance(rule, || heads.waiting_for(rule.id, now), now, wall);
         }
         if self.quotas.len() > rules.len() {
             self.set_aside(rules.len());
@@ -128,7 +128,7 @@ impl BucketState {
             self.sweep(wall);
         }
         if let Some(gate) = &mut self.gate {
-            gate.pass(self.heads.waiting(), now);
+            gate.pass(self.heads.waiting(now), now);
             if gate.is_gone() {
                 self.gate = None;
             }
@@ -314,10 +314,10 @@ impl BucketState {
 
     /// A call was answered well that was granted at `at`. Returns whether it was a probe.
     pub(super) fn answered_well(&mut self, at: Micros) -> bool {
-        let (waiting, now) = (self.heads.waiting(), self.now);
+        let (waiting, now) = (self.heads.waiting(self.now), self.now);
         let mut is_probe = self.gate.as_mut().is_some_and(|gate| gate.answered(at, waiting, now));
         for quota in &mut self.quotas {
-            is_probe |= quota.answered(at, self.heads.waiting_for(quota.id), now);
+            is_probe |= quota.answered(at, self.heads.waiting_for(quota.id, now), now);
         }
         is_probe
     }

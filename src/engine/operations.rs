@@ -322,7 +322,11 @@ impl<'a, 'b> Operations<'a, 'b> {
             arrival: self.arrival(bucket, reserve.waiter, reserve.age),
             tag: tag.unwrap_or_else(|| space_state.start_of(reserve.flow.id, space)),
         };
-        let tolerance = self.tolerance(bucket, rule_index, place.session);
+        // What does not wait passes no head.
+        let tolerance = match reserve.mode {
+            Mode::Wait => self.tolerance(bucket, rule_index, place.session),
+            Mode::Try | Mode::Dry => 0,
+        };
         state.heads().before(&place, quota.id, quota.horizon(), tolerance, now, space_state.flows())
     }
 
@@ -585,7 +589,7 @@ impl<'a, 'b> Operations<'a, 'b> {
             quotas: quotas.map(|(rule, quota)| quota.level(rule, state.now(), self.wall)).collect(),
             paused_until: state.paused_until(),
             asked_until: state.asked().map_or(0, |asked| sum(state.now(), asked)),
-            waiting: state.heads().waiting(),
+            waiting: state.heads().waiting(state.now()),
         }))
     }
 
