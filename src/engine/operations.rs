@@ -376,11 +376,12 @@ impl<'a, 'b> Operations<'a, 'b> {
             let longest = waits.iter().copied().max().unwrap_or(0);
             let head = Pending { space: space_id, part: step, due_in: known.then_some(longest) };
             for (index, (at, violation)) in violations.iter().enumerate() {
-                match (at, violation.by) {
-                    (Some(at), _) => self.line_up(reserve, *at, head, held_for(index), violation.holds),
-                    (None, RefusedBy::Pause(of)) => self.line_up_behind_pause(reserve, of, head),
-                    (None, RefusedBy::Rule(_)) => {}
+                if let Some(at) = at {
+                    self.line_up(reserve, *at, head, held_for(index), violation.holds);
                 }
+            }
+            for at in self.behind_pauses(reserve, &violations) {
+                self.line_up(reserve, at, head, 0, true);
             }
         }
         Refused {
@@ -463,21 +464,18 @@ impl<'a, 'b> Operations<'a, 'b> {
         );
     }
 
-    /// What a pause of a bucket holds back is a head on all quotas of the bucket that it needs.
-    fn line_up_behind_pause(&mut self, reserve: &Reserve, of: usize, pending: Pending) {
-        let bucket = usize::from(reserve.on[of]);
-        let needed: SmallVec<[At; 4]> = self
-            .quotas(&reserve.on, &reserve.costs)
-            .filter(|at| at.bucket == bucket && at.cost > 0)
-            .collect();
-        for at in needed {
-            let is_known = self.heads.iter().any(|(of, head)| {
-                *of == bucket && head.waiter == reserve.waiter && head.quota == self.rules(bucket)[at.rule].id
+    /// What a pause of a bucket holds back is a head on all quotas of the bucket that it needs: those that did not refuse it.
+    fn behind_pauses(&self, reserve: &Reserve, violations: &[(Option<At>, Violation)]) -> SmallVec<[At; 4]> {
+        let paused = |at: &At| {
+            let pauses = violations.iter().filter_map(|(_, violation)| match violation.by {
+                RefusedBy::Pause(of) => Some(usize::from(reserve.on[of])),
+                RefusedBy::Rule(_) => None,
             });
-            if !is_known || reserve.waiter == 0 {
-                self.line_up(reserve, at, pending, 0, true);
-            }
-        }
+            pauses.into_iter().any(|bucket| bucket == at.bucket)
+        };
+        let refused = |at: &At| violations.iter().any(|(other, _)| other.is_some_and(|other| other.index == at.index));
+        let needed = self.quotas(&reserve.on, &reserve.costs).filter(|at| at.cost > 0);
+        needed.filter(|at| paused(at) && !refused(at)).collect()
     }
 
     fn go_ahead(&mut self, bucket: usize, rule: usize, headroom: u64, amount: u64, demands: u64) {
