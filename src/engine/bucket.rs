@@ -71,7 +71,7 @@ impl BucketState {
     /// Whether this state means nothing any more: a new one would admit the same.
     pub fn is_over(&self, now: Micros) -> bool {
         self.expires <= now
-            && self.heads.is_empty()
+            && self.heads.iter().all(|head| head.is_late(now))
             && !self.records.iter().any(|record| record.has_in_flight() && record.lease_until() > now)
     }
 
@@ -180,12 +180,18 @@ impl BucketState {
         let Ok(index) = self.find(id) else { return };
         let (record, now) = (&mut self.records[index], self.now);
         let ended = if record.lease_until() <= now { record.abandon(now) } else { SmallVec::new() };
+        let waits = |heads: &Heads| heads.iter().any(|head| head.session == id && !head.is_late(now));
+        if record.due() <= now && waits(&self.heads) {
+            // It was told to come back when hinted, which may take long.
+            record.remember(sum(now, SESSION_MEMORY));
+        }
         let due = record.due();
         record.indexed_at = due;
         if due > now {
             self.due.insert(due, Owner::Session(id));
         } else {
             self.records.remove(index);
+            self.heads.replace(id, []);
         }
         self.abandon(&ended);
     }
@@ -204,7 +210,8 @@ impl BucketState {
 
     fn look_at_flow(&mut self, id: u64) {
         let Some(flows) = &mut self.flows else { return };
-        let waits = self.heads.iter().any(|head| head.flow == id);
+        let now = self.now;
+        let waits = self.heads.iter().any(|head| head.flow == id && !head.is_late(now));
         if let Some(again) = flows.forget(id, waits, self.now) {
             self.due.insert(again, Owner::Flow(id));
         }
@@ -401,7 +408,7 @@ impl BucketState {
     /// A demand of a flow is granted that moves it on by `step`.
     pub(super) fn serve(&mut self, flow: u64, space: u64, step: f64) {
         let Some(flows) = &mut self.flows else { return };
-        let start = flows.start(flow, self.heads.waits(flow, space));
+        let start = flows.start(flow, self.heads.waits(flow, space, self.now));
         if flows.serve(flow, start, step, self.now) {
             self.due.insert(self.now + FLOW_MEMORY, Owner::Flow(flow));
         }
@@ -409,7 +416,7 @@ impl BucketState {
 
     /// Where a flow starts.
     pub(super) fn start_of(&self, flow: u64, space: u64) -> f64 {
-        self.flows().map_or(0.0, |flows| flows.start(flow, self.heads.waits(flow, space)))
+        self.flows().map_or(0.0, |flows| flows.start(flow, self.heads.waits(flow, space, self.now)))
     }
 
     /// Replaces a session's heads. `id` is the bucket's own.
@@ -429,6 +436,9 @@ impl BucketState {
                     self.due.insert(self.now + FLOW_MEMORY, Owner::Flow(flow));
                 }
             }
+        }
+        if !heads.is_empty() {
+            self.enter(session);
         }
         self.heads.replace(session, heads);
     }

@@ -93,7 +93,7 @@ impl Head {
         self.last = self.last.max(behind.last);
     }
 
-    fn is_late(&self, now: Micros) -> bool {
+    pub(crate) fn is_late(&self, now: Micros) -> bool {
         self.due > 0 && now > self.due + LATE
     }
 
@@ -161,9 +161,9 @@ impl Heads {
         heads.find(|head| waiter > 0 && head.waiter == waiter).map(|head| head.arrival)
     }
 
-    /// Whether a flow waits here that takes turns in `space`.
-    pub(crate) fn waits(&self, flow: u64, space: u64) -> bool {
-        self.0.iter().any(|head| (head.flow, head.space) == (flow, space))
+    /// Whether a flow waits here that takes turns in `space`: in a session that is not late.
+    pub(crate) fn waits(&self, flow: u64, space: u64, now: Micros) -> bool {
+        self.0.iter().any(|head| (head.flow, head.space) == (flow, space) && !head.is_late(now))
     }
 
     /// Replaces a session's heads.

@@ -57,6 +57,10 @@ impl SessionRecord {
         (self.lease_until, self.forget_at) = (lease_until, forget_at);
     }
 
+    pub(super) fn remember(&mut self, forget_at: Micros) {
+        self.forget_at = forget_at;
+    }
+
     pub(crate) fn lease_until(&self) -> Micros {
         self.lease_until
     }
