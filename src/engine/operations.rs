@@ -413,7 +413,8 @@ impl<'a, 'b> Operations<'a, 'b> {
             let (state, rule) = (&self.states[at.bucket], &self.rules(at.bucket)[at.rule]);
             let (quota, now) = (&state.quotas()[at.rule], state.now());
             let ask = self.ask(reserve, tag, at.bucket, at.rule, rule, at.cost);
-            if quota.fits(rule, ask, now) {
+            let fits = quota.fits(rule, ask, now);
+            if fits && !self.keeps(reserve, at) {
                 continue;
             }
             let others = self.before(reserve, tag, at.bucket, at.rule);
@@ -421,8 +422,8 @@ impl<'a, 'b> Operations<'a, 'b> {
             let violation = Violation {
                 by: RefusedBy::Rule(at.index),
                 available: shortage.available,
-                wait: shortage.wait,
-                at_best: shortage.at_best,
+                wait: if fits { Some(0) } else { shortage.wait },
+                at_best: if fits { 0 } else { shortage.at_best },
                 asked: quota.asked(at.cost, now),
                 holds: true,
                 rank: others.heads,
@@ -431,6 +432,14 @@ impl<'a, 'b> Operations<'a, 'b> {
             violations.push((Some(at), violation));
         }
         violations
+    }
+
+    /// Whether a refused waiter keeps its place on a quota where it would fit now: one that refused it before. Otherwise
+    /// streams on this quota alone and on that alone would starve what needs both.
+    fn keeps(&self, reserve: &Reserve, at: At) -> bool {
+        let quota = self.rules(at.bucket)[at.rule].id;
+        let is_waiter = reserve.mode == Mode::Wait && reserve.waiter > 0 && at.cost > 0;
+        is_waiter && self.states[at.bucket].heads().find(self.batch.session, quota, reserve.waiter).is_some()
     }
 
     /// A refused waiter goes before what comes later on a quota, and is a head there.
