@@ -118,7 +118,7 @@ impl BucketState {
                 self.place(index, rule, wall);
             }
             let heads = &self.heads;
-            self.quotas[index].advance(rule, || heads.waiting_for(rule.id), now, wall);
+            self.quotas[index].advance(rule, || heads.waiting_for(rule.id, now), now, wall);
         }
         if self.quotas.len() > rules.len() {
             self.set_aside(rules.len());
@@ -127,7 +127,7 @@ impl BucketState {
             self.sweep(wall);
         }
         if let Some(gate) = &mut self.gate {
-            gate.pass(self.heads.waiting(), now);
+            gate.pass(self.heads.waiting(now), now);
             if gate.is_gone() {
                 self.gate = None;
             }
@@ -207,7 +207,8 @@ impl BucketState {
 
     fn look_at_flow(&mut self, id: u64) {
         let Some(flows) = &mut self.flows else { return };
-        let waits = self.heads.iter().any(|head| head.flow == id);
+        let now = self.now;
+        let waits = self.heads.iter().any(|head| head.flow == id && !head.is_late(now));
         if let Some(again) = flows.forget(id, waits, self.now) {
             self.due.insert(again, Owner::Flow(id));
         }
@@ -317,10 +318,10 @@ impl BucketState {
 
     /// A call was answered well that was granted at `at`. Returns whether it was a probe.
     pub(super) fn answered_well(&mut self, at: Micros) -> bool {
-        let (waiting, now) = (self.heads.waiting(), self.now);
+        let (waiting, now) = (self.heads.waiting(self.now), self.now);
         let mut is_probe = self.gate.as_mut().is_some_and(|gate| gate.answered(at, waiting, now));
         for quota in &mut self.quotas {
-            is_probe |= quota.answered(at, self.heads.waiting_for(quota.id), now);
+            is_probe |= quota.answered(at, self.heads.waiting_for(quota.id, now), now);
         }
         is_probe
     }
@@ -404,7 +405,7 @@ impl BucketState {
     /// A demand of a flow is granted that moves it on by `step`.
     pub(super) fn serve(&mut self, flow: u64, space: u64, step: f64) {
         let Some(flows) = &mut self.flows else { return };
-        let start = flows.start(flow, self.heads.waits(flow, space));
+        let start = flows.start(flow, self.heads.waits(flow, space, self.now));
         if flows.serve(flow, start, step, self.now) {
             self.due.insert(self.now + FLOW_MEMORY, Owner::Flow(flow));
         }
@@ -412,7 +413,7 @@ impl BucketState {
 
     /// Where a flow starts.
     pub(super) fn start_of(&self, flow: u64, space: u64) -> f64 {
-        self.flows().map_or(0.0, |flows| flows.start(flow, self.heads.waits(flow, space)))
+        self.flows().map_or(0.0, |flows| flows.start(flow, self.heads.waits(flow, space, self.now)))
     }
 
     /// Replaces a session's heads. `id` is the bucket's own.

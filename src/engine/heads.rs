@@ -93,7 +93,7 @@ impl Head {
         self.last = self.last.max(behind.last);
     }
 
-    fn is_late(&self, now: Micros) -> bool {
+    pub(crate) fn is_late(&self, now: Micros) -> bool {
         self.due > 0 && now > self.due + LATE
     }
 
@@ -161,9 +161,9 @@ impl Heads {
         heads.find(|head| waiter > 0 && head.waiter == waiter).map(|head| head.arrival)
     }
 
-    /// Whether a flow waits here that takes turns in `space`.
-    pub(crate) fn waits(&self, flow: u64, space: u64) -> bool {
-        self.0.iter().any(|head| (head.flow, head.space) == (flow, space))
+    /// Whether a flow waits here that takes turns in `space`: in a session that is not late.
+    pub(crate) fn waits(&self, flow: u64, space: u64, now: Micros) -> bool {
+        self.0.iter().any(|head| (head.flow, head.space) == (flow, space) && !head.is_late(now))
     }
 
     /// Forgets a session's heads.
@@ -208,10 +208,10 @@ impl Heads {
         })
     }
 
-    /// How many demands wait: of each session as many as on the quota for which most do.
-    pub(crate) fn waiting(&self) -> u64 {
+    /// How many demands wait: of each session that is not late as many as on the quota for which most do.
+    pub(crate) fn waiting(&self, now: Micros) -> u64 {
         let mut counts: Vec<(u64, u64, u64)> = Vec::new();
-        for head in &self.0 {
+        for head in self.0.iter().filter(|head| !head.is_late(now)) {
             match counts
                 .iter_mut()
                 .find(|(session, quota, _)| (*session, *quota) == (head.session, head.quota))
@@ -225,9 +225,9 @@ impl Heads {
         counts.chunk_by(|one, other| one.0 == other.0).map(most_of).fold(0, sum)
     }
 
-    /// How many demands wait for a quota.
-    pub(crate) fn waiting_for(&self, quota: u64) -> u64 {
-        self.0.iter().filter(|head| head.quota == quota).map(|head| head.count).fold(0, sum)
+    /// How many demands wait for a quota, of sessions that are not late.
+    pub(crate) fn waiting_for(&self, quota: u64, now: Micros) -> u64 {
+        self.live(0, quota, now).map(|head| head.count).fold(0, sum)
     }
 
     /// Expects the session of a head to come back at once. Returns whether it was not expected yet.

@@ -322,7 +322,11 @@ impl<'a, 'b> Operations<'a, 'b> {
             arrival: self.arrival(bucket, reserve.waiter, reserve.age),
             tag: tag.unwrap_or_else(|| space_state.start_of(reserve.flow.id, space)),
         };
-        let tolerance = self.tolerance(bucket, rule_index, place.session);
+        // What does not wait passes no head.
+        let tolerance = match reserve.mode {
+            Mode::Wait => self.tolerance(bucket, rule_index, place.session),
+            Mode::Try | Mode::Dry => 0,
+        };
         state.heads().before(&place, quota.id, quota.horizon(), tolerance, now, space_state.flows())
     }
 
@@ -372,11 +376,12 @@ impl<'a, 'b> Operations<'a, 'b> {
             let longest = waits.iter().copied().max().unwrap_or(0);
             let head = Pending { space: space_id, part: step, due_in: known.then_some(longest) };
             for (index, (at, violation)) in violations.iter().enumerate() {
-                match (at, violation.by) {
-                    (Some(at), _) => self.line_up(reserve, *at, head, held_for(index), violation.holds),
-                    (None, RefusedBy::Pause(of)) => self.line_up_behind_pause(reserve, of, head),
-                    (None, RefusedBy::Rule(_)) => {}
+                if let Some(at) = at {
+                    self.line_up(reserve, *at, head, held_for(index), violation.holds);
                 }
+            }
+            for at in self.behind_pauses(reserve, &violations) {
+                self.line_up(reserve, at, head, 0, true);
             }
         }
         Refused {
@@ -408,7 +413,8 @@ impl<'a, 'b> Operations<'a, 'b> {
             let (state, rule) = (&self.states[at.bucket], &self.rules(at.bucket)[at.rule]);
             let (quota, now) = (&state.quotas()[at.rule], state.now());
             let ask = self.ask(reserve, tag, at.bucket, at.rule, rule, at.cost);
-            if quota.fits(rule, ask, now) {
+            let fits = quota.fits(rule, ask, now);
+            if fits && !self.keeps(reserve, at) {
                 continue;
             }
             let others = self.before(reserve, tag, at.bucket, at.rule);
@@ -416,8 +422,8 @@ impl<'a, 'b> Operations<'a, 'b> {
             let violation = Violation {
                 by: RefusedBy::Rule(at.index),
                 available: shortage.available,
-                wait: shortage.wait,
-                at_best: shortage.at_best,
+                wait: if fits { Some(0) } else { shortage.wait },
+                at_best: if fits { 0 } else { shortage.at_best },
                 asked: quota.asked(at.cost, now),
                 holds: true,
                 rank: others.heads,
@@ -426,6 +432,14 @@ impl<'a, 'b> Operations<'a, 'b> {
             violations.push((Some(at), violation));
         }
         violations
+    }
+
+    /// Whether a refused waiter keeps its place on a quota where it would fit now: one that refused it before. Otherwise
+    /// streams on this quota alone and on that alone would starve what needs both.
+    fn keeps(&self, reserve: &Reserve, at: At) -> bool {
+        let quota = self.rules(at.bucket)[at.rule].id;
+        let is_waiter = reserve.mode == Mode::Wait && reserve.waiter > 0 && at.cost > 0;
+        is_waiter && self.states[at.bucket].heads().find(self.batch.session, quota, reserve.waiter).is_some()
     }
 
     /// A refused waiter goes before what comes later on a quota, and is a head there.
@@ -459,21 +473,19 @@ impl<'a, 'b> Operations<'a, 'b> {
         );
     }
 
-    /// What a pause of a bucket holds back is a head on all quotas of the bucket that it needs.
-    fn line_up_behind_pause(&mut self, reserve: &Reserve, of: usize, pending: Pending) {
-        let bucket = usize::from(reserve.on[of]);
-        let needed: SmallVec<[At; 4]> = self
-            .quotas(&reserve.on, &reserve.costs)
-            .filter(|at| at.bucket == bucket && at.cost > 0)
-            .collect();
-        for at in needed {
-            let is_known = self.heads.iter().any(|(of, head)| {
-                *of == bucket && head.waiter == reserve.waiter && head.quota == self.rules(bucket)[at.rule].id
+    /// What a pause of a bucket holds back is a head on all quotas of the bucket that it needs: those that did not refuse it.
+    fn behind_pauses(&self, reserve: &Reserve, violations: &[(Option<At>, Violation)]) -> SmallVec<[At; 4]> {
+        let paused = |at: &At| {
+            let pauses = violations.iter().filter_map(|(_, violation)| match violation.by {
+                RefusedBy::Pause(of) => Some(usize::from(reserve.on[of])),
+                RefusedBy::Rule(_) => None,
             });
-            if !is_known || reserve.waiter == 0 {
-                self.line_up(reserve, at, pending, 0, true);
-            }
-        }
+            pauses.into_iter().any(|bucket| bucket == at.bucket)
+        };
+        let refused =
+            |at: &At| violations.iter().any(|(other, _)| other.is_some_and(|other| other.index == at.index));
+        let needed = self.quotas(&reserve.on, &reserve.costs).filter(|at| at.cost > 0);
+        needed.filter(|at| paused(at) && !refused(at)).collect()
     }
 
     fn go_ahead(&mut self, bucket: usize, rule: usize, headroom: u64, amount: u64, demands: u64) {
@@ -585,7 +597,7 @@ impl<'a, 'b> Operations<'a, 'b> {
             quotas: quotas.map(|(rule, quota)| quota.level(rule, state.now(), self.wall)).collect(),
             paused_until: state.paused_until(),
             asked_until: state.asked().map_or(0, |asked| sum(state.now(), asked)),
-            waiting: state.heads().waiting(),
+            waiting: state.heads().waiting(state.now()),
         }))
     }
 

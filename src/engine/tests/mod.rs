@@ -5,6 +5,8 @@ mod batches;
 mod caps;
 mod clock;
 mod fixed_window;
+mod fleet;
+mod heads;
 mod in_flight;
 mod leases;
 mod live_change;
