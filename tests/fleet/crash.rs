@@ -3,19 +3,16 @@
 use std::{thread, time::Duration};
 
 use crate::{
-    fleet::Fleet,
+    fleet::{Fleet, apart, since},
     harness::{Ask, Worker, ms, now, secs},
 };
-
-fn since(start: u64, end: u64) -> Duration {
-    Duration::from_micros(end.saturating_sub(start))
-}
 
 /// Frees the capacity while the process at the front is silent, and returns how late the next is.
 fn late(holder: &Worker, next: &Worker, front: &Worker, silence: impl FnOnce()) -> Duration {
     let ask = Ask::of("a");
     let held = holder.take(&ask);
     let first = front.queue(&ask);
+    apart();
     let second = next.queue(&ask);
     silence();
     let freed = now();
@@ -47,6 +44,7 @@ fn s34_the_next_waiter_starts_less_than_a_second_after_a_stop() {
     let ask = Ask::of("a");
     let held = holder.take(&ask);
     let first = front.queue(&ask);
+    apart();
     let second = next.queue(&ask);
     front.stop();
     let freed = now();
@@ -56,6 +54,7 @@ fn s34_the_next_waiter_starts_less_than_a_second_after_a_stop() {
     assert!(late < secs(1), "{late:?}");
 
     // It goes on and is the next to be granted, before one that came after it.
+    apart();
     let third = holder.queue(&ask);
     front.go_on();
     front.status("a");
@@ -75,6 +74,7 @@ fn s34_a_stop_delays_a_refill_less_than_a_second() {
     let start = drained.granted(secs(1)).at;
     drained.keep();
     front.queue(&tokens(60));
+    apart();
     let second = next.queue(&tokens(10));
     front.stop();
     let time = since(start, second.granted(secs(10)).at);
@@ -90,6 +90,7 @@ fn s40_a_front_that_is_cut_off_delays_the_next_less_than_a_second_and_keeps_its_
     let ask = Ask::of("a");
     let held = holder.take(&ask);
     let first = front.queue(&ask);
+    apart();
     let second = next.queue(&ask);
     proxy.cut();
     let cut = now();
@@ -98,6 +99,7 @@ fn s40_a_front_that_is_cut_off_delays_the_next_less_than_a_second_and_keeps_its_
     eprintln!("late: {late:?}");
     assert!(late < secs(1), "{late:?}");
 
+    apart();
     let third = holder.queue(&ask);
     // The scenario says for how long it is cut off.
     thread::sleep(secs(5).saturating_sub(since(cut, now())));

@@ -1,8 +1,12 @@
 //! A server and the workers on it, one fleet at a time.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
 
-use crate::harness::{Proxy, RedisServer, Setup, Worker};
+use crate::harness::{Proxy, RedisServer, Setup, Worker, ms, now};
 
 /// Tests measure times: two fleets at once would slow each other down.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -41,5 +45,27 @@ impl Fleet {
         let proxy = Proxy::to(self.server.port());
         let setup = Setup { url: proxy.url(), retries: 30, ..self.setup() };
         (proxy, Worker::start(name, &setup))
+    }
+}
+
+/// Keeps two arrivals further apart than the 20 ms by which interleaved processes may swap them.
+pub(crate) fn apart() {
+    thread::sleep(ms(25));
+}
+
+/// The time between two on the system's clock.
+pub(crate) fn since(start: u64, end: u64) -> Duration {
+    Duration::from_micros(end.saturating_sub(start))
+}
+
+/// Looks until both are equal, or for a second, and returns the last that was seen.
+pub(crate) fn eventually<T: PartialEq>(expected: &T, look: impl Fn() -> T) -> T {
+    let deadline = now() + 1_000_000;
+    loop {
+        let seen = look();
+        if seen == *expected || now() > deadline {
+            return seen;
+        }
+        thread::sleep(ms(5));
     }
 }

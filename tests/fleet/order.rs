@@ -1,7 +1,7 @@
 //! Scenario 26, classes, and 41, siblings under a parent.
 
 use crate::{
-    fleet::Fleet,
+    fleet::{Fleet, apart},
     harness::{Ask, Run, Runs, Worker, ms, now, secs},
 };
 
@@ -11,22 +11,26 @@ fn batch(ask: Ask) -> Ask {
 
 #[test]
 fn s26_a_head_start_passes_those_that_wait_in_other_processes() {
-    let fleet = Fleet::start(
-        "bucket a concurrency 1; class production 30000 0; class batch 0 0",
-    );
+    let fleet = Fleet::start("bucket a concurrency 1; class production 30000 0; class batch 0 0");
     let [holder, one, two, three] = fleet.workers();
     let ask = Ask::of("a");
     let held = holder.take(&ask);
     let mut waiting = Vec::new();
     for _ in 0..10 {
-        waiting.push(one.queue(&batch(ask.clone())));
-        waiting.push(two.queue(&batch(ask.clone())));
+        for worker in [&one, &two] {
+            waiting.push(worker.queue(&batch(ask.clone())));
+            apart();
+        }
     }
     let production = three.queue(&ask.clone().class("production"));
     held.release();
     let passed = || waiting.iter().filter(|call| call.is_over()).count();
     let is_next = production.ends_within(secs(2));
-    assert!(is_next && passed() == 0, "production granted: {is_next}, batch before it: {}", passed());
+    assert!(
+        is_next && passed() == 0,
+        "production granted: {is_next}, batch before it: {}",
+        passed()
+    );
     production.release();
     // The rest in the order of their arrival, which changes the process each time.
     let mut order = Vec::new();
@@ -60,7 +64,8 @@ fn s26_headroom_is_left_to_other_processes() {
     assert!(waiting.iter().all(|call| !call.is_over()));
 }
 
-const PARENT: &str = "bucket A concurrency 100; bucket B concurrency 100; bucket parent concurrency 1";
+const PARENT: &str =
+    "bucket A concurrency 100; bucket B concurrency 100; bucket parent concurrency 1";
 
 /// B's demand beside tenant A that loops: how many grants A got after B called.
 fn grants_before(looping: &Run<'_>, other: &Worker) -> Result<usize, String> {
@@ -85,32 +90,17 @@ fn grants_before(looping: &Run<'_>, other: &Worker) -> Result<usize, String> {
 fn siblings(looping: &Worker, other: &Worker) {
     let runs = Runs { tasks: 1, hold: ms(20), told: true, ..Runs::default() };
     let run = looping.run(&Ask::of("A").and("parent"), runs);
-    let grants: Vec<_> = (0..10).map(|_| grants_before(&run, other)).take_while_ok();
-    eprintln!("A's grants between the call of B and its grant: {grants:?}");
-    assert!(grants.iter().all(|grants| matches!(grants, Ok(0 | 1))), "{grants:?}");
-    assert_eq!(grants.len(), 10);
+    let mut passed = Vec::new();
+    while passed.len() < 10 {
+        match grants_before(&run, other) {
+            Ok(grants) => passed.push(grants),
+            Err(error) => panic!("{error}; A's grants between call and grant before: {passed:?}"),
+        }
+    }
+    eprintln!("A's grants between the call of B and its grant: {passed:?}");
+    assert!(passed.iter().all(|passed| *passed <= 1), "{passed:?}");
     run.halt();
 }
-
-trait TakeWhileOk: Iterator + Sized {
-    /// All items up to the first error, which is the last.
-    fn take_while_ok<T, E>(self) -> Vec<Self::Item>
-    where
-        Self: Iterator<Item = Result<T, E>>,
-    {
-        let mut items = Vec::new();
-        for item in self {
-            let is_last = item.is_err();
-            items.push(item);
-            if is_last {
-                break;
-            }
-        }
-        items
-    }
-}
-
-impl<I: Iterator> TakeWhileOk for I {}
 
 #[test]
 fn s41_a_looping_tenant_does_not_starve_its_sibling_in_one_process() {

@@ -3,13 +3,9 @@
 use std::{thread, time::Duration};
 
 use crate::{
-    fleet::Fleet,
+    fleet::{Fleet, since},
     harness::{Ask, Call, Worker, ms, now, secs},
 };
-
-fn since(start: u64, end: u64) -> Duration {
-    Duration::from_micros(end.saturating_sub(start))
-}
 
 /// Which of the calls are over after this time.
 fn over_after<'w>(calls: &[Call<'w>], time: Duration) -> Vec<Call<'w>> {

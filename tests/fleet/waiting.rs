@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use crate::{
-    fleet::Fleet,
-    harness::{Ask, Grant, Runs, Worker, ms, now, secs},
+    fleet::{Fleet, apart, eventually, since},
+    harness::{Ask, Grant, Runs, Standing, Worker, ms, now, secs},
 };
 
 fn tokens(amount: u64) -> Ask {
     Ask::of("a").tokens(amount)
 }
 
-/// 20. 10/hour drained, a waiter for 5, then a settle 10 -> 0 elsewhere: the waiter starts within one
-/// hop. Returns the median of the times from the order to settle to the grant.
+/// Scenario 20: 10/hour drained, a waiter for 5, then a settle 10 -> 0 elsewhere.
+///
+/// Returns the median of the times from the order to settle to the grant.
 fn wake(settler: &Worker, waiter: &Worker) -> Duration {
     let mut times: Vec<_> = (0..15)
         .map(|_| {
@@ -41,11 +42,6 @@ fn s20_a_refund_starts_the_waiter_of_another_process_within_a_hop() {
     assert!(same < HOP && across < HOP, "same process {same:?}, another {across:?}");
 }
 
-/// Microseconds from one time to a later one, as a duration.
-fn since(start: u64, end: u64) -> Duration {
-    Duration::from_micros(end.saturating_sub(start))
-}
-
 /// How late a head looks at most where nothing is late, on a machine with other work.
 const LATE: Duration = Duration::from_millis(100);
 
@@ -56,9 +52,12 @@ fn s21_three_waiters_of_three_processes_are_granted_in_their_order() {
     let drained = workers[0].take(&tokens(100));
     let start = drained.granted(secs(1)).at;
     drained.keep();
-    let waiting: Vec<_> =
-        [60, 10, 10].iter().zip(&workers).map(|(&amount, worker)| worker.queue(&tokens(amount))).collect();
-    let times: Vec<_> = waiting.iter().map(|call| since(start, call.granted(secs(10)).at)).collect();
+    let waiting =
+        [(60, &workers[0]), (10, &workers[1]), (10, &workers[2])].map(|(amount, worker)| {
+            apart();
+            worker.queue(&tokens(amount))
+        });
+    let times = waiting.map(|call| since(start, call.granted(secs(10)).at));
     eprintln!("granted after {times:?}");
     for (time, due) in times.iter().zip([600, 700, 800]) {
         assert!((ms(due)..ms(due) + LATE).contains(time), "{times:?}, due after {due} ms");
@@ -101,7 +100,9 @@ fn s22_a_cancelled_waiter_of_another_process_was_never_there() {
     let call = holder.take(&tokens(30));
     holder.take(&tokens(70)).keep();
     let first = one.queue(&tokens(90));
+    apart();
     let second = two.queue(&tokens(20));
+    apart();
     let third = three.queue(&tokens(20));
     call.release();
     assert!(!second.ends_within(ms(300)), "passed the front: {}", second.outcome(secs(0)));
@@ -113,8 +114,8 @@ fn s22_a_cancelled_waiter_of_another_process_was_never_there() {
     third.granted(secs(1));
     assert_eq!(holder.status("a").available, [10.0]);
     third.release();
-    let status = holder.status("a");
-    assert_eq!((status.waiting, status.in_flight, status.available), (0, vec![0], vec![30.0]));
+    let left = Standing { waiting: 0, available: vec![30.0], in_flight: vec![0] };
+    assert_eq!(eventually(&left, || holder.status("a")), left);
 }
 
 /// Dropped after a time that grows by 60 us: before, during and after each hop of a reserve.
@@ -126,16 +127,16 @@ fn s22_a_reserve_that_is_dropped_at_any_time_leaves_nothing_to_the_fleet() {
     for step in 0..60 {
         let after = Duration::from_micros(60 * step);
         granted += usize::from(dropping.blink(&tokens(60), after));
-        // The same beside a demand that holds what it needs, so that it waits.
+        // Beside a demand that holds what it needs, it waits.
         let call = holder.take(&tokens(60));
         let waiting = other.queue(&tokens(90));
         dropping.blink(&tokens(60), after);
         call.release();
         waiting.granted(secs(1));
         waiting.release();
-        let status = holder.status("a");
-        let left = (status.waiting, status.in_flight, status.available);
-        assert_eq!(left, (0, vec![0], vec![100.0]), "dropped after {after:?}");
+        // What a dropped future gives back travels on its own.
+        let unused = Standing { waiting: 0, available: vec![100.0], in_flight: vec![0] };
+        assert_eq!(eventually(&unused, || holder.status("a")), unused, "dropped after {after:?}");
     }
     eprintln!("granted before they were dropped: {granted} of 60");
 }
@@ -173,8 +174,7 @@ fn s24_of_48_tries_of_8_processes_exactly_33_pass() {
     let fleet = Fleet::start(&limits);
     let workers: [Worker; 8] = fleet.workers();
     for name in names {
-        let tries: Vec<_> =
-            workers.iter().map(|worker| worker.tries(&Ask::of(name), 6)).collect();
+        let tries: Vec<_> = workers.iter().map(|worker| worker.tries(&Ask::of(name), 6)).collect();
         let passed: Vec<_> = tries.into_iter().map(|passed| passed()).collect();
         assert_eq!(passed.iter().sum::<usize>(), 33, "{passed:?}");
         assert_eq!(workers[0].status(name).available, [0.0]);

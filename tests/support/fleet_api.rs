@@ -29,3 +29,12 @@ pub fn waiting(status: &Status) -> usize {
 pub fn answered_well(reservation: &Reservation) -> Settling {
     reservation.feedback(&Feedback::new())
 }
+
+/// The key that [`CLOCK_AHEAD`] reads: microseconds.
+pub const AHEAD: &str = "test:ahead";
+
+/// The script's clock, for `RedisStore::with_clock`: the server's, ahead by what a key says.
+/// Minutes pass in seconds then.
+pub const CLOCK_AHEAD: &str = "local function clock() \
+    local time = redis.call('TIME') \
+    return time[1] * 1000000 + time[2] + tonumber(redis.call('GET', 'test:ahead') or '0') end";

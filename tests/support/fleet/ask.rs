@@ -79,8 +79,8 @@ pub(super) fn usage(order: &Message) -> Usage {
 /// bucket a per_hour tokens 10; bucket a concurrency 1; bucket b token_bucket tokens 100 1000;
 /// class batch 0 10; weight three 3; resolve tenant- per_minute tokens 1000
 /// ```
-/// Times are in milliseconds and headroom is in percent. `resolve` gives the quota to every name that
-/// begins so.
+/// Times are in milliseconds and headroom is in percent. `resolve` gives the quota to every name
+/// that begins so.
 pub fn limits(text: &str) -> Limits {
     let mut buckets: Vec<(&str, Vec<Quota>)> = Vec::new();
     let mut limits = Limits::new();
@@ -100,7 +100,8 @@ pub fn limits(text: &str) -> Limits {
             ["weight", flow, weight] => limits = api::weight(limits, flow, number(weight) as u32),
             ["resolve", start, ref words @ ..] => {
                 let (start, quota) = (start.to_owned(), quota(words));
-                let resolver = move |name: &str| name.starts_with(&start).then(|| vec![quota.clone()]);
+                let resolver =
+                    move |name: &str| name.starts_with(&start).then(|| vec![quota.clone()]);
                 limits = limits.resolver(resolver);
             }
             _ => panic!("no limits: {part}"),

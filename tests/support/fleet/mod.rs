@@ -1,7 +1,7 @@
 //! A fleet under test: real processes that take orders by lines, on a Redis server of their own.
 //!
-//! [`Worker`] is a process that runs [`serve`]: the test or bench binary, executed once more. A test
-//! writes orders to it and expects answers. A [`Proxy`] between the two can cut a connection.
+//! [`Worker`] is a process that runs [`serve`]: the test or bench binary, executed once more.
+//! A test writes orders to it and expects answers. A [`Proxy`] before the server can be cut.
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each user takes what it needs")]
 
 #[path = "../fleet_api.rs"]

@@ -15,7 +15,7 @@ use super::{
     worker::{granted, say, used},
 };
 
-/// Tasks that each reserve, hold the reservation for a while and settle it, from one time until another.
+/// Tasks that each reserve, hold the reservation for a while and settle it, until a time.
 pub(super) struct Run {
     id: u64,
     limiter: Limiter,
@@ -23,6 +23,8 @@ pub(super) struct Run {
     used: Usage,
     hold: Duration,
     from: u64,
+    /// Grants before this time are not counted.
+    counted_from: u64,
     until: u64,
     is_once: bool,
     /// Whether each grant is told as it is made.
@@ -47,6 +49,7 @@ impl Run {
             used: used(&order, "used"),
             hold: Duration::from_micros(order.value_or("hold", 0)),
             from: order.value_or("from", 0),
+            counted_from: order.value_or("counted_from", 0),
             until: order.value_or("until", u64::MAX),
             is_once: order.value_or("once", false),
             is_told: order.value_or("told", false),
@@ -101,7 +104,7 @@ impl Run {
             }
         };
         let at = micros_of(call.granted_at().duration_since(UNIX_EPOCH).unwrap_or_default());
-        if (self.from..self.until).contains(&at) {
+        if (self.counted_from..self.until).contains(&at) {
             self.state().waits.push(now().saturating_sub(called));
         }
         if self.is_told {
