@@ -31,7 +31,7 @@ fn index(values: &[f64]) -> f64 {
 }
 
 /// Grants of each over its tasks, as an index.
-fn index_of(grants: &[usize], tasks: &[usize]) -> f64 {
+pub(crate) fn index_of(grants: &[usize], tasks: &[usize]) -> f64 {
     let shares = grants.iter().zip(tasks).map(|(grants, tasks)| *grants as f64 / *tasks as f64);
     index(&shares.collect::<Vec<_>>())
 }

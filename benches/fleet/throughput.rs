@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::{
     bed::{Bed, ran, start_time},
+    fairness::index_of,
     harness::{Ask, Runs, now, secs},
     support::{Report, percentile},
 };
@@ -40,8 +41,9 @@ const SECONDS: u64 = 4;
 pub(crate) fn grants(report: &mut Report) {
     let (contended, of_each) = rate("bucket a concurrency 64");
     let (free, _) = rate("bucket a per_minute requests 500000000");
+    let index = index_of(&of_each, &[TASKS; PROCESSES]);
     let remark = format!(
-        "at least 20000; 256 tasks on concurrency(64): {of_each:?}; where all fit {free:.0}"
+        "at least 20000; 256 tasks on concurrency(64), Jain {index:.3}; where all fit {free:.0}"
     );
     report.add("fleet.grants_per_s_8p", contended, remark);
 }
