@@ -36,9 +36,9 @@ pub mod engine;
 mod error;
 mod extract;
 mod feedback;
-mod fingerprint;
 #[cfg(feature = "file")]
 pub mod file;
+mod fingerprint;
 mod future;
 pub mod inspect;
 mod layer;

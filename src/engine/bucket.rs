@@ -1,274 +1,476 @@
-//! The state of one bucket: its quotas, its clock, and what each lane has in flight in it.
+//! The state of one bucket: its clock, its quotas, what waits for them, and what each session has in flight.
 
 use smallvec::SmallVec;
 
 use super::{
-    Life, Micros,
+    Micros, Reserve, Rule, Seen, Verdicts,
+    due::{Due, Owner},
     exact::sum,
-    quota_state::QuotaState,
-    rule::{MAX_AMOUNT, Rule},
-    surfaced::Surfaced,
+    flows::{FLOW_MEMORY, Flows},
+    gate::{Gate, Refusal},
+    heads::{Head, Heads},
+    quota_state::{Amendment, QuotaState},
+    rule::MAX_TAKEN,
+    session_record::{SessionRecord, Share},
 };
 
-/// How long a lane is remembered after its last batch.
-pub const LANE_MEMORY: Micros = 600_000_000;
+/// How long a session is remembered after its last batch.
+pub const SESSION_MEMORY: Micros = 600_000_000;
+
+/// A clock that goes back by more than this has been stepped; by less, time stands still until it is caught up.
+const STEP: Micros = 1_000_000;
 
 /// The state of one bucket.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct BucketState {
     /// When this state began; 0 if it has not.
-    pub(crate) born: Micros,
+    born: Micros,
     /// The latest time seen.
-    pub(crate) now: Micros,
+    now: Micros,
     /// What is added to the store's clock since that stepped back.
-    pub(crate) offset: Micros,
-    pub(crate) paused_until: Micros,
-    /// Whether the pause is one to wait out.
-    pub(crate) surfaced: Surfaced,
+    offset: Micros,
     /// Until when the state means something.
-    pub(crate) expires: Micros,
-    /// Nothing in `lanes` is due before this.
-    pub(crate) next_sweep: Micros,
-    /// Those of the rules in use first and in their order, then those that only others know.
-    pub(crate) quotas: Vec<QuotaState>,
-    pub(crate) lanes: Vec<LaneState>,
+    expires: Micros,
+    /// A pause, and what follows it. Boxed, since hardly any bucket has one.
+    gate: Option<Box<Gate>>,
+    /// Those of the rules in use, in their order.
+    quotas: Vec<QuotaState>,
+    /// Those that only other rules have, each with its time in the index.
+    others: Vec<(Micros, QuotaState)>,
+    /// Of sessions and claims, by their ids.
+    records: Vec<Box<SessionRecord>>,
+    due: Due,
+    heads: Heads,
+    /// Nothing while all that waits is of one flow.
+    flows: Option<Box<Flows>>,
 }
 
-/// What a bucket knows of a lane, or of a detached reservation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct LaneState {
-    pub(crate) id: u64,
-    /// The last batch applied, when that was, and what it was answered.
-    pub(crate) seq: u64,
-    pub(crate) answered_at: Micros,
-    pub(crate) verdicts: super::Verdicts,
-    /// What is in flight is taken for abandoned from here on.
-    pub(crate) lease_until: Micros,
-    pub(crate) forget_at: Micros,
-    /// What was granted before this is not in `in_flight`: the lane was not known yet, or its lease had
-    /// ended.
-    pub(crate) since: Micros,
-    pub(crate) in_flight: SmallVec<[Share; 4]>,
-}
-
-/// What a lane has in flight on one quota.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Share {
-    pub(crate) quota: u64,
-    pub(crate) amount: u64,
-}
-
-impl LaneState {
-    pub(crate) fn new(id: u64, now: Micros) -> Self {
-        Self {
-            id,
-            seq: 0,
-            answered_at: 0,
-            verdicts: super::Verdicts::new(),
-            lease_until: 0,
-            forget_at: 0,
-            since: now,
-            in_flight: SmallVec::new(),
-        }
-    }
-
-    /// What it has in flight on a quota, that of the rule at `index`; those of the rules before it were asked for.
-    #[inline]
-    pub(crate) fn share(&mut self, index: usize, quota: u64) -> &mut u64 {
-        if self.in_flight.get(index).is_none_or(|share| share.quota != quota) {
-            self.place_share(index, quota);
-        }
-        &mut self.in_flight[index].amount
-    }
-
-    #[cold]
-    fn place_share(&mut self, index: usize, quota: u64) {
-        let found = self.in_flight.iter().position(|share| share.quota == quota).unwrap_or_else(|| {
-            self.in_flight.push(Share { quota, amount: 0 });
-            self.in_flight.len() - 1
-        });
-        self.in_flight.swap(index, found);
-    }
-
-    /// When the bucket has to look at this lane again.
-    #[inline]
-    fn due(&self) -> Micros {
-        match self.in_flight.iter().any(|share| share.amount > 0) {
-            true => self.lease_until,
-            false => self.forget_at,
-        }
-    }
+/// What a settle does to one bucket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change<'a> {
+    /// When the reservation was granted.
+    pub(super) at: Micros,
+    pub(super) reserved: &'a [u64],
+    pub(super) actual: &'a [u64],
+    pub(super) close: bool,
+    /// The owner is a claim, made after the grant. It settles no more than it holds.
+    pub(super) is_claim: bool,
 }
 
 impl BucketState {
-    /// A bucket that nobody has used yet.
+    /// A bucket that was never used.
     pub fn unused() -> Self {
-        Self {
-            born: 0,
-            now: 0,
-            offset: 0,
-            paused_until: 0,
-            surfaced: Surfaced::default(),
-            expires: 0,
-            next_sweep: MAX_AMOUNT,
-            quotas: Vec::new(),
-            lanes: Vec::new(),
-        }
+        Self::default()
     }
 
-    /// Whether nobody has used it yet.
-    pub(crate) fn is_unused(&self) -> bool {
+    /// Whether it was never used.
+    pub fn is_unused(&self) -> bool {
         self.born == 0
-    }
-
-    /// Whether a refund may as well be applied as of the time that the state was brought to.
-    #[inline]
-    pub(crate) fn refunds_at_any_time(&self, rules: &[Rule]) -> bool {
-        let mut quotas = self.quotas.iter().zip(rules);
-        self.quotas.len() >= rules.len() && quotas.all(|(state, rule)| state.refunds_at_any_time(rule))
-    }
-
-    #[inline]
-    pub(crate) fn life(&self) -> Life {
-        Life { born: self.born, expires: self.expires }
     }
 
     /// Whether this state means nothing any more: a new one would admit the same.
     pub fn is_over(&self, now: Micros) -> bool {
-        self.expires <= now && self.lanes.iter().all(|lane| lane.due() <= now)
+        self.expires <= now
+            && self.heads.is_empty()
+            && !self.records.iter().any(|record| record.has_in_flight() && record.lease_until() > now)
     }
 
-    /// Brings clock, quotas and leases to `now`, with the quotas in the order of `rules`.
+    pub(super) fn now(&self) -> Micros {
+        self.now
+    }
+
+    pub(super) fn quotas(&self) -> &[QuotaState] {
+        &self.quotas
+    }
+
+    pub(super) fn quota(&mut self, index: usize) -> Option<&mut QuotaState> {
+        self.quotas.get_mut(index)
+    }
+
+    pub(super) fn heads(&self) -> &Heads {
+        &self.heads
+    }
+
+    pub(super) fn heads_mut(&mut self) -> &mut Heads {
+        &mut self.heads
+    }
+
+    pub(super) fn flows(&self) -> Option<&Flows> {
+        self.flows.as_deref()
+    }
+
+    pub(super) fn seen(&self, was: Micros) -> Seen {
+        Seen { now: self.now, was, born: self.born, expires: self.expires }
+    }
+
+    /// Brings clock, quotas and leases to the present, with the quotas in the order of `rules`.
     #[inline]
-    pub(crate) fn advance(&mut self, rules: &[Rule], now: Micros, wall: Micros) {
+    pub(super) fn advance(&mut self, rules: &[Rule], wall: Micros) {
+        // A small step back is waited out, a large one is made up for from then on.
+        let offset = if self.offset > STEP { self.offset } else { 0 };
+        let now = (wall + offset).max(self.now);
         if self.born == 0 {
             self.born = now;
-        }
-        self.now = now;
-        self.offset = now.saturating_sub(wall);
-        if self.quotas.is_empty() {
             self.quotas.reserve_exact(rules.len());
         }
+        (self.now, self.offset) = (now, now - wall.min(now));
         for (index, rule) in rules.iter().enumerate() {
-            match self.quotas.get_mut(index) {
-                Some(state) if state.id == rule.id => state.advance(rule, now, wall),
-                _ => self.place(index, rule, now, wall),
+            if self.quotas.get(index).is_none_or(|state| state.id != rule.id) {
+                self.place(index, rule, wall);
             }
+            let heads = &self.heads;
+            self.quotas[index].advance(rule, || heads.waiting_for(rule.id), now, wall);
         }
-        if now >= self.next_sweep {
-            self.sweep(rules.len(), now);
+        if self.quotas.len() > rules.len() {
+            self.set_aside(rules.len());
+        }
+        if self.due.first().is_some_and(|due| due <= now) {
+            self.sweep(wall);
+        }
+        if let Some(gate) = &mut self.gate {
+            gate.pass(self.heads.waiting(), now);
+            if gate.is_gone() {
+                self.gate = None;
+            }
         }
     }
 
     /// Puts the quota of a rule at `index`, which is made if it is not known.
     #[cold]
-    fn place(&mut self, index: usize, rule: &Rule, now: Micros, wall: Micros) {
-        let found = (index..self.quotas.len()).find(|&other| self.quotas[other].id == rule.id);
-        let found = found.unwrap_or_else(|| {
-            self.quotas.push(QuotaState::new(rule, now, wall));
-            self.quotas.len() - 1
-        });
-        self.quotas.swap(index, found);
-        self.quotas[index].advance(rule, now, wall);
-    }
-
-    /// Ends the leases that are over. Forgets the lanes that were silent for long, and the quotas after the
-    /// first `known` that mean nothing any more.
-    #[cold]
-    fn sweep(&mut self, known: usize, now: Micros) {
-        for lane in self.lanes.iter_mut().filter(|lane| lane.lease_until <= now) {
-            lane.since = now;
-            abandon(&mut self.quotas, lane.in_flight.drain(..), now);
+    fn place(&mut self, index: usize, rule: &Rule, wall: Micros) {
+        if let Some(found) = (index..self.quotas.len()).find(|&other| self.quotas[other].id == rule.id) {
+            self.quotas.swap(index, found);
+            return;
         }
-        self.lanes.retain(|lane| lane.due() > now);
-        let mut index = 0;
-        self.quotas.retain(|state| {
-            index += 1;
-            index <= known || state.expires > now || state.in_flight > 0
-        });
-        self.next_sweep = self.lanes.iter().map(LaneState::due).min().unwrap_or(MAX_AMOUNT);
+        let aside = self.others.iter().position(|(_, quota)| quota.id == rule.id);
+        let quota = match aside.map(|aside| self.others.swap_remove(aside)) {
+            Some((indexed_at, quota)) => {
+                self.due.remove(indexed_at, Owner::Quota(quota.id));
+                quota
+            }
+            None => QuotaState::new(rule, self.now, wall),
+        };
+        self.quotas.push(quota);
+        let last = self.quotas.len() - 1;
+        self.quotas.swap(index, last);
     }
 
-    /// Pauses everything; nobody waits that out.
-    pub(crate) fn surface(&mut self, until: Micros, asked_until: Micros) {
-        self.paused_until = self.paused_until.max(until);
-        self.surfaced.surface(until, asked_until, self.now);
+    /// Keeps the quotas after the first ones for as long as they mean something.
+    #[cold]
+    fn set_aside(&mut self, first: usize) {
+        for quota in self.quotas.drain(first..) {
+            self.due.insert(self.now, Owner::Quota(quota.id));
+            self.others.push((self.now, quota));
+        }
     }
 
-    /// Ends every pause.
-    pub(crate) fn resume(&mut self) {
-        (self.paused_until, self.surfaced) = (0, Surfaced::default());
+    /// Looks at some of the records that are due.
+    #[cold]
+    fn sweep(&mut self, wall: Micros) {
+        for owner in self.due.take(self.now) {
+            match owner {
+                Owner::Session(id) => self.look_at_record(id),
+                Owner::Quota(id) => self.look_at_other(id, wall),
+                Owner::Flow(id) => self.look_at_flow(id),
+            }
+        }
+    }
+
+    fn look_at_record(&mut self, id: u64) {
+        let Ok(index) = self.find(id) else { return };
+        let (record, now) = (&mut self.records[index], self.now);
+        let ended = if record.lease_until() <= now { record.abandon(now) } else { SmallVec::new() };
+        let due = record.due();
+        record.indexed_at = due;
+        if due > now {
+            self.due.insert(due, Owner::Session(id));
+        } else {
+            self.records.remove(index);
+        }
+        self.abandon(&ended);
+    }
+
+    fn look_at_other(&mut self, id: u64, wall: Micros) {
+        let Some(index) = self.others.iter().position(|(_, quota)| quota.id == id) else { return };
+        let (indexed_at, quota) = &mut self.others[index];
+        match quota.outlives(self.now, wall) {
+            Some(again) => {
+                *indexed_at = again;
+                self.due.insert(again, Owner::Quota(id));
+            }
+            None => drop(self.others.swap_remove(index)),
+        }
+    }
+
+    fn look_at_flow(&mut self, id: u64) {
+        let Some(flows) = &mut self.flows else { return };
+        let waits = self.heads.iter().any(|head| head.flow == id);
+        if let Some(again) = flows.forget(id, waits, self.now) {
+            self.due.insert(again, Owner::Flow(id));
+        }
+        if flows.is_empty() {
+            self.flows = None;
+        }
+    }
+
+    /// The owner of what is in flight is gone.
+    fn abandon(&mut self, shares: &[Share]) {
+        for share in shares {
+            let others = self.others.iter_mut().map(|(_, quota)| quota);
+            if let Some(quota) = self.quotas.iter_mut().chain(others).find(|quota| quota.id == share.quota) {
+                quota.abandon(share.amount, self.now);
+            }
+        }
+    }
+
+    #[inline]
+    fn find(&self, id: u64) -> Result<usize, usize> {
+        match &*self.records {
+            [only] if only.id == id => Ok(0),
+            records => records.binary_search_by_key(&id, |record| record.id),
+        }
+    }
+
+    pub(super) fn record(&self, id: u64) -> Option<&SessionRecord> {
+        self.find(id).ok().map(|index| &*self.records[index])
+    }
+
+    /// The index of a record, which is made if there is none.
+    #[inline]
+    fn enter(&mut self, id: u64) -> usize {
+        self.find(id).unwrap_or_else(|index| self.make_record(id, index))
+    }
+
+    /// Remembers a session, so that its batch is known when it comes again.
+    pub(super) fn enter_session(&mut self, id: u64) {
+        self.enter(id);
+    }
+
+    #[cold]
+    fn make_record(&mut self, id: u64, index: usize) -> usize {
+        if self.records.is_empty() {
+            // Most buckets see one session only.
+            self.records.reserve_exact(1);
+        }
+        let record = SessionRecord::new(id, self.now);
+        self.due.insert(record.indexed_at, Owner::Session(id));
+        self.records.insert(index, Box::new(record));
+        index
+    }
+
+    /// Gives a session or a claim time until its lease and its record end.
+    #[inline]
+    fn extend(&mut self, index: usize, lease_until: Micros, forget_at: Micros) {
+        let record = &mut self.records[index];
+        record.extend(lease_until, forget_at);
+        if record.due() < record.indexed_at || record.indexed_at <= self.now {
+            self.index_anew(index);
+        }
+    }
+
+    #[cold]
+    fn index_anew(&mut self, index: usize) {
+        let record = &mut self.records[index];
+        let (id, before, due) = (record.id, record.indexed_at, record.due());
+        record.indexed_at = due;
+        self.due.remove(before, Owner::Session(id));
+        self.due.insert(due, Owner::Session(id));
+    }
+
+    /// For how long a pause holds back a demand that `before` others go before; 0 if it may pass.
+    #[inline]
+    pub(super) fn paused_for(&self, before: u64) -> Micros {
+        self.gate.as_ref().map_or(0, |gate| gate.wait(before, self.now))
+    }
+
+    #[inline]
+    pub(super) fn has_gate(&self) -> bool {
+        self.gate.is_some()
+    }
+
+    /// What is left of a wait that demands are not to wait for.
+    pub(super) fn asked(&self) -> Option<Micros> {
+        self.gate.as_ref()?.asked(self.now)
+    }
+
+    /// Until when it is paused; 0 if it is not.
+    pub(super) fn paused_until(&self) -> Micros {
+        self.gate.as_ref().map_or(0, |gate| gate.paused_until(self.now))
+    }
+
+    pub(super) fn pause(&mut self, until: Micros) {
+        self.gate.get_or_insert_default().pause(until);
+    }
+
+    pub(super) fn refuse(&mut self, refusal: Refusal) {
+        self.gate.get_or_insert_default().refuse(refusal, self.now);
+    }
+
+    /// Ends every pause, of the quotas too.
+    pub(super) fn resume(&mut self) {
+        self.gate = None;
         self.quotas.iter_mut().for_each(QuotaState::resume);
     }
 
-    /// What is left of a wait that nobody waits out.
-    pub(crate) fn asked(&self) -> Option<Micros> {
-        self.surfaced.asked(self.paused_until, self.now)
-    }
-
-    /// Forgets a claim, with what it has in flight on quotas that whoever settled it does not know.
-    pub(crate) fn end_claim(&mut self, lane: usize) {
-        let claim = self.lanes.swap_remove(lane);
-        abandon(&mut self.quotas, claim.in_flight, self.now);
-    }
-
-    pub(crate) fn lane(&self, id: u64) -> Option<&LaneState> {
-        self.lanes.iter().find(|lane| lane.id == id)
-    }
-
-    #[inline]
-    pub(crate) fn find_lane(&self, id: u64) -> Option<usize> {
-        self.lanes.iter().position(|lane| lane.id == id)
-    }
-
-    /// The index of a lane, which is made if it is not known.
-    #[inline]
-    pub(crate) fn enter(&mut self, id: u64) -> usize {
-        self.find_lane(id).unwrap_or_else(|| self.make_lane(id))
-    }
-
-    #[cold]
-    fn make_lane(&mut self, id: u64) -> usize {
-        if self.lanes.is_empty() {
-            // Most buckets see one lane only.
-            self.lanes.reserve_exact(1);
+    /// A call was answered well that was granted at `at`.
+    pub(super) fn answered_well(&mut self, at: Micros) {
+        if let Some(gate) = &mut self.gate {
+            gate.answered(at, self.heads.waiting(), self.now);
         }
-        self.lanes.push(LaneState::new(id, self.now));
-        self.lanes.len() - 1
-    }
-
-    /// Gives a lane, or a detached reservation, time until its lease and its record end.
-    #[inline]
-    pub(crate) fn extend(&mut self, index: usize, lease_until: Micros, forget_at: Micros) {
-        let lane = &mut self.lanes[index];
-        (lane.lease_until, lane.forget_at) = (lease_until, forget_at);
-        self.expires = self.expires.max(forget_at);
-        self.look_again_at(index);
-    }
-
-    /// Looks at a lane again when it is due.
-    #[inline]
-    pub(crate) fn look_again_at(&mut self, lane: usize) {
-        self.next_sweep = self.next_sweep.min(self.lanes[lane].due());
-    }
-
-    /// Keeps the state for as long as its quotas mean something, with holds of a lease as long as `lease`.
-    #[inline]
-    pub(crate) fn keep_while_charged(&mut self, rules: &[Rule], lease: Micros, wall: Micros) {
-        for (state, rule) in self.quotas.iter_mut().zip(rules) {
-            let lasts = state.lasts(rule, lease, self.now, wall);
-            state.expires = state.expires.max(sum(self.now, lasts));
-            self.expires = self.expires.max(state.expires);
+        for quota in &mut self.quotas {
+            quota.answered(at, self.heads.waiting_for(quota.id), self.now);
         }
-        self.expires = self.expires.max(self.paused_until);
+    }
+
+    /// Charges what fits to a session. Returns whether the grant is a probe.
+    #[inline]
+    pub(super) fn charge(&mut self, session: u64, rules: &[Rule], costs: &[u64]) -> bool {
+        let index = self.enter(session);
+        let record = &mut self.records[index];
+        let mut is_probe = false;
+        for (index, ((rule, state), &cost)) in rules.iter().zip(&mut self.quotas).zip(costs).enumerate() {
+            is_probe |= state.reserve(rule, cost, self.now);
+            let share = record.share(index, rule.id);
+            *share = (*share + cost).min(MAX_TAKEN);
+        }
+        match &mut self.gate {
+            Some(gate) => gate.grant(self.now) || is_probe,
+            None => is_probe,
+        }
+    }
+
+    /// Replaces what a reservation of a session or of a claim was charged. It does not count before the next refold.
+    #[inline]
+    pub(super) fn settle(&mut self, owner: u64, rules: &[Rule], change: Change<'_>) {
+        let Change { at, reserved, actual, close, is_claim } = change;
+        let index = self.enter(owner);
+        let record = &mut self.records[index];
+        // A late settle must not take what its session has reserved since. A claim is younger than its grant.
+        let stands = is_claim || record.knows(at);
+        let quotas = rules.iter().zip(&mut self.quotas).zip(reserved.iter().zip(actual));
+        for (index, ((rule, state), (&reserved, &actual))) in quotas.enumerate() {
+            let share = record.share(index, rule.id);
+            let in_flight = if stands { reserved.min(*share) } else { 0 };
+            let reserved = if is_claim { in_flight } else { reserved };
+            let open = state.settle(rule, Amendment { at, reserved, actual, in_flight, close });
+            *share = (*share - in_flight + open).min(MAX_TAKEN);
+        }
+        if is_claim && close {
+            self.end_claim(index);
+        }
+    }
+
+    /// Forgets a claim, with what it has in flight on quotas that the rules in use do not have.
+    fn end_claim(&mut self, index: usize) {
+        let mut claim = self.records.remove(index);
+        self.due.remove(claim.indexed_at, Owner::Session(claim.id));
+        let shares = claim.abandon(self.now);
+        self.abandon(&shares);
+    }
+
+    /// Gives what a session has in flight of a reservation to a claim.
+    pub(super) fn detach(
+        &mut self,
+        session: u64,
+        claim: u64,
+        rules: &[Rule],
+        reserved: &[u64],
+        lease: Micros,
+    ) {
+        self.enter(claim);
+        let from = self.enter(session);
+        let to = self.enter(claim);
+        for (index, (rule, &amount)) in rules.iter().zip(reserved).enumerate() {
+            let share = self.records[from].share(index, rule.id);
+            let moved = amount.min(*share);
+            *share -= moved;
+            let share = self.records[to].share(index, rule.id);
+            *share = (*share + moved).min(MAX_TAKEN);
+        }
+        let until = sum(self.now, lease);
+        self.extend(to, until, until);
+        self.expires = self.expires.max(until);
+    }
+
+    /// Makes the edits of settles count.
+    #[inline]
+    pub(super) fn refold(&mut self) {
+        self.quotas.iter_mut().for_each(QuotaState::refold);
+    }
+
+    /// A demand of a flow is granted that moves it on by `step`.
+    pub(super) fn serve(&mut self, flow: u64, space: u64, step: f64) {
+        let Some(flows) = &mut self.flows else { return };
+        let start = flows.start(flow, self.heads.waits(flow, space));
+        if flows.serve(flow, start, step, self.now) {
+            self.due.insert(self.now + FLOW_MEMORY, Owner::Flow(flow));
+        }
+    }
+
+    /// Where a flow starts.
+    pub(super) fn start_of(&self, flow: u64, space: u64) -> f64 {
+        self.flows().map_or(0.0, |flows| flows.start(flow, self.heads.waits(flow, space)))
+    }
+
+    /// Replaces a session's heads. `id` is the bucket's own.
+    pub(super) fn stand(&mut self, session: u64, id: u64, heads: SmallVec<[Head; 2]>) {
+        let needs_flows = heads.iter().any(|head| head.flow != 0 && head.space == id);
+        if needs_flows && self.flows.is_none() {
+            self.flows = Some(Box::default());
+        }
+        let starts: SmallVec<[_; 2]> = heads
+            .iter()
+            .filter(|head| head.space == id)
+            .map(|head| (head.flow, self.start_of(head.flow, id)))
+            .collect();
+        if let Some(flows) = &mut self.flows {
+            for (flow, start) in starts {
+                if flows.wait(flow, start, self.now) {
+                    self.due.insert(self.now + FLOW_MEMORY, Owner::Flow(flow));
+                }
+            }
+        }
+        self.heads.replace(session, heads);
+    }
+
+    /// Gives a session time until its next batch, and the state as long as it means something.
+    #[inline]
+    pub(super) fn end(
+        &mut self,
+        session: u64,
+        lease: Micros,
+        is_numbered: bool,
+        rules: &[Rule],
+        wall: Micros,
+    ) {
+        if let Ok(index) = self.find(session) {
+            let forget_at = sum(self.now, SESSION_MEMORY);
+            self.extend(index, sum(self.now, lease), forget_at);
+            if is_numbered {
+                self.expires = self.expires.max(forget_at);
+            }
+        }
+        let lease = lease.min(SESSION_MEMORY);
+        for (state, rule) in self.quotas.iter().zip(rules) {
+            self.expires = self.expires.max(sum(self.now, state.lasts(rule, lease, self.now, wall)));
+        }
+        if let Some(gate) = &self.gate {
+            self.expires = self.expires.max(sum(self.now, gate.lasts(self.now)));
+        }
+    }
+
+    /// Keeps the answer to a session's batch whose first bucket this is.
+    pub(super) fn answered(&mut self, session: u64, seq: u64, seen: SmallVec<[Seen; 1]>, verdicts: Verdicts) {
+        let index = self.enter(session);
+        self.records[index].answered(seq, seen, verdicts);
     }
 }
 
-/// The owner of `shares` is gone.
-fn abandon(quotas: &mut [QuotaState], shares: impl IntoIterator<Item = Share>, now: Micros) {
-    for share in shares.into_iter().filter(|share| share.amount > 0) {
-        if let Some(state) = quotas.iter_mut().find(|state| state.id == share.quota) {
-            state.abandon(share.amount, now);
-        }
+impl Reserve {
+    /// The part of its last bucket's limits that it takes, by its weight: how far it moves its flow on.
+    pub(super) fn step(&self, rules: &[Rule]) -> f64 {
+        let costs = &self.costs[self.costs.len().saturating_sub(rules.len())..];
+        let parts = rules.iter().zip(costs).map(|(rule, &cost)| cost as f64 / rule.capacity(0) as f64);
+        self.flow.step(parts.fold(0.0, f64::max))
     }
 }

@@ -4,32 +4,33 @@ use super::{Micros, rule::MAX_TAKEN};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FixedWindow {
-    /// Beginning of the window that `charged` belongs to.
-    begin: Micros,
+    /// When the window in use ends.
+    end: Micros,
     charged: u64,
 }
 
 impl FixedWindow {
-    pub(crate) fn new(begin: Micros) -> Self {
-        Self { begin, charged: 0 }
+    /// The window from `begin` to `next`.
+    pub(crate) fn new((_, next): (Micros, Micros)) -> Self {
+        Self { end: next, charged: 0 }
     }
 
-    /// Enters the window from `begin` to `next`; answers whether it is a new one.
+    /// Enters the window from `begin` to `next`, which `wall` is in, if the one in use has ended. Returns whether it has.
     ///
-    /// Where the clock was stepped back, the window in use is ahead of it and stays in use; but no further
-    /// ahead than the next one, or a clock that was wrong by a year would block for a year.
-    pub(crate) fn advance(&mut self, (begin, next): (Micros, Micros)) -> bool {
-        if begin <= self.begin {
-            self.begin = self.begin.min(next);
-            return false;
+    /// Where the clock was stepped back, the window in use goes on, but no longer than a whole one: a clock that was wrong by
+    /// a year must not block for a year.
+    pub(crate) fn advance(&mut self, (begin, next): (Micros, Micros), wall: Micros) -> bool {
+        let has_ended = wall >= self.end;
+        if has_ended {
+            *self = Self::new((begin, next));
         }
-        *self = Self::new(begin);
-        true
+        self.end = self.end.min(wall + (next - begin));
+        has_ended
     }
 
-    /// The end of the window in use, where the clock is in the one from `begin` to `next`.
-    pub(crate) fn end(&self, (begin, next): (Micros, Micros)) -> Micros {
-        if self.begin >= next { next + (next - begin) } else { next }
+    /// When the window in use ends.
+    pub(crate) fn end(&self) -> Micros {
+        self.end
     }
 
     pub(crate) fn charged(&self) -> u64 {

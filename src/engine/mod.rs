@@ -160,9 +160,11 @@ pub struct Reserve {
     pub headroom: u64,
     /// What to do with it if it does not fit.
     pub mode: Mode,
+    /// Identifies the waiter in its session, so that a head that comes back keeps its arrival; 0 if it never waited.
+    pub waiter: u64,
     /// How long ago it arrived, with its head start.
     pub age: Micros,
-    /// Whom it takes turns with.
+    /// The flow that it belongs to.
     pub flow: Flow,
 }
 
@@ -223,6 +225,8 @@ pub struct Line {
     pub flow: Flow,
     /// The [id](BucketRules::id) of the last bucket of the first one's demand.
     pub space: u64,
+    /// Identifies the first one: see [`Reserve::waiter`].
+    pub waiter: u64,
     /// How long ago the first one arrived, with its head start.
     pub age: Micros,
     /// What the first one asks of the quota.
@@ -300,7 +304,8 @@ pub struct Violation {
 pub enum RefusedBy {
     /// A rule, by its index among those of the operation.
     Rule(usize),
-    /// A pause of a bucket, by the bucket's index in the operation.
+    /// A pause of a bucket, by the bucket's index in the operation. A waiter is then a head on every quota of the bucket
+    /// that it needs.
     Pause(usize),
 }
 

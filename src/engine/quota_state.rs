@@ -7,29 +7,33 @@ use super::{
     cap::Cap,
     exact::{product, sum},
     fixed_window::FixedWindow,
+    gate::{Gate, Refusal},
     rule::{MAX_AMOUNT, MAX_TAKEN, Rule, Window},
     sliding_window::SlidingWindow,
     token_bucket::DrainingBucket,
 };
+
+/// What cannot tell by itself when it is over is looked at again after this long.
+const LOOK_AGAIN: Micros = 60_000_000;
+
+/// For this long at most, a head that other quotas hold back blocks others on a quota of calls in flight.
+const SOON: Micros = 1_000_000;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct QuotaState {
     pub(crate) id: u64,
     /// A grant older than this is not known here: it gets no refund.
     pub(crate) since: Micros,
-    /// Until when this means something.
-    pub(crate) expires: Micros,
     /// Reserved and not settled yet.
     pub(crate) in_flight: u64,
-    /// [`Rule::held`], for a sweeper that does not know the rule.
+    /// [`Rule::held`], for a look at a quota that no rule in use has.
     held: bool,
-    cap: Cap,
     charges: Charges,
+    /// What a provider said. Boxed, since hardly any quota has one.
+    cap: Option<Box<Cap>>,
 }
 
-/// Its tag is a byte of its own: one in the gaps of what is charged would have to be computed each time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[repr(u8)]
 enum Charges {
     Sliding(SlidingWindow),
     /// Boxed, since it is larger than the others.
@@ -39,7 +43,7 @@ enum Charges {
 }
 
 /// How one quota stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Level {
     /// Charged in the window; for a token bucket in its units.
@@ -52,7 +56,7 @@ pub struct Level {
     pub withheld: u64,
     /// For how long at most.
     pub withheld_for: Micros,
-    /// What is left of the wait that the provider asked for, if that is longer than anybody is to sleep.
+    /// What is left of the wait that the provider asked for, if demands are not to wait for it.
     pub asked: Option<Micros>,
 }
 
@@ -60,15 +64,16 @@ pub struct Level {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ask {
     pub(crate) cost: u64,
-    /// Asked by those before it in the batch that could not be granted.
+    /// What those ask that go before it.
     pub(crate) ahead: u64,
+    /// How many they are.
+    pub(crate) before: u64,
     /// [`Rule::capacity_for`] it.
     pub(crate) capacity: u64,
 }
 
 impl Ask {
-    /// What is asked together with those before it, in units of which a token has so many. Who needs nothing
-    /// stands behind nobody.
+    /// What is asked together with those before it, in units. A demand that needs nothing is behind no other.
     #[inline]
     fn units(&self, units: u64) -> u64 {
         let asked = if self.cost == 0 { 0 } else { self.cost + self.ahead };
@@ -96,30 +101,20 @@ impl QuotaState {
                 Charges::Draining(Box::new(DrainingBucket::new(rule.limit, *shape, now)))
             }
             Window::Fixed { .. } | Window::Calendar { .. } => {
-                Charges::Fixed(FixedWindow::new(window_at(rule, wall).0))
+                Charges::Fixed(FixedWindow::new(window_at(rule, wall)))
             }
             Window::InFlight => Charges::None,
         };
-        let (id, held, cap) = (rule.id, rule.held, Cap::default());
-        Self { id, since: now, expires: now, in_flight: 0, held, cap, charges }
+        Self { id: rule.id, since: now, in_flight: 0, held: rule.held, charges, cap: None }
     }
 
-    /// Whether time may as well pass after a refund as before it: it corrects what was charged before. Where charges drain,
-    /// what drains meanwhile is not rounded to a slot then. Not where a settle charges by itself, where another rule comes
-    /// in with it, or where what is withheld depends on what was unused meanwhile.
+    /// Brings the state to `now`, and to the rule if that has changed. `waiting` demands wait for it.
     #[inline]
-    pub(crate) fn refunds_at_any_time(&self, rule: &Rule) -> bool {
-        let is_same = match (&self.charges, &rule.window) {
-            (Charges::Draining(bucket), Window::TokenBucket(shape)) => bucket.follows(rule.limit, shape),
-            _ => true,
-        };
-        is_same && self.id == rule.id && !rule.holds() && self.cap.is_nothing()
-    }
-
-    /// Brings the state to `now`, and to the rule if that has changed.
-    #[inline]
-    pub(crate) fn advance(&mut self, rule: &Rule, now: Micros, wall: Micros) {
+    pub(crate) fn advance(&mut self, rule: &Rule, waiting: impl Fn() -> u64, now: Micros, wall: Micros) {
         self.pass(now);
+        if self.cap.is_some() {
+            self.pass_cap(waiting(), now);
+        }
         if let Charges::Draining(_) | Charges::Fixed(_) = self.charges {
             self.follow(rule, now, wall);
         }
@@ -128,10 +123,12 @@ impl QuotaState {
     fn follow(&mut self, rule: &Rule, now: Micros, wall: Micros) {
         let renewed = match (&mut self.charges, &rule.window) {
             (Charges::Draining(bucket), Window::TokenBucket(shape)) => {
-                self.cap.rescale(bucket.units(), shape.units);
+                if let Some(cap) = &mut self.cap {
+                    cap.rescale(bucket.units(), shape.units);
+                }
                 bucket.adopt(rule.limit, *shape)
             }
-            (Charges::Fixed(window), _) => window.advance(window_at(rule, wall)),
+            (Charges::Fixed(window), _) => window.advance(window_at(rule, wall), wall),
             _ => false,
         };
         if renewed {
@@ -144,10 +141,35 @@ impl QuotaState {
     fn pass(&mut self, now: Micros) {
         match &mut self.charges {
             Charges::Sliding(window) => window.advance(now),
-            Charges::Draining(bucket) => self.cap.drain(bucket.advance(now)),
+            Charges::Draining(bucket) => {
+                let unused = bucket.advance(now);
+                if let Some(cap) = &mut self.cap {
+                    cap.drain(unused);
+                }
+            }
             Charges::Fixed(_) | Charges::None => {}
         }
-        self.cap.pass(now);
+    }
+
+    fn pass_cap(&mut self, waiting: u64, now: Micros) {
+        if self.cap.as_mut().is_some_and(|cap| !cap.pass(waiting, now)) {
+            self.cap = None;
+        }
+    }
+
+    /// Looks at a quota that no rule in use has. Returns when to look again; nothing if it means nothing any more.
+    pub(crate) fn outlives(&mut self, now: Micros, wall: Micros) -> Option<Micros> {
+        self.pass(now);
+        self.pass_cap(0, now);
+        let lasts = match &self.charges {
+            _ if self.in_flight > 0 => LOOK_AGAIN,
+            Charges::Sliding(window) if window.charged() > 0 => window.length(),
+            Charges::Draining(bucket) if bucket.total() > 0 => bucket.until_drained(bucket.total(), now),
+            Charges::Fixed(window) if window.charged() > 0 => window.end().saturating_sub(wall),
+            _ => 0,
+        };
+        let lasts = lasts.max(self.cap.as_ref().map_or(0, |cap| cap.lasts(now)));
+        (lasts > 0).then(|| sum(now, lasts))
     }
 
     /// Withholds what is believed to be left beyond `left` whole tokens and what came back since `at`, for as long as it
@@ -165,7 +187,10 @@ impl QuotaState {
         let until = sum(now, lasts.min(self.tells_for(rule, wall)));
         let (taken, units) = self.taken(rule);
         let spoken_for = sum(taken, sum(product(left, units), back));
-        self.cap.withhold(product(rule.capacity(0), units).saturating_sub(spoken_for), until);
+        let withheld = product(rule.capacity(0), units).saturating_sub(spoken_for);
+        if withheld > 0 {
+            self.cap.get_or_insert_default().withhold(withheld, until);
+        }
     }
 
     /// How long what is said of a quota can mean something: a fixed window ends there when it ends here, or a bit later
@@ -173,30 +198,47 @@ impl QuotaState {
     fn tells_for(&self, rule: &Rule, wall: Micros) -> Micros {
         let Charges::Fixed(window) = &self.charges else { return MAX_AMOUNT };
         let (begin, next) = window_at(rule, wall);
-        sum(window.end((begin, next)) - wall, (next - begin) / 20)
+        sum(window.end().saturating_sub(wall), (next - begin) / 20)
     }
 
-    /// Withholds everything.
-    pub(crate) fn pause(&mut self, rule: &Rule, until: Micros) {
+    /// Pauses for a provider.
+    pub(crate) fn refuse(&mut self, rule: &Rule, refusal: Refusal, now: Micros) {
         if rule.window != Window::InFlight {
-            self.cap.pause(until);
+            self.cap.get_or_insert_default().gate_mut().refuse(refusal, now);
         }
     }
 
-    /// The same; nobody waits that out.
-    pub(crate) fn surface(&mut self, rule: &Rule, until: Micros, asked_until: Micros, now: Micros) {
-        if rule.window != Window::InFlight {
-            self.cap.surface(until, asked_until, now);
+    /// A call was answered well.
+    pub(crate) fn answered(&mut self, at: Micros, waiting: u64, now: Micros) {
+        if let Some(cap) = &mut self.cap {
+            cap.gate_mut().answered(at, waiting, now);
         }
     }
 
     pub(crate) fn resume(&mut self) {
-        self.cap.resume();
+        if let Some(cap) = &mut self.cap {
+            cap.gate_mut().resume();
+        }
     }
 
-    /// What is left of a wait that nobody waits out, for a demand of this cost.
+    fn gate(&self) -> Option<&Gate> {
+        self.cap.as_ref().map(|cap| cap.gate())
+    }
+
+    /// What is left of a wait that demands of this cost are not to wait for.
     pub(crate) fn asked(&self, cost: u64, now: Micros) -> Option<Micros> {
-        self.cap.asked(cost, now)
+        self.gate().filter(|_| cost > 0)?.asked(now)
+    }
+
+    /// For how long a pause holds back a demand.
+    fn paused_for(&self, ask: Ask, now: Micros) -> Micros {
+        self.gate().filter(|_| ask.cost > 0).map_or(0, |gate| gate.wait(ask.before, now))
+    }
+
+    /// What is withheld from a demand. One that needs nothing is not held up.
+    #[inline]
+    fn withheld_from(&self, cost: u64) -> u64 {
+        self.cap.as_ref().filter(|_| cost > 0).map_or(0, |cap| cap.withheld())
     }
 
     /// Units that came back since `at` at the provider, as far as its rule is this one; `None` if what it said then
@@ -224,15 +266,20 @@ impl QuotaState {
         }
     }
 
+    /// Returns whether the grant is a probe.
     #[inline]
-    pub(crate) fn reserve(&mut self, rule: &Rule, cost: u64) {
+    pub(crate) fn reserve(&mut self, rule: &Rule, cost: u64, now: Micros) -> bool {
         self.in_flight = (self.in_flight + cost).min(MAX_TAKEN);
         if !rule.holds() {
             self.charge(cost);
         }
+        match &mut self.cap {
+            Some(cap) if cost > 0 => cap.gate_mut().grant(now),
+            _ => false,
+        }
     }
 
-    /// Answers what is left in flight of the reservation.
+    /// Returns what is left in flight of the reservation.
     #[inline]
     pub(crate) fn settle(&mut self, rule: &Rule, change: Amendment) -> u64 {
         let Amendment { at, reserved, actual, in_flight, close } = change;
@@ -251,8 +298,9 @@ impl QuotaState {
             Charges::Fixed(window) => window.amend(reserved, actual, refundable),
             Charges::None => {}
         }
-        if let Some(more) = actual.checked_sub(reserved) {
-            self.cap.count(product(more, self.units()));
+        if let (Some(cap), Some(more)) = (&mut self.cap, actual.checked_sub(reserved)) {
+            let units = if let Charges::Draining(bucket) = &self.charges { bucket.units() } else { 1 };
+            cap.count(product(more, units));
         }
         open
     }
@@ -274,17 +322,12 @@ impl QuotaState {
         }
     }
 
-    /// Units in a token.
-    fn units(&self) -> u64 {
-        if let Charges::Draining(bucket) = &self.charges { bucket.units() } else { 1 }
-    }
-
     #[inline]
     fn held(&self, rule: &Rule) -> u64 {
         if rule.holds() { self.in_flight } else { 0 }
     }
 
-    /// Charged and held together with the capacity, in units of the window, and the units in a token.
+    /// Charged and held, in units of the window, and the units in a token.
     #[inline]
     fn taken(&self, rule: &Rule) -> (u64, u64) {
         let held = self.held(rule);
@@ -301,14 +344,15 @@ impl QuotaState {
     }
 
     #[inline]
-    pub(crate) fn fits(&self, rule: &Rule, ask: Ask) -> bool {
+    pub(crate) fn fits(&self, rule: &Rule, ask: Ask, now: Micros) -> bool {
         let (taken, units) = self.taken(rule);
-        let gone = sum(taken, self.cap.withheld_from(ask.cost));
-        gone.saturating_add(ask.units(units)) <= product(ask.capacity, units) && !self.cap.pauses(ask.cost)
+        let gone = sum(taken, self.withheld_from(ask.cost));
+        gone.saturating_add(ask.units(units)) <= product(ask.capacity, units)
+            && (self.cap.is_none() || self.paused_for(ask, now) == 0)
     }
 
-    /// For how long at most this means something, told without a walk over the charges. A hold may become a
-    /// charge when its `lease` ends.
+    /// For how long at most this means something, told without a walk over the charges. A hold may become a charge when
+    /// its `lease` ends.
     #[inline]
     pub(crate) fn lasts(&self, rule: &Rule, lease: Micros, now: Micros, wall: Micros) -> Micros {
         let holds = self.held(rule) > 0;
@@ -316,17 +360,32 @@ impl QuotaState {
             Charges::Sliding(window) => window.length(),
             Charges::Draining(bucket) => {
                 let (taken, _) = self.taken(rule);
-                bucket.until_drained(sum(taken, bucket.excess()), now)
+                bucket.until_drained(sum(taken, bucket.total() - bucket.used()), now)
             }
             Charges::Fixed(window) => {
                 let (begin, next) = window_at(rule, wall);
                 let whole = if holds { next - begin } else { 0 };
-                whole.max(window.end((begin, next)) - wall)
+                whole.max(window.end().saturating_sub(wall))
             }
             Charges::None => 0,
         };
         let charged = if holds { sum(lease, charged) } else { charged };
-        charged.max(self.cap.lasts(now))
+        charged.max(self.cap.as_ref().map_or(0, |cap| cap.lasts(now)))
+    }
+
+    /// For how long at most a head that other quotas hold back blocks others here: as long as it can take until what it
+    /// asks has come back.
+    pub(crate) fn horizon(&self) -> Micros {
+        match &self.charges {
+            Charges::Sliding(window) => window.length(),
+            Charges::Draining(bucket) => bucket.horizon(),
+            Charges::Fixed(_) | Charges::None => SOON,
+        }
+    }
+
+    /// Whether charges come back in a steady flow.
+    pub(crate) fn is_draining(&self) -> bool {
+        matches!(self.charges, Charges::Draining(_))
     }
 
     pub(crate) fn level(&self, rule: &Rule, now: Micros, wall: Micros) -> Level {
@@ -336,15 +395,24 @@ impl QuotaState {
                 (window.charged(), window.until_left(window.charged(), now).unwrap_or(0))
             }
             Charges::Draining(bucket) => (bucket.used(), bucket.until_drained(bucket.used(), now)),
-            Charges::Fixed(window) => (window.charged(), window.end(window_at(rule, wall)) - wall),
+            Charges::Fixed(window) => (window.charged(), window.end().saturating_sub(wall)),
             Charges::None => (0, 0),
         };
         let (taken, units) = self.taken(rule);
         let left = product(rule.capacity(0), units).saturating_sub(taken);
-        let part = self.cap.withheld_from(1);
-        let withheld = if self.cap.pauses(1) { part.max(left) } else { part };
-        let (withheld_for, asked) = (self.cap.lasts(now), self.cap.asked(1, now));
-        Level { charged, in_flight: self.in_flight, reset, withheld, withheld_for, asked }
+        let is_paused = self.gate().is_some_and(|gate| gate.paused_until(now) > 0);
+        let part = self.withheld_from(1);
+        Level {
+            charged,
+            in_flight: self.in_flight,
+            reset,
+            withheld: if is_paused { part.max(left) } else { part },
+            withheld_for: self
+                .cap
+                .as_ref()
+                .map_or(0, |cap| cap.lifts_in(now).max(cap.gate().paused_until(now).saturating_sub(now))),
+            asked: self.asked(1, now),
+        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! A bucket that drains linearly, settled exactly.
 //!
-//! `used` is what a reserve reads and writes. A refund must not be taken off `used`: the bucket may have been
-//! full in between, and what drained then would be given out twice. So the charges of the last slots are kept
-//! in a ring; a settle edits the slot of its reservation, and `used` is lowered to the fold over the ring, in
-//! which every slot's charge is counted at its end: never below the truth, and at most one slot of refill
-//! above it.
+//! `used` is what a reserve reads and writes. A refund must not be taken off `used`: the bucket may have been full in
+//! between, and what drained then would be given out twice. So two rings keep what was charged and what drained in each of
+//! the last slots. A settle edits the slot of its reservation, and `used` is lowered to the fold over the rings, in which
+//! every slot's charge is counted at its end: never below the truth, and at most one slot of refill above it.
 //!
-//! What takes more than a few instructions is not inlined, or it would crowd out what other quotas need.
+//! A changed limit drains differently from then on. What drained before stays in the ring, so charges from before the
+//! change stay editable.
 
 use super::{
     MAX_AMOUNT, Micros,
@@ -26,14 +26,18 @@ pub(crate) struct DrainingBucket {
     used: u64,
     /// `used` is not believed to be more than this: what the shape says, or a larger debt that it took over.
     max_used: u64,
-    /// Past use that a lowered limit did not make a debt. It is not forgotten, since the limit may rise
-    /// again: while processes that disagree take turns, it does so all the time.
+    /// Past use that a lowered limit did not make a debt. It is kept, since the limit may rise again: while processes that
+    /// disagree take turns, it does so all the time.
     excess: u64,
-    /// Units of it that drain per tick, together with the rate as many as when it was used.
+    /// Units of it that drain per tick: together with the rate as many as when it was used.
     excess_rate: u64,
-    /// The fold at the end of the last slot that left the ring.
+    /// The fold is not believed to be more than this. It grows with live changes, so that no fold cuts off past use.
+    ceiling: u64,
+    /// The fold at the end of the last slot that left the rings.
     base: u64,
-    ring: Ring,
+    charges: Ring,
+    /// What drained in each slot, of the newest one so far.
+    drains: Ring,
     /// A settle has edited the ring since `used` was last lowered to the fold.
     edited: bool,
 }
@@ -44,6 +48,7 @@ impl DrainingBucket {
     }
 
     fn at_tick(rate: u64, shape: TokenBucket, at: u64) -> Self {
+        let ring = || Ring::new(at / shape.slot, shape.slots);
         Self {
             rate,
             shape,
@@ -52,8 +57,10 @@ impl DrainingBucket {
             max_used: shape.max_used(),
             excess: 0,
             excess_rate: 0,
+            ceiling: shape.max_used(),
             base: 0,
-            ring: Ring::new(at / shape.slot, shape.slots),
+            charges: ring(),
+            drains: ring(),
             edited: false,
         }
     }
@@ -62,126 +69,149 @@ impl DrainingBucket {
         self.used
     }
 
-    pub(crate) fn excess(&self) -> u64 {
-        self.excess
-    }
-
-    fn drained(&self, ticks: u64) -> u64 {
-        product(self.rate, ticks)
-    }
-
     pub(crate) fn units(&self) -> u64 {
         self.shape.units
     }
 
-    /// Lets time pass. Answers how many units would have drained and were not in use.
-    #[inline(never)]
+    /// Lets time pass. Returns how many units would have drained and were not in use.
     pub(crate) fn advance(&mut self, now: Micros) -> u64 {
-        let at = (now / self.shape.tick).max(self.at);
-        let unused = self.drain(at - self.at);
-        self.at = at;
-        if at < (self.ring.head() + 1).saturating_mul(self.shape.slot) {
-            return unused;
+        let target = now / self.shape.tick;
+        if target <= self.at {
+            return 0;
         }
-        let slot_drain = self.drained(self.shape.slot);
-        let max_used = self.max_used;
-        let mut base = self.base;
-        let emptied = self.ring.advance(at / self.shape.slot, |left| {
-            base = (base.saturating_sub(slot_drain) + left).min(max_used);
-        });
-        self.base = base.saturating_sub(product(slot_drain, emptied));
+        let mut unused = self.skip_idle_slots(target);
+        loop {
+            let end = product(self.charges.head() + 1, self.shape.slot);
+            unused = sum(unused, self.drain(target.min(end) - self.at));
+            if target < end {
+                return unused;
+            }
+            self.begin_slot();
+        }
+    }
+
+    /// Where more slots have passed than the rings hold, drains those that leave them at once.
+    fn skip_idle_slots(&mut self, target: u64) -> u64 {
+        let (slot, len) = (self.shape.slot, self.charges.len());
+        let first = (target / slot).saturating_sub(len);
+        if first <= self.charges.head() {
+            return 0;
+        }
+        let ticks = first * slot - self.at;
+        let (folded, drain) = (self.fold(), self.drain_of(ticks));
+        let unused = self.drain(ticks);
+        self.base = folded.saturating_sub(drain);
+        (self.charges, self.drains) = (Ring::new(first, len), Ring::new(first, len));
         unused
+    }
+
+    fn begin_slot(&mut self) {
+        let next = self.charges.head() + 1;
+        let (mut charge, mut drain) = (0, 0);
+        self.charges.advance(next, |left| charge = left);
+        self.drains.advance(next, |left| drain = left);
+        self.base = (self.base.saturating_sub(drain) + charge).min(self.ceiling);
+    }
+
+    /// Units that drain of all that was used, in so many ticks.
+    fn drain_of(&self, ticks: u64) -> u64 {
+        sum(product(self.rate, ticks), product(self.excess_rate, ticks).min(self.excess))
     }
 
     fn drain(&mut self, ticks: u64) -> u64 {
-        let drained = self.drained(ticks);
-        let of_excess = product(self.excess_rate, ticks);
+        let head = self.drains.head();
+        self.drains.add(head, self.drain_of(ticks));
+        let drained = product(self.rate, ticks);
         let unused = drained.saturating_sub(self.used);
+        let of_excess = product(self.excess_rate, ticks);
         self.excess = self.excess.saturating_sub(of_excess).saturating_sub(unused);
         self.used = self.used.saturating_sub(drained);
+        self.at += ticks;
         unused
     }
 
-    pub(crate) fn follows(&self, rate: u64, shape: &TokenBucket) -> bool {
-        self.rate == rate && self.shape == *shape
-    }
-
-    /// Takes over a changed rate or burst: past use has drained at the old rate up to now and is no new debt,
-    /// and the ring is closed, since its folds would drain the past at the new rate. Answers whether it
-    /// changed.
+    /// Takes over a changed rate, burst or shape. Returns whether the charges so far are no longer editable.
     pub(crate) fn adopt(&mut self, rate: u64, shape: TokenBucket) -> bool {
-        if self.follows(rate, &shape) {
+        if self.rate == rate && self.shape == shape {
             return false;
         }
-        let debt = self.used.saturating_sub(self.shape.burst_units());
-        let old_units = self.shape.units;
-        let rescale = |used: u64| rescaled(used, old_units, shape.units);
+        let is_laid_out_anew = (self.shape.tick, self.shape.units, self.shape.slot, self.shape.slots)
+            != (shape.tick, shape.units, shape.slot, shape.slots);
+        let (old, old_rate) = (self.shape, self.rate);
+        let rescale = |used: u64| rescaled(used, old.units, shape.units);
         // A debt is kept whole, with room above it for what a demand adds.
         let burst = shape.burst_units();
-        let allowed = burst + rescale(debt).min(MAX_AMOUNT.saturating_sub(8 * burst));
-        // A longer tick is taken over from its beginning, so that no time is lost or counted twice.
-        let at = self.at * self.shape.tick / shape.tick;
-        let undrained = self.drained(self.at - at * shape.tick / self.shape.tick);
-        let total = rescale(sum(sum(self.used, self.excess), undrained));
-        let fastest = if self.excess > 0 { self.rate + self.excess_rate } else { self.rate };
-        *self = Self::at_tick(rate, shape, at);
+        let debt = rescale(self.used.saturating_sub(old.burst_units()));
+        let allowed = burst + debt.min(MAX_AMOUNT.saturating_sub(8 * burst));
+        let mut total = sum(self.used, self.excess);
+        let fastest = if self.excess > 0 { old_rate + self.excess_rate } else { old_rate };
+        if is_laid_out_anew {
+            // A longer tick is taken over from its beginning, so that no time is lost or counted twice.
+            let at = self.at * old.tick / shape.tick;
+            let undrained = product(old_rate, self.at - at * shape.tick / old.tick);
+            total = rescale(sum(total, undrained));
+            *self = Self::at_tick(rate, shape, at);
+            self.charges.add(self.charges.head(), total);
+        }
+        (self.rate, self.shape) = (rate, shape);
         self.used = total.min(allowed);
-        self.max_used = self.max_used.max(self.used);
+        self.max_used = shape.max_used().max(self.used);
+        self.ceiling = self.ceiling.max(sum(shape.max_used(), total));
         self.excess = total - self.used;
         self.excess_rate = fastest.saturating_sub(rate);
-        self.charge_units(self.used, 0);
-        true
+        is_laid_out_anew
     }
 
-    #[inline(never)]
     pub(crate) fn charge(&mut self, amount: u64) {
-        // What a lane leaves behind may add up to more than is believed.
+        // What a session leaves behind may add up to more than is believed.
         let units = product(amount.min(self.shape.burst + self.shape.max_debt), self.shape.units);
-        self.charge_units(units, units);
-    }
-
-    fn charge_units(&mut self, charge: u64, more: u64) {
-        self.ring.add(self.ring.head(), charge);
-        self.used = (self.used + more).min(self.max_used);
+        self.charges.add(self.charges.head(), units);
+        self.used = (self.used + units).min(self.max_used);
     }
 
     /// Replaces what was charged at `at`. What is older than the ring gets no refund; its debit is paid now.
-    #[inline(never)]
     pub(crate) fn amend(&mut self, at: Micros, reserved: u64, actual: u64, refundable: bool) {
-        let slot = (at / self.shape.tick / self.shape.slot).min(self.ring.head());
-        let known = refundable && self.ring.holds(slot);
+        let slot = (at / self.shape.tick / self.shape.slot).min(self.charges.head());
+        let known = refundable && self.charges.holds(slot);
         if actual >= reserved {
             let units = product(actual - reserved, self.shape.units);
-            self.ring.add(if known { slot } else { self.ring.head() }, units);
+            self.charges.add(if known { slot } else { self.charges.head() }, units);
             self.used = (self.used + units).min(self.max_used);
         } else if known {
-            self.ring.take(slot, product(reserved - actual, self.shape.units));
+            self.charges.take(slot, product(reserved - actual, self.shape.units));
         }
         self.edited = true;
     }
 
-    /// Lowers `used` to what the edited ring says: one fold, however many settles came before it.
+    /// Lowers what is used to what the edited ring says: one fold, however many settles came before it.
     pub(crate) fn refold(&mut self) {
-        if std::mem::take(&mut self.edited) && self.used > 0 {
-            self.used = self.used.min(self.fold());
+        if std::mem::take(&mut self.edited) && self.used + self.excess > 0 {
+            let folded = self.fold();
+            self.used = self.used.min(folded);
+            self.excess = self.excess.min(folded - self.used);
         }
     }
 
-    #[inline(never)]
     fn fold(&self) -> u64 {
-        let slot_drain = self.drained(self.shape.slot);
-        let head_drain = self.drained(self.at - self.ring.head() * self.shape.slot);
-        let max_used = self.max_used;
-        self.ring.oldest_first().fold(self.base, |used, (age, charge)| {
-            let drain = if age == 0 { head_drain } else { slot_drain };
-            (used.saturating_sub(drain) + charge).min(max_used)
+        let slots = self.charges.oldest_first().zip(self.drains.oldest_first());
+        slots.fold(self.base, |used, ((_, charge), (_, drain))| {
+            (used.saturating_sub(drain) + charge).min(self.ceiling)
         })
     }
 
+    /// Units in use and past use that is no debt.
+    pub(crate) fn total(&self) -> u64 {
+        sum(self.used, self.excess)
+    }
+
     /// Time until `units` have drained.
-    #[inline(never)]
     pub(crate) fn until_drained(&self, units: u64, now: Micros) -> Micros {
         let ticks = units.div_ceil(self.rate.max(1));
         product(self.at + ticks, self.shape.tick).saturating_sub(now)
+    }
+
+    /// Time until a whole burst has drained.
+    pub(crate) fn horizon(&self) -> Micros {
+        product(self.shape.burst_units().div_ceil(self.rate.max(1)), self.shape.tick)
     }
 }

@@ -1,14 +1,12 @@
 //! The engine behind locks, one for each bucket: state for one process.
 
-mod local;
-
 use std::{
     collections::HashMap,
     fmt,
     hash::{BuildHasherDefault, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -16,9 +14,8 @@ use std::{
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-pub use self::local::LocalBucket;
-use super::{Batch, Bucket, BucketKey, Reply, Store};
-use crate::engine::{self, BucketState, Micros};
+use super::{Batch, BucketKey, Hint, Listening, Reply, Store};
+use crate::engine::{self, Answer, BucketRules, BucketState, Micros, Wakes};
 
 /// How often buckets that mean nothing any more are looked for.
 const SWEEP_EVERY: Micros = 60_000_000;
@@ -26,7 +23,7 @@ const SWEEP_EVERY: Micros = 60_000_000;
 /// Keeps the state of buckets in this process: the default, which needs no service.
 ///
 /// Every process has its own: eight workers are eight times the limit. Time is tokio's, so a test can pause it.
-/// A bucket that nobody has used for longer than its windows is forgotten.
+/// A bucket that was not used for longer than its windows is forgotten.
 pub struct MemoryStore {
     inner: Arc<Inner>,
 }
@@ -37,6 +34,8 @@ struct Inner {
     epoch: Micros,
     /// Locked before any of the states.
     cells: Mutex<Cells>,
+    /// Of the sessions that listen.
+    hints: Mutex<HashMap<u64, Hint>>,
     next_sweep: AtomicU64,
 }
 
@@ -57,6 +56,7 @@ impl MemoryStore {
             started: Instant::now(),
             epoch: epoch.as_micros() as Micros,
             cells: Mutex::default(),
+            hints: Mutex::default(),
             next_sweep: AtomicU64::new(0),
         };
         Self { inner: Arc::new(inner) }
@@ -89,42 +89,71 @@ impl Store for MemoryStore {
         true
     }
 
-    fn local(&self, bucket: &Bucket) -> Option<LocalBucket> {
-        let cell = self.inner.cell(&bucket.key);
-        Some(LocalBucket::new(self.inner.clone(), cell, bucket.rules.clone()))
+    fn apply(&self, batch: &Batch<'_>) -> Reply {
+        let (answer, wakes) = self.inner.apply(batch);
+        for wake in wakes {
+            if let Some(bucket) = batch.buckets.get(usize::from(wake.bucket)) {
+                self.inner.hint(wake.session, bucket.key.name());
+            }
+        }
+        Reply::Now(answer)
     }
 
-    fn apply(&self, batch: &Batch<'_>) -> Reply {
-        let Batch { lane, seq, lease, buckets, ops } = *batch;
-        let cells: SmallVec<[_; 4]> = buckets.iter().map(|bucket| self.inner.cell(&bucket.key)).collect();
-        let rules: SmallVec<[_; 4]> = buckets.iter().map(|bucket| &*bucket.rules).collect();
-
-        // Whoever takes several locks takes them in one order, or two could wait for each other.
-        let mut order: SmallVec<[_; 4]> = (0..cells.len()).collect();
-        order.sort_unstable_by_key(|&index| Arc::as_ptr(&cells[index]));
-        order.dedup_by_key(|index| Arc::as_ptr(&cells[*index]));
-        let mut locked: SmallVec<[_; 4]> =
-            order.into_iter().map(|index| (index, cells[index].lock())).collect();
-        locked.sort_unstable_by_key(|(index, _)| *index);
-
-        let mut states: SmallVec<[_; 4]> = locked.iter_mut().map(|(_, state)| take(state)).collect();
-        let batch = engine::Batch { lane, seq, lease, rules: &rules, ops };
-        let answer = engine::apply(&mut states, &batch, self.inner.wall());
-        locked.iter_mut().zip(states).for_each(|((_, cell), state)| **cell = state);
-        drop(locked);
-        self.inner.sweep(answer.wall);
-        Reply::Now(answer)
+    fn listen(&self, _partition: &str, session: u64, hint: Hint) -> Option<Listening> {
+        self.inner.hints().insert(session, hint);
+        let guard = Registered { session, inner: self.inner.clone() };
+        Some(Listening::new(Arc::new(AtomicBool::new(true)), guard))
     }
 }
 
-/// Leaves an unused state behind.
-fn take(state: &mut BucketState) -> BucketState {
-    std::mem::replace(state, BucketState::unused())
+/// Ends the hints of a session when dropped.
+struct Registered {
+    session: u64,
+    inner: Arc<Inner>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.inner.hints().remove(&self.session);
+    }
 }
 
 type Cells = HashMap<Arc<BucketKey>, Arc<Cell>, BuildHasherDefault<Prehashed>>;
 
 impl Inner {
+    fn apply(&self, batch: &Batch<'_>) -> (Answer, Wakes) {
+        let Batch { session, seq, lease, buckets, ops } = *batch;
+        let cells: SmallVec<[_; 2]> = buckets.iter().map(|bucket| self.cell(&bucket.key)).collect();
+        let buckets: SmallVec<[_; 2]> =
+            buckets.iter().map(|bucket| BucketRules { id: bucket.key.id(), rules: &bucket.rules }).collect();
+        let batch = engine::Batch { session, seq, lease, buckets: &buckets, ops };
+
+        // Several locks are taken in one order, or two batches could wait for each other.
+        let mut order: SmallVec<[usize; 2]> = (0..cells.len()).collect();
+        order.sort_unstable_by_key(|&index| Arc::as_ptr(&cells[index]));
+        let mut locked: SmallVec<[_; 2]> =
+            order.into_iter().map(|index| (index, cells[index].lock())).collect();
+        locked.sort_unstable_by_key(|(index, _)| *index);
+        let mut states: SmallVec<[&mut BucketState; 2]> =
+            locked.iter_mut().map(|(_, state)| &mut **state).collect();
+        let result = engine::apply(&mut states, &batch, self.wall());
+        drop(locked);
+        self.sweep(result.0.wall);
+        result
+    }
+
+    /// Tells a session that a head of its own may fit. No lock is held.
+    fn hint(&self, session: u64, bucket: &str) {
+        let hint = self.hints().get(&session).cloned();
+        if let Some(hint) = hint {
+            hint.call(bucket);
+        }
+    }
+
+    fn hints(&self) -> MutexGuard<'_, HashMap<u64, Hint>> {
+        self.hints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Not to be asked for with a state locked.
     fn cells(&self) -> MutexGuard<'_, Cells> {
         self.cells.lock().unwrap_or_else(PoisonError::into_inner)
@@ -140,8 +169,7 @@ impl Inner {
         cell
     }
 
-    /// A state must not see it run backwards: it is read while that is locked, or again if somebody was quicker. Who waits for
-    /// the lock meanwhile is granted as of then, as if he had been interrupted after the grant.
+    /// Read while the states are locked, so that none of them sees it run backwards.
     #[inline]
     fn wall(&self) -> Micros {
         let passed = self.started.elapsed();
@@ -156,7 +184,7 @@ impl Inner {
             return;
         }
         let next = now + SWEEP_EVERY;
-        // One of those that find it due does it.
+        // Of the batches that find it due, one does it.
         if self.next_sweep.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             self.forget(|state| state.is_over(now));
         }
@@ -166,9 +194,9 @@ impl Inner {
         self.cells().retain(|_, cell| {
             let mut state = cell.lock();
             if is_over(&state) {
-                drop(take(&mut state));
+                *state = BucketState::unused();
             }
-            // What a limiter has at hand it finds unused; a cell that only the map knows nobody can be about to use.
+            // A batch that has the cell at hand finds it unused. A cell that only the map knows is about to be used by none.
             !state.is_unused() || Arc::strong_count(cell) > 1
         });
     }
@@ -177,7 +205,7 @@ impl Inner {
 impl Cell {
     #[inline]
     fn lock(&self) -> MutexGuard<'_, BucketState> {
-        // The engine does not panic half-way through a state; should it, a bucket is still better than none.
+        // The engine does not panic half-way through a state; should it, the bucket is still better than none.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -16,7 +16,7 @@ pub(crate) struct Shortage {
     pub(crate) available: i64,
     /// Time until the demand fits if nothing is refunded; `None` while that depends on calls in flight.
     pub(crate) wait: Option<Micros>,
-    /// The same if everything in flight were refunded at once.
+    /// Time until it fits if everything in flight were refunded at once.
     pub(crate) at_best: Micros,
 }
 
@@ -36,19 +36,20 @@ impl Over {
 }
 
 impl QuotaState {
-    /// Only asked where the demand does not fit.
+    /// Only asked where the demand does not fit, or to tell for how long another one would wait.
     pub(crate) fn shortage(&self, rule: &Rule, ask: Ask, now: Micros, wall: Micros) -> Shortage {
         let (taken, units) = self.taken(rule);
         let capacity = product(ask.capacity, units);
-        let gone = sum(taken, self.cap.withheld_from(ask.cost));
+        let gone = sum(taken, self.withheld_from(ask.cost));
         let over = |gone| sum(gone, ask.units(units)).saturating_sub(capacity);
         let over = Over { capped: over(gone), free: over(taken) };
         let refundable = product(self.in_flight, units);
         let available = (capacity as i64 - gone as i64).div_euclid(units as i64);
+        let paused = self.paused_for(ask, now);
         Shortage {
-            available: if self.cap.pauses(ask.cost) { available.min(0) } else { available },
-            wait: self.until_fits(rule, over, self.held(rule), ask, now, wall),
-            at_best: self.until_fits(rule, over.less(refundable), 0, ask, now, wall).unwrap_or(0),
+            available: if paused > 0 { available.min(0) } else { available },
+            wait: self.until_fits(rule, over, self.held(rule), ask, now, wall).map(|wait| wait.max(paused)),
+            at_best: self.until_fits(rule, over.less(refundable), 0, ask, now, wall).unwrap_or(0).max(paused),
         }
     }
 
@@ -67,14 +68,14 @@ impl QuotaState {
             0 => Some(0),
             over => self.until_back(rule, over, held, ask, now, wall),
         };
-        let mut wait = until_back(over.free);
-        if over.capped > over.free {
-            let lifted = wait.map(|wait| wait.max(self.cap.lifts_in(now)));
-            let beside = if self.gives_back(over.capped) { until_back(over.capped) } else { None };
-            wait = lifted.into_iter().chain(beside).min();
+        let wait = until_back(over.free);
+        if over.capped <= over.free {
+            return wait;
         }
-        let paused = if self.cap.pauses(ask.cost) { self.cap.paused_for(now) } else { 0 };
-        Some(wait?.max(paused))
+        let lifts_in = self.cap.as_ref().map_or(0, |cap| cap.lifts_in(now));
+        let lifted = wait.map(|wait| wait.max(lifts_in));
+        let beside = if self.gives_back(over.capped) { until_back(over.capped) } else { None };
+        lifted.into_iter().chain(beside).min()
     }
 
     /// Whether as much as `over` units will come back while something is withheld.
@@ -115,7 +116,7 @@ impl QuotaState {
                     return None;
                 }
                 let (begin, next) = window_at(rule, wall);
-                let wait = window.end((begin, next)) - wall;
+                let wait = window.end().saturating_sub(wall);
                 Some(wait_on(wait, beyond, ask.capacity, next - begin))
             }
             Charges::None => None,

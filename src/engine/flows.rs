@@ -1,0 +1,83 @@
+//! Start-time fair queuing between the flows of a bucket.
+//!
+//! Every flow has a start tag, that of its next demand: the flow with the smallest one is next. A grant moves the flow on by
+//! the part of the limit that it takes, divided by the flow's weight. The bucket's virtual time is the largest tag that was
+//! served; a flow that was idle starts there, so it has no credit.
+//!
+//! Tags are doubles, alike in Rust and Lua: both add and divide them in the same order.
+
+use super::Micros;
+
+/// A flow that was served is remembered for this long, if it does not wait meanwhile.
+pub(crate) const FLOW_MEMORY: Micros = 60_000_000;
+
+/// The flows of one bucket that wait or were served of late.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Flows {
+    virtual_time: f64,
+    tags: Vec<Tag>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Tag {
+    flow: u64,
+    start: f64,
+    /// When it was last moved, or began to wait.
+    touched: Micros,
+}
+
+impl Flows {
+    fn find(&self, flow: u64) -> Result<usize, usize> {
+        self.tags.binary_search_by_key(&flow, |tag| tag.flow)
+    }
+
+    /// The start tag of a flow, which `waits` here or does not.
+    pub(crate) fn start(&self, flow: u64, waits: bool) -> f64 {
+        match self.find(flow) {
+            Ok(index) if waits => self.tags[index].start,
+            Ok(index) => self.tags[index].start.max(self.virtual_time),
+            Err(_) => self.virtual_time,
+        }
+    }
+
+    /// A flow that starts at `start` begins to wait, or goes on waiting. Returns whether it was not known.
+    pub(crate) fn wait(&mut self, flow: u64, start: f64, now: Micros) -> bool {
+        self.set(flow, start, now)
+    }
+
+    /// A demand is granted of a flow that starts at `start`, and takes this part of the limit by its weight. Returns whether
+    /// the flow was not known.
+    pub(crate) fn serve(&mut self, flow: u64, start: f64, part: f64, now: Micros) -> bool {
+        self.virtual_time = self.virtual_time.max(start);
+        self.set(flow, start + part, now)
+    }
+
+    fn set(&mut self, flow: u64, start: f64, touched: Micros) -> bool {
+        let tag = Tag { flow, start, touched };
+        match self.find(flow) {
+            Ok(index) => {
+                self.tags[index] = tag;
+                false
+            }
+            Err(index) => {
+                self.tags.insert(index, tag);
+                true
+            }
+        }
+    }
+
+    /// Forgets a flow that does not wait, if it was not served for long. Otherwise returns when to look again.
+    pub(crate) fn forget(&mut self, flow: u64, waits: bool, now: Micros) -> Option<Micros> {
+        let index = self.find(flow).ok()?;
+        let until = if waits { now } else { self.tags[index].touched };
+        if until + FLOW_MEMORY > now {
+            return Some(until + FLOW_MEMORY);
+        }
+        self.tags.remove(index);
+        None
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tags.is_empty()
+    }
+}

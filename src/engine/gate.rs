@@ -1,0 +1,166 @@
+//! A pause of a bucket or of a quota, and what follows it.
+//!
+//! A pause of the user's ends and is gone. One that a provider's refusal caused ends half open: one demand goes first, as
+//! a probe. When that was answered well, or was not refused within a second, the waiters follow, spread over a second.
+
+use super::{Micros, exact::sum};
+
+/// A probe that is not answered within this counts as answered well.
+const PROBE: Micros = 1_000_000;
+
+/// The waiters follow a probe over this long.
+const SPREAD: Micros = 1_000_000;
+
+/// Whether demands pass, and in what measure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gate {
+    /// Nothing passes before.
+    until: Micros,
+    /// A provider asked for a wait until `asked_until`, and for as long as this lasts demands are refused instead of
+    /// waiting for it.
+    surfaced_until: Micros,
+    asked_until: Micros,
+    /// How long the last pause was that a refusal caused; 0 if none did.
+    length: Micros,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    /// Opens fully.
+    #[default]
+    Plain,
+    /// Lets one demand pass; it did at `probe`, if that is not 0.
+    HalfOpen { probe: Micros },
+    /// Lets one demand pass every `step`, the next at `next`.
+    Spreading { until: Micros, next: Micros, step: Micros },
+}
+
+/// A provider's refusal of a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refusal {
+    /// When the call was granted.
+    pub(crate) at: Micros,
+    /// The wait that was asked for.
+    pub(crate) asked: Micros,
+    /// For how long the pause lasts, and the longest that doubling leads to.
+    pub(crate) lasts: Micros,
+    pub(crate) longest: Micros,
+}
+
+impl Gate {
+    /// Whether this holds nothing back and remembers nothing.
+    pub(crate) fn is_gone(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Pauses for the user.
+    pub(crate) fn pause(&mut self, until: Micros) {
+        self.until = self.until.max(until);
+    }
+
+    /// Pauses for a provider. A call that was granted after an earlier pause ended shows that it was too short.
+    pub(crate) fn refuse(&mut self, refusal: Refusal, now: Micros) {
+        let Refusal { at, asked, lasts, longest } = refusal;
+        let is_further = self.length > 0 && at >= self.until;
+        let lasts = if is_further { lasts.max(sum(self.length, self.length).min(longest)) } else { lasts };
+        self.length = if is_further { lasts } else { self.length.max(lasts) };
+        self.until = self.until.max(sum(now, lasts));
+        self.phase = Phase::HalfOpen { probe: 0 };
+        if self.surfaced_until <= now {
+            (self.surfaced_until, self.asked_until) = (0, 0);
+        }
+        if asked > lasts {
+            self.surfaced_until = self.surfaced_until.max(sum(now, lasts));
+            self.asked_until = self.asked_until.max(sum(now, asked));
+        }
+    }
+
+    /// A call was answered well that was granted at `at`. If it was the probe, `waiting` demands follow.
+    pub(crate) fn answered(&mut self, at: Micros, waiting: u64, now: Micros) {
+        if let Phase::HalfOpen { probe: 1.. } = self.phase
+            && at >= self.until
+        {
+            self.spread(waiting, now);
+        }
+    }
+
+    /// Ends every pause.
+    pub(crate) fn resume(&mut self) {
+        *self = Self::default();
+    }
+
+    fn spread(&mut self, waiting: u64, now: Micros) {
+        match SPREAD.checked_div(waiting) {
+            Some(step) => {
+                self.phase = Phase::Spreading { until: sum(now, SPREAD), next: now, step: step.max(1) };
+            }
+            None => self.resume(),
+        }
+    }
+
+    /// Ends what is over, `waiting` demands waiting.
+    pub(crate) fn pass(&mut self, waiting: u64, now: Micros) {
+        if self.until > now {
+            return;
+        }
+        match self.phase {
+            Phase::Plain => self.resume(),
+            Phase::HalfOpen { probe: 0 } => {}
+            Phase::HalfOpen { probe } if now < probe + PROBE => {}
+            Phase::HalfOpen { .. } => self.spread(waiting, now),
+            Phase::Spreading { until, .. } if now >= until => self.resume(),
+            Phase::Spreading { .. } => {}
+        }
+    }
+
+    /// How long a demand has to wait here behind `before` others; 0 if it may pass.
+    pub(crate) fn wait(&self, before: u64, now: Micros) -> Micros {
+        if self.until > now {
+            return self.until - now;
+        }
+        match self.phase {
+            Phase::Plain => 0,
+            Phase::HalfOpen { probe: 0 } if before == 0 => 0,
+            Phase::HalfOpen { probe: 0 } => PROBE,
+            Phase::HalfOpen { probe } => (probe + PROBE).saturating_sub(now),
+            Phase::Spreading { next, step, .. } => sum(next, step.saturating_mul(before)).saturating_sub(now),
+        }
+    }
+
+    /// A demand passes. Returns whether it is a probe.
+    pub(crate) fn grant(&mut self, now: Micros) -> bool {
+        match &mut self.phase {
+            Phase::HalfOpen { probe } => {
+                *probe = now;
+                true
+            }
+            Phase::Spreading { next, step, .. } => {
+                *next = sum(*next, *step);
+                false
+            }
+            Phase::Plain => false,
+        }
+    }
+
+    /// Until when nothing passes, if that is not over.
+    pub(crate) fn paused_until(&self, now: Micros) -> Micros {
+        if self.until > now { self.until } else { 0 }
+    }
+
+    /// What is left of the wait that was asked for, if demands are not to wait for it.
+    pub(crate) fn asked(&self, now: Micros) -> Option<Micros> {
+        let refuses = self.surfaced_until > now && self.asked_until > self.until;
+        refuses.then(|| self.asked_until.saturating_sub(now))
+    }
+
+    /// Time until this means nothing any more, if nothing is asked meanwhile.
+    pub(crate) fn lasts(&self, now: Micros) -> Micros {
+        let remembered = match self.phase {
+            Phase::Plain => 0,
+            // A refusal after the pause doubles it: remembered for as long as it was.
+            Phase::HalfOpen { .. } | Phase::Spreading { .. } => sum(self.length, PROBE + SPREAD),
+        };
+        sum(self.until, remembered).saturating_sub(now)
+    }
+}

@@ -1,0 +1,243 @@
+//! What waits in a bucket: of each session its first waiter on each quota, for each class and flow. A demand is measured
+//! against those of other sessions that go before it.
+
+use super::{Flow, Line, Micros, exact::sum, flows::Flows};
+
+/// A head whose session does not come back within this long is passed over: it may have died.
+const LATE: Micros = 200_000;
+
+/// A head counts for the order of flows with this many of a session's groups on a quota at most.
+pub(crate) const MAX_LINES: usize = 4;
+
+/// The first waiter of a session on a quota, for one class and flow, and what waits behind it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Head {
+    pub(crate) session: u64,
+    pub(crate) quota: u64,
+    pub(crate) headroom: u64,
+    pub(crate) flow: u64,
+    /// The bucket in which its flow takes turns.
+    pub(crate) space: u64,
+    /// Its number in its session.
+    pub(crate) waiter: u64,
+    pub(crate) arrival: Micros,
+    pub(crate) cost: u64,
+    /// How far it moves its flow on.
+    pub(crate) part: f64,
+    pub(crate) count: u64,
+    pub(crate) sum: u64,
+    /// When the last of them arrived.
+    pub(crate) last: Micros,
+    /// Its session comes back by then: that was told, or it was woken. 0 if that is not known.
+    pub(crate) due: Micros,
+    /// Other quotas hold it back until then, as far as is known.
+    pub(crate) held_until: Micros,
+}
+
+/// A demand, as far as its place among heads goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// Its own session's heads do not count. 0 if they do.
+    pub(crate) session: u64,
+    /// Which of two goes first that arrived at the same time: the smaller one. A session's id for what is a head, the same in
+    /// all buckets; the largest number for newcomers.
+    pub(crate) tie: u64,
+    pub(crate) headroom: u64,
+    pub(crate) flow: u64,
+    pub(crate) space: u64,
+    pub(crate) arrival: Micros,
+    /// Its start tag among the flows of its space.
+    pub(crate) tag: f64,
+}
+
+/// What goes before a demand on a quota.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Before {
+    pub(crate) amount: u64,
+    pub(crate) demands: u64,
+    pub(crate) heads: u64,
+}
+
+impl Head {
+    /// Waiters of a session that are not in its batch.
+    pub(crate) fn of_line(session: u64, quota: u64, line: &Line, now: Micros) -> Self {
+        Self {
+            session,
+            quota,
+            headroom: line.headroom,
+            flow: line.flow.id,
+            space: line.space,
+            waiter: line.waiter,
+            arrival: now.saturating_sub(line.age),
+            cost: line.cost,
+            part: line.part,
+            count: line.count,
+            sum: line.sum,
+            last: now.saturating_sub(line.last),
+            // It was not looked at: its session is about to.
+            due: now,
+            held_until: 0,
+        }
+    }
+
+    /// Whether both are of one group: the same quota, class and flow.
+    pub(crate) fn is_of_group_of(&self, other: &Self) -> bool {
+        (self.session, self.quota, self.headroom, self.flow)
+            == (other.session, other.quota, other.headroom, other.flow)
+    }
+
+    /// Takes in waiters of its group that are behind it.
+    pub(crate) fn extend(&mut self, behind: &Self) {
+        self.count += behind.count;
+        self.sum = sum(self.sum, behind.sum);
+        self.last = self.last.max(behind.last);
+    }
+
+    fn is_late(&self, now: Micros) -> bool {
+        self.due > 0 && now > self.due + LATE
+    }
+
+    /// Whether it blocks younger demands: not while it is held back elsewhere for longer than its quota's `horizon`.
+    pub(crate) fn holds(&self, horizon: Micros, now: Micros) -> bool {
+        self.held_until <= sum(now, horizon)
+    }
+
+    /// How many of those that wait with it go before a demand, and what they ask.
+    fn before(&self, place: &Place, tolerance: Micros, flows: Option<&Flows>) -> (u64, u64) {
+        if self.space == place.space && self.headroom == place.headroom && self.flow != place.flow {
+            return self.before_by_tag(place, flows.map_or(0.0, |flows| flows.start(self.flow, true)));
+        }
+        let arrival = sum(self.arrival, tolerance);
+        if (arrival, self.session) >= (place.arrival, place.tie) {
+            return (0, 0);
+        }
+        let (passed, span) = (place.arrival - arrival, self.last.saturating_sub(self.arrival));
+        if passed >= span {
+            return (self.count, self.sum);
+        }
+        let share = passed as f64 / span as f64;
+        let part_of = |amount: u64| (amount as f64 * share).floor() as u64;
+        (1 + part_of(self.count - 1), self.cost + part_of(self.sum.saturating_sub(self.cost)))
+    }
+
+    fn before_by_tag(&self, place: &Place, start: f64) -> (u64, u64) {
+        let is_before = start < place.tag
+            || start == place.tag && (self.arrival, self.session) < (place.arrival, place.tie);
+        if !is_before {
+            return (0, 0);
+        }
+        let turns = if self.part > 0.0 { ((place.tag - start) / self.part).ceil().max(1.0) } else { 1.0 };
+        if turns >= self.count as f64 {
+            return (self.count, self.sum);
+        }
+        let behind = self.sum.saturating_sub(self.cost) / (self.count - 1);
+        let turns = turns as u64;
+        (turns, self.cost + (turns - 1) * behind)
+    }
+}
+
+/// The heads of a bucket, by arrival.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Heads(Vec<Head>);
+
+impl Heads {
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Head> {
+        self.0.iter()
+    }
+
+    /// A session's head on a quota that is this waiter.
+    pub(crate) fn find(&self, session: u64, quota: u64, waiter: u64) -> Option<&Head> {
+        self.0.iter().find(|head| (head.session, head.quota, head.waiter) == (session, quota, waiter))
+    }
+
+    /// When a waiter arrived, if it is a head.
+    pub(crate) fn arrival(&self, session: u64, waiter: u64) -> Option<Micros> {
+        let mut heads = self.0.iter().filter(|head| head.session == session);
+        heads.find(|head| waiter > 0 && head.waiter == waiter).map(|head| head.arrival)
+    }
+
+    /// Whether a flow waits here that takes turns in `space`.
+    pub(crate) fn waits(&self, flow: u64, space: u64) -> bool {
+        self.0.iter().any(|head| (head.flow, head.space) == (flow, space))
+    }
+
+    /// Replaces a session's heads.
+    pub(crate) fn replace(&mut self, session: u64, heads: impl IntoIterator<Item = Head>) {
+        self.0.retain(|head| head.session != session);
+        self.0.extend(heads);
+        self.0.sort_by_key(|head| (head.arrival, head.session, head.quota, head.headroom, head.flow));
+    }
+
+    /// What goes before a demand on a quota.
+    pub(crate) fn before(
+        &self,
+        place: &Place,
+        quota: u64,
+        horizon: Micros,
+        tolerance: Micros,
+        now: Micros,
+        flows: Option<&Flows>,
+    ) -> Before {
+        let mut before = Before::default();
+        for head in self.live(place.session, quota, now) {
+            if head.headroom > place.headroom || !head.holds(horizon, now) {
+                continue;
+            }
+            let (demands, amount) = head.before(place, tolerance, flows);
+            before.amount = sum(before.amount, amount);
+            before.demands += demands;
+            before.heads += u64::from(demands > 0);
+        }
+        before
+    }
+
+    /// The heads on a quota that are not late, those of one session left out.
+    pub(crate) fn live(&self, session: u64, quota: u64, now: Micros) -> impl Iterator<Item = &Head> {
+        self.0.iter().filter(move |head| {
+            head.quota == quota && (session == 0 || head.session != session) && !head.is_late(now)
+        })
+    }
+
+    /// How many demands wait: of each session as many as on the quota for which most do.
+    pub(crate) fn waiting(&self) -> u64 {
+        let mut counts: Vec<(u64, u64, u64)> = Vec::new();
+        for head in &self.0 {
+            match counts
+                .iter_mut()
+                .find(|(session, quota, _)| (*session, *quota) == (head.session, head.quota))
+            {
+                Some((.., count)) => *count += head.count,
+                None => counts.push((head.session, head.quota, head.count)),
+            }
+        }
+        counts.sort_unstable();
+        let most_of = |of: &[(u64, u64, u64)]| of.iter().map(|(.., count)| *count).max().unwrap_or(0);
+        counts.chunk_by(|one, other| one.0 == other.0).map(most_of).sum()
+    }
+
+    /// How many demands wait for a quota.
+    pub(crate) fn waiting_for(&self, quota: u64) -> u64 {
+        self.0.iter().filter(|head| head.quota == quota).map(|head| head.count).sum()
+    }
+
+    /// Expects the session of a head to come back at once. Returns whether it was not expected yet.
+    pub(crate) fn wake(&mut self, session: u64, quota: u64, waiter: u64, now: Micros) -> bool {
+        let mut heads = self.0.iter_mut();
+        let head = heads.find(|head| (head.session, head.quota, head.waiter) == (session, quota, waiter));
+        let Some(head) = head.filter(|head| head.due == 0 || head.due > now) else { return false };
+        head.due = now;
+        true
+    }
+}
+
+impl Flow {
+    /// How far a demand moves its flow on that takes this part of a limit.
+    pub(crate) fn step(self, part: f64) -> f64 {
+        part / f64::from(self.weight.max(1))
+    }
+}

@@ -1,0 +1,106 @@
+//! What a bucket knows of a session, or of a detached reservation: a claim.
+
+use smallvec::SmallVec;
+
+use super::{Micros, Seen, Verdicts};
+
+/// What a bucket knows of a session, or of a claim.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SessionRecord {
+    pub(crate) id: u64,
+    /// The last batch whose first bucket this was, and what it was answered.
+    seq: u64,
+    answer: (SmallVec<[Seen; 1]>, Verdicts),
+    /// What is in flight is abandoned from here on.
+    lease_until: Micros,
+    forget_at: Micros,
+    /// Where the index of due times has it.
+    pub(super) indexed_at: Micros,
+    /// What was granted before this is not in `in_flight`: the session was not known yet, or its lease had ended.
+    since: Micros,
+    in_flight: SmallVec<[Share; 4]>,
+}
+
+/// What a session has in flight on one quota.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Share {
+    pub(crate) quota: u64,
+    pub(crate) amount: u64,
+}
+
+impl SessionRecord {
+    pub(crate) fn new(id: u64, now: Micros) -> Self {
+        Self {
+            id,
+            seq: 0,
+            answer: Default::default(),
+            lease_until: now,
+            forget_at: now,
+            indexed_at: now,
+            since: now,
+            in_flight: SmallVec::new(),
+        }
+    }
+
+    /// The last batch, and what it was answered.
+    pub(crate) fn last(&self) -> (u64, &(SmallVec<[Seen; 1]>, Verdicts)) {
+        (self.seq, &self.answer)
+    }
+
+    pub(crate) fn answered(&mut self, seq: u64, seen: SmallVec<[Seen; 1]>, verdicts: Verdicts) {
+        (self.seq, self.answer) = (seq, (seen, verdicts));
+    }
+
+    /// Gives it time until its lease and its record end.
+    #[inline]
+    pub(super) fn extend(&mut self, lease_until: Micros, forget_at: Micros) {
+        (self.lease_until, self.forget_at) = (lease_until, forget_at);
+    }
+
+    pub(crate) fn lease_until(&self) -> Micros {
+        self.lease_until
+    }
+
+    /// Whether a grant of this time may still be in flight here.
+    #[inline]
+    pub(crate) fn knows(&self, at: Micros) -> bool {
+        at >= self.since
+    }
+
+    /// What it has in flight on a quota, that of the rule at `index`, which is where it is kept if it can be.
+    #[inline]
+    pub(crate) fn share(&mut self, index: usize, quota: u64) -> &mut u64 {
+        let is_there = self.in_flight.get(index).is_some_and(|share| share.quota == quota);
+        let index = if is_there { index } else { self.place_share(index, quota) };
+        &mut self.in_flight[index].amount
+    }
+
+    #[cold]
+    fn place_share(&mut self, index: usize, quota: u64) -> usize {
+        let found = self.in_flight.iter().position(|share| share.quota == quota).unwrap_or_else(|| {
+            self.in_flight.push(Share { quota, amount: 0 });
+            self.in_flight.len() - 1
+        });
+        if index >= self.in_flight.len() {
+            return found;
+        }
+        self.in_flight.swap(index, found);
+        index
+    }
+
+    pub(crate) fn has_in_flight(&self) -> bool {
+        self.in_flight.iter().any(|share| share.amount > 0)
+    }
+
+    /// When the bucket has to look at this record again.
+    pub(crate) fn due(&self) -> Micros {
+        if self.has_in_flight() { self.lease_until } else { self.forget_at }
+    }
+
+    /// Its lease has ended, or its claim was settled: returns what it had in flight.
+    pub(crate) fn abandon(&mut self, now: Micros) -> SmallVec<[Share; 4]> {
+        self.since = now;
+        let shares = std::mem::take(&mut self.in_flight);
+        shares.into_iter().filter(|share| share.amount > 0).collect()
+    }
+}
