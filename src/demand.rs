@@ -44,11 +44,6 @@ struct More {
 pub(crate) struct Note(Option<Arc<Box<dyn Any + Send + Sync>>>);
 
 impl Note {
-    #[inline]
-    pub(crate) fn is_some(&self) -> bool {
-        self.0.is_some()
-    }
-
     pub(crate) fn get<T: Any>(&self) -> Option<&T> {
         self.0.as_deref()?.as_ref().downcast_ref()
     }
@@ -194,6 +189,12 @@ impl Demand {
     #[inline]
     pub(crate) fn left_note(&self) -> Note {
         self.more.as_ref().map_or_else(Note::default, |more| more.note.clone())
+    }
+
+    /// True if there is nothing to it that a reservation has to remember besides its usage.
+    #[inline]
+    pub(crate) fn is_short(&self) -> bool {
+        self.more.is_none()
     }
 
     /// True if only its buckets can be unknown, as for most demands: no class, no share, standard metrics.

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::bucket_handle::{BucketHandle, Declared};
 use crate::{
-    engine::{Costs, Micros, Mode, Op, RefusedBy, Seen, Times, Violation},
+    engine::{Costs, Micros, Mode, On, Op, RefusedBy, Seen, Times, Violation},
     error::{Refusal, Shortage, Throttled},
     limits::BucketSpec,
     quota::Meter,
@@ -77,9 +77,13 @@ impl BucketSet {
         Self::new(handles).map(Arc::new)
     }
 
-    /// Looks calendars up again, around this time of the store.
-    pub(super) fn chart(&self, around: Micros) {
-        self.members.iter().for_each(|member| member.handle.chart(&member.spec, around));
+    /// The same buckets with calendars looked up around this time of the store.
+    pub(super) fn charted(&self, around: Micros) -> Arc<Self> {
+        let chart = |member: &Member| {
+            member.handle.chart(&member.spec, around);
+            Bucket::new(member.spec.key.clone(), member.spec.rules(around).into_owned())
+        };
+        Arc::new(Self { members: self.members.clone(), buckets: self.members.iter().map(chart).collect() })
     }
 
     /// What a settle of a reservation on this set is counted on: the same buckets as they are declared now, and after
@@ -90,21 +94,27 @@ impl BucketSet {
             return self.clone();
         }
         let mut set = Self { members: SmallVec::new(), buckets: SmallVec::new() };
-        for (member, bucket) in self.members.iter().zip(&self.buckets) {
-            let (spec, bucket) = match member.handle.declared() {
-                (_, Declared::As(spec, _)) if spec.lacks_some_of(&member.spec) => {
-                    let spec = Arc::new(spec.with_those_of(&member.spec));
-                    // Calendars are looked up when the store says that it needs them.
-                    let bucket = Bucket::new(spec.key.clone(), spec.rules(0).into_owned());
-                    (spec, bucket)
-                }
-                (_, Declared::As(spec, bucket)) => (spec, bucket),
-                _ => (member.spec.clone(), bucket.clone()),
-            };
-            set.members.push(Member { spec, ..member.clone() });
+        for index in 0..self.members.len() {
+            let (mut member, mut bucket) = self.member_now(index);
+            let older = &self.members[index].spec;
+            if member.spec.lacks_some_of(older) {
+                member.spec = Arc::new(member.spec.with_those_of(older));
+                // Calendars are looked up when the store says that it needs them.
+                bucket = Bucket::new(bucket.key.clone(), member.spec.rules(0).into_owned());
+            }
+            set.members.push(member);
             set.buckets.push(bucket);
         }
         Arc::new(set)
+    }
+
+    /// A bucket as it is declared now; if it is not any more, as it was.
+    fn member_now(&self, index: usize) -> (Member, Bucket) {
+        let member = &self.members[index];
+        match member.handle.declared() {
+            (version, Declared::As(spec, bucket)) => (Member { spec, version, ..member.clone() }, bucket),
+            _ => (member.clone(), self.buckets[index].clone()),
+        }
     }
 
     /// Whether it has quotas that its buckets are not declared with any more. Demands must not be held back by them.
@@ -113,6 +123,18 @@ impl BucketSet {
             (_, Declared::As(spec, _)) => spec.lacks_some_of(&member.spec),
             _ => false,
         })
+    }
+
+    /// One bucket of the set as it is declared now.
+    pub(super) fn only(&self, bucket: u64) -> Option<Self> {
+        let index = self.members.iter().position(|member| member.handle.id() == bucket)?;
+        let (member, bucket) = self.member_now(index);
+        Some(Self { members: SmallVec::from_elem(member, 1), buckets: SmallVec::from_elem(bucket, 1) })
+    }
+
+    /// Each bucket with its handle and its declaration.
+    pub(super) fn parts(&self) -> impl ExactSizeIterator<Item = (&Arc<BucketHandle>, &Arc<BucketSpec>, &Bucket)> {
+        self.members.iter().zip(&self.buckets).map(|(member, bucket)| (&member.handle, &member.spec, bucket))
     }
 
     /// The first bucket's name.
@@ -126,6 +148,12 @@ impl BucketSet {
 
     pub(super) fn handles(&self) -> impl ExactSizeIterator<Item = &Arc<BucketHandle>> {
         self.members.iter().map(|member| &member.handle)
+    }
+
+    /// The indexes of all its buckets.
+    #[inline]
+    pub(super) fn all(&self) -> On {
+        (0..self.buckets.len() as u16).collect()
     }
 
     pub(super) fn buckets(&self) -> &[Bucket] {

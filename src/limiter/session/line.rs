@@ -12,7 +12,7 @@ use crate::engine::{self, Flow, Micros, Violation};
 const FIRST_LOOK: usize = 4;
 /// The most that are looked at in one batch.
 pub(super) const LONGEST_LOOK: usize = 64;
-/// The most groups that the store is told of.
+/// The store takes note of this many groups at most.
 const MOST_TOLD: usize = 4;
 
 /// The waiters that one quota, or the pause of a bucket, holds back.
@@ -53,6 +53,11 @@ impl Group {
 
     fn has_flow_of(&self, ask: &Ask) -> bool {
         self.flow.id == ask.flow().id && self.space == ask.space()
+    }
+
+    /// Whether the flow takes turns with another one, so that their tags say which of two waiters is next.
+    fn takes_turns_with(&self, flow: u64, space: u64, headroom: u64) -> bool {
+        self.space == space && self.headroom == headroom && self.flow.id != flow
     }
 
     fn first(&self) -> Option<(Rank, u64)> {
@@ -122,12 +127,11 @@ impl Line {
         let tag = self.groups.iter().find(|group| group.has_flow_of(ask)).and_then(|group| group.tag);
         self.groups.iter().filter(|group| group.headroom <= ask.headroom()).any(|group| {
             let Some((first, _)) = group.first() else { return false };
-            match (group.has_flow_of(ask), tag) {
-                (true, _) => first < rank,
-                (false, Some(tag)) => (group.tag.unwrap_or(0.0), first) < (tag, rank),
-                // Only the store knows which flow is next.
-                (false, None) => false,
+            if !group.takes_turns_with(ask.flow().id, ask.space(), ask.headroom()) {
+                return first < rank;
             }
+            // Only the store knows whether a flow is next that did not wait.
+            tag.is_some_and(|tag| (group.tag.unwrap_or(0.0), first) < (tag, rank))
         })
     }
 
@@ -142,11 +146,14 @@ impl Line {
             .sum()
     }
 
-    /// Takes note of what the store said of a flow that is to wait.
-    pub(super) fn flow_told(&mut self, ask: &Ask, tag: f64, part: f64, cost: u64) {
-        for group in self.groups.iter_mut().filter(|group| group.has_flow_of(ask)) {
-            group.tag = Some(tag);
-            group.part = (part, cost);
+    /// Takes note of what the store said of the flow of a waiter that was refused, if it is the first of its group.
+    pub(super) fn flow_told(&mut self, rank: Rank, ask: &Ask, (tag, part): (f64, f64), cost: u64) {
+        let is_first = |group: &Group| group.is_of(ask) && group.first().is_some_and(|(first, _)| first == rank);
+        if self.groups.iter().any(is_first) {
+            for group in self.groups.iter_mut().filter(|group| group.has_flow_of(ask)) {
+                group.tag = Some(tag);
+                group.part = (part, cost);
+            }
         }
     }
 
@@ -237,6 +244,7 @@ impl Line {
                 headroom: group.headroom,
                 flow: group.flow,
                 space: group.space,
+                waiter: first.entry(),
                 age: first.age(now),
                 cost,
                 part: group.part_of(cost),
@@ -265,11 +273,18 @@ impl Iterator for Order<'_> {
     type Item = Rank;
 
     fn next(&mut self) -> Option<Rank> {
-        let mut next: Option<(usize, f64, Rank)> = None;
+        let mut next: Option<(usize, &Group, f64, Rank)> = None;
         for (index, cursor) in self.cursors.iter_mut().enumerate() {
             let Some((&rank, _)) = cursor.ahead.peek() else { continue };
-            if next.is_none_or(|(_, tag, first)| cursor.tag < tag || cursor.tag == tag && rank < first) {
-                next = Some((index, cursor.tag, rank));
+            let Group { flow, space, headroom, .. } = cursor.group;
+            let goes_before = |(other, tag, first): (&Group, f64, Rank)| {
+                match other.takes_turns_with(flow.id, *space, *headroom) {
+                    true => (cursor.tag, rank) < (tag, first),
+                    false => rank < first,
+                }
+            };
+            if next.is_none_or(|(_, group, tag, first)| goes_before((group, tag, first))) {
+                next = Some((index, cursor.group, cursor.tag, rank));
             }
         }
         let (index, ..) = next?;

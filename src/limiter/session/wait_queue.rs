@@ -18,7 +18,7 @@ use super::{
 use crate::{
     engine::{self, Micros, Op, Refused, RefusedBy, Violation},
     error::{Refusal, Throttled},
-    limiter::{bucket_handle::BucketHandle, bucket_set::BucketSet},
+    limiter::bucket_set::BucketSet,
     quota::micros,
 };
 
@@ -26,7 +26,7 @@ use crate::{
 const MOST_SENT: usize = 256;
 /// Where no hint says that a waiter may fit, it is looked at again after this long times its rank among the heads of all
 /// sessions.
-const LOOK_AGAIN: Duration = Duration::from_millis(400);
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// A wait whose length is unknown is looked at again at the latest after this long.
 const LONGEST_UNKNOWN: Duration = Duration::from_secs(5);
 /// And one whose length is known, where hints arrive.
@@ -51,7 +51,8 @@ impl Hints {
         let rank = violations.iter().map(|violation| violation.rank).max().unwrap_or(0);
         let unknown = micros(LOOK_AGAIN).saturating_mul(rank.saturating_add(1)).min(micros(LONGEST_UNKNOWN));
         let after = match (self, wait) {
-            (Self::Reliable, None) => return Again::WhenTold,
+            // Behind another session's head, which may have gone: that is no news to hint at.
+            (Self::Reliable, None) if rank == 0 => return Again::WhenTold,
             (Self::Reliable, Some(wait)) => wait,
             (Self::Work, Some(wait)) => wait.min(micros(LONGEST_KNOWN)),
             (Self::None, Some(wait)) => wait.min(unknown),
@@ -64,7 +65,8 @@ impl Hints {
 /// A bucket that demands of the session wait for, or that the store thinks they do.
 #[derive(Debug)]
 struct WaitedFor {
-    handle: Arc<BucketHandle>,
+    /// A set that it is part of.
+    set: Arc<BucketSet>,
     /// By the ids of their quotas.
     lines: SmallVec<[(u64, Line); 1]>,
     /// Whether the store knows heads of this session here.
@@ -157,7 +159,12 @@ impl WaitQueue {
         Rank::new(arrived, ask.head_start(), self.entered)
     }
 
-    /// Whether a demand that waits has to wait behind others.
+    /// The place of a demand that arrives now and does not enter.
+    pub(super) fn rank_of_newcomer(&self, now: Micros, ask: &Ask) -> Rank {
+        Rank::new(now, ask.head_start(), u64::MAX)
+    }
+
+    /// Whether a demand has to wait behind others.
     pub(super) fn blocks(&self, rank: Rank, ask: &Ask) -> bool {
         !self.buckets.is_empty() && !self.blocking(rank, ask).is_empty()
     }
@@ -252,10 +259,9 @@ impl WaitQueue {
     }
 
     /// A line of a bucket of this set, which is made if it is not there.
-    fn line_of(&mut self, set: &BucketSet, id: LineId) -> Option<&mut Line> {
-        let handle = set.handles().find(|handle| handle.id() == id.bucket)?;
+    fn line_of(&mut self, set: &Arc<BucketSet>, id: LineId) -> Option<&mut Line> {
         let bucket = self.buckets.entry(id.bucket).or_insert_with(|| WaitedFor {
-            handle: handle.clone(),
+            set: set.clone(),
             lines: SmallVec::new(),
             registered: false,
             changed: false,
@@ -482,9 +488,14 @@ impl WaitQueue {
         asking
     }
 
-    /// The buckets whose heads have changed, which no batch has said yet.
-    pub(super) fn changed(&self) -> impl Iterator<Item = &Arc<BucketHandle>> {
-        self.changed.iter().filter_map(|id| self.buckets.get(id)).map(|bucket| &bucket.handle)
+    /// The buckets whose heads have changed, which no batch has said yet, each with a set that it is part of.
+    pub(super) fn changed(&self) -> impl Iterator<Item = (u64, &Arc<BucketSet>)> {
+        self.changed.iter().filter_map(|id| Some((*id, &self.buckets.get(id)?.set)))
+    }
+
+    /// Whether a batch has to say who waits for a bucket.
+    pub(super) fn is_waited_for(&self, bucket: u64) -> bool {
+        self.buckets.contains_key(&bucket)
     }
 
     /// What a batch has to say of a bucket: who waits for it and is not in the batch. Nothing, if no demand waits for it
@@ -494,6 +505,7 @@ impl WaitQueue {
         if std::mem::take(&mut waited_for.changed) {
             self.changed.retain(|id| *id != bucket);
         }
+        waited_for.registered = true;
         let rule_of = |id: u64| rules.iter().position(|rule| rule.id == id);
         let lines = waited_for.lines.iter().filter_map(|(id, line)| {
             let rule = u16::try_from(rule_of(*id)?).ok()?;
@@ -505,7 +517,8 @@ impl WaitQueue {
     /// The store has answered what a batch said of a bucket. Called once all that it refused is back.
     pub(super) fn heads_registered(&mut self, bucket: u64) {
         if let Some(waited_for) = self.buckets.get_mut(&bucket) {
-            waited_for.registered = waited_for.is_waited_for();
+            // Heads that left meanwhile are known to the store until the next batch.
+            waited_for.registered = waited_for.changed || waited_for.is_waited_for();
             self.forget(bucket);
         }
     }
@@ -577,9 +590,11 @@ impl WaitQueue {
         let registered = lines.iter().all(|id| is_head(id.bucket));
         waiter.look_again(if registered { hints.look_again(violations, now) } else { Again::Now });
         waiter.set_part(refused.part);
-        self.note_refusal(&waiter, refused, now);
+        self.note_front(&waiter, &lines, violations, now);
         self.touched.extend_from_slice(&lines);
+        let rank = waiter.rank();
         self.file(waiter, lines);
+        self.note_flow(rank, refused);
     }
 
     /// The store may have registered a head whose caller has gone.
@@ -607,19 +622,28 @@ impl WaitQueue {
         lines
     }
 
-    /// Notes on the lines of a waiter what the store said of their front and of its flow.
-    fn note_refusal(&mut self, waiter: &Waiter, refused: &Refused, now: Micros) {
+    /// Notes what the store said of a waiter on the lines that it comes to be the front of.
+    fn note_front(&mut self, waiter: &Waiter, lines: &[LineId], violations: &[Violation], now: Micros) {
         let ask = waiter.ask();
-        for violation in &refused.violations {
-            let Some(id) = line_id(ask.set(), violation.by) else { continue };
-            let cost = ask.cost_on(id.bucket, id.rule).unwrap_or(0);
-            if let Some(line) = self.line_of(ask.set(), id) {
-                if !line.blocks(waiter.rank(), ask) {
-                    line.set_known(Some((*violation, now)));
-                }
-                line.flow_told(ask, refused.tag, refused.part, cost);
+        for violation in violations {
+            let id = line_id(ask.set(), violation.by).filter(|id| lines.contains(id));
+            let line = id.and_then(|id| self.line_of(ask.set(), id));
+            if let Some(line) = line.filter(|line| !line.blocks(waiter.rank(), ask)) {
+                line.set_known(Some((*violation, now)));
             }
-            self.touched.push(id);
+        }
+    }
+
+    /// Notes what the store said of the flow of a waiter on the lines that it stands in.
+    fn note_flow(&mut self, rank: Rank, refused: &Refused) {
+        let Some(waiter) = self.waiting.get(&rank) else { return };
+        let ask = waiter.ask();
+        for id in waiter.lines() {
+            let line = self.buckets.get_mut(&id.bucket).and_then(|bucket| bucket.line(id.rule));
+            if let Some(line) = line {
+                let cost = ask.cost_on(id.bucket, id.rule).unwrap_or(0);
+                line.flow_told(rank, ask, (refused.tag, refused.part), cost);
+            }
         }
     }
 

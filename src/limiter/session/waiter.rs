@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use crate::{
-    engine::{Costs, Flow, Micros, Mode, Reserve, Violation},
+    engine::{Costs, Flow, Micros, Mode, On, Reserve, Violation},
     error::{Refusal, Throttled},
     limits::Standing,
     limiter::bucket_set::{BucketSet, GrantedAt, Outdated},
@@ -36,6 +36,11 @@ impl Rank {
     pub(super) fn new(arrived: Micros, head_start: Duration, entry: u64) -> Self {
         let head_start = u64::try_from(head_start.as_micros()).unwrap_or(u64::MAX);
         Self { time: arrived.saturating_sub(head_start), entry }
+    }
+
+    /// Identifies the waiter in its session.
+    pub(super) fn entry(self) -> u64 {
+        self.entry
     }
 
     /// How long ago it arrived, with its head start.
@@ -105,11 +110,14 @@ impl Ask {
         self.costs.get(index).copied()
     }
 
-    /// The operation, with its buckets by their indexes in the set.
-    pub(super) fn reserve(&self, mode: Mode, age: Micros) -> Reserve {
-        let on = (0..self.set.buckets().len() as u16).collect();
+    /// The operation on its buckets, by their indexes in the batch.
+    pub(super) fn reserve(&self, on: On, mode: Mode, waiter: u64, age: Micros) -> Reserve {
         let costs = Costs::from_slice(&self.costs);
-        Reserve { on, costs, headroom: self.standing.headroom, mode, age, flow: self.flow }
+        Reserve { on, costs, headroom: self.standing.headroom, mode, waiter, age, flow: self.flow }
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        self.mode
     }
 
     pub(super) fn refusal(&self, violations: &[Violation]) -> Refusal {

@@ -1,0 +1,270 @@
+//! The limiter: reserve, call, settle; without tower.
+
+mod acquire;
+mod bucket_handle;
+mod bucket_set;
+mod builder;
+mod context;
+mod inner;
+mod provider_feedback;
+mod registry;
+mod reservation;
+mod reservation_id;
+mod session;
+mod settle;
+mod state_loss;
+mod status;
+mod target;
+mod tracked_stream;
+
+use std::{fmt, sync::Arc, task::Poll, time::Duration};
+
+pub(crate) use self::provider_feedback::Origin;
+pub use self::{
+    builder::{LimiterBuilder, OnUnavailable, Retries},
+    reservation::{Reservation, Settlement},
+    reservation_id::ReservationId,
+    settle::Settling,
+    status::{QuotaStatus, Status},
+    tracked_stream::Tracked,
+};
+use self::{bucket_set::GrantedAt, inner::Inner, registry::Names};
+use crate::{
+    demand::Demand,
+    engine::{MAX_AMOUNT, Micros, Mode, Op, Settle, Verdict},
+    error::{BadDemand, Throttled},
+    feedback::Feedback,
+    limits::{Limits, LimitsError},
+    quota::micros,
+    store::Store,
+    usage::Usage,
+};
+
+/// Grants demands within the declared limits. A clone is another handle to the same limiter.
+///
+/// ```
+/// use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_throttle::BoxError> {
+/// let limits = Limits::new().bucket("gpt-4o", [Quota::per_minute("tokens", 30_000)]);
+/// let limiter = Limiter::new(limits)?;
+///
+/// let reservation = limiter.reserve(Demand::new("gpt-4o", usage! { tokens: 1_500 })).await?;
+/// // ... the call, which turns out to have used 412 tokens ...
+/// reservation.settle(usage! { tokens: 412 }).await?;
+///
+/// let status = limiter.status("gpt-4o").await?;
+/// assert_eq!(status.quotas[0].available, 29_588.0);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Limiter {
+    inner: Arc<Inner>,
+}
+
+impl Limiter {
+    /// A limiter with its state in this process.
+    ///
+    /// # Errors
+    /// A declaration that makes no sense: which one, and why.
+    pub fn new(limits: Limits) -> Result<Self, LimitsError> {
+        Self::builder(limits).build()
+    }
+
+    /// A limiter with its state in a store, such as one in Redis that many processes share.
+    ///
+    /// # Errors
+    /// A declaration that makes no sense: which one, and why.
+    pub fn with_store(limits: Limits, store: impl Store) -> Result<Self, LimitsError> {
+        Self::builder(limits).store(store).build()
+    }
+
+    /// A limiter with other settings.
+    pub fn builder(limits: Limits) -> LimiterBuilder {
+        LimiterBuilder::new(limits)
+    }
+
+    /// Waits until the demand fits on all its quotas and all that wait for the same have had their turn, and reserves it.
+    ///
+    /// # Errors
+    /// See [`Throttled`]. A demand that could not be granted within its longest wait, even if everything in flight
+    /// were refunded, is refused at once; so is one that is held back by a wait which the provider asked for and which is
+    /// longer than [`LimiterBuilder::longest_pause`]. [`Throttled::Store`] also outside of a tokio runtime, where nothing can
+    /// wait and no store but one in memory can be asked.
+    ///
+    /// # Panics
+    /// If it has to wait in a runtime whose timers are not enabled.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves no trace: it gives up its place in the queue, and a grant on its way to it is given back.
+    pub fn reserve(&self, demand: Demand) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
+        self.inner.clone().acquire::<true>(demand)
+    }
+
+    /// Reserves the demand if it fits now and none that waits needs the same.
+    ///
+    /// # Errors
+    /// [`Throttled::NotNow`] if it does not, and see [`Throttled`].
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves no trace.
+    pub fn try_reserve(&self, demand: Demand) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
+        self.inner.clone().acquire::<false>(demand)
+    }
+
+    /// How long the demand would have to wait if nothing were refunded: zero if it fits now, nothing if that depends
+    /// on calls in flight. Reserves nothing.
+    ///
+    /// Those that wait before it are counted in, as far as their sessions have told the store. Where the provider asked for a
+    /// wait that is longer than [`LimiterBuilder::longest_pause`], it is what is left of that.
+    ///
+    /// # Errors
+    /// See [`Throttled`].
+    pub async fn time_until_available(&self, demand: Demand) -> Result<Option<Duration>, Throttled> {
+        match self.inner.ask_dry(&demand).await {
+            Ok(()) => Ok(Some(Duration::ZERO)),
+            Err(Throttled::NotNow(refusal) | Throttled::Paused(refusal)) => Ok(refusal.retry_after()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How the quotas of a bucket stand; those of [`OnUnavailable::Local`] while that stands in.
+    ///
+    /// # Errors
+    /// [`Throttled::BadDemand`] for a bucket without quotas, [`Throttled::Store`] if the store does not answer.
+    pub async fn status(&self, bucket: &str) -> Result<Status, Throttled> {
+        match (status(&self.inner, bucket).await, self.inner.fallback()) {
+            (Err(Throttled::Store(error)), Some(fallback)) if error.is_unavailable() => {
+                Ok(Status { degraded: true, ..status(fallback, bucket).await? })
+            }
+            (status, _) => status,
+        }
+    }
+
+    /// Settles a reservation that was [detached](Reservation::detach), in this process or in another one. Returns true if this
+    /// did it: a reservation is settled once, and keeps its charge after its lease.
+    ///
+    /// # Errors
+    /// See [`Throttled`].
+    ///
+    /// # Cancel safety
+    /// A dropped future may or may not have settled it.
+    pub async fn settle(&self, id: &ReservationId, actual: Usage) -> Result<bool, Throttled> {
+        let names: Names = id.buckets.iter().map(|name| name.clone().into()).collect();
+        let Some(target) = self.inner.find(&names)? else { return Ok(false) };
+        let set = &target.set;
+        let used: Vec<_> = id.others.iter().map(|(index, usage)| (*index, usage.corrected(&actual))).collect();
+        let at = GrantedAt::new(id.at.iter().copied());
+        let settle = Op::Settle(Settle {
+            on: set.all(),
+            at: at.times(set.buckets().len()),
+            reserved: set.costs(&id.usage, &id.others),
+            actual: set.costs(&id.usage.corrected(&actual), &used),
+            close: true,
+            claim: Some(id.claim),
+        });
+        Ok(target.change(settle, 0, false).verdict().await? != Verdict::NoClaim)
+    }
+
+    /// Lets nothing pass on a bucket for at least this long, in all processes that share it: demands wait for the end of it
+    /// as they do for quota. A pause never shortens another.
+    ///
+    /// # Errors
+    /// See [`Throttled`].
+    pub async fn pause(&self, bucket: &str, duration: Duration) -> Result<(), Throttled> {
+        tell(&self.inner, bucket, Op::Pause { bucket: 0, lasts: micros(duration).clamp(1, MAX_PAUSE) }).await
+    }
+
+    /// Ends all pauses of a bucket and of its quotas, those that its provider asked for too. What the provider said to be left
+    /// stays as it is.
+    ///
+    /// # Errors
+    /// See [`Throttled`].
+    pub async fn resume(&self, bucket: &str) -> Result<(), Throttled> {
+        tell(&self.inner, bucket, Op::Pause { bucket: 0, lasts: 0 }).await
+    }
+
+    /// Holds all that share a bucket to what its provider said. Where a reservation is at hand,
+    /// [`Reservation::feedback`] allows for the time that the response took.
+    ///
+    /// It is applied, or enqueued, when this returns; the future only reports.
+    ///
+    /// # Errors
+    /// Those of the future: [`Throttled::BadDemand`] for a bucket without quotas, [`Throttled::Store`] if the store does
+    /// not answer. It is not sent again then, since the provider will say it anew.
+    pub fn feedback(&self, bucket: &str, feedback: &Feedback) -> Settling {
+        match self.inner.find_bucket(bucket) {
+            Ok(target) => Origin::new(target, 0, MAX_AMOUNT).feedback(feedback),
+            Err(error) => Settling::failed(error),
+        }
+    }
+
+    /// Replaces the limits, at once also for those that wait. What is charged stays charged.
+    ///
+    /// # Errors
+    /// A declaration that makes no sense: which one, and why. Then nothing changes.
+    pub fn update(&self, limits: Limits) -> Result<(), LimitsError> {
+        self.inner.update(&limits)
+    }
+
+    /// Refuses every demand from now on, and those that wait; then waits until the settles so far have reached the
+    /// store, or it does not answer.
+    ///
+    /// # Cancel safety
+    /// It refuses when it is first polled; a dropped future only does not wait for the settles.
+    pub async fn close(&self) {
+        self.inner.close().await;
+    }
+
+    /// Grants or refuses a demand where that can be told at once, without a future.
+    pub(crate) fn acquire_at_once(&self, demand: &Demand, mode: Mode) -> Poll<Result<Reservation, Throttled>> {
+        self.inner.acquire_at_once(demand, mode)
+    }
+
+    /// Whether the limits say more of this name than of another one that it could have.
+    #[cfg(feature = "llm")]
+    pub(crate) fn declares(&self, name: &str, or_rather: &str) -> bool {
+        self.inner.registry().table().declares(name, or_rather)
+    }
+}
+
+impl LimiterBuilder {
+    /// The limiter.
+    ///
+    /// # Errors
+    /// A declaration or an option that makes no sense: which one, and why.
+    pub fn build(self) -> Result<Limiter, LimitsError> {
+        let (limits, store, options) = self.validated()?;
+        Ok(Limiter { inner: Inner::new(&limits, store, options)? })
+    }
+}
+
+async fn status(inner: &Inner, bucket: &str) -> Result<Status, Throttled> {
+    let target = inner.find_bucket(bucket)?;
+    let id = target.set.handles().next().map_or(0, |handle| handle.id());
+    match target.tell(id, Op::Status { bucket: 0 }).verdict().await? {
+        Verdict::Status(level) => Ok(Status::new(&target.set, &level)),
+        _ => Err(Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into()))),
+    }
+}
+
+/// Sends an operation on one bucket.
+async fn tell(inner: &Inner, bucket: &str, op: Op) -> Result<(), Throttled> {
+    let target = inner.find_bucket(bucket)?;
+    let id = target.set.handles().next().map_or(0, |handle| handle.id());
+    target.tell(id, op).await
+}
+
+/// The longest pause: a week.
+const MAX_PAUSE: Micros = 7 * 86_400 * 1_000_000;
+
+impl fmt::Debug for Limiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Limiter")
+            .field("buckets", &self.inner.registry().len())
+            .field("options", self.inner.context().options())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,283 @@
+//! What names stand for: buckets are made when they are first named, and forgotten when nothing is on them.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    hash::{BuildHasher, Hasher},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use foldhash::fast::{FoldHasher, RandomState};
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::{
+    bucket_handle::{BucketHandle, Declared},
+    bucket_set::{BucketSet, Outdated},
+    context::Context,
+    session::{Session, driver},
+    target::Target,
+};
+use crate::{
+    engine::Micros,
+    error::{BadDemand, Throttled},
+    limits::{BucketSpec, Resolved, Table, Unresolved},
+    store::BucketKey,
+};
+
+/// With fewer names than this there is no look at which can be forgotten.
+const FEW: usize = 1_024;
+/// How long the resolver's answer for a name is good.
+const RESOLVED_FOR: Duration = Duration::from_secs(5);
+
+/// The names of a demand's buckets.
+pub(super) type Names = SmallVec<[Cow<'static, str>; 1]>;
+
+/// What the names of a demand stand for.
+pub(super) struct Found {
+    /// Each with the index of its name. Empty if the demand is unlimited.
+    specs: SmallVec<[(u16, Arc<BucketSpec>); 1]>,
+    /// When the resolver is to be asked again.
+    stale_at: Option<Instant>,
+}
+
+impl Found {
+    /// Looks names up. May ask the user's resolver, which may take its time or use the limiter: no lock may be held.
+    pub(super) fn of(names: &Names, table: &Table) -> Result<Self, Throttled> {
+        let bad = |error| Err(Throttled::BadDemand(error));
+        let mut found = Self { specs: SmallVec::new(), stale_at: None };
+        for (index, name) in names.iter().enumerate() {
+            let spec = match table.resolve(name) {
+                Ok(Resolved::Unlimited) => continue,
+                Ok(Resolved::Bucket(spec)) => spec,
+                Ok(Resolved::Dynamic(spec)) => {
+                    found.stale_at = Some(Instant::now() + RESOLVED_FOR);
+                    spec
+                }
+                Err(error) => return bad(unresolved(name, error)),
+            };
+            if found.specs.iter().any(|(_, other)| other.key == spec.key) {
+                return bad(BadDemand::SameBucketTwice(spec.name().into()));
+            }
+            if let Some((_, first)) = found.specs.first()
+                && first.key.partition() != spec.key.partition()
+            {
+                let (one, other) = (first.key.partition().into(), spec.key.partition().into());
+                return bad(BadDemand::TwoPartitions(one, other));
+            }
+            found.specs.push((u16::try_from(index).unwrap_or(u16::MAX), spec));
+        }
+        Ok(found)
+    }
+}
+
+fn unresolved(name: &str, error: Unresolved) -> BadDemand {
+    match error {
+        Unresolved::Undeclared => BadDemand::UnknownBucket(name.into()),
+        Unresolved::Invalid(error) => BadDemand::InvalidLimits(error),
+    }
+}
+
+/// The limits were replaced meanwhile, or the limiter was closed.
+pub(super) struct Superseded;
+
+#[derive(Clone)]
+struct Entry {
+    target: Arc<Target>,
+    /// When the resolver is to be asked again.
+    stale_at: Option<Instant>,
+}
+
+/// Names, buckets and sessions of a limiter.
+pub(super) struct Registry {
+    closed: bool,
+    table: Arc<Table>,
+    names: HashMap<Names, Entry, NameHashes>,
+    buckets: HashMap<Arc<BucketKey>, Arc<BucketHandle>>,
+    sessions: HashMap<Box<str>, Arc<Session>>,
+    /// How many names there are when it is next looked which can be forgotten.
+    tidy_at: usize,
+}
+
+impl Registry {
+    pub(super) fn new(table: Arc<Table>) -> Self {
+        let (names, buckets, sessions) = Default::default();
+        Self { closed: false, table, names, buckets, sessions, tidy_at: FEW }
+    }
+
+    /// Where a demand is counted, if it is known, its limits are as they were and no resolver has to be asked again.
+    #[inline]
+    pub(super) fn find(&self, names: &Names) -> Option<&Arc<Target>> {
+        let entry = self.names.get(names)?;
+        let is_fresh = entry.stale_at.is_none_or(|stale_at| Instant::now() < stale_at);
+        (is_fresh && entry.target.set.is_current()).then_some(&entry.target)
+    }
+
+    pub(super) fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    /// The limits to look a demand's names up in.
+    ///
+    /// # Errors
+    /// The limiter was closed.
+    pub(super) fn open_table(&self) -> Result<Arc<Table>, Throttled> {
+        if self.closed { Err(Throttled::Closed) } else { Ok(self.table.clone()) }
+    }
+
+    /// Where a demand is counted whose names were found in `table`, made if need be; nothing if it is unlimited. With it
+    /// whether the limits of a bucket have changed, so that its session has to follow.
+    pub(super) fn find_or_make(
+        &mut self,
+        names: &Names,
+        Found { specs, stale_at }: Found,
+        table: &Arc<Table>,
+        context: &Arc<Context>,
+    ) -> Result<Option<(Arc<Target>, bool)>, Superseded> {
+        if let Some(target) = self.find(names) {
+            return Ok(Some((target.clone(), false)));
+        }
+        if self.closed || !Arc::ptr_eq(table, &self.table) {
+            return Err(Superseded);
+        }
+        let Some((_, first)) = specs.first() else { return Ok(None) };
+        let session = self.session(first.key.partition(), context);
+        let mut has_changed = false;
+        let mut handles: SmallVec<[_; 1]> = SmallVec::new();
+        for (index, spec) in specs {
+            let (handle, is_changed) = self.declare(spec);
+            has_changed |= is_changed;
+            handles.push((index, handle));
+        }
+        // They were all declared just now, under the same lock.
+        let set = BucketSet::new(handles).map_err(|_: Outdated| Superseded)?;
+        let target = Arc::new(Target { session, set: Arc::new(set) });
+        self.tidy();
+        self.names.insert(names.clone(), Entry { target: target.clone(), stale_at });
+        Ok(Some((target, has_changed)))
+    }
+
+    fn session(&mut self, partition: &str, context: &Arc<Context>) -> Arc<Session> {
+        if let Some(session) = self.sessions.get(partition) {
+            return session.clone();
+        }
+        let session = Session::new(context.clone(), partition, driver::start);
+        self.sessions.insert(partition.into(), session.clone());
+        session
+    }
+
+    /// The handle of a bucket, and whether it was declared otherwise before.
+    fn declare(&mut self, spec: Arc<BucketSpec>) -> (Arc<BucketHandle>, bool) {
+        let (key, declared) = (spec.key.clone(), Declared::new(spec, system_time()));
+        match self.buckets.get(&key) {
+            Some(handle) => {
+                let before = handle.version();
+                handle.declare(declared);
+                (handle.clone(), handle.version() != before)
+            }
+            None => {
+                let handle = Arc::new(BucketHandle::new(key.clone(), declared));
+                self.buckets.insert(key, handle.clone());
+                (handle, false)
+            }
+        }
+    }
+
+    /// Takes over other limits, in which every name has to be looked up anew. Returns the buckets that are in use.
+    pub(super) fn replace(&mut self, table: Arc<Table>) -> Vec<Arc<BucketHandle>> {
+        self.table = table;
+        self.names.clear();
+        self.buckets.retain(|_, handle| Arc::strong_count(handle) > 1);
+        self.buckets.values().cloned().collect()
+    }
+
+    /// Declares buckets as they were found in `table`, unless other limits came meanwhile. Returns the sessions that have to
+    /// follow.
+    pub(super) fn declare_all(
+        &mut self,
+        table: &Arc<Table>,
+        all: Vec<(Arc<BucketHandle>, Declared)>,
+    ) -> Vec<Arc<Session>> {
+        if Arc::ptr_eq(table, &self.table) {
+            all.into_iter().for_each(|(handle, declared)| handle.declare(declared));
+        }
+        self.sessions.values().cloned().collect()
+    }
+
+    /// How many buckets it knows.
+    pub(super) fn len(&self) -> usize {
+        self.buckets.len()
+    }
+
+    /// Finds no demand a place from now on. Returns the sessions.
+    pub(super) fn close(&mut self) -> Vec<Arc<Session>> {
+        self.closed = true;
+        self.sessions.values().cloned().collect()
+    }
+
+    /// Forgets names and buckets that are not in use, once there are twice as many as last time.
+    fn tidy(&mut self) {
+        if self.names.len() < self.tidy_at {
+            return;
+        }
+        // Every user of a target or of a bucket holds an `Arc` to it, or to a set with the bucket.
+        self.names.retain(|_, entry| {
+            Arc::strong_count(&entry.target) > 1 || Arc::strong_count(&entry.target.set) > 1
+        });
+        self.buckets.retain(|_, handle| Arc::strong_count(handle) > 1);
+        self.tidy_at = FEW.max(2 * self.names.len());
+    }
+}
+
+/// What a bucket's own name stands for now.
+pub(super) fn declared_now(handle: &BucketHandle, table: &Table) -> Declared {
+    match table.resolve(handle.name()) {
+        Ok(Resolved::Bucket(spec) | Resolved::Dynamic(spec)) if spec.key == *handle.key() => {
+            Declared::new(spec, system_time())
+        }
+        Ok(_) => Declared::Elsewhere,
+        Err(error) => Declared::Gone(Throttled::BadDemand(unresolved(handle.name(), error))),
+    }
+}
+
+/// Only to look up calendars around the present; a store whose clock differs says so.
+fn system_time() -> Micros {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as Micros)
+}
+
+/// Hashes names by their bytes alone, which is all there is to most: where one ends and the next begins is left to the
+/// comparison.
+#[derive(Clone, Default)]
+struct NameHashes(RandomState);
+
+impl BuildHasher for NameHashes {
+    type Hasher = NameHasher;
+
+    #[inline]
+    fn build_hasher(&self) -> NameHasher {
+        NameHasher(self.0.build_hasher())
+    }
+}
+
+struct NameHasher(FoldHasher<'static>);
+
+impl Hasher for NameHasher {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.write(bytes);
+    }
+
+    /// The end of a name.
+    #[inline]
+    fn write_u8(&mut self, _: u8) {}
+
+    /// How many names there are.
+    #[inline]
+    fn write_usize(&mut self, _: usize) {}
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0.finish()
+    }
+}

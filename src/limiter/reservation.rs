@@ -1,0 +1,429 @@
+//! A granted demand whose call is in flight.
+
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::Stream;
+
+use super::{
+    bucket_set::GrantedAt, provider_feedback::Origin, reservation_id::ReservationId, settle::Settling,
+    target::Target, tracked_stream::Tracked,
+};
+use crate::{
+    demand::{Demand, Note},
+    engine::{Costs, MAX_AMOUNT, Micros, Op, Settle},
+    error::{BadDemand, Throttled},
+    feedback::Feedback,
+    observe::Event,
+    quota::micros,
+    usage::Usage,
+};
+
+/// What to charge a call in the end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Settlement {
+    /// This was used; metrics it does not name keep their reserved amount.
+    Exact(Usage),
+    /// At least this was used: the larger of it and the reserved usage.
+    AtLeast(Usage),
+    /// What was reserved.
+    #[default]
+    Keep,
+    /// Nothing.
+    Release,
+}
+
+/// A granted demand whose call is in flight. It is used up by settling it.
+///
+/// One that is dropped keeps its charge, since its call is presumed to have been made; what it holds of a concurrency
+/// limit is free again. One whose grant never reached its caller is released.
+#[derive(Debug)]
+#[must_use = "a dropped reservation keeps what it reserved: settle it on what was really used"]
+pub struct Reservation {
+    /// 0 until it is needed.
+    id: AtomicU64,
+    at: GrantedAt,
+    usage: Usage,
+    on_drop: OnDrop,
+    /// Boxed, since a reservation changes hands several times, and a short one does so faster.
+    more: Option<Box<More>>,
+    /// Where its usage is charged. Nothing, if it is not or was settled.
+    target: Option<Arc<Target>>,
+}
+
+/// What becomes of a reservation that is dropped. As wide as what is beside it, since what has gaps is slow to move.
+#[derive(Clone, Copy, Debug)]
+#[repr(usize)]
+enum OnDrop {
+    /// It keeps its charge.
+    Keep,
+    /// It gives everything back.
+    Release,
+}
+
+/// The rare parts of a reservation.
+#[derive(Debug, Default)]
+struct More {
+    waited: Duration,
+    position: usize,
+    note: Note,
+    degraded: bool,
+    /// Usages of buckets that are charged another one, by the index of their names in the demand.
+    others: Box<[(u16, Usage)]>,
+    /// The index of the bucket that stands for the provider's account, if that is not the last one.
+    account: Option<usize>,
+    /// It is the first call after a provider's refusal, and nothing is known of its response yet.
+    probe: AtomicBool,
+}
+
+impl More {
+    /// Most demands have none of it.
+    #[inline]
+    fn of(demand: &Demand) -> Option<Box<Self>> {
+        if demand.is_short() { None } else { Some(Self::make(demand)) }
+    }
+
+    #[cold]
+    fn make(demand: &Demand) -> Box<Self> {
+        let others = demand.other_usages().into();
+        Box::new(Self { note: demand.left_note(), others, account: demand.account_index(), ..Self::default() })
+    }
+}
+
+impl Reservation {
+    /// Of a demand that is granted.
+    #[inline(always)]
+    pub(super) fn new(demand: &Demand, at: GrantedAt, target: Option<Arc<Target>>) -> Self {
+        let (id, more) = (AtomicU64::new(0), More::of(demand));
+        Self { id, at, usage: demand.usage.clone(), on_drop: OnDrop::Keep, more, target }
+    }
+
+    /// Of a call that nothing limits.
+    pub(super) fn uncounted(demand: &Demand) -> Self {
+        Self::new(demand, GrantedAt::All(0), None)
+    }
+
+    /// Marks a reservation as the first call after a provider's refusal.
+    #[inline]
+    pub(super) fn probing(mut self, is_probe: bool) -> Self {
+        if is_probe {
+            self.more.get_or_insert_default().probe = AtomicBool::new(true);
+        }
+        self
+    }
+
+    /// Notes how long its demand waited, and behind how many others.
+    pub(super) fn after(mut self, waited: Duration, position: usize) -> Self {
+        let more = self.more.get_or_insert_default();
+        (more.waited, more.position) = (waited, position);
+        self
+    }
+
+    /// Tells reservations apart, in logs.
+    pub fn id(&self) -> u64 {
+        let id = &self.id;
+        let made = fastrand::u64(1..MAX_AMOUNT);
+        // The first call makes it.
+        match id.compare_exchange(0, made, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => made,
+            Err(id) => id,
+        }
+    }
+
+    /// What is reserved.
+    pub fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// How long the demand waited.
+    pub fn waited(&self) -> Duration {
+        self.more.as_ref().map_or(Duration::ZERO, |more| more.waited)
+    }
+
+    /// How many demands that need the same waited before it when it came, as far as was known: those of its process, and of
+    /// other processes those that wait for the same quota.
+    pub fn position(&self) -> usize {
+        self.more.as_ref().map_or(0, |more| more.position)
+    }
+
+    /// When it was granted, by the store's clock.
+    pub fn granted_at(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_micros(self.at.of(0))
+    }
+
+    /// Whether it was granted without the shared state, because that could not be reached.
+    pub fn degraded(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.degraded)
+    }
+
+    /// What the demand left for the inspector: see [`Demand::note`](crate::Demand::note).
+    pub fn note<T: Any>(&self) -> Option<&T> {
+        self.more.as_ref()?.note.get()
+    }
+
+    pub(super) fn degrade(mut self) -> Self {
+        self.more.get_or_insert_default().degraded = true;
+        self
+    }
+
+    /// The same, its call having been made.
+    pub(crate) fn dispatched(mut self) -> Self {
+        self.on_drop = OnDrop::Keep;
+        self
+    }
+
+    /// Whether a drop gives everything back instead of keeping it: so it is until the call is made.
+    pub(crate) fn release_on_drop(&mut self, release: bool) {
+        self.on_drop = if release { OnDrop::Release } else { OnDrop::Keep };
+    }
+
+    /// Charges what was really used. It is applied, or enqueued, when this returns; the future only reports.
+    ///
+    /// What `actual` does not name keeps its reserved amount; a metric that no quota of its buckets counts changes nothing.
+    ///
+    /// # Errors
+    /// Those of the future: see [`Settling`].
+    pub fn settle(mut self, actual: Usage) -> Settling {
+        self.end(&Settlement::Exact(actual))
+    }
+
+    /// Leaves the charge as it was reserved.
+    ///
+    /// # Errors
+    /// Those of the future: see [`Settling`].
+    pub fn keep(self) -> Settling {
+        self.conclude(Settlement::Keep)
+    }
+
+    /// Gives everything back: the call was not made.
+    ///
+    /// # Errors
+    /// Those of the future: see [`Settling`].
+    pub fn release(self) -> Settling {
+        self.conclude(Settlement::Release)
+    }
+
+    /// Charges what a [`Settlement`] says.
+    ///
+    /// # Errors
+    /// Those of the future: see [`Settling`].
+    pub fn conclude(mut self, settlement: Settlement) -> Settling {
+        self.end(&settlement)
+    }
+
+    /// Charges what a settlement says and stays behind as a reservation of nothing.
+    pub(crate) fn conclude_early(&mut self, settlement: &Settlement) {
+        drop(self.end(settlement));
+    }
+
+    /// Replaces the estimate while the call goes on; metrics it does not name stay as they are. It never waits: more
+    /// than is available becomes a debt.
+    ///
+    /// # Errors
+    /// Those of the future: see [`Settling`].
+    pub fn adjust(&mut self, estimate: Usage) -> Settling {
+        let Some(target) = self.target.clone() else { return Settling::done() };
+        let reserved = self.costs(&target);
+        self.usage = self.usage.corrected(&estimate);
+        if let Some(more) = &mut self.more {
+            more.others.iter_mut().for_each(|(_, usage)| *usage = usage.corrected(&estimate));
+        }
+        let settle = self.op(&target, reserved, self.costs(&target), false);
+        target.change(settle, self.id(), false)
+    }
+
+    /// Says that the provider answered the call well, by its status: do not wait for the end of a streamed body. After a
+    /// provider's refusal one call goes first, as a probe; the others follow when this was said of it, or when it was settled
+    /// without feedback on a wait, or after a second. Of any other call this changes nothing.
+    ///
+    /// It is applied, or enqueued, when this returns; the future only reports.
+    ///
+    /// # Errors
+    /// Those of the future: see [`Settling`].
+    pub fn answered(&self) -> Settling {
+        let Some(target) = self.target.as_ref().filter(|_| self.ends_probe()) else { return Settling::done() };
+        let handles = target.set.handles().enumerate();
+        let answers = handles.map(|(index, handle)| {
+            target.tell(handle.id(), Op::Answered { bucket: 0, at: self.at.of(index) })
+        });
+        answers.last().unwrap_or_else(Settling::done)
+    }
+
+    /// Returns true once, if this is a probe.
+    #[inline]
+    fn ends_probe(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.probe.swap(false, Ordering::Relaxed))
+    }
+
+    /// Holds all that share its account's bucket to what the provider said in the call's response: say it before the call is
+    /// settled, so that no other call takes what is given back in between. The bucket is the one that
+    /// [`Demand::account`](crate::Demand::account) names, or else the last one.
+    ///
+    /// What comes back between the grant and the response is left besides what the provider said, as is what the settle
+    /// gives back: of a call that the provider refused and did not count, say what is left once it is released, with
+    /// [`Limiter::feedback`](crate::Limiter::feedback). It is applied, or enqueued, when this returns; the future only
+    /// reports.
+    ///
+    /// # Errors
+    /// Those of the future: [`Throttled::Store`] if the store does not answer. It is not sent again then, since the provider
+    /// will say it anew.
+    pub fn feedback(&self, feedback: &Feedback) -> Settling {
+        if feedback.retry_after().is_some() {
+            self.ends_probe();
+        }
+        self.origin().map_or_else(Settling::done, |origin| origin.feedback(feedback))
+    }
+
+    /// Where feedback on the call goes, also when it has been settled.
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        let target = self.target.as_ref()?;
+        let named = self.more.as_ref().and_then(|more| target.set.index_of_named(more.account?));
+        let account = named.unwrap_or(target.set.handles().len().saturating_sub(1));
+        Some(Origin::new(target.clone(), account, self.at.of(account)))
+    }
+
+    /// Lets another process settle it, once, within `lease` (at most 30 days): with
+    /// [`Limiter::settle`](crate::Limiter::settle) and the id returned. After the lease it keeps its charge.
+    ///
+    /// # Errors
+    /// [`Throttled::Store`] if the store does not answer; [`Throttled::BadDemand`] for a reservation that is not
+    /// counted anywhere.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves it detached or about to be.
+    pub async fn detach(mut self, lease: Duration) -> Result<ReservationId, Throttled> {
+        let Some(target) = self.target.take() else {
+            return Err(Throttled::BadDemand(BadDemand::InvalidId));
+        };
+        let set = &target.set;
+        let others = self.others().iter().filter_map(|(named, usage)| {
+            let index = set.index_of_named((*named).into())?;
+            Some((u16::try_from(index).ok()?, usage.clone()))
+        });
+        let id = ReservationId {
+            claim: self.id(),
+            at: self.at.times(set.buckets().len()).to_vec(),
+            buckets: set.specs().map(|spec| spec.name().to_owned()).collect(),
+            usage: self.usage.clone(),
+            others: others.collect(),
+        };
+        let (reserved, lease) = (self.costs(&target), micros(lease).clamp(1, MAX_LEASE));
+        let detach = Op::Detach { on: set.all(), claim: self.id(), reserved, lease };
+        target.change(detach, 0, true).verdict().await?;
+        Ok(id)
+    }
+
+    /// Follows a stream of typed items. `usage_of` reads from an item the usage of the call so far, if it says so. When the
+    /// stream ends, the last one is charged; if it is dropped before, at least that.
+    pub fn track<S, F>(self, stream: S, usage_of: F) -> Tracked<S, F>
+    where
+        S: Stream,
+        F: FnMut(&S::Item) -> Option<Usage>,
+    {
+        Tracked::new(self, stream, usage_of)
+    }
+
+    fn others(&self) -> &[(u16, Usage)] {
+        self.more.as_ref().map_or(&[], |more| &more.others)
+    }
+
+    /// What it is charged now.
+    #[inline]
+    fn costs(&self, target: &Target) -> Costs {
+        target.set.costs(&self.usage, self.others())
+    }
+
+    #[inline]
+    fn op(&self, target: &Target, reserved: Costs, actual: Costs, close: bool) -> Op {
+        let (on, at) = (target.set.all(), self.at.times(target.set.buckets().len()));
+        Op::Settle(Settle { on, at, reserved, actual, close, claim: None })
+    }
+
+    #[inline]
+    fn end(&mut self, settlement: &Settlement) -> Settling {
+        match settlement {
+            Settlement::Exact(actual) => self.charge(|reserved| reserved.corrected(actual), false),
+            Settlement::AtLeast(seen) => self.charge(|reserved| reserved.at_least(seen), true),
+            Settlement::Keep => self.charge(Usage::clone, false),
+            Settlement::Release => {
+                // It was not called, so that nothing is known of the provider.
+                self.ends_probe();
+                self.charge(Usage::zeroed, false)
+            }
+        }
+    }
+
+    /// Charges another usage instead of what is reserved, or the larger of both on each quota.
+    #[inline]
+    fn charge(&mut self, actual: impl Fn(&Usage) -> Usage, at_least: bool) -> Settling {
+        if self.more.is_some() {
+            drop(self.answered());
+        }
+        let Some(target) = self.target.take() else { return Settling::done() };
+        let (used, reserved) = (actual(&self.usage), self.costs(&target));
+        let mut costs = match self.others() {
+            [] => target.set.costs(&used, &[]),
+            others => {
+                let others: Vec<_> = others.iter().map(|(named, usage)| (*named, actual(usage))).collect();
+                target.set.costs(&used, &others)
+            }
+        };
+        if at_least {
+            costs.iter_mut().zip(&reserved).for_each(|(actual, &reserved)| *actual = reserved.max(*actual));
+        }
+        let op = self.op(&target, reserved, costs, true);
+        let settling = target.change(op, *self.id.get_mut(), true);
+        target.session.context().tell(|| Event::Settled {
+            bucket: target.set.name(),
+            reserved: &self.usage,
+            actual: &used,
+        });
+        settling
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.target.is_some() {
+            drop(match self.on_drop {
+                OnDrop::Keep => self.end(&Settlement::Keep),
+                OnDrop::Release => self.end(&Settlement::Release),
+            });
+        }
+    }
+}
+
+/// The longest that a detached reservation can be settled for: 30 days.
+const MAX_LEASE: Micros = 30 * 86_400 * 1_000_000;
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use super::*;
+    use crate::{Limiter, Limits, Quota, usage};
+
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn what_changes_hands_is_short_enough_to_be_moved_without_a_call() {
+        assert!(size_of::<Poll<Result<Reservation, Throttled>>>() <= 96);
+        assert!(size_of::<Demand>() <= 128);
+    }
+
+    #[tokio::test]
+    async fn a_reservation_is_told_in_short() {
+        let quotas = [Quota::per_minute("tokens", 100), Quota::per_day("requests", 9), Quota::concurrency(2)];
+        let limiter = Limiter::new(Limits::new().bucket("a", quotas)).expect("they are valid");
+        let reservation = limiter.reserve(Demand::new("a", usage! { tokens: 7 })).await.expect("it fits");
+        let told = format!("{reservation:?}");
+        assert!(told.contains("\"tokens\": 7"), "{told}");
+        assert!(told.len() < 200, "{told}");
+    }
+}
