@@ -71,8 +71,7 @@ impl BucketState {
     /// Whether this state means nothing any more: a new one would admit the same.
     pub fn is_over(&self, now: Micros) -> bool {
         self.expires <= now
-            && self.heads.is_empty()
-            && !self.records.iter().any(|record| record.has_in_flight() && record.lease_until() > now)
+            && !self.records.iter().any(|record| record.is_active() && record.lease_until() > now)
     }
 
     pub(super) fn now(&self) -> Micros {
@@ -179,13 +178,17 @@ impl BucketState {
     fn look_at_record(&mut self, id: u64) {
         let Ok(index) = self.find(id) else { return };
         let (record, now) = (&mut self.records[index], self.now);
-        let ended = if record.lease_until() <= now { record.abandon(now) } else { SmallVec::new() };
+        let has_ended = record.lease_until() <= now;
+        let ended = if has_ended { record.abandon(now) } else { SmallVec::new() };
         let due = record.due();
         record.indexed_at = due;
         if due > now {
             self.due.insert(due, Owner::Session(id));
         } else {
             self.records.remove(index);
+        }
+        if has_ended {
+            self.heads.remove(id);
         }
         self.abandon(&ended);
     }
@@ -312,14 +315,14 @@ impl BucketState {
         self.quotas.iter_mut().for_each(QuotaState::resume);
     }
 
-    /// A call was answered well that was granted at `at`.
-    pub(super) fn answered_well(&mut self, at: Micros) {
-        if let Some(gate) = &mut self.gate {
-            gate.answered(at, self.heads.waiting(), self.now);
-        }
+    /// A call was answered well that was granted at `at`. Returns whether it was a probe.
+    pub(super) fn answered_well(&mut self, at: Micros) -> bool {
+        let (waiting, now) = (self.heads.waiting(), self.now);
+        let mut is_probe = self.gate.as_mut().is_some_and(|gate| gate.answered(at, waiting, now));
         for quota in &mut self.quotas {
-            quota.answered(at, self.heads.waiting_for(quota.id), self.now);
+            is_probe |= quota.answered(at, self.heads.waiting_for(quota.id), now);
         }
+        is_probe
     }
 
     /// Charges what fits to a session. Returns whether the grant is a probe.
@@ -430,6 +433,13 @@ impl BucketState {
                 }
             }
         }
+        // The end of its lease takes its heads along.
+        if !heads.is_empty() {
+            self.enter(session);
+        }
+        if let Ok(index) = self.find(session) {
+            self.records[index].set_waits(!heads.is_empty());
+        }
         self.heads.replace(session, heads);
     }
 
@@ -450,12 +460,17 @@ impl BucketState {
                 self.expires = self.expires.max(forget_at);
             }
         }
-        let lease = lease.min(SESSION_MEMORY);
-        for (state, rule) in self.quotas.iter().zip(rules) {
-            self.expires = self.expires.max(sum(self.now, state.lasts(rule, lease, self.now, wall)));
-        }
+        self.keep_while_charged(rules, lease.min(SESSION_MEMORY), wall);
         if let Some(gate) = &self.gate {
             self.expires = self.expires.max(sum(self.now, gate.lasts(self.now)));
+        }
+    }
+
+    /// Keeps the state for as long as its quotas mean something. What is held may become a charge when a `lease` ends.
+    #[inline]
+    pub(super) fn keep_while_charged(&mut self, rules: &[Rule], lease: Micros, wall: Micros) {
+        for (state, rule) in self.quotas.iter().zip(rules) {
+            self.expires = self.expires.max(sum(self.now, state.lasts(rule, lease, self.now, wall)));
         }
     }
 
@@ -466,11 +481,23 @@ impl BucketState {
     }
 }
 
+#[cfg(test)]
+impl BucketState {
+    pub(super) fn records(&self) -> impl Iterator<Item = &SessionRecord> {
+        self.records.iter().map(|record| &**record)
+    }
+
+    /// How many quotas are kept, those set aside too.
+    pub(super) fn all_quotas(&self) -> usize {
+        self.quotas.len() + self.others.len()
+    }
+}
+
 impl Reserve {
     /// The part of its last bucket's limits that it takes, by its weight: how far it moves its flow on.
     pub(super) fn step(&self, rules: &[Rule]) -> f64 {
         let costs = &self.costs[self.costs.len().saturating_sub(rules.len())..];
-        let parts = rules.iter().zip(costs).map(|(rule, &cost)| cost as f64 / rule.capacity(0) as f64);
+        let parts = rules.iter().zip(costs).map(|(rule, &cost)| cost as f64 / rule.capacity(0).max(1) as f64);
         self.flow.step(parts.fold(0.0, f64::max))
     }
 }

@@ -30,6 +30,8 @@ pub(super) struct Operations<'a, 'b> {
     told: Vec<usize>,
     /// The heads of the session that are to be, with their buckets.
     heads: Vec<(usize, Head)>,
+    /// The buckets whose heads all have to look again: when they may pass has changed.
+    stirred: Vec<usize>,
     /// What waiters of the session ask of quotas that refused them, with the bucket and the rule. Few at a time.
     ahead: Vec<Ahead>,
 }
@@ -65,7 +67,17 @@ impl<'a, 'b> Operations<'a, 'b> {
         let told =
             |op: &Op| if let Op::Waiting { bucket, .. } = op { Some(usize::from(*bucket)) } else { None };
         let told = batch.ops.iter().filter_map(told).collect();
-        Self { states, batch, wall, was, edited: false, told, heads: Vec::new(), ahead: Vec::new() }
+        Self {
+            states,
+            batch,
+            wall,
+            was,
+            edited: false,
+            told,
+            heads: Vec::new(),
+            stirred: Vec::new(),
+            ahead: Vec::new(),
+        }
     }
 
     pub(super) fn run(&mut self) -> Verdicts {
@@ -119,10 +131,17 @@ impl<'a, 'b> Operations<'a, 'b> {
             }
             Op::Refused { bucket, quota, at, asked, lasts, longest } => {
                 let refusal = Refusal { at: *at, asked: *asked, lasts: *lasts, longest: *longest };
+                if asked > lasts {
+                    // What waits is to be refused at once.
+                    self.stirred.push(usize::from(*bucket));
+                }
                 self.refused(usize::from(*bucket), *quota, refusal)
             }
             Op::Answered { bucket, at } => {
-                self.states[usize::from(*bucket)].answered_well(*at);
+                let bucket = usize::from(*bucket);
+                if self.states[bucket].answered_well(*at) {
+                    self.stirred.push(bucket);
+                }
                 Verdict::Done
             }
             Op::Cap { bucket, quota, left, at, lasts } => {
@@ -271,7 +290,7 @@ impl<'a, 'b> Operations<'a, 'b> {
         let mine = self.mine(bucket, rule_index, reserve.headroom);
         // More than a few windows ahead makes no difference to an answer, and amounts stay exact.
         let ahead = sum(others.amount, mine.amount).min(4 * rule.capacity(0));
-        Ask { cost, ahead, before: others.demands + mine.demands, capacity }
+        Ask { cost, ahead, before: sum(others.demands, mine.demands), capacity }
     }
 
     /// What waiters of this session go before a demand on a quota.
@@ -462,7 +481,7 @@ impl<'a, 'b> Operations<'a, 'b> {
         match known {
             Some(ahead) => {
                 ahead.amount = sum(ahead.amount, amount);
-                ahead.demands += demands;
+                ahead.demands = sum(ahead.demands, demands);
                 ahead.headroom = ahead.headroom.min(headroom);
             }
             None => self.ahead.push(Ahead { bucket, rule, headroom, amount, demands }),
@@ -531,7 +550,9 @@ impl<'a, 'b> Operations<'a, 'b> {
             let rules = self.rules(bucket.into());
             let (mine, rest) = reserved.split_at(rules.len().min(reserved.len()));
             reserved = rest;
-            self.states[usize::from(bucket)].detach(self.batch.session, claim, rules, mine, lease);
+            let state = &mut self.states[usize::from(bucket)];
+            state.detach(self.batch.session, claim, rules, mine, lease);
+            state.keep_while_charged(rules, lease, self.wall);
         }
         Verdict::Done
     }
@@ -578,8 +599,10 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     /// Wakes the heads of other sessions at the front of each quota of a bucket, as far as all of them fit.
     fn wake(&mut self, bucket: usize, wakes: &mut Wakes) {
+        let stirred = self.stirred.contains(&bucket);
         for (rule_index, rule) in self.rules(bucket).iter().enumerate() {
-            for head in self.front(bucket, rule_index, rule) {
+            let heads = if stirred { self.all(bucket, rule) } else { self.front(bucket, rule_index, rule) };
+            for head in heads {
                 let is_mine = head.session == self.batch.session;
                 let now = self.states[bucket].now();
                 if is_mine
@@ -593,6 +616,12 @@ impl<'a, 'b> Operations<'a, 'b> {
                 }
             }
         }
+    }
+
+    /// All heads on a quota.
+    fn all(&self, bucket: usize, rule: &Rule) -> SmallVec<[Head; 4]> {
+        let state = &self.states[bucket];
+        state.heads().live(0, rule.id, state.now()).copied().collect()
     }
 
     /// The heads at the front of a quota that fit together.
