@@ -244,6 +244,8 @@ fn try_on(
     Terms { standing, flow }: Terms,
     mode: Mode,
 ) -> Option<Result<Reservation, Throttled>> {
+    // Its limits may have been replaced since it was found.
+    let target = if target.set.is_current() { target } else { Arc::new(target.refreshed()?) };
     let (set, others) = (&target.set, demand.other_usages());
     let mut costs = Costs::new();
     if let Err(refusal) = set.put_demand(&mut costs, &demand.usage, others, standing.headroom) {
@@ -298,7 +300,7 @@ async fn ask_on(target: &Arc<Target>, asked: Asked<'_>, terms: Terms) -> Outcome
 fn reservation(grant: Grant, target: &Arc<Target>, asked: Asked<'_>) -> Reservation {
     let Grant { set, at, probe, position, .. } = grant;
     let is_same = Arc::ptr_eq(&set, &target.set);
-    let target = if is_same { target.clone() } else { Arc::new(Target { session: target.session.clone(), set }) };
+    let target = if is_same { target.clone() } else { Arc::new(target.with(set)) };
     Reservation::new(asked.demand, at, Some(target)).probing(probe).after(asked.arrived.elapsed(), position)
 }
 

@@ -17,6 +17,16 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// Another version of its set.
+    pub(super) fn with(&self, set: Arc<BucketSet>) -> Self {
+        Self { session: self.session.clone(), set }
+    }
+
+    /// Its set as it is declared now; nothing if the names have to be looked up again.
+    pub(super) fn refreshed(&self) -> Option<Self> {
+        self.set.refreshed().ok().map(|set| self.with(set))
+    }
+
     /// Applies, or sends, a change of a reservation, that names its buckets by their indexes in the set. `ends` says that the
     /// reservation is over with it. `reservation` identifies one that is changed more than once.
     #[inline]

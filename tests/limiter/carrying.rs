@@ -66,7 +66,7 @@ async fn who_carries_takes_settles_along() {
         let settled = call.settle(usage! { tokens: 1 });
         let mut reserve = sent_alone(&limiter, &store, 90).await;
         let sent = store.sent();
-        assert!(matches!(sent[0].ops[..], [Op::Settle { .. }, Op::Reserve { .. }]), "{sent:?}");
+        assert!(matches!(sent[0].ops[..], [Op::Settle(_), Op::Reserve(_)]), "{sent:?}");
         // The task that the settle has woken finds nothing to do.
         quiet().await;
         store.let_go();
@@ -95,7 +95,7 @@ async fn who_goes_leaves_his_batch_to_a_task() {
             tokio::time::sleep(secs(2)).await;
             assert_eq!(truth(&store).await, (0.0, 0), "{fate:?} after {polls} polls");
             let sent = store.sent();
-            let settles = sent.iter().filter(|batch| matches!(batch.ops[..], [Op::Settle { .. }])).count();
+            let settles = sent.iter().filter(|batch| matches!(batch.ops[..], [Op::Settle(_)])).count();
             let expected = if polls == 0 { (0, 0) } else { (batches + 1, 1) };
             assert_eq!((sent.len(), settles), expected, "it is neither given up nor sent twice");
             assert!(store.most_open() <= 1);
@@ -197,7 +197,7 @@ struct HoldsUpPolls {
 impl Store for HoldsUpPolls {
     fn apply(&self, batch: &Batch<'_>) -> Reply {
         let Reply::Now(answer) = self.inner.apply(batch) else { panic!("memory answers at once") };
-        if !matches!(batch.ops, [Op::Reserve { .. }]) {
+        if !matches!(batch.ops, [Op::Reserve(_)]) {
             return Reply::Now(answer);
         }
         let (arrived, go_on) = (self.arrived.clone(), self.go_on.clone());

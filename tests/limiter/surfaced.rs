@@ -133,11 +133,11 @@ async fn whoever_waits_already_is_refused_with_all_behind_it() {
     let limiter = on(&store);
     store.delay(ms(10));
     many_wait(&limiter).await;
-    let looks = |op: &Op| matches!(op, Op::Surface { .. });
+    let looks = |op: &Op| matches!(op, Op::Refused { .. });
     let sent = store.sent();
     let said = sent.iter().position(|sent| sent.ops.iter().any(looks)).unwrap();
     let reserves =
-        |sent: &crate::fake::Sent| sent.ops.iter().filter(|op| matches!(op, Op::Reserve { .. })).count();
+        |sent: &crate::fake::Sent| sent.ops.iter().filter(|op| matches!(op, Op::Reserve(_))).count();
     assert_eq!(sent[said + 1..].iter().map(reserves).sum::<usize>(), 1, "one look was enough");
 }
 

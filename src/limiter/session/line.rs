@@ -275,7 +275,7 @@ impl Iterator for Order<'_> {
     fn next(&mut self) -> Option<Rank> {
         let mut next: Option<(usize, &Group, f64, Rank)> = None;
         for (index, cursor) in self.cursors.iter_mut().enumerate() {
-            let Some((&rank, _)) = cursor.ahead.peek() else { continue };
+            let Some(&(&rank, _)) = cursor.ahead.peek() else { continue };
             let Group { flow, space, headroom, .. } = cursor.group;
             let goes_before = |(other, tag, first): (&Group, f64, Rank)| {
                 match other.takes_turns_with(flow.id, *space, *headroom) {

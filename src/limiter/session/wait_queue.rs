@@ -174,7 +174,7 @@ impl WaitQueue {
         let mut blocking = SmallVec::new();
         for handle in ask.set().handles() {
             let Some(bucket) = self.buckets.get(&handle.id()) else { continue };
-            for (rule, line) in bucket.lines.iter().filter(|(_, line)| line.blocks(rank, ask)) {
+            for (rule, _) in bucket.lines.iter().filter(|(_, line)| line.blocks(rank, ask)) {
                 let id = LineId { bucket: handle.id(), rule: *rule };
                 if *rule == PAUSE || ask.cost_on(id.bucket, *rule).is_some_and(|cost| cost > 0) {
                     blocking.push(id);

@@ -99,11 +99,6 @@ impl Ask {
         self.mode == Mode::Wait
     }
 
-    /// The quotas it has a cost on, as the ids of their buckets and their own, and that cost.
-    pub(super) fn needs(&self) -> impl Iterator<Item = ((u64, u64), u64)> {
-        self.set.quotas().zip(self.costs.iter().copied()).filter(|(_, cost)| *cost > 0)
-    }
-
     /// What it asks of a quota; nothing if the quota is none of its set.
     pub(super) fn cost_on(&self, bucket: u64, rule: u64) -> Option<u64> {
         let index = self.set.quotas().position(|quota| quota == (bucket, rule))?;
@@ -274,10 +269,6 @@ impl Waiter {
     pub(super) fn can_make_it(&self, violations: &[Violation], now: Micros) -> bool {
         let at_best = violations.iter().map(|violation| violation.at_best).max().unwrap_or(0);
         self.deadline.is_none_or(|deadline| now < deadline && now.saturating_add(at_best) <= deadline)
-    }
-
-    pub(super) fn position(&self) -> usize {
-        self.position
     }
 
     pub(super) fn again(&self) -> Again {
