@@ -76,6 +76,12 @@ async fn limits_that_make_no_sense() {
         Limits::new().bucket("a", []),
         quota(tokens()).bucket("a", [tokens()]),
         quota(tokens()).family("*", "b"),
+        Limits::new().partition("").bucket("a", [tokens()]),
+        Limits::new().partition("{p}").bucket("a", [tokens()]),
+        quota(tokens()).partition("p}"),
+        quota(tokens()).weight("tenant", 0),
+        quota(tokens()).weight("tenant", 1_000_001),
+        quota(tokens()).weight("tenant", 2).weight("tenant", 3),
         quota(tokens()).undeclared(Undeclared::Bucket("b".into())),
         quota(tokens()).class("c", Duration::ZERO, f64::NAN),
         quota(tokens()).class("c", Duration::ZERO, 1.0),
@@ -216,7 +222,7 @@ async fn a_pause_of_no_time_and_one_that_ends() {
 #[tokio::test(start_paused = true)]
 async fn names_of_any_characters() {
     let names = ["{a}", "a\nb", "a b=c%", "", "\0", "🦀", ":", "a}{b", "*", "?"];
-    let limits = names.iter().fold(Limits::new().partition("{p}\n"), |limits, name| {
+    let limits = names.iter().fold(Limits::new().partition("p ü%\n"), |limits, name| {
         limits.bucket(*name, [Quota::per_hour(format!("{name}m"), 100).named(*name)])
     });
     let limiter = Limiter::new(limits).unwrap();

@@ -73,6 +73,8 @@ struct WaitedFor {
     registered: bool,
     /// Whether these are no longer its heads.
     changed: bool,
+    /// Capacity may have been freed since the batch in flight was sent.
+    freed: bool,
 }
 
 impl WaitedFor {
@@ -105,6 +107,8 @@ pub(super) struct WaitQueue {
     changed: Vec<u64>,
     /// Lines that the batch in flight, or its answer, concerns.
     touched: Vec<LineId>,
+    /// A demand of the answer at hand went away that the store still put before the others of its batch.
+    gone: bool,
     /// Pauses that are not to be waited out, as the answer at hand told them.
     surfaced: Vec<(LineId, Violation)>,
 }
@@ -131,6 +135,7 @@ impl WaitQueue {
             due: BTreeSet::new(),
             changed: Vec::new(),
             touched: Vec::new(),
+            gone: false,
             surfaced: Vec::new(),
         }
     }
@@ -265,6 +270,7 @@ impl WaitQueue {
             lines: SmallVec::new(),
             registered: false,
             changed: false,
+            freed: false,
         });
         if bucket.line(id.rule).is_none() {
             bucket.lines.push((id.rule, Line::new()));
@@ -315,6 +321,7 @@ impl WaitQueue {
     /// Capacity of a bucket may have been freed: its lines are looked at now.
     pub(super) fn look(&mut self, bucket: u64) {
         let Some(waited_for) = self.buckets.get_mut(&bucket) else { return };
+        waited_for.freed = self.away > 0;
         for (rule, line) in waited_for.lines.iter_mut().filter(|(_, line)| !line.is_empty()) {
             set_due(&mut self.due, LineId { bucket, rule: *rule }, line, Some(0));
         }
@@ -561,11 +568,12 @@ impl WaitQueue {
         let violations = &refused.violations;
         self.touched.extend_from_slice(waiter.lines());
         if waiter.is_abandoned() {
-            return self.refused_to_nobody(&waiter, is_head);
+            return self.gone(&waiter, is_head);
         }
         let is_current = waiter.ask().set().is_current();
         if waiter.ask().waits() && !is_current {
             // Of the limits as they are now this says nothing.
+            self.gone(&waiter, is_head);
             match waiter.refresh() {
                 Ok(()) => self.newcomers.push_back(waiter),
                 Err(outcome) => told.push(Told::Outcome(waiter.into_answer(), outcome)),
@@ -576,18 +584,16 @@ impl WaitQueue {
             self.note_surfaced(waiter.ask(), violations);
             return told.push(Told::Outcome(waiter.into_answer(), Outcome::Refused(error)));
         }
-        if !waiter.can_make_it(violations, now) {
-            let error = Throttled::Deadline(Box::new(waiter.ask().refusal(violations)));
-            return told.push(Told::Outcome(waiter.into_answer(), Outcome::Refused(error)));
-        }
         let lines = self.lines_of(&waiter, violations);
-        let position = self.position(&waiter, &lines, violations);
-        match waiter.start_waiting(self.max_waiting, position) {
-            Ok(true) => told.push(Told::HasToWait { set: waiter.ask().set().clone(), position }),
-            Ok(false) => {}
-            Err(error) => return told.push(Told::Outcome(waiter.into_answer(), Outcome::Refused(error))),
+        match self.start_waiting(&mut waiter, &lines, violations, now) {
+            Ok(Some(position)) => told.push(Told::HasToWait { set: waiter.ask().set().clone(), position }),
+            Ok(None) => {}
+            Err(error) => {
+                self.gone(&waiter, is_head);
+                return told.push(Told::Outcome(waiter.into_answer(), Outcome::Refused(error)));
+            }
         }
-        let registered = lines.iter().all(|id| is_head(id.bucket));
+        let registered = !self.gone && lines.iter().all(|id| is_head(id.bucket));
         waiter.look_again(if registered { hints.look_again(violations, now) } else { Again::Now });
         waiter.set_part(refused.part);
         self.note_front(&waiter, &lines, violations, now);
@@ -597,8 +603,30 @@ impl WaitQueue {
         self.note_flow(rank, refused);
     }
 
-    /// The store may have registered a head whose caller has gone.
-    fn refused_to_nobody(&mut self, waiter: &Waiter, is_head: impl Fn(u64) -> bool) {
+    /// A demand that was refused has to wait in these lines. Returns its position, if that is news.
+    ///
+    /// # Errors
+    /// It cannot be granted in time, or as many wait as may.
+    fn start_waiting(
+        &self,
+        waiter: &mut Waiter,
+        lines: &[LineId],
+        violations: &[Violation],
+        now: Micros,
+    ) -> Result<Option<usize>, Throttled> {
+        if !waiter.can_make_it(violations, now) {
+            return Err(Throttled::Deadline(Box::new(waiter.ask().refusal(violations))));
+        }
+        if waiter.is_waiting() {
+            return Ok(None);
+        }
+        let position = self.position(waiter, lines, violations);
+        Ok(waiter.start_waiting(self.max_waiting, position)?.then_some(position))
+    }
+
+    /// A refused demand does not wait after all. The store may have registered it as a head, and has put it before others.
+    fn gone(&mut self, waiter: &Waiter, is_head: impl Fn(u64) -> bool) {
+        self.gone = true;
         for handle in waiter.ask().set().handles() {
             if is_head(handle.id()) {
                 self.heads_unknown(handle.id());
@@ -649,16 +677,22 @@ impl WaitQueue {
 
     /// The batch in flight has been dealt with.
     pub(super) fn answered(&mut self, told: &mut Vec<Told>) {
-        self.away = 0;
+        (self.away, self.gone) = (0, false);
         self.refuse_surfaced(told);
         let mut touched = std::mem::take(&mut self.touched);
         touched.sort_unstable();
         touched.dedup();
-        for id in touched {
-            if let Some(line) = self.find_mut(id) {
+        for id in &touched {
+            if let Some(line) = self.find_mut(*id) {
                 line.answered();
             }
-            self.reschedule(id);
+            self.reschedule(*id);
+        }
+        for id in touched {
+            // It was freed too late for the batch, or too early for those that are back.
+            if self.buckets.get(&id.bucket).is_some_and(|bucket| bucket.freed) {
+                self.look(id.bucket);
+            }
         }
     }
 
