@@ -278,6 +278,19 @@ impl WaitQueue {
         bucket.line(id.rule)
     }
 
+    /// Takes a waiter out whose caller has gone: what it was the first of is looked at, since more may fit without it.
+    fn drop_waiter(&mut self, rank: Rank) -> Option<()> {
+        let fronts: SmallVec<[LineId; 2]> = {
+            let waiter = self.waiting.get(&rank)?;
+            let is_front = |id: &&LineId| self.find(**id).is_some_and(|line| line.fronts().contains(&rank));
+            waiter.lines().iter().filter(is_front).copied().collect()
+        };
+        let waiter = self.take(rank)?;
+        fronts.iter().for_each(|id| self.look(id.bucket));
+        waiter.lines().iter().for_each(|id| self.forget_line(*id));
+        Some(())
+    }
+
     /// Takes a waiter out of its lines.
     fn take(&mut self, rank: Rank) -> Option<Box<Waiter>> {
         let waiter = self.waiting.remove(&rank)?;
@@ -295,8 +308,7 @@ impl WaitQueue {
     /// Takes a waiter out whose caller gives up. Returns what it waited for.
     pub(super) fn leave(&mut self, rank: Rank, now: Micros) -> Option<Refusal> {
         let refusal = self.waits_for(rank, now);
-        let waiter = self.take(rank)?;
-        waiter.lines().iter().for_each(|id| self.reschedule(*id));
+        self.drop_waiter(rank)?;
         Some(refusal.unwrap_or_default())
     }
 
@@ -327,14 +339,20 @@ impl WaitQueue {
         }
     }
 
-    /// Notes when a line is to be looked at, given its fronts, and forgets it if nothing is left of it.
+    /// Notes when a line is to be looked at by itself, given its fronts, and forgets it if nothing is left of it.
     fn reschedule(&mut self, id: LineId) {
-        let Some(bucket) = self.buckets.get_mut(&id.bucket) else { return };
-        let Some(line) = bucket.line(id.rule) else { return };
+        let Some(line) = self.buckets.get_mut(&id.bucket).and_then(|bucket| bucket.line(id.rule)) else { return };
         let fronts = line.fronts();
         let due = due_of(fronts.iter().filter_map(|rank| self.waiting.get(rank).map(AsRef::as_ref)));
         set_due(&mut self.due, id, line, due);
-        if line.is_over() {
+        self.forget_line(id);
+    }
+
+    /// Forgets a line that is over.
+    fn forget_line(&mut self, id: LineId) {
+        let Some(bucket) = self.buckets.get_mut(&id.bucket) else { return };
+        if let Some(line) = bucket.line(id.rule).filter(|line| line.is_over()) {
+            set_due(&mut self.due, id, line, None);
             bucket.lines.retain(|(rule, _)| *rule != id.rule);
         }
         self.forget(id.bucket);
@@ -360,11 +378,11 @@ impl WaitQueue {
         let picked = self.pick(now, &mut has_room);
         let mut due = Vec::with_capacity(picked.len() + newcomers.len());
         for rank in picked {
-            let Some(waiter) = self.take(rank) else { continue };
-            if waiter.is_abandoned() {
-                self.touched.extend_from_slice(waiter.lines());
+            if self.waiting.get(&rank).is_some_and(|waiter| waiter.is_abandoned()) {
+                self.drop_waiter(rank);
                 continue;
             }
+            let Some(waiter) = self.take(rank) else { continue };
             for id in waiter.lines() {
                 self.touched.push(*id);
                 if let Some(line) = self.find_mut(*id) {
