@@ -155,7 +155,7 @@ async fn what_another_process_was_told_is_found_at_the_next_look() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lanes_that_share_the_bucket_learn_at_once() {
+async fn demands_that_share_the_bucket_learn_at_once() {
     let limits = Limits::new()
         .bucket("a", [Quota::per_hour("tokens", 100)])
         .bucket("parent", [Quota::per_hour("tokens", 100)]);

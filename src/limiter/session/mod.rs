@@ -51,7 +51,7 @@ use self::{
 use super::{
     bucket_set::{BucketSet, GrantedAt},
     context::Context,
-    settle::{Settling, no_runtime, runtime_ended},
+    settle::{Settling, no_runtime},
 };
 use crate::{
     engine::{Answer, MAX_AMOUNT, Micros, Op, Outcome as Applied, Refused, Reserve, Seen, Settle, Verdict},
@@ -265,10 +265,11 @@ impl Session {
     }
 
     /// Applies, or sends, an operation that must not get lost. `ends` says that a reservation is over with it.
-    pub(super) fn send(self: &Arc<Self>, mut outgoing: Outgoing, ends: bool) -> Settling {
-        if self.context.in_process() {
-            return self.send_directly(outgoing);
-        }
+    pub(super) fn send(self: &Arc<Self>, outgoing: Outgoing, ends: bool) -> Settling {
+        if self.context.in_process() { self.send_directly(outgoing) } else { self.enqueue(outgoing, ends) }
+    }
+
+    fn enqueue(self: &Arc<Self>, mut outgoing: Outgoing, ends: bool) -> Settling {
         let (report, verdict) = oneshot::channel();
         outgoing.report_to(report);
         self.change(|state| state.push(outgoing, ends));
@@ -279,7 +280,12 @@ impl Session {
     /// Applies, or sends, an operation that is worth nothing later.
     pub(super) fn send_passing(self: &Arc<Self>, outgoing: Outgoing) -> Settling {
         if self.context.in_process() {
-            return self.send_directly(outgoing);
+            // A question is answered after what the store has yet to hear of waiters that left.
+            let has_to_wait = outgoing.is_question() && self.lock().state.has_changed_heads();
+            return match has_to_wait && Handle::try_current().is_ok() {
+                true => self.enqueue(outgoing, false),
+                false => self.send_directly(outgoing),
+            };
         }
         if let Some(error) = self.health.down() {
             return Settling::failed(Throttled::Store(error));
@@ -424,7 +430,7 @@ impl Session {
         match result.map(|answer| answer.outcome) {
             Ok(Applied::Applied { buckets, verdicts }) => self.applied(batch, &buckets, verdicts),
             Ok(Applied::Stale | Applied::Uncharted) => {
-                self.failed(batch, &transmit::unanswerable());
+                self.failed(batch, Some(&transmit::unanswerable()));
                 let effects = self.change(State::forget_doubt);
                 self.make_true(effects);
             }
@@ -433,7 +439,7 @@ impl Session {
                 if self.health.failed(&error) {
                     self.context.tell(|| Event::Degraded { error: &error });
                 }
-                self.failed(batch, &Throttled::Store(error));
+                self.failed(batch, Some(&Throttled::Store(error)));
             }
         }
     }
@@ -450,9 +456,9 @@ impl Session {
         self.tell_flushed(|state| state.is_flushed());
     }
 
-    fn failed(self: &Arc<Self>, batch: Batch, error: &Throttled) {
+    fn failed(self: &Arc<Self>, batch: Batch, error: Option<&Throttled>) {
         let now = self.now();
-        let effects = self.change(|state| state.failed(batch, || error.clone(), now));
+        let effects = self.change(|state| state.failed(batch, error, now));
         self.make_true(effects);
         self.tell_flushed(|_| true);
     }
@@ -478,10 +484,10 @@ impl Session {
     /// The driver is gone, and perhaps its runtime. `batch` was in flight.
     fn abandoned(self: &Arc<Self>, batch: Option<Batch>) {
         if let Some(batch) = batch {
-            self.failed(batch, &runtime_ended());
+            self.failed(batch, None);
         }
         let mut guarded = self.lock();
-        let effects = guarded.state.abandon(runtime_ended);
+        let effects = guarded.state.abandon();
         guarded.driver = Driver::None;
         self.occupied.store(guarded.state.is_occupied(), Ordering::Release);
         drop(guarded);

@@ -18,7 +18,10 @@ use super::{
 use crate::{
     engine::{Costs, Micros, Mode, Op, SESSION_MEMORY, Seen, Settle, Verdict},
     error::{Refusal, Throttled},
-    limiter::bucket_set::{BucketSet, GrantedAt},
+    limiter::{
+        bucket_set::{BucketSet, GrantedAt},
+        settle::runtime_ended,
+    },
 };
 
 /// A batch without an answer is not sent again after this long: the store remembers its number for twice that.
@@ -131,6 +134,11 @@ impl State {
         self.queue.has_newcomers() || self.outbox.is_awaited()
     }
 
+    /// Whether the store has yet to hear of waiters that left.
+    pub(super) fn has_changed_heads(&self) -> bool {
+        self.queue.changed().next().is_some()
+    }
+
     /// Whether a demand may be applied by its own caller: no pending demand that it has to go behind is unknown to the store.
     pub(super) fn is_registered(&self) -> bool {
         !self.queue.has_newcomers() && !self.sending
@@ -207,10 +215,10 @@ impl State {
     }
 
     /// The driver is gone: what is pending has to be asked for again.
-    pub(super) fn abandon(&mut self, error: impl Fn() -> Throttled) -> Effects {
+    pub(super) fn abandon(&mut self) -> Effects {
         let mut effects = Effects::default();
         effects.refuse(self.queue.take_all(), || Outcome::AskAgain);
-        effects.report(self.outbox.take_reports(), || Err(error()));
+        effects.report(self.outbox.take_reports(), || Err(runtime_ended()));
         effects
     }
 
@@ -415,22 +423,25 @@ impl State {
     }
 
     /// The batch in flight went without an answer, or was refused: all that is pending is told, and the batch is in doubt.
-    pub(super) fn failed(&mut self, mut batch: Batch, error: impl Fn() -> Throttled, now: Micros) -> Effects {
+    /// Without an error it was the driver that ended, so that demands may as well be asked for again.
+    pub(super) fn failed(&mut self, mut batch: Batch, error: Option<&Throttled>, now: Micros) -> Effects {
         let mut effects = Effects::default();
+        let outcome = || error.map_or(Outcome::AskAgain, |error| Outcome::Refused(error.clone()));
+        let error = || Err(error.cloned().unwrap_or_else(runtime_ended));
         (self.sending, self.active) = (false, now);
         let since = self.doubt.as_ref().map_or(now, |doubt| doubt.since);
         let jobs = batch.give_up();
         self.doubt = (!batch.ops().is_empty()).then_some(Doubt { batch, since });
         for job in jobs {
             match job {
-                Job::Demand(waiter) => effects.refuse([waiter], || Outcome::Refused(error())),
-                Job::Report(reports) => effects.report(reports, || Err(error())),
+                Job::Demand(waiter) => effects.refuse([waiter], outcome),
+                Job::Report(reports) => effects.report(reports, error),
                 Job::Heads(bucket) => self.queue.heads_unknown(bucket),
                 Job::Orphan(..) | Job::Nothing => {}
             }
         }
-        effects.refuse(self.queue.take_all(), || Outcome::Refused(error()));
-        effects.report(self.outbox.take_reports(), || Err(error()));
+        effects.refuse(self.queue.take_all(), outcome);
+        effects.report(self.outbox.take_reports(), error);
         self.queue.answered(&mut effects.told);
         effects
     }

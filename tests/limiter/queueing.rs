@@ -75,7 +75,7 @@ async fn a_long_queue_is_not_sent_over_and_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_lane_costs_no_task() {
+async fn an_idle_session_costs_no_task() {
     let store = FakeStore::new();
     let memory = Limiter::new(limits()).unwrap();
     for (limiter, patience) in [(memory, ms(0)), (on(&store), secs(2))] {
@@ -305,7 +305,7 @@ async fn a_demand_that_needs_other_quotas_passes_those_that_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lanes_that_share_a_bucket_wake_each_other() {
+async fn demands_on_other_buckets_are_woken_by_a_shared_one() {
     let store = FakeStore::new();
     store.delay(ms(2));
     let limits = || {
