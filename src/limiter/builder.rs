@@ -2,12 +2,11 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::Limiter;
 use crate::{
-    engine::LANE_MEMORY,
+    engine::SESSION_MEMORY,
     limits::{Limits, LimitsError},
     observe::{Observer, Observing},
-    store::{MemoryStore, Store},
+    store::Store,
 };
 
 /// What becomes of demands while the store cannot be reached.
@@ -87,7 +86,7 @@ pub(crate) struct Options {
     pub(crate) observing: Observing,
 }
 
-/// Builds a [`Limiter`] whose settings differ from the defaults.
+/// Builds a [`Limiter`](crate::Limiter) whose settings differ from the defaults.
 ///
 /// ```
 /// use std::time::Duration;
@@ -123,7 +122,7 @@ impl LimiterBuilder {
         self.shared_store(Arc::new(store))
     }
 
-    /// The same, for a store that several limiters use.
+    /// Where the state of buckets lives, for a store that several limiters use.
     pub fn shared_store(mut self, store: Arc<dyn Store>) -> Self {
         self.store = Some(store);
         self
@@ -147,23 +146,23 @@ impl LimiterBuilder {
         self
     }
 
-    /// How many demands may wait for one bucket in this process (default: 100,000). One that would be one too many is
-    /// refused with [`Throttled::QueueFull`](crate::Throttled::QueueFull) as soon as it is known that it has to wait:
-    /// with 0 nobody waits. What fits at once, or may not wait at all, is never refused for this.
+    /// How many demands of this limiter may wait for one bucket (default: 100,000). One more is refused with
+    /// [`Throttled::QueueFull`](crate::Throttled::QueueFull) as soon as it is known that it has to wait; with 0, every demand
+    /// is that does not fit at once. A demand that does, or that may not wait, is never refused for this.
     pub fn max_waiting(mut self, max_waiting: usize) -> Self {
         self.options.max_waiting = max_waiting;
         self
     }
 
-    /// After how much silence of this process its calls are no longer taken to be in flight (default: 10 s; at most
-    /// ten minutes). Concerns a store that processes share.
+    /// After how much silence of this process the store takes its calls for ended (default: 10 s; from 100 ms to ten
+    /// minutes): their concurrency is free then, and what they hold is charged. Has no effect on state in this process.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.options.lease = lease;
         self
     }
 
     /// For how long at most something is held back because a provider said so (default: 5 minutes), so that a broken or
-    /// hostile header does no more harm than that. [`Limiter::pause`] has no such bound.
+    /// hostile header does no more harm than that. [`Limiter::pause`](crate::Limiter::pause) has no such bound.
     ///
     /// A wait that the provider asks for and that is longer is surfaced instead of slept: for this long, in every process
     /// that shares the bucket, demands that it holds back are refused at once with
@@ -178,28 +177,16 @@ impl LimiterBuilder {
         self
     }
 
-    /// Who is told what happens.
+    /// Tells this observer what happens.
     pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
         self.options.observing = Observing::by(Arc::new(observer));
         self
     }
 
-    /// The limiter.
-    ///
-    /// # Errors
-    /// A declaration or an option that makes no sense: which one, and why.
-    pub fn build(self) -> Result<Limiter, LimitsError> {
+    /// What it was given, once that is known to make sense.
+    pub(super) fn validated(self) -> Result<(Limits, Option<Arc<dyn Store>>, Options), LimitsError> {
         self.validate()?;
-        let Self { limits, store, options } = self;
-        let fallback = match options.on_unavailable {
-            OnUnavailable::Local { share } => {
-                let options = Options { on_unavailable: OnUnavailable::Fail, ..options.clone() };
-                Some(Self { limits: limits.scaled(share), store: None, options }.build()?)
-            }
-            _ => None,
-        };
-        let store = store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
-        Ok(Limiter::assemble(limits.compile()?, store, options, fallback))
+        Ok((self.limits, self.store, self.options))
     }
 
     fn validate(&self) -> Result<(), LimitsError> {
@@ -210,7 +197,7 @@ impl LimiterBuilder {
         if !(0.0..=1.0).contains(&retries.jitter) {
             return Err(LimitsError::option("retries", "the jitter must be from 0 to 1"));
         }
-        if !(Duration::from_millis(100)..=Duration::from_micros(LANE_MEMORY)).contains(lease) {
+        if !(Duration::from_millis(100)..=Duration::from_micros(SESSION_MEMORY)).contains(lease) {
             return Err(LimitsError::option("lease", "it must be between 100 ms and ten minutes"));
         }
         on_unavailable.validate()

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 
-use super::{route::Route, settling::Settling};
+use super::{settle::Settling, target::Target};
 use crate::{
     engine::{Micros, Op},
     feedback::{Feedback, Left, Named, Wait},
@@ -19,32 +19,43 @@ const ABOUT: u32 = 2;
 /// A call whose response may say something, or has.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
-    pub(super) route: Arc<Route>,
-    /// When it was granted.
-    pub(super) at: Micros,
+    target: Arc<Target>,
+    /// The index of the bucket that stands for the provider's account.
+    account: usize,
+    /// When the call was granted, by that bucket's time.
+    at: Micros,
 }
 
 impl Origin {
+    pub(super) fn new(target: Arc<Target>, account: usize, at: Micros) -> Self {
+        Self { target, account, at }
+    }
+
     /// Holds the fleet to what was said. It is applied, or enqueued, when this returns.
     pub(crate) fn feedback(&self, feedback: &Feedback) -> Settling {
         let (left, wait) = (self.left(feedback), self.wait(feedback));
         wait.or(left).unwrap_or_else(Settling::done)
     }
 
-    /// The same of what is left.
+    /// Holds the fleet to what was said to be left.
     pub(crate) fn left(&self, feedback: &Feedback) -> Option<Settling> {
-        let path = self.route.lane.path();
-        let spec = path.specs().first()?;
-        let caps = feedback.left.iter().filter_map(|left| self.cap(spec, left));
-        caps.fold(None, |_, cap| Some(self.route.say(cap)))
+        let (bucket, spec) = self.account()?;
+        let caps = feedback.left.iter().filter_map(|left| self.cap(&spec, left));
+        caps.fold(None, |_, cap| Some(self.target.tell(bucket, cap)))
     }
 
-    /// The same of how long to wait. What no waiting helps must not make others wait.
+    /// Holds the fleet to how long to wait. A refusal that no wait helps must not make other calls wait.
     pub(crate) fn wait(&self, feedback: &Feedback) -> Option<Settling> {
-        let path = self.route.lane.path();
         let wait = feedback.wait.as_ref().filter(|_| !feedback.is_permanent())?;
-        let pause = self.pause(path.specs().first()?, wait)?;
-        Some(self.route.say(pause))
+        let (bucket, spec) = self.account()?;
+        Some(self.target.tell(bucket, self.refusal(&spec, wait)?))
+    }
+
+    /// The account's bucket, with its declaration as of now.
+    fn account(&self) -> Option<(u64, Arc<BucketSpec>)> {
+        let bucket = self.target.set.handles().nth(self.account)?.id();
+        let spec = self.target.set.only(bucket)?.specs().next()?.clone();
+        Some((bucket, spec))
     }
 
     fn cap(&self, spec: &BucketSpec, left: &Left) -> Option<Op> {
@@ -57,35 +68,39 @@ impl Origin {
         if let Some(reset) = left.reset.filter(|reset| left.amount == 0 && *reset > longest) {
             self.tell(spec, Some(meter), reset, lasts);
         }
-        let cap =
-            Op::Cap { quota: meter.rule.id, left: Some(left.amount), at: self.at, lasts: micros(lasts) };
+        let cap = Op::Cap {
+            bucket: 0,
+            quota: meter.rule.id,
+            left: left.amount,
+            at: self.at,
+            lasts: micros(lasts),
+        };
         (!lasts.is_zero()).then_some(cap)
     }
 
-    fn pause(&self, spec: &BucketSpec, wait: &Wait) -> Option<Op> {
+    fn refusal(&self, spec: &BucketSpec, wait: &Wait) -> Option<Op> {
         let meter = wait.of.as_ref().and_then(|of| meant(&spec.meters, of));
         let lasts = wait.time.min(self.longest());
         if !wait.time.is_zero() {
             self.tell(spec, meter, wait.time, lasts);
         }
-        // No time at all would end a pause that somebody else began.
-        let lasts = Some(micros(lasts)).filter(|lasts| *lasts > 0)?;
-        let quota = meter.map(|meter| meter.rule.id);
-        Some(match quota {
-            // Longer than anybody is to sleep.
-            quota if wait.time > self.longest() => Op::Surface { quota, asked: micros(wait.time), lasts },
-            Some(quota) => Op::Cap { quota, left: None, at: self.at, lasts },
-            None => Op::Pause(lasts),
+        (!lasts.is_zero()).then(|| Op::Refused {
+            bucket: 0,
+            quota: meter.map(|meter| meter.rule.id),
+            at: self.at,
+            asked: micros(wait.time),
+            lasts: micros(lasts).max(1),
+            longest: micros(self.longest()),
         })
     }
 
     fn longest(&self) -> Duration {
-        self.route.lane.shared.options.longest_pause
+        self.target.session.context().options().longest_pause
     }
 
     fn tell(&self, spec: &BucketSpec, meter: Option<&Meter>, asked: Duration, applied: Duration) {
         let (bucket, quota) = (spec.name(), meter.map(|meter| &*meter.label));
-        self.route.lane.shared.options.observing.tell(|| Event::Paused { bucket, quota, asked, applied });
+        self.target.session.context().tell(|| Event::Paused { bucket, quota, asked, applied });
     }
 }
 

@@ -1,10 +1,8 @@
-//! A demand that comes alone is carried by its own caller, whom nobody may have to rely on.
+//! One task drives all batches of a session. No caller has to be polled for another one to get on.
 
 use std::{
     pin::{Pin, pin},
-    sync::{Arc, Mutex, mpsc},
     task::Poll,
-    thread,
 };
 
 use tokio::{
@@ -12,10 +10,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tower_throttle::{
-    Feedback, Limiter, Limits, MemoryStore, Named, Quota, Reservation, Retries, Store, Throttled,
-    engine::Op,
-    store::{Batch, Reply},
-    usage,
+    Feedback, Limiter, Limits, Named, Quota, Reservation, Retries, Throttled, engine::Op, usage,
 };
 
 use crate::fake::{Fate::*, *};
@@ -26,27 +21,28 @@ fn tasks() -> usize {
     Handle::current().metrics().num_alive_tasks()
 }
 
-/// A demand on its way, whose answer the store keeps back: polled once.
+/// A demand on its way, whose answer the store keeps back. Its caller was polled once.
 async fn sent_alone<'a>(limiter: &'a Limiter, store: &FakeStore, amount: u64) -> Reserve<'a> {
     store.hold();
     let mut reserve: Reserve<'a> = Box::pin(limiter.reserve(tokens(amount)));
     assert!(poll(reserve.as_mut()).await.is_pending());
+    quiet().await;
     reserve
 }
 
-/// No task can run where nothing yields.
 #[tokio::test(start_paused = true)]
-async fn a_lone_demand_needs_no_task() {
+async fn a_lone_demand_is_one_request_and_one_task_drives_them_all() {
     let store = FakeStore::new();
     let limiter = on(&store);
     let mut open = Vec::new();
     for _ in 0..20 {
         let mut reserve = sent_alone(&limiter, &store, 1).await;
-        assert_eq!(store.sent().len(), 1, "it is sent by who asks");
+        assert_eq!(store.sent().len(), 1, "it is sent at once");
         store.let_go();
-        let Poll::Ready(call) = poll(reserve.as_mut()).await else { panic!("it has to be fetched") };
+        quiet().await;
+        let Poll::Ready(call) = poll(reserve.as_mut()).await else { panic!("it is kept from its caller") };
         open.push(call.unwrap());
-        assert_eq!(tasks(), 1, "one keeps all of them alive");
+        assert_eq!((tasks(), store.sent().len()), (1, 0), "one task keeps all of them alive");
     }
     for call in open {
         call.release().await.unwrap();
@@ -56,7 +52,7 @@ async fn a_lone_demand_needs_no_task() {
 
 /// A settle that nobody awaits is not far before the next demand.
 #[tokio::test(start_paused = true)]
-async fn who_carries_takes_settles_along() {
+async fn a_settle_travels_with_the_next_demand() {
     let store = FakeStore::new();
     let limiter = on(&store);
     for _ in 0..3 {
@@ -66,11 +62,10 @@ async fn who_carries_takes_settles_along() {
         let settled = call.settle(usage! { tokens: 1 });
         let mut reserve = sent_alone(&limiter, &store, 90).await;
         let sent = store.sent();
-        assert!(matches!(sent[0].ops[..], [Op::Settle { .. }, Op::Reserve { .. }]), "{sent:?}");
-        // The task that the settle has woken finds nothing to do.
-        quiet().await;
+        assert!(matches!(sent[0].ops[..], [Op::Settle(_), Op::Reserve(_)]), "{sent:?}");
         store.let_go();
-        let Poll::Ready(call) = poll(reserve.as_mut()).await else { panic!("it has to be fetched") };
+        quiet().await;
+        let Poll::Ready(call) = poll(reserve.as_mut()).await else { panic!("it is kept from its caller") };
         settled.await.unwrap();
         call.unwrap().release().await.unwrap();
         assert_eq!((store.sent().len(), store.most_open()), (1, 1));
@@ -79,7 +74,7 @@ async fn who_carries_takes_settles_along() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_goes_leaves_his_batch_to_a_task() {
+async fn a_caller_that_goes_leaves_nothing() {
     for (fate, batches) in [(Answered, 1), (RequestLost, 2), (ReplyLost, 2), (Unavailable, 2)] {
         for polls in 0..3 {
             let store = FakeStore::new();
@@ -90,12 +85,13 @@ async fn who_goes_leaves_his_batch_to_a_task() {
                 let mut reserve = pin!(limiter.reserve(tokens(30)));
                 for _ in 0..polls {
                     assert!(poll(reserve.as_mut()).await.is_pending());
+                    quiet().await;
                 }
             }
             tokio::time::sleep(secs(2)).await;
             assert_eq!(truth(&store).await, (0.0, 0), "{fate:?} after {polls} polls");
             let sent = store.sent();
-            let settles = sent.iter().filter(|batch| matches!(batch.ops[..], [Op::Settle { .. }])).count();
+            let settles = sent.iter().filter(|batch| matches!(batch.ops[..], [Op::Settle(_)])).count();
             let expected = if polls == 0 { (0, 0) } else { (batches + 1, 1) };
             assert_eq!((sent.len(), settles), expected, "it is neither given up nor sent twice");
             assert!(store.most_open() <= 1);
@@ -103,9 +99,9 @@ async fn who_goes_leaves_his_batch_to_a_task() {
     }
 }
 
-/// What comes next to the lane does not wait for a caller who is not being polled, whatever it is.
+/// What comes next does not wait for a caller that is not polled, whatever it is.
 #[tokio::test(start_paused = true)]
-async fn nobody_stalls_behind_who_is_not_polled() {
+async fn nothing_stalls_behind_a_caller_that_is_not_polled() {
     for what in 0..6 {
         let store = FakeStore::new();
         let limiter = on(&store);
@@ -131,17 +127,16 @@ async fn nobody_stalls_behind_who_is_not_polled() {
         let began = Instant::now();
         timeout(ms(500), next).await.unwrap_or_else(|_| panic!("{what} stalls"));
         assert!(began.elapsed() < ms(10));
-        // His answer has been there for long.
-        let Poll::Ready(granted) = poll(reserve.as_mut()).await else { panic!("it is kept from him") };
+        // Its outcome has been there for long.
+        let Poll::Ready(granted) = poll(reserve.as_mut()).await else { panic!("it is kept from its caller") };
         drop(granted.unwrap());
         call.release().await.unwrap();
         assert_eq!(store.most_open(), 1);
     }
 }
 
-/// Who has not noticed yet that a task took over what he carried finds his answer, and not what another carries.
 #[tokio::test(start_paused = true)]
-async fn nobody_touches_what_another_carries() {
+async fn each_caller_gets_its_own_outcome() {
     let store = FakeStore::new();
     let limiter = on(&store);
     let mut first = sent_alone(&limiter, &store, 10).await;
@@ -152,17 +147,18 @@ async fn nobody_touches_what_another_carries() {
     quiet().await;
     store.let_go();
     status.await.unwrap().unwrap();
-    let mut second = sent_alone(&limiter, &store, 20).await;
-    let Poll::Ready(first) = poll(first.as_mut()).await else { panic!("it is kept from him") };
+    let second = sent_alone(&limiter, &store, 20).await;
+    let Poll::Ready(first) = poll(first.as_mut()).await else { panic!("it is kept from its caller") };
     store.let_go();
-    let Poll::Ready(second) = poll(second.as_mut()).await else { panic!("it has to be fetched") };
-    first.unwrap().release().await.unwrap();
-    second.unwrap().release().await.unwrap();
+    let (first, second) = (first.unwrap(), second.await.unwrap());
+    assert_eq!((first.usage().get("tokens"), second.usage().get("tokens")), (Some(10), Some(20)));
+    first.release().await.unwrap();
+    second.release().await.unwrap();
 }
 
-/// Whichever task polls it, and whoever polls last, is woken.
+/// The task that polled last is woken.
 #[tokio::test(start_paused = true)]
-async fn who_carries_and_who_takes_over_are_woken() {
+async fn the_task_that_polled_last_is_woken() {
     let store = FakeStore::new();
     let limiter = on(&store);
     for others in 0..3 {
@@ -186,59 +182,7 @@ async fn who_carries_and_who_takes_over_are_woken() {
     assert_eq!(store.most_open(), 1);
 }
 
-/// Memory across a network: the first poll for a reply is held up, the second finds it.
-#[derive(Debug)]
-struct HoldsUpPolls {
-    inner: MemoryStore,
-    arrived: mpsc::Sender<()>,
-    go_on: Arc<Mutex<mpsc::Receiver<()>>>,
-}
-
-impl Store for HoldsUpPolls {
-    fn apply(&self, batch: &Batch<'_>) -> Reply {
-        let Reply::Now(answer) = self.inner.apply(batch) else { panic!("memory answers at once") };
-        if !matches!(batch.ops, [Op::Reserve { .. }]) {
-            return Reply::Now(answer);
-        }
-        let (arrived, go_on) = (self.arrived.clone(), self.go_on.clone());
-        Reply::Later(Box::pin(async move {
-            arrived.send(()).unwrap();
-            go_on.lock().unwrap().recv().unwrap();
-            tokio::task::yield_now().await;
-            Ok(answer)
-        }))
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_comes_while_the_caller_is_being_polled_does_not_stall_either() {
-    let (arrived, has_arrived) = mpsc::channel();
-    let (go_on, told_to) = mpsc::channel();
-    let store = HoldsUpPolls { inner: MemoryStore::new(), arrived, go_on: Arc::new(Mutex::new(told_to)) };
-    let limiter = Limiter::with_store(limits(), store).unwrap();
-    let polling = thread::spawn({
-        let (limiter, runtime) = (limiter.clone(), Handle::current());
-        move || {
-            let _entered = runtime.enter();
-            let mut reserve = Box::pin(async move { limiter.reserve(tokens(10)).await });
-            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-            assert!(reserve.as_mut().poll(&mut context).is_pending());
-            reserve
-        }
-    });
-    has_arrived.recv().unwrap();
-    let mut status = pin!(limiter.status("a"));
-    assert!(poll(status.as_mut()).await.is_pending());
-    go_on.send(()).unwrap();
-    let reserve = polling.join().unwrap();
-    let began = Instant::now();
-    let status = timeout(secs(60), status).await.expect("it stalls").unwrap();
-    assert!(began.elapsed() < ms(100), "{:?}", began.elapsed());
-    assert_eq!(status.quotas[0].in_flight, 10);
-    reserve.await.unwrap().release().await.unwrap();
-}
-
-/// Whether a slot that somebody holds is still his, as others see it, at any time during so long.
+/// Whether all slots stay taken as other processes see it, at any time during so many milliseconds.
 async fn is_kept(store: &FakeStore, slots: u64, time: u64) -> bool {
     let limits = Limits::new().bucket("a", [Quota::concurrency(slots)]);
     let other = Limiter::builder(limits).shared_store(store.inner.clone()).build().unwrap();
@@ -255,9 +199,9 @@ fn slots(store: &FakeStore, slots: u64) -> tower_throttle::LimiterBuilder {
     Limiter::builder(Limits::new().bucket("a", [Quota::concurrency(slots)])).store(store.clone())
 }
 
-/// The answer is there; only nobody asks for it. That must not cost him, or others, what they hold.
+/// The outcome is there, and its caller does not ask for it. That must not cost this or another caller what it holds.
 #[tokio::test(start_paused = true)]
-async fn who_is_not_polled_loses_nothing() {
+async fn a_caller_that_is_not_polled_loses_nothing() {
     for others in 0..2 {
         let store = FakeStore::new();
         let limiter = slots(&store, 1 + others).lease(secs(3)).build().unwrap();
@@ -267,8 +211,9 @@ async fn who_is_not_polled_loses_nothing() {
         }
         let mut reserve = sent_alone(&limiter, &store, 1).await;
         store.let_go();
+        quiet().await;
         assert!(is_kept(&store, 1 + others, 20_000).await, "besides {others} others");
-        let Poll::Ready(call) = poll(reserve.as_mut()).await else { panic!("it is kept from him") };
+        let Poll::Ready(call) = poll(reserve.as_mut()).await else { panic!("it is kept from its caller") };
         drop((call.unwrap(), open));
         limiter.status("a").await.unwrap();
         assert!(!is_kept(&store, 1 + others, 50).await);
@@ -277,7 +222,7 @@ async fn who_is_not_polled_loses_nothing() {
 
 /// A store that takes its time is asked once, however many heartbeats are due meanwhile.
 #[tokio::test(start_paused = true)]
-async fn the_pump_sends_nothing_while_a_caller_carries() {
+async fn nothing_is_sent_while_a_batch_is_in_flight() {
     let store = FakeStore::new();
     let limiter = builder(&store).attempt_timeout(secs(60)).lease(secs(3)).build().unwrap();
     let call = limiter.reserve(tokens(10)).await.unwrap();
@@ -291,15 +236,17 @@ async fn the_pump_sends_nothing_while_a_caller_carries() {
         assert_eq!(store.sent().len(), 1);
         store.let_go();
         reserve.await.unwrap().release().await.unwrap();
-        assert_eq!(store.sent().len(), 1);
+        // The release, and a heartbeat that was due for long.
+        let sent = store.sent();
+        assert!(sent.len() <= 2 && sent.iter().all(|batch| batch.ops.len() <= 1), "{sent:?}");
     }
     assert_eq!(store.most_open(), 1);
     call.release().await.unwrap();
 }
 
-/// A task that waits for more to come must not sleep through the first heartbeat.
+/// A driver that waits for more to come must not sleep through the first heartbeat.
 #[tokio::test(start_paused = true)]
-async fn a_lease_shorter_than_a_task_lingers_is_kept_all_the_same() {
+async fn a_lease_shorter_than_the_driver_lingers_is_kept_all_the_same() {
     let store = FakeStore::new();
     let limiter = slots(&store, 1).lease(ms(300)).build().unwrap();
     limiter.reserve(tokens(1)).await.unwrap().release().await.unwrap();
@@ -308,9 +255,9 @@ async fn a_lease_shorter_than_a_task_lingers_is_kept_all_the_same() {
     call.release().await.unwrap();
 }
 
-/// The task sleeps until the next heartbeat, which is far off, when a caller's batch brings back something to do.
+/// The driver sleeps until the next heartbeat, which is far off, when a batch brings back something to do.
 #[tokio::test(start_paused = true)]
-async fn what_a_caller_brings_back_for_the_pump_is_not_slept_through() {
+async fn what_a_batch_brings_back_is_not_slept_through() {
     let store = FakeStore::new();
     store.delay(ms(10));
     let build = || builder(&store).lease(secs(600)).retries(Retries::none()).build().unwrap();
@@ -323,9 +270,9 @@ async fn what_a_caller_brings_back_for_the_pump_is_not_slept_through() {
     let mut waits = pin!(limiter.reserve(tokens(50)));
     assert!(timeout(ms(50), waits.as_mut()).await.is_err());
     theirs.release().await.unwrap();
-    let waited = timeout(ms(600), waits).await.expect("nobody looks again").unwrap();
+    let waited = timeout(ms(600), waits).await.expect("it is not looked at again").unwrap();
 
-    // A grant that nobody has heard of.
+    // A grant whose answer was lost.
     tokio::time::sleep(secs(5)).await;
     store.next([AppliedUnavailable]);
     limiter.reserve(tokens(20)).await.unwrap_err();
@@ -338,7 +285,7 @@ async fn what_a_caller_brings_back_for_the_pump_is_not_slept_through() {
 
 /// The runtime in which it was sent is gone, its caller is not.
 #[test]
-fn a_caller_may_outlive_his_runtime() {
+fn a_caller_may_outlive_its_runtime() {
     let runtime = || Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let (first, second) = (runtime(), runtime());
     for is_dropped in [true, false] {
@@ -350,7 +297,7 @@ fn a_caller_may_outlive_his_runtime() {
         store.let_go();
         let mut reserve = Some(reserve).filter(|_| !is_dropped);
         second.block_on(async {
-            // Somebody finds out, and from then on all is as after any batch without an answer.
+            // The batch is in doubt, as after any without an answer.
             let _ = timeout(secs(60), limiter.reserve(tokens(1))).await.expect("it hangs");
             tokio::time::sleep(secs(2)).await;
             limiter.reserve(tokens(100)).await.unwrap().release().await.unwrap();

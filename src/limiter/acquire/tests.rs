@@ -1,36 +1,36 @@
-//! Who is interrupted, asks too often, or is watched by somebody who breaks.
+//! A caller that is interrupted, a future that is polled too often, and a subscriber that panics.
 
 use super::*;
-use crate::{Limits, Quota, usage};
+use crate::{Limiter, Limits, Quota, usage};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Somebody has found his route, and is interrupted there while the limits are replaced.
-fn interrupted(limits: impl Fn(u64) -> Limits, limit: u64, tokens: u64) -> (Limiter, Arc<Route>, Demand) {
+/// A caller has found where its demand is counted, and is interrupted there while the limits are replaced.
+fn interrupted(limits: impl Fn(u64) -> Limits, limit: u64, tokens: u64) -> (Limiter, Arc<Target>, Demand) {
     let limiter = Limiter::new(limits(100)).expect("they are valid");
     let demand = |tokens| Demand::new("a", usage! { tokens: tokens });
     assert!(limiter.acquire_at_once(&demand(0), Mode::Try).is_ready());
     let demand = demand(tokens);
-    let route = limiter.known_route(&demand).expect("it is known");
+    let target = limiter.inner.known_target(&demand).expect("it is known");
     limiter.update(limits(limit)).expect("they are valid");
-    (limiter, route, demand)
+    (limiter, target, demand)
 }
 
 #[tokio::test]
-async fn who_comes_late_is_held_to_the_new_limits() {
+async fn a_late_caller_is_held_to_the_new_limits() {
     let limits = |limit| Limits::new().bucket("a", [Quota::per_hour("tokens", limit)]);
-    let (_, route, demand) = interrupted(limits, 10, 90);
-    let answer = Grant::of(route, &demand, Standing::default(), Mode::Try);
+    let (_limiter, target, demand) = interrupted(limits, 10, 90);
+    let answer = try_on(target, &demand, Terms::default(), Mode::Try);
     assert!(matches!(answer, Some(Err(Throttled::ExceedsCapacity(_)))));
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_late_brings_no_older_limits_back() {
+async fn a_late_caller_brings_no_older_limits_back() {
     let limits = |limit| Limits::new().bucket("a", [Quota::token_bucket("tokens", limit, HOUR)]);
-    let (limiter, route, demand) = interrupted(limits, 1_000, 1);
+    let (limiter, target, demand) = interrupted(limits, 1_000, 1);
     let call = limiter.try_reserve(Demand::new("a", usage! { tokens: 900 })).await.expect("it fits");
     tokio::time::advance(Duration::from_secs(1)).await;
-    assert!(matches!(Grant::of(route, &demand, Standing::default(), Mode::Try), Some(Ok(_))));
+    assert!(matches!(try_on(target, &demand, Terms::default(), Mode::Try), Some(Ok(_))));
     call.settle(usage! { tokens: 0 }).await.expect("memory answers");
     let charged = limiter.status("a").await.expect("memory answers").quotas[0].charged;
     assert!(charged < 10.0, "{charged} of a call that used nothing");

@@ -1,4 +1,4 @@
-//! A stream of typed items whose usage is followed.
+//! A stream of typed items that say what a call has used so far. It settles the call's reservation, once.
 
 use std::{
     fmt,

@@ -1,10 +1,9 @@
-//! What becomes of a settle that was enqueued.
+//! The future that reports what became of an operation which was applied or enqueued.
 
 use std::{
     error::Error,
     fmt,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -24,16 +23,16 @@ use crate::{engine::Verdict, error::Throttled, store::StoreError};
 #[derive(Debug)]
 pub struct Settling(Progress);
 
-/// Small enough to be answered in registers, where there is nothing to tell.
+/// Small enough to be returned in registers, where there is nothing to report.
 #[derive(Debug)]
 enum Progress {
     Done,
     Answered(Box<Result<Verdict, Throttled>>),
-    Told(oneshot::Receiver<Result<Verdict, Throttled>>),
+    Enqueued(oneshot::Receiver<Result<Verdict, Throttled>>),
 }
 
 impl Settling {
-    /// It was changed, or there was nothing to change.
+    /// It is applied, or there was nothing to apply.
     pub(super) fn done() -> Self {
         Self(Progress::Done)
     }
@@ -46,8 +45,9 @@ impl Settling {
         Self(Progress::Answered(Box::new(Err(error))))
     }
 
-    pub(super) fn told(told: oneshot::Receiver<Result<Verdict, Throttled>>) -> Self {
-        Self(Progress::Told(told))
+    /// The verdict will come.
+    pub(super) fn enqueued(verdict: oneshot::Receiver<Result<Verdict, Throttled>>) -> Self {
+        Self(Progress::Enqueued(verdict))
     }
 
     /// The verdict itself.
@@ -55,7 +55,7 @@ impl Settling {
         match self.0 {
             Progress::Done => Ok(Verdict::Done),
             Progress::Answered(answer) => *answer,
-            Progress::Told(told) => told.await.unwrap_or_else(|_| Err(Throttled::Store(ended()))),
+            Progress::Enqueued(verdict) => verdict.await.unwrap_or_else(|_| Err(runtime_ended())),
         }
     }
 }
@@ -67,36 +67,33 @@ impl Future for Settling {
         match &mut self.0 {
             Progress::Done => Poll::Ready(Ok(())),
             Progress::Answered(answer) => Poll::Ready(answer.as_ref().clone().map(drop)),
-            Progress::Told(told) => Pin::new(told)
+            Progress::Enqueued(verdict) => Pin::new(verdict)
                 .poll(context)
-                .map(|told| told.unwrap_or_else(|_| Err(Throttled::Store(ended()))).map(drop)),
+                .map(|verdict| verdict.unwrap_or_else(|_| Err(runtime_ended())).map(drop)),
         }
     }
 }
 
-/// The runtime ended in which a batch was carried: nobody is left to tell what became of it. The store is none the worse.
+/// The runtime that drove the session shut down, so the outcome of what it had sent is unknown. The store is none the
+/// worse for that.
 #[derive(Debug)]
-struct Ended;
+struct RuntimeEnded;
 
-impl fmt::Display for Ended {
+impl fmt::Display for RuntimeEnded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the runtime that carried the batch has ended")
+        f.write_str("the tokio runtime that drove the limiter has ended")
     }
 }
 
-impl Error for Ended {}
+impl Error for RuntimeEnded {}
 
-pub(super) fn ended() -> Arc<StoreError> {
-    StoreError::Unavailable(Box::new(Ended)).into()
+/// What is reported where the runtime ended that drove the session.
+pub(super) fn runtime_ended() -> Throttled {
+    Throttled::Store(StoreError::Unavailable(Box::new(RuntimeEnded)).into())
 }
 
-/// Nobody can carry what has to be awaited.
+/// There is no runtime to wait in.
 pub(super) fn no_runtime() -> Throttled {
     let error = "what has to wait needs a tokio runtime: call it inside of one";
     Throttled::Store(StoreError::Rejected(error.into()).into())
-}
-
-/// Whether a demand may as well be asked for again, in a runtime that has not ended.
-pub(super) fn has_ended(error: &StoreError) -> bool {
-    matches!(error, StoreError::Unavailable(cause) if cause.is::<Ended>())
 }
