@@ -71,8 +71,7 @@ impl BucketState {
     /// Whether this state means nothing any more: a new one would admit the same.
     pub fn is_over(&self, now: Micros) -> bool {
         self.expires <= now
-            && self.heads.is_empty()
-            && !self.records.iter().any(|record| record.has_in_flight() && record.lease_until() > now)
+            && !self.records.iter().any(|record| record.is_active() && record.lease_until() > now)
     }
 
     pub(super) fn now(&self) -> Micros {
@@ -119,7 +118,7 @@ impl BucketState {
                 self.place(index, rule, wall);
             }
             let heads = &self.heads;
-            self.quotas[index].advance(rule, || heads.waiting_for(rule.id), now, wall);
+            self.quotas[index].advance(rule, || heads.waiting_for(rule.id, now), now, wall);
         }
         if self.quotas.len() > rules.len() {
             self.set_aside(rules.len());
@@ -128,7 +127,7 @@ impl BucketState {
             self.sweep(wall);
         }
         if let Some(gate) = &mut self.gate {
-            gate.pass(self.heads.waiting(), now);
+            gate.pass(self.heads.waiting(now), now);
             if gate.is_gone() {
                 self.gate = None;
             }
@@ -179,13 +178,17 @@ impl BucketState {
     fn look_at_record(&mut self, id: u64) {
         let Ok(index) = self.find(id) else { return };
         let (record, now) = (&mut self.records[index], self.now);
-        let ended = if record.lease_until() <= now { record.abandon(now) } else { SmallVec::new() };
+        let has_ended = record.lease_until() <= now;
+        let ended = if has_ended { record.abandon(now) } else { SmallVec::new() };
         let due = record.due();
         record.indexed_at = due;
         if due > now {
             self.due.insert(due, Owner::Session(id));
         } else {
             self.records.remove(index);
+        }
+        if has_ended {
+            self.heads.remove(id);
         }
         self.abandon(&ended);
     }
@@ -204,7 +207,8 @@ impl BucketState {
 
     fn look_at_flow(&mut self, id: u64) {
         let Some(flows) = &mut self.flows else { return };
-        let waits = self.heads.iter().any(|head| head.flow == id);
+        let now = self.now;
+        let waits = self.heads.iter().any(|head| head.flow == id && !head.is_late(now));
         if let Some(again) = flows.forget(id, waits, self.now) {
             self.due.insert(again, Owner::Flow(id));
         }
@@ -312,14 +316,14 @@ impl BucketState {
         self.quotas.iter_mut().for_each(QuotaState::resume);
     }
 
-    /// A call was answered well that was granted at `at`.
-    pub(super) fn answered_well(&mut self, at: Micros) {
-        if let Some(gate) = &mut self.gate {
-            gate.answered(at, self.heads.waiting(), self.now);
-        }
+    /// A call was answered well that was granted at `at`. Returns whether it was a probe.
+    pub(super) fn answered_well(&mut self, at: Micros) -> bool {
+        let (waiting, now) = (self.heads.waiting(self.now), self.now);
+        let mut is_probe = self.gate.as_mut().is_some_and(|gate| gate.answered(at, waiting, now));
         for quota in &mut self.quotas {
-            quota.answered(at, self.heads.waiting_for(quota.id), self.now);
+            is_probe |= quota.answered(at, self.heads.waiting_for(quota.id, now), now);
         }
+        is_probe
     }
 
     /// Charges what fits to a session. Returns whether the grant is a probe.
@@ -401,7 +405,7 @@ impl BucketState {
     /// A demand of a flow is granted that moves it on by `step`.
     pub(super) fn serve(&mut self, flow: u64, space: u64, step: f64) {
         let Some(flows) = &mut self.flows else { return };
-        let start = flows.start(flow, self.heads.waits(flow, space));
+        let start = flows.start(flow, self.heads.waits(flow, space, self.now));
         if flows.serve(flow, start, step, self.now) {
             self.due.insert(self.now + FLOW_MEMORY, Owner::Flow(flow));
         }
@@ -409,7 +413,7 @@ impl BucketState {
 
     /// Where a flow starts.
     pub(super) fn start_of(&self, flow: u64, space: u64) -> f64 {
-        self.flows().map_or(0.0, |flows| flows.start(flow, self.heads.waits(flow, space)))
+        self.flows().map_or(0.0, |flows| flows.start(flow, self.heads.waits(flow, space, self.now)))
     }
 
     /// Replaces a session's heads. `id` is the bucket's own.
@@ -429,6 +433,13 @@ impl BucketState {
                     self.due.insert(self.now + FLOW_MEMORY, Owner::Flow(flow));
                 }
             }
+        }
+        // The end of its lease takes its heads along.
+        if !heads.is_empty() {
+            self.enter(session);
+        }
+        if let Ok(index) = self.find(session) {
+            self.records[index].set_waits(!heads.is_empty());
         }
         self.heads.replace(session, heads);
     }
@@ -450,12 +461,17 @@ impl BucketState {
                 self.expires = self.expires.max(forget_at);
             }
         }
-        let lease = lease.min(SESSION_MEMORY);
-        for (state, rule) in self.quotas.iter().zip(rules) {
-            self.expires = self.expires.max(sum(self.now, state.lasts(rule, lease, self.now, wall)));
-        }
+        self.keep_while_charged(rules, lease.min(SESSION_MEMORY), wall);
         if let Some(gate) = &self.gate {
             self.expires = self.expires.max(sum(self.now, gate.lasts(self.now)));
+        }
+    }
+
+    /// Keeps the state for as long as its quotas mean something. What is held may become a charge when a `lease` ends.
+    #[inline]
+    pub(super) fn keep_while_charged(&mut self, rules: &[Rule], lease: Micros, wall: Micros) {
+        for (state, rule) in self.quotas.iter().zip(rules) {
+            self.expires = self.expires.max(sum(self.now, state.lasts(rule, lease, self.now, wall)));
         }
     }
 
@@ -466,11 +482,23 @@ impl BucketState {
     }
 }
 
+#[cfg(test)]
+impl BucketState {
+    pub(super) fn records(&self) -> impl Iterator<Item = &SessionRecord> {
+        self.records.iter().map(|record| &**record)
+    }
+
+    /// How many quotas are kept, those set aside too.
+    pub(super) fn all_quotas(&self) -> usize {
+        self.quotas.len() + self.others.len()
+    }
+}
+
 impl Reserve {
     /// The part of its last bucket's limits that it takes, by its weight: how far it moves its flow on.
     pub(super) fn step(&self, rules: &[Rule]) -> f64 {
         let costs = &self.costs[self.costs.len().saturating_sub(rules.len())..];
-        let parts = rules.iter().zip(costs).map(|(rule, &cost)| cost as f64 / rule.capacity(0) as f64);
+        let parts = rules.iter().zip(costs).map(|(rule, &cost)| cost as f64 / rule.capacity(0).max(1) as f64);
         self.flow.step(parts.fold(0.0, f64::max))
     }
 }

@@ -3,7 +3,7 @@
 //! A pause of the user's ends and is gone. One that a provider's refusal caused ends half open: one demand goes first, as
 //! a probe. When that was answered well, or was not refused within a second, the waiters follow, spread over a second.
 
-use super::{Micros, exact::sum};
+use super::{MAX_AMOUNT, Micros, exact::sum};
 
 /// A probe that is not answered within this counts as answered well.
 const PROBE: Micros = 1_000_000;
@@ -62,6 +62,7 @@ impl Gate {
     /// Pauses for a provider. A call that was granted after an earlier pause ended shows that it was too short.
     pub(crate) fn refuse(&mut self, refusal: Refusal, now: Micros) {
         let Refusal { at, asked, lasts, longest } = refusal;
+        let lasts = lasts.min(MAX_AMOUNT);
         let is_further = self.length > 0 && at >= self.until;
         let lasts = if is_further { lasts.max(sum(self.length, self.length).min(longest)) } else { lasts };
         self.length = if is_further { lasts } else { self.length.max(lasts) };
@@ -76,13 +77,14 @@ impl Gate {
         }
     }
 
-    /// A call was answered well that was granted at `at`. If it was the probe, `waiting` demands follow.
-    pub(crate) fn answered(&mut self, at: Micros, waiting: u64, now: Micros) {
-        if let Phase::HalfOpen { probe: 1.. } = self.phase
-            && at >= self.until
-        {
+    /// A call was answered well that was granted at `at`. If it was the probe, `waiting` demands follow. Returns whether it
+    /// was.
+    pub(crate) fn answered(&mut self, at: Micros, waiting: u64, now: Micros) -> bool {
+        let is_probe = matches!(self.phase, Phase::HalfOpen { probe: 1.. }) && at >= self.until;
+        if is_probe {
             self.spread(waiting, now);
         }
+        is_probe
     }
 
     /// Ends every pause.
@@ -136,7 +138,8 @@ impl Gate {
                 true
             }
             Phase::Spreading { next, step, .. } => {
-                *next = sum(*next, *step);
+                // What was missed is not caught up with in one burst.
+                *next = sum((*next).max(now.saturating_sub(*step)), *step);
                 false
             }
             Phase::Plain => false,

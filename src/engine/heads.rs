@@ -88,12 +88,12 @@ impl Head {
 
     /// Takes in waiters of its group that are behind it.
     pub(crate) fn extend(&mut self, behind: &Self) {
-        self.count += behind.count;
+        self.count = sum(self.count, behind.count);
         self.sum = sum(self.sum, behind.sum);
         self.last = self.last.max(behind.last);
     }
 
-    fn is_late(&self, now: Micros) -> bool {
+    pub(crate) fn is_late(&self, now: Micros) -> bool {
         self.due > 0 && now > self.due + LATE
     }
 
@@ -161,14 +161,19 @@ impl Heads {
         heads.find(|head| waiter > 0 && head.waiter == waiter).map(|head| head.arrival)
     }
 
-    /// Whether a flow waits here that takes turns in `space`.
-    pub(crate) fn waits(&self, flow: u64, space: u64) -> bool {
-        self.0.iter().any(|head| (head.flow, head.space) == (flow, space))
+    /// Whether a flow waits here that takes turns in `space`: in a session that is not late.
+    pub(crate) fn waits(&self, flow: u64, space: u64, now: Micros) -> bool {
+        self.0.iter().any(|head| (head.flow, head.space) == (flow, space) && !head.is_late(now))
+    }
+
+    /// Forgets a session's heads.
+    pub(crate) fn remove(&mut self, session: u64) {
+        self.0.retain(|head| head.session != session);
     }
 
     /// Replaces a session's heads.
     pub(crate) fn replace(&mut self, session: u64, heads: impl IntoIterator<Item = Head>) {
-        self.0.retain(|head| head.session != session);
+        self.remove(session);
         self.0.extend(heads);
         self.0.sort_by_key(|head| (head.arrival, head.session, head.quota, head.headroom, head.flow));
     }
@@ -190,7 +195,7 @@ impl Heads {
             }
             let (demands, amount) = head.before(place, tolerance, flows);
             before.amount = sum(before.amount, amount);
-            before.demands += demands;
+            before.demands = sum(before.demands, demands);
             before.heads += u64::from(demands > 0);
         }
         before
@@ -203,26 +208,26 @@ impl Heads {
         })
     }
 
-    /// How many demands wait: of each session as many as on the quota for which most do.
-    pub(crate) fn waiting(&self) -> u64 {
+    /// How many demands wait: of each session that is not late as many as on the quota for which most do.
+    pub(crate) fn waiting(&self, now: Micros) -> u64 {
         let mut counts: Vec<(u64, u64, u64)> = Vec::new();
-        for head in &self.0 {
+        for head in self.0.iter().filter(|head| !head.is_late(now)) {
             match counts
                 .iter_mut()
                 .find(|(session, quota, _)| (*session, *quota) == (head.session, head.quota))
             {
-                Some((.., count)) => *count += head.count,
+                Some((.., count)) => *count = sum(*count, head.count),
                 None => counts.push((head.session, head.quota, head.count)),
             }
         }
         counts.sort_unstable();
         let most_of = |of: &[(u64, u64, u64)]| of.iter().map(|(.., count)| *count).max().unwrap_or(0);
-        counts.chunk_by(|one, other| one.0 == other.0).map(most_of).sum()
+        counts.chunk_by(|one, other| one.0 == other.0).map(most_of).fold(0, sum)
     }
 
-    /// How many demands wait for a quota.
-    pub(crate) fn waiting_for(&self, quota: u64) -> u64 {
-        self.0.iter().filter(|head| head.quota == quota).map(|head| head.count).sum()
+    /// How many demands wait for a quota, of sessions that are not late.
+    pub(crate) fn waiting_for(&self, quota: u64, now: Micros) -> u64 {
+        self.live(0, quota, now).map(|head| head.count).fold(0, sum)
     }
 
     /// Expects the session of a head to come back at once. Returns whether it was not expected yet.

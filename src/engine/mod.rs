@@ -266,7 +266,8 @@ pub enum Verdict {
 /// Why a reserve was refused, and what it stands behind.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Refused {
-    /// The reasons, at least one.
+    /// The reasons, at least one. With them come quotas where a waiter fits now and keeps its place, since they refused it
+    /// before: their wait is 0.
     pub violations: SmallVec<[Violation; 2]>,
     /// The start tag of its flow: the flow with the smallest one is next.
     pub tag: f64,

@@ -30,6 +30,8 @@ pub(super) struct Operations<'a, 'b> {
     told: Vec<usize>,
     /// The heads of the session that are to be, with their buckets.
     heads: Vec<(usize, Head)>,
+    /// The buckets whose heads all have to look again: when they may pass has changed.
+    stirred: Vec<usize>,
     /// What waiters of the session ask of quotas that refused them, with the bucket and the rule. Few at a time.
     ahead: Vec<Ahead>,
 }
@@ -65,7 +67,17 @@ impl<'a, 'b> Operations<'a, 'b> {
         let told =
             |op: &Op| if let Op::Waiting { bucket, .. } = op { Some(usize::from(*bucket)) } else { None };
         let told = batch.ops.iter().filter_map(told).collect();
-        Self { states, batch, wall, was, edited: false, told, heads: Vec::new(), ahead: Vec::new() }
+        Self {
+            states,
+            batch,
+            wall,
+            was,
+            edited: false,
+            told,
+            heads: Vec::new(),
+            stirred: Vec::new(),
+            ahead: Vec::new(),
+        }
     }
 
     pub(super) fn run(&mut self) -> Verdicts {
@@ -119,10 +131,17 @@ impl<'a, 'b> Operations<'a, 'b> {
             }
             Op::Refused { bucket, quota, at, asked, lasts, longest } => {
                 let refusal = Refusal { at: *at, asked: *asked, lasts: *lasts, longest: *longest };
+                if asked > lasts {
+                    // What waits is to be refused at once.
+                    self.stirred.push(usize::from(*bucket));
+                }
                 self.refused(usize::from(*bucket), *quota, refusal)
             }
             Op::Answered { bucket, at } => {
-                self.states[usize::from(*bucket)].answered_well(*at);
+                let bucket = usize::from(*bucket);
+                if self.states[bucket].answered_well(*at) {
+                    self.stirred.push(bucket);
+                }
                 Verdict::Done
             }
             Op::Cap { bucket, quota, left, at, lasts } => {
@@ -271,7 +290,7 @@ impl<'a, 'b> Operations<'a, 'b> {
         let mine = self.mine(bucket, rule_index, reserve.headroom);
         // More than a few windows ahead makes no difference to an answer, and amounts stay exact.
         let ahead = sum(others.amount, mine.amount).min(4 * rule.capacity(0));
-        Ask { cost, ahead, before: others.demands + mine.demands, capacity }
+        Ask { cost, ahead, before: sum(others.demands, mine.demands), capacity }
     }
 
     /// What waiters of this session go before a demand on a quota.
@@ -303,7 +322,11 @@ impl<'a, 'b> Operations<'a, 'b> {
             arrival: self.arrival(bucket, reserve.waiter, reserve.age),
             tag: tag.unwrap_or_else(|| space_state.start_of(reserve.flow.id, space)),
         };
-        let tolerance = self.tolerance(bucket, rule_index, place.session);
+        // What does not wait passes no head.
+        let tolerance = match reserve.mode {
+            Mode::Wait => self.tolerance(bucket, rule_index, place.session),
+            Mode::Try | Mode::Dry => 0,
+        };
         state.heads().before(&place, quota.id, quota.horizon(), tolerance, now, space_state.flows())
     }
 
@@ -353,11 +376,12 @@ impl<'a, 'b> Operations<'a, 'b> {
             let longest = waits.iter().copied().max().unwrap_or(0);
             let head = Pending { space: space_id, part: step, due_in: known.then_some(longest) };
             for (index, (at, violation)) in violations.iter().enumerate() {
-                match (at, violation.by) {
-                    (Some(at), _) => self.line_up(reserve, *at, head, held_for(index), violation.holds),
-                    (None, RefusedBy::Pause(of)) => self.line_up_behind_pause(reserve, of, head),
-                    (None, RefusedBy::Rule(_)) => {}
+                if let Some(at) = at {
+                    self.line_up(reserve, *at, head, held_for(index), violation.holds);
                 }
+            }
+            for at in self.behind_pauses(reserve, &violations) {
+                self.line_up(reserve, at, head, 0, true);
             }
         }
         Refused {
@@ -389,7 +413,8 @@ impl<'a, 'b> Operations<'a, 'b> {
             let (state, rule) = (&self.states[at.bucket], &self.rules(at.bucket)[at.rule]);
             let (quota, now) = (&state.quotas()[at.rule], state.now());
             let ask = self.ask(reserve, tag, at.bucket, at.rule, rule, at.cost);
-            if quota.fits(rule, ask, now) {
+            let fits = quota.fits(rule, ask, now);
+            if fits && !self.keeps(reserve, at) {
                 continue;
             }
             let others = self.before(reserve, tag, at.bucket, at.rule);
@@ -397,8 +422,8 @@ impl<'a, 'b> Operations<'a, 'b> {
             let violation = Violation {
                 by: RefusedBy::Rule(at.index),
                 available: shortage.available,
-                wait: shortage.wait,
-                at_best: shortage.at_best,
+                wait: if fits { Some(0) } else { shortage.wait },
+                at_best: if fits { 0 } else { shortage.at_best },
                 asked: quota.asked(at.cost, now),
                 holds: true,
                 rank: others.heads,
@@ -407,6 +432,14 @@ impl<'a, 'b> Operations<'a, 'b> {
             violations.push((Some(at), violation));
         }
         violations
+    }
+
+    /// Whether a refused waiter keeps its place on a quota where it would fit now: one that refused it before. Otherwise
+    /// streams on this quota alone and on that alone would starve what needs both.
+    fn keeps(&self, reserve: &Reserve, at: At) -> bool {
+        let quota = self.rules(at.bucket)[at.rule].id;
+        let is_waiter = reserve.mode == Mode::Wait && reserve.waiter > 0 && at.cost > 0;
+        is_waiter && self.states[at.bucket].heads().find(self.batch.session, quota, reserve.waiter).is_some()
     }
 
     /// A refused waiter goes before what comes later on a quota, and is a head there.
@@ -440,21 +473,19 @@ impl<'a, 'b> Operations<'a, 'b> {
         );
     }
 
-    /// What a pause of a bucket holds back is a head on all quotas of the bucket that it needs.
-    fn line_up_behind_pause(&mut self, reserve: &Reserve, of: usize, pending: Pending) {
-        let bucket = usize::from(reserve.on[of]);
-        let needed: SmallVec<[At; 4]> = self
-            .quotas(&reserve.on, &reserve.costs)
-            .filter(|at| at.bucket == bucket && at.cost > 0)
-            .collect();
-        for at in needed {
-            let is_known = self.heads.iter().any(|(of, head)| {
-                *of == bucket && head.waiter == reserve.waiter && head.quota == self.rules(bucket)[at.rule].id
+    /// What a pause of a bucket holds back is a head on all quotas of the bucket that it needs: those that did not refuse it.
+    fn behind_pauses(&self, reserve: &Reserve, violations: &[(Option<At>, Violation)]) -> SmallVec<[At; 4]> {
+        let paused = |at: &At| {
+            let pauses = violations.iter().filter_map(|(_, violation)| match violation.by {
+                RefusedBy::Pause(of) => Some(usize::from(reserve.on[of])),
+                RefusedBy::Rule(_) => None,
             });
-            if !is_known || reserve.waiter == 0 {
-                self.line_up(reserve, at, pending, 0, true);
-            }
-        }
+            pauses.into_iter().any(|bucket| bucket == at.bucket)
+        };
+        let refused =
+            |at: &At| violations.iter().any(|(other, _)| other.is_some_and(|other| other.index == at.index));
+        let needed = self.quotas(&reserve.on, &reserve.costs).filter(|at| at.cost > 0);
+        needed.filter(|at| paused(at) && !refused(at)).collect()
     }
 
     fn go_ahead(&mut self, bucket: usize, rule: usize, headroom: u64, amount: u64, demands: u64) {
@@ -462,7 +493,7 @@ impl<'a, 'b> Operations<'a, 'b> {
         match known {
             Some(ahead) => {
                 ahead.amount = sum(ahead.amount, amount);
-                ahead.demands += demands;
+                ahead.demands = sum(ahead.demands, demands);
                 ahead.headroom = ahead.headroom.min(headroom);
             }
             None => self.ahead.push(Ahead { bucket, rule, headroom, amount, demands }),
@@ -531,7 +562,9 @@ impl<'a, 'b> Operations<'a, 'b> {
             let rules = self.rules(bucket.into());
             let (mine, rest) = reserved.split_at(rules.len().min(reserved.len()));
             reserved = rest;
-            self.states[usize::from(bucket)].detach(self.batch.session, claim, rules, mine, lease);
+            let state = &mut self.states[usize::from(bucket)];
+            state.detach(self.batch.session, claim, rules, mine, lease);
+            state.keep_while_charged(rules, lease, self.wall);
         }
         Verdict::Done
     }
@@ -564,7 +597,7 @@ impl<'a, 'b> Operations<'a, 'b> {
             quotas: quotas.map(|(rule, quota)| quota.level(rule, state.now(), self.wall)).collect(),
             paused_until: state.paused_until(),
             asked_until: state.asked().map_or(0, |asked| sum(state.now(), asked)),
-            waiting: state.heads().waiting(),
+            waiting: state.heads().waiting(state.now()),
         }))
     }
 
@@ -578,8 +611,10 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     /// Wakes the heads of other sessions at the front of each quota of a bucket, as far as all of them fit.
     fn wake(&mut self, bucket: usize, wakes: &mut Wakes) {
+        let stirred = self.stirred.contains(&bucket);
         for (rule_index, rule) in self.rules(bucket).iter().enumerate() {
-            for head in self.front(bucket, rule_index, rule) {
+            let heads = if stirred { self.all(bucket, rule) } else { self.front(bucket, rule_index, rule) };
+            for head in heads {
                 let is_mine = head.session == self.batch.session;
                 let now = self.states[bucket].now();
                 if is_mine
@@ -593,6 +628,12 @@ impl<'a, 'b> Operations<'a, 'b> {
                 }
             }
         }
+    }
+
+    /// All heads on a quota.
+    fn all(&self, bucket: usize, rule: &Rule) -> SmallVec<[Head; 4]> {
+        let state = &self.states[bucket];
+        state.heads().live(0, rule.id, state.now()).copied().collect()
     }
 
     /// The heads at the front of a quota that fit together.

@@ -208,11 +208,9 @@ impl QuotaState {
         }
     }
 
-    /// A call was answered well.
-    pub(crate) fn answered(&mut self, at: Micros, waiting: u64, now: Micros) {
-        if let Some(cap) = &mut self.cap {
-            cap.gate_mut().answered(at, waiting, now);
-        }
+    /// A call was answered well. Returns whether it was a probe.
+    pub(crate) fn answered(&mut self, at: Micros, waiting: u64, now: Micros) -> bool {
+        self.cap.as_mut().is_some_and(|cap| cap.gate_mut().answered(at, waiting, now))
     }
 
     pub(crate) fn resume(&mut self) {

@@ -1,6 +1,7 @@
-//! A batch: all or nothing on its quotas, exactly once, and who stands before whom within it.
+//! A batch: all or nothing on its quotas, exactly once, and what goes before what within it.
 
 use proptest::prelude::*;
+use smallvec::SmallVec;
 
 use super::{moves::cases, *};
 
@@ -14,8 +15,12 @@ fn two_buckets() -> World {
 /// The states but for the last answer, which names the refusal.
 fn without_answers(world: &World) -> Vec<BucketState> {
     let mut states = world.states.clone();
-    let lanes = states.iter_mut().flat_map(|state| &mut state.lanes);
-    lanes.for_each(|lane| lane.verdicts.clear());
+    for state in &mut states {
+        let records: Vec<_> = state.records().map(|record| (record.id, record.last().0)).collect();
+        for (session, seq) in records {
+            state.answered(session, seq, SmallVec::new(), Verdicts::new());
+        }
+    }
     states
 }
 
@@ -34,7 +39,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         || (0..60u64, 0..2u64, 0..60u64, 0..60u64, 0..60u64).prop_map(|(a, b, c, d, e)| [a, b, c, d, e]);
     let one = prop_oneof![
         3 => prop_oneof![0..SECOND, 0..20 * SECOND, 0..2 * MINUTE].prop_map(Act::Pass),
-        4 => (1..4u64, costs()).prop_map(|(lane, costs)| Act::Reserve(lane, costs)),
+        4 => (1..4u64, costs()).prop_map(|(session, costs)| Act::Reserve(session, costs)),
         2 => (any::<usize>(), costs()).prop_map(|(which, actual)| Act::Settle(which, actual)),
         1 => (any::<usize>(), costs()).prop_map(|(which, actual)| Act::Adjust(which, actual)),
         1 => any::<usize>().prop_map(Act::Detach),
@@ -52,12 +57,12 @@ struct Life {
 }
 
 impl Life {
-    fn send(&mut self, lane: u64, op: Op) -> Verdict {
-        let seq = self.world.seqs.entry(lane).or_default();
+    fn send(&mut self, session: u64, op: Op) -> Verdict {
+        let seq = self.world.seqs.entry(session).or_default();
         *seq += 1;
         let seq = *seq;
-        let answer = self.world.send_as(lane, seq, std::slice::from_ref(&op));
-        self.sent.push((lane, seq, vec![op], answer.clone()));
+        let answer = self.world.send_as(session, seq, std::slice::from_ref(&op));
+        self.sent.push((session, seq, vec![op], answer.clone()));
         match answer.outcome {
             Outcome::Applied { mut verdicts, .. } => verdicts.remove(0),
             other => panic!("{other:?}"),
@@ -66,16 +71,19 @@ impl Life {
 
     /// Granted if every quota has room for it. Refused, a reserve changes no more than a batch without
     /// operations.
-    fn reserve(&mut self, lane: u64, costs: [u64; 5]) -> Result<(), TestCaseError> {
+    fn reserve(&mut self, session: u64, costs: [u64; 5]) -> Result<(), TestCaseError> {
         let mut untouched = self.world.clone();
-        untouched.beat(lane);
+        untouched.beat(session);
         let fits =
             (0..5).all(|index| untouched.left(index) >= (costs[index] * untouched.units(index)) as i64);
-        match self.send(lane, reserve(&costs)) {
-            Verdict::Granted => {
+        let demand = self.world.demand(&costs);
+        let on = demand.on.clone();
+        match self.send(session, Op::Reserve(demand)) {
+            Verdict::Granted { probe } => {
                 prop_assert!(fits, "a quota has no room for {costs:?}");
-                let at = self.world.states[0].now;
-                self.open.push((Grant { lane, at, costs: costs.as_slice().into() }, None));
+                let at = self.world.states.iter().map(|state| state.now()).collect();
+                let costs = costs.as_slice().into();
+                self.open.push((Grant { session, on, at, costs, probe }, None));
             }
             _ => {
                 prop_assert!(!fits, "every quota has room for {costs:?}");
@@ -87,11 +95,9 @@ impl Life {
 
     fn settle(&mut self, which: usize, actual: [u64; 5], close: bool) {
         if let Some((mut grant, claim)) = super::moves::choose(&mut self.open, which) {
-            let actual: Costs = actual.as_slice().into();
-            let (at, reserved) = (grant.at, grant.costs.clone());
-            self.send(grant.lane, Op::Settle { at, reserved, actual: actual.clone(), close, claim });
+            self.send(grant.session, Op::Settle(Settle { close, claim, ..amendment(&grant, &actual) }));
             if !close {
-                grant.costs = actual;
+                grant.costs = actual.as_slice().into();
                 self.open.push((grant, claim));
             }
         }
@@ -100,15 +106,14 @@ impl Life {
     fn apply(&mut self, act: &Act) -> Result<(), TestCaseError> {
         match *act {
             Act::Pass(time) => self.world.pass(time),
-            Act::Reserve(lane, costs) => self.reserve(lane, costs)?,
+            Act::Reserve(session, costs) => self.reserve(session, costs)?,
             Act::Settle(which, actual) => self.settle(which, actual, true),
             Act::Adjust(which, actual) => self.settle(which, actual, false),
             Act::Detach(which) => {
                 if let Some((grant, None)) = super::moves::choose(&mut self.open, which) {
                     self.claims += 1;
                     let claim = 1_000 + self.claims;
-                    let reserved = grant.costs.clone();
-                    self.send(grant.lane, Op::Detach { claim, reserved, lease: MINUTE });
+                    self.send(grant.session, detach(&grant, claim, MINUTE));
                     self.open.push((grant, Some(claim)));
                 }
             }
@@ -121,30 +126,30 @@ impl Life {
         Ok(())
     }
 
-    /// Sent again, the last batch of a lane is answered as before, an older one not at all, and nothing
+    /// Sent again, the last batch of a session is answered as before, an older one not at all, and nothing
     /// changes.
     fn again(&mut self, index: usize) -> Result<(), TestCaseError> {
-        let (lane, seq, ops, first) = self.sent[index].clone();
+        let (session, seq, ops, first) = self.sent[index].clone();
         let before = self.world.states.clone();
-        let second = self.world.send_as(lane, seq, &ops);
+        let second = self.world.send_as(session, seq, &ops);
         prop_assert_eq!(&self.world.states, &before);
-        if seq < self.world.seqs[&lane] {
+        if seq < self.world.seqs[&session] {
             prop_assert_eq!(second.outcome, Outcome::Stale);
             return Ok(());
         }
         let said = |answer: Answer| match answer.outcome {
-            Outcome::Applied { now, verdicts, .. } => (now, verdicts),
+            Outcome::Applied { buckets, verdicts } => (buckets, verdicts),
             other => panic!("{other:?}"),
         };
         prop_assert_eq!(said(second), said(first));
         Ok(())
     }
 
-    /// What the lanes have in flight is what the quotas have.
+    /// What the sessions have in flight is what the quotas have.
     fn in_flight_adds_up(&self) -> Result<(), TestCaseError> {
         for state in &self.world.states {
-            for quota in &state.quotas {
-                let shares = state.lanes.iter().flat_map(|lane| &lane.in_flight);
+            for quota in state.quotas() {
+                let shares = state.records().flat_map(|record| record.shares());
                 let sum: u64 = shares.filter(|share| share.quota == quota.id).map(|share| share.amount).sum();
                 prop_assert_eq!(quota.in_flight, sum);
             }
@@ -160,56 +165,46 @@ proptest! {
     fn all_or_nothing_and_exactly_once(acts in acts()) {
         let mut life = Life { world: two_buckets(), open: Vec::new(), sent: Vec::new(), claims: 0 };
         for act in &acts {
-            // Records of batches end with the lane's memory; so does this.
-            if life.world.wall - START > LANE_MEMORY / 2 {
+            // Records of batches end with the session's memory; so does this.
+            if life.world.wall - START > SESSION_MEMORY / 2 {
                 break;
             }
             life.apply(act)?;
             life.in_flight_adds_up()?;
-            for lane in life.world.seqs.keys().copied().collect::<Vec<_>>() {
-                let last = life.sent.iter().rposition(|sent| sent.0 == lane).unwrap();
+            for session in life.world.seqs.keys().copied().collect::<Vec<_>>() {
+                let last = life.sent.iter().rposition(|sent| sent.0 == session).unwrap();
                 life.again(last)?;
             }
         }
         life.world.pass(HOUR);
         life.world.beat(99);
-        let in_flight = life.world.states.iter().flat_map(|state| &state.quotas).map(|quota| quota.in_flight);
+        let in_flight = life.world.states.iter().flat_map(|state| state.quotas()).map(|quota| quota.in_flight);
         prop_assert_eq!(in_flight.sum::<u64>(), 0);
     }
 }
 
 #[test]
 fn a_refused_waiter_stands_before_those_after_it_and_a_try_does_not() {
-    let ask = |cost: u64, headroom, mode| Op::Reserve {
-        costs: [cost, 1].as_slice().into(),
-        headroom,
-        explain: false,
-        mode,
-    };
+    let ask = |cost: u64, headroom, mode| Op::Reserve(Reserve { headroom, mode, ..demand(&[cost, 1]) });
     let mut world = World::new([sliding(1, 100, MINUTE, 60), sliding(2, 100, MINUTE, 60)]);
     world.take(&[50, 0]);
     let granted = |world: &mut World, ops: &[Op]| -> Vec<bool> {
-        let (_, verdicts) = world.clone().send(LANE, ops);
-        verdicts.iter().map(|verdict| matches!(verdict, Verdict::Granted | Verdict::Fits)).collect()
+        let sent = world.clone().send(SESSION, ops);
+        sent.verdicts.iter().map(|verdict| !is_refused(verdict)).collect()
     };
     let (small, large) = (ask(10, 0, Mode::Try), 60);
     for (mode, passes) in [(Mode::Wait, false), (Mode::Try, true), (Mode::Dry, true)] {
         assert_eq!(granted(&mut world, &[ask(large, 0, mode), small.clone()]), [false, passes]);
         // A class that may use more is not behind one that may use less.
         assert_eq!(granted(&mut world, &[ask(large, 1_000, mode), small.clone()]), [false, true]);
-        // Who needs nothing of what the head lacks passes it.
+        // A demand that needs nothing of what the head lacks passes it.
         assert_eq!(granted(&mut world, &[ask(large, 0, mode), ask(0, 0, Mode::Try)]), [false, true]);
     }
 }
 
 #[test]
-fn who_waits_for_another_quota_lends_its_class_to_nobody() {
-    let ask = |costs: [u64; 2], headroom, mode| Op::Reserve {
-        costs: costs.as_slice().into(),
-        headroom,
-        explain: false,
-        mode,
-    };
+fn a_waiter_for_another_quota_lends_its_class_to_no_other() {
+    let ask = |costs: [u64; 2], headroom, mode| Op::Reserve(Reserve { headroom, mode, ..demand(&costs) });
     let mut world = World::new([sliding(1, 100, MINUTE, 60), sliding(2, 100, MINUTE, 60)]);
     world.take(&[85, 95]);
     let batch = ask([10, 0], 1_000, Mode::Wait);
@@ -217,81 +212,70 @@ fn who_waits_for_another_quota_lends_its_class_to_nobody() {
     let other = ask([0, 10], 0, Mode::Wait);
     let last = ask([12, 0], 0, Mode::Try);
     for ops in [vec![batch.clone(), last.clone()], vec![batch, other, last]] {
-        let (_, verdicts) = world.clone().send(LANE, &ops);
-        assert!(matches!(verdicts[0], Verdict::Refused(_)));
-        assert_eq!(
-            verdicts.last(),
-            Some(&Verdict::Granted),
-            "only what is left to it stands before it: {ops:?}"
-        );
+        let Sent { verdicts, .. } = world.clone().send(SESSION, &ops);
+        assert!(is_refused(&verdicts[0]));
+        assert!(verdicts.last().is_some_and(is_granted), "only what is left to it stands before it: {ops:?}");
     }
 }
 
 #[test]
 fn a_dry_reserve_charges_nothing() {
     let mut world = two_buckets();
-    let dry =
-        |costs: &[u64]| Op::Reserve { costs: costs.into(), headroom: 0, explain: false, mode: Mode::Dry };
-    let (_, verdicts) =
-        world.send(LANE, &[dry(&[50, 1, 1, 1, 1]), dry(&[50, 1, 1, 1, 1]), reserve(&[50, 0, 0, 0, 0])]);
-    assert_eq!(verdicts.to_vec(), [Verdict::Fits, Verdict::Fits, Verdict::Granted]);
-    assert_eq!(world.one(LANE, dry(&[1, 0, 0, 0, 0])), Verdict::Refused(Box::default()));
+    let reserve = Op::Reserve(world.demand(&[50, 0, 0, 0, 0]));
+    let dry = |world: &World, costs: &[u64]| Op::Reserve(Reserve { mode: Mode::Dry, ..world.demand(costs) });
+    let whole = dry(&world, &[50, 1, 1, 1, 1]);
+    let verdicts = world.send(SESSION, &[whole.clone(), whole, reserve]).verdicts;
+    assert_eq!(verdicts.to_vec(), [Verdict::Fits, Verdict::Fits, Verdict::Granted { probe: false }]);
+    let refusal = world.one(SESSION, dry(&world, &[1, 0, 0, 0, 0]));
+    assert_eq!(violations(&refusal).iter().map(|reason| reason.by).collect::<Vec<_>>(), [RefusedBy::Rule(0)]);
 }
 
 #[test]
 fn a_pause_refuses_everything_and_only_grows() {
     let mut world = two_buckets();
-    world.one(LANE, Op::Pause(MINUTE));
-    world.one(LANE, Op::Pause(SECOND));
+    world.one(SESSION, Op::Pause { bucket: 0, lasts: MINUTE });
+    world.one(SESSION, Op::Pause { bucket: 0, lasts: SECOND });
     let refusal = world.refused(&[0; 5]);
     assert_eq!((refusal[0].by, refusal[0].wait), (RefusedBy::Pause(0), Some(MINUTE)));
-    assert!(world.states[0].expires >= START + MINUTE);
+    assert!(world.seen(0).expires >= START + MINUTE);
     world.pass(MINUTE - 1);
     world.refused(&[0; 5]);
     world.pass(1);
     world.take(&[0; 5]);
 
-    world.one(LANE, Op::Pause(HOUR));
-    world.one(LANE, Op::Pause(0));
+    world.one(SESSION, Op::Pause { bucket: 0, lasts: HOUR });
+    world.one(SESSION, Op::Pause { bucket: 0, lasts: 0 });
     world.take(&[0; 5]);
 }
 
 #[test]
-fn who_needs_nothing_of_a_quota_is_held_up_by_no_headroom_but_by_a_debt() {
-    let ask = |costs: [u64; 2], headroom| Op::Reserve {
-        costs: costs.as_slice().into(),
-        headroom,
-        explain: true,
-        mode: Mode::Try,
-    };
+fn a_demand_for_nothing_of_a_quota_is_held_up_by_no_headroom_but_by_a_debt() {
+    let ask = |costs: [u64; 2], headroom| Op::Reserve(Reserve { headroom, ..demand(&costs) });
     let tokens = [sliding(1, 100, MINUTE, 60), token_bucket(1, 100, MINUTE, 100), fixed(1, 100, MINUTE, 0)];
     for rule in tokens {
         let mut world = World::new([rule, concurrency(2, 5)]);
         let grant = world.take(&[95, 1]);
-        assert!(matches!(world.one(LANE, ask([1, 1], 1_000)), Verdict::Refused(_)));
-        assert_eq!(world.one(LANE, ask([0, 1], 1_000)), Verdict::Granted);
+        assert!(is_refused(&world.one(SESSION, ask([1, 1], 1_000))));
+        assert!(is_granted(&world.one(SESSION, ask([0, 1], 1_000))));
 
         world.settle(&grant, &[103, 1]);
-        let Verdict::Refused(violations) = world.one(LANE, ask([0, 1], 1_000)) else {
-            panic!("a debt is waited out");
-        };
-        assert_eq!((violations[0].by, violations[0].available), (RefusedBy::Rule(0), -3));
-        let wait = violations[0].wait.unwrap();
-        world.pass(wait - 1);
-        assert!(matches!(world.one(LANE, ask([0, 1], 1_000)), Verdict::Refused(_)));
+        let refusal = world.one(SESSION, ask([0, 1], 1_000));
+        let reason = violations(&refusal)[0];
+        assert_eq!((reason.by, reason.available), (RefusedBy::Rule(0), -3), "a debt is waited out");
+        world.pass(reason.wait.unwrap() - 1);
+        assert!(is_refused(&world.one(SESSION, ask([0, 1], 1_000))));
         world.pass(1);
-        assert_eq!(world.one(LANE, ask([0, 1], 1_000)), Verdict::Granted);
+        assert!(is_granted(&world.one(SESSION, ask([0, 1], 1_000))));
     }
 }
 
 #[test]
 fn headroom_is_out_of_reach() {
-    let ask =
-        |headroom| Op::Reserve { costs: [1].as_slice().into(), headroom, explain: true, mode: Mode::Try };
+    let ask = |headroom| Op::Reserve(Reserve { headroom, ..demand(&[1]) });
     for rule in [sliding(1, 100, MINUTE, 60), token_bucket(1, 100, MINUTE, 100), concurrency(1, 100)] {
         let mut world = World::new([rule]);
         let batch = |world: &mut World, headroom| {
-            (0..).take_while(|_| world.one(LANE, ask(headroom)) == Verdict::Granted).count()
+            (0..).take_while(|_| is_granted(&world.one(SESSION, ask(headroom)))).count()
         };
         assert_eq!(batch(&mut world, 1_000), 90);
         assert_eq!(batch(&mut world, 0), 10);

@@ -9,11 +9,15 @@ use super::{
 };
 
 fn cap(left: u64, at: Micros, lasts: Micros) -> Op {
-    Op::Cap { quota: 1, left: Some(left), at, lasts }
+    Op::Cap { bucket: 0, quota: 1, left, at, lasts }
+}
+
+fn pause_of(quota: u64, lasts: Micros) -> Op {
+    Op::Refused { bucket: 0, quota: Some(quota), at: 0, asked: lasts, lasts, longest: lasts }
 }
 
 fn pause(lasts: Micros) -> Op {
-    Op::Cap { quota: 1, left: None, at: 0, lasts }
+    pause_of(1, lasts)
 }
 
 /// The most that one demand gets now.
@@ -31,13 +35,13 @@ fn no_more_is_admitted_than_the_provider_said_until_it_ends() {
     for rule in [token_bucket(1, 100, MINUTE, 100), sliding(1, 100, MINUTE, 60), fixed(1, 100, DAY, 0)] {
         let mut world = World::new([rule]);
         world.take(&[20]);
-        assert_eq!(world.one(LANE, cap(30, world.wall, 10 * SECOND)), Verdict::Done);
+        assert_eq!(world.one(SESSION, cap(30, world.wall, 10 * SECOND)), Verdict::Done);
         assert_eq!((most(&world), world.available(0)), (30, 80), "what was taken stays as it was");
         let Level { withheld, withheld_for, .. } = world.level(0);
         assert_eq!((withheld, withheld_for), (50 * world.units(0), 10 * SECOND));
         world.take(&[30]);
         assert_eq!(most(&world), 0);
-        assert!(world.reserve(&[0]).is_ok(), "who needs nothing is not held up");
+        assert!(world.reserve(&[0]).is_ok(), "a demand for nothing is not held up");
 
         world.pass(10 * SECOND - 1);
         assert!(most(&world) < 20);
@@ -51,14 +55,14 @@ fn no_more_is_admitted_than_the_provider_said_until_it_ends() {
 fn what_was_said_of_a_fixed_window_ends_with_it_or_soon_after() {
     let mut world = World::new([fixed(1, 600, MINUTE, START % MINUTE)]);
     world.pass(59 * SECOND);
-    world.one(LANE, cap(0, world.wall, MINUTE));
+    world.one(SESSION, cap(0, world.wall, MINUTE));
     assert_eq!(most(&world), 0);
     world.pass(SECOND);
     assert_eq!(most(&world), 0, "the provider's clock may be behind");
     world.pass(3 * SECOND);
     assert_eq!(most(&world), 600);
 
-    world.one(LANE, cap(0, world.wall, 10 * SECOND));
+    world.one(SESSION, cap(0, world.wall, 10 * SECOND));
     world.pass(10 * SECOND);
     assert_eq!(most(&world), 600, "it said that it ends earlier");
 }
@@ -67,7 +71,7 @@ fn what_was_said_of_a_fixed_window_ends_with_it_or_soon_after() {
 fn a_refund_is_left_besides() {
     let mut world = World::new([sliding(1, 100, MINUTE, 60)]);
     let grant = world.take(&[60]);
-    world.one(LANE, cap(10, world.wall, MINUTE));
+    world.one(SESSION, cap(10, world.wall, MINUTE));
     world.settle(&grant, &[5]);
     assert_eq!(most(&world), 65, "10 and what the call did not use");
 }
@@ -78,8 +82,8 @@ fn what_a_call_used_beyond_its_estimate_is_not_counted_twice() {
     {
         let mut world = World::new([rule]);
         let grant = world.take(&[10]);
-        // The provider has counted 25 for the call, and 5 for somebody else's.
-        world.one(LANE, cap(70, grant.at, MINUTE));
+        // The provider has counted 25 for the call, and 5 for another user's call.
+        world.one(SESSION, cap(70, grant.at[0], MINUTE));
         assert_eq!(most(&world), 70);
         world.settle(&grant, &[25]);
         assert_eq!((most(&world), world.level(0).withheld), (70, 5 * world.units(0)));
@@ -99,15 +103,15 @@ fn what_came_back_since_the_call_is_left_too() {
         let mut world = World::new([rule]);
         let grant = world.take(&[1]);
         world.pass(10 * SECOND);
-        world.one(LANE, cap(10, grant.at, MINUTE));
+        world.one(SESSION, cap(10, grant.at[0], MINUTE));
         assert_eq!(most(&world), left);
-        world.one(LANE, cap(10, MAX_AMOUNT, MINUTE));
+        world.one(SESSION, cap(10, MAX_AMOUNT, MINUTE));
         assert_eq!(most(&world), 10, "from no later than now");
     }
     let mut world = World::new([fixed(1, 600, MINUTE, START % MINUTE)]);
     let grant = world.take(&[1]);
     world.pass(MINUTE);
-    world.one(LANE, cap(10, grant.at, MINUTE));
+    world.one(SESSION, cap(10, grant.at[0], MINUTE));
     assert_eq!(most(&world), 600, "what was said of another window means nothing");
 }
 
@@ -115,7 +119,7 @@ fn what_came_back_since_the_call_is_left_too() {
 fn what_is_withheld_of_a_bucket_drains_as_it_does_at_the_provider() {
     let mut world = World::new([token_bucket(1, 600, MINUTE, 600)]);
     world.take(&[100]);
-    world.one(LANE, cap(0, world.wall, DAY));
+    world.one(SESSION, cap(0, world.wall, DAY));
     for _ in 0..60 {
         assert_eq!(most(&world), 0);
         world.pass(SECOND);
@@ -130,9 +134,9 @@ fn what_is_withheld_of_a_bucket_drains_as_it_does_at_the_provider() {
 #[test]
 fn a_pause_of_one_quota_ends_by_itself_and_is_not_shortened() {
     let mut world = World::new([sliding(1, 100, MINUTE, 60), sliding(2, 100, MINUTE, 60)]);
-    world.one(LANE, pause(20 * SECOND));
-    world.one(LANE, pause(SECOND));
-    world.one(LANE, cap(100, world.wall, SECOND));
+    world.one(SESSION, pause(20 * SECOND));
+    world.one(SESSION, pause(SECOND));
+    world.one(SESSION, cap(100, world.wall, SECOND));
     let refusal = world.refused(&[1, 1]);
     assert_eq!(refusal.len(), 1);
     assert_eq!((refusal[0].by, refusal[0].available), (RefusedBy::Rule(0), 0));
@@ -146,23 +150,24 @@ fn a_pause_of_one_quota_ends_by_itself_and_is_not_shortened() {
 #[test]
 fn calls_in_flight_and_unknown_quotas_are_not_capped() {
     let mut world = World::with_buckets(vec![vec![concurrency(1, 3)], vec![sliding(2, 10, MINUTE, 60)]]);
-    world.one(LANE, cap(0, world.wall, MINUTE));
-    world.one(LANE, pause(MINUTE));
-    world.one(LANE, Op::Cap { quota: 2, left: None, at: 0, lasts: MINUTE });
-    world.one(LANE, Op::Cap { quota: 77, left: Some(0), at: 0, lasts: MINUTE });
+    world.one(SESSION, cap(0, world.wall, MINUTE));
+    world.one(SESSION, pause(MINUTE));
+    // Of another bucket, and of none.
+    world.one(SESSION, pause_of(2, MINUTE));
+    world.one(SESSION, Op::Cap { bucket: 0, quota: 77, left: 0, at: 0, lasts: MINUTE });
     world.take(&[1, 10]);
 }
 
 #[test]
 fn a_cap_lives_as_long_as_it_lasts_and_survives_a_live_change() {
     let mut world = World::new([token_bucket(1, 600, MINUTE, 600)]);
-    let answer = world.send_as(LANE, 1, &[cap(0, world.wall, 3 * HOUR)]);
-    let Outcome::Applied { now, lives, .. } = answer.outcome else { panic!("{answer:?}") };
-    assert!(lives[0].expires >= now + 3 * HOUR);
+    let answer = world.send_as(SESSION, 1, &[cap(0, world.wall, 3 * HOUR)]);
+    let Outcome::Applied { buckets, .. } = answer.outcome else { panic!("{answer:?}") };
+    assert!(buckets[0].expires >= buckets[0].now + 3 * HOUR);
 
     let coarse = TokenBucket::new(1_000, MINUTE, 500, 2_000, 4 * MINUTE, 96);
     world.rules = vec![vec![Rule { window: Window::TokenBucket(coarse), ..world.rule(0).clone() }]];
-    world.seqs.insert(LANE, 1);
+    world.seqs.insert(SESSION, 1);
     assert_eq!(most(&world), 0);
 }
 
@@ -198,7 +203,7 @@ proptest! {
             let &(parts, age, lasts, kind) = caps.next().unwrap();
             let (free, at) = (world.clone(), world.wall - age);
             let left = parts * capacity / 100;
-            world.one(LANE, if kind == 0 { pause(lasts) } else { cap(left, at, lasts) });
+            world.one(SESSION, if kind == 0 { pause(lasts) } else { cap(left, at, lasts) });
             let admitted = most(&world);
             prop_assert!(admitted <= most(&free));
             if kind == 0 {
@@ -211,7 +216,7 @@ proptest! {
 
             let (mut capped, mut free) = (world.clone(), free);
             capped.pass(2 * MINUTE);
-            free.one(LANE, Op::Status);
+            free.one(SESSION, Op::Status { bucket: 0 });
             free.pass(2 * MINUTE);
             let unknown = |world: &World| world.level(0).withheld;
             prop_assert_eq!((unknown(&capped), unknown(&free)), (0, 0), "it ends");

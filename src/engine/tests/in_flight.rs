@@ -47,15 +47,12 @@ fn a_claim_settled_by_a_process_that_knows_fewer_quotas_leaves_nothing_in_flight
     let all = vec![concurrency(1, 1), concurrency(2, 1), held(sliding(3, 10, MINUTE, 60))];
     let mut world = World::new(all.clone());
     let grant = world.take(&[1, 1, 5]);
-    world.one(LANE, Op::Detach { claim: 77, reserved: grant.costs.clone(), lease: HOUR });
+    world.one(SESSION, detach(&grant, 77, HOUR));
 
     world.rules = vec![vec![concurrency(1, 1)]];
-    let settle = |claim| Op::Settle {
-        at: grant.at,
-        reserved: [1].as_slice().into(),
-        actual: [1].as_slice().into(),
-        close: true,
-        claim: Some(claim),
+    let settle = |claim| {
+        let reserved = [1].as_slice().into();
+        Op::Settle(Settle { reserved, claim: Some(claim), ..amendment(&grant, &[1]) })
     };
     assert_eq!(world.one(2, settle(77)), Verdict::Done);
     assert_eq!(world.one(2, settle(77)), Verdict::NoClaim);
@@ -75,8 +72,8 @@ fn a_state_lives_as_long_as_what_becomes_of_its_holds() {
     for rule in daily {
         let mut world = World::new([held(rule)]);
         let grant = world.take(&[100]);
-        assert!(world.states[0].expires >= START + world.lease + DAY);
-        world.one(LANE, Op::Detach { claim: 77, reserved: grant.costs, lease: HOUR });
-        assert!(world.states[0].expires >= START + HOUR + DAY);
+        assert!(world.seen(0).expires >= START + world.lease + DAY);
+        world.one(SESSION, detach(&grant, 77, HOUR));
+        assert!(world.seen(0).expires >= START + HOUR + DAY);
     }
 }

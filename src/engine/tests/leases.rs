@@ -18,7 +18,7 @@ const CLAIM_LEASE: Micros = 45 * SECOND;
 #[derive(Clone, Debug)]
 struct Call {
     grant: Grant,
-    /// The lane, or the claim.
+    /// The session, or the claim.
     owner: u64,
     /// Its owner's lease has ended.
     abandoned: bool,
@@ -53,7 +53,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let which = any::<usize>();
     let one = prop_oneof![
         4 => prop_oneof![0..SECOND, 0..15 * SECOND, 0..2 * MINUTE].prop_map(Act::Pass),
-        5 => (1..4u64, 0..50u64).prop_map(|(lane, cost)| Act::Reserve(lane, cost)),
+        5 => (1..4u64, 0..50u64).prop_map(|(session, cost)| Act::Reserve(session, cost)),
         3 => (which, 0..80u64).prop_map(|(which, actual)| Act::Settle(which, actual)),
         1 => (which, 0..80u64).prop_map(|(which, actual)| Act::Adjust(which, actual)),
         1 => which.prop_map(Act::Detach),
@@ -69,14 +69,14 @@ impl Life {
         Self { world, calls: Vec::new(), charges: Log::default(), leases: BTreeMap::new(), claims: 1_000 }
     }
 
-    /// What a batch of `lane` does before and after its operations.
-    fn batch(&mut self, lane: u64) {
+    /// What a batch of `session` does before and after its operations.
+    fn batch(&mut self, session: u64) {
         let now = self.world.wall;
         for call in self.calls.iter_mut().filter(|call| !call.abandoned && self.leases[&call.owner] <= now) {
             call.abandoned = true;
             self.charges.charge(now, call.grant.costs[1]);
         }
-        self.leases.insert(lane, now + self.world.lease);
+        self.leases.insert(session, now + self.world.lease);
     }
 
     fn in_flight(&self) -> (u64, u64) {
@@ -84,16 +84,16 @@ impl Life {
         running.fold((0, 0), |(calls, held), call| (calls + 1, held + call.grant.costs[1]))
     }
 
-    fn reserve(&mut self, lane: u64, cost: u64) -> Result<(), TestCaseError> {
-        self.batch(lane);
+    fn reserve(&mut self, session: u64, cost: u64) -> Result<(), TestCaseError> {
+        self.batch(session);
         let now = self.world.wall;
         let (running, held) = self.in_flight();
         let at_least = held + cost + self.charges.since(now - MINUTE);
         let at_most = held + cost + self.charges.since(now - MINUTE - SLOT);
-        match self.world.reserve_by(lane, &[1, cost]) {
+        match self.world.reserve_by(session, &[1, cost]) {
             Ok(grant) => {
                 prop_assert!(running < CALLS && at_least <= LIMIT, "{running} running, {at_least} charged");
-                self.calls.push(Call { grant, owner: lane, abandoned: false });
+                self.calls.push(Call { grant, owner: session, abandoned: false });
             }
             Err(_) => prop_assert!(running == CALLS || at_most > LIMIT, "{running}, {at_most} refused"),
         }
@@ -102,14 +102,13 @@ impl Life {
 
     fn send_settle(&mut self, call: &Call, actual: u64, close: bool) -> Verdict {
         let claim = call.is_claimed().then_some(call.owner);
-        let actual = [1, actual].as_slice().into();
-        let (at, reserved) = (call.grant.at, call.grant.costs.clone());
-        self.world.one(call.grant.lane, Op::Settle { at, reserved, actual, close, claim })
+        let amendment = amendment(&call.grant, &[1, actual]);
+        self.world.one(call.grant.session, Op::Settle(Settle { close, claim, ..amendment }))
     }
 
     fn settle(&mut self, which: usize, actual: u64, twice: bool) -> Result<(), TestCaseError> {
         let Some(call) = choose(&mut self.calls, which) else { return Ok(()) };
-        let owner = call.grant.lane;
+        let owner = call.grant.session;
         // The list is of after the sweep that the batch begins with.
         self.calls.push(call);
         self.batch(owner);
@@ -131,7 +130,7 @@ impl Life {
 
     fn adjust(&mut self, which: usize, estimate: u64) {
         let Some(call) = choose(&mut self.calls, which) else { return };
-        let owner = call.grant.lane;
+        let owner = call.grant.session;
         self.calls.push(call);
         self.batch(owner);
         let mut call = self.calls.pop().unwrap();
@@ -146,7 +145,7 @@ impl Life {
 
     fn detach(&mut self, which: usize) {
         let Some(call) = choose(&mut self.calls, which) else { return };
-        let owner = call.grant.lane;
+        let owner = call.grant.session;
         self.calls.push(call);
         self.batch(owner);
         let mut call = self.calls.pop().unwrap();
@@ -155,8 +154,7 @@ impl Life {
         } else {
             self.claims += 1;
             call.owner = self.claims;
-            let reserved = call.grant.costs.clone();
-            self.world.one(owner, Op::Detach { claim: call.owner, reserved, lease: CLAIM_LEASE });
+            self.world.one(owner, detach(&call.grant, call.owner, CLAIM_LEASE));
             self.leases.insert(call.owner, self.world.wall + CLAIM_LEASE);
         }
         self.calls.push(call);
@@ -165,7 +163,7 @@ impl Life {
     fn apply(&mut self, act: &Act) -> Result<(), TestCaseError> {
         match *act {
             Act::Pass(time) => self.world.pass(time),
-            Act::Reserve(lane, cost) => self.reserve(lane, cost)?,
+            Act::Reserve(session, cost) => self.reserve(session, cost)?,
             Act::Settle(which, actual) => self.settle(which, actual, false)?,
             Act::SettleTwice(which, actual) => self.settle(which, actual, true)?,
             Act::Adjust(which, estimate) => self.adjust(which, estimate),

@@ -1,10 +1,12 @@
-//! What the engine promises, tested on the state machine itself: example by example, and against a plain log.
+//! What the engine promises, tested on the state machine itself: example by example, and against plain models.
 //! Here is what the tests share: a world with a clock that they turn, and short ways to say what a rule is.
 
 mod batches;
 mod caps;
 mod clock;
 mod fixed_window;
+mod fleet;
+mod heads;
 mod in_flight;
 mod leases;
 mod live_change;
@@ -12,7 +14,6 @@ mod moves;
 mod oracle;
 mod range;
 mod scenarios;
-mod single;
 mod sliding_window;
 mod surfaced;
 mod token_bucket;
@@ -31,8 +32,8 @@ const DAY: Micros = 24 * HOUR;
 /// Some time in 2026, on no boundary of anything.
 const START: Micros = 1_771_234_567_891_234;
 
-/// The lane that the short forms use.
-const LANE: u64 = 1;
+/// The session that the short forms use.
+const SESSION: u64 = 1;
 
 fn token_bucket(id: u64, limit: u64, window: Micros, burst: u64) -> Rule {
     let shape = TokenBucket::new(1, window, burst, 4 * burst.max(limit), 4 * window, 96);
@@ -58,12 +59,30 @@ fn held(rule: Rule) -> Rule {
 /// A reservation that was granted.
 #[derive(Clone, Debug)]
 struct Grant {
-    lane: u64,
-    at: Micros,
+    session: u64,
+    /// Its buckets, among those of the world.
+    on: On,
+    at: Times,
     costs: Costs,
+    probe: bool,
 }
 
-/// Buckets, a store's clock, and the lanes that send batches.
+/// What became of a batch that was applied.
+#[derive(Clone, Debug, PartialEq)]
+struct Sent {
+    seen: Vec<Seen>,
+    verdicts: Verdicts,
+    wakes: Wakes,
+}
+
+impl Sent {
+    /// The time of the first bucket.
+    fn now(&self) -> Micros {
+        self.seen[0].now
+    }
+}
+
+/// Buckets, a store's clock, and the sessions that send batches.
 #[derive(Clone, Debug)]
 struct World {
     states: Vec<BucketState>,
@@ -71,8 +90,6 @@ struct World {
     wall: Micros,
     lease: Micros,
     seqs: HashMap<u64, u64>,
-    /// Reserves and settles come by themselves, as in a store whose callers have the bucket at hand.
-    singly: bool,
 }
 
 impl World {
@@ -83,83 +100,88 @@ impl World {
 
     fn with_buckets(rules: Vec<Vec<Rule>>) -> Self {
         let states = vec![BucketState::unused(); rules.len()];
-        Self { states, rules, wall: START, lease: 10 * SECOND, seqs: HashMap::new(), singly: false }
-    }
-
-    /// In-process state cannot outlive its process, so neither can a lease in it.
-    fn singly(self, singly: bool) -> Self {
-        let lease = if singly { 1 << 50 } else { self.lease };
-        Self { singly, lease, ..self }
+        Self { states, rules, wall: START, lease: 10 * SECOND, seqs: HashMap::new() }
     }
 
     fn pass(&mut self, time: Micros) {
         self.wall += time;
     }
 
-    /// Sends the batch `seq` of `lane`.
-    fn send_as(&mut self, lane: u64, seq: u64, ops: &[Op]) -> Answer {
-        let rules: Vec<&[Rule]> = self.rules.iter().map(Vec::as_slice).collect();
-        let batch = Batch { lane, seq, lease: self.lease, rules: &rules, ops };
-        apply(&mut self.states, &batch, self.wall)
+    /// Indexes of all buckets.
+    fn all(&self) -> On {
+        (0..self.states.len() as u16).collect()
     }
 
-    /// Sends the next batch of `lane`: when it was applied, and the verdicts.
-    fn send(&mut self, lane: u64, ops: &[Op]) -> (Micros, Verdicts) {
-        if let ([op], true) = (ops, self.singly)
-            && let Some((now, verdict)) = self.send_singly(lane, op)
-        {
-            return (now, Verdicts::from_iter([verdict]));
-        }
-        let seq = self.seqs.entry(lane).or_default();
+    /// The id of a bucket: not its index.
+    fn id(bucket: u16) -> u64 {
+        101 + u64::from(bucket)
+    }
+
+    /// Sends the batch `seq` of `session` to some buckets, whose indexes in the operations are those in `on`.
+    fn send_on_as(&mut self, session: u64, seq: u64, on: &[u16], ops: &[Op]) -> (Answer, Wakes) {
+        let buckets: Vec<_> = on
+            .iter()
+            .map(|&bucket| BucketRules { id: Self::id(bucket), rules: &self.rules[usize::from(bucket)] })
+            .collect();
+        let mut states: Vec<_> = self.states.iter_mut().map(Some).collect();
+        let mut states: Vec<_> =
+            on.iter().map(|&bucket| states[usize::from(bucket)].take().expect("no bucket twice")).collect();
+        let batch = Batch { session, seq, lease: self.lease, buckets: &buckets, ops };
+        apply(&mut states, &batch, self.wall)
+    }
+
+    /// Sends the batch `seq` of `session`.
+    fn send_as(&mut self, session: u64, seq: u64, ops: &[Op]) -> Answer {
+        self.send_on_as(session, seq, &self.all(), ops).0
+    }
+
+    /// Sends the next batch of `session` to some buckets.
+    fn send_on(&mut self, session: u64, on: &[u16], ops: &[Op]) -> Sent {
+        let seq = self.seqs.entry(session).or_default();
         *seq += 1;
         let seq = *seq;
-        match self.send_as(lane, seq, ops).outcome {
-            Outcome::Applied { now, verdicts, .. } => (now, verdicts),
+        let (answer, wakes) = self.send_on_as(session, seq, on, ops);
+        match answer.outcome {
+            Outcome::Applied { buckets, verdicts } => Sent { seen: buckets.into_vec(), verdicts, wakes },
             other => panic!("not applied: {other:?}"),
         }
     }
 
-    fn send_singly(&mut self, lane: u64, op: &Op) -> Option<(Micros, Verdict)> {
-        let (state, wall) = (&mut self.states[0], self.wall);
-        let single = Single { lane, lease: self.lease, rules: &self.rules[0] };
-        match op {
-            Op::Reserve { costs, headroom, explain, mode } => {
-                let (headroom, explain) = (*headroom, *explain);
-                let reserve = Reserve { costs, headroom, explain, mode: *mode };
-                Some(match single.reserve(state, reserve, wall) {
-                    Ok(now) if *mode == Mode::Dry => (now, Verdict::Fits),
-                    Ok(now) => (now, Verdict::Granted),
-                    Err(violations) => (wall, Verdict::Refused(violations)),
-                })
-            }
-            Op::Settle { at, reserved, actual, close, claim: None } => {
-                let _ = single.settle(state, *at, reserved, actual, *close, || wall);
-                Some((wall, Verdict::Done))
-            }
-            _ => None,
-        }
+    /// Sends the next batch of `session`.
+    fn send(&mut self, session: u64, ops: &[Op]) -> Sent {
+        self.send_on(session, &self.all(), ops)
     }
 
-    fn one(&mut self, lane: u64, op: Op) -> Verdict {
-        self.send(lane, &[op]).1.remove(0)
+    fn one(&mut self, session: u64, op: Op) -> Verdict {
+        self.send(session, &[op]).verdicts.remove(0)
     }
 
     /// Nothing but a sign of life.
-    fn beat(&mut self, lane: u64) {
-        self.send(lane, &[]);
+    fn beat(&mut self, session: u64) -> Vec<Seen> {
+        self.send(session, &[]).seen
     }
 
-    fn reserve_by(&mut self, lane: u64, costs: &[u64]) -> Result<Grant, Vec<Violation>> {
-        let (at, mut verdicts) = self.send(lane, &[reserve(costs)]);
-        match verdicts.remove(0) {
-            Verdict::Granted => Ok(Grant { lane, at, costs: costs.into() }),
-            Verdict::Refused(violations) => Err(violations.into_vec()),
+    /// A demand on all buckets.
+    fn demand(&self, costs: &[u64]) -> Reserve {
+        Reserve { on: self.all(), ..demand(costs) }
+    }
+
+    fn reserve_by(&mut self, session: u64, costs: &[u64]) -> Result<Grant, Vec<Violation>> {
+        let on = self.all();
+        let mut sent = self.send(session, &[Op::Reserve(self.demand(costs))]);
+        let at = sent.seen.iter().map(|seen| seen.now).collect();
+        match sent.verdicts.remove(0) {
+            Verdict::Granted { probe } => Ok(Grant { session, on, at, costs: costs.into(), probe }),
+            Verdict::Refused(refused) => {
+                assert!(!refused.violations.is_empty(), "refused without a reason");
+                Err(refused.violations.into_vec())
+            }
             other => panic!("{other:?}"),
         }
     }
 
     fn reserve(&mut self, costs: &[u64]) -> Result<Grant, Vec<Violation>> {
-        self.reserve_by(LANE, costs)
+        self.reserve_by(SESSION, costs)
     }
 
     /// A reserve that must pass.
@@ -173,15 +195,27 @@ impl World {
     }
 
     fn settle(&mut self, grant: &Grant, actual: &[u64]) {
-        assert_eq!(self.one(grant.lane, settle(grant, actual)), Verdict::Done);
+        assert_eq!(self.one(grant.session, settle(grant, actual)), Verdict::Done);
     }
 
-    fn level(&self, index: usize) -> Level {
-        let mut copy = self.clone();
-        match copy.one(0, Op::Status) {
-            Verdict::Status(levels, _) => levels[index],
+    /// A bucket as the last batch left it.
+    fn seen(&self, bucket: usize) -> Seen {
+        self.states[bucket].seen(0)
+    }
+
+    fn status(&self, bucket: u16) -> BucketLevel {
+        match self.clone().one(0, Op::Status { bucket }) {
+            Verdict::Status(level) => *level,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// How the rule at `index` stands, of those of all buckets.
+    fn level(&self, index: usize) -> Level {
+        let buckets = self.rules.iter().enumerate();
+        let mut all = buckets.flat_map(|(bucket, rules)| (0..rules.len()).map(move |rule| (bucket, rule)));
+        let (bucket, rule) = all.nth(index).unwrap();
+        self.status(bucket as u16).quotas[rule]
     }
 
     fn rule(&self, index: usize) -> &Rule {
@@ -210,13 +244,42 @@ impl World {
     }
 }
 
-fn reserve(costs: &[u64]) -> Op {
-    Op::Reserve { costs: costs.into(), headroom: 0, explain: true, mode: Mode::Try }
+/// A demand on the first bucket that does not wait.
+fn demand(costs: &[u64]) -> Reserve {
+    Reserve {
+        on: [0].as_slice().into(),
+        costs: costs.into(),
+        headroom: 0,
+        mode: Mode::Try,
+        waiter: 0,
+        age: 0,
+        flow: Flow::default(),
+    }
 }
 
-fn settle(grant: &Grant, actual: &[u64]) -> Op {
-    Op::Settle {
-        at: grant.at,
+fn reserve(costs: &[u64]) -> Op {
+    Op::Reserve(demand(costs))
+}
+
+fn is_granted(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Granted { .. })
+}
+
+fn is_refused(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Refused(_))
+}
+
+fn violations(verdict: &Verdict) -> &[Violation] {
+    match verdict {
+        Verdict::Refused(refused) => &refused.violations,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn amendment(grant: &Grant, actual: &[u64]) -> Settle {
+    Settle {
+        on: grant.on.clone(),
+        at: grant.at.clone(),
         reserved: grant.costs.clone(),
         actual: actual.into(),
         close: true,
@@ -224,12 +287,14 @@ fn settle(grant: &Grant, actual: &[u64]) -> Op {
     }
 }
 
+fn settle(grant: &Grant, actual: &[u64]) -> Op {
+    Op::Settle(amendment(grant, actual))
+}
+
 fn adjust(grant: &Grant, actual: &[u64]) -> Op {
-    Op::Settle {
-        at: grant.at,
-        reserved: grant.costs.clone(),
-        actual: actual.into(),
-        close: false,
-        claim: None,
-    }
+    Op::Settle(Settle { close: false, ..amendment(grant, actual) })
+}
+
+fn detach(grant: &Grant, claim: u64, lease: Micros) -> Op {
+    Op::Detach { on: grant.on.clone(), claim, reserved: grant.costs.clone(), lease }
 }

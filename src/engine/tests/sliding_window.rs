@@ -19,9 +19,9 @@ struct Life {
 }
 
 impl Life {
-    fn new(window: Micros, slots: u64, phase: Micros, singly: bool) -> Self {
+    fn new(window: Micros, slots: u64, phase: Micros) -> Self {
         let slot = window.div_ceil(slots);
-        let mut world = World::new([sliding(1, LIMIT, window, slots)]).singly(singly);
+        let mut world = World::new([sliding(1, LIMIT, window, slots)]);
         world.pass(phase);
         Self { world, log: Log::default(), open: Vec::new(), window: slot * slots, slot }
     }
@@ -52,7 +52,7 @@ impl Life {
             }
             Move::Adjust(which, estimate) => {
                 if let Some(mut open) = choose(&mut self.open, which) {
-                    self.world.one(LANE, adjust(&open.grant, &[estimate]));
+                    self.world.one(SESSION, adjust(&open.grant, &[estimate]));
                     self.log.amend(open.number, estimate);
                     open.grant.costs[0] = estimate;
                     self.open.push(open);
@@ -74,10 +74,9 @@ proptest! {
     fn no_window_holds_more_than_its_limit_and_nothing_is_wasted(
         slots in 1..20u64,
         phase in 0..MINUTE,
-        singly: bool,
         moves in moves(3 * MINUTE),
     ) {
-        let mut life = Life::new(MINUTE, slots, phase, singly);
+        let mut life = Life::new(MINUTE, slots, phase);
         for step in &moves {
             life.apply(step)?;
         }

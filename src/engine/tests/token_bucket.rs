@@ -54,9 +54,9 @@ struct Life {
 }
 
 impl Life {
-    fn new(shape: TokenBucket, phase: Micros, singly: bool) -> Self {
+    fn new(shape: TokenBucket, phase: Micros) -> Self {
         let rule = Rule { id: 1, limit: LIMIT, held: false, window: Window::TokenBucket(shape) };
-        let mut world = World::new([rule]).singly(singly);
+        let mut world = World::new([rule]);
         world.pass(phase);
         Self { world, shape, log: Log::default(), open: Vec::new(), exact: true }
     }
@@ -69,7 +69,7 @@ impl Life {
 
     fn amend(&mut self, open: &Open, amount: u64) {
         // By the time that the state was brought to: a refund that comes by itself is as of then.
-        let age = self.world.states[0].now / self.shape.slot - open.grant.at / self.shape.slot;
+        let age = self.world.seen(0).now / self.shape.slot - open.grant.at[0] / self.shape.slot;
         let refund = amount < open.grant.costs[0];
         match age < self.shape.slots {
             true => self.log.amend(open.number, amount),
@@ -93,7 +93,7 @@ impl Life {
                 match self.world.reserve(&[cost]) {
                     Ok(grant) => {
                         prop_assert!(truth + asked <= capacity, "{truth} + {asked} granted");
-                        self.open.push(Open { number: self.log.charge(grant.at, cost), grant });
+                        self.open.push(Open { number: self.log.charge(grant.at[0], cost), grant });
                     }
                     Err(_) => prop_assert!(
                         !self.exact || truth + slack + asked > capacity,
@@ -111,7 +111,7 @@ impl Life {
             Move::Adjust(which, parts) => {
                 let estimate = scale(parts);
                 if let Some(mut open) = choose(&mut self.open, which) {
-                    self.world.one(LANE, adjust(&open.grant, &[estimate]));
+                    self.world.one(SESSION, adjust(&open.grant, &[estimate]));
                     self.amend(&open, estimate);
                     open.grant.costs[0] = estimate;
                     self.open.push(open);
@@ -134,11 +134,10 @@ proptest! {
         burst in prop_oneof![Just(LIMIT), 1..300u64],
         debt in 0..4u64,
         phase in 0..MINUTE,
-        singly: bool,
         moves in moves(2 * MINUTE),
     ) {
         let shape = TokenBucket::new(1, MINUTE, burst, debt * burst, 2 * MINUTE, slots);
-        let mut life = Life::new(shape, phase, singly);
+        let mut life = Life::new(shape, phase);
         for step in &moves {
             life.apply(step)?;
         }
