@@ -112,7 +112,13 @@ impl RedisStore {
     /// function `clock` that returns microseconds since the epoch.
     #[doc(hidden)]
     pub fn with_clock(self, line: &str) -> Self {
-        Self { script: Arc::new(ApplyScript::new().with_clock(line)), ..self }
+        Self { script: Arc::new(self.script.with_clock(line)), ..self }
+    }
+
+    /// For tests that see wake-ups: replaces the one line of the script that sends one `to` a channel.
+    #[cfg(test)]
+    fn with_wakes(self, line: &str) -> Self {
+        Self { script: Arc::new(self.script.with_wakes(line)), ..self }
     }
 
     /// What the keys of a partition and its channels begin with.

@@ -155,7 +155,7 @@ local function bucket_save(bucket, wall)
   for k = 1, bucket.count do
     local quota = quotas[k]
     local ring = quota.ring
-    if ring and (ring.touched > 0 or ring.is_new) then
+    if ring and (ring.touched > 0 or ring.is_changed) then
       fields[n + 1], fields[n + 2] = ring_field(quota), ring_packed(quota, ring)
       n = n + 2
     end
@@ -221,12 +221,15 @@ local function bucket_resume(bucket)
   end
 end
 
--- A call was answered well that was granted at `at`.
+-- A call was answered well that was granted at `at`. Returns whether it was a probe.
 local function bucket_answered_well(bucket, at)
-  if bucket.gate then gate_answered(bucket.gate, at, waiting_in(bucket), bucket.now) end
+  local is_probe = bucket.gate and gate_answered(bucket.gate, at, waiting_in(bucket), bucket.now)
   for _, quota in ipairs(bucket.quotas) do
-    if quota.cap then gate_answered(quota.cap, at, waiting_for(bucket, quota), bucket.now) end
+    if quota.cap and gate_answered(quota.cap, at, waiting_for(bucket, quota), bucket.now) then
+      is_probe = true
+    end
   end
+  return is_probe
 end
 
 function gates_encoded(bucket)

@@ -53,9 +53,12 @@ local function gate_spread(gate, waiting, now)
   gate.spread_until, gate.next, gate.step = sum(now, SPREAD), now, max(floor(SPREAD / waiting), 1)
 end
 
--- A call was answered well that was granted at `at`. If it was the probe, `waiting` demands follow.
+-- A call was answered well that was granted at `at`. If it was the probe, `waiting` demands follow. Returns whether
+-- it was.
 local function gate_answered(gate, at, waiting, now)
-  if gate.phase == 1 and gate.probe > 0 and at >= gate.until_then then gate_spread(gate, waiting, now) end
+  local is_probe = gate.phase == 1 and gate.probe > 0 and at >= gate.until_then
+  if is_probe then gate_spread(gate, waiting, now) end
+  return is_probe
 end
 
 -- Ends what is over, `waiting` demands waiting.
@@ -85,7 +88,8 @@ function gate_grant(gate, now)
     gate.probe = now
     return true
   end
-  if gate.phase == 2 then gate.next = sum(gate.next, gate.step) end
+  -- What was missed is not caught up with in one burst.
+  if gate.phase == 2 then gate.next = sum(max(gate.next, drained(now, gate.step)), gate.step) end
   return false
 end
 

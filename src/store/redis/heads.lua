@@ -41,9 +41,13 @@ local function head_holds(head, horizon, now)
   return head.held_until <= sum(now, horizon)
 end
 
+local function head_is_late(head, now)
+  return head.due > 0 and now > head.due + LATE
+end
+
 -- Whether it is on a quota, of another session than this one, and not late.
 local function head_is_live(head, session, quota, now)
-  return head.quota == quota and head.session ~= session and not (head.due > 0 and now > head.due + LATE)
+  return head.quota == quota and head.session ~= session and not head_is_late(head, now)
 end
 
 local function head_before_by_tag(head, place, start)
@@ -88,10 +92,12 @@ local function heads_arrival(bucket, waiter, age)
   return drained(bucket.now, age)
 end
 
--- Whether a flow waits here that takes turns in `space`; in any if there is none.
+-- Whether a flow waits here that takes turns in `space` (in any if there is none): in a session that is not late.
 function heads_wait(bucket, flow, space)
   for _, head in ipairs(bucket.heads or {}) do
-    if head.flow == flow and (not space or head.space == space) then return true end
+    if head.flow == flow and (not space or head.space == space) and not head_is_late(head, bucket.now) then
+      return true
+    end
   end
   return false
 end
@@ -136,24 +142,26 @@ local function heads_before(bucket, place, quota, tolerance)
   return amount, demands, heads
 end
 
--- How many demands wait: of each session as many as on the quota for which most do.
+-- How many demands wait: of each session that is not late as many as on the quota for which most do.
 function heads_waiting(bucket)
   local counts, most, waiting = {}, {}, 0
   for _, head in ipairs(bucket.heads or {}) do
-    local of_session = counts[head.session] or {}
-    counts[head.session] = of_session
-    of_session[head.quota] = sum(of_session[head.quota] or 0, head.count)
-    most[head.session] = max(most[head.session] or 0, of_session[head.quota])
+    if not head_is_late(head, bucket.now) then
+      local of_session = counts[head.session] or {}
+      counts[head.session] = of_session
+      of_session[head.quota] = sum(of_session[head.quota] or 0, head.count)
+      most[head.session] = max(most[head.session] or 0, of_session[head.quota])
+    end
   end
   for _, count in pairs(most) do waiting = sum(waiting, count) end
   return waiting
 end
 
--- How many demands wait for a quota.
+-- How many demands wait for a quota, of sessions that are not late.
 function heads_waiting_for(bucket, quota)
   local waiting = 0
   for _, head in ipairs(bucket.heads or {}) do
-    if head.quota == quota then waiting = sum(waiting, head.count) end
+    if head_is_live(head, -1, quota, bucket.now) then waiting = sum(waiting, head.count) end
   end
   return waiting
 end

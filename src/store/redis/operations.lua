@@ -198,7 +198,7 @@ local MAX_LINES = 4
 function demand_at(mode, first, of, quotas, count, headroom, flow, weight, tag)
   local space, part = of[#of], 0
   for k = count - space.count + 1, count do
-    local part_of_quota = message[first + k] / quotas[k].whole
+    local part_of_quota = message[first + k] / max(quotas[k].whole, 1)
     if part_of_quota > part then part = part_of_quota end
   end
   return {
@@ -235,7 +235,8 @@ local function before(demand, quota)
     flow = demand.flow, space = space.id, bucket = space, tag = demand.tag,
     arrival = heads_arrival(bucket, demand.waiter, demand.age),
   }
-  return heads_before(bucket, place, quota, tolerance_on(quota, of_session))
+  -- What does not wait passes no head.
+  return heads_before(bucket, place, quota, demand.mode == WAIT and tolerance_on(quota, of_session) or 0)
 end
 
 -- What a demand asks of quota `k` of its own, the `rule`-th of a bucket: {cost, ahead, before, capacity}.
@@ -277,7 +278,14 @@ function demand_fits(demand)
   return true
 end
 
--- The reasons of a refusal.
+-- Whether a refused waiter keeps its place on a quota where it would fit now: one that refused it before. Otherwise
+-- streams on this quota alone and on that alone would starve what needs both.
+local function keeps(demand, quota, cost)
+  return demand.mode == WAIT and demand.waiter > 0 and cost > 0
+    and heads_find(quota.bucket, session, quota.id, demand.waiter)
+end
+
+-- The reasons of a refusal, and the quotas where the demand keeps its place.
 local function violations_of(demand)
   local violations, k = {}, 1
   for index, bucket in ipairs(demand.of) do
@@ -296,9 +304,11 @@ local function violations_of(demand)
     for rule = 1, bucket.count do
       k = k + 1
       local quota, ask = demand.quotas[k], asked_of(demand, k, bucket, rule)
-      if not quota_fits(quota, ask, now) then
+      local fits = quota_fits(quota, ask, now)
+      if not fits or keeps(demand, quota, ask.cost) then
         local _, demands, heads = before(demand, quota)
         local available, wait, at_best = quota_shortage(quota, ask, now, wall)
+        if fits then wait, at_best = 0, 0 end
         violations[#violations + 1] = {
           bucket = bucket, quota = quota, rule = rule, cost = ask.cost, by = k - 1, available = available,
           wait = wait, at_best = at_best, asked = quota_asked(quota, ask.cost, now), holds = true,
@@ -354,18 +364,19 @@ local function line_up(demand, quota, rule, cost, due_in, held_for, holds)
   })
 end
 
--- What a pause of a bucket holds back is a head on all quotas of the bucket that it needs.
-local function line_up_behind_pause(demand, bucket, due_in)
-  local k = 0
-  for _, other in ipairs(demand.of) do
-    for rule = 1, other.count do
+-- What a pause of a bucket holds back is a head on all quotas of the bucket that it needs: those that did not
+-- refuse it.
+local function line_up_behind_pauses(demand, violations, due_in)
+  local is_paused, is_refused, k = {}, {}, 0
+  for _, violation in ipairs(violations) do
+    if violation.quota then is_refused[violation.quota] = true else is_paused[violation.bucket] = true end
+  end
+  for _, bucket in ipairs(demand.of) do
+    for rule = 1, bucket.count do
       k = k + 1
-      local quota, cost, is_known = demand.quotas[k], message[demand.first + k], false
-      if other == bucket and cost > 0 then
-        for _, head in ipairs(bucket.mine or {}) do
-          if head.waiter == demand.waiter and head.quota == quota.id then is_known = true end
-        end
-        if not is_known or demand.waiter == 0 then line_up(demand, quota, rule, cost, due_in, 0, true) end
+      local quota, cost = demand.quotas[k], message[demand.first + k]
+      if cost > 0 and is_paused[bucket] and not is_refused[quota] then
+        line_up(demand, quota, rule, cost, due_in, 0, true)
       end
     end
   end
@@ -390,10 +401,9 @@ function refuse(demand)
       local quota = violation.quota
       if quota then
         line_up(demand, quota, violation.rule, violation.cost, due_in, violation.held_for, violation.holds)
-      else
-        line_up_behind_pause(demand, violation.bucket, due_in)
       end
     end
+    line_up_behind_pauses(demand, violations, due_in)
   end
   local n = #verdicts + 2
   verdicts[n - 1], verdicts[n] = REFUSED, #violations
@@ -515,6 +525,15 @@ function stand(bucket)
   if #mine > 0 or bucket.heads then heads_replace(bucket, session, mine) end
 end
 
+-- All heads on a quota.
+local function heads_on(quota)
+  local heads = {}
+  for _, head in ipairs(quota.bucket.heads) do
+    if head_is_live(head, -1, quota.id, quota.bucket.now) then heads[#heads + 1] = head end
+  end
+  return heads
+end
+
 -- The heads at the front of a quota that fit together.
 local function front_of(quota)
   local bucket, heads, front, amount = quota.bucket, {}, {}, 0
@@ -534,8 +553,9 @@ local function front_of(quota)
   return front
 end
 
--- Wakes the heads of other sessions at the front of each quota of a bucket, as far as all of them fit: each
--- session is expected to come back at once, and told so if it was not yet.
+-- Wakes the heads of other sessions at the front of each quota of a bucket, as far as all of them fit; all heads if
+-- the batch has changed when they may pass. Each session is expected to come back at once, and told so if
+-- it was not yet.
 function wake(bucket, channel, command)
   local woken, now = {}, bucket.now
   local function publish(of_session)
@@ -544,7 +564,7 @@ function wake(bucket, channel, command)
   end
   for k = 1, bucket.count do
     local quota = bucket.quotas[k]
-    for _, head in ipairs(front_of(quota)) do
+    for _, head in ipairs(bucket.is_stirred and heads_on(quota) or front_of(quota)) do
       local known = head.session ~= session and heads_find(bucket, head.session, quota.id, head.waiter)
       if known and (known.due == 0 or known.due > now) then
         known.due, bucket.heads_changed, bucket.rare = now, true, true
@@ -588,6 +608,8 @@ function perform_of_provider(kind, at, bucket)
   elseif kind == 11 then
     local refusal =
       {at = message[at + 2], asked = message[at + 3], lasts = message[at + 4], longest = message[at + 5]}
+    -- What waits is to be refused at once.
+    if refusal.asked > refusal.lasts then bucket.is_stirred = true end
     if message[at] == 0 then
       gate_refuse(bucket_gate(bucket), refusal, now)
     else
@@ -595,7 +617,7 @@ function perform_of_provider(kind, at, bucket)
       if quota then quota_refuse(quota, refusal, now) end
     end
   elseif kind == 12 then
-    bucket_answered_well(bucket, message[at])
+    if bucket_answered_well(bucket, message[at]) then bucket.is_stirred = true end
   else
     if edited then refold() end
     if kind == 13 then

@@ -24,7 +24,7 @@ function bucket_save_rest(bucket, fields)
   for id, other in pairs(bucket.others or {}) do
     put('o' .. struct.pack('<d', id), other and other_encoded(other))
     local ring = other and other.ring
-    if ring and (ring.touched > 0 or ring.is_new) then put(ring_field(other), ring_packed(other, ring)) end
+    if ring and (ring.touched > 0 or ring.is_changed) then put(ring_field(other), ring_packed(other, ring)) end
   end
   for id, flow in pairs(bucket.flows or {}) do
     if flow and flow.changed then

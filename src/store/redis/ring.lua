@@ -7,9 +7,10 @@
 -- Up to so many decoded slots, putting each back in its place is cheaper than packing them all.
 local FEW = 4
 
-local function ring_new(quota)
+-- An empty one. It is not stored before it is touched, unless it replaces another one.
+local function ring_new(quota, replaces)
   local packed = string.rep('\0', quota.width * quota.len)
-  quota.ring = {packed = packed, slots = {}, touched = 0, drains = {}, folds = {}, is_new = true}
+  quota.ring = {packed = packed, slots = {}, touched = 0, drains = {}, folds = {}, is_changed = replaces}
 end
 
 local function ring_field(quota)

@@ -33,7 +33,7 @@ const PARTS: [&str; 20] = [
 const GROUPS: [&str; 4] = ["waiting", "provider", "changes", "rest"];
 
 /// Begins what belongs to a group, up to the end of a part or the next such line.
-const RARE: &str = "-- RARE ";
+const RARE: &str = "\n-- RARE ";
 
 /// End the lines that read the clock and that send a wake-up.
 const TIME: &str = "-- TIME";
@@ -51,13 +51,13 @@ impl ApplyScript {
     }
 
     /// The script with another line in place of the one that reads the clock.
-    pub(super) fn with_clock(self, line: &str) -> Self {
+    pub(super) fn with_clock(&self, line: &str) -> Self {
         Self::of(replaced(&self.code, TIME, line))
     }
 
     /// The script with another line in place of the one that sends a wake-up.
     #[cfg(test)]
-    pub(super) fn with_wakes(self, line: &str) -> Self {
+    pub(super) fn with_wakes(&self, line: &str) -> Self {
         Self::of(replaced(&self.code, PUBLISH, line))
     }
 

@@ -7,7 +7,7 @@ local function sliding_advance(window, now)
   local head = (now - now % slot) / slot
   if head - old >= len then
     window.charged = 0
-    ring_new(window)
+    ring_new(window, true)
   else
     local ring, charged = ring_of(window), window.charged
     ring_write(ring, old % len + 1, window.newest)

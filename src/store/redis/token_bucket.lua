@@ -36,7 +36,7 @@ local function draining_skip(bucket, target)
   local unused = draining_drain(bucket, first * slot - bucket.at)
   folded = drained(folded, bucket.drain)
   bucket.head, bucket.newest, bucket.drain, bucket.before = first, 0, 0, folded
-  ring_new(bucket)
+  ring_new(bucket, true)
   local ring, drain = bucket.ring, 0
   if bucket.charged + bucket.excess + folded == 0 then
     -- All slots in between drain alike, and are empty.
@@ -147,7 +147,7 @@ local function draining_renew(bucket, rule, at)
   bucket.began = bucket.head * rule.slot * rule.tick
   bucket.ceiling = product(sum(rule.burst, rule.max_debt), rule.units)
   bucket.max_used, bucket.charged, bucket.excess, bucket.excess_rate = bucket.ceiling, 0, 0, 0
-  ring_new(bucket)
+  ring_new(bucket, bucket ~= rule)
 end
 
 -- Units of a token bucket that counts `from` units in a token, in one that counts `to`.

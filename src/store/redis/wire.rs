@@ -88,11 +88,11 @@ fn digest(rules: &[Rule]) -> u64 {
     };
     add(VERSION);
     for rule in rules {
-        [rule.id, rule.limit, kind_of(rule), rule.held.into()].map(&mut add);
+        [rule.id, rule.limit, kind_of(rule), rule.held.into()].into_iter().for_each(&mut add);
         match &rule.window {
-            Window::Sliding { slot, slots } => _ = [*slot, *slots].map(&mut add),
+            Window::Sliding { slot, slots } => [*slot, *slots].into_iter().for_each(&mut add),
             Window::TokenBucket(TokenBucket { tick, units, burst, max_debt, slot, slots }) => {
-                _ = [*tick, *units, *burst, *max_debt, *slot, *slots].map(&mut add);
+                [*tick, *units, *burst, *max_debt, *slot, *slots].into_iter().for_each(&mut add);
             }
             Window::Fixed { .. } | Window::Calendar { .. } | Window::InFlight => {}
         }
@@ -376,5 +376,66 @@ impl Reader<'_> {
     fn count(&mut self, numbers: usize) -> Option<usize> {
         let count = usize::try_from(self.amount()?).ok()?;
         (count.checked_mul(8 * numbers)? <= self.0.len()).then_some(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reply with these numbers after its length.
+    fn reply(numbers: &[f64]) -> Vec<u8> {
+        let length = (8 * numbers.len() + 8) as f64;
+        std::iter::once(&length).chain(numbers).flat_map(|number| number.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn an_answer_is_read_back() {
+        let refused = [6.0, 2.0, -1.0, -7.0, -1.0, 3.0, -1.0, 1.0, 0.0, 0.0, 4.0, 0.0, 5.0, 5.0, 6.0, 0.0, 2.0, 3.0];
+        let numbers =
+            [&[9.0, 0.0, 8.0, 7.0, 1.0, 2.0, 1.0, 2.0][..], &refused, &[0.5, 0.25, 7.0, 0.0, 8.0, 9.0, 3.0]];
+        let reply = reply(&numbers.concat());
+        let (by, rank) = (RefusedBy::Pause(0), 0);
+        let paused = Violation {
+            by, available: -7, wait: None, at_best: 3, asked: None, holds: true, rank, before: 0,
+        };
+        let by = RefusedBy::Rule(4);
+        let short = Violation {
+            by, available: 0, wait: Some(5), at_best: 5, asked: Some(6), holds: false, rank: 2, before: 3,
+        };
+        let refused = Refused { violations: [paused, short].into_iter().collect(), tag: 0.5, part: 0.25 };
+        let status = BucketLevel { paused_until: 8, asked_until: 9, waiting: 3, ..BucketLevel::default() };
+        let granted = Verdict::Granted { probe: false };
+        let verdicts =
+            [granted.clone(), granted, Verdict::Refused(refused.into()), Verdict::Status(status.into())];
+        let buckets = [Seen { now: 8, was: 7, born: 1, expires: 2 }].into_iter().collect();
+        let outcome = Outcome::Applied { buckets, verdicts: verdicts.into_iter().collect() };
+        assert_eq!(decode(&reply, 1, 4), Ok(Answer { wall: 9, outcome }));
+        for cut in 0..reply.len() {
+            assert_eq!(decode(&reply[..cut], 1, 4), Err(Unreadable::Cut));
+        }
+        assert_eq!(decode(&[&reply[..], &[0]].concat(), 1, 4), Err(Unreadable::Cut));
+        assert_eq!(decode(&reply, 1, 3), Err(Unreadable::Foreign));
+        assert_eq!(decode(&reply, 2, 4), Err(Unreadable::Foreign));
+    }
+
+    #[test]
+    fn what_is_no_answer_is_told_apart_and_never_panics() {
+        for numbers in [
+            &[f64::NAN, 1.0][..],
+            &[f64::INFINITY, 1.0],
+            &[-1.0, 1.0],
+            &[1e300, 1.0],
+            &[0.5, 1.0],
+            &[1.0, 3.0],
+            &[1.0, 1.0, 1.0],
+            &[1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 9e15],
+            &[1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
+            &[1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 6.0, 9e15],
+            &[1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 7.0, 9e15],
+        ] {
+            assert_eq!(decode(&reply(numbers), 1, 1), Err(Unreadable::Foreign), "{numbers:?}");
+        }
+        assert_eq!(decode(b"mine and longer than a number", 1, 1), Err(Unreadable::Foreign));
     }
 }
