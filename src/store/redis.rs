@@ -16,6 +16,7 @@ use self::{
     connection::{Connection, Own, Reconnecting},
     error::{rejected, store_error},
     script::ApplyScript,
+    wire::Unreadable,
 };
 use super::{Batch, BucketKey, Reply, Store, StoreError};
 use crate::engine::Answer;
@@ -111,17 +112,41 @@ impl RedisStore {
     /// function `clock` that returns microseconds since the epoch.
     #[doc(hidden)]
     pub fn with_clock(self, line: &str) -> Self {
-        Self { script: Arc::new(ApplyScript::with_clock(line)), ..self }
+        Self { script: Arc::new(self.script.with_clock(line)), ..self }
     }
 
-    fn key(&self, key: &BucketKey) -> Vec<u8> {
+    /// For tests that see wake-ups: replaces the one line of the script that sends one `to` a channel.
+    #[cfg(test)]
+    fn with_wakes(self, line: &str) -> Self {
+        Self { script: Arc::new(self.script.with_wakes(line)), ..self }
+    }
+
+    /// What the keys of a partition and its channels begin with.
+    fn begin(&self, partition: &str) -> String {
         let mut name = String::with_capacity(self.prefix.len() + 64);
         escape(&mut name, &self.prefix);
         name.push_str(":{");
-        escape(&mut name, key.partition());
+        escape(&mut name, partition);
         name.push_str("}:");
+        name
+    }
+
+    fn key(&self, key: &BucketKey) -> Vec<u8> {
+        let mut name = self.begin(key.partition());
         escape(&mut name, key.name());
         name.into_bytes()
+    }
+
+    /// The keys of a bucket: that of its state, and that of its index of due times. No name has a `!`.
+    fn keys(&self, key: &BucketKey) -> [Vec<u8>; 2] {
+        let state = self.key(key);
+        let due = [&state[..], b"!due"].concat();
+        [state, due]
+    }
+
+    /// What the channels of wake-ups in a partition begin with: a session's number follows.
+    fn channel(&self, partition: &str) -> Vec<u8> {
+        (self.begin(partition) + "wake:").into_bytes()
     }
 }
 
@@ -140,12 +165,14 @@ fn escape(to: &mut String, part: &str) {
 
 impl Store for RedisStore {
     fn apply(&self, batch: &Batch<'_>) -> Reply {
-        let keys: Vec<_> = batch.buckets.iter().map(|bucket| self.key(&bucket.key)).collect();
-        let arguments = wire::encode(batch);
+        let keys: Vec<_> = batch.buckets.iter().flat_map(|bucket| self.keys(&bucket.key)).collect();
+        let channel = batch.buckets.first().map(|bucket| self.channel(bucket.key.partition()));
+        let arguments = wire::encode(batch, &channel.unwrap_or_default(), false);
+        let ops = batch.ops.len();
         let (connection, script) = (self.connection.clone(), self.script.clone());
         Reply::Later(Box::pin(async move {
             let arguments = arguments.map_err(rejected)?;
-            call(&connection, &script, &keys, &arguments).await
+            call(&connection, &script, &keys, &arguments, ops).await
         }))
     }
 }
@@ -155,6 +182,7 @@ async fn call(
     script: &ApplyScript,
     keys: &[Vec<u8>],
     arguments: &[Vec<u8>],
+    ops: usize,
 ) -> Result<Answer, StoreError> {
     let reply = match connection.clone().query(script.evalsha(keys, arguments)).await {
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
@@ -164,8 +192,11 @@ async fn call(
     };
     let reply = reply.map_err(|error| store_error(error, connection.server()))?;
     let answer = match &reply {
-        Value::BulkString(bytes) => wire::decode(bytes, keys.len()),
-        _ => None,
+        Value::BulkString(bytes) => wire::decode(bytes, keys.len() / 2, ops),
+        _ => Err(Unreadable::Foreign),
     };
-    answer.ok_or_else(|| rejected("the server's reply is none of the script's"))
+    answer.map_err(|unreadable| match unreadable {
+        Unreadable::Cut => StoreError::Unavailable("the server's reply was cut off on its way".into()),
+        Unreadable::Foreign => rejected("the server's reply is none of the script's"),
+    })
 }
