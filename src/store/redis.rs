@@ -1,6 +1,14 @@
 //! One Lua script call per batch: the engine once more, in `redis/*.lua`, on state in Redis or Valkey. It knows
 //! keys, connections and the script; what operations mean, only the script knows.
 
+/// The commands that the server's user needs: kept here for the documentation, the advice of an error and the tests.
+macro_rules! commands {
+    () => {
+        "EVALSHA, EVAL, TIME, HMGET, HGET, HGETALL, HSET, HDEL, PEXPIRE, ZADD, ZRANGEBYSCORE, ZREM, PUBLISH, \
+         SUBSCRIBE, UNSUBSCRIBE"
+    };
+}
+
 mod connection;
 mod error;
 mod script;

@@ -16,7 +16,7 @@ use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
 };
 
-use super::error::spoils_connection;
+use super::error::{lost_reply, spoils_connection, while_connecting};
 
 /// A connection that is not there after this long is given up.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
@@ -89,6 +89,19 @@ impl Reconnecting {
     }
 
     fn link(&self) -> Link {
+        let link = self.current_or_new();
+        // An attempt may have failed long ago, when no caller polled it any more.
+        if link.0.peek().is_none() {
+            let _ = link.0.clone().now_or_never();
+        }
+        if link.0.peek().is_some_and(RedisResult::is_err) {
+            self.discard(&link);
+            return self.current_or_new();
+        }
+        link
+    }
+
+    fn current_or_new(&self) -> Link {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.get_or_insert_with(|| self.new_link()).clone()
     }
@@ -129,11 +142,9 @@ impl Connection for Reconnecting {
             let link = self.link();
             let idle_before = link.0.peek().is_some();
             match self.query_on(&link, &cmd).await {
-                // A connection that was closed while nobody used it is no reason to fail. Should the command have
-                // arrived all the same: a batch is applied once.
-                Err(error) if idle_before && error.is_connection_dropped() => {
-                    self.query_on(&self.link(), &cmd).await
-                }
+                // A connection that was closed while it was idle is no reason to fail. Should the command have arrived all
+                // the same: a batch is applied once.
+                Err(error) if idle_before && lost_reply(&error) => self.query_on(&self.link(), &cmd).await,
                 result => result,
             }
         }
@@ -169,7 +180,7 @@ async fn connect(client: &Client, settings: &RedisConnectionInfo) -> RedisResult
         Ok(connection)
     };
     let late = |_| RedisError::from(io::Error::new(io::ErrorKind::TimedOut, "no connection in time"));
-    tokio::time::timeout(CONNECT_WITHIN, connecting).await.map_err(late)?
+    tokio::time::timeout(CONNECT_WITHIN, connecting).await.map_err(late)?.map_err(while_connecting)
 }
 
 async fn introduce(

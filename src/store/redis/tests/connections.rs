@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{RedisServer, RedisStore, apply, bucket, granted, reserve, sliding};
+use super::{RedisServer, RedisStore, apply, bucket, granted, proxy::Proxy, reserve, sliding};
 use crate::store::{Bucket, StoreError};
 
 /// Well above what any of these tests should take to see a server again.
@@ -106,9 +106,10 @@ async fn a_wrong_password_is_no_outage_and_is_not_repeated() {
 #[tokio::test]
 async fn user_password_and_database_of_the_url_are_used() {
     let server = RedisServer::start();
-    let rules = "+evalsha +eval +hmget +hget +hgetall +hset +hdel +pexpire +time +select";
     let mut line = vec!["ACL", "SETUSER", "app", "on", ">pass word", "~throttle:*"];
-    line.extend(rules.split(' '));
+    let rules: Vec<_> = commands!().split(", ").map(|command| format!("+{command}")).collect();
+    line.extend(rules.iter().map(String::as_str));
+    line.push("+select");
     server.command::<()>(&line);
     let url = format!("redis://app:pass%20word@127.0.0.1:{}/3", server.port());
     let store = RedisStore::connect(&url).await.expect("a user without other permissions");
@@ -191,12 +192,52 @@ async fn a_master_that_was_demoted_is_an_outage_until_it_is_one_again() {
 }
 
 #[tokio::test]
+async fn a_reply_that_is_cut_is_an_outage() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    let client = redis::Client::open(proxy.url()).expect("a URL");
+    let b = [bucket("b", &sliding(1_000))];
+    for after in [0, 1, 2, 3, 4, 5, 6] {
+        let own = RedisStore::connect(&proxy.url()).await.expect("a server");
+        let users = client.get_multiplexed_async_connection().await.expect("a connection");
+        assert!(granted(&own, 1, 1, &b, &[1]).await);
+        proxy.cut_next_reply(after);
+        assert!(granted(&own, 1, 2, &b, &[1]).await, "it is asked for again on another connection");
+
+        let users = RedisStore::new(users);
+        assert!(granted(&users, 1, 1, &b, &[1]).await);
+        proxy.cut_next_reply(after);
+        let error = apply(&users, 1, 2, &b, &[reserve(&[1])]).await.expect_err("no reply");
+        assert!(matches!(error, StoreError::Unavailable(_)), "{after}: {error}");
+    }
+    for after in [0, 1, 3] {
+        proxy.cut_next_reply(after);
+        let error = refused(&proxy.url()).await;
+        assert!(matches!(error, StoreError::Unavailable(_)), "while it connects: {after}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_that_failed_while_none_waited_for_it_is_not_told_later() {
+    let server = RedisServer::start();
+    let store = RedisStore::lazy(&server.url()).expect("a URL");
+    let b = [bucket("b", &sliding(10))];
+    server.pause();
+    let ops = [reserve(&[1])];
+    let attempt = apply(&store, 1, 1, &b, &ops);
+    assert!(tokio::time::timeout(Duration::from_millis(50), attempt).await.is_err(), "no answer");
+    tokio::time::sleep(Duration::from_millis(3_200)).await;
+    server.resume();
+    assert!(granted(&store, 1, 2, &b, &[1]).await);
+}
+
+#[tokio::test]
 async fn a_server_without_memory_says_what_to_do() {
     let server = RedisServer::start_with(&["--maxmemory", "1", "--maxmemory-policy", "noeviction"]);
     let store = RedisStore::connect(&server.url()).await.expect("a server");
     let error =
         apply(&store, 1, 1, &[bucket("b", &sliding(10))], &[reserve(&[1])]).await.expect_err("no memory");
-    assert!(matches!(error, StoreError::Rejected(_)), "{error}");
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
     assert!(error.to_string().contains("maxmemory"), "{error}");
 }
 

@@ -2,6 +2,7 @@
 
 mod connections;
 mod differential;
+mod proxy;
 mod random;
 mod rules;
 mod stored;

@@ -1,7 +1,7 @@
 //! Servers behind TLS, with certificates of an authority that is made for each test. What ends TLS stands before the
 //! server, since not every build of one can.
 
-use std::{env, fs, sync::Arc};
+use std::{env, fs, path::Path, sync::Arc};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use redis::{Client, TlsCertificates};
@@ -15,11 +15,13 @@ use tokio_rustls::{
     rustls::{ServerConfig, crypto::ring, pki_types::PrivatePkcs8KeyDer},
 };
 
-use super::{RedisServer, RedisStore, bucket, granted, sliding};
+use super::{RedisServer, RedisStore, apply, bucket, granted, reserve, sliding};
 use crate::store::StoreError;
 
-/// The last test below, and the variable that tells it that it is the process it has started.
+/// Two tests below, and the variable that tells them that they are the process they have started: which authorities a
+/// process trusts it learns when it starts.
 const TRUSTED: &str = "store::redis::tests::tls::an_authority_that_the_machine_trusts_is_enough";
+const UNREADABLE: &str = "store::redis::tests::tls::a_file_of_authorities_that_cannot_be_read_is_named";
 const TRUSTED_URL: &str = "TOWER_THROTTLE_TEST_URL";
 
 struct Secured {
@@ -113,18 +115,43 @@ async fn an_authority_that_the_machine_trusts_is_enough() {
     let Secured { server, authority, url } = Secured::start().await;
     let file = server.directory().join("ca.pem");
     fs::write(&file, authority).expect("a file");
-    // Whom a process trusts it is told when it starts.
+    run_again(TRUSTED, &file, &url).await;
+}
+
+#[tokio::test]
+async fn a_file_of_authorities_that_cannot_be_read_is_named() {
+    if let Ok(url) = env::var(TRUSTED_URL) {
+        let file = env::var("SSL_CERT_FILE").expect("it is set");
+        let store = RedisStore::lazy(&url).expect("a URL");
+        let b = [bucket("b", &sliding(10))];
+        let used = apply(&store, 1, 1, &b, &[reserve(&[1])]).await.expect_err("no authorities");
+        for error in [used, RedisStore::connect(&url).await.expect_err("no authorities")] {
+            assert!(matches!(error, StoreError::Rejected(_)), "{error}");
+            for part in [&*file, "SSL_CERT_FILE"] {
+                assert!(error.to_string().contains(part), "{error}");
+            }
+        }
+        return;
+    }
+    let Secured { server, url, .. } = Secured::start().await;
+    for file in [server.directory().join("none.pem"), server.directory().to_owned()] {
+        run_again(UNREADABLE, &file, &url).await;
+    }
+}
+
+/// Runs a test in another process, which trusts the authorities in `file`.
+async fn run_again(test: &str, file: &Path, url: &str) {
     let output = Command::new(env::current_exe().expect("this test"))
-        .args([TRUSTED, "--exact", "--nocapture"])
+        .args([test, "--exact", "--nocapture"])
         .env("SSL_CERT_FILE", file)
         .env(TRUSTED_URL, url)
         .output()
         .await
-        .expect("this test once more");
-    let told = String::from_utf8_lossy(&output.stdout);
+        .expect("the test once more");
+    let printed = String::from_utf8_lossy(&output.stdout);
     assert!(
-        output.status.success() && told.contains("1 passed"),
-        "{told}{}",
+        output.status.success() && printed.contains("1 passed"),
+        "{printed}{}",
         String::from_utf8_lossy(&output.stderr)
     );
 }
