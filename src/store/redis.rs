@@ -1,5 +1,5 @@
-//! One Lua script call per batch: the engine once more, in `redis/*.lua`, on state in Redis or Valkey. It knows
-//! keys, connections and the script; what operations mean, only the script knows.
+//! One Lua script call per batch: the engine once more, in `redis/*.lua`, on state in Redis or Valkey. This puts
+//! keys, connections, hints and the script together; what operations mean, only the script knows.
 
 /// The commands that the server's user needs: kept here for the documentation, the advice of an error and the tests.
 macro_rules! commands {
@@ -11,32 +11,55 @@ macro_rules! commands {
 
 mod connection;
 mod error;
+mod hints;
+mod keys;
 mod script;
 #[cfg(test)]
 mod tests;
 mod wire;
 
-use std::{fmt, fmt::Write, sync::Arc};
+use std::{fmt, sync::Arc};
 
-use redis::{ErrorKind, ServerErrorKind, Value, aio::ConnectionLike};
+use redis::{Client, ErrorKind, RedisResult, ServerErrorKind, Value, aio::ConnectionLike};
 
 use self::{
     connection::{Connection, Own, Reconnecting},
     error::{rejected, store_error},
+    hints::Hints,
     script::ApplyScript,
 };
-use super::{Batch, BucketKey, Reply, Store, StoreError};
+use super::{Batch, BucketKey, Hint, Listening, Reply, Store, StoreError};
 use crate::engine::Answer;
 
 /// Keeps the state of buckets in Redis (6.2 or later) or Valkey, for any number of processes and machines.
 ///
 /// A batch is one call of a Lua script and one round trip: atomic, on the server's clock, applied once however often
-/// it arrives. A bucket is one hash, `prefix:{partition}:name`, which the server forgets by itself when it means
-/// nothing any more; a server that evicts keys before that (any `maxmemory-policy` but `noeviction`) may forget what
-/// was used. All keys of a partition are in one slot of a cluster.
+/// it arrives.
 ///
-/// The server's user needs the commands `EVALSHA`, `EVAL`, `HMGET`, `HGET`, `HGETALL`, `HSET`, `HDEL`, `PEXPIRE`
-/// and `TIME`. Cloning is cheap and shares the connection.
+/// # Keys
+/// A bucket is two keys: `prefix:{partition}:name`, a hash, and `prefix:{partition}:name!due`, a sorted set of what
+/// ends there when. The server forgets both by itself when they mean nothing any more. A server that evicts keys
+/// before that (any `maxmemory-policy` but `noeviction`) may forget what was used. All keys of a partition are in one
+/// slot of a cluster.
+///
+/// # Hints
+/// Waiters look for capacity by themselves. Hints make that faster: a batch that makes room for a waiter of another
+/// process publishes a message on the channel `prefix:{partition}:wake:session`, and the waiter's process looks at
+/// once. Hints take a second connection, which exists while a limiter does. Nothing depends on them: without, a waiter
+/// starts later.
+///
+/// A store that was made from a URL or a client has hints. One that uses a connection of yours has them after
+/// [`hints_from`](Self::hints_from) or, on a cluster, [`hints_from_cluster`](Self::hints_from_cluster). A store
+/// without hints sends none either, so set them in every process or in none.
+///
+/// # Permissions
+#[doc = concat!("The server's user needs the commands ", commands!(), ".")]
+/// On a cluster `SPUBLISH`, `SSUBSCRIBE` and `SUNSUBSCRIBE` take the place of the last three. It needs the keys
+/// `prefix:*` and, for hints, the channels `prefix:*`: `ACL SETUSER app on >password ~throttle:* &throttle:* +evalsha ..`.
+/// A URL with a database also needs `SELECT`.
+///
+/// # Cloning
+/// Cloning is cheap and shares the connections.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), tower_throttle::store::StoreError> {
@@ -51,6 +74,7 @@ pub struct RedisStore {
     connection: Arc<dyn Connection>,
     script: Arc<ApplyScript>,
     prefix: Arc<str>,
+    hints: Option<Hints>,
 }
 
 impl fmt::Debug for RedisStore {
@@ -68,49 +92,109 @@ impl RedisStore {
     ///
     /// With TLS the authorities that the machine trusts are trusted, or those in the file that `SSL_CERT_FILE` names.
     /// Cryptography is that of the process's default provider of rustls; where there is none, ring becomes it. For
-    /// certificates of your own see `redis::Client::build_with_tls` and [`new`](Self::new).
+    /// certificates of your own see [`from_client`](Self::from_client).
     ///
-    /// The connection is one for all, and made anew whenever it is in doubt: after an error, a reply that nobody waited
-    /// for to its end, a master that became a replica. So an outage ends when the server's does.
+    /// All batches share one connection. It is replaced whenever it is in doubt: after an error, a reply that did not
+    /// come in time, a master that became a replica. So an outage ends when the server's does.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] if the server cannot be reached within 3 seconds or is not ready;
-    /// [`StoreError::Rejected`] if the URL is malformed or the server refuses the credentials.
+    /// [`StoreError::Rejected`] if the URL is malformed, the server refuses the credentials, or a file of certificates
+    /// cannot be read.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        let connection = Reconnecting::new(url).map_err(|error| store_error(error, ""))?;
+        let (store, connection) = Self::reconnecting(connection::client(url))?;
         connection.connect().await.map_err(|error| store_error(error, connection.server()))?;
-        Ok(Self::with(Arc::new(connection)))
+        Ok(store)
     }
 
-    /// The same without connecting yet, for a service that must start while its server is down.
+    /// Uses the server that `url` names, as [`connect`](Self::connect) does, but connects when the first batch is sent.
+    /// This is for a service that must start while its server is down.
     ///
     /// # Errors
     /// [`StoreError::Rejected`] if the URL is malformed.
     pub fn lazy(url: &str) -> Result<Self, StoreError> {
-        let connection = Reconnecting::new(url).map_err(|error| store_error(error, ""))?;
-        Ok(Self::with(Arc::new(connection)))
+        Ok(Self::reconnecting(connection::client(url))?.0)
     }
 
-    /// Uses a connection of your own; it decides what happens when it breaks. A
-    /// [`MultiplexedConnection`](redis::aio::MultiplexedConnection) stays broken; `ConnectionManager` (feature
-    /// `redis-connection-manager`) and `ClusterConnection` (feature `redis-cluster`) recover from most errors.
+    /// Uses the server that `client` leads to, as [`lazy`](Self::lazy) does. This is for certificates of your own: see
+    /// [`redis::Client::build_with_tls`].
     ///
-    /// Mind its own time-out for replies, which is half a second unless you set another.
+    /// # Errors
+    /// [`StoreError::Rejected`] if the client's settings do not fit together.
+    pub fn from_client(client: Client) -> Result<Self, StoreError> {
+        Ok(Self::reconnecting(Ok(client))?.0)
+    }
+
+    /// Uses a connection of your own, which decides what happens when it breaks.
+    ///
+    /// | connection | recovers |
+    /// |---|---|
+    /// | [`MultiplexedConnection`](redis::aio::MultiplexedConnection) | never |
+    /// | `ConnectionManager` (feature `redis-connection-manager`) | after the server closed it; not while a reply is missing or the server is a replica |
+    /// | `ClusterConnection` (feature `redis-cluster`) | from most errors |
+    ///
+    /// [`connect`](Self::connect) and [`from_client`](Self::from_client) recover from all of these.
+    ///
+    /// A connection has a time-out of its own for replies, half a second unless you set another. There are no hints:
+    /// see [`hints_from`](Self::hints_from).
     pub fn new<C>(connection: C) -> Self
     where
         C: ConnectionLike + Clone + Send + Sync + 'static,
     {
-        Self::with(Arc::new(Own(connection)))
+        Self::with(Arc::new(Own(connection)), None)
     }
 
-    fn with(connection: Arc<dyn Connection>) -> Self {
-        Self { connection, script: Arc::new(ApplyScript::new()), prefix: "throttle".into() }
+    fn reconnecting(client: RedisResult<Client>) -> Result<(Self, Arc<Reconnecting>), StoreError> {
+        let parts = client.and_then(|client| Ok((Reconnecting::new(&client)?, Hints::from_server(&client)?)));
+        let (connection, hints) = parts.map_err(|error| store_error(error, ""))?;
+        let connection = Arc::new(connection);
+        Ok((Self::with(connection.clone(), Some(hints)), connection))
     }
 
-    /// What all keys begin with, "throttle" unless set. Stores with different prefixes share nothing.
+    fn with(connection: Arc<dyn Connection>, hints: Option<Hints>) -> Self {
+        Self { connection, script: Arc::new(ApplyScript::new()), prefix: "throttle".into(), hints }
+    }
+
+    /// Takes [hints](Self#hints) from the server that `client` leads to. It has to be the server of the connection, or
+    /// one that gets its messages.
+    ///
+    /// # Errors
+    /// [`StoreError::Rejected`] if the client's settings do not fit together.
+    pub fn hints_from(self, client: Client) -> Result<Self, StoreError> {
+        let hints = Hints::from_server(&client).map_err(|error| store_error(error, ""))?;
+        Ok(Self { hints: Some(hints), ..self })
+    }
+
+    /// Takes [hints](Self#hints) from a cluster of Redis 7.0 or later, or Valkey. The protocol becomes RESP3.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use redis::cluster::ClusterClientBuilder;
+    /// use tower_throttle::store::RedisStore;
+    ///
+    /// let cluster = || ClusterClientBuilder::new(["redis://localhost:7000", "redis://localhost:7001"]);
+    /// let connection = cluster().build()?.get_async_connection().await?;
+    /// let store = RedisStore::new(connection).hints_from_cluster(cluster())?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`StoreError::Rejected`] if the settings do not fit together.
+    #[cfg(feature = "redis-cluster")]
+    pub fn hints_from_cluster(
+        self,
+        builder: redis::cluster::ClusterClientBuilder,
+    ) -> Result<Self, StoreError> {
+        let client = builder.use_protocol(redis::ProtocolVersion::RESP3).build();
+        let client = client.map_err(|error| store_error(error, ""))?;
+        Ok(Self { hints: Some(Hints::from_cluster(client)), ..self })
+    }
+
+    /// Sets what all keys and channels begin with: "throttle" unless set. Stores with different prefixes share nothing.
     pub fn prefix(self, prefix: &str) -> Self {
         Self { prefix: prefix.into(), ..self }
     }
@@ -123,38 +207,45 @@ impl RedisStore {
     }
 
     fn key(&self, key: &BucketKey) -> Vec<u8> {
-        let mut name = String::with_capacity(self.prefix.len() + 64);
-        escape(&mut name, &self.prefix);
-        name.push_str(":{");
-        escape(&mut name, key.partition());
-        name.push_str("}:");
-        escape(&mut name, key.name());
-        name.into_bytes()
+        keys::key(&self.prefix, key.partition(), key.name())
     }
-}
 
-/// Appends `part` with all that could mean something in a key or in a log percent-encoded.
-fn escape(to: &mut String, part: &str) {
-    for byte in part.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'/' | b'@' => {
-                to.push(byte.into());
-            }
-            // Writing to a string cannot fail.
-            _ => _ = write!(to, "%{byte:02X}"),
+    /// What the channels of the sessions of a partition begin with, for the script to publish on; the session in decimal
+    /// follows. Empty if the store has no hints: then nothing is published.
+    fn channel_prefix(&self, partition: &str) -> Vec<u8> {
+        match &self.hints {
+            Some(_) => keys::channel_prefix(&self.prefix, partition),
+            None => Vec::new(),
         }
+    }
+
+    /// True if the script has to publish on one shard of a cluster (SPUBLISH).
+    fn publishes_sharded(&self) -> bool {
+        self.hints.as_ref().is_some_and(Hints::are_sharded)
     }
 }
 
 impl Store for RedisStore {
     fn apply(&self, batch: &Batch<'_>) -> Reply {
+        if let Some(hints) = &self.hints {
+            hints.revive();
+        }
         let keys: Vec<_> = batch.buckets.iter().map(|bucket| self.key(&bucket.key)).collect();
-        let arguments = wire::encode(batch);
+        let partition = batch.buckets.first().map(|bucket| bucket.key.partition());
+        let channel_prefix = partition.map(|partition| self.channel_prefix(partition)).unwrap_or_default();
+        let arguments = wire::encode(batch, &channel_prefix, self.publishes_sharded());
         let (connection, script) = (self.connection.clone(), self.script.clone());
         Reply::Later(Box::pin(async move {
             let arguments = arguments.map_err(rejected)?;
             call(&connection, &script, &keys, &arguments).await
         }))
+    }
+
+    fn listen(&self, partition: &str, session: u64, hint: Hint) -> Option<Listening> {
+        let mut channel = keys::channel_prefix(&self.prefix, partition);
+        channel.extend(session.to_string().into_bytes());
+        let key_prefix = keys::begin(&self.prefix, partition).into_bytes();
+        Some(self.hints.as_ref()?.listen(channel, key_prefix, hint))
     }
 }
 

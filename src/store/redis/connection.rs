@@ -62,19 +62,23 @@ pub(super) struct Reconnecting {
 #[derive(Clone)]
 struct Link(Shared<BoxFuture<RedisResult<MultiplexedConnection>>>);
 
+/// A client for the server that `url` names.
+pub(super) fn client(url: &str) -> RedisResult<Client> {
+    let info: ConnectionInfo = url.into_connection_info()?;
+    let tcp = info.tcp_settings().clone().set_nodelay(true);
+    Client::open(info.set_tcp_settings(tcp))
+}
+
 impl Reconnecting {
-    pub(super) fn new(url: &str) -> RedisResult<Self> {
-        let info: ConnectionInfo = url.into_connection_info()?;
+    /// A connection to where `client` leads.
+    pub(super) fn new(client: &Client) -> RedisResult<Self> {
+        let info = client.get_connection_info().clone();
         let settings = info.redis_settings().clone();
-        #[cfg(feature = "redis-tls")]
-        if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) {
-            provide_cryptography();
-        }
+        prepare_tls(&info);
         let server = info.addr().to_string();
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
         let bare =
             RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
-        let client = Client::open(info.set_tcp_settings(tcp).set_redis_settings(bare))?;
+        let client = Client::open(info.set_redis_settings(bare))?;
         Ok(Self { client, settings, server, current: Mutex::new(None) })
     }
 
@@ -200,13 +204,16 @@ async fn introduce(
     }
 }
 
-/// redis-rs takes the process's provider, and panics where there is none. Another one that comes first is as good.
-#[cfg(feature = "redis-tls")]
-fn provide_cryptography() {
-    use rustls::crypto::{CryptoProvider, ring};
+/// Sees to it that rustls finds cryptography: redis-rs takes the process's provider, and panics where there is none.
+pub(super) fn prepare_tls(_info: &ConnectionInfo) {
+    #[cfg(feature = "redis-tls")]
+    if matches!(_info.addr(), redis::ConnectionAddr::TcpTls { .. }) {
+        use rustls::crypto::{CryptoProvider, ring};
 
-    if CryptoProvider::get_default().is_none() {
-        let _ = ring::default_provider().install_default();
+        if CryptoProvider::get_default().is_none() {
+            // Another one that comes first is as good.
+            let _ = ring::default_provider().install_default();
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod connections;
 mod differential;
+mod hints;
 mod proxy;
 mod random;
 mod rules;
