@@ -206,8 +206,11 @@ impl RedisStore {
         Self { script: Arc::new(ApplyScript::with_clock(line)), ..self }
     }
 
-    fn key(&self, key: &BucketKey) -> Vec<u8> {
-        keys::key(&self.prefix, key.partition(), key.name())
+    /// The two keys of a bucket: its state, and the index of what ends there when.
+    fn keys(&self, bucket: &BucketKey) -> [Vec<u8>; 2] {
+        let state = keys::key(&self.prefix, bucket.partition(), bucket.name());
+        let due = [&state[..], b"!due"].concat();
+        [state, due]
     }
 
     /// What the channels of the sessions of a partition begin with, for the script to publish on; the session in decimal
@@ -230,7 +233,7 @@ impl Store for RedisStore {
         if let Some(hints) = &self.hints {
             hints.revive();
         }
-        let keys: Vec<_> = batch.buckets.iter().map(|bucket| self.key(&bucket.key)).collect();
+        let keys: Vec<_> = batch.buckets.iter().flat_map(|bucket| self.keys(&bucket.key)).collect();
         let partition = batch.buckets.first().map(|bucket| bucket.key.partition());
         let channel_prefix = partition.map(|partition| self.channel_prefix(partition)).unwrap_or_default();
         let arguments = wire::encode(batch, &channel_prefix, self.publishes_sharded());
@@ -263,7 +266,7 @@ async fn call(
     };
     let reply = reply.map_err(|error| store_error(error, connection.server()))?;
     let answer = match &reply {
-        Value::BulkString(bytes) => wire::decode(bytes, keys.len()),
+        Value::BulkString(bytes) => wire::decode(bytes, keys.len() / 2),
         _ => None,
     };
     answer.ok_or_else(|| rejected("the server's reply is none of the script's"))

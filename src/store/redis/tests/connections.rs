@@ -262,27 +262,3 @@ async fn a_connection_manager_works_and_recovers() {
     server.restart();
     recovers(&store, 2, &b).await;
 }
-
-#[cfg(feature = "redis-cluster")]
-#[tokio::test]
-async fn a_cluster_works_with_several_buckets_of_a_partition() {
-    let server = RedisServer::start_with(&["--cluster-enabled", "yes"]);
-    let slots: Vec<String> = (0..16_384).map(|slot| slot.to_string()).collect();
-    let mut line = vec!["CLUSTER", "ADDSLOTS"];
-    line.extend(slots.iter().map(String::as_str));
-    server.command::<()>(&line);
-    let formed = async {
-        while !server.command::<String>(&["CLUSTER", "INFO"]).contains("cluster_state:ok") {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(SOON, formed).await.expect("a cluster");
-
-    let client = redis::cluster::ClusterClient::new(vec![server.url()]).expect("a URL");
-    let store = RedisStore::new(client.get_async_connection().await.expect("a connection"));
-    let both = [bucket("a", &sliding(10)), bucket("b}{c", &sliding(5))];
-    assert!(granted(&store, 1, 1, &both, &[4, 4]).await);
-    assert!(!granted(&store, 1, 2, &both, &[4, 4]).await);
-    server.command::<()>(&["SCRIPT", "FLUSH"]);
-    assert!(granted(&store, 1, 3, &both, &[1, 1]).await);
-}
