@@ -9,6 +9,7 @@ macro_rules! commands {
     };
 }
 
+mod client;
 mod connection;
 mod error;
 mod hints;
@@ -20,7 +21,10 @@ mod wire;
 
 use std::{fmt, sync::Arc};
 
-use redis::{Client, ErrorKind, RedisResult, ServerErrorKind, Value, aio::ConnectionLike};
+use redis::{
+    Client, ErrorKind, RedisResult, ServerErrorKind, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+};
 
 use self::{
     connection::{Connection, Own, Reconnecting},
@@ -105,7 +109,7 @@ impl RedisStore {
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        let (store, connection) = Self::reconnecting(connection::client(url))?;
+        let (store, connection) = Self::reconnecting(client::client(url))?;
         connection.connect().await.map_err(|error| store_error(error, connection.server()))?;
         Ok(store)
     }
@@ -116,7 +120,7 @@ impl RedisStore {
     /// # Errors
     /// [`StoreError::Rejected`] if the URL is malformed.
     pub fn lazy(url: &str) -> Result<Self, StoreError> {
-        Ok(Self::reconnecting(connection::client(url))?.0)
+        Ok(Self::reconnecting(client::client(url))?.0)
     }
 
     /// Uses the server that `client` leads to, as [`lazy`](Self::lazy) does. This is for certificates of your own: see
@@ -128,15 +132,38 @@ impl RedisStore {
         Ok(Self::reconnecting(Ok(client))?.0)
     }
 
+    /// Uses connections that `connect` makes, and replaces them as [`connect`](Self::connect) does. This is for servers
+    /// that redis-rs finds in other ways, as by Sentinel.
+    ///
+    /// There are no hints: see [`hints_from`](Self::hints_from).
+    ///
+    /// ```no_run
+    /// use redis::{aio::MultiplexedConnection, Client};
+    /// use tower_throttle::store::RedisStore;
+    ///
+    /// # fn address_of_the_master() -> String { String::new() }
+    /// let store = RedisStore::connect_with(|| async {
+    ///     Client::open(address_of_the_master())?.get_multiplexed_async_connection().await
+    /// });
+    /// ```
+    pub fn connect_with<C, F>(connect: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        C: ConnectionLike + Clone + Send + Sync + 'static,
+        F: Future<Output = RedisResult<C>> + Send + 'static,
+    {
+        Self::with(Arc::new(Reconnecting::new(String::new(), connect)), None)
+    }
+
     /// Uses a connection of your own, which decides what happens when it breaks.
     ///
     /// | connection | recovers |
     /// |---|---|
-    /// | [`MultiplexedConnection`](redis::aio::MultiplexedConnection) | never |
-    /// | `ConnectionManager` (feature `redis-connection-manager`) | after the server closed it; not while a reply is missing or the server is a replica |
+    /// | [`MultiplexedConnection`] | never |
+    /// | `ConnectionManager` (feature `redis-connection-manager`) | after the server closed it, with a backoff of its own; not from a silent connection or a server that became a replica |
     /// | `ClusterConnection` (feature `redis-cluster`) | from most errors |
     ///
-    /// [`connect`](Self::connect) and [`from_client`](Self::from_client) recover from all of these.
+    /// [`connect`](Self::connect), [`from_client`](Self::from_client) and [`connect_with`](Self::connect_with) recover
+    /// from all of these, also with connections of these types.
     ///
     /// A connection has a time-out of its own for replies, half a second unless you set another. There are no hints:
     /// see [`hints_from`](Self::hints_from).
@@ -147,8 +174,11 @@ impl RedisStore {
         Self::with(Arc::new(Own(connection)), None)
     }
 
-    fn reconnecting(client: RedisResult<Client>) -> Result<(Self, Arc<Reconnecting>), StoreError> {
-        let parts = client.and_then(|client| Ok((Reconnecting::new(&client)?, Hints::from_server(&client)?)));
+    fn reconnecting(
+        client: RedisResult<Client>,
+    ) -> Result<(Self, Arc<Reconnecting<MultiplexedConnection>>), StoreError> {
+        let parts =
+            client.and_then(|client| Ok((client::reconnecting(&client)?, Hints::from_server(&client)?)));
         let (connection, hints) = parts.map_err(|error| store_error(error, ""))?;
         let connection = Arc::new(connection);
         Ok((Self::with(connection.clone(), Some(hints)), connection))

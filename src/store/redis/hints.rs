@@ -29,7 +29,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{connection::prepare_tls, error::is_outage, keys};
+use super::{client::prepare_tls, error::is_outage, keys};
 use crate::store::{Hint, Listening};
 
 /// How long a connection or a subscription may take.
@@ -62,7 +62,7 @@ struct Shared {
 enum Server {
     Single(Client),
     #[cfg(feature = "redis-cluster")]
-    Cluster(redis::cluster::ClusterClient),
+    Cluster(Box<redis::cluster::ClusterClient>),
 }
 
 #[derive(Default)]
@@ -99,7 +99,7 @@ impl Hints {
     /// Hints from the shards of a cluster. The client must speak RESP3.
     #[cfg(feature = "redis-cluster")]
     pub(super) fn from_cluster(client: redis::cluster::ClusterClient) -> Self {
-        Self::of(Server::Cluster(client))
+        Self::of(Server::Cluster(Box::new(client)))
     }
 
     fn of(server: Server) -> Self {

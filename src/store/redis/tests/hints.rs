@@ -15,7 +15,7 @@ use crate::store::{Hint, Listening, Store};
 const SOON: Duration = Duration::from_secs(20);
 
 /// What a session hears.
-struct Session {
+pub(super) struct Session {
     listening: Listening,
     hints: UnboundedReceiver<String>,
 }
@@ -29,11 +29,15 @@ impl Session {
     }
 
     /// A session that is subscribed to its channel.
-    async fn subscribed(store: &RedisStore, session: u64) -> Self {
+    pub(super) async fn subscribed(store: &RedisStore, session: u64) -> Self {
         let mut listener = Self::listen(store, session);
         assert_eq!(listener.next().await, "", "something may have been missed before");
         assert!(listener.listening.works());
         listener
+    }
+
+    pub(super) fn works(&self) -> bool {
+        self.listening.works()
     }
 
     async fn next(&mut self) -> String {

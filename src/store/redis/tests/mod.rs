@@ -5,6 +5,7 @@ mod cluster;
 mod connections;
 mod differential;
 mod hints;
+mod permissions;
 mod proxy;
 mod random;
 mod rules;

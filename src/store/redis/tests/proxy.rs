@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering::SeqCst},
+    atomic::{AtomicU16, AtomicUsize, Ordering::SeqCst},
 };
 
 use tokio::{
@@ -17,7 +17,7 @@ pub(super) struct Proxy {
 }
 
 struct State {
-    server: u16,
+    server: AtomicU16,
     /// How many connections were accepted.
     accepted: AtomicUsize,
     /// Connections with a lower number are silent.
@@ -31,7 +31,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("it is bound").port();
         let state = State {
-            server,
+            server: AtomicU16::new(server),
             accepted: AtomicUsize::new(0),
             silent: AtomicUsize::new(0),
             cut: AtomicUsize::new(usize::MAX),
@@ -55,6 +55,11 @@ impl Proxy {
         self.state.silent.store(self.accepted(), SeqCst);
     }
 
+    /// Leads new connections to another server.
+    pub(super) fn lead_to(&self, server: u16) {
+        self.state.server.store(server, SeqCst);
+    }
+
     /// How many connections were accepted so far.
     pub(super) fn accepted(&self) -> usize {
         self.state.accepted.load(SeqCst)
@@ -69,7 +74,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
 }
 
 async fn forward(client: TcpStream, number: usize, state: Arc<State>) {
-    let Ok(server) = TcpStream::connect(("127.0.0.1", state.server)).await else { return };
+    let Ok(server) = TcpStream::connect(("127.0.0.1", state.server.load(SeqCst))).await else { return };
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let replies = async {

@@ -15,7 +15,7 @@ use tokio_rustls::{
     rustls::{ServerConfig, crypto::ring, pki_types::PrivatePkcs8KeyDer},
 };
 
-use super::{RedisServer, RedisStore, apply, bucket, granted, reserve, sliding};
+use super::{RedisServer, RedisStore, apply, bucket, granted, hints::Session, reserve, sliding};
 use crate::store::StoreError;
 
 /// Two tests below, and the variable that tells them that they are the process they have started: which authorities a
@@ -35,7 +35,16 @@ impl Secured {
     /// A server with a user, behind a certificate for `localhost`.
     async fn start() -> Self {
         let server = RedisServer::start();
-        server.command::<()>(&["ACL", "SETUSER", "app", "on", ">pass", "~throttle:*", "+@all"]);
+        server.command::<()>(&[
+            "ACL",
+            "SETUSER",
+            "app",
+            "on",
+            ">pass",
+            "~throttle:*",
+            "&throttle:*",
+            "+@all",
+        ]);
         let (acceptor, authority) = acceptor();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url =
@@ -95,9 +104,11 @@ async fn an_authority_of_the_users_own_is_trusted_by_its_connection() {
     let certificates = TlsCertificates { client_tls: None, root_cert: Some(authority.into_bytes()) };
     let client = Client::build_with_tls(url, certificates).expect("a client");
     let connection = client.get_multiplexed_async_connection().await.expect("a connection");
-    let store = RedisStore::new(connection);
     let b = [bucket("b", &sliding(10))];
-    assert!(granted(&store, 1, 1, &b, &[1]).await);
+    assert!(granted(&RedisStore::new(connection), 1, 1, &b, &[1]).await);
+    let store = RedisStore::from_client(client).expect("a client");
+    assert!(granted(&store, 1, 2, &b, &[1]).await);
+    Session::subscribed(&store, 1).await;
     assert_eq!(server.command::<u64>(&["EXISTS", "throttle:{test}:b"]), 0, "it is in another database");
 }
 
@@ -108,6 +119,7 @@ async fn an_authority_that_the_machine_trusts_is_enough() {
         let b = [bucket("b", &sliding(10))];
         assert!(granted(&store, 1, 1, &b, &[10]).await);
         assert!(!granted(&store, 1, 2, &b, &[1]).await);
+        Session::subscribed(&store, 1).await;
         let error = RedisStore::connect(&url.replace(":pass@", ":wr0ng@")).await.expect_err("no credentials");
         assert!(matches!(error, StoreError::Rejected(_)), "{error}");
         return;
