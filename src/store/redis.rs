@@ -1,11 +1,13 @@
-//! One Lua script call per batch: the engine once more, in `redis/*.lua`, on state in Redis or Valkey. This puts
-//! keys, connections, hints and the script together; what operations mean, only the script knows.
+//! One Lua script call per batch: the engine once more, in `redis/*.lua`, on state in Redis or
+//! Valkey. This puts keys, connections, hints and the script together; what operations mean, only
+//! the script knows.
 
-/// The commands that the server's user needs: kept here for the documentation, the advice of an error and the tests.
+/// Commands that the server's user needs, for the documentation, the advice of an error and the
+/// tests.
 macro_rules! commands {
     () => {
-        "EVALSHA, EVAL, TIME, HMGET, HGET, HGETALL, HSET, HDEL, PEXPIRE, ZADD, ZRANGEBYSCORE, ZREM, PUBLISH, \
-         SUBSCRIBE, UNSUBSCRIBE"
+        "EVALSHA, EVAL, TIME, HMGET, HGET, HGETALL, HSET, HDEL, PEXPIRE, ZADD, ZRANGEBYSCORE, ZREM, \
+         PUBLISH, SUBSCRIBE, UNSUBSCRIBE"
     };
 }
 
@@ -28,39 +30,46 @@ use redis::{
 
 use self::{
     connection::{Connection, Own, Reconnecting},
-    error::{rejected, store_error},
+    error::{rejected, store_error, wrong_server},
     hints::Hints,
     script::ApplyScript,
 };
 use super::{Batch, BucketKey, Hint, Listening, Reply, Store, StoreError};
 use crate::engine::Answer;
 
-/// Keeps the state of buckets in Redis (6.2 or later) or Valkey, for any number of processes and machines.
+/// Keeps the state of buckets in Redis (6.2 or later) or Valkey, for any number of processes and
+/// machines.
 ///
-/// A batch is one call of a Lua script and one round trip: atomic, on the server's clock, applied once however often
-/// it arrives.
+/// A batch is one call of a Lua script and one round trip: atomic, on the server's clock, applied
+/// once however often it arrives.
 ///
 /// # Keys
-/// A bucket is two keys: `prefix:{partition}:name`, a hash, and `prefix:{partition}:name!due`, a sorted set of what
-/// ends there when. The server forgets both by itself when they mean nothing any more. A server that evicts keys
-/// before that (any `maxmemory-policy` but `noeviction`) may forget what was used. All keys of a partition are in one
-/// slot of a cluster.
+/// A bucket is two keys: `prefix:{partition}:name`, a hash, and `prefix:{partition}:name!due`, a
+/// sorted set of what ends there when. The server forgets both by itself when they mean nothing any
+/// more. A server that evicts keys before that (any `maxmemory-policy` but `noeviction`) may forget
+/// what was used. All keys of a partition are in one slot of a cluster.
 ///
 /// # Hints
-/// Waiters look for capacity by themselves. Hints make that faster: a batch that makes room for a waiter of another
-/// process publishes a message on the channel `prefix:{partition}:wake:session`, and the waiter's process looks at
-/// once. Hints take a second connection, which exists while a limiter does. Nothing depends on them: without, a waiter
-/// starts later.
+/// Waiters look for capacity by themselves. Hints make that faster: a batch that makes room for a
+/// waiter of another process publishes a message on the channel `prefix:{partition}:wake:session`,
+/// and the waiter's process looks at once. They take a second connection, which exists while any
+/// limiter uses the store. Nothing depends on them: without hints a waiter starts later.
 ///
-/// A store that was made from a URL or a client has hints. One that uses a connection of yours has them after
-/// [`hints_from`](Self::hints_from) or, on a cluster, [`hints_from_cluster`](Self::hints_from_cluster). A store
+/// A store that was made from a URL or a client has hints. One that uses a connection of yours has
+/// them after [`hints_from`](Self::hints_from) or, on a cluster, `hints_from_cluster`. A store
 /// without hints sends none either, so set them in every process or in none.
 ///
 /// # Permissions
 #[doc = concat!("The server's user needs the commands ", commands!(), ".")]
-/// On a cluster `SPUBLISH`, `SSUBSCRIBE` and `SUNSUBSCRIBE` take the place of the last three. It needs the keys
-/// `prefix:*` and, for hints, the channels `prefix:*`: `ACL SETUSER app on >password ~throttle:* &throttle:* +evalsha ..`.
-/// A URL with a database also needs `SELECT`.
+/// On a cluster `SPUBLISH`, `SSUBSCRIBE` and `SUNSUBSCRIBE` take the place of the last three. A URL
+/// with a database also needs `SELECT`. The user needs the keys below the prefix and, for hints, the
+/// channels:
+///
+/// ```text
+/// ACL SETUSER app on >password ~throttle:* &throttle:* +evalsha +eval ..
+/// ```
+///
+/// A user that may not subscribe has no hints, which is no error.
 ///
 /// # Cloning
 /// Cloning is cheap and shares the connections.
@@ -94,51 +103,51 @@ impl RedisStore {
     /// Connects to the server that `url` names: `redis://user:password@host:port/db`,
     /// `redis+unix:///path?user=..&pass=..&db=..`, or, with feature `redis-tls`, `rediss://..`.
     ///
-    /// With TLS the authorities that the machine trusts are trusted, or those in the file that `SSL_CERT_FILE` names.
-    /// Cryptography is that of the process's default provider of rustls; where there is none, ring becomes it. For
-    /// certificates of your own see [`from_client`](Self::from_client).
+    /// With TLS the authorities that the machine trusts are trusted, or those in the file that
+    /// `SSL_CERT_FILE` names. Cryptography is that of the process's default provider of rustls;
+    /// where there is none, ring becomes it. For certificates of your own see
+    /// [`from_client`](Self::from_client).
     ///
-    /// All batches share one connection. It is replaced whenever it is in doubt: after an error, a reply that did not
-    /// come in time, a master that became a replica. So an outage ends when the server's does.
+    /// All batches share one connection. It is replaced whenever it is in doubt: after an error, a
+    /// reply that did not come in time, a master that became a replica. So an outage ends when the
+    /// server's does.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] if the server cannot be reached within 3 seconds or is not ready;
-    /// [`StoreError::Rejected`] if the URL is malformed, the server refuses the credentials, or a file of certificates
-    /// cannot be read.
+    /// [`StoreError::Unavailable`] if the server cannot be reached within 3 seconds or is not
+    /// ready; [`StoreError::Rejected`] if the URL is malformed, the server refuses the credentials,
+    /// or a file of certificates cannot be read.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        let (store, connection) = Self::reconnecting(client::client(url))?;
+        let client = client::client(url).map_err(|error| store_error(error, ""))?;
+        let (store, connection) = Self::reconnecting(client);
         connection.connect().await.map_err(|error| store_error(error, connection.server()))?;
         Ok(store)
     }
 
-    /// Uses the server that `url` names, as [`connect`](Self::connect) does, but connects when the first batch is sent.
-    /// This is for a service that must start while its server is down.
+    /// Uses the server that `url` names, as [`connect`](Self::connect) does, but connects when the
+    /// first batch is sent. This is for a service that must start while its server is down.
     ///
     /// # Errors
     /// [`StoreError::Rejected`] if the URL is malformed.
     pub fn lazy(url: &str) -> Result<Self, StoreError> {
-        Ok(Self::reconnecting(client::client(url))?.0)
+        Ok(Self::from_client(client::client(url).map_err(|error| store_error(error, ""))?))
     }
 
-    /// Uses the server that `client` leads to, as [`lazy`](Self::lazy) does. This is for certificates of your own: see
-    /// [`redis::Client::build_with_tls`].
-    ///
-    /// # Errors
-    /// [`StoreError::Rejected`] if the client's settings do not fit together.
-    pub fn from_client(client: Client) -> Result<Self, StoreError> {
-        Ok(Self::reconnecting(Ok(client))?.0)
+    /// Uses the server that `client` leads to, as [`lazy`](Self::lazy) does. This is for
+    /// certificates of your own: see `redis::Client::build_with_tls`.
+    pub fn from_client(client: Client) -> Self {
+        Self::reconnecting(client).0
     }
 
-    /// Uses connections that `connect` makes, and replaces them as [`connect`](Self::connect) does. This is for servers
-    /// that redis-rs finds in other ways, as by Sentinel.
+    /// Uses connections that `connect` makes, and replaces them as [`connect`](Self::connect) does.
+    /// This is for servers that redis-rs finds in other ways, as by Sentinel.
     ///
     /// There are no hints: see [`hints_from`](Self::hints_from).
     ///
     /// ```no_run
-    /// use redis::{aio::MultiplexedConnection, Client};
+    /// use redis::Client;
     /// use tower_throttle::store::RedisStore;
     ///
     /// # fn address_of_the_master() -> String { String::new() }
@@ -162,11 +171,12 @@ impl RedisStore {
     /// | `ConnectionManager` (feature `redis-connection-manager`) | after the server closed it, with a backoff of its own; not from a silent connection or a server that became a replica |
     /// | `ClusterConnection` (feature `redis-cluster`) | from most errors |
     ///
-    /// [`connect`](Self::connect), [`from_client`](Self::from_client) and [`connect_with`](Self::connect_with) recover
-    /// from all of these, also with connections of these types.
+    /// [`connect`](Self::connect), [`from_client`](Self::from_client) and
+    /// [`connect_with`](Self::connect_with) recover from all of these, also with connections of
+    /// these types.
     ///
-    /// A connection has a time-out of its own for replies, half a second unless you set another. There are no hints:
-    /// see [`hints_from`](Self::hints_from).
+    /// A connection has a time-out of its own for replies, half a second unless you set another.
+    /// There are no hints: see [`hints_from`](Self::hints_from).
     pub fn new<C>(connection: C) -> Self
     where
         C: ConnectionLike + Clone + Send + Sync + 'static,
@@ -174,31 +184,24 @@ impl RedisStore {
         Self::with(Arc::new(Own(connection)), None)
     }
 
-    fn reconnecting(
-        client: RedisResult<Client>,
-    ) -> Result<(Self, Arc<Reconnecting<MultiplexedConnection>>), StoreError> {
-        let parts =
-            client.and_then(|client| Ok((client::reconnecting(&client)?, Hints::from_server(&client)?)));
-        let (connection, hints) = parts.map_err(|error| store_error(error, ""))?;
-        let connection = Arc::new(connection);
-        Ok((Self::with(connection.clone(), Some(hints)), connection))
+    fn reconnecting(client: Client) -> (Self, Arc<Reconnecting<MultiplexedConnection>>) {
+        let hints = Hints::from_server(client.clone());
+        let connection = Arc::new(client::reconnecting(client));
+        (Self::with(connection.clone(), Some(hints)), connection)
     }
 
     fn with(connection: Arc<dyn Connection>, hints: Option<Hints>) -> Self {
         Self { connection, script: Arc::new(ApplyScript::new()), prefix: "throttle".into(), hints }
     }
 
-    /// Takes [hints](Self#hints) from the server that `client` leads to. It has to be the server of the connection, or
-    /// one that gets its messages.
-    ///
-    /// # Errors
-    /// [`StoreError::Rejected`] if the client's settings do not fit together.
-    pub fn hints_from(self, client: Client) -> Result<Self, StoreError> {
-        let hints = Hints::from_server(&client).map_err(|error| store_error(error, ""))?;
-        Ok(Self { hints: Some(hints), ..self })
+    /// Takes [hints](Self#hints) from the server that `client` leads to. It has to be the server of
+    /// the connection, or one that gets its messages.
+    pub fn hints_from(self, client: Client) -> Self {
+        Self { hints: Some(Hints::from_server(client)), ..self }
     }
 
-    /// Takes [hints](Self#hints) from a cluster of Redis 7.0 or later, or Valkey. The protocol becomes RESP3.
+    /// Takes [hints](Self#hints) from a cluster of Redis 7.0 or later, or Valkey. The protocol
+    /// becomes RESP3.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -224,13 +227,14 @@ impl RedisStore {
         Ok(Self { hints: Some(Hints::from_cluster(client)), ..self })
     }
 
-    /// Sets what all keys and channels begin with: "throttle" unless set. Stores with different prefixes share nothing.
+    /// Sets what all keys and channels begin with: "throttle" unless set. Stores with different
+    /// prefixes share nothing.
     pub fn prefix(self, prefix: &str) -> Self {
         Self { prefix: prefix.into(), ..self }
     }
 
-    /// For tests that step time: replaces the one line of the script that reads the clock, which must define a
-    /// function `clock` that returns microseconds since the epoch.
+    /// For tests that step time: replaces the one line of the script that reads the clock, which
+    /// must define a function `clock` that returns microseconds since the epoch.
     #[doc(hidden)]
     pub fn with_clock(self, line: &str) -> Self {
         Self { script: Arc::new(ApplyScript::with_clock(line)), ..self }
@@ -243,8 +247,29 @@ impl RedisStore {
         [state, due]
     }
 
-    /// What the channels of the sessions of a partition begin with, for the script to publish on; the session in decimal
-    /// follows. Empty if the store has no hints: then nothing is published.
+    async fn call(&self, keys: &[Vec<u8>], arguments: &[Vec<u8>]) -> Result<Answer, StoreError> {
+        let query = |cmd| self.connection.clone().query(cmd);
+        let reply = match query(self.script.evalsha(keys, arguments)).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                query(self.script.eval(keys, arguments)).await
+            }
+            reply => reply,
+        };
+        let reply = reply.map_err(|error| {
+            if let (true, Some(hints)) = (wrong_server(&error), &self.hints) {
+                hints.doubt();
+            }
+            store_error(error, self.connection.server())
+        })?;
+        let answer = match &reply {
+            Value::BulkString(bytes) => wire::decode(bytes, keys.len() / 2),
+            _ => None,
+        };
+        answer.ok_or_else(|| rejected("the server's reply is none of the script's"))
+    }
+
+    /// What the channels of the sessions of a partition begin with, for the script to publish on;
+    /// the session in decimal follows. Empty if the store has no hints: then nothing is published.
     fn channel_prefix(&self, partition: &str) -> Vec<u8> {
         match &self.hints {
             Some(_) => keys::channel_prefix(&self.prefix, partition),
@@ -267,10 +292,10 @@ impl Store for RedisStore {
         let partition = batch.buckets.first().map(|bucket| bucket.key.partition());
         let channel_prefix = partition.map(|partition| self.channel_prefix(partition)).unwrap_or_default();
         let arguments = wire::encode(batch, &channel_prefix, self.publishes_sharded());
-        let (connection, script) = (self.connection.clone(), self.script.clone());
+        let store = self.clone();
         Reply::Later(Box::pin(async move {
             let arguments = arguments.map_err(rejected)?;
-            call(&connection, &script, &keys, &arguments).await
+            store.call(&keys, &arguments).await
         }))
     }
 
@@ -280,24 +305,4 @@ impl Store for RedisStore {
         let key_prefix = keys::begin(&self.prefix, partition).into_bytes();
         Some(self.hints.as_ref()?.listen(channel, key_prefix, hint))
     }
-}
-
-async fn call(
-    connection: &Arc<dyn Connection>,
-    script: &ApplyScript,
-    keys: &[Vec<u8>],
-    arguments: &[Vec<u8>],
-) -> Result<Answer, StoreError> {
-    let reply = match connection.clone().query(script.evalsha(keys, arguments)).await {
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            connection.clone().query(script.eval(keys, arguments)).await
-        }
-        reply => reply,
-    };
-    let reply = reply.map_err(|error| store_error(error, connection.server()))?;
-    let answer = match &reply {
-        Value::BulkString(bytes) => wire::decode(bytes, keys.len() / 2),
-        _ => None,
-    };
-    answer.ok_or_else(|| rejected("the server's reply is none of the script's"))
 }

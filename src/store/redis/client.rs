@@ -20,19 +20,32 @@ pub(super) fn client(url: &str) -> RedisResult<Client> {
 }
 
 /// A connection to the server that `client` leads to.
-pub(super) fn reconnecting(client: &Client) -> RedisResult<Reconnecting<MultiplexedConnection>> {
+pub(super) fn reconnecting(client: Client) -> Reconnecting<MultiplexedConnection> {
     let info = client.get_connection_info().clone();
     prepare_tls(&info);
     let server = info.addr().to_string();
-    // User, password and database are presented here and not by redis-rs, which hides what the server says to them.
+    // User, password and database are presented here and not by redis-rs, which hides what the
+    // server says to them.
     let settings = info.redis_settings().clone();
-    let bare = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
-    let client = Client::open(info.set_redis_settings(bare))?;
+    let client = with_settings(client, |_| RedisConnectionInfo::default());
     let connect = move || {
         let (client, settings) = (client.clone(), settings.clone());
         async move { connect(&client, &settings).await.map_err(while_connecting) }
     };
-    Ok(Reconnecting::new(server, connect))
+    Reconnecting::new(server, connect)
+}
+
+/// The client with other settings, and without what redis-rs would send to tell the server its
+/// name.
+pub(super) fn with_settings(
+    client: Client,
+    set: impl FnOnce(RedisConnectionInfo) -> RedisConnectionInfo,
+) -> Client {
+    let info = client.get_connection_info().clone();
+    let settings = set(info.redis_settings().clone());
+    let settings = settings.set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
+    // What a client consists of makes a client.
+    Client::open(info.set_redis_settings(settings)).unwrap_or(client)
 }
 
 async fn connect(client: &Client, settings: &RedisConnectionInfo) -> RedisResult<MultiplexedConnection> {
@@ -53,14 +66,16 @@ async fn introduce(
     if settings.db() != 0 {
         redis::cmd("SELECT").arg(settings.db()).exec_async(connection).await?;
     }
-    // Whether it answers at all, and without a password. A user who may not ping is one all the same.
+    // Whether it answers at all, and without a password. A user who may not ping is one all the
+    // same.
     match redis::cmd("PING").exec_async(connection).await {
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => Ok(()),
         result => result,
     }
 }
 
-/// Sees to it that rustls finds cryptography: redis-rs takes the process's provider, and panics where there is none.
+/// Sees to it that rustls finds cryptography: redis-rs takes the process's provider, and panics
+/// where there is none.
 #[cfg_attr(not(feature = "redis-tls"), expect(unused_variables, reason = "without TLS there is no need"))]
 pub(super) fn prepare_tls(info: &ConnectionInfo) {
     #[cfg(feature = "redis-tls")]

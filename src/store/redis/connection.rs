@@ -1,5 +1,5 @@
-//! Ways to send a command: a connection of the user's, or one that is replaced whenever it is in doubt. They know
-//! nothing of buckets.
+//! Ways to send a command: a connection of the user's, or one that is replaced whenever it is in
+//! doubt. They know nothing of buckets.
 
 use std::{
     future::Future,
@@ -41,11 +41,11 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connection for Own<C> {
     }
 }
 
-/// One connection for all commands, made on demand. It is replaced after an error that puts it in doubt, and after a
-/// caller stopped waiting for a reply: most likely because none came in time. Replies that are still pending then stay
-/// with the connection they belong to.
+/// One connection for all commands, made on demand. It is replaced after an error that puts it in
+/// doubt, and after a caller stopped waiting for a reply: most likely because none came in time.
+/// Replies that are still pending then stay with the connection they belong to.
 pub(super) struct Reconnecting<C> {
-    connect: Box<dyn Fn() -> BoxFuture<RedisResult<C>> + Send + Sync>,
+    connect: Arc<dyn Fn() -> BoxFuture<RedisResult<C>> + Send + Sync>,
     server: String,
     current: Mutex<Option<Link<C>>>,
 }
@@ -59,7 +59,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reconnecting<C> {
     where
         F: Future<Output = RedisResult<C>> + Send + 'static,
     {
-        Self { connect: Box::new(move || connect().boxed()), server, current: Mutex::new(None) }
+        Self { connect: Arc::new(move || connect().boxed()), server, current: Mutex::new(None) }
     }
 
     /// Makes the connection if there is none.
@@ -91,17 +91,15 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reconnecting<C> {
     }
 
     fn new_link(&self) -> Link<C> {
+        let connect = self.connect.clone();
         // A task of its own: it goes on while callers that wait for it come and go.
-        let connecting = tokio::spawn(tokio::time::timeout(CONNECT_WITHIN, (self.connect)()));
+        let connecting = tokio::spawn(async move {
+            let late = |_| broken(io::ErrorKind::TimedOut, "no connection in time");
+            tokio::time::timeout(CONNECT_WITHIN, connect()).await.map_err(late)?
+        });
         let connection = async {
-            match connecting.await {
-                Ok(Ok(connection)) => connection,
-                Ok(Err(_)) => Err(broken(io::ErrorKind::TimedOut, "no connection in time")),
-                Err(_) => Err(broken(
-                    io::ErrorKind::ConnectionAborted,
-                    "the runtime that made the connection shut down",
-                )),
-            }
+            let ended = |_| broken(io::ErrorKind::ConnectionAborted, "the task that connects was ended");
+            connecting.await.map_err(ended)?
         };
         connection.boxed().shared()
     }
@@ -136,8 +134,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connection for Reconnect
             let link = self.link();
             let idle_before = link.peek().is_some();
             match self.query_on(&link, &cmd).await {
-                // A connection that was closed while it was idle is no reason to fail. Should the command have
-                // arrived all the same: a batch is applied once.
+                // A connection that was closed while it was idle is no reason to fail. Should the
+                // command have arrived all the same: a batch is applied once.
                 Err(error) if idle_before && lost_reply(&error) => self.query_on(&self.link(), &cmd).await,
                 result => result,
             }
@@ -150,7 +148,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connection for Reconnect
     }
 }
 
-/// Discards a connection when dropped, unless it proved good: also when the caller stops waiting for a reply.
+/// Discards a connection when dropped, unless it proved good: also when the caller stops waiting
+/// for a reply.
 struct Doubt<'a, C> {
     of: &'a Reconnecting<C>,
     link: &'a Link<C>,

@@ -1,5 +1,6 @@
-//! What an error of the server or of its connection means for a limiter: an outage, after which the same batch may be
-//! sent again, or a refusal. It knows codes and messages, neither connections nor the script.
+//! What an error of the server or of its connection means for a limiter: an outage, after which the
+//! same batch may be sent again, or a refusal. It knows codes and messages, neither connections nor
+//! the script.
 
 use std::{fmt, io, sync::Arc};
 
@@ -26,18 +27,23 @@ pub(super) fn rejected(message: &'static str) -> StoreError {
 pub(super) fn spoils_connection(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed | ErrorKind::Client => true,
-        // A demoted master: the address may lead to another one by now.
-        _ => matches!(code(error), Some("READONLY" | "MASTERDOWN" | "NOAUTH")),
+        _ => wrong_server(error) || code(error) == Some("NOAUTH"),
     }
 }
 
-/// True if the connection ended before the reply, or in the middle of it. The command may have been executed.
+/// True if the server is a replica: the address may lead to another server by now.
+pub(super) fn wrong_server(error: &RedisError) -> bool {
+    matches!(code(error), Some("READONLY" | "MASTERDOWN"))
+}
+
+/// True if the connection ended before the reply, or in the middle of it. The command may have been
+/// executed.
 pub(super) fn lost_reply(error: &RedisError) -> bool {
     error.is_connection_dropped() || error.kind() == ErrorKind::Parse
 }
 
-/// What an error of a connection that is being made means. Its first reply shows whether the server is a Redis server
-/// at all; later, a reply that cannot be read was cut or mixed up on its way.
+/// What an error of a connection that is being made means. Its first reply shows whether the server
+/// is a Redis server at all; later, a reply that cannot be read was cut or mixed up on its way.
 pub(super) fn while_connecting(error: RedisError) -> RedisError {
     if error.kind() != ErrorKind::Parse || error.to_string().contains("end of input") {
         return error;
@@ -88,9 +94,9 @@ fn io_source(error: &RedisError) -> Option<&(dyn std::error::Error + Send + Sync
     Some(&**std::error::Error::source(error)?.downcast_ref::<Shared>()?)
 }
 
-/// Returns the code of a server's error. Before Redis 7, an error of a command in a script is wrapped: `ERR Error running
-/// script (call to f_..): @user_script:9: -WRONGTYPE Operation ..`. Redis 7 replaces the code of one: `ERR The user
-/// executing the script can't run this command ..`.
+/// Returns the code of a server's error. Before Redis 7, an error of a command in a script is
+/// wrapped: `ERR Error running script (call to f_..): @user_script:9: -WRONGTYPE Operation ..`.
+/// Redis 7 replaces the code of one: `ERR The user executing the script can't run this command ..`.
 fn code(error: &RedisError) -> Option<&str> {
     match error.code()? {
         "ERR" => {
@@ -159,8 +165,8 @@ impl fmt::Display for ServerError {
     }
 }
 
-/// Returns an error's line without what the server was sent, which it repeats if it does not know a command. For AUTH
-/// that is the password.
+/// Returns an error's line without what the server was sent, which it repeats if it does not know a
+/// command. For AUTH that is the password.
 fn without_arguments(line: &str) -> &str {
     line.split(", with args").next().unwrap_or_default()
 }

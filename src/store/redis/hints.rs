@@ -1,8 +1,9 @@
-//! Hints by pub/sub. One connection subscribes to a channel for each session of a store and its clones; it exists while
-//! any of them listens. A hint may be lost or wrong, so nothing here is ever an error of a user's.
+//! Hints by pub/sub. One connection subscribes to a channel for each session of a store and its
+//! clones; it exists while any of them listens. A hint may be lost or wrong, so nothing here is
+//! ever an error of a user's.
 //!
-//! Invariant: a session's `works` is true only while its channel is subscribed to. Each time it becomes true the hint
-//! is called, since something may have been missed before.
+//! Invariant: a session's `works` is true only while its channel is subscribed to. Each time it
+//! becomes true the hint is called, since something may have been missed before.
 
 use std::{
     collections::HashMap,
@@ -20,7 +21,7 @@ use futures_util::{
     stream::StreamExt,
 };
 use redis::{
-    Client, Msg, ProtocolVersion, RedisError, RedisResult,
+    Client, Msg, RedisError, RedisResult,
     aio::{PubSubSink, PubSubStream},
 };
 use tokio::{
@@ -29,7 +30,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{client::prepare_tls, error::is_outage, keys};
+use super::{
+    client::{prepare_tls, with_settings},
+    error::is_outage,
+    keys,
+};
 use crate::store::{Hint, Listening};
 
 /// How long a connection or a subscription may take.
@@ -38,7 +43,8 @@ const REPLY_WITHIN: Duration = Duration::from_secs(3);
 /// How often a subscription is made once more, to see whether the server is still there.
 const HEARTBEAT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 5_000 });
 
-/// The pause before the first attempt to connect again. It doubles with each attempt, up to the longest one.
+/// The pause before the first attempt to connect again. It doubles with each attempt, up to the
+/// longest one.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -47,20 +53,23 @@ const PAUSE_AFTER_REFUSAL: Duration = Duration::from_millis(if cfg!(test) { 1_00
 
 /// The sessions of a store that listen, and where they do.
 #[derive(Clone)]
-pub(super) struct Hints(Arc<Shared>);
+pub(super) struct Hints(Arc<HintsInner>);
 
-struct Shared {
+struct HintsInner {
     server: Server,
     listeners: Mutex<Listeners>,
     /// The listeners changed.
     changed: Notify,
-    /// Some session listens, but no task serves it: the runtime of the last one ended.
-    deserted: AtomicBool,
+    /// The connection may lead to the wrong server.
+    doubted: Notify,
+    /// No task serves the listeners: the runtime of the last one shut down, or there was none.
+    /// Written with the listeners locked.
+    unserved: AtomicBool,
 }
 
 /// Where messages come from.
 enum Server {
-    Single(Client),
+    Single(Box<Client>),
     #[cfg(feature = "redis-cluster")]
     Cluster(Box<redis::cluster::ClusterClient>),
 }
@@ -87,13 +96,11 @@ struct Listener {
 
 impl Hints {
     /// Hints from one server.
-    pub(super) fn from_server(client: &Client) -> RedisResult<Self> {
-        let info = client.get_connection_info().clone();
-        prepare_tls(&info);
+    pub(super) fn from_server(client: Client) -> Self {
+        prepare_tls(client.get_connection_info());
         // Channels are those of all databases.
-        let settings = info.redis_settings().clone().set_db(0);
-        let settings = settings.set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
-        Ok(Self::of(Server::Single(Client::open(info.set_redis_settings(settings))?)))
+        let client = with_settings(client, |settings| settings.set_db(0));
+        Self::of(Server::Single(Box::new(client)))
     }
 
     /// Hints from the shards of a cluster. The client must speak RESP3.
@@ -103,11 +110,12 @@ impl Hints {
     }
 
     fn of(server: Server) -> Self {
-        let shared = Shared {
+        let shared = HintsInner {
             server,
             listeners: Mutex::default(),
             changed: Notify::new(),
-            deserted: AtomicBool::new(false),
+            doubted: Notify::new(),
+            unserved: AtomicBool::new(false),
         };
         Self(Arc::new(shared))
     }
@@ -117,7 +125,8 @@ impl Hints {
         self.0.server.is_sharded()
     }
 
-    /// Calls `hint` with the name of a bucket for each message on `channel`, which is the bucket's key.
+    /// Calls `hint` with the name of a bucket for each message on `channel`, which is the bucket's
+    /// key.
     pub(super) fn listen(&self, channel: Vec<u8>, key_prefix: Vec<u8>, hint: Hint) -> Listening {
         let works = Arc::new(AtomicBool::new(false));
         let channel: Channel = channel.into();
@@ -129,27 +138,31 @@ impl Hints {
         drop(listeners);
         self.0.changed.notify_one();
         self.serve();
-        Listening::new(works, Registered { number, channel, shared: self.0.clone() })
+        Listening::new(works, ListenerGuard { number, channel, shared: self.0.clone() })
     }
 
     /// Serves the listeners in the current runtime if the one that did so has ended.
     pub(super) fn revive(&self) {
-        if self.0.deserted.load(Ordering::Relaxed) {
+        if self.0.unserved.load(Ordering::Relaxed) {
             self.serve();
         }
     }
 
+    /// Connects anew: where the server's address leads now, another server may be.
+    pub(super) fn doubt(&self) {
+        self.0.doubted.notify_waiters();
+    }
+
     /// Starts the task that serves the listeners, unless there is one.
     fn serve(&self) {
-        let Ok(runtime) = Handle::try_current() else {
-            self.0.deserted.store(true, Ordering::Relaxed);
-            return;
-        };
+        let runtime = Handle::try_current();
         let mut listeners = self.0.listeners();
-        if std::mem::replace(&mut listeners.served, true) {
+        if listeners.served {
             return;
         }
-        self.0.deserted.store(false, Ordering::Relaxed);
+        listeners.served = runtime.is_ok();
+        self.0.unserved.store(runtime.is_err(), Ordering::Relaxed);
+        let Ok(runtime) = runtime else { return };
         // A runtime that is shutting down drops the task here, which takes the lock.
         drop(listeners);
         runtime.spawn(serve(Serving { shared: self.0.clone(), over: false }));
@@ -157,13 +170,13 @@ impl Hints {
 }
 
 /// Ends the hints of a session when dropped.
-struct Registered {
+struct ListenerGuard {
     number: u64,
     channel: Channel,
-    shared: Arc<Shared>,
+    shared: Arc<HintsInner>,
 }
 
-impl Drop for Registered {
+impl Drop for ListenerGuard {
     fn drop(&mut self) {
         let mut listeners = self.shared.listeners();
         // The session may listen anew already.
@@ -175,7 +188,7 @@ impl Drop for Registered {
     }
 }
 
-impl Shared {
+impl HintsInner {
     fn listeners(&self) -> MutexGuard<'_, Listeners> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -222,18 +235,19 @@ impl Shared {
 
     /// Waits until no session listens, but not for longer than this.
     async fn pause(&self, pause: Duration) {
-        let deserted = async {
+        let unused = async {
             while !self.listeners().by_channel.is_empty() {
                 self.changed.notified().await;
             }
         };
-        let _ = timeout(pause, deserted).await;
+        let _ = timeout(pause, unused).await;
     }
 }
 
-/// The task's part in what it serves. Dropped with its runtime, it leaves the listeners to the next task.
+/// The task's part in what it serves. Dropped with its runtime, it leaves the listeners to the next
+/// task.
 struct Serving {
-    shared: Arc<Shared>,
+    shared: Arc<HintsInner>,
     over: bool,
 }
 
@@ -251,8 +265,9 @@ impl Drop for Serving {
     fn drop(&mut self) {
         if !self.over {
             self.shared.disconnected();
-            self.shared.listeners().served = false;
-            self.shared.deserted.store(true, Ordering::Relaxed);
+            let mut listeners = self.shared.listeners();
+            listeners.served = false;
+            self.shared.unserved.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -280,20 +295,23 @@ async fn serve(mut serving: Serving) {
 }
 
 /// Serves the listeners on one connection, until there are none or it breaks.
-async fn attend(shared: &Shared) -> RedisResult<()> {
+async fn attend(shared: &HintsInner) -> RedisResult<()> {
     let (subscriber, mut messages) = within(shared.server.connect()).await?;
     let reads = pin!(async {
         while let Some(message) = messages.next().await {
             shared.dispatch(&message);
         }
+    });
+    let breaks = pin!(async {
+        select(reads, pin!(shared.doubted.notified())).await;
         Err(io::Error::from(io::ErrorKind::BrokenPipe).into())
     });
     let subscribes = pin!(keep_subscribed(shared, &subscriber));
-    select(reads, subscribes).await.factor_first().0
+    select(breaks, subscribes).await.factor_first().0
 }
 
 /// What became of the last attempt to subscribe to a channel.
-struct Attempt {
+struct Subscription {
     /// The listener it was made for.
     listener: u64,
     subscribed: bool,
@@ -301,20 +319,21 @@ struct Attempt {
     again: Option<Instant>,
 }
 
-/// Subscribes to the channels of the listeners as they come and go, until there are none or the connection breaks.
-async fn keep_subscribed(shared: &Shared, subscriber: &Subscriber) -> RedisResult<()> {
-    let mut attempts: HashMap<Channel, Attempt> = HashMap::new();
+/// Subscribes to the channels of the listeners as they come and go, until there are none or the
+/// connection breaks.
+async fn keep_subscribed(shared: &HintsInner, subscriber: &Subscriber) -> RedisResult<()> {
+    let mut subscriptions: HashMap<Channel, Subscription> = HashMap::new();
     loop {
         let wanted = shared.channels();
         if wanted.is_empty() {
             return Ok(());
         }
-        let gone = attempts.extract_if(|channel, _| !wanted.contains_key(channel));
-        let gone: Vec<_> = gone.filter(|(_, attempt)| attempt.subscribed).collect();
+        let gone = subscriptions.extract_if(|channel, _| !wanted.contains_key(channel));
+        let gone: Vec<_> = gone.filter(|(_, subscription)| subscription.subscribed).collect();
         // Messages that come nevertheless find no listener.
         join_all(gone.iter().map(|(channel, _)| subscriber.unsubscribe(channel))).await;
 
-        let due = due(&attempts, &wanted, shared.server.is_sharded());
+        let due = due(&subscriptions, &wanted, shared.server.is_sharded());
         let replies = join_all(due.iter().map(|(channel, _)| subscriber.subscribe(channel))).await;
         for ((channel, listener), reply) in due.into_iter().zip(replies) {
             let subscribed = reply.is_ok();
@@ -330,30 +349,31 @@ async fn keep_subscribed(shared: &Shared, subscriber: &Subscriber) -> RedisResul
                 shared.unsubscribed(&channel)
             }
             let again = again.map(|pause| Instant::now() + pause);
-            attempts.insert(channel, Attempt { listener, subscribed, again });
+            subscriptions.insert(channel, Subscription { listener, subscribed, again });
         }
         let _ = timeout(HEARTBEAT, shared.changed.notified()).await;
     }
 }
 
-/// Returns the channels to subscribe to now. If there are none, it is one that is subscribed to already: its
-/// confirmation shows that the server is there. The shards of a cluster have to confirm each channel from time to time.
+/// Returns the channels to subscribe to now. If there are none, it is one that is subscribed to
+/// already: its confirmation shows that the server is there. The shards of a cluster have to
+/// confirm each channel from time to time.
 fn due(
-    attempts: &HashMap<Channel, Attempt>,
+    subscriptions: &HashMap<Channel, Subscription>,
     wanted: &HashMap<Channel, u64>,
     sharded: bool,
 ) -> Vec<(Channel, u64)> {
     let now = Instant::now();
     let is_due = |channel: &Channel, listener: u64| {
-        attempts.get(channel).is_none_or(|attempt| {
-            attempt.listener != listener || attempt.again.is_some_and(|again| again <= now)
+        subscriptions.get(channel).is_none_or(|subscription| {
+            subscription.listener != listener || subscription.again.is_some_and(|again| again <= now)
         })
     };
     let due = wanted.iter().filter(|(channel, listener)| is_due(channel, **listener));
     let mut due: Vec<_> = due.map(|(channel, listener)| (channel.clone(), *listener)).collect();
     if due.is_empty() && !sharded {
-        let subscribed = attempts.iter().find(|(_, attempt)| attempt.subscribed);
-        due.extend(subscribed.map(|(channel, attempt)| (channel.clone(), attempt.listener)));
+        let subscribed = subscriptions.iter().find(|(_, subscription)| subscription.subscribed);
+        due.extend(subscribed.map(|(channel, subscription)| (channel.clone(), subscription.listener)));
     }
     due
 }

@@ -1,4 +1,5 @@
-//! Keys and channels. All of a partition are in one slot of a cluster, and no name can be mistaken for another.
+//! Keys and channels. All of a partition are in one slot of a cluster, and no name can be mistaken
+//! for another.
 
 use std::fmt::Write;
 
@@ -24,7 +25,8 @@ pub(super) fn channel_prefix(prefix: &str, partition: &str) -> Vec<u8> {
     (begin(prefix, partition) + "wake:").into_bytes()
 }
 
-/// Returns the name of the bucket that `key` belongs to, if it is one of the partition whose keys begin with `begin`.
+/// Returns the name of the bucket that `key` belongs to, if it is one of the partition whose keys
+/// begin with `begin`.
 pub(super) fn name_in(key: &[u8], begin: &[u8]) -> Option<String> {
     let mut escaped = key.strip_prefix(begin)?.iter();
     let mut name = Vec::with_capacity(escaped.len());

@@ -19,7 +19,8 @@ const SOON: Duration = Duration::from_secs(20);
 
 const SLOTS: usize = 16_384;
 
-/// Of a cluster of two shards, the partition "a" is on the second one and the partition "b" on the first one.
+/// Of a cluster of two shards, the partition "a" is on the second one and the partition "b" on the
+/// first one.
 const ON_SECOND: &str = "a";
 const ON_FIRST: &str = "b";
 

@@ -8,7 +8,8 @@ use crate::store::{Bucket, StoreError};
 /// Well above what any of these tests should take to see a server again.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Sends batches, from sequence number `seq` on, until one is granted. Each is given up after a while.
+/// Sends batches, from sequence number `seq` on, until one is granted. Each is given up after a
+/// while.
 async fn recovers(store: &RedisStore, seq: u64, b: &[Bucket]) {
     let attempts = async {
         for seq in seq.. {
@@ -263,7 +264,8 @@ async fn connections_of_other_makes_are_replaced_too() {
     recovers_from_everything(&store, &mut server, &proxy).await;
 }
 
-/// A proxy before the server goes silent, the server is demoted while another one takes its place, and it is killed.
+/// A proxy before the server goes silent, the server is demoted while another one takes its place,
+/// and it is killed.
 async fn recovers_from_everything(store: &RedisStore, server: &mut RedisServer, proxy: &Proxy) {
     let b = [bucket("b", &sliding(1_000))];
     assert!(granted(store, 1, 1, &b, &[1]).await);
@@ -287,7 +289,8 @@ async fn recovers_from_everything(store: &RedisStore, server: &mut RedisServer, 
     assert!(granted(store, 1, 4, &b, &[1]).await, "it is there again");
 }
 
-/// What [`RedisStore::new`] says of redis-rs's `ConnectionManager`, and what it says to do about it.
+/// What [`RedisStore::new`] says of redis-rs's `ConnectionManager`, and what it says to do about
+/// it.
 #[cfg(feature = "redis-connection-manager")]
 mod connection_manager {
     use redis::aio::{ConnectionManager, ConnectionManagerConfig};

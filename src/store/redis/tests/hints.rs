@@ -1,4 +1,5 @@
-//! Hints between stores: they arrive, their connection comes and goes with those who listen, and it comes back.
+//! Hints between stores: they arrive, their connection comes and goes with those who listen, and it
+//! comes back.
 
 use std::{sync::Arc, time::Duration};
 
@@ -112,9 +113,9 @@ async fn a_connection_of_the_users_has_no_hints_unless_they_are_asked_for() {
     assert!(store.listen("test", 1, Hint::new(|_| {})).is_none());
     assert!(store.channel_prefix("test").is_empty(), "it publishes nothing either");
 
-    let store = store.hints_from(client.clone()).expect("a client");
+    let store = store.hints_from(client.clone());
     Session::subscribed(&store, 1).await;
-    let store = RedisStore::from_client(client).expect("a client");
+    let store = RedisStore::from_client(client);
     assert!(granted(&store, 1, 1, &[bucket("b", &sliding(10))], &[1]).await);
     Session::subscribed(&store, 1).await;
     assert_eq!(store.channel_prefix("test"), b"throttle:{test}:wake:");
@@ -199,6 +200,24 @@ async fn a_connection_that_went_silent_is_replaced() {
     assert_eq!(session.next().await, "");
     assert!(session.listening.works());
     assert!(proxy.accepted() > 1);
+}
+
+#[tokio::test]
+async fn after_a_failover_hints_come_from_where_the_address_leads() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    let store = RedisStore::lazy(&proxy.url()).expect("a URL");
+    let mut session = Session::subscribed(&store, 1).await;
+    let b = [bucket("b", &sliding(10))];
+    assert!(granted(&store, 1, 1, &b, &[1]).await);
+    let successor = RedisServer::start();
+    server.command::<()>(&["REPLICAOF", "127.0.0.1", "1"]);
+    proxy.lead_to(successor.port());
+    apply(&store, 1, 2, &b, &[reserve(&[1])]).await.expect_err("read only");
+    assert_eq!(session.next().await, "", "something may have been missed");
+    assert_eq!(publish(&successor, "throttle:{test}:wake:1", "throttle:{test}:b"), 1);
+    assert_eq!(session.next().await, "b");
+    assert_eq!(subscribers(&server), 0);
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! Servers behind TLS, with certificates of an authority that is made for each test. What ends TLS stands before the
-//! server, since not every build of one can.
+//! Servers behind TLS, with certificates of an authority that is made for each test. What ends TLS
+//! stands before the server, since not every build of one can.
 
 use std::{env, fs, path::Path, sync::Arc};
 
@@ -18,8 +18,8 @@ use tokio_rustls::{
 use super::{RedisServer, RedisStore, apply, bucket, granted, hints::Session, reserve, sliding};
 use crate::store::StoreError;
 
-/// Two tests below, and the variable that tells them that they are the process they have started: which authorities a
-/// process trusts it learns when it starts.
+/// Two tests below, and the variable that tells them that they are the process they have started:
+/// which authorities a process trusts it learns when it starts.
 const TRUSTED: &str = "store::redis::tests::tls::an_authority_that_the_machine_trusts_is_enough";
 const UNREADABLE: &str = "store::redis::tests::tls::a_file_of_authorities_that_cannot_be_read_is_named";
 const TRUSTED_URL: &str = "TOWER_THROTTLE_TEST_URL";
@@ -89,7 +89,7 @@ async fn forward(listener: TcpListener, acceptor: TlsAcceptor, port: u16) {
 }
 
 #[tokio::test]
-async fn a_certificate_that_nobody_trusts_is_no_outage() {
+async fn a_certificate_of_an_unknown_authority_is_no_outage() {
     let secured = Secured::start().await;
     let error = RedisStore::connect(&secured.url).await.expect_err("an unknown authority");
     assert!(matches!(error, StoreError::Rejected(_)), "{error}");
@@ -106,7 +106,7 @@ async fn an_authority_of_the_users_own_is_trusted_by_its_connection() {
     let connection = client.get_multiplexed_async_connection().await.expect("a connection");
     let b = [bucket("b", &sliding(10))];
     assert!(granted(&RedisStore::new(connection), 1, 1, &b, &[1]).await);
-    let store = RedisStore::from_client(client).expect("a client");
+    let store = RedisStore::from_client(client);
     assert!(granted(&store, 1, 2, &b, &[1]).await);
     Session::subscribed(&store, 1).await;
     assert_eq!(server.command::<u64>(&["EXISTS", "throttle:{test}:b"]), 0, "it is in another database");
