@@ -2,7 +2,7 @@
 //! same batch may be sent again, or a refusal. It knows codes and messages, neither connections nor
 //! the script.
 
-use std::{fmt, io, sync::Arc};
+use std::{borrow::Cow, env, fmt, io, sync::Arc};
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
@@ -114,7 +114,17 @@ fn wrapped_code(detail: &str) -> Option<&str> {
 }
 
 /// Returns what to do about an error, to be appended to its message.
-fn advice(error: &RedisError) -> &'static str {
+fn advice(error: &RedisError) -> Cow<'static, str> {
+    if error.to_string().contains("UnknownIssuer") {
+        return match env::var_os("SSL_CERT_FILE") {
+            Some(file) => format!("; SSL_CERT_FILE is {}", file.display()).into(),
+            None => "; name a file with the certificate of its authority in SSL_CERT_FILE".into(),
+        };
+    }
+    known_advice(error).into()
+}
+
+fn known_advice(error: &RedisError) -> &'static str {
     match error.kind() {
         ErrorKind::AuthenticationFailed => return "; check user and password of the URL",
         ErrorKind::InvalidClientConfig if error.to_string().contains("TLS") => {
@@ -125,9 +135,6 @@ fn advice(error: &RedisError) -> &'static str {
         }
         ErrorKind::Io if error.to_string().contains(" PEM ") => {
             return "; the file of SSL_CERT_FILE, or one in SSL_CERT_DIR, must be readable and hold certificates";
-        }
-        ErrorKind::Io if error.to_string().contains("UnknownIssuer") => {
-            return "; name a file with the certificate of its authority in SSL_CERT_FILE";
         }
         _ => {}
     }
@@ -148,7 +155,7 @@ struct ServerError {
     /// Where it is, if that is known here; never with a password.
     server: String,
     error: RedisError,
-    advice: &'static str,
+    advice: Cow<'static, str>,
 }
 
 impl fmt::Display for ServerError {

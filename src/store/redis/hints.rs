@@ -134,8 +134,10 @@ impl Hints {
         let number = listeners.next;
         listeners.next += 1;
         let listener = Listener { number, key_prefix: key_prefix.into(), hint, works: works.clone() };
-        listeners.by_channel.insert(channel.clone(), listener);
+        let replaced = listeners.by_channel.insert(channel.clone(), listener);
         drop(listeners);
+        // What a hint owns may itself listen, so it is dropped without the lock.
+        drop(replaced);
         self.0.changed.notify_one();
         self.serve();
         Listening::new(works, ListenerGuard { number, channel, shared: self.0.clone() })
@@ -181,8 +183,10 @@ impl Drop for ListenerGuard {
         let mut listeners = self.shared.listeners();
         // The session may listen anew already.
         if listeners.by_channel.get(&self.channel).is_some_and(|listener| listener.number == self.number) {
-            listeners.by_channel.remove(&self.channel);
+            let removed = listeners.by_channel.remove(&self.channel);
             drop(listeners);
+            // What a hint owns may itself listen, so it is dropped without the lock.
+            drop(removed);
             self.shared.changed.notify_one();
         }
     }

@@ -146,7 +146,9 @@ async fn a_file_of_authorities_that_cannot_be_read_is_named() {
         return;
     }
     let Secured { server, url, .. } = Secured::start().await;
-    for file in [server.directory().join("none.pem"), server.directory().to_owned()] {
+    let empty = server.directory().join("empty.pem");
+    fs::write(&empty, "no certificate").expect("a file");
+    for file in [server.directory().join("none.pem"), server.directory().to_owned(), empty] {
         run_again(UNREADABLE, &file, &url).await;
     }
 }
