@@ -6,7 +6,7 @@
 /// tests.
 macro_rules! commands {
     () => {
-        "EVALSHA, EVAL, TIME, HMGET, HGET, HGETALL, HSET, HDEL, PEXPIRE, ZADD, ZRANGEBYSCORE, ZREM, \
+        "EVALSHA, EVAL, TIME, HMGET, HGET, HKEYS, HSET, HDEL, PEXPIRE, ZADD, ZCARD, ZRANGEBYSCORE, ZREM, \
          PUBLISH, SUBSCRIBE, UNSUBSCRIBE"
     };
 }
@@ -33,6 +33,7 @@ use self::{
     error::{rejected, store_error, wrong_server},
     hints::Hints,
     script::ApplyScript,
+    wire::Unreadable,
 };
 use super::{Batch, BucketKey, Hint, Listening, Reply, Store, StoreError};
 use crate::engine::Answer;
@@ -62,11 +63,11 @@ use crate::engine::Answer;
 /// # Permissions
 #[doc = concat!("The server's user needs the commands ", commands!(), ".")]
 /// On a cluster `SPUBLISH`, `SSUBSCRIBE` and `SUNSUBSCRIBE` take the place of the last three. A URL
-/// with a database also needs `SELECT`. The user needs the keys below the prefix and, for hints, the
-/// channels:
+/// with a database also needs `SELECT`. The user needs the keys below the prefix and, for hints,
+/// the channels:
 ///
 /// ```text
-/// ACL SETUSER app on >password ~throttle:* &throttle:* +evalsha +eval ..
+/// ACL SETUSER app on >password ~throttle:* resetchannels &throttle:* +evalsha +eval ..
 /// ```
 ///
 /// A user that may not subscribe has no hints, which is no error.
@@ -237,7 +238,14 @@ impl RedisStore {
     /// must define a function `clock` that returns microseconds since the epoch.
     #[doc(hidden)]
     pub fn with_clock(self, line: &str) -> Self {
-        Self { script: Arc::new(ApplyScript::with_clock(line)), ..self }
+        Self { script: Arc::new(self.script.with_clock(line)), ..self }
+    }
+
+    /// For tests that see wake-ups: replaces the one line of the script that sends one `to` a
+    /// channel.
+    #[cfg(test)]
+    fn with_wakes(self, line: &str) -> Self {
+        Self { script: Arc::new(self.script.with_wakes(line)), ..self }
     }
 
     /// The two keys of a bucket: its state, and the index of what ends there when.
@@ -247,7 +255,7 @@ impl RedisStore {
         [state, due]
     }
 
-    async fn call(&self, keys: &[Vec<u8>], arguments: &[Vec<u8>]) -> Result<Answer, StoreError> {
+    async fn call(&self, keys: &[Vec<u8>], arguments: &[Vec<u8>], ops: usize) -> Result<Answer, StoreError> {
         let query = |cmd| self.connection.clone().query(cmd);
         let reply = match query(self.script.evalsha(keys, arguments)).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
@@ -262,10 +270,13 @@ impl RedisStore {
             store_error(error, self.connection.server())
         })?;
         let answer = match &reply {
-            Value::BulkString(bytes) => wire::decode(bytes, keys.len() / 2),
-            _ => None,
+            Value::BulkString(bytes) => wire::decode(bytes, keys.len() / 2, ops),
+            _ => Err(Unreadable::Foreign),
         };
-        answer.ok_or_else(|| rejected("the server's reply is none of the script's"))
+        answer.map_err(|unreadable| match unreadable {
+            Unreadable::Cut => StoreError::Unavailable("the server's reply was cut on its way".into()),
+            Unreadable::Foreign => rejected("the server's reply is none of the script's"),
+        })
     }
 
     /// What the channels of the sessions of a partition begin with, for the script to publish on;
@@ -292,10 +303,10 @@ impl Store for RedisStore {
         let partition = batch.buckets.first().map(|bucket| bucket.key.partition());
         let channel_prefix = partition.map(|partition| self.channel_prefix(partition)).unwrap_or_default();
         let arguments = wire::encode(batch, &channel_prefix, self.publishes_sharded());
-        let store = self.clone();
+        let (store, ops) = (self.clone(), batch.ops.len());
         Reply::Later(Box::pin(async move {
             let arguments = arguments.map_err(rejected)?;
-            store.call(&keys, &arguments).await
+            store.call(&keys, &arguments, ops).await
         }))
     }
 

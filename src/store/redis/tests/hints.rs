@@ -290,7 +290,7 @@ async fn wrong_credentials_mean_no_hints() {
 #[tokio::test]
 async fn user_password_and_database_of_the_url_are_used() {
     let server = RedisServer::start();
-    let rules = ["on", ">pass word", "~throttle:*", "&throttle:*", "-@all", "+subscribe", "+unsubscribe"];
+    let rules = ["on", ">pass word", "resetchannels", "&throttle:*", "-@all", "+subscribe", "+unsubscribe"];
     let line: Vec<_> = ["ACL", "SETUSER", "app"].iter().chain(&rules).copied().collect();
     server.command::<()>(&line);
     let url = format!("redis://app:pass%20word@127.0.0.1:{}/3", server.port());

@@ -42,7 +42,7 @@ impl Secured {
             "on",
             ">pass",
             "~throttle:*",
-            "&throttle:*",
+            "allchannels",
             "+@all",
         ]);
         let (acceptor, authority) = acceptor();
