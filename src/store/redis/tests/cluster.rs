@@ -8,7 +8,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{RedisServer, RedisStore, apply, bucket, granted, reserve, sliding};
+use super::{RedisServer, RedisStore, bucket, granted, hints::make_room, sliding};
 use crate::{
     engine::Rule,
     store::{Bucket, BucketKey, Hint, Listening, Store},
@@ -73,7 +73,7 @@ async fn hinted_store(servers: &[RedisServer]) -> RedisStore {
     store(servers).await.hints_from_cluster(hints).expect("URLs")
 }
 
-/// The session that the script wakes in these tests, as it listens to a partition.
+/// The session 7, as it listens to a partition.
 struct Session {
     listening: Listening,
     hints: UnboundedReceiver<String>,
@@ -188,7 +188,6 @@ async fn the_script_publishes_on_the_shard() {
     let store = hinted_store(&servers).await;
     let mut second = Session::listen(&store, ON_SECOND);
     assert_eq!(second.next().await, "");
-    let b = in_partition(ON_SECOND, "y", &sliding(10));
-    apply(&store, 1, 1, &b, &[reserve(&[1])]).await.expect("an answer");
+    make_room(&store, 7, &in_partition(ON_SECOND, "y", &sliding(10))).await;
     assert_eq!(second.next().await, "y");
 }

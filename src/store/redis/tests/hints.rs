@@ -9,8 +9,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{RedisServer, RedisStore, apply, bucket, granted, proxy::Proxy, reserve, sliding};
-use crate::store::{Hint, Listening, Store};
+use super::{RedisServer, RedisStore, apply, bucket, granted, proxy::Proxy, reserve, settle, sliding};
+use crate::{
+    engine::{Mode, Op, Outcome, Verdict},
+    store::{Bucket, Hint, Listening, Store},
+};
 
 /// Well above what any of these tests should take to see a server again.
 const SOON: Duration = Duration::from_secs(20);
@@ -99,9 +102,27 @@ async fn the_script_publishes_where_sessions_listen() {
     let server = RedisServer::start();
     let store = RedisStore::connect(&server.url()).await.expect("a server");
     let mut session = Session::subscribed(&store, 7).await;
-    let b = [bucket("a b", &sliding(10))];
-    assert!(granted(&RedisStore::lazy(&server.url()).expect("a URL"), 1, 1, &b, &[1]).await);
+    let other = RedisStore::lazy(&server.url()).expect("a URL");
+    make_room(&other, 7, &[bucket("a b", &sliding(10))]).await;
     assert_eq!(session.next().await, "a b");
+}
+
+/// Lets a session wait for a bucket of ten, and another one make room for it.
+pub(super) async fn make_room(store: &RedisStore, session: u64, b: &[Bucket]) {
+    let answer = apply(store, 1, 1, b, &[reserve(&[10])]).await.expect("an answer");
+    let Outcome::Applied { buckets, verdicts } = answer.outcome else { panic!("{answer:?}") };
+    assert!(matches!(verdicts[0], Verdict::Granted { .. }));
+
+    let mut waits = reserve(&[5]);
+    if let Op::Reserve(reserve) = &mut waits {
+        (reserve.mode, reserve.waiter) = (Mode::Wait, 1);
+    }
+    let ops = [waits, Op::Waiting { bucket: 0, lines: Box::default() }];
+    let answer = apply(store, session, 1, b, &ops).await.expect("an answer");
+    let Outcome::Applied { verdicts, .. } = answer.outcome else { panic!("{answer:?}") };
+    assert!(matches!(verdicts[0], Verdict::Refused(_)));
+
+    apply(store, 1, 2, b, &[settle(buckets[0].now, &[10], &[0])]).await.expect("an answer");
 }
 
 #[tokio::test]
