@@ -222,7 +222,10 @@ impl Limits {
         for (share, weight) in &self.weights {
             let place = || format!("weight of share `{share}`");
             if !(1..=MAX_WEIGHT).contains(weight) {
-                return Err(LimitsError::at(place(), format!("it is {weight}, and must be from 1 to {MAX_WEIGHT}")));
+                return Err(LimitsError::at(
+                    place(),
+                    format!("it is {weight}, and must be from 1 to {MAX_WEIGHT}"),
+                ));
             }
             if weights.insert(share.clone(), *weight).is_some() {
                 return Err(LimitsError::at(place(), "it is declared twice"));

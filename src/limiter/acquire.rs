@@ -78,7 +78,11 @@ impl Inner {
     }
 
     /// Grants or refuses a demand where that can be told at once.
-    pub(super) fn acquire_at_once(&self, demand: &Demand, mode: Mode) -> Poll<Result<Reservation, Throttled>> {
+    pub(super) fn acquire_at_once(
+        &self,
+        demand: &Demand,
+        mode: Mode,
+    ) -> Poll<Result<Reservation, Throttled>> {
         let result = self.grant_at_once(demand, mode);
         match &result {
             None => return Poll::Pending,
@@ -254,7 +258,8 @@ fn try_on(
     if target.session.is_closed() {
         return Some(Err(Throttled::Closed));
     }
-    if mode == Mode::Wait && target.session.is_occupied() && blocks(&target, demand, Terms { standing, flow }) {
+    if mode == Mode::Wait && target.session.is_occupied() && blocks(&target, demand, Terms { standing, flow })
+    {
         return None;
     }
     let (headroom, age) = (standing.headroom, micros(standing.head_start));

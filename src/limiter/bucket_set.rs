@@ -133,7 +133,9 @@ impl BucketSet {
     }
 
     /// Each bucket with its handle and its declaration.
-    pub(super) fn parts(&self) -> impl ExactSizeIterator<Item = (&Arc<BucketHandle>, &Arc<BucketSpec>, &Bucket)> {
+    pub(super) fn parts(
+        &self,
+    ) -> impl ExactSizeIterator<Item = (&Arc<BucketHandle>, &Arc<BucketSpec>, &Bucket)> {
         self.members.iter().zip(&self.buckets).map(|(member, bucket)| (&member.handle, &member.spec, bucket))
     }
 

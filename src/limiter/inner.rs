@@ -98,7 +98,9 @@ impl Inner {
         }
         let handles = self.registry_mut().replace(table.clone());
         // This may ask the user's resolver, so no lock is held.
-        let declared = |table: &Table| handles.iter().map(|handle| (handle.clone(), declared_now(handle, table))).collect();
+        let declared = |table: &Table| {
+            handles.iter().map(|handle| (handle.clone(), declared_now(handle, table))).collect()
+        };
         let declared = declared(&table);
         let sessions = self.registry_mut().declare_all(&table, declared);
         sessions.iter().for_each(|session| session.follow_limits());

@@ -20,6 +20,7 @@ mod tracked_stream;
 use std::{fmt, sync::Arc, task::Poll, time::Duration};
 
 pub(crate) use self::provider_feedback::Origin;
+use self::{bucket_set::GrantedAt, inner::Inner, registry::Names};
 pub use self::{
     builder::{LimiterBuilder, OnUnavailable, Retries},
     reservation::{Reservation, Settlement},
@@ -28,7 +29,6 @@ pub use self::{
     status::{QuotaStatus, Status},
     tracked_stream::Tracked,
 };
-use self::{bucket_set::GrantedAt, inner::Inner, registry::Names};
 use crate::{
     demand::Demand,
     engine::{MAX_AMOUNT, Micros, Mode, Op, Settle, Verdict},
@@ -155,7 +155,8 @@ impl Limiter {
         let names: Names = id.buckets.iter().map(|name| name.clone().into()).collect();
         let Some(target) = self.inner.find(&names)? else { return Ok(false) };
         let set = &target.set;
-        let used: Vec<_> = id.others.iter().map(|(index, usage)| (*index, usage.corrected(&actual))).collect();
+        let used: Vec<_> =
+            id.others.iter().map(|(index, usage)| (*index, usage.corrected(&actual))).collect();
         let at = GrantedAt::new(id.at.iter().copied());
         let settle = Op::Settle(Settle {
             on: set.all(),
@@ -219,7 +220,11 @@ impl Limiter {
     }
 
     /// Grants or refuses a demand where that can be told at once, without a future.
-    pub(crate) fn acquire_at_once(&self, demand: &Demand, mode: Mode) -> Poll<Result<Reservation, Throttled>> {
+    pub(crate) fn acquire_at_once(
+        &self,
+        demand: &Demand,
+        mode: Mode,
+    ) -> Poll<Result<Reservation, Throttled>> {
         self.inner.acquire_at_once(demand, mode)
     }
 

@@ -68,13 +68,8 @@ impl Origin {
         if let Some(reset) = left.reset.filter(|reset| left.amount == 0 && *reset > longest) {
             self.tell(spec, Some(meter), reset, lasts);
         }
-        let cap = Op::Cap {
-            bucket: 0,
-            quota: meter.rule.id,
-            left: left.amount,
-            at: self.at,
-            lasts: micros(lasts),
-        };
+        let cap =
+            Op::Cap { bucket: 0, quota: meter.rule.id, left: left.amount, at: self.at, lasts: micros(lasts) };
         (!lasts.is_zero()).then_some(cap)
     }
 

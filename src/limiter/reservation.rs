@@ -93,7 +93,12 @@ impl More {
     #[cold]
     fn make(demand: &Demand) -> Box<Self> {
         let others = demand.other_usages().into();
-        Box::new(Self { note: demand.left_note(), others, account: demand.account_index(), ..Self::default() })
+        Box::new(Self {
+            note: demand.left_note(),
+            others,
+            account: demand.account_index(),
+            ..Self::default()
+        })
     }
 }
 
@@ -248,7 +253,9 @@ impl Reservation {
     /// # Errors
     /// Those of the future: see [`Settling`].
     pub fn answered(&self) -> Settling {
-        let Some(target) = self.target.as_ref().filter(|_| self.ends_probe()) else { return Settling::done() };
+        let Some(target) = self.target.as_ref().filter(|_| self.ends_probe()) else {
+            return Settling::done();
+        };
         let handles = target.set.handles().enumerate();
         let answers = handles.map(|(index, handle)| {
             target.tell(handle.id(), Op::Answered { bucket: 0, at: self.at.of(index) })

@@ -3,21 +3,19 @@
 //! Each function is one call. Switching over means to replace its body; nothing else changes.
 #![allow(dead_code, unreachable_pub, reason = "each user takes what it needs")]
 
-use tower_throttle::{Demand, Feedback, Limits, Reservation, Settling, Status};
+use tower_throttle::{Demand, Limits, Reservation, Settling, Status};
 
 /// Whether the crate has flows. Results say so where it has not.
-pub const HAS_SHARES: bool = false;
+pub const HAS_SHARES: bool = true;
 
 /// The flow of a demand. Becomes `demand.share(flow)`.
 pub fn share(demand: Demand, flow: &str) -> Demand {
-    let _ = flow;
-    demand
+    demand.share(flow.to_owned())
 }
 
 /// The weight of a flow. Becomes `limits.weight(flow, weight)`.
 pub fn weight(limits: Limits, flow: &str, weight: u32) -> Limits {
-    let _ = (flow, weight);
-    limits
+    limits.weight(flow, weight)
 }
 
 /// How many demands wait for a bucket in the whole fleet. Today it counts one process.
@@ -27,7 +25,7 @@ pub fn waiting(status: &Status) -> usize {
 
 /// Says that the response of a call was no refusal, before its stream ends.
 pub fn answered_well(reservation: &Reservation) -> Settling {
-    reservation.feedback(&Feedback::new())
+    reservation.answered()
 }
 
 /// The key that [`CLOCK_AHEAD`] reads: microseconds.

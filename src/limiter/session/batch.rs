@@ -10,11 +10,11 @@ use super::waiter::Waiter;
 use crate::{
     engine::{Costs, Micros, Mode, On, Op, Seen, Verdict},
     error::Throttled,
-    limits::BucketSpec,
     limiter::{
         bucket_handle::BucketHandle,
         bucket_set::{BucketSet, GrantedAt},
     },
+    limits::BucketSpec,
     store::Bucket,
 };
 

@@ -4,11 +4,7 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use tokio::{
-    runtime::Handle,
-    task::yield_now,
-    time::timeout_at,
-};
+use tokio::{runtime::Handle, task::yield_now, time::timeout_at};
 
 use super::{Session, batch::Batch, state::Turn, transmit::transmit};
 use crate::store::StoreError;

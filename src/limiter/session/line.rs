@@ -148,7 +148,8 @@ impl Line {
 
     /// Takes note of what the store said of the flow of a waiter that was refused, if it is the first of its group.
     pub(super) fn flow_told(&mut self, rank: Rank, ask: &Ask, (tag, part): (f64, f64), cost: u64) {
-        let is_first = |group: &Group| group.is_of(ask) && group.first().is_some_and(|(first, _)| first == rank);
+        let is_first =
+            |group: &Group| group.is_of(ask) && group.first().is_some_and(|(first, _)| first == rank);
         if self.groups.iter().any(is_first) {
             for group in self.groups.iter_mut().filter(|group| group.has_flow_of(ask)) {
                 group.tag = Some(tag);
@@ -194,7 +195,11 @@ impl Line {
                 .groups
                 .iter()
                 .filter(|group| group.headroom <= headroom)
-                .map(|group| Cursor { group, ahead: group.waiters.iter().peekable(), tag: group.tag.unwrap_or(0.0) })
+                .map(|group| Cursor {
+                    group,
+                    ahead: group.waiters.iter().peekable(),
+                    tag: group.tag.unwrap_or(0.0),
+                })
                 .collect(),
         }
     }
@@ -277,11 +282,11 @@ impl Iterator for Order<'_> {
         for (index, cursor) in self.cursors.iter_mut().enumerate() {
             let Some(&(&rank, _)) = cursor.ahead.peek() else { continue };
             let Group { flow, space, headroom, .. } = cursor.group;
-            let goes_before = |(other, tag, first): (&Group, f64, Rank)| {
-                match other.takes_turns_with(flow.id, *space, *headroom) {
-                    true => (cursor.tag, rank) < (tag, first),
-                    false => rank < first,
-                }
+            let goes_before = |(other, tag, first): (&Group, f64, Rank)| match other
+                .takes_turns_with(flow.id, *space, *headroom)
+            {
+                true => (cursor.tag, rank) < (tag, first),
+                false => rank < first,
             };
             if next.is_none_or(|(_, group, tag, first)| goes_before((group, tag, first))) {
                 next = Some((index, cursor.group, cursor.tag, rank));

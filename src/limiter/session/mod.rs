@@ -34,10 +34,6 @@ use tokio::{
     time::Instant,
 };
 
-pub(super) use self::{
-    outbox::Outgoing,
-    waiter::{Ask, Grant, Outcome},
-};
 use self::{
     batch::Batch,
     health::Health,
@@ -47,6 +43,10 @@ use self::{
     wait_queue::{Hints, Told},
     waiter::Rank,
     wakeups::Wakeups,
+};
+pub(super) use self::{
+    outbox::Outgoing,
+    waiter::{Ask, Grant, Outcome},
 };
 use super::{
     bucket_set::{BucketSet, GrantedAt},
@@ -174,7 +174,9 @@ impl Session {
         set: &Arc<BucketSet>,
         reserve: Reserve,
     ) -> Option<Result<(GrantedAt, bool), Result<Box<Refused>, Throttled>>> {
-        if !self.context.in_process() || self.occupied.load(Ordering::Acquire) && !self.lock().state.is_registered() {
+        if !self.context.in_process()
+            || self.occupied.load(Ordering::Acquire) && !self.lock().state.is_registered()
+        {
             return None;
         }
         Some(match self.apply_directly(set, &Op::Reserve(reserve)) {
@@ -200,7 +202,11 @@ impl Session {
     }
 
     /// Applies one operation on all buckets of a set to a store in this process.
-    fn apply_directly(&self, set: &Arc<BucketSet>, op: &Op) -> Result<(Verdict, SmallVec<[Seen; 1]>), Throttled> {
+    fn apply_directly(
+        &self,
+        set: &Arc<BucketSet>,
+        op: &Op,
+    ) -> Result<(Verdict, SmallVec<[Seen; 1]>), Throttled> {
         let (mut refreshed, mut set) = (None, set);
         for _ in 0..=MAX_CHARTS {
             let (id, lease) = (self.id.load(Ordering::Relaxed), self.context.lease());
@@ -416,9 +422,9 @@ impl Session {
         if !self.is_occupied() {
             return Hints::None;
         }
-        let works = self.wakeups.work(|hint| {
-            self.context.store().listen(&self.partition, self.id.load(Ordering::Relaxed), hint)
-        });
+        let works = self
+            .wakeups
+            .work(|hint| self.context.store().listen(&self.partition, self.id.load(Ordering::Relaxed), hint));
         match (works, self.context.in_process()) {
             (false, _) => Hints::None,
             (true, true) => Hints::Reliable,

@@ -73,7 +73,11 @@ impl Effects {
         self.told.extend(refused);
     }
 
-    fn report(&mut self, reports: impl IntoIterator<Item = Report>, result: impl Fn() -> Result<Verdict, Throttled>) {
+    fn report(
+        &mut self,
+        reports: impl IntoIterator<Item = Report>,
+        result: impl Fn() -> Result<Verdict, Throttled>,
+    ) {
         self.reports.extend(reports.into_iter().map(|report| (report, result())));
     }
 }
@@ -260,7 +264,8 @@ impl State {
         {
             return Turn::Send(batch);
         }
-        let lingers = (!self.in_process).then(|| self.active.saturating_add(self.linger)).filter(|until| *until > now);
+        let lingers =
+            (!self.in_process).then(|| self.active.saturating_add(self.linger)).filter(|until| *until > now);
         match self.due() {
             Some(due) => Turn::Sleep(Some(due)),
             None if self.is_occupied() => Turn::Sleep(None),
@@ -372,8 +377,10 @@ impl State {
         let mut effects = Effects::default();
         (self.sending, self.active, self.doubt) = (false, now, None);
         let jobs = batch.take_jobs();
-        let told: SmallVec<[u64; 4]> =
-            jobs.iter().filter_map(|job| if let Job::Heads(bucket) = job { Some(*bucket) } else { None }).collect();
+        let told: SmallVec<[u64; 4]> = jobs
+            .iter()
+            .filter_map(|job| if let Job::Heads(bucket) = job { Some(*bucket) } else { None })
+            .collect();
         for (index, (job, verdict)) in jobs.into_iter().zip(verdicts).enumerate() {
             match (job, verdict) {
                 (Job::Demand(waiter), Verdict::Refused(refused)) => {

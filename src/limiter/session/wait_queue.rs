@@ -341,7 +341,9 @@ impl WaitQueue {
 
     /// Notes when a line is to be looked at by itself, given its fronts, and forgets it if nothing is left of it.
     fn reschedule(&mut self, id: LineId) {
-        let Some(line) = self.buckets.get_mut(&id.bucket).and_then(|bucket| bucket.line(id.rule)) else { return };
+        let Some(line) = self.buckets.get_mut(&id.bucket).and_then(|bucket| bucket.line(id.rule)) else {
+            return;
+        };
         let fronts = line.fronts();
         let due = due_of(fronts.iter().filter_map(|rank| self.waiting.get(rank).map(AsRef::as_ref)));
         set_due(&mut self.due, id, line, due);
@@ -469,14 +471,17 @@ impl WaitQueue {
         if picked.all.contains(&rank) {
             return true;
         }
-        let Some(waiter) = self.waiting.get(&rank).filter(|_| picked.all.len() < LONGEST_LOOK) else { return false };
+        let Some(waiter) = self.waiting.get(&rank).filter(|_| picked.all.len() < LONGEST_LOOK) else {
+            return false;
+        };
         picked.all.insert(rank);
         let are_before_it = waiter.lines().iter().all(|id| {
             let line = self.find(*id);
             let mut before = line.into_iter().flat_map(|line| line.in_order(waiter.ask().headroom()));
-            before.by_ref().take_while(|before| *before != rank).all(|before| {
-                self.pick_with_those_before(before, picked, has_room)
-            })
+            before
+                .by_ref()
+                .take_while(|before| *before != rank)
+                .all(|before| self.pick_with_those_before(before, picked, has_room))
         });
         let is_picked = are_before_it && has_room(waiter.ask().set());
         if is_picked {
@@ -525,7 +530,13 @@ impl WaitQueue {
 
     /// What a batch has to say of a bucket: who waits for it and is not in the batch. Nothing, if no demand waits for it
     /// as far as the session and the store know. `rules` are those of the bucket in the batch.
-    pub(super) fn heads(&mut self, bucket: u64, index: u16, rules: &[engine::Rule], now: Micros) -> Option<Op> {
+    pub(super) fn heads(
+        &mut self,
+        bucket: u64,
+        index: u16,
+        rules: &[engine::Rule],
+        now: Micros,
+    ) -> Option<Op> {
         let waited_for = self.buckets.get_mut(&bucket)?;
         if std::mem::take(&mut waited_for.changed) {
             self.changed.retain(|id| *id != bucket);
@@ -759,7 +770,8 @@ impl WaitQueue {
                 continue;
             }
             let set = waiter.ask().set();
-            let lines: SmallVec<_> = waiter.lines().iter().copied().filter(|id| by(set, *id).is_some()).collect();
+            let lines: SmallVec<_> =
+                waiter.lines().iter().copied().filter(|id| by(set, *id).is_some()).collect();
             waiter.look_again(Again::Now);
             match lines.is_empty() {
                 true => self.newcomers.push_back(waiter),
@@ -790,7 +802,10 @@ impl WaitQueue {
 pub(super) enum Told {
     Outcome(OutcomeSender, Outcome),
     /// A demand on this set has to wait, which was not known.
-    HasToWait { set: Arc<BucketSet>, position: usize },
+    HasToWait {
+        set: Arc<BucketSet>,
+        position: usize,
+    },
 }
 
 /// Those picked for a batch, in order, and with them those whose predecessors are being picked.

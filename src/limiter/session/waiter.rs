@@ -8,8 +8,8 @@ use tokio::sync::oneshot;
 use crate::{
     engine::{Costs, Flow, Micros, Mode, On, Reserve, Violation},
     error::{Refusal, Throttled},
-    limits::Standing,
     limiter::bucket_set::{BucketSet, GrantedAt, Outdated},
+    limits::Standing,
     usage::Usage,
 };
 

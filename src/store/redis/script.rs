@@ -37,6 +37,7 @@ const RARE: &str = "\n-- RARE ";
 
 /// End the lines that read the clock and that send a wake-up.
 const TIME: &str = "-- TIME";
+#[cfg(test)]
 const PUBLISH: &str = "-- PUBLISH";
 
 /// The script and its digest.

@@ -324,7 +324,16 @@ fn decode_violation(reply: &mut Reader<'_>) -> Option<Violation> {
     let available = reply.integer()?;
     let (wait, at_best, asked) = (reply.some_amount()?, reply.amount()?, reply.some_amount()?);
     let holds = reply.amount()? == 1;
-    Some(Violation { by, available, wait, at_best, asked, holds, rank: reply.amount()?, before: reply.amount()? })
+    Some(Violation {
+        by,
+        available,
+        wait,
+        at_best,
+        asked,
+        holds,
+        rank: reply.amount()?,
+        before: reply.amount()?,
+    })
 }
 
 fn decode_status(reply: &mut Reader<'_>) -> Option<BucketLevel> {
@@ -391,17 +400,32 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_back() {
-        let refused = [6.0, 2.0, -1.0, -7.0, -1.0, 3.0, -1.0, 1.0, 0.0, 0.0, 4.0, 0.0, 5.0, 5.0, 6.0, 0.0, 2.0, 3.0];
+        let refused =
+            [6.0, 2.0, -1.0, -7.0, -1.0, 3.0, -1.0, 1.0, 0.0, 0.0, 4.0, 0.0, 5.0, 5.0, 6.0, 0.0, 2.0, 3.0];
         let numbers =
             [&[9.0, 0.0, 8.0, 7.0, 1.0, 2.0, 1.0, 2.0][..], &refused, &[0.5, 0.25, 7.0, 0.0, 8.0, 9.0, 3.0]];
         let reply = reply(&numbers.concat());
         let (by, rank) = (RefusedBy::Pause(0), 0);
         let paused = Violation {
-            by, available: -7, wait: None, at_best: 3, asked: None, holds: true, rank, before: 0,
+            by,
+            available: -7,
+            wait: None,
+            at_best: 3,
+            asked: None,
+            holds: true,
+            rank,
+            before: 0,
         };
         let by = RefusedBy::Rule(4);
         let short = Violation {
-            by, available: 0, wait: Some(5), at_best: 5, asked: Some(6), holds: false, rank: 2, before: 3,
+            by,
+            available: 0,
+            wait: Some(5),
+            at_best: 5,
+            asked: Some(6),
+            holds: false,
+            rank: 2,
+            before: 3,
         };
         let refused = Refused { violations: [paused, short].into_iter().collect(), tag: 0.5, part: 0.25 };
         let status = BucketLevel { paused_until: 8, asked_until: 9, waiting: 3, ..BucketLevel::default() };

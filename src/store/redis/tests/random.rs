@@ -4,8 +4,8 @@ use fastrand::Rng;
 
 use super::rules::{limit, rechart, rule, token_bucket};
 use crate::engine::{
-    Answer, Costs, Flow, Line, MAX_AMOUNT, Micros, Mode, On, Op, Outcome, Reserve, Rule, Settle, Times, Verdict,
-    Window,
+    Answer, Costs, Flow, Line, MAX_AMOUNT, Micros, Mode, On, Op, Outcome, Reserve, Rule, Settle, Times,
+    Verdict, Window,
 };
 
 pub(super) const SECOND: Micros = 1_000_000;
@@ -115,8 +115,10 @@ impl World {
         if session.id != sent.session {
             return;
         }
-        let world = |on: &On| -> On { on.iter().map(|&bucket| sent.buckets[usize::from(bucket)] as u16).collect() };
-        let times = |on: &On| -> Times { on.iter().map(|&bucket| buckets[usize::from(bucket)].now).collect() };
+        let world =
+            |on: &On| -> On { on.iter().map(|&bucket| sent.buckets[usize::from(bucket)] as u16).collect() };
+        let times =
+            |on: &On| -> Times { on.iter().map(|&bucket| buckets[usize::from(bucket)].now).collect() };
         for (op, verdict) in sent.ops.iter().zip(verdicts) {
             match (op, verdict) {
                 (Op::Reserve(reserve), Verdict::Granted { .. }) => {
@@ -264,9 +266,13 @@ impl World {
     fn settle(&mut self, by: usize, buckets: &[usize], on: On, limits: Vec<u64>) -> Settle {
         let (claim, reservation) = match self.rng.u8(..10) {
             0 => match self.claims.iter().rev().find(|(_, r)| places(buckets, &r.on).is_some()) {
-                Some((claim, reservation)) => {
-                    (Some(*claim), Reservation { on: places(buckets, &reservation.on).expect("they are"), ..reservation.clone() })
-                }
+                Some((claim, reservation)) => (
+                    Some(*claim),
+                    Reservation {
+                        on: places(buckets, &reservation.on).expect("they are"),
+                        ..reservation.clone()
+                    },
+                ),
                 None => (Some(self.rng.u64(1..100)), self.invented(&on, &limits)),
             },
             1 => (None, self.invented(&on, &limits)),
@@ -368,7 +374,9 @@ impl World {
             0 => Op::Pause { bucket, lasts: 0 },
             1 => Op::Pause { bucket, lasts },
             2 | 3 => Op::Refused { bucket, quota: None, at, asked, lasts, longest: 60 * SECOND },
-            4 | 5 => Op::Refused { bucket, quota: Some(quota), at, asked, lasts, longest: rng.u64(..60 * SECOND) },
+            4 | 5 => {
+                Op::Refused { bucket, quota: Some(quota), at, asked, lasts, longest: rng.u64(..60 * SECOND) }
+            }
             6..9 => Op::Answered { bucket, at },
             _ => {
                 let left = match rng.u8(..6) {
