@@ -80,7 +80,8 @@ use crate::engine::Answer;
 /// # async fn example() -> Result<(), tower_throttle::store::StoreError> {
 /// use tower_throttle::store::RedisStore;
 ///
-/// let store = RedisStore::connect("redis://user:password@localhost:6379/0").await?.prefix("myapp");
+/// let store = RedisStore::connect("redis://user:password@localhost:6379/0").await?;
+/// let store = store.prefix("myapp");
 /// # Ok(())
 /// # }
 /// ```
@@ -167,11 +168,11 @@ impl RedisStore {
 
     /// Uses a connection of your own, which decides what happens when it breaks.
     ///
-    /// | connection | recovers |
-    /// |---|---|
-    /// | [`MultiplexedConnection`] | never |
-    /// | `ConnectionManager` (feature `redis-connection-manager`) | after the server closed it, with a backoff of its own; not from a silent connection or a server that became a replica |
-    /// | `ClusterConnection` (feature `redis-cluster`) | from most errors |
+    /// * A [`MultiplexedConnection`] never recovers.
+    /// * A `ConnectionManager` (feature `redis-connection-manager`) recovers after the server closed
+    ///   it, with a backoff of its own. It stays with a silent connection, and with a server that
+    ///   became a replica.
+    /// * A `ClusterConnection` (feature `redis-cluster`) recovers from most errors.
     ///
     /// [`connect`](Self::connect), [`from_client`](Self::from_client) and
     /// [`connect_with`](Self::connect_with) recover from all of these, also with connections of
@@ -210,7 +211,8 @@ impl RedisStore {
     /// use redis::cluster::ClusterClientBuilder;
     /// use tower_throttle::store::RedisStore;
     ///
-    /// let cluster = || ClusterClientBuilder::new(["redis://localhost:7000", "redis://localhost:7001"]);
+    /// let nodes = ["redis://localhost:7000", "redis://localhost:7001"];
+    /// let cluster = || ClusterClientBuilder::new(nodes);
     /// let connection = cluster().build()?.get_async_connection().await?;
     /// let store = RedisStore::new(connection).hints_from_cluster(cluster())?;
     /// # Ok(())

@@ -1,5 +1,5 @@
-//! Hints between stores: they arrive, their connection comes and goes with those who listen, and it
-//! comes back.
+//! Hints between stores: they arrive, and their connection exists while a session listens and comes
+//! back after an outage.
 
 use std::{sync::Arc, time::Duration};
 
