@@ -66,8 +66,8 @@ async fn introduce(
     if settings.db() != 0 {
         redis::cmd("SELECT").arg(settings.db()).exec_async(connection).await?;
     }
-    // Whether it answers at all, and without a password. A user who may not ping is one all the
-    // same.
+    // The reply shows that the server is ready, and that no password is missing. A user without
+    // the permission to ping gets here as well.
     match redis::cmd("PING").exec_async(connection).await {
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => Ok(()),
         result => result,

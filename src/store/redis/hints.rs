@@ -33,7 +33,7 @@ use tokio::{
 use super::{
     client::{prepare_tls, with_settings},
     error::is_outage,
-    keys,
+    keys::PartitionKeys,
 };
 use crate::store::{Hint, Listening};
 
@@ -88,8 +88,8 @@ type Channel = Arc<[u8]>;
 /// A session that listens.
 struct Listener {
     number: u64,
-    /// What the keys of its buckets begin with.
-    key_prefix: Arc<[u8]>,
+    /// Those of its buckets.
+    keys: Arc<PartitionKeys>,
     hint: Hint,
     works: Arc<AtomicBool>,
 }
@@ -125,15 +125,17 @@ impl Hints {
         self.0.server.is_sharded()
     }
 
-    /// Calls `hint` with the name of a bucket for each message on `channel`, which is the bucket's
-    /// key.
-    pub(super) fn listen(&self, channel: Vec<u8>, key_prefix: Vec<u8>, hint: Hint) -> Listening {
+    /// Calls `hint` with the name of a bucket for each message on the session's channel, which is
+    /// the bucket's key.
+    pub(super) fn listen(&self, keys: PartitionKeys, session: u64, hint: Hint) -> Listening {
         let works = Arc::new(AtomicBool::new(false));
+        let mut channel = keys.channel_prefix();
+        channel.extend(session.to_string().into_bytes());
         let channel: Channel = channel.into();
         let mut listeners = self.0.listeners();
         let number = listeners.next;
         listeners.next += 1;
-        let listener = Listener { number, key_prefix: key_prefix.into(), hint, works: works.clone() };
+        let listener = Listener { number, keys: Arc::new(keys), hint, works: works.clone() };
         let replaced = listeners.by_channel.insert(channel.clone(), listener);
         drop(listeners);
         // What a hint owns may itself listen, so it is dropped without the lock.
@@ -206,9 +208,9 @@ impl HintsInner {
     fn dispatch(&self, message: &Msg) {
         let listeners = self.listeners();
         let Some(listener) = listeners.by_channel.get(message.get_channel_name().as_bytes()) else { return };
-        let (hint, key_prefix) = (listener.hint.clone(), listener.key_prefix.clone());
+        let (hint, keys) = (listener.hint.clone(), listener.keys.clone());
         drop(listeners);
-        hint.call(&keys::name_in(message.get_payload_bytes(), &key_prefix).unwrap_or_default());
+        hint.call(&keys.name_in(message.get_payload_bytes()).unwrap_or_default());
     }
 
     /// The channel is subscribed to.

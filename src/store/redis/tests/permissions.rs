@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::{RedisServer, RedisStore, apply, bucket, granted, hints::Session, reserve, sliding};
 use crate::store::StoreError;
 
-/// A server with the user "app" who may do what the documentation lists, and its URL.
+/// A server with a user "app" that has the permissions of the documentation, and its URL.
 fn server_with(rules: &[&str]) -> (RedisServer, String) {
     let server = RedisServer::start();
     let commands: Vec<_> = commands!().split(", ").map(|command| format!("+{command}")).collect();
