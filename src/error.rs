@@ -4,9 +4,6 @@ use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use crate::{limits::LimitsError, store::StoreError};
 
-/// Any error.
-pub type BoxError = Box<dyn Error + Send + Sync>;
-
 /// Why a demand was not granted. What to do about it differs by variant, so each says what it is about.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

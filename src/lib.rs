@@ -29,7 +29,8 @@
 //! ```
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod body;
+mod box_error;
+mod bucket;
 mod calendar;
 mod demand;
 pub mod engine;
@@ -38,34 +39,26 @@ mod extract;
 mod feedback;
 #[cfg(feature = "file")]
 pub mod file;
-mod future;
 pub mod inspect;
 mod layer;
 mod limiter;
 mod limits;
 #[cfg(feature = "llm")]
 pub mod llm;
-#[cfg(feature = "reqwest-middleware")]
-mod middleware;
 mod observe;
 mod quota;
-#[cfg(feature = "reqwest")]
-mod reqwest_response;
-mod respond;
 #[cfg(feature = "routes")]
 mod routes;
-mod service;
 pub mod store;
 mod usage;
 
-pub use body::MeteredBody;
+pub use box_error::BoxError;
 pub use demand::Demand;
-pub use error::{BadDemand, BoxError, Refusal, Shortage, Throttled};
+pub use error::{BadDemand, Refusal, Shortage, Throttled};
 pub use extract::Extractor;
 pub use feedback::{Feedback, Named};
-pub use future::ResponseFuture;
 pub use inspect::Inspector;
-pub use layer::ThrottleLayer;
+pub use layer::{MeteredBody, Respond, RespondFuture, RespondLayer, ResponseFuture, Throttle, ThrottleLayer};
 pub use limiter::{
     Limiter, LimiterBuilder, OnUnavailable, QuotaStatus, Reservation, ReservationId, Retries, Settlement,
     Settling, Status, Tracked,
@@ -73,10 +66,8 @@ pub use limiter::{
 pub use limits::{Limits, LimitsError, Undeclared};
 pub use observe::{Event, Observer};
 pub use quota::{ChargeAt, Quota};
-pub use respond::{Respond, RespondFuture, RespondLayer};
 #[cfg(feature = "routes")]
 pub use routes::{Route, RouteError, Routes, RoutesBuilder, RoutesError};
-pub use service::Throttle;
 pub use store::{MemoryStore, Store};
 pub use usage::Usage;
 

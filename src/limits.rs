@@ -7,7 +7,7 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 use wildmatch::WildMatch;
 
 pub(crate) use self::table::{BucketSpec, Resolved, Standing, Table, Unresolved};
-use crate::{engine::HEADROOM_PARTS, quota::Quota, store::BucketKey};
+use crate::{bucket::BucketKey, engine::HEADROOM_PARTS, quota::Quota};
 
 /// Of buckets for which no partition is named.
 pub(crate) const DEFAULT_PARTITION: &str = "default";

@@ -2,37 +2,14 @@
 
 use http::{HeaderMap, response::Parts};
 
-use super::Inspector;
+use super::{
+    Inspector,
+    body_observer::{BodyEnd, BodyObserver},
+};
 use crate::{
-    body::MeteredBody,
+    layer::body::MeteredBody,
     limiter::{Reservation, Settlement},
 };
-
-/// How a body ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum BodyEnd {
-    /// All of it was seen.
-    Complete,
-    /// With an error.
-    Failed,
-    /// Its reader dropped it.
-    Dropped,
-}
-
-/// Follows one body while it passes, unchanged and undelayed.
-pub trait BodyObserver: Send + Sync {
-    /// A piece of the body, cut anywhere.
-    fn data(&mut self, piece: &[u8]);
-
-    /// The trailers.
-    fn trailers(&mut self, trailers: &HeaderMap) {
-        let _ = trailers;
-    }
-
-    /// The body has ended: what to charge. Called once.
-    fn end(&mut self, end: BodyEnd) -> Settlement;
-}
 
 /// Follows the body of every response, with an observer made from its head.
 pub fn body<F, O>(observer: F) -> BodyInspector<F>

@@ -6,6 +6,7 @@
 //! [`on_failure`] does so with errors.
 
 mod body;
+pub(crate) mod body_observer;
 mod failure;
 mod status;
 
@@ -14,7 +15,8 @@ use std::error::Error;
 #[cfg(feature = "llm")]
 pub(crate) use self::status::never_connected;
 pub use self::{
-    body::{BodyEnd, BodyInspector, BodyObserver, Carrier, Collect, body, bytes},
+    body::{BodyInspector, Carrier, Collect, body, bytes},
+    body_observer::{BodyEnd, BodyObserver},
     failure::{OnFailure, on_failure},
     status::{ByStatus, HasStatus, by_status},
 };

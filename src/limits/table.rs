@@ -6,9 +6,9 @@ use wildmatch::WildMatch;
 
 use super::{LimitsError, Resolver, Undeclared};
 use crate::{
+    bucket::BucketKey,
     engine::{Micros, Rule, Window},
     quota::{Meter, Quota},
-    store::BucketKey,
     usage::Usage,
 };
 

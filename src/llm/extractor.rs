@@ -9,7 +9,7 @@ use http::{
 };
 
 use super::{request::BadRequest, rules::Rules, stream_options::asking_for_usage};
-use crate::{demand::Demand, error::BoxError, extract::Extractor};
+use crate::{demand::Demand, box_error::BoxError, extract::Extractor};
 
 /// An [`Extractor`] that reads what a request asks for by a provider's [`Rules`]: see [`Rules::extractor`].
 ///

@@ -21,7 +21,7 @@ use self::{
     route::Rule,
     target::{Target, canonical},
 };
-use crate::{demand::Demand, error::BoxError, extract::Extractor};
+use crate::{demand::Demand, box_error::BoxError, extract::Extractor};
 
 /// Reads a demand from a request's host, method and path. One client may so call several providers.
 ///

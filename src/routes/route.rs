@@ -9,7 +9,7 @@ use super::{
     Names, RouteError,
     pattern::{Piece, pieces},
 };
-use crate::{demand::Demand, error::BoxError, extract::Extractor, usage::Usage};
+use crate::{demand::Demand, box_error::BoxError, extract::Extractor, usage::Usage};
 
 /// The longest value of a parameter in a bucket's name, in bytes.
 const MAX_VALUE: usize = 256;

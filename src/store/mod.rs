@@ -5,19 +5,15 @@ mod memory;
 #[cfg(feature = "redis")]
 mod redis;
 
-use std::{
-    fmt,
-    hash::{Hash, Hasher},
-    pin::Pin,
-    sync::Arc,
-};
+use std::{fmt, pin::Pin, sync::Arc};
 
 pub use self::memory::{LocalBucket, MemoryStore};
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
+pub use crate::bucket::BucketKey;
 use crate::{
+    box_error::BoxError,
     engine::{Answer, Micros, Op, Rule},
-    error::BoxError,
 };
 
 /// Applies batches of operations to buckets: atomically, each batch once, on the store's own clock.
@@ -98,39 +94,6 @@ impl Bucket {
     /// The bucket found by `key`, obeying `rules`.
     pub fn new(key: Arc<BucketKey>, rules: Arc<[Rule]>) -> Self {
         Self { key, rules }
-    }
-}
-
-/// What the state of a bucket is found by. The hash is computed once.
-#[derive(Debug, PartialEq, Eq)]
-pub struct BucketKey {
-    hash: u64,
-    partition: Box<str>,
-    name: Box<str>,
-}
-
-impl BucketKey {
-    /// The key of the bucket `name` in `partition`.
-    pub fn new(partition: &str, name: &str) -> Self {
-        let mut hasher = std::hash::DefaultHasher::new();
-        (partition, name).hash(&mut hasher);
-        Self { hash: hasher.finish(), partition: partition.into(), name: name.into() }
-    }
-
-    /// Buckets of one partition may be part of one batch.
-    pub fn partition(&self) -> &str {
-        &self.partition
-    }
-
-    /// The name, unique in its partition.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-}
-
-impl Hash for BucketKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
     }
 }
 

@@ -12,13 +12,11 @@ use reqwest::{Request, Response};
 use reqwest_middleware::{Error, Middleware, Next, Result};
 use tower_service::Service;
 
-use crate::{
-    error::BoxError,
-    extract::Extractor,
+use super::{
+    ThrottleLayer,
     future::{Attempt, Failure},
-    inspect::Inspector,
-    layer::ThrottleLayer,
 };
+use crate::{box_error::BoxError, extract::Extractor, inspect::Inspector};
 
 /// A request that is not sent is [`Error::Middleware`], in which [`Throttled::find`](crate::Throttled::find) finds the
 /// reason; errors of the chain stay what they are.

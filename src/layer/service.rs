@@ -8,13 +8,11 @@ use std::{
 
 use tower_service::Service;
 
-use crate::{
-    error::BoxError,
-    extract::Extractor,
+use super::{
+    config::Config,
     future::{Attempt, ResponseFuture, Spare},
-    inspect::Inspector,
-    layer::Config,
 };
+use crate::{box_error::BoxError, extract::Extractor, inspect::Inspector};
 
 /// A throttled service: see [`ThrottleLayer`](crate::ThrottleLayer).
 ///
@@ -27,7 +25,7 @@ pub struct Throttle<S, E, I> {
 }
 
 impl<S, E, I> Throttle<S, E, I> {
-    pub(crate) fn new(inner: S, config: Arc<Config<E, I>>) -> Self {
+    pub(super) fn new(inner: S, config: Arc<Config<E, I>>) -> Self {
         Self { inner, config }
     }
 
@@ -52,7 +50,7 @@ where
     S: Clone,
 {
     /// Begins with a request: its service is set aside.
-    pub(crate) fn attempt<R>(&self, request: R) -> Attempt<S, R, E, I>
+    pub(super) fn attempt<R>(&self, request: R) -> Attempt<S, R, E, I>
     where
         S: Service<R>,
         E: Extractor<R>,

@@ -3,8 +3,8 @@
 use http::{HeaderMap, StatusCode, response::Parts};
 use reqwest::{Body, Response, ResponseBuilderExt};
 
+use super::body::MeteredBody;
 use crate::{
-    body::MeteredBody,
     inspect::{BodyObserver, Carrier, HasStatus},
     limiter::Reservation,
 };

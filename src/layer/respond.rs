@@ -16,13 +16,15 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::{
+    config::Config,
+    future::{Attempt, Failure},
+    service::Throttle,
+};
 use crate::{
     error::{Refusal, Throttled},
     extract::Extractor,
-    future::{Attempt, Failure},
     inspect::Inspector,
-    layer::Config,
-    service::Throttle,
 };
 
 /// A [`ThrottleLayer`](crate::ThrottleLayer) that answers refused requests itself: 429 when quotas refuse, 503 when the
@@ -36,7 +38,7 @@ pub struct RespondLayer<E, I> {
 }
 
 impl<E, I> RespondLayer<E, I> {
-    pub(crate) fn new(config: Arc<Config<E, I>>) -> Self {
+    pub(super) fn new(config: Arc<Config<E, I>>) -> Self {
         Self { config, fields: false }
     }
 

@@ -1,14 +1,27 @@
 //! The layer: what to throttle, by what.
 
+pub(crate) mod body;
+mod config;
+mod future;
+#[cfg(feature = "reqwest-middleware")]
+mod middleware;
+#[cfg(feature = "reqwest")]
+mod reqwest_response;
+mod respond;
+mod service;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use tower_layer::Layer;
 
-use crate::{inspect::KeepReserved, limiter::Limiter, respond::RespondLayer, service::Throttle};
-
-/// A grant older than this when its call is made is given back and made anew: the provider would count the call in a
-/// window for which it was not reserved.
-const DISPATCH_WITHIN: Duration = Duration::from_millis(500);
+use self::config::Config;
+pub use self::{
+    body::MeteredBody,
+    future::ResponseFuture,
+    respond::{Respond, RespondFuture, RespondLayer},
+    service::Throttle,
+};
+use crate::{inspect::KeepReserved, limiter::Limiter};
 
 /// Throttles a service: reserves what each request may use, waits until that fits, calls, and settles on what was used.
 ///
@@ -36,32 +49,14 @@ const DISPATCH_WITHIN: Duration = Duration::from_millis(500);
 /// # }
 /// ```
 pub struct ThrottleLayer<E, I = KeepReserved> {
-    pub(crate) config: Arc<Config<E, I>>,
-}
-
-/// What a layer and the services it makes share.
-pub(crate) struct Config<E, I> {
-    pub(crate) limiter: Limiter,
-    pub(crate) extractor: Arc<E>,
-    pub(crate) inspector: Arc<I>,
-    pub(crate) waits: bool,
-    /// Of demands that do not say it themselves.
-    pub(crate) max_wait: Option<Duration>,
-    pub(crate) dispatch_within: Duration,
+    config: Arc<Config<E, I>>,
 }
 
 impl<E> ThrottleLayer<E> {
     /// Throttles by what `extractor` reads from a request. Without an inspector, calls keep what they reserved.
     pub fn new(limiter: Limiter, extractor: E) -> Self {
         Self {
-            config: Arc::new(Config {
-                limiter,
-                extractor: Arc::new(extractor),
-                inspector: Arc::new(KeepReserved),
-                waits: true,
-                max_wait: None,
-                dispatch_within: DISPATCH_WITHIN,
-            }),
+            config: Arc::new(Config::new(limiter, extractor, KeepReserved)),
         }
     }
 }
@@ -116,14 +111,6 @@ impl<S, E, I> Layer<S> for ThrottleLayer<E, I> {
 impl<E, I> Clone for ThrottleLayer<E, I> {
     fn clone(&self) -> Self {
         Self { config: self.config.clone() }
-    }
-}
-
-impl<E, I> Config<E, I> {
-    fn with_inspector<J>(&self, inspector: Arc<J>) -> Config<E, J> {
-        let Self { waits, max_wait, dispatch_within, .. } = *self;
-        let (limiter, extractor) = (self.limiter.clone(), self.extractor.clone());
-        Config { limiter, extractor, inspector, waits, max_wait, dispatch_within }
     }
 }
 

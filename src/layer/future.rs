@@ -11,13 +11,14 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_service::Service;
 
+use super::config::Config;
 use crate::{
+    box_error::BoxError,
     demand::Demand,
     engine::Mode,
-    error::{BoxError, Carried, Throttled},
+    error::{Carried, Throttled},
     extract::Extractor,
     inspect::Inspector,
-    layer::Config,
     limiter::{Reservation, Settlement},
 };
 
@@ -34,7 +35,7 @@ pin_project! {
 }
 
 impl<S: Service<R>, R, E, I> ResponseFuture<S, R, E, I> {
-    pub(crate) fn new(attempt: Attempt<S, R, E, I>) -> Self {
+    pub(super) fn new(attempt: Attempt<S, R, E, I>) -> Self {
         Self { attempt }
     }
 }
@@ -70,7 +71,7 @@ impl<S: Service<R>, R, E, I> fmt::Debug for ResponseFuture<S, R, E, I> {
 }
 
 /// Why there is no response.
-pub(crate) enum Failure<Error> {
+pub(super) enum Failure<Error> {
     /// The extractor erred.
     Demand(BoxError),
     /// The limiter refused.
@@ -82,13 +83,13 @@ pub(crate) enum Failure<Error> {
 }
 
 /// A reservation whose call was made.
-pub(crate) struct Dispatched {
+pub(super) struct Dispatched {
     reservation: Option<Reservation>,
     on_drop: Settlement,
 }
 
 impl Dispatched {
-    pub(crate) fn conclude(&mut self, settlement: Settlement) {
+    pub(super) fn conclude(&mut self, settlement: Settlement) {
         if let Some(reservation) = self.reservation.take() {
             drop(reservation.conclude(settlement));
         }
@@ -106,7 +107,7 @@ type Grant = Pin<Box<dyn Future<Output = Result<Reservation, Throttled>> + Send>
 
 pin_project! {
     /// One request, with errors by where they came from.
-    pub(crate) struct Attempt<S: Service<R>, R, E, I> {
+    pub(super) struct Attempt<S: Service<R>, R, E, I> {
         config: Arc<Config<E, I>>,
         // Until the call is made.
         waiting: Option<Waiting<S, R>>,
@@ -118,9 +119,9 @@ pin_project! {
 /// Takes the place of a service that is ready and must not stay so, since it may hold a permit.
 ///
 /// It was never made ready itself: there are services whose clones take over that they are ready, and are not.
-pub(crate) struct Spare<S> {
-    pub(crate) service: S,
-    pub(crate) copy: fn(&S) -> S,
+pub(super) struct Spare<S> {
+    pub(super) service: S,
+    pub(super) copy: fn(&S) -> S,
 }
 
 /// What the call is made of.
@@ -160,7 +161,7 @@ pin_project! {
 
 impl<S: Service<R>, R, E: Extractor<R>, I> Attempt<S, R, E, I> {
     /// Begins with a request: its demand is read.
-    pub(crate) fn new(
+    pub(super) fn new(
         config: Arc<Config<E, I>>,
         service: S,
         spare: Option<Spare<S>>,

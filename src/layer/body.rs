@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::{
-    inspect::{BodyEnd, BodyObserver},
+    inspect::body_observer::{BodyEnd, BodyObserver},
     limiter::Reservation,
 };
 
