@@ -62,7 +62,9 @@ impl Throttled {
     /// After how long it may be worth trying again: nothing where that is unknown, or never.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::NotNow(refusal) | Self::Deadline(refusal) | Self::Paused(refusal) => refusal.retry_after(),
+            Self::NotNow(refusal) | Self::Deadline(refusal) | Self::Paused(refusal) => {
+                refusal.retry_after()
+            }
             _ => None,
         }
     }
@@ -127,13 +129,19 @@ impl fmt::Display for Throttled {
                 )
             }
             Self::ExceedsCapacity(refusal) => {
-                write!(f, "more than could ever be admitted, ask for less or raise the limit: {refusal}")
+                write!(
+                    f,
+                    "more than could ever be admitted, ask for less or raise the limit: {refusal}"
+                )
             }
             Self::QueueFull { bucket, max_waiting: 0 } => {
                 write!(f, "nobody may wait for bucket `{bucket}`: `max_waiting` is 0")
             }
             Self::QueueFull { bucket, max_waiting } => {
-                write!(f, "{max_waiting} demands wait for bucket `{bucket}` already, and no more may")
+                write!(
+                    f,
+                    "{max_waiting} demands wait for bucket `{bucket}` already, and no more may"
+                )
             }
             Self::Store(error) => error.fmt(f),
             Self::BadDemand(error) => error.fmt(f),
@@ -257,7 +265,9 @@ impl fmt::Display for BadDemand {
                     "bucket `{name}` is not declared: add it to the limits, or say what becomes of others"
                 )
             }
-            Self::UnknownClass(name) => write!(f, "class `{name}` is not declared: add it to the limits"),
+            Self::UnknownClass(name) => {
+                write!(f, "class `{name}` is not declared: add it to the limits")
+            }
             Self::UnknownMetric(name) => {
                 write!(f, "no quota counts metric `{name}`: is it misspelt?")
             }

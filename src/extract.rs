@@ -1,6 +1,6 @@
 //! What a request may use at most, read from the request.
 
-use crate::{demand::Demand, box_error::BoxError};
+use crate::{box_error::BoxError, demand::Demand};
 
 /// Reads from a request what it may use at most.
 ///

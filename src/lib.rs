@@ -58,10 +58,12 @@ pub use error::{BadDemand, Refusal, Shortage, Throttled};
 pub use extract::Extractor;
 pub use feedback::{Feedback, Named};
 pub use inspect::Inspector;
-pub use layer::{MeteredBody, Respond, RespondFuture, RespondLayer, ResponseFuture, Throttle, ThrottleLayer};
+pub use layer::{
+    MeteredBody, Respond, RespondFuture, RespondLayer, ResponseFuture, Throttle, ThrottleLayer,
+};
 pub use limiter::{
-    Limiter, LimiterBuilder, OnUnavailable, QuotaStatus, Reservation, ReservationId, Retries, Settlement,
-    Settling, Status, Tracked,
+    Limiter, LimiterBuilder, OnUnavailable, QuotaStatus, Reservation, ReservationId, Retries,
+    Settlement, Settling, Status, Tracked,
 };
 pub use limits::{Limits, LimitsError, Undeclared};
 pub use observe::{Event, Observer};

@@ -184,9 +184,15 @@ impl Usage {
         let given = |metric| self.standard.get(metric);
         given(metric).or_else(|| match metric {
             Standard::Requests => None,
-            Standard::Input => Some(given(Standard::Tokens)?.saturating_sub(given(Standard::Output)?)),
-            Standard::Output => Some(given(Standard::Tokens)?.saturating_sub(given(Standard::Input)?)),
-            Standard::Tokens => Some(given(Standard::Input)?.saturating_add(given(Standard::Output)?)),
+            Standard::Input => {
+                Some(given(Standard::Tokens)?.saturating_sub(given(Standard::Output)?))
+            }
+            Standard::Output => {
+                Some(given(Standard::Tokens)?.saturating_sub(given(Standard::Input)?))
+            }
+            Standard::Tokens => {
+                Some(given(Standard::Input)?.saturating_add(given(Standard::Output)?))
+            }
         })
     }
 
@@ -210,12 +216,16 @@ impl Usage {
 
     /// Those of metrics that somebody has to know.
     pub(crate) fn iter_others(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.others.iter().flat_map(|others| others.iter()).map(|(metric, amount)| (metric.as_ref(), *amount))
+        self.others
+            .iter()
+            .flat_map(|others| others.iter())
+            .map(|(metric, amount)| (metric.as_ref(), *amount))
     }
 
     /// Whether it gives `tokens` and says nothing of input and output.
     pub(crate) fn only_tokens(&self) -> Option<u64> {
-        let names_part = self.standard.gives(Standard::Input) || self.standard.gives(Standard::Output);
+        let names_part =
+            self.standard.gives(Standard::Input) || self.standard.gives(Standard::Output);
         if names_part { None } else { self.standard.get(Standard::Tokens) }
     }
 
@@ -323,14 +333,20 @@ mod tests {
     #[test]
     fn what_a_settle_does_not_name_keeps_its_amount() {
         let reserved = usage! { requests: 1, tokens: 1_500 };
-        assert_eq!(reserved.corrected(&usage! { tokens: 412 }), usage! { requests: 1, tokens: 412 });
+        assert_eq!(
+            reserved.corrected(&usage! { tokens: 412 }),
+            usage! { requests: 1, tokens: 412 }
+        );
         assert_eq!(reserved.corrected(&usage! {}), reserved);
     }
 
     #[test]
     fn tokens_follow_input_and_output() {
         let reserved = usage! { tokens: 1_500 };
-        assert_eq!(reserved.corrected(&usage! { input_tokens: 3, output_tokens: 4 }).get(TOKENS), Some(7));
+        assert_eq!(
+            reserved.corrected(&usage! { input_tokens: 3, output_tokens: 4 }).get(TOKENS),
+            Some(7)
+        );
 
         let split = usage! { input_tokens: 1_000, output_tokens: 500 };
         assert_eq!(split.corrected(&usage! { output_tokens: 20 }).get(TOKENS), Some(1_020));

@@ -44,13 +44,18 @@ async fn main() -> Result<(), BoxError> {
     });
     let answers = try_join_all(calls).await?;
     let Counts { served, rejected, tokens, .. } = provider.counts();
-    println!("{} calls in {:.1?}: {served} served, {rejected} rejected", answers.len(), started.elapsed());
+    println!(
+        "{} calls in {:.1?}: {served} served, {rejected} rejected",
+        answers.len(),
+        started.elapsed()
+    );
     assert_eq!((served, rejected, tokens), (CALLS as u64, 0, 10 * CALLS as u64));
     assert!(started.elapsed() < 4 * WINDOW);
 
     // A call that is given up while it waits leaves nothing behind.
     limiter.pause("chat", Duration::from_secs(60)).await?;
-    let impatient = ServiceBuilder::new().timeout(Duration::from_millis(100)).service(client.clone());
+    let impatient =
+        ServiceBuilder::new().timeout(Duration::from_millis(100)).service(client.clone());
     let error = impatient.oneshot(request(false)?).await.err().ok_or("the bucket is paused")?;
     println!("while the bucket is paused: {error}");
     assert!(error.is::<Elapsed>());

@@ -8,7 +8,8 @@ use reqwest::{Client, Request, Response};
 use serde_json::{Value, json};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_throttle::{
-    BoxError, Limiter, Limits, Quota, Route, RouteError, Routes, ThrottleLayer, Usage, inspect, usage,
+    BoxError, Limiter, Limits, Quota, Route, RouteError, Routes, ThrottleLayer, Usage, inspect,
+    usage,
 };
 
 const CALLS: usize = 30;
@@ -19,20 +20,26 @@ async fn main() -> Result<(), BoxError> {
 
     // Which requests go to which bucket, and the most that they may use.
     let routes = Routes::builder()
-        .route(format!("POST {}/v1/chat/completions", one.host()), Route::to("one").usage_of(max_tokens))
+        .route(
+            format!("POST {}/v1/chat/completions", one.host()),
+            Route::to("one").usage_of(max_tokens),
+        )
         .route(format!("POST {}", other.host()), Route::to("other").usage_of(max_tokens))
         .build()?;
     // What the providers enforce. Two fifths of a second for requests that arrive less evenly than they were sent.
-    let tokens = || [Quota::sliding_window("tokens", TOKENS, WINDOW).guard(Duration::from_millis(400))];
+    let tokens =
+        || [Quota::sliding_window("tokens", TOKENS, WINDOW).guard(Duration::from_millis(400))];
     let limiter = Limiter::new(Limits::new().bucket("one", tokens()).bucket("other", tokens()))?;
 
-    let layer =
-        ThrottleLayer::new(limiter, routes).inspector(inspect::by_status(inspect::bytes(1 << 20, used)));
+    let layer = ThrottleLayer::new(limiter, routes)
+        .inspector(inspect::by_status(inspect::bytes(1 << 20, used)));
     let client = ServiceBuilder::new().layer(layer).service(Client::new());
 
     let started = Instant::now();
-    let urls =
-        [format!("http://{}/v1/chat/completions", one.host()), format!("http://{}/messages", other.host())];
+    let urls = [
+        format!("http://{}/v1/chat/completions", one.host()),
+        format!("http://{}/messages", other.host()),
+    ];
     let calls = urls.iter().flat_map(|url| (0..CALLS).map(move |n| request(url, n % 2 == 0)));
     let calls = calls.map(async |request| answer(client.clone().oneshot(request?).await?).await);
     let answered = try_join_all(calls).await?;

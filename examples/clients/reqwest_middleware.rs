@@ -7,7 +7,9 @@ use reqwest::{Client, Request};
 use reqwest_middleware::ClientBuilder;
 use reqwest_retry::{RetryTransientMiddleware, policies::ExponentialBackoff};
 use serde_json::json;
-use tower_throttle::{BoxError, Demand, Limiter, Limits, Quota, ThrottleLayer, Throttled, inspect, usage};
+use tower_throttle::{
+    BoxError, Demand, Limiter, Limits, Quota, ThrottleLayer, Throttled, inspect, usage,
+};
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
@@ -21,7 +23,8 @@ async fn main() -> Result<(), BoxError> {
         Ok(Demand::new("chat", usage! { tokens: 40 }).max_wait(Duration::from_secs(1)))
     })
     .inspector(
-        inspect::by_status(inspect::bytes(1 << 20, used)).server_error(tower_throttle::Settlement::Release),
+        inspect::by_status(inspect::bytes(1 << 20, used))
+            .server_error(tower_throttle::Settlement::Release),
     );
 
     // The first is the outermost: each attempt goes through the throttle.

@@ -44,7 +44,8 @@ struct Meter {
 
 impl Meter {
     fn data(&mut self, piece: &[u8]) {
-        self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(piece.len() as u64));
+        self.remaining =
+            self.remaining.map(|remaining| remaining.saturating_sub(piece.len() as u64));
         if let Some((_, observer)) = &mut self.account {
             observer.data(piece);
         }
@@ -71,7 +72,8 @@ impl Drop for Meter {
 
 impl<B: Body<Data = Bytes>> MeteredBody<B> {
     pub(crate) fn new(body: B, reservation: Reservation, observer: Box<dyn BodyObserver>) -> Self {
-        let mut meter = Meter { account: Some((reservation, observer)), remaining: body.size_hint().exact() };
+        let mut meter =
+            Meter { account: Some((reservation, observer)), remaining: body.size_hint().exact() };
         // Nobody may ever poll a body without content.
         if body.is_end_stream() {
             meter.close(BodyEnd::Complete);
@@ -132,7 +134,9 @@ impl<B: Body<Data = Bytes>> Body for MeteredBody<B> {
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Inner { body } => body.size_hint(),
-            Content::Text { text } => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Content::Text { text } => {
+                SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64))
+            }
         }
     }
 }

@@ -226,9 +226,9 @@ where
                             this.stage.set(Stage::Failed { error: None });
                             return Poll::Ready(Err(Failure::Throttled(error)));
                         }
-                        Poll::Pending => {
-                            Stage::Reserving { grant: this.config.grant(waiting.demand(), this.config.waits) }
-                        }
+                        Poll::Pending => Stage::Reserving {
+                            grant: this.config.grant(waiting.demand(), this.config.waits),
+                        },
                     });
                 }
                 StageProjection::Reserving { grant } => {
@@ -274,7 +274,9 @@ where
                         continue;
                     }
                     let reservation = reservation.take().map(Reservation::dispatched);
-                    let Some(Waiting { mut service, request, .. }) = this.waiting.take() else { continue };
+                    let Some(Waiting { mut service, request, .. }) = this.waiting.take() else {
+                        continue;
+                    };
                     let dispatched =
                         Some(Dispatched { reservation, on_drop: this.config.inspector.dropped() });
                     let response = service.call(request);
@@ -287,7 +289,9 @@ where
                     let Some(mut dispatched) = dispatched else { continue };
                     return Poll::Ready(match result {
                         Ok(response) => match dispatched.reservation.take() {
-                            Some(reservation) => Ok(this.config.inspector.inspect(response, reservation)),
+                            Some(reservation) => {
+                                Ok(this.config.inspector.inspect(response, reservation))
+                            }
                             None => continue,
                         },
                         Err(error) => Err(Failure::Call(error, Box::new(dispatched))),

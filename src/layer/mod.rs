@@ -55,9 +55,7 @@ pub struct ThrottleLayer<E, I = KeepReserved> {
 impl<E> ThrottleLayer<E> {
     /// Throttles by what `extractor` reads from a request. Without an inspector, calls keep what they reserved.
     pub fn new(limiter: Limiter, extractor: E) -> Self {
-        Self {
-            config: Arc::new(Config::new(limiter, extractor, KeepReserved)),
-        }
+        Self { config: Arc::new(Config::new(limiter, extractor, KeepReserved)) }
     }
 }
 
@@ -116,6 +114,8 @@ impl<E, I> Clone for ThrottleLayer<E, I> {
 
 impl<E, I> fmt::Debug for ThrottleLayer<E, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ThrottleLayer").field("limiter", &self.config.limiter).finish_non_exhaustive()
+        f.debug_struct("ThrottleLayer")
+            .field("limiter", &self.config.limiter)
+            .finish_non_exhaustive()
     }
 }

@@ -66,7 +66,9 @@ impl<E, I> Clone for RespondLayer<E, I> {
 
 impl<E, I> fmt::Debug for RespondLayer<E, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RespondLayer").field("limiter", &self.config.limiter).finish_non_exhaustive()
+        f.debug_struct("RespondLayer")
+            .field("limiter", &self.config.limiter)
+            .finish_non_exhaustive()
     }
 }
 
@@ -147,7 +149,9 @@ impl<S: Service<R>, R, E, I> fmt::Debug for RespondFuture<S, R, E, I> {
 fn answer<B: From<String>>(status: StatusCode, text: String) -> Response<B> {
     let mut response = Response::new(B::from(text));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 

@@ -21,7 +21,7 @@ use self::{
     route::Rule,
     target::{Target, canonical},
 };
-use crate::{demand::Demand, box_error::BoxError, extract::Extractor};
+use crate::{box_error::BoxError, demand::Demand, extract::Extractor};
 
 /// Reads a demand from a request's host, method and path. One client may so call several providers.
 ///
@@ -118,7 +118,8 @@ impl<R> Table<R> {
 
 impl Scope {
     fn covers(&self, target: &Target<'_>) -> bool {
-        let same_host = |host: &str| target.host.is_some_and(|other| other.eq_ignore_ascii_case(host));
+        let same_host =
+            |host: &str| target.host.is_some_and(|other| other.eq_ignore_ascii_case(host));
         self.host.as_deref().is_none_or(same_host)
             && self.port.is_none_or(|port| target.port == Some(port))
             && self.method.as_ref().is_none_or(|method| target.method == method)
@@ -156,7 +157,10 @@ impl<R> fmt::Debug for Routes<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Table { rules, otherwise, .. } = &*self.inner;
         let routes: Vec<_> = rules.iter().map(|rule| &rule.route).collect();
-        f.debug_struct("Routes").field("routes", &routes).field("otherwise", &otherwise.route).finish()
+        f.debug_struct("Routes")
+            .field("routes", &routes)
+            .field("otherwise", &otherwise.route)
+            .finish()
     }
 }
 
@@ -206,7 +210,8 @@ impl<R> RoutesBuilder<R> {
         // Stable, though no two can be alike.
         scopes.sort_by_key(Scope::rank);
         let otherwise = Rule::compile(self.otherwise, &[]);
-        let otherwise = otherwise.map_err(|reason| RoutesError { route: "otherwise".into(), reason })?;
+        let otherwise =
+            otherwise.map_err(|reason| RoutesError { route: "otherwise".into(), reason })?;
         Ok(Routes { inner: Arc::new(Table { scopes, rules, otherwise }) })
     }
 }
@@ -304,7 +309,9 @@ impl fmt::Display for RouteError {
                 write!(f, "{}", path.escape_debug())
             }
             Self::Refused => f.write_str("requests of this route are refused"),
-            Self::BadParameter { name, reason } => write!(f, "parameter `{name}` of the path {reason}"),
+            Self::BadParameter { name, reason } => {
+                write!(f, "parameter `{name}` of the path {reason}")
+            }
         }
     }
 }

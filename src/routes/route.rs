@@ -9,7 +9,7 @@ use super::{
     Names, RouteError,
     pattern::{Piece, pieces},
 };
-use crate::{demand::Demand, box_error::BoxError, extract::Extractor, usage::Usage};
+use crate::{box_error::BoxError, demand::Demand, extract::Extractor, usage::Usage};
 
 /// The longest value of a parameter in a bucket's name, in bytes.
 const MAX_VALUE: usize = 256;
@@ -163,7 +163,9 @@ impl<R> Rule<R> {
         let Route { aim, usage, parents, class, max_wait } = &route;
         match aim {
             Aim::Bucket(_) => {}
-            Aim::Extractor(_) if usage.is_some() => return Err("its extractor tells the usage itself".into()),
+            Aim::Extractor(_) if usage.is_some() => {
+                return Err("its extractor tells the usage itself".into());
+            }
             Aim::Extractor(_) => {}
             Aim::Unlimited | Aim::Refuse => {
                 if usage.is_some() || !parents.is_empty() || class.is_some() || max_wait.is_some() {
@@ -173,7 +175,8 @@ impl<R> Rule<R> {
         }
         let own = if let Aim::Bucket(name) = aim { Some(name) } else { None };
         let names = own.into_iter().chain(parents);
-        let names = names.map(|name| Name::compile(name.clone(), parameters)).collect::<Result<_, _>>()?;
+        let names =
+            names.map(|name| Name::compile(name.clone(), parameters)).collect::<Result<_, _>>()?;
         Ok(Self { names, route })
     }
 
@@ -219,7 +222,9 @@ impl Name {
             if let Piece::Parameter(name) = piece
                 && !parameters.contains(name)
             {
-                return Err(format!("its bucket `{text}` uses `{name}`, which is no parameter of its path"));
+                return Err(format!(
+                    "its bucket `{text}` uses `{name}`, which is no parameter of its path"
+                ));
             }
         }
         match pieces.is_empty() {

@@ -119,7 +119,8 @@ async fn a_body_past_the_bound_passes_and_keeps_its_charge() {
 #[tokio::test(start_paused = true)]
 async fn a_body_of_just_the_bound_is_seen() {
     let limiter = limiter();
-    let body = through(&limiter, inspect::bytes(7, by_length), Frames::of(&["1234567"])).await.into_body();
+    let body =
+        through(&limiter, inspect::bytes(7, by_length), Frames::of(&["1234567"])).await.into_body();
     body.collect().await.unwrap();
     assert_eq!(charged(&limiter).await, (7, 1, 0));
 }
@@ -145,7 +146,9 @@ async fn a_body_that_is_not_json_keeps_its_charge() {
         (r#"{"usage":{"total_tokens":18446744073709551615}}"#, 500),
     ] {
         let limiter = limiter();
-        let body = through(&limiter, inspect::bytes(1_000, of_json), Frames::of(&[text])).await.into_body();
+        let body = through(&limiter, inspect::bytes(1_000, of_json), Frames::of(&[text]))
+            .await
+            .into_body();
         assert_eq!(body.collect().await.unwrap().to_bytes(), text);
         assert_eq!(charged(&limiter).await, (tokens, 1, 0), "{text}");
     }

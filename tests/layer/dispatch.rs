@@ -5,7 +5,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_throttle::{BoxError, Demand, Inspector, Reservation, Settlement, ThrottleLayer, Throttled, usage};
+use tower_throttle::{
+    BoxError, Demand, Inspector, Reservation, Settlement, ThrottleLayer, Throttled, usage,
+};
 
 use crate::probe::{Act, Extract, Probe, charged, limiter, tokens};
 
@@ -26,7 +28,8 @@ async fn a_call_is_settled_on_its_answer() {
 #[tokio::test(start_paused = true)]
 async fn without_an_inspector_a_call_keeps_what_it_reserved() {
     let limiter = limiter();
-    let service = ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Answer(7)));
+    let service =
+        ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Answer(7)));
 
     assert_eq!(service.oneshot(80).await.unwrap(), 7);
     assert_eq!(charged(&limiter).await, (80, 1, 0));
@@ -35,7 +38,8 @@ async fn without_an_inspector_a_call_keeps_what_it_reserved() {
 #[tokio::test(start_paused = true)]
 async fn a_request_waits_until_it_fits() {
     let limiter = limiter();
-    let service = ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Answer(0)));
+    let service =
+        ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Answer(0)));
     let started = Instant::now();
 
     service.clone().oneshot(100).await.unwrap();
@@ -75,15 +79,16 @@ async fn a_layer_bounds_the_wait_of_demands_that_do_not() {
 
 #[tokio::test(start_paused = true)]
 async fn it_is_ready_at_once_whatever_the_inner_service_is() {
-    let mut service = ThrottleLayer::new(limiter(), tokens as Extract).layer(Probe::new(Act::FailToBeReady));
+    let mut service =
+        ThrottleLayer::new(limiter(), tokens as Extract).layer(Probe::new(Act::FailToBeReady));
     assert!(service.ready().await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
 async fn s27_a_service_that_fails_before_dispatch_costs_nothing() {
     let limiter = limiter();
-    let service =
-        ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::FailToBeReady));
+    let service = ThrottleLayer::new(limiter.clone(), tokens as Extract)
+        .layer(Probe::new(Act::FailToBeReady));
 
     let error = service.oneshot(80).await.unwrap_err();
     assert_eq!(error.to_string(), "not ready, never");
@@ -93,7 +98,8 @@ async fn s27_a_service_that_fails_before_dispatch_costs_nothing() {
 #[tokio::test(start_paused = true)]
 async fn s27_a_call_that_fails_after_dispatch_is_kept() {
     let limiter = limiter();
-    let service = ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Fail));
+    let service =
+        ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Fail));
 
     let error = service.oneshot(80).await.unwrap_err();
     assert_eq!(error.to_string(), "the call failed");
@@ -133,7 +139,8 @@ async fn s27_an_inspector_may_say_otherwise_of_a_failed_call() {
 #[tokio::test(start_paused = true)]
 async fn s35_a_future_dropped_while_it_waits_leaves_no_trace() {
     let limiter = limiter();
-    let service = ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Answer(0)));
+    let service =
+        ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Answer(0)));
 
     service.clone().oneshot(90).await.unwrap();
     timeout(Duration::from_secs(1), service.clone().oneshot(20)).await.unwrap_err();
@@ -168,7 +175,9 @@ async fn s35_an_inspector_may_say_otherwise_of_a_dropped_call() {
     let limiter = limiter();
     let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).inspector(Lenient);
 
-    timeout(Duration::from_secs(1), layer.layer(Probe::new(Act::Hang)).oneshot(80)).await.unwrap_err();
+    timeout(Duration::from_secs(1), layer.layer(Probe::new(Act::Hang)).oneshot(80))
+        .await
+        .unwrap_err();
     assert_eq!(charged(&limiter).await, (0, 0, 0));
 }
 
@@ -222,7 +231,9 @@ async fn nothing_inside_is_held_while_an_old_grant_is_made_anew() {
     let limits = tower_throttle::Limits::new().bucket("api", quotas()).bucket("other", quotas());
     let layer = ThrottleLayer::new(
         tower_throttle::Limiter::new(limits).unwrap(),
-        |request: &mut (&'static str, u64, u64)| Ok(Demand::new(request.0, usage! { tokens: request.1 })),
+        |request: &mut (&'static str, u64, u64)| {
+            Ok(Demand::new(request.0, usage! { tokens: request.1 }))
+        },
     );
     let service = ServiceBuilder::new().layer(layer).concurrency_limit(1).service(service_fn(
         async |call: (_, _, u64)| {
@@ -292,14 +303,18 @@ async fn s30_each_attempt_of_a_retry_outside_reserves_and_settles() {
 
     // 30 tokens fit three times; the fourth attempt is refused, and no retry makes that better.
     let error = service.oneshot(30).await.unwrap_err();
-    assert!(Throttled::find(error.as_ref()).is_some_and(|throttled| throttled.retry_after().is_some()));
+    assert!(
+        Throttled::find(error.as_ref()).is_some_and(|throttled| throttled.retry_after().is_some())
+    );
     assert_eq!((charged(&limiter).await, probe.calls()), ((90, 3, 0), 3));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_extractor_that_errs_fails_the_request_and_reserves_nothing() {
     let limiter = limiter();
-    let layer = ThrottleLayer::new(limiter.clone(), |_: &mut u64| Err::<Demand, _>("no model named".into()));
+    let layer = ThrottleLayer::new(limiter.clone(), |_: &mut u64| {
+        Err::<Demand, _>("no model named".into())
+    });
     let probe = Probe::new(Act::Answer(0));
 
     let error = layer.layer(probe.clone()).oneshot(1).await.unwrap_err();

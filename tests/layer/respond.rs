@@ -14,7 +14,8 @@ use tower_throttle::{
 use crate::probe::{Extract, limiter, tokens};
 
 async fn send(layer: &RespondLayer<Extract, KeepReserved>, request: u64) -> Response<String> {
-    let service = service_fn(async |_: u64| Ok::<_, Infallible>(Response::new(String::from("served"))));
+    let service =
+        service_fn(async |_: u64| Ok::<_, Infallible>(Response::new(String::from("served"))));
     // The error type is the inner service's own.
     let Ok(response) = layer.layer(service).oneshot(request).await;
     response
@@ -44,7 +45,8 @@ async fn what_fits_is_served_and_what_does_not_is_told_when_to_come_again() {
 
 #[tokio::test(start_paused = true)]
 async fn the_ietf_fields_are_added_when_asked_for() {
-    let layer = ThrottleLayer::new(limiter(), tokens as Extract).reject().respond().rate_limit_fields();
+    let layer =
+        ThrottleLayer::new(limiter(), tokens as Extract).reject().respond().rate_limit_fields();
     send(&layer, 90).await;
     let refused = send(&layer, 20).await;
     let retry_after = header(&refused, "retry-after").unwrap();
@@ -61,7 +63,10 @@ async fn a_provider_s_long_wait_is_handed_on_and_not_waited_for() {
     let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).respond();
     let began = tokio::time::Instant::now();
     let refused = send(&layer, 20).await;
-    assert_eq!((refused.status(), began.elapsed()), (StatusCode::TOO_MANY_REQUESTS, Duration::ZERO));
+    assert_eq!(
+        (refused.status(), began.elapsed()),
+        (StatusCode::TOO_MANY_REQUESTS, Duration::ZERO)
+    );
     assert_eq!(header(&refused, "retry-after"), Some("3600"));
     assert_eq!(refused.body(), "too many requests");
     let rejects = ThrottleLayer::new(limiter, tokens as Extract).reject().respond();
@@ -81,7 +86,10 @@ async fn a_request_nobody_can_meter_is_a_bad_request() {
     let no_model: Extract = |_| Err::<Demand, BoxError>("no model named".into());
     let unknown: Extract = |_| Ok(Demand::new("nobody", usage! {}));
     let answer = send(&ThrottleLayer::new(limiter(), no_model).respond(), 1).await;
-    assert_eq!((answer.status(), answer.body().as_str()), (StatusCode::BAD_REQUEST, "no model named"));
+    assert_eq!(
+        (answer.status(), answer.body().as_str()),
+        (StatusCode::BAD_REQUEST, "no model named")
+    );
     let answer = send(&ThrottleLayer::new(limiter(), unknown).respond(), 1).await;
     assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
 }
@@ -97,8 +105,8 @@ impl Store for Gone {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_fails_is_not_the_callers_fault() {
-    let limits =
-        tower_throttle::Limits::new().bucket("api", [tower_throttle::Quota::per_minute("tokens", 1)]);
+    let limits = tower_throttle::Limits::new()
+        .bucket("api", [tower_throttle::Quota::per_minute("tokens", 1)]);
     let limiter = Limiter::with_store(limits, Gone).unwrap();
     let answer = send(&ThrottleLayer::new(limiter, tokens as Extract).respond(), 1).await;
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);

@@ -6,13 +6,15 @@ use tower_throttle::{BoxError, Settlement, ThrottleLayer, inspect, usage};
 
 use crate::probe::{Extract, charged, limiter, tokens};
 
-async fn charged_for(status: u16, inspector: inspect::ByStatus<inspect::KeepReserved>) -> (u64, u64, u64) {
+async fn charged_for(
+    status: u16,
+    inspector: inspect::ByStatus<inspect::KeepReserved>,
+) -> (u64, u64, u64) {
     let limiter = limiter();
     let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).inspector(inspector);
-    let service =
-        service_fn(
-            move |_: u64| async move { Ok::<_, BoxError>(Response::builder().status(status).body(())?) },
-        );
+    let service = service_fn(move |_: u64| async move {
+        Ok::<_, BoxError>(Response::builder().status(status).body(())?)
+    });
     layer.layer(service).oneshot(80).await.unwrap();
     charged(&limiter).await
 }

@@ -25,14 +25,19 @@ use tower_throttle::{BoxError, Demand, Limiter, Limits, Quota, ThrottleLayer, Th
 
 /// A client of the provider at `url`, all of whose calls keep within the limits.
 pub fn client(limiter: Limiter, url: &str) -> Client<OpenAIConfig> {
-    let layer = ThrottleLayer::new(limiter, openai::demand as fn(&mut Request) -> Result<Demand, BoxError>);
+    let layer =
+        ThrottleLayer::new(limiter, openai::demand as fn(&mut Request) -> Result<Demand, BoxError>);
     client_through(layer.inspector(openai::inspect()).layer(reqwest::Client::new()), url)
 }
 
 /// A client of the provider at `url` whose attempts all go through a throttled service.
 pub fn client_through<S>(throttled: S, url: &str) -> Client<OpenAIConfig>
 where
-    S: Service<Request, Response = Response, Error = BoxError, Future: Send> + Clone + Send + Sync + 'static,
+    S: Service<Request, Response = Response, Error = BoxError, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
 {
     let service = ServiceBuilder::new()
         .layer(OpenAIRetryLayer::default())
@@ -70,7 +75,8 @@ pub fn question() -> Result<CreateChatCompletionRequest, OpenAIError> {
 /// # Errors
 /// None.
 pub fn streamed_question() -> Result<CreateChatCompletionRequest, OpenAIError> {
-    let options = ChatCompletionStreamOptions { include_usage: Some(true), include_obfuscation: None };
+    let options =
+        ChatCompletionStreamOptions { include_usage: Some(true), include_obfuscation: None };
     Ok(CreateChatCompletionRequest { stream_options: Some(options), ..question()? })
 }
 
@@ -89,10 +95,13 @@ pub async fn demo() -> Result<(), BoxError> {
     .await?;
     let meter = Meter::default();
     // Two at once, and one more each half a second.
-    let quotas =
-        [Quota::token_bucket("requests", 2, Duration::from_secs(1)), Quota::per_minute("tokens", 700)];
-    let limiter =
-        Limiter::builder(Limits::new().bucket("gpt-4o", quotas)).observer(meter.observer()).build()?;
+    let quotas = [
+        Quota::token_bucket("requests", 2, Duration::from_secs(1)),
+        Quota::per_minute("tokens", 700),
+    ];
+    let limiter = Limiter::builder(Limits::new().bucket("gpt-4o", quotas))
+        .observer(meter.observer())
+        .build()?;
     let client = client(limiter.clone(), &provider.url());
 
     client.chat().create(question()?).await?;
@@ -104,7 +113,8 @@ pub async fn demo() -> Result<(), BoxError> {
     }
     meter.settled(2).await?;
     client.chat().create(question()?).await?;
-    let too_much = CreateChatCompletionRequest { max_completion_tokens: Some(1_000), ..question()? };
+    let too_much =
+        CreateChatCompletionRequest { max_completion_tokens: Some(1_000), ..question()? };
     let Err(refused) = client.chat().create(too_much).await else {
         return Err("a thousand tokens passed where there are 700".into());
     };

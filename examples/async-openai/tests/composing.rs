@@ -15,7 +15,10 @@ use tower_throttle::{Limiter, Limits, Quota, Settlement, usage};
 #[test]
 fn the_document_shows_this_code() {
     let code = include_str!("composing/client.rs");
-    assert!(include_str!("../../../docs/composing.md").contains(&code.replace("pub(crate) ", "")), "{code}");
+    assert!(
+        include_str!("../../../docs/composing.md").contains(&code.replace("pub(crate) ", "")),
+        "{code}"
+    );
     assert!(code.lines().count() < 20);
 }
 

@@ -49,10 +49,12 @@ pub type Keys = Arc<HashMap<String, Tenant>>;
 ///
 /// Nothing is ever kept of a tenant without a plan: strangers cannot make up names.
 pub fn limits(plans: HashMap<String, u64>, everyone: u64) -> Limits {
-    Limits::new().bucket("everyone", [Quota::per_minute("tokens", everyone)]).resolver(move |bucket| {
-        let tokens = *plans.get(bucket.strip_prefix("tenant ")?)?;
-        Some(vec![Quota::per_minute("tokens", tokens), Quota::per_minute("requests", 100)])
-    })
+    Limits::new().bucket("everyone", [Quota::per_minute("tokens", everyone)]).resolver(
+        move |bucket| {
+            let tokens = *plans.get(bucket.strip_prefix("tenant ")?)?;
+            Some(vec![Quota::per_minute("tokens", tokens), Quota::per_minute("requests", 100)])
+        },
+    )
 }
 
 /// The most tokens that a request may use.
@@ -65,7 +67,9 @@ fn demand(request: &mut Request) -> Result<Demand, BoxError> {
     // The prefix keeps a tenant that calls itself `everyone` in its place.
     let tenant = format!("tenant {}", known.or_else(told).ok_or("whose request is this?")?);
     let Estimate(tokens) = request.extensions().get().copied().unwrap_or_default();
-    Ok(Demand::new(tenant, usage! { requests: 1, tokens: tokens }).and("everyone").max_wait(MAX_WAIT))
+    Ok(Demand::new(tenant, usage! { requests: 1, tokens: tokens })
+        .and("everyone")
+        .max_wait(MAX_WAIT))
 }
 
 /// What the layer of this gateway is.
@@ -112,8 +116,10 @@ pub fn router_with_keys(limiter: Limiter, upstream: Upstream, keys: Keys) -> Rou
 }
 
 async fn authenticate(State(keys): State<Keys>, mut request: Request, next: Next) -> Response {
-    let key =
-        request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    let key = request
+        .headers()
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     let Some(tenant) = key.and_then(|key| keys.get(key)) else {
         return StatusCode::UNAUTHORIZED.into_response();
     };
@@ -128,7 +134,8 @@ async fn measure(request: Request, next: Next) -> Response {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
     // What is no chat completion counts as a request and no tokens.
-    head.extensions.insert(Asked::read(&body).map_or(Estimate(0), |asked| Estimate(asked.tokens())));
+    head.extensions
+        .insert(Asked::read(&body).map_or(Estimate(0), |asked| Estimate(asked.tokens())));
     next.run(Request::from_parts(head, Body::from(body))).await
 }
 
@@ -153,15 +160,22 @@ async fn send(upstream: &Upstream, request: Request) -> Result<Response, reqwest
     if !axum::body::HttpBody::is_end_stream(&body) {
         outgoing = outgoing.body(reqwest::Body::wrap_stream(body.into_data_stream()));
     }
-    let (mut head, body) = axum::http::Response::<reqwest::Body>::from(outgoing.send().await?).into_parts();
+    let (mut head, body) =
+        axum::http::Response::<reqwest::Body>::from(outgoing.send().await?).into_parts();
     head.headers = end_to_end(head.headers);
     Ok(Response::from_parts(head, Body::new(body)))
 }
 
 /// Headers without those that concern one connection only, or the gateway. Trailers are passed on.
 fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
-    const NOT: [HeaderName; 6] =
-        [header::CONNECTION, header::HOST, header::TRANSFER_ENCODING, header::UPGRADE, AUTHORIZATION, TENANT];
+    const NOT: [HeaderName; 6] = [
+        header::CONNECTION,
+        header::HOST,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        AUTHORIZATION,
+        TENANT,
+    ];
     NOT.iter().for_each(|name| while headers.remove(name).is_some() {});
     headers
 }
@@ -176,7 +190,10 @@ pub struct Answer {
 impl Answer {
     fn new(head: &Parts) -> Self {
         let refused = head.status == StatusCode::TOO_MANY_REQUESTS;
-        Self { follow: Follow::new(head), is_free: refused || head.extensions.get::<NotSent>().is_some() }
+        Self {
+            follow: Follow::new(head),
+            is_free: refused || head.extensions.get::<NotSent>().is_some(),
+        }
     }
 }
 

@@ -32,7 +32,9 @@ impl Server {
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
         let stopped = async { drop(stopped.await) };
-        let task = tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(stopped).into_future());
+        let task = tokio::spawn(
+            axum::serve(listener, router).with_graceful_shutdown(stopped).into_future(),
+        );
         Ok(Self { address, stop, task })
     }
 

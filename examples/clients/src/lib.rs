@@ -33,10 +33,12 @@ pub const WINDOW: Duration = Duration::from_secs(1);
 ///
 /// A stream tells it in its last event.
 pub fn used(answer: &[u8]) -> Settlement {
-    let last = answer.rsplit(|&byte| byte == b'\n').find(|line| !line.is_empty()).unwrap_or_default();
+    let last =
+        answer.rsplit(|&byte| byte == b'\n').find(|line| !line.is_empty()).unwrap_or_default();
     let last = last.strip_prefix(b"data: ").unwrap_or(last);
-    let tokens =
-        serde_json::from_slice(last).ok().and_then(|answer: Value| answer["usage"]["total_tokens"].as_u64());
+    let tokens = serde_json::from_slice(last)
+        .ok()
+        .and_then(|answer: Value| answer["usage"]["total_tokens"].as_u64());
     tokens.map_or(Settlement::Keep, |tokens| Settlement::Exact(usage! { tokens: tokens }))
 }
 
@@ -85,7 +87,10 @@ impl Provider {
                 tokio::spawn(async move {
                     let service = service_fn(|request| provider.answer(request));
                     // Fails only for a caller that has gone.
-                    http1::Builder::new().serve_connection(TokioIo::new(connection), service).await.ok();
+                    http1::Builder::new()
+                        .serve_connection(TokioIo::new(connection), service)
+                        .await
+                        .ok();
                 });
             }
         });
@@ -126,7 +131,8 @@ impl Provider {
     }
 
     fn admit(&self, tokens: u64) -> StatusCode {
-        let State { used, counts, failing } = &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { used, counts, failing } =
+            &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if *failing > 0 {
             *failing -= 1;
             counts.failed += 1;

@@ -62,8 +62,8 @@ async fn fleet() -> Result<(), BoxError> {
         if !output.status.success() {
             return Err(format!("worker {number} has failed").into());
         }
-        let work =
-            Work::from_json(&serde_json::from_slice(&output.stdout)?).ok_or("a worker printed no report")?;
+        let work = Work::from_json(&serde_json::from_slice(&output.stdout)?)
+            .ok_or("a worker printed no report")?;
         println!("worker {number}  {}", work.row());
         fleet.add(&work);
     }

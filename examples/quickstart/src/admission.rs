@@ -57,7 +57,13 @@ pub struct Admission {
 impl Admission {
     /// Nothing admitted yet, the bucket full.
     pub fn new(limits: ProviderLimits) -> Self {
-        Self { limits, log: VecDeque::new(), missing: 0, at: Duration::ZERO, counts: Counts::default() }
+        Self {
+            limits,
+            log: VecDeque::new(),
+            missing: 0,
+            at: Duration::ZERO,
+            counts: Counts::default(),
+        }
     }
 
     /// Admits a request of `tokens` at `now`, or says when to come back. `now` must not go back.

@@ -59,7 +59,8 @@ pub fn parse(
     args: impl IntoIterator<Item = String>,
     redis_url: Option<String>,
 ) -> Result<Command, ArgsError> {
-    let mut options = Options { redis: redis_url.filter(|url| !url.trim().is_empty()), ..Options::default() };
+    let mut options =
+        Options { redis: redis_url.filter(|url| !url.trim().is_empty()), ..Options::default() };
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         let (flag, value) = match arg.split_once('=') {

@@ -81,7 +81,8 @@ where
         match response.status() {
             StatusCode::OK if call.stream => return read_stream(response).await,
             StatusCode::OK => {
-                return used(&serde_json::from_slice(&response.bytes().await?)?).ok_or("no usage".into());
+                return used(&serde_json::from_slice(&response.bytes().await?)?)
+                    .ok_or("no usage".into());
             }
             StatusCode::TOO_MANY_REQUESTS => tokio::time::sleep(pause(&response, attempt)).await,
             status => return Err(format!("answered with {status}").into()),

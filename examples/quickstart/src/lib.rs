@@ -32,8 +32,12 @@ pub use self::{
 
 /// What the provider enforces. A real one's window is a minute; this one's is short, so that several of them
 /// pass while you look on.
-pub const LIMITS: ProviderLimits =
-    ProviderLimits { window: Duration::from_millis(2_500), requests: 80, tokens: 24_000, burst: 12_000 };
+pub const LIMITS: ProviderLimits = ProviderLimits {
+    window: Duration::from_millis(2_500),
+    requests: 80,
+    tokens: 24_000,
+    burst: 12_000,
+};
 
 /// Runs both phases, each at a fresh provider. With a `redis` URL the limits of the second are kept there,
 /// else in memory. `progress` goes to stderr.

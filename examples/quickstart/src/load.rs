@@ -152,7 +152,11 @@ mod tests {
 
     #[test]
     fn any_trace_is_scaled_to_the_limits() {
-        let row = |seconds, context, generated| Row { at: Duration::from_secs(seconds), context, generated };
+        let row = |seconds, context, generated| Row {
+            at: Duration::from_secs(seconds),
+            context,
+            generated,
+        };
         assert_eq!(scale(&[]), []);
         assert_eq!(scale(&[row(0, 0, 0)]), []);
         let short = scale(&[row(0, 3, 1), row(9, 1, 3)]);

@@ -82,7 +82,11 @@ pub struct Report {
 impl Report {
     /// One JSON object.
     pub fn json(&self) -> String {
-        format!("{{\"unthrottled\": {}, \"throttled\": {}}}", self.unthrottled.json(), self.throttled.json())
+        format!(
+            "{{\"unthrottled\": {}, \"throttled\": {}}}",
+            self.unthrottled.json(),
+            self.throttled.json()
+        )
     }
 
     /// A small table.
@@ -144,10 +148,20 @@ mod tests {
         assert_eq!(phases.keys().collect::<Vec<_>>(), ["throttled", "unthrottled"]);
         for phase in phases.values() {
             let keys: Vec<_> = phase.as_object().expect("an object").keys().collect();
-            let promised =
-                ["calls", "ok", "refunded", "rejected", "reserved", "seconds", "used", "utilisation"];
+            let promised = [
+                "calls",
+                "ok",
+                "refunded",
+                "rejected",
+                "reserved",
+                "seconds",
+                "used",
+                "utilisation",
+            ];
             assert_eq!(keys, promised);
-            assert!(phase.as_object().expect("an object").values().all(serde_json::Value::is_number));
+            assert!(
+                phase.as_object().expect("an object").values().all(serde_json::Value::is_number)
+            );
         }
     }
 

@@ -45,7 +45,10 @@ where
     ///
     /// # Errors
     /// The service's, the connection's or the throttle's.
-    pub async fn stream(&mut self, question: Request<String>) -> Result<Response<Streaming<String>>, Status> {
+    pub async fn stream(
+        &mut self,
+        question: Request<String>,
+    ) -> Result<Response<Streaming<String>>, Status> {
         self.ready().await?;
         self.grpc.server_streaming(question, PathAndQuery::from_static(STREAM), Text).await
     }

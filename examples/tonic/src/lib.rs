@@ -39,7 +39,8 @@ pub fn budgeted(question: &str, tokens: u64) -> tonic::Request<String> {
 }
 
 fn demand(request: &mut Request<Body>) -> Result<Demand, BoxError> {
-    let Budget { tokens, max_wait } = *request.extensions().get().ok_or("the request has no budget")?;
+    let Budget { tokens, max_wait } =
+        *request.extensions().get().ok_or("the request has no budget")?;
     // The method is the bucket, or of a family that is.
     let method = request.uri().path().to_owned();
     Ok(Demand::new(method, usage! { requests: 1, tokens: tokens }).max_wait(max_wait))
@@ -96,7 +97,8 @@ impl Follow {
 
     fn look_into(&mut self, headers: &HeaderMap) {
         let number = |name| headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
-        self.code = headers.get(GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes())).or(self.code);
+        self.code =
+            headers.get(GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes())).or(self.code);
         self.tokens = number(TOKENS).or(self.tokens);
     }
 }
@@ -160,7 +162,9 @@ pub async fn demo() -> Result<(), BoxError> {
     let totals = meter.totals();
     println!("`{}`, `{}` and a stream of {pieces}", one.into_inner(), other.into_inner());
     println!("{totals}");
-    let Err(refused) = refused else { return Err("a thousand tokens passed where there are 700".into()) };
+    let Err(refused) = refused else {
+        return Err("a thousand tokens passed where there are 700".into());
+    };
     println!("refused: {refused}");
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert!(Throttled::find(&refused).is_some_and(Throttled::is_permanent));

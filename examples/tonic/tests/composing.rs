@@ -14,15 +14,19 @@ use tower_throttle::{Limiter, Limits, Quota};
 #[test]
 fn the_document_shows_this_code() {
     let code = include_str!("composing/channel.rs");
-    assert!(include_str!("../../../docs/composing.md").contains(&code.replace("pub(crate) ", "")), "{code}");
+    assert!(
+        include_str!("../../../docs/composing.md").contains(&code.replace("pub(crate) ", "")),
+        "{code}"
+    );
     assert!(code.lines().count() < 20);
 }
 
 #[tokio::test]
 async fn the_channel_that_it_shows_keeps_within_its_limit() {
     let server = Server::start(|_| std::future::ready(answered(&["It depends."], 60))).unwrap();
-    let limits =
-        Limits::new().bucket("chat", [Quota::per_minute("tokens", 1_000)]).family("/chat.Chat/*", "chat");
+    let limits = Limits::new()
+        .bucket("chat", [Quota::per_minute("tokens", 1_000)])
+        .family("/chat.Chat/*", "chat");
     let limiter = Limiter::new(limits).unwrap();
     let channel = Channel::from_shared(server.url()).unwrap().connect_lazy();
     let throttled = channel::throttled(limiter.clone(), channel);

@@ -43,7 +43,9 @@ struct Stand {
 }
 
 /// A client that may use 1,500 tokens a minute of a server that answers so.
-fn stand(answer: impl Fn(Request<Body>) -> Response<Body> + Clone + Send + Sync + 'static) -> Stand {
+fn stand(
+    answer: impl Fn(Request<Body>) -> Response<Body> + Clone + Send + Sync + 'static,
+) -> Stand {
     stand_before(Server::start(move |request| ready(answer(request))).unwrap())
 }
 
@@ -57,7 +59,9 @@ fn stand_before(server: Server) -> Stand {
 /// The same, of a server that answers this one call.
 fn stand_of(answer: Response<Body>) -> Stand {
     let answer = Arc::new(Mutex::new(Some(answer)));
-    stand(move |_| answer.lock().unwrap().take().unwrap_or_else(|| failed(Status::internal("called twice"))))
+    stand(move |_| {
+        answer.lock().unwrap().take().unwrap_or_else(|| failed(Status::internal("called twice")))
+    })
 }
 
 impl Stand {
@@ -65,7 +69,10 @@ impl Stand {
     async fn end(self, reservations: u64) -> Totals {
         let totals = self.meter.settled(reservations).await.unwrap();
         let status = self.limiter.status("chat").await.unwrap();
-        assert_eq!((status.quotas[0].charged as u64, status.quotas[0].in_flight), (totals.charged, 0));
+        assert_eq!(
+            (status.quotas[0].charged as u64, status.quotas[0].in_flight),
+            (totals.charged, 0)
+        );
         drop((self.client, self.server));
         self.limiter.close().await;
         assert_eq!(self.meter.totals(), totals, "each once");
@@ -309,7 +316,10 @@ async fn a_refusal_is_a_status_with_the_time_to_come_again() {
     let status = stand.client.answer(hasty).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     let retry_after = Throttled::find(&status).and_then(Throttled::retry_after).unwrap();
-    assert!((Duration::from_secs(30)..Duration::from_secs(62)).contains(&retry_after), "{retry_after:?}");
+    assert!(
+        (Duration::from_secs(30)..Duration::from_secs(62)).contains(&retry_after),
+        "{retry_after:?}"
+    );
     assert_eq!(stand.end(1).await.refused, 1);
 }
 

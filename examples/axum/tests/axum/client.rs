@@ -66,11 +66,13 @@ async fn a_call_is_settled_on_its_answer() {
 async fn a_call_that_does_not_fit_is_told_to_whoever_asked() {
     let provider = Provider::start(|_| json(&completion(950))).await.unwrap();
     let (limiter, meter) = limiter();
-    let rejecting = ThrottleLayer::new(limiter.clone(), openai::demand as fn(&mut reqwest::Request) -> _)
-        .inspector(openai::inspect())
-        .reject();
-    let server =
-        Server::start(router(rejecting.layer(reqwest::Client::new()), &provider.url())).await.unwrap();
+    let rejecting =
+        ThrottleLayer::new(limiter.clone(), openai::demand as fn(&mut reqwest::Request) -> _)
+            .inspector(openai::inspect())
+            .reject();
+    let server = Server::start(router(rejecting.layer(reqwest::Client::new()), &provider.url()))
+        .await
+        .unwrap();
     assert_eq!(ask(&server).await.status(), StatusCode::OK);
 
     let refused = ask(&server).await;
@@ -100,7 +102,8 @@ impl Service<reqwest::Request> for NeverReady {
 #[tokio::test]
 async fn s27_a_client_that_fails_before_dispatch_costs_nothing() {
     let (limiter, meter) = limiter();
-    let layer = ThrottleLayer::new(limiter.clone(), openai::demand as fn(&mut reqwest::Request) -> _);
+    let layer =
+        ThrottleLayer::new(limiter.clone(), openai::demand as fn(&mut reqwest::Request) -> _);
     let layer = layer.inspector(openai::inspect());
     let server = Server::start(router(layer.layer(NeverReady), "http://localhost")).await.unwrap();
     assert_eq!(ask(&server).await.status(), StatusCode::BAD_GATEWAY);
@@ -237,7 +240,7 @@ fn a_throttled_client_can_be_shared_by_handlers() {
     shared(&client);
     let layered = ThrottleLayer::new(limiter().0, openai::demand as fn(&mut reqwest::Request) -> _);
     shared(&layered.clone().respond());
-    shared(
-        &layered.layer(tower::service_fn(async |_: reqwest::Request| Ok::<_, Infallible>(Response::new(())))),
-    );
+    shared(&layered.layer(tower::service_fn(async |_: reqwest::Request| {
+        Ok::<_, Infallible>(Response::new(()))
+    })));
 }

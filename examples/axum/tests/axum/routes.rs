@@ -5,7 +5,8 @@ use axum_examples::routes::{ELSEWHERE, bucket, demand};
 use http::StatusCode;
 use tower::{Layer, ServiceExt};
 use tower_throttle::{
-    BoxError, Demand, Limiter, Limits, Quota, RespondLayer, ThrottleLayer, Undeclared, inspect::KeepReserved,
+    BoxError, Demand, Limiter, Limits, Quota, RespondLayer, ThrottleLayer, Undeclared,
+    inspect::KeepReserved,
 };
 
 use crate::stand::{Names, Noting};

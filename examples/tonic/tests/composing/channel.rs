@@ -9,8 +9,10 @@ pub(crate) fn throttled(
     channel: Channel,
 ) -> impl Service<Request<Body>, Response = Response<MeteredBody<Body>>, Error = BoxError> + Clone {
     let demand = |request: &mut Request<Body>| -> Result<Demand, BoxError> {
-        let Budget { tokens, max_wait } = *request.extensions().get().ok_or("the call has no budget")?;
-        Ok(Demand::new(request.uri().path().to_owned(), usage! { tokens: tokens }).max_wait(max_wait))
+        let Budget { tokens, max_wait } =
+            *request.extensions().get().ok_or("the call has no budget")?;
+        Ok(Demand::new(request.uri().path().to_owned(), usage! { tokens: tokens })
+            .max_wait(max_wait))
     };
     // An observer of the body, which is told the trailers too.
     let inspector = inspect::by_status(inspect::body(Follow::new));
