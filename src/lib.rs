@@ -1,12 +1,14 @@
-//! Share an API's rate limits between tasks, processes and machines: reserve what a call may use, wait in line until that
-//! fits, call, and settle on what was really used.
+//! Share an API's rate limits between tasks, processes and machines: reserve what a call may use, wait in
+//! a fair queue until that fits, call, and settle on what was really used.
 //!
-//! * [`Limits`] declares buckets and their [`Quota`]s; a [`Limiter`] grants [`Demand`]s within them, as [`Reservation`]s.
-//! * [`ThrottleLayer`] does so around any tower service: an [`Extractor`] reads the demand from a request, an
-//!   [`Inspector`] the actual usage from the response.
+//! * [`Limits`] declares buckets and their [`Quota`]s; a [`Limiter`] grants [`Demand`]s within them, as
+//!   [`Reservation`]s.
+//! * [`ThrottleLayer`] does so around any tower service: an [`Extractor`] reads the demand from a request,
+//!   an [`Inspector`] the actual usage from the response.
 //! * State lives in a [`Store`]: in memory, or in Redis for any number of processes.
 //!
 //! ```
+//! use std::convert::Infallible;
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //! use tower_throttle::{BoxError, Demand, Limiter, Limits, Quota, Settlement, ThrottleLayer, usage};
 //!
@@ -15,12 +17,12 @@
 //! let limits = Limits::new()
 //!     .bucket("api", [Quota::per_minute("requests", 500), Quota::per_minute("tokens", 30_000)]);
 //! let limiter = Limiter::new(limits)?;
-//! let layer = ThrottleLayer::new(limiter.clone(), |prompt: &mut String| {
+//! let layer = ThrottleLayer::from_fn(limiter.clone(), |prompt: &mut String| {
 //!     Ok(Demand::new("api", usage! { requests: 1, tokens: prompt.len() as u64 + 1_000 }))
 //! })
 //! .inspector(|answer: &String| Settlement::Exact(usage! { tokens: answer.len() as u64 }));
 //!
-//! let client = service_fn(async |prompt: String| Ok::<_, BoxError>(prompt + "?"));
+//! let client = service_fn(|prompt: String| async move { Ok::<_, Infallible>(prompt + "?") });
 //! let client = ServiceBuilder::new().layer(layer).service(client);
 //! assert_eq!(client.oneshot("why".into()).await?, "why?");
 //! assert_eq!(limiter.status("api").await?.quotas[1].charged, 4.0);
@@ -55,7 +57,7 @@ mod usage;
 pub use box_error::BoxError;
 pub use demand::Demand;
 pub use error::{BadDemand, Refusal, Shortage, Throttled};
-pub use extract::Extractor;
+pub use extract::{ExtractError, Extractor};
 pub use feedback::{Feedback, Named};
 pub use inspect::Inspector;
 pub use layer::{

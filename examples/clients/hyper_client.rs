@@ -21,7 +21,7 @@ async fn main() -> Result<(), BoxError> {
 
     let tokens = Quota::sliding_window("tokens", TOKENS, WINDOW).guard(Duration::from_millis(400));
     let limiter = Limiter::new(Limits::new().bucket("chat", [tokens]))?;
-    let throttle = ThrottleLayer::new(limiter.clone(), |_: &mut Request<Full<Bytes>>| {
+    let throttle = ThrottleLayer::from_fn(limiter.clone(), |_: &mut Request<Full<Bytes>>| {
         Ok(Demand::new("chat", usage! { tokens: 40 }))
     })
     .inspector(inspect::by_status(inspect::bytes(1 << 20, used)));

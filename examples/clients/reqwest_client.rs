@@ -8,8 +8,8 @@ use reqwest::{Client, Request, Response};
 use serde_json::{Value, json};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_throttle::{
-    BoxError, Limiter, Limits, Quota, Route, RouteError, Routes, ThrottleLayer, Usage, inspect,
-    usage,
+    BoxError, ExtractError, Limiter, Limits, Quota, Route, RouteError, Routes, ThrottleLayer,
+    Usage, inspect, usage,
 };
 
 const CALLS: usize = 30;
@@ -71,7 +71,7 @@ async fn answer(response: Response) -> Result<String, BoxError> {
     Ok(response.error_for_status()?.text().await?)
 }
 
-fn max_tokens(request: &Request) -> Result<Usage, BoxError> {
+fn max_tokens(request: &Request) -> Result<Usage, ExtractError> {
     let body = request.body().and_then(reqwest::Body::as_bytes).ok_or("the request has no body")?;
     let body: Value = serde_json::from_slice(body)?;
     Ok(usage! { tokens: body["max_tokens"].as_u64().ok_or("the request has no max_tokens")? })

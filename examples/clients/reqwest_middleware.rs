@@ -19,7 +19,7 @@ async fn main() -> Result<(), BoxError> {
 
     let quotas = [Quota::per_minute("requests", 10), Quota::per_minute("tokens", 100)];
     let limiter = Limiter::new(Limits::new().bucket("chat", quotas))?;
-    let throttle = ThrottleLayer::new(limiter.clone(), |_: &mut Request| {
+    let throttle = ThrottleLayer::from_fn(limiter.clone(), |_: &mut Request| {
         Ok(Demand::new("chat", usage! { tokens: 40 }).max_wait(Duration::from_secs(1)))
     })
     .inspector(

@@ -58,7 +58,7 @@ where
     O: BodyObserver + 'static,
     R: Carrier,
 {
-    type Response = R::Metered;
+    type Inspected = R::Metered;
 
     fn inspect(&self, response: R, reservation: Reservation) -> R::Metered {
         response.metered(reservation, |head| Box::new((self.observer)(head)))

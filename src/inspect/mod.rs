@@ -1,47 +1,73 @@
 //! What a call has really used, read from its response.
 //!
-//! An [`Inspector`] is given the response together with the reservation and settles it, at once or when the body ends.
-//! A closure `Fn(&Response) -> Settlement` settles at once. [`body()`] and [`bytes()`] follow a body while it passes,
-//! [`by_status`] settles refusals and failures by their status and leaves the rest to another inspector, and
-//! [`on_failure`] does so with errors.
+//! An [`Inspector`] is given the response together with the reservation. It settles the reservation at
+//! once, or when the body ends. A closure `Fn(&Response) -> Settlement` settles at once. [`body()`] and
+//! [`bytes()`] follow a body while it passes. [`by_status`] settles refusals, bad requests and server
+//! errors by their status, [`on_failure`] calls that failed without a response; both leave the rest to
+//! another inspector.
 
 mod body;
 pub(crate) mod body_observer;
 mod failure;
 mod status;
 
-use std::error::Error;
-
 #[cfg(feature = "llm")]
 pub(crate) use self::status::never_connected;
 pub use self::{
     body::{BodyInspector, Carrier, Collect, body, bytes},
     body_observer::{BodyEnd, BodyObserver},
-    failure::{OnFailure, on_failure},
+    failure::{CallError, OnFailure, on_failure},
     status::{ByStatus, HasStatus, by_status},
 };
 use crate::limiter::{Reservation, Settlement};
 
 /// Settles a reservation on what its call has really used.
+///
+/// A closure `Fn(&Response) -> Settlement` is an inspector. One that keeps an own count of failures:
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use tower_throttle::{Inspector, Reservation, Settlement, inspect::CallError, usage};
+///
+/// #[derive(Default)]
+/// struct Rows {
+///     failures: AtomicU64,
+/// }
+///
+/// impl Inspector<Vec<u8>> for Rows {
+///     type Inspected = Vec<u8>;
+///
+///     fn inspect(&self, rows: Vec<u8>, reservation: Reservation) -> Vec<u8> {
+///         drop(reservation.settle(usage! { rows: rows.len() as u64 }));
+///         rows
+///     }
+///
+///     fn failed(&self, _: CallError<'_>) -> Settlement {
+///         self.failures.fetch_add(1, Ordering::Relaxed);
+///         Settlement::Keep
+///     }
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not settle on `{Response}`",
-    note = "those that follow bodies take a `reqwest::Response` with feature `reqwest` of tower-throttle",
-    note = "a closure `|response: &Response| -> Settlement` is an inspector too"
+    note = "an inspector that is a closure has the form `|response: &Response| Settlement::Exact(usage! {{ .. }})`",
+    note = "the inspectors that follow bodies take a `reqwest::Response` with feature `reqwest` of tower-throttle"
 )]
 pub trait Inspector<Response> {
-    /// What becomes of the response: itself, unless its body is followed.
-    type Response;
+    /// What the caller gets: the response itself, or a response whose body is followed.
+    type Inspected;
 
-    /// Settles the reservation, now or later: dropped, it keeps its charge.
-    fn inspect(&self, response: Response, reservation: Reservation) -> Self::Response;
+    /// Settles the reservation, now or later. A reservation that is dropped keeps its charge.
+    fn inspect(&self, response: Response, reservation: Reservation) -> Self::Inspected;
 
-    /// What a call is charged that was made and failed without a response.
-    fn failed(&self, error: &(dyn Error + Send + Sync + 'static)) -> Settlement {
+    /// Returns the settlement of a call that failed without a response (default: it keeps its charge).
+    fn failed(&self, error: CallError<'_>) -> Settlement {
         let _ = error;
         Settlement::Keep
     }
 
-    /// What a call is charged that was made and then given up.
+    /// Returns the settlement of a call that was dropped before its response came (default: it keeps its
+    /// charge).
     fn dropped(&self) -> Settlement {
         Settlement::Keep
     }
@@ -51,7 +77,7 @@ impl<F, Response> Inspector<Response> for F
 where
     F: Fn(&Response) -> Settlement,
 {
-    type Response = Response;
+    type Inspected = Response;
 
     fn inspect(&self, response: Response, reservation: Reservation) -> Response {
         drop(reservation.conclude(self(&response)));
@@ -64,7 +90,7 @@ where
 pub struct KeepReserved;
 
 impl<Response> Inspector<Response> for KeepReserved {
-    type Response = Response;
+    type Inspected = Response;
 
     fn inspect(&self, response: Response, reservation: Reservation) -> Response {
         drop(reservation.keep());

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use http::StatusCode;
 
-use super::Inspector;
+use super::{CallError, Inspector};
 use crate::limiter::{Reservation, Settlement};
 
 /// A response with a status.
@@ -69,9 +69,9 @@ where
     I: Inspector<R>,
     R: HasStatus,
 {
-    type Response = I::Response;
+    type Inspected = I::Inspected;
 
-    fn inspect(&self, response: R, mut reservation: Reservation) -> I::Response {
+    fn inspect(&self, response: R, mut reservation: Reservation) -> I::Inspected {
         let settlement = match response.status() {
             StatusCode::TOO_MANY_REQUESTS => Some(&self.refused),
             status if status.is_server_error() => Some(&self.server_error),
@@ -83,8 +83,12 @@ where
         self.inspector.inspect(response, reservation)
     }
 
-    fn failed(&self, error: &(dyn Error + Send + Sync + 'static)) -> Settlement {
-        if never_connected(error) { self.unreachable.clone() } else { self.inspector.failed(error) }
+    fn failed(&self, error: CallError<'_>) -> Settlement {
+        if never_connected(error.get_ref()) {
+            self.unreachable.clone()
+        } else {
+            self.inspector.failed(error)
+        }
     }
 
     fn dropped(&self) -> Settlement {

@@ -17,8 +17,8 @@ use crate::{
     demand::Demand,
     engine::Mode,
     error::{Carried, Throttled},
-    extract::Extractor,
-    inspect::Inspector,
+    extract::{ExtractError, Extractor},
+    inspect::{CallError, Inspector},
     limiter::{Reservation, Settlement},
 };
 
@@ -46,18 +46,18 @@ where
     S::Error: Into<BoxError>,
     I: Inspector<S::Response>,
 {
-    type Output = Result<I::Response, BoxError>;
+    type Output = Result<I::Inspected, BoxError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let config = this.attempt.config.clone();
         this.attempt.poll(context).map_err(|failure| match failure {
-            Failure::Demand(error) => error,
+            Failure::Demand(error) => error.into_inner(),
             Failure::Throttled(error) => Carried(error).into(),
             Failure::NotReady(error) => error.into(),
             Failure::Call(error, mut dispatched) => {
                 let error = error.into();
-                dispatched.conclude(config.inspector.failed(error.as_ref()));
+                dispatched.conclude(config.inspector.failed(CallError::new(error.as_ref())));
                 error
             }
         })
@@ -73,7 +73,7 @@ impl<S: Service<R>, R, E, I> fmt::Debug for ResponseFuture<S, R, E, I> {
 /// Why there is no response.
 pub(super) enum Failure<Error> {
     /// The extractor erred.
-    Demand(BoxError),
+    Demand(ExtractError),
     /// The limiter refused.
     Throttled(Throttled),
     /// The inner service erred before it was called.
@@ -149,7 +149,7 @@ impl<S, R> Waiting<S, R> {
 pin_project! {
     #[project = StageProjection]
     enum Stage<F> {
-        Failed { error: Option<BoxError> },
+        Failed { error: Option<ExtractError> },
         Beginning,
         Reserving { grant: Grant },
         // Since when the service keeps a grant waiting, if it does.
@@ -205,7 +205,7 @@ where
     S: Service<R>,
     I: Inspector<S::Response>,
 {
-    type Output = Result<I::Response, Failure<S::Error>>;
+    type Output = Result<I::Inspected, Failure<S::Error>>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();

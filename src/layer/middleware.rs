@@ -16,7 +16,11 @@ use super::{
     ThrottleLayer,
     future::{Attempt, Failure},
 };
-use crate::{box_error::BoxError, extract::Extractor, inspect::Inspector};
+use crate::{
+    box_error::BoxError,
+    extract::Extractor,
+    inspect::{CallError, Inspector},
+};
 
 /// A request that is not sent is [`Error::Middleware`], in which [`Throttled::find`](crate::Throttled::find) finds the
 /// reason; errors of the chain stay what they are.
@@ -24,7 +28,7 @@ use crate::{box_error::BoxError, extract::Extractor, inspect::Inspector};
 impl<E, I> Middleware for ThrottleLayer<E, I>
 where
     E: Extractor<Request> + Send + Sync + 'static,
-    I: Inspector<Response, Response = Response> + Send + Sync + 'static,
+    I: Inspector<Response, Inspected = Response> + Send + Sync + 'static,
 {
     async fn handle(
         &self,
@@ -36,11 +40,11 @@ where
         // A chain is always ready, and holds nothing.
         let attempt = Attempt::new(self.config.clone(), chain, None, request);
         attempt.await.map_err(|failure| match failure {
-            Failure::Demand(error) => Error::middleware(NotSent(error)),
+            Failure::Demand(error) => Error::middleware(NotSent(error.into_inner())),
             Failure::Throttled(error) => Error::middleware(NotSent(error.into())),
             Failure::NotReady(error) => error,
             Failure::Call(error, mut dispatched) => {
-                dispatched.conclude(self.config.inspector.failed(&error));
+                dispatched.conclude(self.config.inspector.failed(CallError::new(&error)));
                 error
             }
         })

@@ -1,4 +1,4 @@
-//! The layer: what to throttle, by what.
+//! The layer: what to throttle, by what. It knows the limiter's public methods, extractors and inspectors.
 
 pub(crate) mod body;
 mod config;
@@ -21,41 +21,98 @@ pub use self::{
     respond::{Respond, RespondFuture, RespondLayer},
     service::Throttle,
 };
-use crate::{inspect::KeepReserved, limiter::Limiter};
+use crate::{demand::Demand, extract::ExtractError, inspect::KeepReserved, limiter::Limiter};
 
-/// Throttles a service: reserves what each request may use, waits until that fits, calls, and settles on what was used.
+/// Throttles a service: reserves what each request may use, waits until that fits, calls, and settles on
+/// what was used.
 ///
-/// The extractor reads the demand from the request, the inspector the actual usage from the response. Nothing inside is
-/// held while a request waits: the inner service is made ready after the grant.
+/// The extractor reads the demand from the request, the inspector the actual usage from the response.
+/// Nothing inside is held while a request waits: the inner service is made ready after the grant.
 ///
 /// ```
+/// use std::convert::Infallible;
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 /// use tower_throttle::{BoxError, Demand, Limiter, Limits, Quota, Settlement, ThrottleLayer, usage};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), BoxError> {
-/// let limiter = Limiter::new(Limits::new().bucket("words", [Quota::per_minute("words", 1_000)]))?;
-/// let layer = ThrottleLayer::new(limiter.clone(), |text: &mut String| {
+/// let limits = Limits::new().bucket("words", [Quota::per_minute("words", 1_000)]);
+/// let limiter = Limiter::new(limits)?;
+/// let layer = ThrottleLayer::from_fn(limiter.clone(), |text: &mut String| {
 ///     Ok(Demand::new("words", usage! { words: text.len() as u64 }))
-/// });
-/// let layer = layer.inspector(|words: &usize| Settlement::Exact(usage! { words: *words as u64 }));
-/// let service = ServiceBuilder::new()
-///     .layer(layer)
-///     .service(service_fn(async |text: String| Ok::<_, BoxError>(text.split(' ').count())));
+/// })
+/// .inspector(|words: &usize| Settlement::Exact(usage! { words: *words as u64 }));
 ///
-/// assert_eq!(service.oneshot("one two three".into()).await?, 3);
+/// let count = |text: String| async move { Ok::<_, Infallible>(text.split(' ').count()) };
+/// let service = ServiceBuilder::new().layer(layer).service(service_fn(count));
+///
+/// let task = tokio::spawn(service.oneshot("one two three".into()));
+/// assert_eq!(task.await??, 3);
 /// assert_eq!(limiter.status("words").await?.quotas[0].available, 997.0);
 /// # Ok(())
 /// # }
+/// ```
+///
+/// # In a function
+/// A function that returns a throttled service names what callers need of it, its future included:
+///
+/// ```
+/// use tower::{Layer, Service};
+/// use tower_throttle::{BoxError, Demand, Limiter, ThrottleLayer, usage};
+///
+/// fn throttled<S>(
+///     limiter: Limiter,
+///     inner: S,
+/// ) -> impl Service<String, Response = S::Response, Error = BoxError, Future: Send> + Clone + Send + Sync + 'static
+/// where
+///     S: Service<String, Error: Into<BoxError>, Future: Send> + Clone + Send + Sync + 'static,
+/// {
+///     let layer = ThrottleLayer::from_fn(limiter, |text: &mut String| {
+///         Ok(Demand::new("words", usage! { words: text.len() as u64 }))
+///     });
+///     layer.layer(inner)
+/// }
 /// ```
 pub struct ThrottleLayer<E, I = KeepReserved> {
     config: Arc<Config<E, I>>,
 }
 
 impl<E> ThrottleLayer<E> {
-    /// Throttles by what `extractor` reads from a request. Without an inspector, calls keep what they reserved.
+    /// Throttles by what `extractor` reads from a request. Without an inspector, calls keep what they
+    /// reserved.
+    ///
+    /// For a closure use [`from_fn`](Self::from_fn): here nothing is known of it yet, so that a mistake in it
+    /// shows only where the service is called.
     pub fn new(limiter: Limiter, extractor: E) -> Self {
         Self { config: Arc::new(Config::new(limiter, extractor, KeepReserved)) }
+    }
+
+    /// Throttles by what a closure reads from a request. Without an inspector, calls keep what they reserved.
+    ///
+    /// The parameter needs its type; `Ok(..)` and `?` need none. The closure must not be `async`: what it
+    /// needs to know is in the request, or put there (as an extension, say) by a layer outside.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, Limiter, Limits, Quota, ThrottleLayer, usage};
+    ///
+    /// let limits = Limits::new().bucket("uploads", [Quota::per_hour("bytes", 1 << 30)]);
+    /// let layer = ThrottleLayer::from_fn(
+    ///     Limiter::new(limits)?,
+    ///     |request: &mut http::Request<bytes::Bytes>| {
+    ///         let bytes: u64 = match request.headers().get("content-length") {
+    ///             Some(length) => length.to_str()?.parse()?,
+    ///             None => return Err("how long is it?".into()),
+    ///         };
+    ///         Ok(Demand::new("uploads", usage! { bytes: bytes }))
+    ///     },
+    /// );
+    /// # Ok::<_, tower_throttle::LimitsError>(())
+    /// ```
+    pub fn from_fn<Request>(limiter: Limiter, extract: E) -> Self
+    where
+        E: Fn(&mut Request) -> Result<Demand, ExtractError>,
+    {
+        Self::new(limiter, extract)
     }
 }
 

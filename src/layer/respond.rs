@@ -82,7 +82,7 @@ impl<S, R, E, I, B> Service<R> for Respond<S, E, I>
 where
     S: Service<R> + Clone,
     E: Extractor<R>,
-    I: Inspector<S::Response, Response = Response<B>>,
+    I: Inspector<S::Response, Inspected = Response<B>>,
     B: From<String>,
 {
     type Response = Response<B>;
@@ -123,7 +123,7 @@ pin_project! {
 impl<S, R, E, I, B> Future for RespondFuture<S, R, E, I>
 where
     S: Service<R>,
-    I: Inspector<S::Response, Response = Response<B>>,
+    I: Inspector<S::Response, Inspected = Response<B>>,
     B: From<String>,
 {
     type Output = Result<Response<B>, S::Error>;

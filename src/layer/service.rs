@@ -67,7 +67,7 @@ where
     E: Extractor<R>,
     I: Inspector<S::Response>,
 {
-    type Response = I::Response;
+    type Response = I::Inspected;
     type Error = BoxError;
     type Future = ResponseFuture<S, R, E, I>;
 

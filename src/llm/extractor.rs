@@ -9,7 +9,10 @@ use http::{
 };
 
 use super::{request::BadRequest, rules::Rules, stream_options::asking_for_usage};
-use crate::{demand::Demand, box_error::BoxError, extract::Extractor};
+use crate::{
+    demand::Demand,
+    extract::{ExtractError, Extractor},
+};
 
 /// An [`Extractor`] that reads what a request asks for by a provider's [`Rules`]: see [`Rules::extractor`].
 ///
@@ -96,7 +99,7 @@ impl Peek for Option<reqwest::Body> {
 }
 
 impl Extract {
-    fn demand(&self, body: &mut impl Peek, headers: &mut HeaderMap) -> Result<Demand, BoxError> {
+    fn demand(&self, body: &mut impl Peek, headers: &mut HeaderMap) -> Result<Demand, ExtractError> {
         let is_encoded = headers.contains_key(CONTENT_ENCODING);
         let Some(bytes) = body.peek().filter(|_| !is_encoded) else {
             return self.rules.unreadable.clone().ok_or_else(|| BadRequest::Unreadable.into());
@@ -115,7 +118,7 @@ impl Extract {
 }
 
 impl<B: Peek> Extractor<http::Request<B>> for Extract {
-    fn extract(&self, request: &mut http::Request<B>) -> Result<Demand, BoxError> {
+    fn extract(&self, request: &mut http::Request<B>) -> Result<Demand, ExtractError> {
         let mut headers = std::mem::take(request.headers_mut());
         let demand = self.demand(request.body_mut(), &mut headers);
         *request.headers_mut() = headers;
@@ -125,7 +128,7 @@ impl<B: Peek> Extractor<http::Request<B>> for Extract {
 
 #[cfg(feature = "reqwest")]
 impl Extractor<reqwest::Request> for Extract {
-    fn extract(&self, request: &mut reqwest::Request) -> Result<Demand, BoxError> {
+    fn extract(&self, request: &mut reqwest::Request) -> Result<Demand, ExtractError> {
         let mut headers = std::mem::take(request.headers_mut());
         let mut body = request.body_mut().take();
         let demand = self.demand(&mut body, &mut headers);

@@ -1,6 +1,6 @@
 //! Settles calls by what their responses tell.
 
-use std::{error::Error, sync::Arc};
+use std::sync::Arc;
 
 use http::{
     HeaderMap,
@@ -12,7 +12,7 @@ use super::{
     rules::Rules,
 };
 use crate::{
-    inspect::{Carrier, HasStatus, Inspector, never_connected},
+    inspect::{CallError, Carrier, HasStatus, Inspector, never_connected},
     limiter::{Reservation, Settlement},
     usage::Usage,
 };
@@ -82,7 +82,7 @@ impl Format {
 }
 
 impl<R: Carrier + HasStatus> Inspector<R> for Inspect {
-    type Response = R::Metered;
+    type Inspected = R::Metered;
 
     fn inspect(&self, response: R, mut reservation: Reservation) -> R::Metered {
         let reserved = reservation.usage().clone();
@@ -105,7 +105,7 @@ impl<R: Carrier + HasStatus> Inspector<R> for Inspect {
         })
     }
 
-    fn failed(&self, error: &(dyn Error + Send + Sync + 'static)) -> Settlement {
-        if never_connected(error) { Settlement::Release } else { Settlement::Keep }
+    fn failed(&self, error: CallError<'_>) -> Settlement {
+        if never_connected(error.get_ref()) { Settlement::Release } else { Settlement::Keep }
     }
 }

@@ -21,7 +21,10 @@ use self::{
     route::Rule,
     target::{Target, canonical},
 };
-use crate::{box_error::BoxError, demand::Demand, extract::Extractor};
+use crate::{
+    demand::Demand,
+    extract::{ExtractError, Extractor},
+};
 
 /// Reads a demand from a request's host, method and path. One client may so call several providers.
 ///
@@ -92,7 +95,11 @@ impl<R> Routes<R> {
         RoutesBuilder { routes: Vec::new(), otherwise: Route::refuse() }
     }
 
-    fn demand(&self, request: &mut R, target: fn(&R) -> Target<'_>) -> Result<Demand, BoxError> {
+    fn demand(
+        &self,
+        request: &mut R,
+        target: fn(&R) -> Target<'_>,
+    ) -> Result<Demand, ExtractError> {
         let (rule, names) = self.inner.look_up(&target(request))?;
         rule.demand(request, names)
     }
@@ -135,14 +142,14 @@ impl Scope {
 }
 
 impl<B> Extractor<http::Request<B>> for Routes<http::Request<B>> {
-    fn extract(&self, request: &mut http::Request<B>) -> Result<Demand, BoxError> {
+    fn extract(&self, request: &mut http::Request<B>) -> Result<Demand, ExtractError> {
         self.demand(request, |request| Target::of_http(request))
     }
 }
 
 #[cfg(feature = "reqwest")]
 impl Extractor<reqwest::Request> for Routes<reqwest::Request> {
-    fn extract(&self, request: &mut reqwest::Request) -> Result<Demand, BoxError> {
+    fn extract(&self, request: &mut reqwest::Request) -> Result<Demand, ExtractError> {
         self.demand(request, |request| Target::of_reqwest(request))
     }
 }

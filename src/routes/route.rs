@@ -9,7 +9,11 @@ use super::{
     Names, RouteError,
     pattern::{Piece, pieces},
 };
-use crate::{box_error::BoxError, demand::Demand, extract::Extractor, usage::Usage};
+use crate::{
+    demand::Demand,
+    extract::{ExtractError, Extractor},
+    usage::Usage,
+};
 
 /// The longest value of a parameter in a bucket's name, in bytes.
 const MAX_VALUE: usize = 256;
@@ -47,7 +51,7 @@ enum UsageRule<R> {
     Of(Arc<UsageOf<R>>),
 }
 
-type UsageOf<R> = dyn Fn(&R) -> Result<Usage, BoxError> + Send + Sync;
+type UsageOf<R> = dyn Fn(&R) -> Result<Usage, ExtractError> + Send + Sync;
 
 impl<R> Route<R> {
     /// Sends them to a bucket, whose name may use the pattern's parameters: `tenant:{tenant}`. `{{` and `}}` stand for
@@ -93,7 +97,7 @@ impl<R> Route<R> {
     #[must_use]
     pub fn usage_of<F>(mut self, usage_of: F) -> Self
     where
-        F: Fn(&R) -> Result<Usage, BoxError> + Send + Sync + 'static,
+        F: Fn(&R) -> Result<Usage, ExtractError> + Send + Sync + 'static,
     {
         self.usage = Some(UsageRule::Of(Arc::new(usage_of)));
         self
@@ -189,7 +193,7 @@ impl<R> Rule<R> {
         self.names.iter().map(|name| name.fill_in(parameters)).collect()
     }
 
-    pub(super) fn demand(&self, request: &mut R, names: Names) -> Result<Demand, BoxError> {
+    pub(super) fn demand(&self, request: &mut R, names: Names) -> Result<Demand, ExtractError> {
         let mut names = names.into_iter();
         let mut demand = match &self.route.aim {
             Aim::Unlimited => return Ok(Demand::unlimited()),

@@ -64,7 +64,7 @@ async fn a_refusal_for_good_tells_no_time() {
 #[tokio::test(start_paused = true)]
 async fn a_longest_wait_is_for_each_attempt_and_a_total_timeout_for_all() {
     let (limiter, _) = Ledger::limiter();
-    let layer = ThrottleLayer::new(limiter.clone(), |request: &mut u64| {
+    let layer = ThrottleLayer::from_fn(limiter.clone(), |request: &mut u64| {
         Ok(Demand::new("api", usage! { tokens: *request }).max_wait(Duration::from_secs(5)))
     });
     let service = ServiceBuilder::new()

@@ -8,7 +8,9 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use tower::{ServiceBuilder, ServiceExt};
-use tower_throttle::{BoxError, Demand, Limiter, Settlement, ThrottleLayer, inspect, usage};
+use tower_throttle::{
+    BoxError, Demand, ExtractError, Limiter, Settlement, ThrottleLayer, inspect, usage,
+};
 
 use crate::{
     ledger::{Ledger, settled},
@@ -22,7 +24,7 @@ fn client() -> Client<HttpConnector, Body> {
     Client::builder(TokioExecutor::new()).build_http()
 }
 
-fn demand(_: &mut Request<Body>) -> Result<Demand, BoxError> {
+fn demand(_: &mut Request<Body>) -> Result<Demand, ExtractError> {
     Ok(Demand::new("api", usage! { tokens: RESERVED }))
 }
 

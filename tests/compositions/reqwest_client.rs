@@ -3,7 +3,9 @@
 use http::Method;
 use reqwest::{Client, Request, Response};
 use tower::{ServiceBuilder, ServiceExt};
-use tower_throttle::{BoxError, Demand, Limiter, Settlement, ThrottleLayer, inspect, usage};
+use tower_throttle::{
+    BoxError, Demand, ExtractError, Limiter, Settlement, ThrottleLayer, inspect, usage,
+};
 
 use crate::{
     ledger::{Ledger, settled},
@@ -12,7 +14,7 @@ use crate::{
     wire::{self, Answer, RESERVED, UntilServed, erased, inspector},
 };
 
-fn demand(_: &mut Request) -> Result<Demand, BoxError> {
+fn demand(_: &mut Request) -> Result<Demand, ExtractError> {
     Ok(Demand::new("api", usage! { tokens: RESERVED }))
 }
 

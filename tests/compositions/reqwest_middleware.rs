@@ -6,7 +6,7 @@ use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Error};
 use reqwest_retry::{Jitter, RetryTransientMiddleware, policies::ExponentialBackoff};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_throttle::{
-    BoxError, Demand, Limiter, Settlement, ThrottleLayer, Throttled, inspect, usage,
+    BoxError, Demand, ExtractError, Limiter, Settlement, ThrottleLayer, Throttled, inspect, usage,
 };
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     wire::{self, Answer, Inspector, RESERVED, erased, inspector},
 };
 
-type Extract = fn(&mut Request) -> Result<Demand, BoxError>;
+type Extract = fn(&mut Request) -> Result<Demand, ExtractError>;
 
 fn layer(limiter: &Limiter) -> ThrottleLayer<Extract, Inspector> {
     let demand: Extract = |_| Ok(Demand::new("api", usage! { tokens: RESERVED }));
@@ -140,7 +140,7 @@ async fn what_an_extractor_says_is_found_too() {
     let nowhere = Nowhere::new();
     let (limiter, ledger) = Ledger::limiter();
     let layer =
-        ThrottleLayer::new(limiter.clone(), |_: &mut Request| Err(Throttled::Closed.into()));
+        ThrottleLayer::from_fn(limiter.clone(), |_: &mut Request| Err(Throttled::Closed.into()));
     let client = ClientBuilder::new(Client::new()).with(retry()).with(layer).build();
     let error = client.get(nowhere.url()).send().await.expect_err("not sent");
     assert!(matches!(Throttled::find(&error), Some(Throttled::Closed)));

@@ -26,7 +26,7 @@ fn by_length(bytes: &[u8]) -> Settlement {
 /// What becomes of `body` behind the layer, 80 tokens being reserved.
 async fn through<I, B>(limiter: &Limiter, inspector: I, body: B) -> Response<MeteredBody<B>>
 where
-    I: Inspector<Response<B>, Response = Response<MeteredBody<B>>>,
+    I: Inspector<Response<B>, Inspected = Response<MeteredBody<B>>>,
     B: Send + 'static,
 {
     let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).inspector(inspector);

@@ -6,7 +6,8 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_throttle::{
-    BoxError, Demand, Inspector, Reservation, Settlement, ThrottleLayer, Throttled, usage,
+    BoxError, Demand, Inspector, Reservation, Settlement, ThrottleLayer, Throttled,
+    inspect::CallError, usage,
 };
 
 use crate::probe::{Act, Extract, Probe, charged, limiter, tokens};
@@ -110,14 +111,14 @@ async fn s27_a_call_that_fails_after_dispatch_is_kept() {
 struct Lenient;
 
 impl Inspector<u64> for Lenient {
-    type Response = u64;
+    type Inspected = u64;
 
     fn inspect(&self, response: u64, reservation: Reservation) -> u64 {
         drop(reservation.settle(usage! { tokens: response }));
         response
     }
 
-    fn failed(&self, error: &(dyn std::error::Error + Send + Sync + 'static)) -> Settlement {
+    fn failed(&self, error: CallError<'_>) -> Settlement {
         assert_eq!(error.to_string(), "the call failed");
         Settlement::Exact(usage! { tokens: 3 })
     }
@@ -204,8 +205,8 @@ async fn a_grant_that_grew_old_is_made_anew() {
 #[tokio::test(start_paused = true)]
 async fn nothing_inside_is_held_while_a_request_waits() {
     let limiter = limiter();
-    let layer = ThrottleLayer::new(limiter.clone(), |request: &mut (&'static str, u64)| {
-        Ok::<_, BoxError>(Demand::new(request.0, usage! { tokens: request.1 }))
+    let layer = ThrottleLayer::from_fn(limiter.clone(), |request: &mut (&'static str, u64)| {
+        Ok(Demand::new(request.0, usage! { tokens: request.1 }))
     });
     let limits = tower_throttle::Limits::new()
         .bucket("api", [tower_throttle::Quota::per_minute("tokens", 100)])
@@ -229,7 +230,7 @@ async fn nothing_inside_is_held_while_a_request_waits() {
 async fn nothing_inside_is_held_while_an_old_grant_is_made_anew() {
     let quotas = || [tower_throttle::Quota::per_minute("tokens", 100)];
     let limits = tower_throttle::Limits::new().bucket("api", quotas()).bucket("other", quotas());
-    let layer = ThrottleLayer::new(
+    let layer = ThrottleLayer::from_fn(
         tower_throttle::Limiter::new(limits).unwrap(),
         |request: &mut (&'static str, u64, u64)| {
             Ok(Demand::new(request.0, usage! { tokens: request.1 }))
@@ -262,7 +263,7 @@ async fn nothing_inside_is_held_while_an_old_grant_is_made_anew() {
 #[tokio::test(start_paused = true)]
 async fn a_longest_wait_counts_from_the_first_time_it_is_asked_for() {
     let limiter = limiter();
-    let layer = ThrottleLayer::new(limiter.clone(), |request: &mut u64| {
+    let layer = ThrottleLayer::from_fn(limiter.clone(), |request: &mut u64| {
         Ok(Demand::new("api", usage! { tokens: *request }).max_wait(Duration::from_secs(61)))
     });
     let probe = Probe::new(Act::BeReadyAfter(Duration::from_secs(30)));
@@ -312,9 +313,7 @@ async fn s30_each_attempt_of_a_retry_outside_reserves_and_settles() {
 #[tokio::test(start_paused = true)]
 async fn an_extractor_that_errs_fails_the_request_and_reserves_nothing() {
     let limiter = limiter();
-    let layer = ThrottleLayer::new(limiter.clone(), |_: &mut u64| {
-        Err::<Demand, _>("no model named".into())
-    });
+    let layer = ThrottleLayer::from_fn(limiter.clone(), |_: &mut u64| Err("no model named".into()));
     let probe = Probe::new(Act::Answer(0));
 
     let error = layer.layer(probe.clone()).oneshot(1).await.unwrap_err();
@@ -324,8 +323,8 @@ async fn an_extractor_that_errs_fails_the_request_and_reserves_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_demand_of_a_misspelt_metric_is_an_error() {
-    let layer = ThrottleLayer::new(limiter(), |_: &mut u64| {
-        Ok::<_, BoxError>(Demand::new("api", usage! { tokenz: 1 }))
+    let layer = ThrottleLayer::from_fn(limiter(), |_: &mut u64| {
+        Ok(Demand::new("api", usage! { tokenz: 1 }))
     });
     let error = layer.layer(Probe::new(Act::Answer(0))).call(1).await.unwrap_err();
     assert_eq!(error.to_string(), "no quota counts metric `tokenz`: is it misspelt?");

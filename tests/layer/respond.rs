@@ -5,7 +5,7 @@ use std::{convert::Infallible, time::Duration};
 use http::{Response, StatusCode};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_throttle::{
-    BoxError, Demand, Feedback, Limiter, RespondLayer, ThrottleLayer,
+    Demand, ExtractError, Feedback, Limiter, RespondLayer, ThrottleLayer,
     inspect::KeepReserved,
     store::{Batch, Reply, Store, StoreError},
     usage,
@@ -83,7 +83,7 @@ async fn what_could_never_fit_is_told_no_time() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_nobody_can_meter_is_a_bad_request() {
-    let no_model: Extract = |_| Err::<Demand, BoxError>("no model named".into());
+    let no_model: Extract = |_| Err::<Demand, ExtractError>("no model named".into());
     let unknown: Extract = |_| Ok(Demand::new("nobody", usage! {}));
     let answer = send(&ThrottleLayer::new(limiter(), no_model).respond(), 1).await;
     assert_eq!(

@@ -21,12 +21,16 @@ use futures_util::StreamExt;
 use reqwest::{Request, Response};
 use serde_json::json;
 use tower::{Layer, Service, ServiceBuilder};
-use tower_throttle::{BoxError, Demand, Limiter, Limits, Quota, ThrottleLayer, Throttled};
+use tower_throttle::{
+    BoxError, Demand, ExtractError, Limiter, Limits, Quota, ThrottleLayer, Throttled,
+};
 
 /// A client of the provider at `url`, all of whose calls keep within the limits.
 pub fn client(limiter: Limiter, url: &str) -> Client<OpenAIConfig> {
-    let layer =
-        ThrottleLayer::new(limiter, openai::demand as fn(&mut Request) -> Result<Demand, BoxError>);
+    let layer = ThrottleLayer::new(
+        limiter,
+        openai::demand as fn(&mut Request) -> Result<Demand, ExtractError>,
+    );
     client_through(layer.inspector(openai::inspect()).layer(reqwest::Client::new()), url)
 }
 

@@ -17,14 +17,14 @@ use examples_common::{
 use serde_json::{Value, json};
 use tower::{Layer, Service, ServiceExt};
 use tower_throttle::{
-    BoxError, Demand, Limiter, Limits, Quota, Throttle, ThrottleLayer, Throttled,
+    BoxError, Demand, ExtractError, Limiter, Limits, Quota, Throttle, ThrottleLayer, Throttled,
 };
 
 use crate::Server;
 
 /// A client all of whose calls keep within the limits.
 pub type Client =
-    Throttle<reqwest::Client, fn(&mut reqwest::Request) -> Result<Demand, BoxError>, Inspect>;
+    Throttle<reqwest::Client, fn(&mut reqwest::Request) -> Result<Demand, ExtractError>, Inspect>;
 
 /// A client all of whose calls keep within the limits.
 pub fn client(limiter: Limiter) -> Client {

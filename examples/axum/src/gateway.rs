@@ -23,7 +23,8 @@ use examples_common::{
 };
 use serde_json::json;
 use tower_throttle::{
-    BoxError, Demand, Limiter, Limits, Quota, RespondLayer, Settlement, ThrottleLayer,
+    BoxError, Demand, ExtractError, Limiter, Limits, Quota, RespondLayer, Settlement,
+    ThrottleLayer,
     inspect::{self, BodyEnd, BodyInspector, BodyObserver},
     usage,
 };
@@ -61,7 +62,7 @@ pub fn limits(plans: HashMap<String, u64>, everyone: u64) -> Limits {
 #[derive(Clone, Copy, Debug, Default)]
 struct Estimate(u64);
 
-fn demand(request: &mut Request) -> Result<Demand, BoxError> {
+fn demand(request: &mut Request) -> Result<Demand, ExtractError> {
     let known = request.extensions().get::<Tenant>().map(|Tenant(name)| name.as_ref());
     let told = || request.headers().get(TENANT).and_then(|value| value.to_str().ok());
     // The prefix keeps a tenant that calls itself `everyone` in its place.
@@ -73,8 +74,10 @@ fn demand(request: &mut Request) -> Result<Demand, BoxError> {
 }
 
 /// What the layer of this gateway is.
-pub type Metering =
-    RespondLayer<fn(&mut Request) -> Result<Demand, BoxError>, BodyInspector<fn(&Parts) -> Answer>>;
+pub type Metering = RespondLayer<
+    fn(&mut Request) -> Result<Demand, ExtractError>,
+    BodyInspector<fn(&Parts) -> Answer>,
+>;
 
 /// Meters tenants, and answers by itself what does not fit.
 pub fn metering(limiter: Limiter) -> Metering {

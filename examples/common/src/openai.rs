@@ -8,7 +8,7 @@ use http::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tower_throttle::{
-    BoxError, Demand, Settlement,
+    BoxError, Demand, ExtractError, Settlement,
     inspect::{self, BodyEnd, BodyInspector, BodyObserver, ByStatus},
     usage,
 };
@@ -52,7 +52,7 @@ impl Asked {
 ///
 /// # Errors
 /// When it is none.
-pub fn demand(request: &mut reqwest::Request) -> Result<Demand, BoxError> {
+pub fn demand(request: &mut reqwest::Request) -> Result<Demand, ExtractError> {
     let body = request.body().and_then(reqwest::Body::as_bytes).ok_or("the request has no body")?;
     let asked = Asked::read(body)?;
     let tokens = asked.tokens();

@@ -12,7 +12,7 @@ use reqwest::{Request, Response};
 use serde_json::Value;
 use tower::{Service, ServiceBuilder};
 use tower_throttle::{
-    BoxError, Demand, Event, Limiter, Limits, Quota, Settlement, ThrottleLayer,
+    BoxError, Demand, Event, ExtractError, Limiter, Limits, Quota, Settlement, ThrottleLayer,
     inspect::{self, by_status},
     store::RedisStore,
     usage,
@@ -34,7 +34,7 @@ fn limits() -> Limits {
 }
 
 /// The most that a request may use: its prompt, at four bytes per token, and as long an answer as it allows.
-fn demand(request: &mut Request) -> Result<Demand, BoxError> {
+fn demand(request: &mut Request) -> Result<Demand, ExtractError> {
     let body = request.body().and_then(reqwest::Body::as_bytes).ok_or("the request has no body")?;
     let body: Value = serde_json::from_slice(body)?;
     let model = body["model"].as_str().ok_or("the request names no model")?.to_owned();

@@ -10,7 +10,8 @@ use http::{HeaderMap, HeaderName, Request, response::Parts};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service, util::MapErr};
 use tower_throttle::{
-    BoxError, Demand, Limiter, Limits, Quota, Settlement, Throttle, ThrottleLayer, Throttled,
+    BoxError, Demand, ExtractError, Limiter, Limits, Quota, Settlement, Throttle, ThrottleLayer,
+    Throttled,
     inspect::{self, BodyEnd, BodyInspector, BodyObserver, ByStatus},
     usage,
 };
@@ -38,7 +39,7 @@ pub fn budgeted(question: &str, tokens: u64) -> tonic::Request<String> {
     request
 }
 
-fn demand(request: &mut Request<Body>) -> Result<Demand, BoxError> {
+fn demand(request: &mut Request<Body>) -> Result<Demand, ExtractError> {
     let Budget { tokens, max_wait } =
         *request.extensions().get().ok_or("the request has no budget")?;
     // The method is the bucket, or of a family that is.
@@ -50,7 +51,7 @@ fn demand(request: &mut Request<Body>) -> Result<Demand, BoxError> {
 pub type Metered<S> = MapErr<
     Throttle<
         S,
-        fn(&mut Request<Body>) -> Result<Demand, BoxError>,
+        fn(&mut Request<Body>) -> Result<Demand, ExtractError>,
         ByStatus<BodyInspector<fn(&Parts) -> Follow>>,
     >,
     fn(BoxError) -> Status,

@@ -8,7 +8,7 @@ pub(crate) fn throttled(
     limiter: Limiter,
     channel: Channel,
 ) -> impl Service<Request<Body>, Response = Response<MeteredBody<Body>>, Error = BoxError> + Clone {
-    let demand = |request: &mut Request<Body>| -> Result<Demand, BoxError> {
+    let demand = |request: &mut Request<Body>| {
         let Budget { tokens, max_wait } =
             *request.extensions().get().ok_or("the call has no budget")?;
         Ok(Demand::new(request.uri().path().to_owned(), usage! { tokens: tokens })

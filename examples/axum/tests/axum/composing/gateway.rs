@@ -1,12 +1,12 @@
 use axum::{Router, extract::Request};
-use tower_throttle::{BoxError, Demand, Limiter, Settlement, ThrottleLayer, inspect, usage};
+use tower_throttle::{Demand, Limiter, Settlement, ThrottleLayer, inspect, usage};
 
 /// Put into a request by the middleware that authenticates it.
 #[derive(Clone)]
 pub(crate) struct Tenant(pub(crate) String);
 
 pub(crate) fn metered(routes: Router, limiter: Limiter, used: fn(&[u8]) -> Settlement) -> Router {
-    let demand = |request: &mut Request| -> Result<Demand, BoxError> {
+    let demand = |request: &mut Request| {
         let Tenant(name) = request.extensions().get().ok_or("whose request is this?")?;
         Ok(Demand::new(format!("tenant {name}"), usage! { tokens: 1_500 }).and("everyone"))
     };
