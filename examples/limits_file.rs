@@ -3,7 +3,7 @@
 //! The file says which requests go where; those to OpenAI and Anthropic tell it themselves, by the model they name.
 
 use http::{Request, Response};
-use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower::{ServiceBuilder, service_fn};
 use tower_throttle::{
     BoxError, Route, ThrottleLayer,
     file::LimitsFile,

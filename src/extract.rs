@@ -37,6 +37,7 @@ pub trait Extractor<Request> {
     fn extract(&self, request: &mut Request) -> Result<Demand, ExtractError>;
 }
 
+#[diagnostic::do_not_recommend]
 impl<F, Request> Extractor<Request> for F
 where
     F: Fn(&mut Request) -> Result<Demand, ExtractError>,

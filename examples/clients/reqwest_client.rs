@@ -6,7 +6,7 @@ use clients_example::{Counts, Provider, TOKENS, WINDOW, used};
 use futures_util::future::try_join_all;
 use reqwest::{Client, Request, Response};
 use serde_json::{Value, json};
-use tower::{ServiceBuilder, ServiceExt};
+use tower::ServiceBuilder;
 use tower_throttle::{
     BoxError, ExtractError, Limiter, Limits, Quota, Route, RouteError, Routes, ThrottleLayer,
     Usage, inspect, usage,

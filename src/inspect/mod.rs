@@ -73,6 +73,7 @@ pub trait Inspector<Response> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<F, Response> Inspector<Response> for F
 where
     F: Fn(&Response) -> Settlement,

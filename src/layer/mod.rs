@@ -159,7 +159,7 @@ impl<S, E, I> Layer<S> for ThrottleLayer<E, I> {
     type Service = Throttle<S, E, I>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Throttle::new(inner, self.config.clone())
+        Throttle::from_config(inner, self.config.clone())
     }
 }
 

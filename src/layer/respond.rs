@@ -54,7 +54,7 @@ impl<S, E, I> Layer<S> for RespondLayer<E, I> {
     type Service = Respond<S, E, I>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Respond { throttle: Throttle::new(inner, self.config.clone()), fields: self.fields }
+        Respond { throttle: Throttle::from_config(inner, self.config.clone()), fields: self.fields }
     }
 }
 

@@ -4,7 +4,7 @@ use http::Method;
 use reqwest::{Client, Request, StatusCode};
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Error};
 use reqwest_retry::{Jitter, RetryTransientMiddleware, policies::ExponentialBackoff};
-use tower::{ServiceBuilder, ServiceExt};
+use tower::ServiceBuilder;
 use tower_throttle::{
     BoxError, Demand, ExtractError, Limiter, Settlement, ThrottleLayer, Throttled, inspect, usage,
 };

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, service_fn};
 use tower_throttle::{
     BoxError, Inspector, Limiter, MeteredBody, Settlement, ThrottleLayer, inspect,
     inspect::{BodyEnd, BodyObserver},

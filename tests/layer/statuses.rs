@@ -1,7 +1,7 @@
 //! Settlement by status.
 
 use http::Response;
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, service_fn};
 use tower_throttle::{BoxError, Settlement, ThrottleLayer, inspect, usage};
 
 use crate::probe::{Extract, charged, limiter, tokens};

@@ -1,0 +1,9 @@
+use tower_throttle::{Demand, Limiter, ThrottleLayer, usage};
+
+fn layers(limiter: Limiter) {
+    let layer = ThrottleLayer::from_fn(limiter, async |request: &mut String| {
+        Ok(Demand::new("api", usage! { bytes: request.len() as u64 }))
+    });
+}
+
+fn main() {}
