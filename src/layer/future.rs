@@ -16,7 +16,7 @@ use crate::{
     box_error::BoxError,
     demand::Demand,
     engine::Mode,
-    error::{Carried, Throttled},
+    error::Throttled,
     extract::{ExtractError, Extractor},
     inspect::{CallError, Inspector},
     limiter::{Reservation, Settlement},
@@ -53,7 +53,7 @@ where
         let config = this.attempt.config.clone();
         this.attempt.poll(context).map_err(|failure| match failure {
             Failure::Demand(error) => error.into_inner(),
-            Failure::Throttled(error) => Carried(error).into(),
+            Failure::Throttled(error) => error.into(),
             Failure::NotReady(error) => error.into(),
             Failure::Call(error, mut dispatched) => {
                 let error = error.into();

@@ -368,6 +368,32 @@ async fn a_refusal_is_found_inside_an_error_that_shows_only_the_source_of_what_i
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_downcasts_where_nothing_wraps_it() {
+    let layer = ThrottleLayer::new(limiter(), tokens as Extract);
+    let refused = layer.layer(Probe::new(Act::Answer(0))).call(101).await.unwrap_err();
+    let throttled = refused.downcast_ref::<Throttled>().expect("it is the error itself");
+    assert_eq!(throttled.kind(), "exceeds_capacity");
+    let again = refused.source().expect("where it comes from").to_string();
+    assert!(!refused.to_string().contains(&again), "{refused}: {again}");
+}
+
+/// A program that calls through a layer before its runtime has started.
+#[test]
+fn to_wait_without_a_runtime_is_an_error_of_its_own() {
+    let limiter = limiter();
+    let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract);
+    let mut now = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut poll = |amount| {
+        let mut call = Box::pin(layer.layer(Probe::new(Act::Answer(0))).call(amount));
+        std::future::Future::poll(call.as_mut(), &mut now)
+    };
+    // What fits in memory needs none.
+    assert!(matches!(poll(100), std::task::Poll::Ready(Ok(0))));
+    let std::task::Poll::Ready(Err(error)) = poll(1) else { panic!("it cannot wait") };
+    assert!(matches!(error.downcast_ref(), Some(Throttled::NoRuntime)), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refused_request_asks_for_nothing_more() {
     let limiter = limiter();
     let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).reject();

@@ -70,7 +70,7 @@ where
 /// The status of a call that was refused. Without it that would be `Unknown`.
 fn status(error: BoxError) -> Status {
     let code = match Throttled::find(error.as_ref()) {
-        Some(Throttled::Store(_) | Throttled::Closed) => Code::Unavailable,
+        Some(Throttled::Store(_) | Throttled::NoRuntime | Throttled::Closed) => Code::Unavailable,
         Some(Throttled::BadDemand(_)) => Code::InvalidArgument,
         Some(_) => Code::ResourceExhausted,
         None => return Status::from_error(error),
