@@ -8,6 +8,10 @@ use crate::limiter::Limiter;
 /// counted by the provider in a window for which it was not reserved.
 const DISPATCH_WITHIN: Duration = Duration::from_millis(500);
 
+/// Default of [`max_wait`](Config::max_wait): longer than the pauses that providers ask for, shorter than a
+/// silence that looks like a hang. A daily quota that is used up then is an error that says so.
+const MAX_WAIT: Duration = Duration::from_secs(600);
+
 /// The settings of a layer and of the services that it makes.
 pub(crate) struct Config<E, I> {
     pub(super) limiter: Limiter,
@@ -15,7 +19,7 @@ pub(crate) struct Config<E, I> {
     pub(super) inspector: Arc<I>,
     /// Whether a demand that does not fit waits.
     pub(super) waits: bool,
-    /// Longest wait of demands that do not set one.
+    /// Longest wait of demands that do not set one; for ever if there is none.
     pub(super) max_wait: Option<Duration>,
     /// Longest time from a grant to its call.
     pub(super) dispatch_within: Duration,
@@ -28,7 +32,7 @@ impl<E, I> Config<E, I> {
             extractor: Arc::new(extractor),
             inspector: Arc::new(inspector),
             waits: true,
-            max_wait: None,
+            max_wait: Some(MAX_WAIT),
             dispatch_within: DISPATCH_WITHIN,
         }
     }

@@ -169,7 +169,9 @@ impl<S: Service<R>, R, E: Extractor<R>, I> Attempt<S, R, E, I> {
     ) -> Self {
         let (waiting, stage) = match config.extractor.extract(&mut request) {
             Ok(mut demand) => {
-                demand.max_wait = demand.max_wait.or(config.max_wait);
+                if config.waits {
+                    demand.max_wait = demand.max_wait.or(config.max_wait);
+                }
                 let deadline = demand.max_wait.and_then(|wait| Instant::now().checked_add(wait));
                 (Some(Waiting { service, spare, request, demand, deadline }), Stage::Beginning)
             }

@@ -129,14 +129,25 @@ impl<E, I> ThrottleLayer<E, I> {
         self.with(|config| config.waits = false)
     }
 
-    /// The longest that a demand may wait which does not say so itself (default: for ever). One that cannot make it is
-    /// refused at once.
+    /// Sets the longest wait of demands that do not set one (default: 10 minutes).
+    ///
+    /// A demand that cannot make it is refused at once, any other when it is over, with
+    /// [`Throttled::Deadline`](crate::Throttled::Deadline): the error names the quota and says when to come
+    /// again. [`Limiter::reserve`] alone has no such default.
     #[must_use]
     pub fn max_wait(self, max_wait: Duration) -> Self {
         self.with(|config| config.max_wait = Some(max_wait))
     }
 
-    /// How old a grant may be when its call is made; an older one is given back and made anew (default: 0.5 s).
+    /// Lets demands that set no longest wait themselves wait for ever. A daily quota that is used up is then
+    /// a silence of hours, which only an [`Observer`](crate::Observer) hears of.
+    #[must_use]
+    pub fn wait_forever(self) -> Self {
+        self.with(|config| config.max_wait = None)
+    }
+
+    /// Sets how old a grant may be when its call is made; an older one is given back and made anew (default:
+    /// 0.5 s).
     #[must_use]
     pub fn dispatch_within(self, duration: Duration) -> Self {
         self.with(|config| config.dispatch_within = duration)
@@ -148,7 +159,8 @@ impl<E, I> ThrottleLayer<E, I> {
         Self { config: Arc::new(config) }
     }
 
-    /// Answers refused requests itself, with 429 or 503, so that the error type stays that of the inner service.
+    /// Turns refusals into responses, such as 429 or 503, so that the error type stays the inner service's: see
+    /// [`RespondLayer`].
     #[must_use]
     pub fn respond(self) -> RespondLayer<E, I> {
         RespondLayer::new(self.config)

@@ -78,6 +78,64 @@ async fn a_layer_bounds_the_wait_of_demands_that_do_not() {
     service.oneshot(2).await.unwrap();
 }
 
+/// A quota of which nothing comes back for an hour.
+fn hourly() -> tower_throttle::Limiter {
+    let quotas = [tower_throttle::Quota::per_hour("tokens", 100)];
+    let limits = tower_throttle::Limits::new().bucket("api", quotas);
+    tower_throttle::Limiter::new(limits).expect("the limits are valid")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_waits_for_ten_minutes_at_most_and_says_for_what_and_how_long() {
+    let limiter = hourly();
+    let service =
+        ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Hang));
+    // While a call may still give something back, the next one waits.
+    let in_flight = tokio::spawn(service.clone().oneshot(100));
+    tokio::task::yield_now().await;
+    let started = Instant::now();
+    let error = service.clone().oneshot(1).await.unwrap_err();
+    let waited = started.elapsed();
+    assert!((599..602).contains(&waited.as_secs()), "{waited:?}");
+    let told = error.to_string();
+    assert!(told.contains("`tokens per 3600s`") && told.contains("retry after 30"), "{told}");
+    let Some(Throttled::Deadline(refusal)) = error.downcast_ref() else { panic!("{error}") };
+    assert_eq!(&*refusal.binding().expect("the quota").bucket, "api");
+    assert!(refusal.retry_after() > Some(Duration::from_secs(2_900)), "{refusal}");
+
+    // Once nothing can come back in time, there is nothing to wait for.
+    in_flight.abort();
+    in_flight.await.unwrap_err();
+    let started = Instant::now();
+    let error = service.oneshot(1).await.unwrap_err();
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    assert!(error.to_string().contains("`tokens per 3600s`"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_waits_for_ever_where_it_is_told_to() {
+    let limiter = hourly();
+    let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).wait_forever();
+    let service = layer.layer(Probe::new(Act::Answer(7)));
+    service.clone().oneshot(100).await.unwrap();
+    let started = Instant::now();
+    assert_eq!(service.oneshot(1).await.unwrap(), 7);
+    assert!(started.elapsed() >= Duration::from_secs(3_600));
+
+    // The limiter alone waits as long as it is asked to.
+    let limiter = hourly();
+    limiter
+        .reserve(Demand::new("api", usage! { tokens: 100 }))
+        .await
+        .unwrap()
+        .keep()
+        .await
+        .unwrap();
+    let started = Instant::now();
+    drop(limiter.reserve(Demand::new("api", usage! { tokens: 1 })).await.unwrap());
+    assert!(started.elapsed() >= Duration::from_secs(3_600));
+}
+
 #[tokio::test(start_paused = true)]
 async fn it_is_ready_at_once_whatever_the_inner_service_is() {
     let mut service =
