@@ -265,7 +265,15 @@ impl Usage {
         larger
     }
 
-    /// The same metrics, nothing of each.
+    /// Returns a usage of the same metrics with nothing of each but of requests.
+    pub(crate) fn requests_only(&self) -> Self {
+        let requests = self.standard.get(Standard::Requests).unwrap_or(1);
+        let mut usage = self.zeroed();
+        usage.standard.set(Standard::Requests, requests);
+        usage
+    }
+
+    /// Returns a usage of the same metrics with nothing of each.
     pub(crate) fn zeroed(&self) -> Self {
         let mut zeroed = self.clone();
         zeroed.for_each(|_, amount| *amount = 0);

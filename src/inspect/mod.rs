@@ -12,7 +12,7 @@ mod failure;
 mod status;
 
 #[cfg(feature = "llm")]
-pub(crate) use self::status::never_connected;
+pub(crate) use self::status::{is_bad_request, never_connected};
 pub use self::{
     body::{BodyInspector, Carrier, Collect, body, bytes},
     body_observer::{BodyEnd, BodyObserver},
