@@ -73,7 +73,7 @@ pub use quota::{ChargeAt, Quota};
 #[cfg(feature = "routes")]
 pub use routes::{Route, RouteError, Routes, RoutesBuilder, RoutesError};
 pub use store::{MemoryStore, Store};
-pub use usage::Usage;
+pub use usage::{Usage, UsageIter};
 
 #[cfg(feature = "redis")]
 pub use redis;

@@ -65,12 +65,13 @@ where
     }
 }
 
-/// A response with a body that can be followed.
-pub trait Carrier {
+/// A response with a body that can be followed: `http::Response<B>`, and with feature `reqwest`
+/// `reqwest::Response`. Sealed: a response of another kind is inspected by an [`Inspector`] of its own.
+pub trait Carrier: sealed::Sealed {
     /// The response with its body followed.
     type Metered;
 
-    /// Its headers.
+    /// Returns the headers.
     fn headers(&self) -> &HeaderMap;
 
     /// Lets the body take the reservation along to its end.
@@ -80,6 +81,13 @@ pub trait Carrier {
         observer: impl FnOnce(&Parts) -> Box<dyn BodyObserver>,
     ) -> Self::Metered;
 }
+
+pub(crate) mod sealed {
+    /// Implemented by the responses that this crate knows.
+    pub trait Sealed {}
+}
+
+impl<B> sealed::Sealed for http::Response<B> {}
 
 impl<B: http_body::Body<Data = bytes::Bytes>> Carrier for http::Response<B> {
     type Metered = http::Response<MeteredBody<B>>;

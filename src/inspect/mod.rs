@@ -6,7 +6,7 @@
 //! errors by their status, [`on_failure`] calls that failed without a response; both leave the rest to
 //! another inspector.
 
-mod body;
+pub(crate) mod body;
 pub(crate) mod body_observer;
 mod failure;
 mod status;

@@ -269,6 +269,7 @@ impl std::error::Error for RoutesError {}
 #[non_exhaustive]
 pub enum RouteError {
     /// No route matches it.
+    #[non_exhaustive]
     NoRoute {
         /// Its method.
         method: Method,
@@ -282,6 +283,7 @@ pub enum RouteError {
     /// It is refused by its route.
     Refused,
     /// A parameter in its path cannot be part of a bucket's name.
+    #[non_exhaustive]
     BadParameter {
         /// The parameter.
         name: String,
