@@ -1,6 +1,8 @@
-//! One limits file for everything that a shop buys and sells: `cargo run --example limits_file --all-features`.
+//! One limits file for everything that a shop buys and sells: `cargo run --example limits_file
+//! --all-features`.
 //!
-//! The file says which requests go where; those to OpenAI and Anthropic tell it themselves, by the model they name.
+//! The file says which requests go where; those to OpenAI and Anthropic tell it themselves, by the
+//! model they name.
 
 use http::{Request, Response};
 use tower::{ServiceBuilder, service_fn};

@@ -10,11 +10,11 @@ use crate::{limits::LimitsError, store::StoreError};
 ///
 /// | variant | what to do |
 /// |---|---|
-/// | [`NotNow`](Self::NotNow), [`Deadline`](Self::Deadline), [`Paused`](Self::Paused) | come again after [`retry_after`](Self::retry_after) |
-/// | [`ExceedsCapacity`](Self::ExceedsCapacity), [`BadDemand`](Self::BadDemand) | ask for something else, or change the limits |
-/// | [`QueueFull`](Self::QueueFull) | shed load |
-/// | [`Store`](Self::Store) | repair the store; [`OnUnavailable`](crate::OnUnavailable) says what happens meanwhile |
-/// | [`NoRuntime`](Self::NoRuntime), [`Closed`](Self::Closed) | repair the program |
+/// | `NotNow`, `Deadline`, `Paused` | come again after [`retry_after`](Self::retry_after) |
+/// | `ExceedsCapacity`, `BadDemand` | ask for something else, or change the limits |
+/// | `QueueFull` | shed load |
+/// | `Store` | repair the store; until then [`OnUnavailable`](crate::OnUnavailable) decides |
+/// | `NoRuntime`, `Closed` | repair the program |
 ///
 /// A throttled service boxes it: `error.downcast_ref::<Throttled>()` finds it there, and
 /// [`Throttled::find`] below the errors of other layers and clients.
@@ -42,11 +42,12 @@ pub enum Throttled {
     /// It cannot be granted, or was not, within its longest wait.
     Deadline(Box<Refusal>),
     /// The provider asked for a wait that is longer than
-    /// [`longest_pause`](crate::LimiterBuilder::longest_pause). Demands that it holds back are refused at
-    /// once instead of waiting. [`retry_after`](Self::retry_after) is what is left of the wait that was asked
-    /// for, or more if a quota is short for longer.
+    /// [`longest_pause`](crate::LimiterBuilder::longest_pause). Demands that it holds back are
+    /// refused at once instead of waiting. [`retry_after`](Self::retry_after) is what is left of
+    /// the wait that was asked for, or more if a quota is short for longer.
     Paused(Box<Refusal>),
-    /// It asks for more than some quota could ever admit: do not try again, ask for less or raise the limit.
+    /// It asks for more than some quota could ever admit: do not try again, ask for less or raise
+    /// the limit.
     ExceedsCapacity(Box<Refusal>),
     /// It has to wait, and as many demands wait for the bucket as may.
     #[non_exhaustive]
@@ -60,7 +61,8 @@ pub enum Throttled {
     Store(Arc<StoreError>),
     /// The demand itself is wrong.
     BadDemand(BadDemand),
-    /// It would have to wait, or to ask a store that is elsewhere, and there is no tokio runtime here.
+    /// It would have to wait, or to ask a store that is elsewhere, and there is no tokio runtime
+    /// here.
     NoRuntime,
     /// The limiter was closed.
     Closed,
@@ -72,8 +74,9 @@ impl Throttled {
         Self::QueueFull { bucket: bucket.into(), max_waiting }
     }
 
-    /// Returns the limiter's error inside an error that came through other layers and clients, however they
-    /// wrapped it: reqwest, reqwest-middleware and its retries, hyper, tower's layers, `io::Error`, boxes.
+    /// Returns the limiter's error inside an error that came through other layers and clients,
+    /// however they wrapped it: reqwest, reqwest-middleware and its retries, hyper, tower's layers,
+    /// `io::Error`, boxes.
     ///
     /// Where nothing wraps it, `error.downcast_ref::<Throttled>()` does the same.
     ///
@@ -89,8 +92,8 @@ impl Throttled {
     pub fn find<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Self> {
         let mut next = Some(error);
         while let Some(error) = next {
-            let origin = || error.downcast_ref::<Origin>().map(|origin| &origin.0);
-            let this = error.downcast_ref::<Self>().or_else(origin);
+            let reported = || error.downcast_ref::<Reported>().map(|reported| &reported.0);
+            let this = error.downcast_ref::<Self>().or_else(reported);
             if let Some(this) = this.or_else(|| in_io_error(error).and_then(Self::find)) {
                 return Some(this);
             }
@@ -100,8 +103,8 @@ impl Throttled {
     }
 
     /// A short name that never changes, for metrics and logs: `not_now`, `deadline`, `paused`,
-    /// `exceeds_capacity`, `queue_full`, `store_unavailable`, `store_rejected`, `bad_demand`, `no_runtime` or
-    /// `closed`.
+    /// `exceeds_capacity`, `queue_full`, `store_unavailable`, `store_rejected`, `bad_demand`,
+    /// `no_runtime` or `closed`.
     ///
     /// ```
     /// assert_eq!(tower_throttle::Throttled::Closed.kind(), "closed");
@@ -121,7 +124,8 @@ impl Throttled {
         }
     }
 
-    /// Returns the time after which another attempt is worthwhile; nothing where that is unknown, or never.
+    /// Returns the time after which another attempt is worthwhile; nothing where that is unknown,
+    /// or never.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::NotNow(refusal) | Self::Deadline(refusal) | Self::Paused(refusal) => {
@@ -151,25 +155,25 @@ impl Throttled {
 /// A [`Throttled`] as its own source, under another type and with another text.
 ///
 /// Some clients give an error out as if it were their own, with its sources but without itself
-/// (`#[error(transparent)]`). [`Throttled::find`] can then only reach what is a source, and the text must
-/// not be printed twice.
+/// (`#[error(transparent)]`). [`Throttled::find`] can then only reach what is a source, and the
+/// text must not be printed twice.
 #[derive(RefCast)]
 #[repr(transparent)]
-struct Origin(Throttled);
+struct Reported(Throttled);
 
-impl fmt::Debug for Origin {
+impl fmt::Debug for Reported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for Reported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("reported by tower-throttle")
     }
 }
 
-impl Error for Origin {
+impl Error for Reported {
     /// What the text of the error itself does not tell.
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.0 {
@@ -211,7 +215,8 @@ impl fmt::Display for Throttled {
             Self::Deadline(refusal) => write!(f, "throttled beyond the longest wait: {refusal}"),
             Self::Paused(refusal) => write!(
                 f,
-                "the provider asked for a wait longer than `longest_pause`, come back after it: {refusal}"
+                "the provider asked for a wait longer than `longest_pause`, \
+                 come back after it: {refusal}"
             ),
             Self::ExceedsCapacity(refusal) => write!(
                 f,
@@ -238,7 +243,7 @@ impl fmt::Display for Throttled {
 
 impl Error for Throttled {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(Origin::ref_cast(self))
+        Some(Reported::ref_cast(self))
     }
 }
 
@@ -274,8 +279,8 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal by these quotas. Another attempt is worthwhile when all of them can give what is asked, if
-    /// that is known.
+    /// A refusal by these quotas. Another attempt is worthwhile when all of them can give what is
+    /// asked, if that is known.
     pub fn new(shortages: impl IntoIterator<Item = Shortage>) -> Self {
         let shortages: Vec<_> = shortages.into_iter().collect();
         let retry_after = shortages
@@ -297,8 +302,9 @@ impl Refusal {
         self.shortages.iter().max_by_key(|shortage| shortage.retry_after.unwrap_or(Duration::MAX))
     }
 
-    /// Returns the time until the demand fits if nothing is refunded; nothing where that depends on calls in
-    /// flight, or is never. No less than what is left of a wait that the provider asked for.
+    /// Returns the time until the demand fits if nothing is refunded; nothing where that depends on
+    /// calls in flight, or is never. No less than what is left of a wait that the provider asked
+    /// for.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
@@ -329,13 +335,14 @@ pub struct Shortage {
     pub quota: Arc<str>,
     /// What the quota admits at most, to the demand's class; 0 for a pause.
     pub limit: u64,
-    /// What the quota has left for the demand's class; negative in debt. Where a demand exceeds the capacity:
-    /// the capacity.
+    /// What the quota has left for the demand's class; negative in debt. Where a demand exceeds the
+    /// capacity: the capacity.
     pub available: i64,
     /// What the demand asks of the quota.
     pub requested: u64,
-    /// Time until the quota can give that if nothing is refunded; nothing where that depends on calls in
-    /// flight, or is never. No less than what is left of a wait that the provider asked for.
+    /// Time until the quota can give that if nothing is refunded; nothing where that depends on
+    /// calls in flight, or is never. No less than what is left of a wait that the provider asked
+    /// for.
     pub retry_after: Option<Duration>,
 }
 
@@ -383,7 +390,8 @@ impl fmt::Display for Shortage {
             _ => {
                 write!(
                     f,
-                    "bucket `{bucket}`: {requested} asked of {available} left, and `{quota}` admits {limit} at most"
+                    "bucket `{bucket}`: {requested} asked of {available} left, \
+                     and `{quota}` admits {limit} at most"
                 )
             }
         }
@@ -416,7 +424,8 @@ impl fmt::Display for BadDemand {
             Self::UnknownBucket(name) => {
                 write!(
                     f,
-                    "bucket `{name}` is not declared: add it to the limits, or say what becomes of others"
+                    "bucket `{name}` is not declared: \
+                     add it to the limits, or say what becomes of others"
                 )
             }
             Self::UnknownClass(name) => {
@@ -457,7 +466,8 @@ mod tests {
         ]
     }
 
-    /// As `#[error(transparent)]` makes an error: its text and source are those of the error inside.
+    /// As `#[error(transparent)]` makes an error: its text and source are those of the error
+    /// inside.
     #[derive(Debug)]
     struct Transparent(Box<dyn Error + Send + Sync>);
 

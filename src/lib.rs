@@ -1,16 +1,18 @@
-//! Share an API's rate limits between tasks, processes and machines: reserve what a call may use, wait in
-//! a fair queue until that fits, call, and settle on what was really used.
+//! Share an API's rate limits between tasks, processes and machines: reserve what a call may use,
+//! wait in a fair queue until that fits, call, and settle on what was really used.
 //!
-//! * [`Limits`] declares buckets and their [`Quota`]s; a [`Limiter`] grants [`Demand`]s within them, as
-//!   [`Reservation`]s.
-//! * [`ThrottleLayer`] does so around any tower service: an [`Extractor`] reads the demand from a request,
-//!   an [`Inspector`] the actual usage from the response.
+//! * [`Limits`] declares buckets and their [`Quota`]s; a [`Limiter`] grants [`Demand`]s within
+//!   them, as [`Reservation`]s.
+//! * [`ThrottleLayer`] does so around any tower service: an [`Extractor`] reads the demand from a
+//!   request, an [`Inspector`] the actual usage from the response.
 //! * State lives in a [`Store`]: in memory, or in Redis for any number of processes.
 //!
 //! ```
 //! use std::convert::Infallible;
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
-//! use tower_throttle::{BoxError, Demand, Limiter, Limits, Quota, Settlement, ThrottleLayer, usage};
+//! use tower_throttle::{
+//!     BoxError, Demand, Limiter, Limits, Quota, Settlement, ThrottleLayer, usage,
+//! };
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {

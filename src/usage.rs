@@ -38,8 +38,8 @@ impl Standard {
         1 << self as u64
     }
 
-    /// Returns the standard name that `name` may be meant for, if it differs from that only in number, case or
-    /// its stroke. A quota that counts what no usage gives would never bite.
+    /// Returns the standard name that `name` may be meant for, if it differs from that only in
+    /// number, case or its stroke. A quota that counts what no usage gives would never bite.
     pub(crate) fn meant_by(name: &str) -> Option<&'static str> {
         let alike = |name: &str| {
             let name = name.to_lowercase().replace(['-', ' '], "_");
@@ -57,9 +57,9 @@ impl Standard {
 
 /// What one call uses, estimated or actual: whole amounts per metric.
 ///
-/// Any name is a metric. Four are known without a quota: `requests`, `input_tokens`, `output_tokens` and
-/// `tokens`. `tokens` stands for input and output together where only those are given, and a usage that
-/// gives only `tokens` counts as that many on a quota over input or output.
+/// Any name is a metric. Four are known without a quota: `requests`, `input_tokens`,
+/// `output_tokens` and `tokens`. `tokens` stands for input and output together where only those are
+/// given, and a usage that gives only `tokens` counts as that many on a quota over input or output.
 ///
 /// ```
 /// use tower_throttle::{Usage, usage};
@@ -87,7 +87,8 @@ type Others = Vec<(Cow<'static, str>, u64)>;
 struct Amounts {
     /// 0 where an amount is not given.
     amounts: [u64; 4],
-    /// A bit for each amount that is given. As wide as an amount: a struct with padding is slower to move.
+    /// A bit for each amount that is given. As wide as an amount: a struct with padding is slower
+    /// to move.
     given: u64,
 }
 
@@ -168,8 +169,8 @@ impl Usage {
         }
     }
 
-    /// Returns the amount of one metric, if it is given or follows from `tokens`, `input_tokens` and
-    /// `output_tokens`.
+    /// Returns the amount of one metric, if it is given or follows from `tokens`, `input_tokens`
+    /// and `output_tokens`.
     #[inline]
     pub fn get(&self, metric: &str) -> Option<u64> {
         match Standard::named(metric) {
@@ -235,7 +236,8 @@ impl Usage {
         if names_part { None } else { self.standard.get(Standard::Tokens) }
     }
 
-    /// Returns this estimate, corrected by the actual usage: what `actual` does not name keeps its amount.
+    /// Returns this estimate, corrected by the actual usage: what `actual` does not name keeps its
+    /// amount.
     #[inline]
     pub(crate) fn corrected(&self, actual: &Self) -> Self {
         let others = match (&self.others, &actual.others) {

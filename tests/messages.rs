@@ -1,8 +1,8 @@
 //! What the compiler says of common mistakes: it names the closure or the request, and what to do.
 //!
-//! The messages are those of one compiler, so that another one checks nothing here. To record those of a new
-//! one: change [`COMPILER`] and run `TRYBUILD=overwrite cargo test --test messages`, with all features and
-//! with feature `llm` alone.
+//! The messages are those of one compiler, so that another one checks nothing here. To record those
+//! of a new one: change [`COMPILER`] and run `TRYBUILD=overwrite cargo test --test messages`, with
+//! all features and with feature `llm` alone.
 
 use std::process::Command;
 

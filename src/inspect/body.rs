@@ -20,8 +20,8 @@ where
     BodyInspector { observer }
 }
 
-/// Hands all bytes of a body to a closure, at its end. A body of more than `max_bytes`, or one that ended early, keeps
-/// what it reserved; the bytes pass on in any case.
+/// Hands all bytes of a body to a closure, at its end. A body of more than `max_bytes`, or one that
+/// ended early, keeps what it reserved; the bytes pass on in any case.
 ///
 /// ```
 /// use tower_throttle::{Settlement, inspect, usage};
@@ -66,7 +66,8 @@ where
 }
 
 /// A response with a body that can be followed: `http::Response<B>`, and with feature `reqwest`
-/// `reqwest::Response`. Sealed: a response of another kind is inspected by an [`Inspector`] of its own.
+/// `reqwest::Response`. Sealed: a response of another kind is inspected by an [`Inspector`] of its
+/// own.
 pub trait Carrier: sealed::Sealed {
     /// The response with its body followed.
     type Metered;

@@ -1,4 +1,5 @@
-//! Follows the body of one response. On its own, since the layer's body and the inspectors of bodies both need it.
+//! Follows the body of one response. On its own, since the layer's body and the inspectors of
+//! bodies both need it.
 
 use http::HeaderMap;
 

@@ -7,8 +7,9 @@ use crate::limiter::{Reservation, Settlement};
 
 /// The error of a call that failed without a response.
 ///
-/// It dereferences to the error: `is`, `downcast_ref`, `to_string` and `source` work as they do there.
-/// A closure that took a `&dyn Error` instead could not be spawned ("`FnOnce` is not general enough").
+/// It dereferences to the error: `is`, `downcast_ref`, `to_string` and `source` work as they do
+/// there. A closure that took a `&dyn Error` instead could not be spawned ("`FnOnce` is not general
+/// enough").
 ///
 /// ```
 /// use tower_throttle::{Settlement, inspect::{self, CallError}};
@@ -55,10 +56,11 @@ impl fmt::Display for CallError<'_> {
     }
 }
 
-/// Settles failed calls as `settle` says. Where it returns nothing, and in all else, `inspector` decides.
+/// Settles failed calls as `settle` says. Where it returns nothing, and in all else, `inspector`
+/// decides.
 ///
-/// Some layers inside fail a call that they never made. Such a call keeps its charge unless its error is
-/// known here:
+/// Some layers inside fail a call that they never made. Such a call keeps its charge unless its
+/// error is known here:
 ///
 /// ```
 /// use tower::load_shed::error::Overloaded;

@@ -1,10 +1,10 @@
 //! What a call has really used, read from its response.
 //!
-//! An [`Inspector`] is given the response together with the reservation. It settles the reservation at
-//! once, or when the body ends. A closure `Fn(&Response) -> Settlement` settles at once. [`body()`] and
-//! [`bytes()`] follow a body while it passes. [`by_status`] settles refusals, bad requests and server
-//! errors by their status, [`on_failure`] calls that failed without a response; both leave the rest to
-//! another inspector.
+//! An [`Inspector`] is given the response together with the reservation. It settles the reservation
+//! at once, or when the body ends. A closure `Fn(&Response) -> Settlement` settles at once.
+//! [`body()`] and [`bytes()`] follow a body while it passes. [`by_status`] settles refusals, bad
+//! requests and server errors by their status, [`on_failure`] calls that failed without a response;
+//! both leave the rest to another inspector.
 
 pub(crate) mod body;
 pub(crate) mod body_observer;
@@ -23,7 +23,8 @@ use crate::limiter::{Reservation, Settlement};
 
 /// Settles a reservation on what its call has really used.
 ///
-/// A closure `Fn(&Response) -> Settlement` is an inspector. One that keeps an own count of failures:
+/// A closure `Fn(&Response) -> Settlement` is an inspector. One that keeps an own count of
+/// failures:
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,8 +51,8 @@ use crate::limiter::{Reservation, Settlement};
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not settle on `{Response}`",
-    note = "an inspector that is a closure has the form `|response: &Response| Settlement::Exact(usage! {{ .. }})`",
-    note = "the inspectors that follow bodies take a `reqwest::Response` with feature `reqwest` of tower-throttle"
+    note = "those that follow bodies take a `reqwest::Response` with feature `reqwest`",
+    note = "a closure has the form `|response: &Response| Settlement::Exact(usage! {{ .. }})`"
 )]
 pub trait Inspector<Response> {
     /// What the caller gets: the response itself, or a response whose body is followed.
@@ -60,14 +61,15 @@ pub trait Inspector<Response> {
     /// Settles the reservation, now or later. A reservation that is dropped keeps its charge.
     fn inspect(&self, response: Response, reservation: Reservation) -> Self::Inspected;
 
-    /// Returns the settlement of a call that failed without a response (default: it keeps its charge).
+    /// Returns the settlement of a call that failed without a response (default: it keeps its
+    /// charge).
     fn failed(&self, error: CallError<'_>) -> Settlement {
         let _ = error;
         Settlement::Keep
     }
 
-    /// Returns the settlement of a call that was dropped before its response came (default: it keeps its
-    /// charge).
+    /// Returns the settlement of a call that was dropped before its response came (default: it
+    /// keeps its charge).
     fn dropped(&self) -> Settlement {
         Settlement::Keep
     }

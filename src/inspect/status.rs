@@ -26,13 +26,13 @@ impl<B> HasStatus for http::Response<B> {
 ///
 /// | what came | is charged by default | changed by |
 /// |---|---|---|
-/// | 429 | nothing: the provider did not serve it | [`refused`](ByStatus::refused) |
-/// | another 4xx, but 408 and 499 | a request and nothing else: the provider did no work for it | [`bad_request`](ByStatus::bad_request), [`inspect_bad_requests`](ByStatus::inspect_bad_requests) |
-/// | 5xx | what was reserved: providers may count it | [`server_error`](ByStatus::server_error) |
-/// | no response, since the connection was refused | nothing: it cannot have arrived | [`unreachable`](ByStatus::unreachable) |
+/// | 429 | nothing: it was not served | [`refused`](ByStatus::refused) |
+/// | 4xx but 408, 429, 499 | a request, nothing else | [`bad_request`](ByStatus::bad_request) |
+/// | 5xx | what was reserved: it may count | [`server_error`](ByStatus::server_error) |
+/// | a refused connection | nothing: it did not arrive | [`unreachable`](ByStatus::unreachable) |
 ///
-/// A bad request (400, 401, 403, 404, 413, 422 ..) does not keep its tokens, so that a wrong key does not use
-/// up everything that others share. Providers differ: say what yours does.
+/// A bad request (400, 401, 403, 404, 413, 422 ..) does not keep its tokens, so that a wrong key
+/// does not use up everything that others share. Providers differ: say what yours does.
 ///
 /// ```
 /// use tower_throttle::{Settlement, inspect, usage};
@@ -79,16 +79,16 @@ impl<I> ByStatus<I> {
         self
     }
 
-    /// Sets the settlement of calls that were answered with another 4xx, but 408 and 499 (default: they keep
-    /// their requests and nothing else).
+    /// Sets the settlement of calls that were answered with another 4xx, but 408 and 499 (default:
+    /// they keep their requests and nothing else).
     #[must_use]
     pub fn bad_request(mut self, settlement: Settlement) -> Self {
         self.bad_request = OnBadRequest::Settle(settlement);
         self
     }
 
-    /// Leaves calls that were answered with another 4xx to the inspector inside. For an API whose "not found"
-    /// is an answer like any other.
+    /// Leaves calls that were answered with another 4xx to the inspector inside. For an API whose
+    /// "not found" is an answer like any other.
     #[must_use]
     pub fn inspect_bad_requests(mut self) -> Self {
         self.bad_request = OnBadRequest::Inspect;
@@ -127,8 +127,8 @@ impl<I> ByStatus<I> {
     }
 }
 
-/// True if a provider that answers with this status did no work: all of 4xx but 429, a time-out (408) and a
-/// caller that has gone (499).
+/// True if a provider that answers with this status did no work: all of 4xx but 429, a time-out
+/// (408) and a caller that has gone (499).
 pub(crate) fn is_bad_request(status: u16) -> bool {
     matches!(status, 400..=499) && !matches!(status, 408 | 429 | 499)
 }

@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use crate::limiter::Limiter;
 
-/// Default of [`dispatch_within`](Config::dispatch_within). A call made later than this after its grant would be
-/// counted by the provider in a window for which it was not reserved.
+/// Default of [`dispatch_within`](Config::dispatch_within). A call made later than this after its
+/// grant would be counted by the provider in a window for which it was not reserved.
 const DISPATCH_WITHIN: Duration = Duration::from_millis(500);
 
-/// Default of [`max_wait`](Config::max_wait): longer than the pauses that providers ask for, shorter than a
-/// silence that looks like a hang. A daily quota that is used up then is an error that says so.
+/// Default of [`max_wait`](Config::max_wait): longer than the pauses that providers ask for,
+/// shorter than a silence that looks like a hang. A daily quota that is used up then is an error
+/// that says so.
 const MAX_WAIT: Duration = Duration::from_secs(600);
 
 /// The settings of a layer and of the services that it makes.

@@ -25,8 +25,8 @@ use crate::{
 pin_project! {
     /// The response of a [`Throttle`](crate::Throttle), or why there is none.
     ///
-    /// Dropped before the inner service was called, it leaves no trace; after that its reservation keeps its charge
-    /// unless the inspector says otherwise.
+    /// Dropped before the inner service was called, it leaves no trace; after that its reservation
+    /// keeps its charge unless the inspector says otherwise.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S: Service<R>, R, E, I> {
         #[pin]
@@ -118,7 +118,8 @@ pin_project! {
 
 /// Takes the place of a service that is ready and must not stay so, since it may hold a permit.
 ///
-/// It was never made ready itself: there are services whose clones take over that they are ready, and are not.
+/// It was never made ready itself: there are services whose clones take over that they are ready,
+/// and are not.
 pub(super) struct Spare<S> {
     pub(super) service: S,
     pub(super) copy: fn(&S) -> S,

@@ -1,4 +1,5 @@
-//! The layer as a middleware of reqwest-middleware: what is left of the chain is the service that it throttles.
+//! The layer as a middleware of reqwest-middleware: what is left of the chain is the service that
+//! it throttles.
 
 use std::{
     fmt,
@@ -22,8 +23,9 @@ use crate::{
     inspect::{CallError, Inspector},
 };
 
-/// A request that is not sent is [`Error::Middleware`], in which [`Throttled::find`](crate::Throttled::find) finds the
-/// reason; errors of the chain stay what they are.
+/// A request that is not sent is [`Error::Middleware`], in which
+/// [`Throttled::find`](crate::Throttled::find) finds the reason; errors of the chain stay what they
+/// are.
 #[async_trait]
 impl<E, I> Middleware for ThrottleLayer<E, I>
 where
@@ -73,7 +75,8 @@ impl<'a> Service<Request> for Chain<'a> {
     }
 }
 
-/// Why a request was not sent. The text tells the reason, so that the reason's own source comes next.
+/// Why a request was not sent. The text tells the reason, so that the reason's own source comes
+/// next.
 #[derive(Debug)]
 struct NotSent(BoxError);
 

@@ -36,10 +36,10 @@ use crate::{
 /// | 500 | the demand is wrong otherwise (a class, a metric): a mistake of the server's own |
 /// | 503 | the store fails, or the limiter was closed |
 ///
-/// `Retry-After` is given in whole seconds, rounded up, where it is known. Bodies are one generic sentence:
-/// neither names of buckets nor the extractor's error are shown to strangers. With feature `tracing` the
-/// extractor's error is an event at level `debug`; an [`Observer`](crate::Observer) hears of refusals as
-/// ever.
+/// `Retry-After` is given in whole seconds, rounded up, where it is known. Bodies are one generic
+/// sentence: neither names of buckets nor the extractor's error are shown to strangers. With
+/// feature `tracing` the extractor's error is an event at level `debug`; an
+/// [`Observer`](crate::Observer) hears of refusals as ever.
 ///
 /// The error type stays the inner service's, so that the layer mounts on an axum `Router` as it is.
 ///
@@ -77,7 +77,8 @@ impl<E, I> RespondLayer<E, I> {
         Self { config, fields: false }
     }
 
-    /// Adds the IETF's `RateLimit` and `RateLimit-Policy` fields to refusals (draft-ietf-httpapi-ratelimit-headers).
+    /// Adds the IETF's `RateLimit` and `RateLimit-Policy` fields to refusals
+    /// (draft-ietf-httpapi-ratelimit-headers).
     #[must_use]
     pub fn rate_limit_fields(mut self) -> Self {
         self.fields = true;
@@ -211,8 +212,8 @@ fn answer<B: From<String>>(status: StatusCode, text: &str) -> Response<B> {
     response
 }
 
-/// The response to a request of which the extractor makes nothing. The error may tell of the server's
-/// inside, so it is not shown.
+/// The response to a request of which the extractor makes nothing. The error may tell of the
+/// server's inside, so it is not shown.
 fn unread<B: From<String>>(error: &ExtractError) -> Response<B> {
     #[cfg(feature = "tracing")]
     tracing::debug!(%error, "no demand could be read from the request");

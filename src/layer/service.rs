@@ -21,17 +21,17 @@ use crate::{
 
 /// A throttled service: see [`ThrottleLayer`](crate::ThrottleLayer).
 ///
-/// It is always ready, since what a request asks for is not known before it comes. The inner service is
-/// cloned for each request and made ready after the grant. Errors of the limiter and of the inner service
-/// come boxed: [`Throttled::find`](crate::Throttled::find) tells them apart.
+/// It is always ready, since what a request asks for is not known before it comes. The inner
+/// service is cloned for each request and made ready after the grant. Errors of the limiter and of
+/// the inner service come boxed: [`Throttled::find`](crate::Throttled::find) tells them apart.
 pub struct Throttle<S, E, I = KeepReserved> {
     inner: S,
     config: Arc<Config<E, I>>,
 }
 
 impl<S, E> Throttle<S, E> {
-    /// Throttles `inner` by what `extractor` reads from a request. Calls keep what they reserved; an
-    /// inspector and other settings come with a [`ThrottleLayer`](crate::ThrottleLayer).
+    /// Throttles `inner` by what `extractor` reads from a request. Calls keep what they reserved;
+    /// an inspector and other settings come with a [`ThrottleLayer`](crate::ThrottleLayer).
     ///
     /// ```
     /// use std::convert::Infallible;
@@ -115,12 +115,12 @@ where
 impl<S, E, I> Throttle<S, E, I> {
     /// Sends one request: [`Service::call`] without the trait, since this service is always ready.
     ///
-    /// It does what `tower::ServiceExt::oneshot` does, and where a bound is not met, the compiler names the
-    /// bound: that the extractor does not read this kind of request, say.
+    /// It does what `tower::ServiceExt::oneshot` does, and where a bound is not met, the compiler
+    /// names the bound: that the extractor does not read this kind of request, say.
     ///
     /// # Errors
-    /// Those of the future: a boxed [`Throttled`](crate::Throttled) if nothing was reserved, otherwise the
-    /// extractor's or the inner service's error.
+    /// Those of the future: a boxed [`Throttled`](crate::Throttled) if nothing was reserved,
+    /// otherwise the extractor's or the inner service's error.
     pub fn oneshot<R>(self, request: R) -> ResponseFuture<S, R, E, I>
     where
         S: Service<R> + Clone,

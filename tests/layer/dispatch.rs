@@ -252,7 +252,8 @@ async fn a_grant_that_grew_old_is_made_anew() {
     assert_eq!(started.elapsed().as_secs(), 2);
     assert_eq!((charged(&limiter).await, probe.calls()), ((80, 1, 0), 1));
 
-    // The charge is that of the second grant: it leaves two seconds later than the first would have.
+    // The charge is that of the second grant: it leaves two seconds later than the first would
+    // have.
     tokio::time::advance(Duration::from_millis(59_500)).await;
     assert_eq!(charged(&limiter).await, (80, 1, 0));
     tokio::time::advance(Duration::from_millis(3_000)).await;
@@ -309,7 +310,8 @@ async fn nothing_inside_is_held_while_an_old_grant_is_made_anew() {
     let granted = begin(("api", 100, 0)).await;
     let waits = begin(("api", 50, 0)).await;
     holds_the_permit.await.unwrap().unwrap();
-    // The grant has become too old, and went to the one that waited; its own call has to wait for it.
+    // The grant has become too old, and went to the one that waited; its own call has to wait for
+    // it.
     let soon = Duration::from_millis(10);
     timeout(soon, waits).await.expect("nobody holds the permit").unwrap().unwrap();
     timeout(soon, service.clone().oneshot(("other", 1, 0))).await.expect("nor now").unwrap();
@@ -329,7 +331,8 @@ async fn a_longest_wait_counts_from_the_first_time_it_is_asked_for() {
     tokio::task::yield_now().await;
     let waits = tokio::spawn(layer.layer(Probe::new(Act::Answer(0))).oneshot(100));
 
-    // After half a minute the grant goes to the one that waits, and would come again only after a minute more.
+    // After half a minute the grant goes to the one that waits, and would come again only after a
+    // minute more.
     let error = call.await.unwrap().unwrap_err();
     assert!(matches!(Throttled::find(error.as_ref()), Some(Throttled::Deadline(_))), "{error}");
     assert_eq!((waits.await.unwrap().unwrap(), probe.calls()), (0, 0));
@@ -396,7 +399,8 @@ async fn a_request_that_could_never_fit_fails_at_once() {
     assert!(throttled.is_permanent() && throttled.retry_after().is_none(), "{throttled}");
 }
 
-/// As `#[error(transparent)]` makes an error: what it shows and its source are those of the error inside.
+/// As `#[error(transparent)]` makes an error: what it shows and its source are those of the error
+/// inside.
 #[derive(Debug)]
 struct Transparent(BoxError);
 

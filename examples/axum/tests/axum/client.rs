@@ -140,7 +140,7 @@ async fn s28_an_answer_that_breaks_off_keeps_its_charge() {
     assert_eq!((answered, totals.charged), (StatusCode::BAD_GATEWAY, RESERVED));
 }
 
-/// Whoever asked the handler has gone, so its call is given up where it is.
+/// The client of the handler has hung up, so the handler's call is dropped where it is.
 #[tokio::test]
 async fn s28_a_call_of_a_handler_that_is_dropped_keeps_its_charge() {
     let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
