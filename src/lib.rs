@@ -31,6 +31,28 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Guide
+//! The module [`guide`] says which quotas to declare, what to put around the layer and inside, what
+//! to do when it does not compile, and what happens while it runs.
+//!
+//! # Features
+//! None is on by default.
+//!
+//! | feature | brings |
+//! |---|---|
+//! | `redis` | `store::RedisStore`: shared state in Redis >= 6.2 or Valkey |
+//! | `redis-tls` | `rediss://` URLs, by rustls |
+//! | `redis-cluster` | Redis Cluster connections as a store |
+//! | `redis-connection-manager` | redis-rs's `ConnectionManager` as a store |
+//! | `reqwest` | requests of reqwest 0.13 are read, and bodies of its responses followed |
+//! | `reqwest-middleware` | the layer is a middleware of reqwest-middleware 0.5 |
+//! | `routes` | `Routes`: buckets by host, method and path of a request |
+//! | `llm` | OpenAI, Anthropic and compatible providers, in one line |
+//! | `tiktoken` | input counted with OpenAI's vocabularies: several megabytes of them |
+//! | `file` | limits from a TOML or JSON file |
+//! | `timezone` | fixed windows that reset at midnight of a time zone |
+//! | `tracing` | what happens, as `tracing` events |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod box_error;
@@ -43,6 +65,8 @@ mod extract;
 mod feedback;
 #[cfg(feature = "file")]
 pub mod file;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 pub mod inspect;
 mod layer;
 mod limiter;
@@ -81,11 +105,6 @@ pub use usage::{Usage, UsageIter};
 pub use redis;
 
 /// The examples of the README are compiled and run.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "llm", feature = "redis", feature = "reqwest"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
-
-/// So are those of what goes around the layer and inside.
-#[cfg(all(doctest, feature = "reqwest-middleware", feature = "routes"))]
-#[doc = include_str!("../docs/composing.md")]
-struct Composing;

@@ -116,7 +116,8 @@ pin_project! {
     }
 }
 
-/// A copy that takes the place of a service which is ready and must not stay so: it may hold a permit.
+/// A copy that takes the place of a service which is ready and must not stay so: it may hold a
+/// permit.
 ///
 /// It was never made ready itself: there are services whose clones take over that they are ready,
 /// and are not.
@@ -137,8 +138,8 @@ struct Waiting<S, R> {
 }
 
 impl<S, R> Waiting<S, R> {
-    /// Begins the longest wait, unless it has begun. A request that is granted and sent at once never
-    /// looks at the clock.
+    /// Begins the longest wait, unless it has begun. A request that is granted and sent at once
+    /// never looks at the clock.
     fn start_clock(&mut self) {
         if self.deadline.is_none() {
             let max_wait = self.demand.max_wait;
