@@ -1,8 +1,12 @@
 use tower_throttle::{Demand, Limiter, ThrottleLayer, usage};
 
+struct Upload {
+    bytes: u64,
+}
+
 fn layers(limiter: Limiter) {
-    let layer = ThrottleLayer::from_fn(limiter, |request: &String| {
-        Ok(Demand::new("api", usage! { bytes: request.len() as u64 }))
+    let layer = ThrottleLayer::from_fn(limiter, |upload: &Upload| {
+        Ok(Demand::new("api", usage! { bytes: upload.bytes }))
     });
 }
 

@@ -1,8 +1,8 @@
 use tower_throttle::{Demand, Limiter, ThrottleLayer, usage};
 
 fn layers(limiter: Limiter) {
-    let layer = ThrottleLayer::from_fn(limiter, |request| {
-        Ok(Demand::new("api", usage! { bytes: request.len() as u64 }))
+    let layer = ThrottleLayer::from_fn(limiter, |upload| {
+        Ok(Demand::new("api", usage! { bytes: upload.bytes }))
     });
 }
 
