@@ -3,8 +3,8 @@
 use http::{HeaderMap, response::Parts};
 
 use super::{
-    Inspector,
     body_observer::{BodyEnd, BodyObserver},
+    inspector::Inspector,
 };
 use crate::{
     layer::body::MeteredBody,

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use http::StatusCode;
 
-use super::{CallError, Inspector};
+use super::{call_error::CallError, inspector::Inspector};
 use crate::{
     limiter::{Reservation, Settlement},
     usage::Usage,

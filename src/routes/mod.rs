@@ -4,22 +4,25 @@
 //! path become a name: what no route matches has no name of its own, and what a path puts into a
 //! bucket's name has to be declared.
 
+mod error;
 mod pattern;
 mod route;
 mod target;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use http::Method;
 use matchit::{InsertError, Params};
-use smallvec::SmallVec;
 
-pub use self::route::Route;
+pub use self::{
+    error::{RouteError, RoutesError},
+    route::Route,
+};
 use self::{
     pattern::RoutePattern,
-    route::CompiledRoute,
+    route::{CompiledRoute, Names},
     target::{Target, canonical},
 };
 use crate::{
@@ -112,8 +115,6 @@ impl<R> Routes<R> {
         rule.demand(request, names)
     }
 }
-
-type Names = SmallVec<[Cow<'static, str>; 2]>;
 
 impl<R> RouteTable<R> {
     /// The rule of a request, and the names of its buckets.
@@ -208,7 +209,7 @@ impl<R> RoutesBuilder<R> {
         let mut scopes: Vec<Scope> = Vec::new();
         let mut rules = Vec::new();
         for (index, (text, route)) in self.routes.into_iter().enumerate() {
-            let error = |reason: String| RoutesError { route: text.clone(), reason };
+            let error = |reason: String| RoutesError::new(text.clone(), reason);
             let pattern = RoutePattern::parse(&text).map_err(error)?;
             let position = scopes.iter().position(|scope| scope.is_of(&pattern));
             let position = position.unwrap_or_else(|| {
@@ -225,8 +226,7 @@ impl<R> RoutesBuilder<R> {
         // Stable, though no two can be alike.
         scopes.sort_by_key(Scope::rank);
         let otherwise = CompiledRoute::compile(self.otherwise, &[]);
-        let otherwise =
-            otherwise.map_err(|reason| RoutesError { route: "otherwise".into(), reason })?;
+        let otherwise = otherwise.map_err(|reason| RoutesError::new("otherwise", reason))?;
         Ok(Routes { inner: Arc::new(RouteTable { scopes, rules, otherwise }) })
     }
 }
@@ -248,89 +248,3 @@ fn explain(why: &InsertError) -> String {
         _ => "a parameter has no name, or its braces do not match".into(),
     }
 }
-
-/// A route that makes no sense: which one, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RoutesError {
-    route: String,
-    reason: String,
-}
-
-impl RoutesError {
-    /// The pattern of the route; `otherwise` for what no route matches.
-    pub fn route(&self) -> &str {
-        &self.route
-    }
-}
-
-impl fmt::Display for RoutesError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "route `{}`: {}", self.route, self.reason)
-    }
-}
-
-impl std::error::Error for RoutesError {}
-
-/// Why a request has no demand.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RouteError {
-    /// No route matches it.
-    #[non_exhaustive]
-    NoRoute {
-        /// Its method.
-        method: Method,
-        /// Its host, where it names one.
-        host: Option<String>,
-        /// Its port, or the usual one of its scheme, where it has one.
-        port: Option<u16>,
-        /// Its path.
-        path: String,
-    },
-    /// It is refused by its route.
-    Refused,
-    /// A parameter in its path cannot be part of a bucket's name.
-    #[non_exhaustive]
-    BadParameter {
-        /// The parameter.
-        name: String,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-}
-
-/// As much of a stranger's path as is worth telling.
-const TOLD: usize = 200;
-
-impl RouteError {
-    fn no_route(target: &Target<'_>) -> Self {
-        let short = |text: &str| text.chars().take(TOLD).collect();
-        Self::NoRoute {
-            method: target.method.clone(),
-            host: target.host.map(short),
-            port: target.port,
-            path: short(target.path),
-        }
-    }
-}
-
-impl fmt::Display for RouteError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            // Escaped, since it comes from a stranger.
-            Self::NoRoute { method, host, port, path } => {
-                let host = host.as_deref().unwrap_or_default();
-                write!(f, "no route matches {method} {}", host.escape_debug())?;
-                port.map_or(Ok(()), |port| write!(f, ":{port}"))?;
-                write!(f, "{}", path.escape_debug())
-            }
-            Self::Refused => f.write_str("requests of this route are refused"),
-            Self::BadParameter { name, reason } => {
-                write!(f, "parameter `{name}` of the path {reason}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for RouteError {}

@@ -4,9 +4,10 @@ use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use matchit::Params;
 use percent_encoding::percent_decode_str;
+use smallvec::SmallVec;
 
 use super::{
-    Names, RouteError,
+    error::RouteError,
     pattern::{Piece, pieces},
 };
 use crate::{
@@ -14,6 +15,9 @@ use crate::{
     extract::{ExtractError, Extractor},
     usage::Usage,
 };
+
+/// The names of a demand's buckets.
+pub(super) type Names = SmallVec<[Cow<'static, str>; 2]>;
 
 /// The longest value of a parameter in a bucket's name, in bytes.
 const MAX_VALUE: usize = 256;
