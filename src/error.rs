@@ -37,19 +37,19 @@ use crate::{limits::LimitsError, store::StoreError};
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Throttled {
-    /// It does not fit now, and it was not to wait.
+    /// The demand does not fit now, and it was not to wait.
     NotNow(Box<Refusal>),
-    /// It cannot be granted, or was not, within its longest wait.
+    /// The demand cannot be granted, or was not, within its longest wait.
     Deadline(Box<Refusal>),
     /// The provider asked for a wait that is longer than
     /// [`longest_pause`](crate::LimiterBuilder::longest_pause). Demands that it holds back are
     /// refused at once instead of waiting. [`retry_after`](Self::retry_after) is what is left of
     /// the wait that was asked for, or more if a quota is short for longer.
     Paused(Box<Refusal>),
-    /// It asks for more than some quota could ever admit: do not try again, ask for less or raise
-    /// the limit.
+    /// The demand asks for more than some quota could ever admit: do not try again, ask for less or
+    /// raise the limit.
     ExceedsCapacity(Box<Refusal>),
-    /// It has to wait, and as many demands wait for the bucket as may.
+    /// The demand would have to wait, and as many demands wait for the bucket as may.
     #[non_exhaustive]
     QueueFull {
         /// The bucket.
@@ -61,8 +61,8 @@ pub enum Throttled {
     Store(Arc<StoreError>),
     /// The demand itself is wrong.
     BadDemand(BadDemand),
-    /// It would have to wait, or to ask a store that is elsewhere, and there is no tokio runtime
-    /// here.
+    /// The demand would have to wait, or to ask a store that is elsewhere, and there is no tokio
+    /// runtime here.
     NoRuntime,
     /// The limiter was closed.
     Closed,
@@ -408,9 +408,9 @@ pub enum BadDemand {
     UnknownClass(Arc<str>),
     /// No quota counts this metric, and it is no standard one: a typo?
     UnknownMetric(Arc<str>),
-    /// It names this bucket twice.
+    /// The demand names this bucket twice.
     SameBucketTwice(Arc<str>),
-    /// It names buckets of two partitions, which cannot be charged as one.
+    /// The demand names buckets of two partitions, which cannot be charged as one.
     TwoPartitions(Arc<str>, Arc<str>),
     /// The resolver's quotas for the bucket make no sense.
     InvalidLimits(LimitsError),

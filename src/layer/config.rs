@@ -18,7 +18,7 @@ pub(crate) struct Config<E, I> {
     pub(super) limiter: Limiter,
     pub(super) extractor: Arc<E>,
     pub(super) inspector: Arc<I>,
-    /// Whether a demand that does not fit waits.
+    /// True if a demand that does not fit waits.
     pub(super) waits: bool,
     /// Longest wait of demands that do not set one; for ever if there is none.
     pub(super) max_wait: Option<Duration>,

@@ -37,26 +37,26 @@ impl std::error::Error for RoutesError {}
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RouteError {
-    /// No route matches it.
+    /// No route matches the request.
     #[non_exhaustive]
     NoRoute {
-        /// Its method.
+        /// The request's method.
         method: Method,
-        /// Its host, where it names one.
+        /// The host, where the request names one.
         host: Option<String>,
-        /// Its port, or the usual one of its scheme, where it has one.
+        /// The port, or the usual one of the scheme, where there is one.
         port: Option<u16>,
-        /// Its path.
+        /// The path.
         path: String,
     },
-    /// It is refused by its route.
+    /// The route of the request refuses it.
     Refused,
-    /// A parameter in its path cannot be part of a bucket's name.
+    /// A parameter in the path cannot be part of a bucket's name.
     #[non_exhaustive]
     BadParameter {
         /// The parameter.
         name: String,
-        /// What is wrong with it.
+        /// What is wrong with the parameter.
         reason: &'static str,
     },
 }

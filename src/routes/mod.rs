@@ -101,7 +101,7 @@ struct Scope {
 }
 
 impl<R> Routes<R> {
-    /// No routes yet; what none of them matches is refused.
+    /// Returns a builder without routes. What none of them matches is refused.
     pub fn builder() -> RoutesBuilder<R> {
         RoutesBuilder { routes: Vec::new(), otherwise: Route::refuse() }
     }
@@ -117,7 +117,7 @@ impl<R> Routes<R> {
 }
 
 impl<R> RouteTable<R> {
-    /// The rule of a request, and the names of its buckets.
+    /// Returns the route of a request, and the names of its buckets.
     fn look_up(&self, target: &Target<'_>) -> Result<(&CompiledRoute<R>, Names), RouteError> {
         let path = canonical(target.path);
         for scope in self.scopes.iter().filter(|scope| scope.covers(target)) {

@@ -36,7 +36,7 @@ const MAX_VALUE: usize = 256;
 /// ```
 pub struct Route<R> {
     destination: Destination<R>,
-    /// Of buckets.
+    /// The usage of a route to a bucket.
     usage: Option<UsageRule<R>>,
     parents: Vec<Cow<'static, str>>,
     class: Option<Cow<'static, str>>,
@@ -58,23 +58,24 @@ enum UsageRule<R> {
 type UsageOf<R> = dyn Fn(&R) -> Result<Usage, ExtractError> + Send + Sync;
 
 impl<R> Route<R> {
-    /// Sends them to a bucket, whose name may use the pattern's parameters: `tenant:{tenant}`. `{{`
-    /// and `}}` stand for braces. Each is one request, and nothing else unless a usage is given.
+    /// Sends requests to a bucket, whose name may use the pattern's parameters: `tenant:{tenant}`.
+    /// `{{` and `}}` stand for braces. Each is one request, and nothing else unless a usage is
+    /// given.
     pub fn to(bucket: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Destination::Bucket(bucket.into()))
     }
 
-    /// Lets an extractor say what they may use, and of which bucket.
+    /// Lets an extractor say what requests may use, and of which bucket.
     pub fn by(extractor: impl Extractor<R> + Send + Sync + 'static) -> Self {
         Self::new(Destination::Extractor(Arc::new(extractor)))
     }
 
-    /// Lets them pass at once, uncounted.
+    /// Lets requests pass at once, uncounted.
     pub fn unlimited() -> Self {
         Self::new(Destination::Unlimited)
     }
 
-    /// Refuses them with a [`RouteError`].
+    /// Refuses requests with a [`RouteError`].
     pub fn refuse() -> Self {
         Self::new(Destination::Refuse)
     }
@@ -83,21 +84,21 @@ impl<R> Route<R> {
         Self { destination, usage: None, parents: Vec::new(), class: None, max_wait: None }
     }
 
-    /// Takes the same from another bucket too: see [`Demand::and`].
+    /// Asks another bucket for the same usage, too: see [`Demand::and`].
     #[must_use]
     pub fn and(mut self, bucket: impl Into<Cow<'static, str>>) -> Self {
         self.parents.push(bucket.into());
         self
     }
 
-    /// The most that each of them may use.
+    /// Sets the most that each request may use.
     #[must_use]
     pub fn usage(mut self, usage: Usage) -> Self {
         self.usage = Some(UsageRule::Fixed(usage));
         self
     }
 
-    /// Reads from each of them the most that it may use.
+    /// Reads from each request the most that it may use. The closure may use `?` on any error.
     #[must_use]
     pub fn usage_of<F>(mut self, usage_of: F) -> Self
     where
@@ -107,14 +108,14 @@ impl<R> Route<R> {
         self
     }
 
-    /// The class they belong to, which [`Limits::class`](crate::Limits::class) declares.
+    /// Sets the class of requests, which [`Limits::class`](crate::Limits::class) declares.
     #[must_use]
     pub fn class(mut self, class: impl Into<Cow<'static, str>>) -> Self {
         self.class = Some(class.into());
         self
     }
 
-    /// The longest that each of them may wait.
+    /// Sets the longest wait of each request.
     #[must_use]
     pub fn max_wait(mut self, max_wait: Duration) -> Self {
         self.max_wait = Some(max_wait);
