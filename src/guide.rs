@@ -9,10 +9,7 @@
 #[doc = include_str!("../docs/quotas.md")]
 pub mod quotas {}
 
-#[cfg(any(
-    not(doctest),
-    all(feature = "llm", feature = "reqwest-middleware", feature = "routes")
-))]
+#[cfg(any(not(doctest), all(feature = "llm", feature = "reqwest-middleware", feature = "routes")))]
 #[doc = include_str!("../docs/composing.md")]
 pub mod composing {}
 
