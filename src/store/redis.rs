@@ -251,7 +251,12 @@ impl RedisStore {
         Self { script: Arc::new(self.script.with_wakes(line)), ..self }
     }
 
-    async fn call(&self, keys: &[Vec<u8>], arguments: &[Vec<u8>], ops: usize) -> Result<Answer, StoreError> {
+    async fn call(
+        &self,
+        keys: &[Vec<u8>],
+        arguments: &[Vec<u8>],
+        ops: usize,
+    ) -> Result<Answer, StoreError> {
         let query = |cmd| self.connection.clone().query(cmd);
         let reply = match query(self.script.evalsha(keys, arguments)).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
@@ -270,7 +275,9 @@ impl RedisStore {
             _ => Err(Unreadable::Foreign),
         };
         answer.map_err(|unreadable| match unreadable {
-            Unreadable::Cut => StoreError::Unavailable("the server's reply was cut on its way".into()),
+            Unreadable::Cut => {
+                StoreError::Unavailable("the server's reply was cut on its way".into())
+            }
             Unreadable::Foreign => rejected("the server's reply is none of the script's"),
         })
     }

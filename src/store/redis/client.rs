@@ -48,9 +48,13 @@ pub(super) fn with_settings(
     Client::open(info.set_redis_settings(settings)).unwrap_or(client)
 }
 
-async fn connect(client: &Client, settings: &RedisConnectionInfo) -> RedisResult<MultiplexedConnection> {
-    let config =
-        AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(REPLY_WITHIN));
+async fn connect(
+    client: &Client,
+    settings: &RedisConnectionInfo,
+) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(Some(REPLY_WITHIN));
     let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
     introduce(&mut connection, settings).await?;
     Ok(connection)
@@ -76,7 +80,10 @@ async fn introduce(
 
 /// Sees to it that rustls finds cryptography: redis-rs takes the process's provider, and panics
 /// where there is none.
-#[cfg_attr(not(feature = "redis-tls"), expect(unused_variables, reason = "without TLS there is no need"))]
+#[cfg_attr(
+    not(feature = "redis-tls"),
+    expect(unused_variables, reason = "without TLS there is no need")
+)]
 pub(super) fn prepare_tls(info: &ConnectionInfo) {
     #[cfg(feature = "redis-tls")]
     if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) {

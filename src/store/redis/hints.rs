@@ -49,7 +49,8 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The pause after the server refused: an administrator has to change something first.
-const PAUSE_AFTER_REFUSAL: Duration = Duration::from_millis(if cfg!(test) { 1_000 } else { 60_000 });
+const PAUSE_AFTER_REFUSAL: Duration =
+    Duration::from_millis(if cfg!(test) { 1_000 } else { 60_000 });
 
 /// The sessions of a store that listen, and where they do.
 #[derive(Clone)]
@@ -184,7 +185,11 @@ impl Drop for ListenerGuard {
     fn drop(&mut self) {
         let mut listeners = self.shared.listeners();
         // The session may listen anew already.
-        if listeners.by_channel.get(&self.channel).is_some_and(|listener| listener.number == self.number) {
+        if listeners
+            .by_channel
+            .get(&self.channel)
+            .is_some_and(|listener| listener.number == self.number)
+        {
             let removed = listeners.by_channel.remove(&self.channel);
             drop(listeners);
             // What a hint owns may itself listen, so it is dropped without the lock.
@@ -201,13 +206,19 @@ impl HintsInner {
 
     fn channels(&self) -> HashMap<Channel, u64> {
         let listeners = self.listeners();
-        listeners.by_channel.iter().map(|(channel, listener)| (channel.clone(), listener.number)).collect()
+        listeners
+            .by_channel
+            .iter()
+            .map(|(channel, listener)| (channel.clone(), listener.number))
+            .collect()
     }
 
     /// Passes a message on.
     fn dispatch(&self, message: &Msg) {
         let listeners = self.listeners();
-        let Some(listener) = listeners.by_channel.get(message.get_channel_name().as_bytes()) else { return };
+        let Some(listener) = listeners.by_channel.get(message.get_channel_name().as_bytes()) else {
+            return;
+        };
         let (hint, keys) = (listener.hint.clone(), listener.keys.clone());
         drop(listeners);
         hint.call(&keys.name_in(message.get_payload_bytes()).unwrap_or_default());
@@ -372,14 +383,17 @@ fn due(
     let now = Instant::now();
     let is_due = |channel: &Channel, listener: u64| {
         subscriptions.get(channel).is_none_or(|subscription| {
-            subscription.listener != listener || subscription.again.is_some_and(|again| again <= now)
+            subscription.listener != listener
+                || subscription.again.is_some_and(|again| again <= now)
         })
     };
     let due = wanted.iter().filter(|(channel, listener)| is_due(channel, **listener));
     let mut due: Vec<_> = due.map(|(channel, listener)| (channel.clone(), *listener)).collect();
     if due.is_empty() && !sharded {
         let subscribed = subscriptions.iter().find(|(_, subscription)| subscription.subscribed);
-        due.extend(subscribed.map(|(channel, subscription)| (channel.clone(), subscription.listener)));
+        due.extend(
+            subscribed.map(|(channel, subscription)| (channel.clone(), subscription.listener)),
+        );
     }
     due
 }
