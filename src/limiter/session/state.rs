@@ -486,3 +486,6 @@ impl Settle {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
