@@ -143,11 +143,23 @@ impl Session {
         self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state.
-    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+    /// Changes the state, and makes sure that a driver sees to what there is to do then.
+    fn change<R>(self: &Arc<Self>, change: impl FnOnce(&mut State) -> R) -> R {
         let mut guarded = self.lock();
         let result = change(&mut guarded.state);
         self.occupied.store(guarded.state.is_occupied(), Ordering::Release);
+        match guarded.driver {
+            Driver::Asleep if guarded.state.is_due() => {
+                guarded.driver = Driver::Awake;
+                drop(guarded);
+                self.wake.notify_one();
+            }
+            Driver::None if guarded.state.needs_driver() => {
+                drop(guarded);
+                (self.start_driver)(self);
+            }
+            _ => {}
+        }
         result
     }
 
@@ -257,16 +269,13 @@ impl Session {
         if let Some(position) = waits {
             self.context.tell(|| Event::WaitStarted { bucket: set.name(), position });
         }
-        self.drive();
         Ok((rank, answer))
     }
 
     /// Takes out a demand whose caller gives up. Returns what it waited for, if it was in the queue.
     fn leave(self: &Arc<Self>, rank: Rank) -> Option<Refusal> {
         let now = self.now();
-        let refusal = self.change(|state| state.leave(rank, now))?;
-        self.drive();
-        Some(refusal)
+        self.change(|state| state.leave(rank, now))
     }
 
     /// Takes out a demand whose time is up, unless the store has yet to say whether it has to wait at all.
@@ -294,7 +303,6 @@ impl Session {
         let (report, verdict) = oneshot::channel();
         outgoing.report_to(report);
         self.change(|state| state.push(outgoing, ends));
-        self.drive();
         Settling::enqueued(verdict)
     }
 
@@ -347,16 +355,13 @@ impl Session {
 
     /// A demand of the session may fit in a bucket.
     fn look(self: &Arc<Self>, bucket: u64) {
-        if self.change(|state| state.look(bucket)) {
-            self.drive();
-        }
+        self.change(|state| state.look(bucket));
     }
 
     /// Counts the waiters anew whose limits have changed.
     pub(super) fn follow_limits(self: &Arc<Self>) {
         let effects = self.change(State::follow_limits);
         self.make_true(effects);
-        self.drive();
     }
 
     /// Refuses every demand from now on, and those that wait.
@@ -364,7 +369,6 @@ impl Session {
         self.closed.store(true, Ordering::Relaxed);
         let effects = self.change(State::close);
         self.make_true(effects);
-        self.drive();
     }
 
     /// Waits until all that is to be sent now has reached the store, or could not.
@@ -377,28 +381,10 @@ impl Session {
             }
             guarded.flushing.push(sender);
         }
-        self.drive();
+        // Should there be no driver, as after its runtime ended.
+        self.change(|_| ());
         // What could not be sent is sent again for as long as the runtime lives.
         let _ = flushed.await;
-    }
-
-    /// Makes sure that a driver sees to what there is to do.
-    fn drive(self: &Arc<Self>) {
-        let mut guarded = self.lock();
-        match guarded.driver {
-            Driver::Awake => {}
-            Driver::Asleep => {
-                guarded.driver = Driver::Awake;
-                drop(guarded);
-                self.wake.notify_one();
-            }
-            Driver::None => {
-                if guarded.state.needs_driver() {
-                    drop(guarded);
-                    (self.start_driver)(self);
-                }
-            }
-        }
     }
 
     /// Begins to drive, unless another driver does.

@@ -202,10 +202,9 @@ impl State {
         self.outbox.push(outgoing);
     }
 
-    /// Capacity of a bucket may have been freed. Returns true if a demand waits for it.
-    pub(super) fn look(&mut self, bucket: u64) -> bool {
+    /// Capacity of a bucket may have been freed.
+    pub(super) fn look(&mut self, bucket: u64) {
         self.queue.look(bucket);
-        self.queue.is_waited_for(bucket)
     }
 
     /// Counts the waiters anew whose limits have changed.
@@ -229,6 +228,11 @@ impl State {
         effects.refuse(self.queue.take_all(), || Outcome::AskAgain);
         effects.report(self.outbox.take_reports(), || Err(runtime_ended()));
         effects
+    }
+
+    /// Whether there is something to send at once.
+    pub(super) fn is_due(&self) -> bool {
+        !self.sending && (!self.outbox.is_empty() || self.queue.due() == Some(0))
     }
 
     /// Whether there is something to do for a driver.
@@ -507,3 +511,6 @@ impl Settle {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

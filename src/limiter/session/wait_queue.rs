@@ -284,31 +284,27 @@ impl WaitQueue {
 
     /// Takes a waiter out whose caller has gone: what it was the first of is looked at, since more may fit without it.
     fn drop_waiter(&mut self, rank: Rank) -> Option<()> {
-        let fronts: SmallVec<[LineId; 2]> = {
-            let waiter = self.waiting.get(&rank)?;
-            let is_front =
-                |id: &&LineId| self.find(**id).is_some_and(|line| line.fronts().contains(&rank));
-            waiter.lines().iter().filter(is_front).copied().collect()
-        };
-        let waiter = self.take(rank)?;
-        fronts.iter().for_each(|id| self.look(id.bucket));
+        let (waiter, led) = self.take(rank)?;
+        led.into_iter().for_each(|bucket| self.look(bucket));
         waiter.lines().iter().for_each(|id| self.forget_line(*id));
         Some(())
     }
 
-    /// Takes a waiter out of its lines.
-    fn take(&mut self, rank: Rank) -> Option<Box<Waiter>> {
-        let waiter = self.waiting.remove(&rank)?;
+    /// Takes a waiter out of its lines. Returns the buckets in which it was the first of a class and flow, too.
+    fn take(&mut self, rank: Rank) -> Option<(Box<Waiter>, SmallVec<[u64; 2]>)> {
+        let (waiter, mut led) = (self.waiting.remove(&rank)?, SmallVec::new());
         for id in waiter.lines() {
             let Some(bucket) = self.buckets.get_mut(&id.bucket) else { continue };
-            let was_first =
-                bucket.line(id.rule).is_some_and(|line| line.remove(rank, waiter.ask()));
-            if was_first && bucket.registered && !bucket.changed {
+            if !bucket.line(id.rule).is_some_and(|line| line.remove(rank, waiter.ask())) {
+                continue;
+            }
+            led.push(id.bucket);
+            if bucket.registered && !bucket.changed {
                 bucket.changed = true;
                 self.changed.push(id.bucket);
             }
         }
-        Some(waiter)
+        Some((waiter, led))
     }
 
     /// Takes a waiter out whose caller gives up. Returns what it waited for.
@@ -394,7 +390,7 @@ impl WaitQueue {
                 self.drop_waiter(rank);
                 continue;
             }
-            let Some(waiter) = self.take(rank) else { continue };
+            let Some((waiter, _)) = self.take(rank) else { continue };
             for id in waiter.lines() {
                 self.touched.push(*id);
                 if let Some(line) = self.find_mut(*id) {
@@ -535,11 +531,6 @@ impl WaitQueue {
     /// The buckets whose heads have changed, which no batch has said yet, each with a set that it is part of.
     pub(super) fn changed(&self) -> impl Iterator<Item = (u64, &Arc<BucketSet>)> {
         self.changed.iter().filter_map(|id| Some((*id, &self.buckets.get(id)?.set)))
-    }
-
-    /// Whether a batch has to say who waits for a bucket.
-    pub(super) fn is_waited_for(&self, bucket: u64) -> bool {
-        self.buckets.contains_key(&bucket)
     }
 
     /// What a batch has to say of a bucket: who waits for it and is not in the batch. Nothing, if no demand waits for it
@@ -774,7 +765,7 @@ impl WaitQueue {
         let all =
             self.waiting.iter().filter_map(|(rank, waiter)| Some((*rank, refusal_of(waiter)?)));
         for (rank, error) in all.collect::<Vec<_>>() {
-            let Some(waiter) = self.take(rank) else { continue };
+            let Some((waiter, _)) = self.take(rank) else { continue };
             self.touched.extend_from_slice(waiter.lines());
             told.push(Told::Outcome(waiter.into_answer(), Outcome::Refused(error)));
         }
@@ -790,7 +781,7 @@ impl WaitQueue {
             .map(|(rank, _)| *rank)
             .collect();
         for rank in stale {
-            let Some(mut waiter) = self.take(rank) else { continue };
+            let Some((mut waiter, _)) = self.take(rank) else { continue };
             self.touched.extend_from_slice(waiter.lines());
             if let Err(outcome) = waiter.refresh() {
                 told.push(Told::Outcome(waiter.into_answer(), outcome));
