@@ -26,7 +26,7 @@ use crate::{
 const MOST_SENT: usize = 256;
 /// Where no hint says that a waiter may fit, it is looked at again after this long times its rank among the heads of all
 /// sessions.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const LOOK_AGAIN: Duration = Duration::from_millis(350);
 /// A wait whose length is unknown is looked at again at the latest after this long.
 const LONGEST_UNKNOWN: Duration = Duration::from_secs(5);
 /// And one whose length is known, where hints arrive.
