@@ -337,6 +337,12 @@ impl WaitQueue {
         }
     }
 
+    /// All lines are looked at now.
+    pub(super) fn look_everywhere(&mut self) {
+        let buckets: Vec<u64> = self.buckets.keys().copied().collect();
+        buckets.into_iter().for_each(|bucket| self.look(bucket));
+    }
+
     /// Notes when a line is to be looked at by itself, given its fronts, and forgets it if nothing is left of it.
     fn reschedule(&mut self, id: LineId) {
         let Some(line) = self.buckets.get_mut(&id.bucket).and_then(|bucket| bucket.line(id.rule)) else {
