@@ -70,8 +70,13 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    fn refuse(&mut self, waiters: impl IntoIterator<Item = Box<Waiter>>, outcome: impl Fn() -> Outcome) {
-        let refused = waiters.into_iter().map(|waiter| Told::Outcome(waiter.into_answer(), outcome()));
+    fn refuse(
+        &mut self,
+        waiters: impl IntoIterator<Item = Box<Waiter>>,
+        outcome: impl Fn() -> Outcome,
+    ) {
+        let refused =
+            waiters.into_iter().map(|waiter| Told::Outcome(waiter.into_answer(), outcome()));
         self.told.extend(refused);
     }
 
@@ -278,8 +283,9 @@ impl State {
         {
             return Turn::Send(batch);
         }
-        let lingers =
-            (!self.in_process).then(|| self.active.saturating_add(self.linger)).filter(|until| *until > now);
+        let lingers = (!self.in_process)
+            .then(|| self.active.saturating_add(self.linger))
+            .filter(|until| *until > now);
         let check = (self.hinted && self.is_occupied()).then(|| now.saturating_add(HINTS_CHECKED));
         match [self.due(), check].into_iter().flatten().min() {
             Some(due) => Turn::Sleep(Some(due)),
@@ -348,7 +354,8 @@ impl State {
 
     /// Says who waits for the buckets that waiting demands of the batch ask, and for those of which that has changed.
     fn load_heads(&mut self, batch: &mut Batch, mut concerned: Vec<u64>, now: Micros) {
-        let changed: Vec<_> = self.queue.changed().map(|(bucket, set)| (bucket, set.clone())).collect();
+        let changed: Vec<_> =
+            self.queue.changed().map(|(bucket, set)| (bucket, set.clone())).collect();
         for (bucket, set) in changed {
             if let Some(only) = set.only(bucket)
                 && batch.buckets_mut().place(&only).is_some()
@@ -359,7 +366,9 @@ impl State {
         concerned.sort_unstable();
         concerned.dedup();
         for bucket in concerned {
-            let Some(index) = batch.buckets().ids().iter().position(|id| *id == bucket) else { continue };
+            let Some(index) = batch.buckets().ids().iter().position(|id| *id == bucket) else {
+                continue;
+            };
             let rules = batch.buckets().as_slice()[index].rules.clone();
             if let Some(heads) = self.queue.heads(bucket, index as u16, &rules, now) {
                 batch.push(heads, Job::Heads(bucket));
@@ -430,7 +439,14 @@ impl State {
         None
     }
 
-    fn grant(&mut self, waiter: Box<Waiter>, at: GrantedAt, probe: bool, now: Micros, effects: &mut Effects) {
+    fn grant(
+        &mut self,
+        waiter: Box<Waiter>,
+        at: GrantedAt,
+        probe: bool,
+        now: Micros,
+        effects: &mut Effects,
+    ) {
         self.queue.granted(&waiter);
         if !self.in_process {
             self.leases.open(waiter.ask().set(), now);
@@ -447,7 +463,12 @@ impl State {
 
     /// The batch in flight went without an answer, or was refused: all that is pending is told, and the batch is in doubt.
     /// Without an error it was the driver that ended, so that demands may as well be asked for again.
-    pub(super) fn failed(&mut self, mut batch: Batch, error: Option<&Throttled>, now: Micros) -> Effects {
+    pub(super) fn failed(
+        &mut self,
+        mut batch: Batch,
+        error: Option<&Throttled>,
+        now: Micros,
+    ) -> Effects {
         let mut effects = Effects::default();
         let outcome = || error.map_or(Outcome::AskAgain, |error| Outcome::Refused(error.clone()));
         let error = || Err(error.cloned().unwrap_or_else(runtime_ended));

@@ -64,10 +64,12 @@ impl Ticket {
         let refusal = match self.session.expire(self.rank) {
             Some(refusal) => refusal,
             // The store is looking at it: its answer is worth more than a guess, and does not take long.
-            None => match timeout(self.session.context().options().attempt_timeout, &mut self).await {
-                Ok(outcome) => return outcome,
-                Err(_) => self.session.leave(self.rank).unwrap_or_default(),
-            },
+            None => {
+                match timeout(self.session.context().options().attempt_timeout, &mut self).await {
+                    Ok(outcome) => return outcome,
+                    Err(_) => self.session.leave(self.rank).unwrap_or_default(),
+                }
+            }
         };
         Outcome::Refused(Throttled::Deadline(Box::new(refusal)))
     }

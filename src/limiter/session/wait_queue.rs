@@ -49,7 +49,8 @@ impl Hints {
         let waits = violations.iter().map(|violation| violation.wait);
         let wait = waits.reduce(|one, other| Some(one?.max(other?))).flatten();
         let rank = violations.iter().map(|violation| violation.rank).max().unwrap_or(0);
-        let unknown = micros(LOOK_AGAIN).saturating_mul(rank.saturating_add(1)).min(micros(LONGEST_UNKNOWN));
+        let unknown =
+            micros(LOOK_AGAIN).saturating_mul(rank.saturating_add(1)).min(micros(LONGEST_UNKNOWN));
         let after = match (self, wait) {
             // Behind another session's head, which may have gone: that is no news to hint at.
             (Self::Reliable, None) if rank == 0 => return Again::WhenTold,
@@ -236,7 +237,10 @@ impl WaitQueue {
             let line = self.find(*id)?;
             let told = line.known().map_or(0, |(violation, _)| violation.before);
             let others = violations.iter().map(|violation| violation.before).max().unwrap_or(told);
-            Some(line.position(waiter.rank(), waiter.ask()) + usize::try_from(others).unwrap_or(usize::MAX))
+            Some(
+                line.position(waiter.rank(), waiter.ask())
+                    + usize::try_from(others).unwrap_or(usize::MAX),
+            )
         });
         own.max().unwrap_or(0)
     }
@@ -324,7 +328,8 @@ impl WaitQueue {
             let wait = violation.wait.map(|wait| wait.saturating_sub(passed));
             Some(Violation { by: by(waiter.ask().set(), *id)?, wait, ..*violation })
         };
-        let violations: SmallVec<[Violation; 2]> = waiter.lines().iter().filter_map(known).collect();
+        let violations: SmallVec<[Violation; 2]> =
+            waiter.lines().iter().filter_map(known).collect();
         (!violations.is_empty()).then(|| waiter.ask().refusal(&violations))
     }
 
@@ -345,11 +350,13 @@ impl WaitQueue {
 
     /// Notes when a line is to be looked at by itself, given its fronts, and forgets it if nothing is left of it.
     fn reschedule(&mut self, id: LineId) {
-        let Some(line) = self.buckets.get_mut(&id.bucket).and_then(|bucket| bucket.line(id.rule)) else {
+        let Some(line) = self.buckets.get_mut(&id.bucket).and_then(|bucket| bucket.line(id.rule))
+        else {
             return;
         };
         let fronts = line.fronts();
-        let due = due_of(fronts.iter().filter_map(|rank| self.waiting.get(rank).map(AsRef::as_ref)));
+        let due =
+            due_of(fronts.iter().filter_map(|rank| self.waiting.get(rank).map(AsRef::as_ref)));
         set_due(&mut self.due, id, line, due);
         self.forget_line(id);
     }
@@ -366,7 +373,8 @@ impl WaitQueue {
 
     /// Forgets a bucket that is not waited for, once the store knows that too.
     fn forget(&mut self, bucket: u64) {
-        let is_over = |bucket: &WaitedFor| bucket.lines.is_empty() && !bucket.registered && !bucket.changed;
+        let is_over =
+            |bucket: &WaitedFor| bucket.lines.is_empty() && !bucket.registered && !bucket.changed;
         if self.buckets.get(&bucket).is_some_and(is_over) {
             self.buckets.remove(&bucket);
         }
@@ -427,7 +435,9 @@ impl WaitQueue {
                 match self.place(waiter) {
                     Ok(Entered::Waits { position }) => told.push(Told::HasToWait { set, position }),
                     Ok(Entered::ToSend) => {}
-                    Err((answer, error)) => told.push(Told::Outcome(answer, Outcome::Refused(error))),
+                    Err((answer, error)) => {
+                        told.push(Told::Outcome(answer, Outcome::Refused(error)))
+                    }
                 }
             } else {
                 admitted.push(waiter);
@@ -475,13 +485,15 @@ impl WaitQueue {
         if picked.all.contains(&rank) {
             return true;
         }
-        let Some(waiter) = self.waiting.get(&rank).filter(|_| picked.all.len() < LONGEST_LOOK) else {
+        let Some(waiter) = self.waiting.get(&rank).filter(|_| picked.all.len() < LONGEST_LOOK)
+        else {
             return false;
         };
         picked.all.insert(rank);
         let are_before_it = waiter.lines().iter().all(|id| {
             let line = self.find(*id);
-            let mut before = line.into_iter().flat_map(|line| line.in_order(waiter.ask().headroom()));
+            let mut before =
+                line.into_iter().flat_map(|line| line.in_order(waiter.ask().headroom()));
             before
                 .by_ref()
                 .take_while(|before| *before != rank)
@@ -614,7 +626,9 @@ impl WaitQueue {
         }
         let lines = self.lines_of(&waiter, violations);
         match self.start_waiting(&mut waiter, &lines, violations, now) {
-            Ok(Some(position)) => told.push(Told::HasToWait { set: waiter.ask().set().clone(), position }),
+            Ok(Some(position)) => {
+                told.push(Told::HasToWait { set: waiter.ask().set().clone(), position })
+            }
             Ok(None) => {}
             Err(error) => {
                 self.gone(&waiter, is_head);
@@ -679,7 +693,13 @@ impl WaitQueue {
     }
 
     /// Notes what the store said of a waiter on the lines that it comes to be the front of.
-    fn note_front(&mut self, waiter: &Waiter, lines: &[LineId], violations: &[Violation], now: Micros) {
+    fn note_front(
+        &mut self,
+        waiter: &Waiter,
+        lines: &[LineId],
+        violations: &[Violation],
+        now: Micros,
+    ) {
         let ask = waiter.ask();
         for violation in violations {
             let id = line_id(ask.set(), violation.by).filter(|id| lines.contains(id));
@@ -748,7 +768,8 @@ impl WaitQueue {
             });
             ask.refused(&violations.collect::<SmallVec<[Violation; 2]>>())
         };
-        let all = self.waiting.iter().filter_map(|(rank, waiter)| Some((*rank, refusal_of(waiter)?)));
+        let all =
+            self.waiting.iter().filter_map(|(rank, waiter)| Some((*rank, refusal_of(waiter)?)));
         for (rank, error) in all.collect::<Vec<_>>() {
             let Some((waiter, _)) = self.take(rank) else { continue };
             self.touched.extend_from_slice(waiter.lines());
@@ -759,8 +780,12 @@ impl WaitQueue {
     /// Follows a change of the limits: counts every waiter anew that is concerned.
     pub(super) fn follow_limits(&mut self, told: &mut Vec<Told>) {
         let is_stale = |waiter: &Waiter| !waiter.ask().set().is_current();
-        let stale: Vec<_> =
-            self.waiting.iter().filter(|(_, waiter)| is_stale(waiter)).map(|(rank, _)| *rank).collect();
+        let stale: Vec<_> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiter)| is_stale(waiter))
+            .map(|(rank, _)| *rank)
+            .collect();
         for rank in stale {
             let Some((mut waiter, _)) = self.take(rank) else { continue };
             self.touched.extend_from_slice(waiter.lines());

@@ -55,7 +55,8 @@ impl World {
     fn ask(&self, tokens: u64, mode: Mode, flow: u64) -> Ask {
         let flow = Flow { id: flow, weight: 1 };
         let usage = usage! { tokens: tokens };
-        Ask::new(self.set.clone(), usage, Box::default(), Standing::default(), flow, mode).expect("it fits")
+        Ask::new(self.set.clone(), usage, Box::default(), Standing::default(), flow, mode)
+            .expect("it fits")
     }
 
     fn enter(&mut self, ask: Ask, deadline: Option<Micros>) -> (Rank, Answer, Option<usize>) {
@@ -100,10 +101,14 @@ impl World {
     /// Refuses every waiting demand of the batch at hand.
     fn refuse_all(&mut self, wait: Option<Micros>) {
         let batch = self.sent();
-        let verdicts: Vec<_> = batch.ops().iter().map(|op| match op {
-            Op::Reserve(_) => refused(wait),
-            _ => Verdict::Done,
-        }).collect();
+        let verdicts: Vec<_> = batch
+            .ops()
+            .iter()
+            .map(|op| match op {
+                Op::Reserve(_) => refused(wait),
+                _ => Verdict::Done,
+            })
+            .collect();
         self.applied(batch, verdicts);
     }
 }
@@ -121,14 +126,23 @@ const GRANTED: Verdict = Verdict::Granted { probe: false };
 
 fn refused(wait: Option<Micros>) -> Verdict {
     let by = RefusedBy::Rule(0);
-    let violation =
-        Violation { by, available: 0, wait, at_best: 0, asked: None, holds: true, rank: 0, before: 0 };
+    let violation = Violation {
+        by,
+        available: 0,
+        wait,
+        at_best: 0,
+        asked: None,
+        holds: true,
+        rank: 0,
+        before: 0,
+    };
     Verdict::Refused(Box::new(Refused { violations: smallvec![violation], tag: 0.0, part: 0.1 }))
 }
 
 /// What the waiting demands of a batch cost.
 fn costs(batch: &Batch) -> Vec<u64> {
-    let reserve = |op: &Op| if let Op::Reserve(reserve) = op { Some(reserve.costs[0]) } else { None };
+    let reserve =
+        |op: &Op| if let Op::Reserve(reserve) = op { Some(reserve.costs[0]) } else { None };
     batch.ops().iter().filter_map(reserve).collect()
 }
 
@@ -179,8 +193,11 @@ fn a_line_is_looked_at_from_its_front_and_further_while_all_is_granted() {
     for _ in 0..3 {
         let batch = world.sent();
         looks.push((costs(&batch), told(&batch)));
-        let verdicts: Vec<_> =
-            batch.ops().iter().map(|op| if matches!(op, Op::Reserve(_)) { GRANTED } else { Verdict::Done }).collect();
+        let verdicts: Vec<_> = batch
+            .ops()
+            .iter()
+            .map(|op| if matches!(op, Op::Reserve(_)) { GRANTED } else { Verdict::Done })
+            .collect();
         world.applied(batch, verdicts);
     }
     let expected = [(1..=4, 16), (5..=12, 8), (13..=20, 0)];
@@ -227,8 +244,11 @@ fn a_demand_with_a_deadline_asks_once_and_then_stands_behind() {
     let (_, mut answer, position) = world.enter(ask, Some(world.now + 9 * SECOND));
     assert_eq!(position, None);
     let batch = world.sent();
-    let modes: Vec<_> =
-        batch.ops().iter().map(|op| if let Op::Reserve(reserve) = op { Some(reserve.mode) } else { None }).collect();
+    let modes: Vec<_> = batch
+        .ops()
+        .iter()
+        .map(|op| if let Op::Reserve(reserve) = op { Some(reserve.mode) } else { None })
+        .collect();
     assert_eq!(modes, [Some(Mode::Dry)]);
     world.applied(batch, [refused(Some(2 * SECOND))]);
     assert!(outcome(&mut answer).is_none());
@@ -262,7 +282,10 @@ fn a_batch_without_an_answer_is_asked_about_again_before_anything_else() {
     let next = world.sent();
     assert_eq!(next.seq(), seq + 1);
     let Op::Settle(settle) = &next.ops()[0] else { panic!("{:?}", next.ops()) };
-    assert_eq!((&settle.reserved[..], &settle.actual[..], &settle.at[..]), (&[10][..], &[0][..], &[5][..]));
+    assert_eq!(
+        (&settle.reserved[..], &settle.actual[..], &settle.at[..]),
+        (&[10][..], &[0][..], &[5][..])
+    );
     assert_eq!(costs(&next), [20]);
 }
 
