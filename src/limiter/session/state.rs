@@ -381,7 +381,7 @@ impl State {
         if self.in_process {
             return;
         }
-        for (bucket, set) in self.leases.to_name(now) {
+        for (bucket, set) in self.leases.take_due(now) {
             if !batch.buckets().ids().contains(&bucket)
                 && set.only(bucket).is_none_or(|only| batch.buckets_mut().place(&only).is_none())
             {

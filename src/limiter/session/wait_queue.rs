@@ -3,6 +3,9 @@
 //!
 //! It decides which waiters are looked at when; it sends nothing itself.
 
+// A waiter is moved from one collection to another many times, and is large.
+#![allow(clippy::vec_box)]
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
