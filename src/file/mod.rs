@@ -31,6 +31,7 @@
 //! | `buckets` | a table of buckets by name |
 //! | `families` | a list of `{ pattern = "gpt-4o-20*", bucket = "gpt-4o" }`, in order: see [`Limits::family`] |
 //! | `classes` | a table of `{ head_start = "30 s", headroom = 0.1 }` by name: see [`Limits::class`] |
+//! | `weights` | a table of whole numbers by the name of a share: see [`Limits::weight`] |
 //! | `undeclared` | `"refuse"` (default), `"unlimited"` or `{ bucket = "others" }`: see [`Undeclared`] |
 //! | `partition` | of buckets that do not name one: see [`Limits::partition`] |
 //! | `on_unavailable` | `"fail"` (default), `"allow"` or `{ local = 0.25 }`: see [`OnUnavailable`] |
@@ -211,6 +212,8 @@ struct Contents {
     #[serde(default)]
     classes: Named<Class>,
     #[serde(default)]
+    weights: Named<u32>,
+    #[serde(default)]
     undeclared: UndeclaredText,
     on_unavailable: Option<OnUnavailableText>,
     #[cfg(feature = "routes")]
@@ -308,6 +311,9 @@ impl Contents {
         for (name, Class { head_start, headroom }) in &self.classes.0 {
             limits =
                 limits.class(name, head_start.map_or(Duration::ZERO, |length| length.0), *headroom);
+        }
+        for (share, weight) in &self.weights.0 {
+            limits = limits.weight(share, *weight);
         }
         let undeclared = match &self.undeclared {
             UndeclaredText::Refuse => Undeclared::Refuse,

@@ -167,6 +167,7 @@ fn the_rest_is_checked_too() {
             "bucket `a`: the default names it, and it is not declared",
         ),
         ("[classes.c]\nheadroom = 1", "class `c`: its headroom is 1"),
+        ("[weights]\nc = 0", "weight of share `c`: it is 0"),
         ("[classes.c]\nheadroom = nan", "class `c`: its headroom is NaN"),
         ("[classes.c]\nhead_start = '-1 s'", "line 2, column 14"),
         ("on_unavailable = { local = 0 }", "option `on_unavailable`: the local share"),

@@ -87,6 +87,14 @@ pub(crate) struct Options {
     pub(crate) observing: Observing,
 }
 
+/// What a limiter is made of.
+pub(super) struct Settings {
+    pub(super) limits: Limits,
+    /// Nothing, if the state is to live in this process.
+    pub(super) store: Option<Arc<dyn Store>>,
+    pub(super) options: Options,
+}
+
 /// Builds a [`Limiter`](crate::Limiter) whose settings differ from the defaults.
 ///
 /// ```
@@ -184,12 +192,14 @@ impl LimiterBuilder {
         self
     }
 
-    /// What it was given, once that is known to make sense.
-    pub(super) fn validated(
-        self,
-    ) -> Result<(Limits, Option<Arc<dyn Store>>, Options), LimitsError> {
+    /// Returns what it was given, which makes sense.
+    ///
+    /// # Errors
+    /// An option that makes no sense: which one, and why.
+    pub(super) fn validated(self) -> Result<Settings, LimitsError> {
         self.validate()?;
-        Ok((self.limits, self.store, self.options))
+        let Self { limits, store, options } = self;
+        Ok(Settings { limits, store, options })
     }
 
     fn validate(&self) -> Result<(), LimitsError> {

@@ -4,7 +4,7 @@
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{
-    builder::{OnUnavailable, Options},
+    builder::{OnUnavailable, Options, Settings},
     context::Context,
     registry::{Found, Names, Registry, Superseded, declared_now},
     target::Target,
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     error::{BadDemand, Throttled},
     limits::{Limits, LimitsError, Table},
-    store::{MemoryStore, Store},
+    store::MemoryStore,
 };
 
 /// A limiter.
@@ -25,15 +25,13 @@ pub(super) struct Inner {
 
 impl Inner {
     /// A limiter with these limits and options.
-    pub(super) fn new(
-        limits: &Limits,
-        store: Option<Arc<dyn Store>>,
-        options: Options,
-    ) -> Result<Arc<Self>, LimitsError> {
+    pub(super) fn new(settings: Settings) -> Result<Arc<Self>, LimitsError> {
+        let Settings { limits, store, options } = settings;
         let fallback = match options.on_unavailable {
             OnUnavailable::Local { share } => {
                 let options = Options { on_unavailable: OnUnavailable::Fail, ..options.clone() };
-                Some(Self::new(&limits.scaled(share), None, options)?)
+                let limits = limits.scaled(share);
+                Some(Self::new(Settings { limits, store: None, options })?)
             }
             _ => None,
         };

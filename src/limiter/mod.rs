@@ -257,8 +257,7 @@ impl LimiterBuilder {
     /// # Errors
     /// A declaration or an option that makes no sense: which one, and why.
     pub fn build(self) -> Result<Limiter, LimitsError> {
-        let (limits, store, options) = self.validated()?;
-        Ok(Limiter { inner: Inner::new(&limits, store, options)? })
+        Ok(Limiter { inner: Inner::new(self.validated()?)? })
     }
 }
 

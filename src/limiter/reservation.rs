@@ -9,11 +9,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use futures_util::Stream;
-
 use super::{
     bucket_set::GrantedAt, provider_feedback::Origin, reservation_id::ReservationId,
-    settle::Settling, target::Target, tracked_stream::Tracked,
+    settle::Settling, target::Target,
 };
 use crate::{
     demand::{Demand, Note},
@@ -325,16 +323,6 @@ impl Reservation {
         let detach = Op::Detach { on: set.all(), claim: self.id(), reserved, lease };
         target.change(detach, 0, true).verdict().await?;
         Ok(id)
-    }
-
-    /// Follows a stream of typed items. `usage_of` reads from an item the usage of the call so far, if it says so. When the
-    /// stream ends, the last one is charged; if it is dropped before, at least that.
-    pub fn track<S, F>(self, stream: S, usage_of: F) -> Tracked<S, F>
-    where
-        S: Stream,
-        F: FnMut(&S::Item) -> Option<Usage>,
-    {
-        Tracked::new(self, stream, usage_of)
     }
 
     fn others(&self) -> &[(u16, Usage)] {

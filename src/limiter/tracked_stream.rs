@@ -49,6 +49,18 @@ impl<S, F> Tracked<S, F> {
     }
 }
 
+impl Reservation {
+    /// Follows a stream of typed items. `usage_of` reads from an item the usage of the call so far, if it says so. When the
+    /// stream ends, the last one is charged; if it is dropped before, at least that.
+    pub fn track<S, F>(self, stream: S, usage_of: F) -> Tracked<S, F>
+    where
+        S: Stream,
+        F: FnMut(&S::Item) -> Option<Usage>,
+    {
+        Tracked::new(self, stream, usage_of)
+    }
+}
+
 impl<S: Stream, F: FnMut(&S::Item) -> Option<Usage>> Stream for Tracked<S, F> {
     type Item = S::Item;
 

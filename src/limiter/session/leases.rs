@@ -67,7 +67,7 @@ impl Leases {
     }
 
     /// The buckets to be named now, each with a set that it is part of, if that is due.
-    pub(super) fn to_name(&mut self, now: Micros) -> Vec<(u64, Arc<BucketSet>)> {
+    pub(super) fn take_due(&mut self, now: Micros) -> Vec<(u64, Arc<BucketSet>)> {
         if self.next > now {
             return Vec::new();
         }

@@ -28,6 +28,8 @@ use crate::{
 const DOUBT_ENDS: Micros = SESSION_MEMORY / 2;
 /// The driver stays this long after the last batch to a shared store.
 const LINGER: Micros = 1_000_000;
+/// While demands wait for hints, it is noticed within this long that these have stopped.
+const HINTS_CHECKED: Micros = 500_000;
 
 /// What a session of a store is like.
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +109,8 @@ pub(super) struct State {
     seq: u64,
     /// A batch is in flight.
     sending: bool,
+    /// Hints arrived when it was last looked, though one may get lost.
+    hinted: bool,
     doubt: Option<Doubt>,
     /// When the last batch was sent, or answered.
     active: Micros,
@@ -123,6 +127,7 @@ impl State {
             leases: Leases::new(lease),
             seq: 0,
             sending: false,
+            hinted: false,
             doubt: None,
             active: 0,
         }
@@ -251,13 +256,14 @@ impl State {
         (turn, effects)
     }
 
-    fn next_turn(
-        &mut self,
-        Conditions { now, resumes_at, .. }: Conditions,
-        effects: &mut Effects,
-    ) -> Turn {
+    fn next_turn(&mut self, conditions: Conditions, effects: &mut Effects) -> Turn {
+        let Conditions { now, resumes_at, hints } = conditions;
         if self.sending {
             return Turn::Sleep(None);
+        }
+        if std::mem::replace(&mut self.hinted, hints == Hints::Work) && hints == Hints::None {
+            // Waits were longer while there were hints.
+            self.queue.look_everywhere();
         }
         if self.doubt.as_ref().is_some_and(|doubt| doubt.since.saturating_add(DOUBT_ENDS) <= now) {
             // What it reserved leaves the windows by itself, and what it holds ends with the lease of the old name.
@@ -280,7 +286,8 @@ impl State {
         let lingers = (!self.in_process)
             .then(|| self.active.saturating_add(self.linger))
             .filter(|until| *until > now);
-        match self.due() {
+        let check = (self.hinted && self.is_occupied()).then(|| now.saturating_add(HINTS_CHECKED));
+        match [self.due(), check].into_iter().flatten().min() {
             Some(due) => Turn::Sleep(Some(due)),
             None if self.is_occupied() => Turn::Sleep(None),
             None => lingers.map_or(Turn::Stop, |until| Turn::Sleep(Some(until))),
@@ -337,7 +344,8 @@ impl State {
         };
         others.into_iter().for_each(|waiter| ask(batch, waiter));
         for waiter in due {
-            let entry = waiter.rank().entry();
+            // A newcomer goes after what waits that arrived at the same time.
+            let entry = if waiter.is_waiting() { waiter.rank().entry() } else { 0 };
             push_demand(batch, waiter, Mode::Wait, entry, now);
         }
         self.load_heads(batch, concerned, now);
@@ -373,7 +381,7 @@ impl State {
         if self.in_process {
             return;
         }
-        for (bucket, set) in self.leases.to_name(now) {
+        for (bucket, set) in self.leases.take_due(now) {
             if !batch.buckets().ids().contains(&bucket)
                 && set.only(bucket).is_none_or(|only| batch.buckets_mut().place(&only).is_none())
             {

@@ -3,6 +3,9 @@
 //!
 //! It decides which waiters are looked at when; it sends nothing itself.
 
+// A waiter is moved from one collection to another many times, and is large.
+#![allow(clippy::vec_box)]
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
@@ -340,6 +343,12 @@ impl WaitQueue {
         for (rule, line) in waited_for.lines.iter_mut().filter(|(_, line)| !line.is_empty()) {
             set_due(&mut self.due, LineId { bucket, rule: *rule }, line, Some(0));
         }
+    }
+
+    /// All lines are looked at now.
+    pub(super) fn look_everywhere(&mut self) {
+        let buckets: Vec<u64> = self.buckets.keys().copied().collect();
+        buckets.into_iter().for_each(|bucket| self.look(bucket));
     }
 
     /// Notes when a line is to be looked at by itself, given its fronts, and forgets it if nothing is left of it.
