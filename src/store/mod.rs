@@ -1,9 +1,12 @@
 //! Where the state of buckets lives. A [`Store`] applies a batch of operations atomically, exactly once, on a
 //! clock of its own. What the operations mean is the [`engine`](crate::engine)'s business.
 
+mod listeners;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 
 use std::{
     any::Any,
@@ -19,8 +22,12 @@ use std::{
 pub use self::memory::MemoryStore;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::SqliteStore;
+use smallvec::SmallVec;
+
 use crate::{
-    engine::{Answer, Micros, Op, Rule},
+    engine::{self, Answer, BucketRules, BucketState, Micros, Op, Rule, Wakes},
     error::BoxError,
     fingerprint::fingerprint,
 };
@@ -137,6 +144,43 @@ impl<'a> Batch<'a> {
     /// A batch of `session`, its `seq`-th.
     pub fn new(session: u64, seq: u64, lease: Micros, buckets: &'a [Bucket], ops: &'a [Op]) -> Self {
         Self { session, seq, lease, buckets, ops }
+    }
+
+    /// Applies the batch to the states of its buckets, in their order, with [`engine::apply`](crate::engine::apply).
+    /// `wall` is the store's clock: one for all processes. Returns the answer, and which sessions to give a
+    /// [`Hint`].
+    ///
+    /// The states are to be locked meanwhile, and to be saved before the answer is given away.
+    #[inline]
+    pub fn apply_to(&self, states: &mut [&mut BucketState], wall: Micros) -> (Answer, Wakes) {
+        let Self { session, seq, lease, buckets, ops } = *self;
+        let rules = |bucket: &'a Bucket| BucketRules { id: bucket.key.id(), rules: &bucket.rules };
+        let buckets: SmallVec<[_; 2]> = buckets.iter().map(rules).collect();
+        engine::apply(states, &engine::Batch { session, seq, lease, buckets: &buckets, ops }, wall)
+    }
+}
+
+/// A [`Batch`] that outlives its call of [`Store::apply`]: for a store that applies it in another task or thread.
+#[derive(Clone, Debug)]
+pub struct OwnedBatch {
+    session: u64,
+    seq: u64,
+    lease: Micros,
+    buckets: Box<[Bucket]>,
+    ops: Box<[Op]>,
+}
+
+impl OwnedBatch {
+    /// The batch.
+    pub fn as_batch(&self) -> Batch<'_> {
+        Batch::new(self.session, self.seq, self.lease, &self.buckets, &self.ops)
+    }
+}
+
+impl From<&Batch<'_>> for OwnedBatch {
+    fn from(batch: &Batch<'_>) -> Self {
+        let Batch { session, seq, lease, buckets, ops } = *batch;
+        Self { session, seq, lease, buckets: buckets.into(), ops: ops.into() }
     }
 }
 

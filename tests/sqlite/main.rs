@@ -1,0 +1,2 @@
+//! x
+#![cfg(feature = "sqlite")]
