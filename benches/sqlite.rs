@@ -52,7 +52,11 @@ fn main() {
         let pairs = median(rounds.iter().map(|round| round.0).collect());
         let late = median(rounds.iter().map(|round| round.1).collect());
         let wanted = if processes == 8 { format!(", wanted {WANTED}") } else { String::new() };
-        report.add(key, pairs, format!("{processes} processes of {tasks} tasks, p99 {late:.1} ms{wanted}"));
+        report.add(
+            key,
+            pairs,
+            format!("{processes} processes of {tasks} tasks, p99 {late:.1} ms{wanted}"),
+        );
     }
     report.publish();
     let _ = fs::remove_dir_all(directory);
@@ -88,8 +92,8 @@ async fn work(file: &Path) {
         Quota::per_day("requests", LIMIT),
     ];
     let store = SqliteStore::open(file).expect("the file opens");
-    let limiter =
-        Limiter::with_store(Limits::new().bucket("api", quotas), store).expect("the limits are valid");
+    let limiter = Limiter::with_store(Limits::new().bucket("api", quotas), store)
+        .expect("the limits are valid");
     let started = Instant::now();
     let samples = join_all((0..tasks).map(async |_| {
         let mut samples = Vec::new();

@@ -174,7 +174,9 @@ impl BucketState {
     /// Puts the quota of a rule at `index`, which is made if it is not known.
     #[cold]
     fn place(&mut self, index: usize, rule: &Rule, wall: Micros) {
-        if let Some(found) = (index..self.quotas.len()).find(|&other| self.quotas[other].id == rule.id) {
+        if let Some(found) =
+            (index..self.quotas.len()).find(|&other| self.quotas[other].id == rule.id)
+        {
             self.quotas.swap(index, found);
             return;
         }
@@ -258,7 +260,9 @@ impl BucketState {
     fn abandon(&mut self, shares: &[Share]) {
         for share in shares {
             let others = self.others.iter_mut().map(|(_, quota)| quota);
-            if let Some(quota) = self.quotas.iter_mut().chain(others).find(|quota| quota.id == share.quota) {
+            if let Some(quota) =
+                self.quotas.iter_mut().chain(others).find(|quota| quota.id == share.quota)
+            {
                 quota.abandon(share.amount, self.now);
             }
         }
@@ -369,7 +373,9 @@ impl BucketState {
         let index = self.enter(session);
         let record = &mut self.records[index];
         let mut is_probe = false;
-        for (index, ((rule, state), &cost)) in rules.iter().zip(&mut self.quotas).zip(costs).enumerate() {
+        for (index, ((rule, state), &cost)) in
+            rules.iter().zip(&mut self.quotas).zip(costs).enumerate()
+        {
             is_probe |= state.reserve(rule, cost, self.now);
             let share = record.share(index, rule.id);
             *share = (*share + cost).min(MAX_TAKEN);
@@ -508,12 +514,19 @@ impl BucketState {
     #[inline]
     pub(super) fn keep_while_charged(&mut self, rules: &[Rule], lease: Micros, wall: Micros) {
         for (state, rule) in self.quotas.iter().zip(rules) {
-            self.expires = self.expires.max(sum(self.now, state.lasts(rule, lease, self.now, wall)));
+            self.expires =
+                self.expires.max(sum(self.now, state.lasts(rule, lease, self.now, wall)));
         }
     }
 
     /// Keeps the answer to a session's batch whose first bucket this is.
-    pub(super) fn answered(&mut self, session: u64, seq: u64, seen: SmallVec<[Seen; 1]>, verdicts: Verdicts) {
+    pub(super) fn answered(
+        &mut self,
+        session: u64,
+        seq: u64,
+        seen: SmallVec<[Seen; 1]>,
+        verdicts: Verdicts,
+    ) {
         let index = self.enter(session);
         self.records[index].answered(seq, seen, verdicts);
     }
@@ -521,7 +534,8 @@ impl BucketState {
 
 impl Coded for BucketState {
     fn write(&self, out: &mut Writer) {
-        let Self { born, now, offset, expires, gate, quotas, others, records, due, heads, flows } = self;
+        let Self { born, now, offset, expires, gate, quotas, others, records, due, heads, flows } =
+            self;
         [*born, *now, *offset, *expires].iter().for_each(|time| out.number(*time));
         gate.write(out);
         out.list(quotas);
@@ -534,7 +548,8 @@ impl Coded for BucketState {
     }
 
     fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let (born, now, offset, expires) = (from.number()?, from.number()?, from.number()?, from.number()?);
+        let (born, now, offset, expires) =
+            (from.number()?, from.number()?, from.number()?, from.number()?);
         ensure(born <= now && offset <= now)?;
         from.now = now;
         let gate = Coded::read(from)?;
@@ -548,7 +563,8 @@ impl Coded for BucketState {
         let due = due.chain(others.iter().map(|(at, quota)| (*at, Owner::Quota(quota.id))));
         let due = due.chain(due_flows.into_iter().map(|(at, flow)| (at, Owner::Flow(flow))));
         let due = Due::of(due.collect());
-        let state = Self { born, now, offset, expires, gate, quotas, others, records, due, heads, flows };
+        let state =
+            Self { born, now, offset, expires, gate, quotas, others, records, due, heads, flows };
         ensure(born > 0 || state == Self::unused())?;
         Ok(state)
     }
@@ -570,7 +586,10 @@ impl Reserve {
     /// The part of its last bucket's limits that it takes, by its weight: how far it moves its flow on.
     pub(super) fn step(&self, rules: &[Rule]) -> f64 {
         let costs = &self.costs[self.costs.len().saturating_sub(rules.len())..];
-        let parts = rules.iter().zip(costs).map(|(rule, &cost)| cost as f64 / rule.capacity(0).max(1) as f64);
+        let parts = rules
+            .iter()
+            .zip(costs)
+            .map(|(rule, &cost)| cost as f64 / rule.capacity(0).max(1) as f64);
         self.flow.step(parts.fold(0.0, f64::max))
     }
 }

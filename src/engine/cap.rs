@@ -81,6 +81,10 @@ impl Coded for Cap {
     }
 
     fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { withheld: from.number()?, withheld_until: from.number()?, gate: Coded::read(from)? })
+        Ok(Self {
+            withheld: from.number()?,
+            withheld_until: from.number()?,
+            gate: Coded::read(from)?,
+        })
     }
 }

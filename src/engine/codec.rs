@@ -35,7 +35,9 @@ impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Foreign => f.write_str("these bytes are not the state of a bucket"),
-            Self::Version(version) => write!(f, "version {version} of a bucket's state is not known"),
+            Self::Version(version) => {
+                write!(f, "version {version} of a bucket's state is not known")
+            }
             Self::Damaged => f.write_str("the state of the bucket is damaged"),
         }
     }

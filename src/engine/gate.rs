@@ -68,7 +68,8 @@ impl Gate {
         let Refusal { at, asked, lasts, longest } = refusal;
         let lasts = lasts.min(MAX_AMOUNT);
         let is_further = self.length > 0 && at >= self.until;
-        let lasts = if is_further { lasts.max(sum(self.length, self.length).min(longest)) } else { lasts };
+        let lasts =
+            if is_further { lasts.max(sum(self.length, self.length).min(longest)) } else { lasts };
         self.length = if is_further { lasts } else { self.length.max(lasts) };
         self.until = self.until.max(sum(now, lasts));
         self.phase = Phase::HalfOpen { probe: 0 };
@@ -99,7 +100,8 @@ impl Gate {
     fn spread(&mut self, waiting: u64, now: Micros) {
         match SPREAD.checked_div(waiting) {
             Some(step) => {
-                self.phase = Phase::Spreading { until: sum(now, SPREAD), next: now, step: step.max(1) };
+                self.phase =
+                    Phase::Spreading { until: sum(now, SPREAD), next: now, step: step.max(1) };
             }
             None => self.resume(),
         }
@@ -130,7 +132,9 @@ impl Gate {
             Phase::HalfOpen { probe: 0 } if before == 0 => 0,
             Phase::HalfOpen { probe: 0 } => PROBE,
             Phase::HalfOpen { probe } => (probe + PROBE).saturating_sub(now),
-            Phase::Spreading { next, step, .. } => sum(next, step.saturating_mul(before)).saturating_sub(now),
+            Phase::Spreading { next, step, .. } => {
+                sum(next, step.saturating_mul(before)).saturating_sub(now)
+            }
         }
     }
 
@@ -198,7 +202,11 @@ impl Coded for Gate {
             phase: match from.byte()? {
                 0 => Phase::Plain,
                 1 => Phase::HalfOpen { probe: from.number()? },
-                2 => Phase::Spreading { until: from.number()?, next: from.number()?, step: from.number()? },
+                2 => Phase::Spreading {
+                    until: from.number()?,
+                    next: from.number()?,
+                    step: from.number()?,
+                },
                 _ => return Err(DecodeError::Damaged),
             },
         })

@@ -84,10 +84,11 @@ impl SessionRecord {
 
     #[cold]
     fn place_share(&mut self, index: usize, quota: u64) -> usize {
-        let found = self.in_flight.iter().position(|share| share.quota == quota).unwrap_or_else(|| {
-            self.in_flight.push(Share { quota, amount: 0 });
-            self.in_flight.len() - 1
-        });
+        let found =
+            self.in_flight.iter().position(|share| share.quota == quota).unwrap_or_else(|| {
+                self.in_flight.push(Share { quota, amount: 0 });
+                self.in_flight.len() - 1
+            });
         if index >= self.in_flight.len() {
             return found;
         }
@@ -125,7 +126,8 @@ impl SessionRecord {
 
 impl Coded for SessionRecord {
     fn write(&self, out: &mut Writer) {
-        let Self { id, seq, answer, lease_until, forget_at, indexed_at, since, waits, in_flight } = self;
+        let Self { id, seq, answer, lease_until, forget_at, indexed_at, since, waits, in_flight } =
+            self;
         [*id, *seq].iter().for_each(|number| out.number(*number));
         out.list(&answer.0);
         out.list(&answer.1);

@@ -107,7 +107,8 @@ type Cells = HashMap<Arc<BucketKey>, Arc<Cell>, BuildHasherDefault<Prehashed>>;
 
 impl Inner {
     fn apply(&self, batch: &Batch<'_>) -> (Answer, Wakes) {
-        let cells: SmallVec<[_; 2]> = batch.buckets.iter().map(|bucket| self.cell(&bucket.key)).collect();
+        let cells: SmallVec<[_; 2]> =
+            batch.buckets.iter().map(|bucket| self.cell(&bucket.key)).collect();
 
         // Several locks are taken in one order, or two batches could wait for each other.
         let mut order: SmallVec<[usize; 2]> = (0..cells.len()).collect();
@@ -155,7 +156,8 @@ impl Inner {
         }
         let next = now + SWEEP_EVERY;
         // Of the batches that find it due, one does it.
-        if self.next_sweep.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if self.next_sweep.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
             self.forget(|state| state.is_over(now));
         }
     }

@@ -11,7 +11,6 @@ mod sqlite;
 use std::{
     any::Any,
     fmt,
-    hash::{Hash, Hasher},
     pin::Pin,
     sync::{
         Arc,
@@ -19,17 +18,17 @@ use std::{
     },
 };
 
+use smallvec::SmallVec;
+
 pub use self::memory::MemoryStore;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteStore;
-use smallvec::SmallVec;
-
+pub use crate::bucket::BucketKey;
 use crate::{
+    box_error::BoxError,
     engine::{self, Answer, BucketRules, BucketState, Micros, Op, Rule, Wakes},
-    error::BoxError,
-    fingerprint::fingerprint,
 };
 
 /// Applies batches of operations to buckets: atomically, each batch once, on the store's own clock.
@@ -142,7 +141,13 @@ pub struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// A batch of `session`, its `seq`-th.
-    pub fn new(session: u64, seq: u64, lease: Micros, buckets: &'a [Bucket], ops: &'a [Op]) -> Self {
+    pub fn new(
+        session: u64,
+        seq: u64,
+        lease: Micros,
+        buckets: &'a [Bucket],
+        ops: &'a [Op],
+    ) -> Self {
         Self { session, seq, lease, buckets, ops }
     }
 
@@ -201,43 +206,6 @@ impl Bucket {
     }
 }
 
-/// What the state of a bucket is found by. Its id is computed once.
-#[derive(Debug, PartialEq, Eq)]
-pub struct BucketKey {
-    id: u64,
-    partition: Box<str>,
-    name: Box<str>,
-}
-
-impl BucketKey {
-    /// The key of the bucket `name` in `partition`.
-    pub fn new(partition: &str, name: &str) -> Self {
-        let id = fingerprint(partition.bytes().chain([0xff]).chain(name.bytes()));
-        Self { id, partition: partition.into(), name: name.into() }
-    }
-
-    /// Identifies the bucket to every process that knows it: below 2^53, and the same in all versions.
-    pub fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// Buckets of one partition may be part of one batch.
-    pub fn partition(&self) -> &str {
-        &self.partition
-    }
-
-    /// The name, unique in its partition.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-}
-
-impl Hash for BucketKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.id);
-    }
-}
-
 /// Why a store did not answer.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -266,7 +234,8 @@ impl fmt::Display for StoreError {
 impl std::error::Error for StoreError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Unavailable(cause) | Self::Rejected(cause) => Some(cause.as_ref()),
+            // Its text is printed already.
+            Self::Unavailable(cause) | Self::Rejected(cause) => cause.source(),
         }
     }
 }

@@ -62,7 +62,9 @@ impl SqliteStore {
         let listeners = Listeners::default();
         let worker = Worker::new(received, listeners.clone());
         let thread = thread::Builder::new().name("tower-throttle-sqlite".into());
-        thread.spawn(move || worker.run(&database)).map_err(|error| StoreError::Unavailable(error.into()))?;
+        thread
+            .spawn(move || worker.run(&database))
+            .map_err(|error| StoreError::Unavailable(error.into()))?;
         Ok(Self { jobs, listeners })
     }
 }
@@ -73,7 +75,9 @@ impl Store for SqliteStore {
         // Without the thread, nothing sends to `answer`, which then says so.
         let _ = self.jobs.send(Job { batch: OwnedBatch::from(batch), reply });
         Reply::Later(Box::pin(async move {
-            answer.await.unwrap_or_else(|_| Err(StoreError::Unavailable("its thread has ended".into())))
+            answer
+                .await
+                .unwrap_or_else(|_| Err(StoreError::Unavailable("its thread has ended".into())))
         }))
     }
 

@@ -37,7 +37,8 @@ async fn a_killed_process_loses_at_most_its_last_batch() {
     let (mut least, mut most) = (0, 0);
     for round in 0..ROUNDS {
         let test = "killed::reserves_and_settles_for_ever";
-        let mut processes: Vec<_> = (0..PROCESSES).map(|_| Process::start(test, &file.path())).collect();
+        let mut processes: Vec<_> =
+            (0..PROCESSES).map(|_| Process::start(test, &file.path())).collect();
         for process in &mut processes {
             assert_eq!(process.line().as_deref(), Some("granted"));
             least += 1_000;
@@ -62,7 +63,8 @@ async fn a_killed_process_loses_at_most_its_last_batch() {
             }
         }
         let limiter = limiter(file.path());
-        let charged = limiter.status("api").await.expect("the file is whole").quotas[0].charged as i64;
+        let charged =
+            limiter.status("api").await.expect("the file is whole").quotas[0].charged as i64;
         assert!(
             (least..=most).contains(&charged),
             "{charged} is not in {least}..={most} after round {round}"

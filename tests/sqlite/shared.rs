@@ -79,7 +79,8 @@ async fn takes_turns() {
 #[test]
 fn what_a_process_frees_another_one_gets_at_once() {
     let file = TempFile::new();
-    let mut processes: Vec<_> = (0..2).map(|_| Process::start("shared::takes_turns", &file.path())).collect();
+    let mut processes: Vec<_> =
+        (0..2).map(|_| Process::start("shared::takes_turns", &file.path())).collect();
     let mut turns = Vec::new();
     for (process, index) in processes.iter_mut().zip(0..) {
         turns.extend(process.rest().iter().map(|line| {
@@ -117,9 +118,11 @@ async fn what_was_charged_is_there_when_the_file_is_opened_again() {
     let file = TempFile::new();
     for round in 1..=3 {
         let limits = Limits::new().bucket("api", [Quota::per_day("tokens", 1_000)]);
-        let limiter = Limiter::with_store(limits, SqliteStore::open(file.path()).expect("the file opens"))
-            .expect("the limits are valid");
-        let reservation = limiter.reserve(Demand::new("api", usage! { tokens: 100 })).await.expect("it fits");
+        let limiter =
+            Limiter::with_store(limits, SqliteStore::open(file.path()).expect("the file opens"))
+                .expect("the limits are valid");
+        let reservation =
+            limiter.reserve(Demand::new("api", usage! { tokens: 100 })).await.expect("it fits");
         reservation.settle(usage! { tokens: 7 }).await.expect("the store answers");
         let status = limiter.status("api").await.expect("the store answers");
         assert_eq!(status.quotas[0].charged, f64::from(7 * round));

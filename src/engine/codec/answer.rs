@@ -12,7 +12,12 @@ impl Coded for Seen {
     }
 
     fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { now: from.number()?, was: from.number()?, born: from.number()?, expires: from.number()? })
+        Ok(Self {
+            now: from.number()?,
+            was: from.number()?,
+            born: from.number()?,
+            expires: from.number()?,
+        })
     }
 }
 
@@ -58,7 +63,8 @@ impl Coded for Refused {
     }
 
     fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let refused = Self { violations: from.list()?, tag: Coded::read(from)?, part: Coded::read(from)? };
+        let refused =
+            Self { violations: from.list()?, tag: Coded::read(from)?, part: Coded::read(from)? };
         ensure(!refused.violations.is_empty())?;
         Ok(refused)
     }
@@ -128,7 +134,9 @@ impl Coded for BucketLevel {
 impl Coded for Level {
     fn write(&self, out: &mut Writer) {
         let Self { charged, in_flight, reset, withheld, withheld_for, asked } = *self;
-        [charged, in_flight, reset, withheld, withheld_for].iter().for_each(|number| out.number(*number));
+        [charged, in_flight, reset, withheld, withheld_for]
+            .iter()
+            .for_each(|number| out.number(*number));
         asked.write(out);
     }
 

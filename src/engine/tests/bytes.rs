@@ -22,9 +22,20 @@ fn rule_sets() -> Vec<Vec<Rule>> {
     };
     vec![
         vec![sliding(1, 100, MINUTE, 60), token_bucket(2, 1_000, MINUTE, 500), concurrency(3, 4)],
-        vec![token_bucket(2, 300, MINUTE, 900), held(sliding(4, 50, SECOND, 7)), fixed(5, 70, HOUR, 9)],
-        vec![held(token_bucket(6, 90, 7 * SECOND, 1)), concurrency(3, 2), sliding(1, 10, MINUTE, 60)],
-        vec![calendar(7, &[0, START, START + HOUR, START + DAY, u64::MAX >> 11]), concurrency(3, 9)],
+        vec![
+            token_bucket(2, 300, MINUTE, 900),
+            held(sliding(4, 50, SECOND, 7)),
+            fixed(5, 70, HOUR, 9),
+        ],
+        vec![
+            held(token_bucket(6, 90, 7 * SECOND, 1)),
+            concurrency(3, 2),
+            sliding(1, 10, MINUTE, 60),
+        ],
+        vec![
+            calendar(7, &[0, START, START + HOUR, START + DAY, u64::MAX >> 11]),
+            concurrency(3, 9),
+        ],
         // As large as numbers get.
         vec![
             Rule { limit: MAX_AMOUNT, ..sliding(8, 0, DAY, 3) },
@@ -180,8 +191,10 @@ fn tamper(bytes: &mut Vec<u8>, random: &mut fastrand::Rng) {
             4 => drop(bytes.remove(index.max(HEADER).min(bytes.len() - 1))),
             // Another number in place of one that is there.
             _ => {
-                let end = (index..bytes.len()).find(|&at| bytes[at] < 0x80).unwrap_or(bytes.len() - 1);
-                let mut number = [0, 1, random.u64(..) >> random.u32(0..64), MAX_AMOUNT][random.usize(0..4)];
+                let end =
+                    (index..bytes.len()).find(|&at| bytes[at] < 0x80).unwrap_or(bytes.len() - 1);
+                let mut number =
+                    [0, 1, random.u64(..) >> random.u32(0..64), MAX_AMOUNT][random.usize(0..4)];
                 let mut new = Vec::new();
                 while number >= 0x80 {
                     new.push(number as u8 | 0x80);

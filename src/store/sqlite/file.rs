@@ -64,7 +64,9 @@ impl Database {
             commit: prepare("COMMIT")?,
             rollback: prepare("ROLLBACK")?,
             load: prepare("SELECT id, state FROM bucket WHERE partition = ?1 AND name = ?2")?,
-            insert: prepare("INSERT INTO bucket (partition, name, expires, state) VALUES (?1, ?2, ?3, ?4)")?,
+            insert: prepare(
+                "INSERT INTO bucket (partition, name, expires, state) VALUES (?1, ?2, ?3, ?4)",
+            )?,
             update: prepare("UPDATE bucket SET expires = ?2, state = ?3 WHERE id = ?1")?,
             last_swept: prepare(
                 "SELECT max(id) FROM (SELECT id FROM bucket WHERE id > ?1 ORDER BY id LIMIT ?2)",
@@ -73,7 +75,9 @@ impl Database {
             sweep_hints: prepare("DELETE FROM hint WHERE at <= ?1")?,
             version: prepare("PRAGMA data_version")?,
             hints: prepare("SELECT session, bucket FROM hint")?,
-            leave_hint: prepare("INSERT OR REPLACE INTO hint (session, bucket, at) VALUES (?1, ?2, ?3)")?,
+            leave_hint: prepare(
+                "INSERT OR REPLACE INTO hint (session, bucket, at) VALUES (?1, ?2, ?3)",
+            )?,
             take_hint: prepare("DELETE FROM hint WHERE session = ?1 AND bucket = ?2")?,
         })
     }
@@ -82,17 +86,22 @@ impl Database {
 /// Makes the tables where there are none, and sets what a connection needs.
 fn prepare(connection: &Connection) -> Result<(), StoreError> {
     check(connection)?;
-    let mode: String =
-        connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(store_error)?;
+    let mode: String = connection
+        .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+        .map_err(store_error)?;
     if mode != "wal" {
         let error = format!("a write-ahead log cannot be kept there, only journal mode `{mode}`");
         return Err(StoreError::Rejected(error.into()));
     }
     // Written by the system without waiting for the disk: a killed process loses nothing.
-    connection.execute_batch("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE").map_err(store_error)?;
+    connection
+        .execute_batch("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE")
+        .map_err(store_error)?;
     // Another process may have been faster.
     if check(connection)? == 0 {
-        let made = format!("{TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {LAYOUT};");
+        let made = format!(
+            "{TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {LAYOUT};"
+        );
         connection.execute_batch(&made).map_err(store_error)?;
     }
     connection.execute_batch("COMMIT").map_err(store_error)
@@ -100,7 +109,8 @@ fn prepare(connection: &Connection) -> Result<(), StoreError> {
 
 /// Whether the file is a store's. Returns its layout, 0 if it is empty.
 fn check(connection: &Connection) -> Result<i32, StoreError> {
-    let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i32>(0)).map_err(store_error);
+    let number =
+        |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i32>(0)).map_err(store_error);
     let (application, layout) = (number("PRAGMA application_id")?, number("PRAGMA user_version")?);
     match (application, layout) {
         (APPLICATION, LAYOUT) => Ok(LAYOUT),
@@ -154,7 +164,9 @@ impl Statements<'_> {
 
     /// The row and the state of a bucket, if it is known.
     pub(super) fn load(&mut self, key: &BucketKey) -> DbResult<Option<(i64, Vec<u8>)>> {
-        let row = self.load.query_row([key.partition(), key.name()], |row| Ok((row.get(0)?, row.get(1)?)));
+        let row = self
+            .load
+            .query_row([key.partition(), key.name()], |row| Ok((row.get(0)?, row.get(1)?)));
         row.optional()
     }
 

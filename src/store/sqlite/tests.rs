@@ -28,7 +28,8 @@ impl Directory {
     fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = env::temp_dir().join(format!("tower-throttle-unit-{}-{count}", std::process::id()));
+        let path =
+            env::temp_dir().join(format!("tower-throttle-unit-{}-{count}", std::process::id()));
         fs::create_dir_all(&path).expect("a directory can be made");
         Self(path)
     }
@@ -71,7 +72,12 @@ async fn send(store: &SqliteStore, batch: &Batch<'_>) -> Result<Answer, StoreErr
 }
 
 /// Reserves, and says whether that was granted.
-async fn take(store: &SqliteStore, seq: u64, bucket: &Bucket, cost: u64) -> Result<bool, StoreError> {
+async fn take(
+    store: &SqliteStore,
+    seq: u64,
+    bucket: &Bucket,
+    cost: u64,
+) -> Result<bool, StoreError> {
     let (buckets, ops) = ([bucket.clone()], [reserve(cost, Mode::Try)]);
     let answer = send(store, &Batch::new(1, seq, 10 * SECOND, &buckets, &ops)).await?;
     let Outcome::Applied { verdicts, .. } = answer.outcome else { panic!("{answer:?}") };
@@ -97,7 +103,10 @@ async fn a_batch_is_applied_once_however_many_stores_it_reaches() {
         assert_eq!(again.outcome, first.outcome);
     }
     let later = Batch { seq: 2, ..batch };
-    assert!(matches!(send(&stores[1], &later).await.expect("applied").outcome, Outcome::Applied { .. }));
+    assert!(matches!(
+        send(&stores[1], &later).await.expect("applied").outcome,
+        Outcome::Applied { .. }
+    ));
     assert_eq!(send(&stores[2], &batch).await.expect("known").outcome, Outcome::Stale);
     // Eight are taken, whatever was repeated.
     assert!(!take(&stores[0], 3, &buckets[0], 3).await.expect("applied"));
@@ -131,15 +140,19 @@ fn what_is_no_file_of_a_store_is_refused() {
     is_rejected(SqliteStore::open(":memory:"), "write-ahead");
 
     let text = directory.0.join("text");
-    fs::write(&text, "a note, longer than the header of a database, which has a hundred bytes\n".repeat(9))
-        .expect("it is written");
+    fs::write(
+        &text,
+        "a note, longer than the header of a database, which has a hundred bytes\n".repeat(9),
+    )
+    .expect("it is written");
     is_rejected(SqliteStore::open(&text), "not a database");
 
     let foreign = directory.0.join("foreign.db");
     let other = Connection::open(&foreign).expect("it opens");
     other.execute_batch("CREATE TABLE mine (a)").expect("it is written");
     is_rejected(SqliteStore::open(&foreign), "something else");
-    let mode: String = other.query_row("PRAGMA journal_mode", [], |row| row.get(0)).expect("it has one");
+    let mode: String =
+        other.query_row("PRAGMA journal_mode", [], |row| row.get(0)).expect("it has one");
     assert_eq!(mode, "delete", "nothing is changed");
 
     drop(SqliteStore::open(directory.file()).expect("it opens"));
@@ -157,7 +170,8 @@ async fn buckets_that_mean_nothing_any_more_are_deleted() {
     send(&store, &Batch::new(1, 0, SECOND / 10, &buckets, &ops)).await.expect("applied");
     let other = Connection::open(directory.file()).expect("it opens");
     let names = || -> Vec<String> {
-        let mut names = other.prepare("SELECT name FROM bucket ORDER BY name").expect("it is there");
+        let mut names =
+            other.prepare("SELECT name FROM bucket ORDER BY name").expect("it is there");
         names.query_map([], |row| row.get(0)).expect("it is read").map(Result::unwrap).collect()
     };
     assert_eq!(names(), ["a"]);
@@ -204,7 +218,10 @@ async fn sessions_of_one_process_and_of_others_are_given_hints() {
         let (holder, waiter) = (10 + waits_at, 20 + waits_at);
         let _listening = stores[waits_at as usize].listen("", waiter, hint);
 
-        assert!(matches!(send_as(0, holder, 1, &[reserve(1, Mode::Try)]).await, Verdict::Granted { .. }));
+        assert!(matches!(
+            send_as(0, holder, 1, &[reserve(1, Mode::Try)]).await,
+            Verdict::Granted { .. }
+        ));
         let waiting = Op::Waiting { bucket: 0, lines: Box::default() };
         let wait = [reserve(1, Mode::Wait), waiting];
         assert!(matches!(send_as(waits_at as usize, waiter, 1, &wait).await, Verdict::Refused(_)));

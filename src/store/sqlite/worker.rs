@@ -254,7 +254,8 @@ fn apply(batch: &Batch<'_>, states: &mut States) -> Applied {
     // Taken out meanwhile: a batch needs all of them at once.
     let taken = batch.buckets.iter().map(|bucket| states.remove_entry(&bucket.key));
     let mut taken: Vec<_> = taken.flatten().collect();
-    let mut refs: Vec<&mut BucketState> = taken.iter_mut().map(|(_, loaded)| &mut loaded.state).collect();
+    let mut refs: Vec<&mut BucketState> =
+        taken.iter_mut().map(|(_, loaded)| &mut loaded.state).collect();
     let (answer, wakes) = batch.apply_to(&mut refs, wall());
     let is_applied = matches!(answer.outcome, Outcome::Applied { .. });
     for (key, mut loaded) in taken {
@@ -268,7 +269,9 @@ fn apply(batch: &Batch<'_>, states: &mut States) -> Applied {
 fn is_refused(batch: &Batch<'_>, answer: &Answer) -> bool {
     let Outcome::Applied { verdicts, .. } = &answer.outcome else { return false };
     batch.ops.iter().zip(verdicts).any(|(op, verdict)| match op {
-        Op::Reserve(reserve) => reserve.mode == Mode::Wait && matches!(verdict, Verdict::Refused(_)),
+        Op::Reserve(reserve) => {
+            reserve.mode == Mode::Wait && matches!(verdict, Verdict::Refused(_))
+        }
         Op::Waiting { lines, .. } => !lines.is_empty(),
         _ => false,
     })
