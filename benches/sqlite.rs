@@ -1,7 +1,8 @@
 //! What the limiter costs on a file: `cargo bench --bench sqlite --features sqlite`.
 //!
-//! Workers are processes of their own: this binary, executed once more. All of them reserve from one bucket of three
-//! quotas, and settle. The file lies in the system's directory for temporary files, or in `SQLITE_DIR`.
+//! Workers are processes of their own: this binary, executed once more. All of them reserve from
+//! one bucket of three quotas, and settle. The file lies in the system's directory for temporary
+//! files, or in `SQLITE_DIR`.
 
 mod support;
 
@@ -62,7 +63,8 @@ fn main() {
     let _ = fs::remove_dir_all(directory);
 }
 
-/// Pairs per second of some processes, and the slowest worker's 99th percentile of a pair in milliseconds.
+/// Pairs per second of some processes, and the slowest worker's 99th percentile of a pair in
+/// milliseconds.
 fn measure(processes: usize, tasks: usize, file: &Path) -> (f64, f64) {
     let program = env::current_exe().expect("this program has a path");
     let start = |_| {
@@ -82,7 +84,8 @@ fn measure(processes: usize, tasks: usize, file: &Path) -> (f64, f64) {
     (pairs, late)
 }
 
-/// What a worker does: says how many pairs it made in a second, and their 99th percentile in milliseconds.
+/// What a worker does: says how many pairs it made in a second, and their 99th percentile in
+/// milliseconds.
 #[tokio::main(flavor = "current_thread")]
 async fn work(file: &Path) {
     let tasks: usize = env::var(TASKS).ok().and_then(|tasks| tasks.parse().ok()).unwrap_or(1);

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::{
     Micros, Reserve, Rule, Seen, Verdicts,
-    codec::{self, Coded, DecodeError, Reader, Writer, ensure},
+    codec::{self, Coded, DecodeError, Decoder, Encoder, ensure},
     due::{Due, Owner},
     exact::sum,
     flows::{FLOW_MEMORY, Flows},
@@ -533,7 +533,7 @@ impl BucketState {
 }
 
 impl Coded for BucketState {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         let Self { born, now, offset, expires, gate, quotas, others, records, due, heads, flows } =
             self;
         [*born, *now, *offset, *expires].iter().for_each(|time| out.number(*time));
@@ -547,7 +547,7 @@ impl Coded for BucketState {
         out.list(&due.flows());
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         let (born, now, offset, expires) =
             (from.number()?, from.number()?, from.number()?, from.number()?);
         ensure(born <= now && offset <= now)?;

@@ -2,7 +2,7 @@
 
 use super::{
     Micros,
-    codec::{Coded, DecodeError, Reader, Writer},
+    codec::{Coded, DecodeError, Decoder, Encoder},
     gate::Gate,
     rule::rescaled,
 };
@@ -73,14 +73,14 @@ impl Cap {
 }
 
 impl Coded for Cap {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         let Self { withheld, withheld_until, gate } = self;
         out.number(*withheld);
         out.number(*withheld_until);
         gate.write(out);
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             withheld: from.number()?,
             withheld_until: from.number()?,

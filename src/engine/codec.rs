@@ -1,8 +1,8 @@
 //! The bytes of a bucket's state: how its parts are written and read again.
 //!
-//! Each part writes its fields in the order of its file, and what follows from other fields is left out. Reading
-//! trusts nothing: a length allocates only what its bytes can fill, and a part refuses values that its own methods
-//! never leave behind.
+//! Each part writes its fields in the order of its file, and what follows from other fields is left
+//! out. Reading trusts nothing: a length allocates only what its bytes can fill, and a part refuses
+//! values that its own methods never leave behind.
 
 mod answer;
 
@@ -47,13 +47,13 @@ impl Error for DecodeError {}
 
 /// A part of a state that writes and reads itself.
 pub(crate) trait Coded: Sized {
-    fn write(&self, out: &mut Writer);
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError>;
+    fn write(&self, out: &mut Encoder);
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError>;
 }
 
 /// The bytes of `value`, with what says that they are its bytes.
 pub(crate) fn encode(value: &impl Coded) -> Vec<u8> {
-    let mut out = Writer(Vec::with_capacity(1_024));
+    let mut out = Encoder(Vec::with_capacity(1_024));
     out.0.extend(MAGIC);
     out.0.push(VERSION);
     out.0.extend([0; 4]);
@@ -80,7 +80,7 @@ pub(crate) fn decode<T: Coded>(bytes: &[u8]) -> Result<T, DecodeError> {
     if u32::from_le_bytes(sum) != checksum(rest) {
         return Err(DecodeError::Damaged);
     }
-    let mut from = Reader { rest, now: 0 };
+    let mut from = Decoder { rest, now: 0 };
     let value = T::read(&mut from)?;
     ensure(from.rest.is_empty())?;
     Ok(value)
@@ -105,14 +105,15 @@ pub(crate) fn ensure(holds: bool) -> Result<(), DecodeError> {
 
 /// Bytes that grow.
 #[derive(Debug)]
-pub(crate) struct Writer(Vec<u8>);
+pub(crate) struct Encoder(Vec<u8>);
 
-impl Writer {
+impl Encoder {
     pub(crate) fn byte(&mut self, byte: u8) {
         self.0.push(byte);
     }
 
-    /// A number in as few bytes as it needs: seven bits in each, the lowest first, and the top bit where more follow.
+    /// A number in as few bytes as it needs: seven bits in each, the lowest first, and the top bit
+    /// where more follow.
     pub(crate) fn number(&mut self, number: u64) {
         let mut left = number;
         while left >= 0x80 {
@@ -134,13 +135,13 @@ impl Writer {
 
 /// Bytes that have not been read yet.
 #[derive(Debug)]
-pub(crate) struct Reader<'a> {
+pub(crate) struct Decoder<'a> {
     rest: &'a [u8],
     /// The time of the bucket, once that is known. Nothing in it has happened later.
     pub(crate) now: Micros,
 }
 
-impl Reader<'_> {
+impl Decoder<'_> {
     pub(crate) fn byte(&mut self) -> Result<u8, DecodeError> {
         let (&byte, rest) = self.rest.split_first().ok_or(DecodeError::Damaged)?;
         self.rest = rest;
@@ -192,22 +193,22 @@ impl Reader<'_> {
 }
 
 impl Coded for u64 {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         out.number(*self);
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         from.number()
     }
 }
 
 /// The sign is the lowest bit.
 impl Coded for i64 {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         out.number(((*self << 1) ^ (*self >> 63)) as u64);
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         let number = from.word()?;
         Ok((number >> 1) as i64 ^ -((number & 1) as i64))
     }
@@ -215,11 +216,11 @@ impl Coded for i64 {
 
 /// Eight bytes: tags of flows, which are finite and never negative.
 impl Coded for f64 {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         out.0.extend(self.to_bits().to_le_bytes());
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         let (&bits, rest) = from.rest.split_first_chunk().ok_or(DecodeError::Damaged)?;
         from.rest = rest;
         let number = Self::from_bits(u64::from_le_bytes(bits));
@@ -229,11 +230,11 @@ impl Coded for f64 {
 }
 
 impl Coded for bool {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         out.byte(u8::from(*self));
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         match from.byte()? {
             0 => Ok(false),
             1 => Ok(true),
@@ -243,35 +244,35 @@ impl Coded for bool {
 }
 
 impl<T: Coded> Coded for Option<T> {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         self.is_some().write(out);
         if let Some(value) = self {
             value.write(out);
         }
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         Ok(if bool::read(from)? { Some(T::read(from)?) } else { None })
     }
 }
 
 impl<T: Coded> Coded for Box<T> {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         T::write(self, out);
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         T::read(from).map(Self::new)
     }
 }
 
 impl<A: Coded, B: Coded> Coded for (A, B) {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         self.0.write(out);
         self.1.write(out);
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         Ok((A::read(from)?, B::read(from)?))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Micros,
-    codec::{Coded, DecodeError, Reader, Writer},
+    codec::{Coded, DecodeError, Decoder, Encoder},
     rule::MAX_TAKEN,
 };
 
@@ -54,13 +54,13 @@ impl FixedWindow {
 }
 
 impl Coded for FixedWindow {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         let Self { end, charged } = *self;
         out.number(end);
         out.number(charged);
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         Ok(Self { end: from.number()?, charged: from.at_most(MAX_TAKEN)? })
     }
 }

@@ -8,7 +8,7 @@
 
 use super::{
     Micros,
-    codec::{Coded, DecodeError, Reader, Writer, ensure},
+    codec::{Coded, DecodeError, Decoder, Encoder, ensure},
     exact::sum,
 };
 
@@ -88,13 +88,13 @@ impl Flows {
 }
 
 impl Coded for Flows {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         let Self { virtual_time, tags } = self;
         virtual_time.write(out);
         out.list(tags);
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         let (virtual_time, tags): (_, Vec<Tag>) = (Coded::read(from)?, from.list()?);
         ensure(tags.is_sorted_by(|one, other| one.flow < other.flow))?;
         Ok(Self { virtual_time, tags })
@@ -102,14 +102,14 @@ impl Coded for Flows {
 }
 
 impl Coded for Tag {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         let Self { flow, start, touched } = *self;
         out.number(flow);
         start.write(out);
         out.number(touched);
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         Ok(Self { flow: from.number()?, start: Coded::read(from)?, touched: from.number()? })
     }
 }

@@ -5,7 +5,7 @@
 
 use super::{
     MAX_AMOUNT, Micros,
-    codec::{Coded, DecodeError, Reader, Writer},
+    codec::{Coded, DecodeError, Decoder, Encoder},
     exact::sum,
 };
 
@@ -177,7 +177,7 @@ impl Gate {
 }
 
 impl Coded for Gate {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         let Self { until, surfaced_until, asked_until, length, phase } = *self;
         [until, surfaced_until, asked_until, length].iter().for_each(|number| out.number(*number));
         match phase {
@@ -193,7 +193,7 @@ impl Coded for Gate {
         }
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             until: from.number()?,
             surfaced_until: from.number()?,

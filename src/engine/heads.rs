@@ -3,7 +3,7 @@
 
 use super::{
     Flow, Line, Micros,
-    codec::{Coded, DecodeError, Reader, Writer, ensure},
+    codec::{Coded, DecodeError, Decoder, Encoder, ensure},
     exact::sum,
     flows::Flows,
 };
@@ -272,7 +272,7 @@ impl Flow {
 }
 
 impl Coded for Head {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         // Every field by name, so that none is forgotten.
         let Self {
             session,
@@ -299,7 +299,7 @@ impl Coded for Head {
         part.write(out);
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             session: from.number()?,
             quota: from.number()?,
@@ -320,11 +320,11 @@ impl Coded for Head {
 }
 
 impl Coded for Heads {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         out.list(&self.0);
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         let heads: Vec<Head> = from.list()?;
         ensure(heads.is_sorted_by_key(Head::order))?;
         Ok(Self(heads))

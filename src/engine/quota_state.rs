@@ -5,7 +5,7 @@ mod shortage;
 use super::{
     Micros,
     cap::Cap,
-    codec::{Coded, DecodeError, Reader, Writer},
+    codec::{Coded, DecodeError, Decoder, Encoder},
     exact::{product, sum},
     fixed_window::FixedWindow,
     gate::{Gate, Refusal},
@@ -432,7 +432,7 @@ fn window_at(rule: &Rule, wall: Micros) -> (Micros, Micros) {
 }
 
 impl Coded for QuotaState {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         let Self { id, since, in_flight, held, charges, cap } = self;
         [*id, *since, *in_flight].iter().for_each(|number| out.number(*number));
         held.write(out);
@@ -454,7 +454,7 @@ impl Coded for QuotaState {
         cap.write(out);
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             id: from.number()?,
             since: from.number()?,

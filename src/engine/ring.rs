@@ -1,7 +1,7 @@
 //! A ring of charges, one per slot of time. It knows slot numbers and amounts, not how long a slot is.
 
 use super::{
-    codec::{DecodeError, Reader, Writer, ensure},
+    codec::{DecodeError, Decoder, Encoder, ensure},
     exact::sum,
 };
 
@@ -98,7 +98,7 @@ impl Ring {
 impl Ring {
     /// Writes the charges, oldest first, in runs of equal ones: a number and how often it comes. Head and length are
     /// what the owner of the ring writes.
-    pub(crate) fn write(&self, out: &mut Writer) {
+    pub(crate) fn write(&self, out: &mut Encoder) {
         let mut charges = self.oldest_first().map(|(_, charge)| charge).peekable();
         while let Some(charge) = charges.next() {
             let mut run = 1;
@@ -111,7 +111,7 @@ impl Ring {
     }
 
     /// Reads the charges of a ring of this head and length.
-    pub(crate) fn read(head: u64, len: u64, from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn read(head: u64, len: u64, from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         // A run takes two bytes at least: nothing is allocated for what cannot be there.
         ensure((1..=from.left() / 2 * u64::from(MAX_RUN)).contains(&len))?;
         let mut ring = Self::new(head, len);

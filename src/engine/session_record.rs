@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::{
     Micros, Seen, Verdicts,
-    codec::{Coded, DecodeError, Reader, Writer},
+    codec::{Coded, DecodeError, Decoder, Encoder},
     rule::MAX_TAKEN,
 };
 
@@ -125,7 +125,7 @@ impl SessionRecord {
 }
 
 impl Coded for SessionRecord {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         let Self { id, seq, answer, lease_until, forget_at, indexed_at, since, waits, in_flight } =
             self;
         [*id, *seq].iter().for_each(|number| out.number(*number));
@@ -136,7 +136,7 @@ impl Coded for SessionRecord {
         out.list(in_flight);
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             id: from.number()?,
             seq: from.number()?,
@@ -152,13 +152,13 @@ impl Coded for SessionRecord {
 }
 
 impl Coded for Share {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         let Self { quota, amount } = *self;
         out.number(quota);
         out.number(amount);
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         Ok(Self { quota: from.number()?, amount: from.at_most(MAX_TAKEN)? })
     }
 }

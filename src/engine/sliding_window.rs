@@ -2,7 +2,7 @@
 
 use super::{
     Micros,
-    codec::{Coded, DecodeError, Reader, Writer, ensure},
+    codec::{Coded, DecodeError, Decoder, Encoder, ensure},
     exact::product,
     ring::Ring,
     rule::MAX_TAKEN,
@@ -100,13 +100,13 @@ impl SlidingWindow {
 }
 
 impl Coded for SlidingWindow {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         let Self { slot, began: _, length: _, charged: _, ring } = self;
         [*slot, ring.head(), ring.len()].iter().for_each(|number| out.number(*number));
         ring.write(out);
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         let (slot, head, len) = (from.at_least(1)?, from.number()?, from.number()?);
         ensure(head <= from.now / slot)?;
         let ring = Ring::read(head, len, from)?;

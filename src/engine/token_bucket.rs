@@ -10,7 +10,7 @@
 
 use super::{
     MAX_AMOUNT, Micros,
-    codec::{Coded, DecodeError, Reader, Writer, ensure},
+    codec::{Coded, DecodeError, Decoder, Encoder, ensure},
     exact::{product, sum},
     ring::Ring,
     rule::{TokenBucket, rescaled},
@@ -220,7 +220,7 @@ impl DrainingBucket {
 }
 
 impl Coded for DrainingBucket {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         let Self {
             rate,
             shape,
@@ -244,7 +244,7 @@ impl Coded for DrainingBucket {
         edited.write(out);
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         let shape = TokenBucket {
             tick: from.at_least(1)?,
             units: from.at_least(1)?,

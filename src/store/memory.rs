@@ -14,7 +14,7 @@ use std::{
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::{Batch, BucketKey, Hint, Listening, Reply, Store, listeners::Listeners};
+use super::{Batch, BucketKey, Hint, Listening, Reply, Store, local_hints::LocalHints};
 use crate::engine::{Answer, BucketState, Micros, Wakes};
 
 /// How often buckets that mean nothing any more are looked for.
@@ -34,7 +34,7 @@ struct Inner {
     epoch: Micros,
     /// Locked before any of the states.
     cells: Mutex<Cells>,
-    listeners: Listeners,
+    hints: LocalHints,
     next_sweep: AtomicU64,
 }
 
@@ -55,7 +55,7 @@ impl MemoryStore {
             started: Instant::now(),
             epoch: epoch.as_micros() as Micros,
             cells: Mutex::default(),
-            listeners: Listeners::default(),
+            hints: LocalHints::default(),
             next_sweep: AtomicU64::new(0),
         };
         Self { inner: Arc::new(inner) }
@@ -92,14 +92,14 @@ impl Store for MemoryStore {
         let (answer, wakes) = self.inner.apply(batch);
         for wake in wakes {
             if let Some(bucket) = batch.buckets.get(usize::from(wake.bucket)) {
-                self.inner.listeners.hint(wake.session, bucket.key.name());
+                self.inner.hints.hint(wake.session, bucket.key.name());
             }
         }
         Reply::Now(answer)
     }
 
     fn listen(&self, _partition: &str, session: u64, hint: Hint) -> Option<Listening> {
-        Some(self.inner.listeners.listen(session, hint))
+        Some(self.inner.hints.listen(session, hint))
     }
 }
 

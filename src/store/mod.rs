@@ -1,7 +1,7 @@
 //! Where the state of buckets lives. A [`Store`] applies a batch of operations atomically, exactly once, on a
 //! clock of its own. What the operations mean is the [`engine`](crate::engine)'s business.
 
-mod listeners;
+mod local_hints;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;

@@ -30,7 +30,8 @@ async fn reserves_and_settles_for_ever() {
     }
 }
 
-/// What the processes said adds up to what is charged, but for the one batch that each of them was writing.
+/// What the processes said adds up to what is charged, but for the one batch that each of them was
+/// writing.
 #[tokio::test]
 async fn a_killed_process_loses_at_most_its_last_batch() {
     let file = TempFile::new();
@@ -54,8 +55,8 @@ async fn a_killed_process_loses_at_most_its_last_batch() {
                 least += change;
                 most += change;
             }
-            // The batch that it was writing, or whose answer it did not say any more: a settle or a grant. A settle that
-            // was given up may also have gone with the next grant.
+            // The batch that it was writing, or whose answer it did not say any more: a settle or a
+            // grant. A settle that was given up may also have gone with the next grant.
             if is_open {
                 least -= 990;
             } else {

@@ -2,16 +2,16 @@
 
 use super::{
     super::{BucketLevel, Level, Refused, RefusedBy, Seen, Verdict, Violation},
-    Coded, DecodeError, Reader, Writer, ensure,
+    Coded, DecodeError, Decoder, Encoder, ensure,
 };
 
 impl Coded for Seen {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         let Self { now, was, born, expires } = *self;
         [now, was, born, expires].iter().for_each(|time| out.number(*time));
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             now: from.number()?,
             was: from.number()?,
@@ -22,7 +22,7 @@ impl Coded for Seen {
 }
 
 impl Coded for Verdict {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         match self {
             Self::Done => out.byte(0),
             Self::Granted { probe: false } => out.byte(1),
@@ -40,7 +40,7 @@ impl Coded for Verdict {
         }
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         Ok(match from.byte()? {
             0 => Self::Done,
             1 => Self::Granted { probe: false },
@@ -55,14 +55,14 @@ impl Coded for Verdict {
 }
 
 impl Coded for Refused {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         let Self { violations, tag, part } = self;
         out.list(violations);
         tag.write(out);
         part.write(out);
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         let refused =
             Self { violations: from.list()?, tag: Coded::read(from)?, part: Coded::read(from)? };
         ensure(!refused.violations.is_empty())?;
@@ -71,7 +71,7 @@ impl Coded for Refused {
 }
 
 impl Coded for Violation {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         let Self { by, available, wait, at_best, asked, holds, rank, before } = self;
         by.write(out);
         available.write(out);
@@ -83,7 +83,7 @@ impl Coded for Violation {
         before.write(out);
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             by: Coded::read(from)?,
             available: Coded::read(from)?,
@@ -99,7 +99,7 @@ impl Coded for Violation {
 
 /// The lowest bit says which it is.
 impl Coded for RefusedBy {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         let (index, is_pause) = match *self {
             Self::Rule(index) => (index, 0),
             Self::Pause(index) => (index, 1),
@@ -107,7 +107,7 @@ impl Coded for RefusedBy {
         out.number((index as u64) << 1 | is_pause);
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         let number = from.number()?;
         let index = usize::try_from(number >> 1).map_err(|_| DecodeError::Damaged)?;
         Ok(if number & 1 == 0 { Self::Rule(index) } else { Self::Pause(index) })
@@ -115,13 +115,13 @@ impl Coded for RefusedBy {
 }
 
 impl Coded for BucketLevel {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         let Self { quotas, paused_until, asked_until, waiting } = self;
         out.list(quotas);
         [*paused_until, *asked_until, *waiting].iter().for_each(|number| out.number(*number));
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             quotas: from.list()?,
             paused_until: from.number()?,
@@ -132,7 +132,7 @@ impl Coded for BucketLevel {
 }
 
 impl Coded for Level {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut Encoder) {
         let Self { charged, in_flight, reset, withheld, withheld_for, asked } = *self;
         [charged, in_flight, reset, withheld, withheld_for]
             .iter()
@@ -140,7 +140,7 @@ impl Coded for Level {
         asked.write(out);
     }
 
-    fn read(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             charged: from.number()?,
             in_flight: from.number()?,

@@ -1,5 +1,5 @@
-//! The bytes of a state: all of it comes back, and no bytes lead to a panic. The world of the tests sends every state
-//! there and back, so what follows is about hostile bytes, sizes and errors.
+//! The bytes of a state: all of it comes back, and no bytes lead to a panic. The world of the tests
+//! sends every state there and back, so what follows is about hostile bytes, sizes and errors.
 
 use proptest::prelude::*;
 
@@ -260,7 +260,8 @@ proptest! {
             let Ok(mut state) = BucketState::from_bytes(&bytes) else { continue };
             assert_round_trip(&state);
             Driver::new(random.u64(..)).drive(&mut state, 20);
-            // A quota may be there twice, and its second time in the index: so not all of it comes back.
+            // A quota may be there twice, and its second time in the index: so not all of it comes
+            // back.
             prop_assert!(BucketState::from_bytes(&state.to_bytes()).is_ok());
         }
     }

@@ -54,7 +54,10 @@ impl Database {
         prepare(&connection)?;
         // From here on the worker waits by itself, for as long as it is waited for.
         connection.busy_timeout(Duration::ZERO).map_err(store_error)?;
-        Ok(Self(connection))
+        let database = Self(connection);
+        // Tables that were changed are noticed here, and not by the first batch.
+        database.statements().map_err(store_error)?;
+        Ok(database)
     }
 
     pub(super) fn statements(&self) -> Result<Statements<'_>, rusqlite::Error> {
@@ -170,7 +173,8 @@ impl Statements<'_> {
         row.optional()
     }
 
-    /// Saves the state of a bucket, which means something for as long as it [lasts](BucketState::lasts).
+    /// Saves the state of a bucket, which means something for as long as it
+    /// [lasts](BucketState::lasts).
     pub(super) fn save(
         &mut self,
         row: Option<i64>,
@@ -186,7 +190,8 @@ impl Statements<'_> {
         .map(drop)
     }
 
-    /// Deletes those of the next buckets after `row` that mean nothing any more. Returns where to go on.
+    /// Deletes those of the next buckets after `row` that mean nothing any more. Returns where to
+    /// go on.
     pub(super) fn sweep(&mut self, row: i64, wall: Micros) -> DbResult<i64> {
         self.sweep_hints.execute([integer(wall.saturating_sub(HINT_LASTS))])?;
         let last: Option<i64> = self.last_swept.query_row([row, SWEPT], |found| found.get(0))?;

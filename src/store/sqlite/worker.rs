@@ -1,4 +1,5 @@
-//! The thread that writes: it takes the batches that wait, applies them in one transaction and answers.
+//! The thread that writes: it takes the batches that wait, applies them in one transaction and
+//! answers.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -13,7 +14,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    super::{Batch, BucketKey, OwnedBatch, StoreError, listeners::Listeners},
+    super::{Batch, BucketKey, OwnedBatch, StoreError, local_hints::LocalHints},
     file::{Database, Statements, store_error},
 };
 use crate::engine::{Answer, BucketState, MAX_AMOUNT, Micros, Mode, Op, Outcome, Verdict, Wakes};
@@ -38,7 +39,7 @@ const WAITS: Duration = Duration::from_secs(60);
 
 /// A batch that waits for its answer.
 #[derive(Debug)]
-pub(super) struct Job {
+pub(super) struct Queued {
     pub(super) batch: OwnedBatch,
     pub(super) reply: oneshot::Sender<Result<Answer, StoreError>>,
 }
@@ -46,13 +47,15 @@ pub(super) struct Job {
 /// What the thread knows.
 #[derive(Debug)]
 pub(super) struct Worker {
-    jobs: Receiver<Job>,
-    listeners: Listeners,
+    queue: Receiver<Queued>,
+    hints: LocalHints,
     next_sweep: Instant,
     /// The row up to which the last sweep came.
     swept: i64,
     /// A session of this process may wait until then.
     waits_until: Instant,
+    /// When to look for hints meanwhile.
+    next_look: Instant,
     /// The file as it was when hints were last looked for.
     version: i64,
     /// Hints that were given and are to be deleted.
@@ -76,14 +79,15 @@ struct Applied {
 }
 
 impl Worker {
-    pub(super) fn new(jobs: Receiver<Job>, listeners: Listeners) -> Self {
+    pub(super) fn new(queue: Receiver<Queued>, hints: LocalHints) -> Self {
         let now = Instant::now();
         Self {
-            jobs,
-            listeners,
+            queue,
+            hints,
             next_sweep: now,
             swept: i64::MIN,
             waits_until: now,
+            next_look: now,
             version: 0,
             given: Vec::new(),
         }
@@ -92,60 +96,66 @@ impl Worker {
     /// Works until the store is dropped.
     pub(super) fn run(mut self, database: &Database) {
         let Ok(mut file) = database.statements() else { return };
-        while let Some(jobs) = self.receive(&mut file) {
-            self.serve(jobs, &mut file);
+        while let Some(batches) = self.receive(&mut file) {
+            self.serve(batches, &mut file);
+            // Batches may come without a pause.
+            if self.waits_until > Instant::now() && self.next_look <= Instant::now() {
+                self.look_for_hints(&mut file);
+            }
         }
     }
 
     /// Waits for batches. While a session waits for capacity, looks for hints meanwhile.
-    fn receive(&mut self, file: &mut Statements<'_>) -> Option<Vec<Job>> {
+    fn receive(&mut self, file: &mut Statements<'_>) -> Option<Vec<Queued>> {
         let first = loop {
             if self.waits_until <= Instant::now() {
-                break self.jobs.recv().ok()?;
+                break self.queue.recv().ok()?;
             }
-            match self.jobs.recv_timeout(LOOK_EVERY) {
-                Ok(job) => break job,
+            let until_look = self.next_look.saturating_duration_since(Instant::now());
+            match self.queue.recv_timeout(until_look) {
+                Ok(queued) => break queued,
                 Err(RecvTimeoutError::Disconnected) => return None,
-                // A hint that is lost is looked for again, and sessions look by themselves.
-                Err(RecvTimeoutError::Timeout) => drop(self.fetch_hints(file)),
+                Err(RecvTimeoutError::Timeout) => self.look_for_hints(file),
             }
         };
-        let mut jobs = vec![first];
-        jobs.extend(self.jobs.try_iter().take(AT_ONCE - 1));
-        Some(jobs)
+        let mut batches = vec![first];
+        batches.extend(self.queue.try_iter().take(AT_ONCE - 1));
+        Some(batches)
     }
 
     /// Applies batches in one transaction and answers them.
-    fn serve(&mut self, jobs: Vec<Job>, file: &mut Statements<'_>) {
-        match begin(&jobs, file) {
+    fn serve(&mut self, batches: Vec<Queued>, file: &mut Statements<'_>) {
+        match begin(&batches, file) {
             Ok(true) => {}
             Ok(false) => {
                 let locked = || StoreError::Unavailable("another process holds the lock".into());
-                return jobs.into_iter().for_each(|job| drop(job.reply.send(Err(locked()))));
+                return batches
+                    .into_iter()
+                    .for_each(|queued| drop(queued.reply.send(Err(locked()))));
             }
-            Err(error) => return fail(jobs, error),
+            Err(error) => return fail(batches, error),
         }
-        let result = self.write(&jobs, file).and_then(|results| file.commit().map(|()| results));
+        let result = self.write(&batches, file).and_then(|results| file.commit().map(|()| results));
         let results = match result {
             Ok(results) => results,
             Err(error) => {
                 file.roll_back();
-                return fail(jobs, error);
+                return fail(batches, error);
             }
         };
-        for (job, result) in jobs.into_iter().zip(results) {
+        for (queued, result) in batches.into_iter().zip(results) {
             let (answer, wakes) = match result {
                 Ok(Applied { answer, wakes }) => (Ok(answer), wakes),
                 Err(error) => (Err(error), Wakes::new()),
             };
-            let batch = job.batch.as_batch();
+            let batch = queued.batch.as_batch();
             if answer.as_ref().is_ok_and(|answer| is_refused(&batch, answer)) {
                 self.waits_until = Instant::now() + WAITS;
             }
-            let _ = job.reply.send(answer);
+            let _ = queued.reply.send(answer);
             for wake in wakes {
                 if let Some(bucket) = batch.buckets.get(usize::from(wake.bucket)) {
-                    self.listeners.hint(wake.session, bucket.key.name());
+                    self.hints.hint(wake.session, bucket.key.name());
                 }
             }
         }
@@ -154,13 +164,13 @@ impl Worker {
     /// Applies batches and saves what they leave.
     fn write(
         &mut self,
-        jobs: &[Job],
+        batches: &[Queued],
         file: &mut Statements<'_>,
     ) -> Result<Vec<Result<Applied, StoreError>>, rusqlite::Error> {
         let mut states = States::new();
-        let mut results = Vec::with_capacity(jobs.len());
-        for job in jobs {
-            let batch = job.batch.as_batch();
+        let mut results = Vec::with_capacity(batches.len());
+        for queued in batches {
+            let batch = queued.batch.as_batch();
             results.push(match load(&batch, &mut states, file)? {
                 Ok(()) => Ok(apply(&batch, &mut states)),
                 Err(error) => Err(error),
@@ -170,7 +180,7 @@ impl Worker {
         for (key, loaded) in states.iter().filter(|(_, loaded)| loaded.is_changed) {
             file.save(loaded.row, key, &loaded.state, wall)?;
         }
-        self.pass_on_hints(jobs, &results, file, wall)?;
+        self.pass_on_hints(batches, &results, file, wall)?;
         if Instant::now() >= self.next_sweep {
             self.swept = file.sweep(self.swept, wall)?;
             self.next_sweep = Instant::now() + SWEEP_EVERY;
@@ -181,15 +191,15 @@ impl Worker {
     /// Leaves hints for sessions of other processes, and deletes those that were given here.
     fn pass_on_hints(
         &mut self,
-        jobs: &[Job],
+        batches: &[Queued],
         results: &[Result<Applied, StoreError>],
         file: &mut Statements<'_>,
         wall: Micros,
     ) -> Result<(), rusqlite::Error> {
-        for (job, result) in jobs.iter().zip(results) {
+        for (queued, result) in batches.iter().zip(results) {
             let Ok(Applied { wakes, .. }) = result else { continue };
-            let batch = job.batch.as_batch();
-            for wake in wakes.iter().filter(|wake| !self.listeners.knows(wake.session)) {
+            let batch = queued.batch.as_batch();
+            for wake in wakes.iter().filter(|wake| !self.hints.knows(wake.session)) {
                 if let Some(bucket) = batch.buckets.get(usize::from(wake.bucket)) {
                     file.leave_hint(wake.session, bucket.key.name(), wall)?;
                 }
@@ -201,6 +211,12 @@ impl Worker {
         Ok(())
     }
 
+    fn look_for_hints(&mut self, file: &mut Statements<'_>) {
+        // Where this fails it is done again soon, and sessions look by themselves.
+        let _ = self.fetch_hints(file);
+        self.next_look = Instant::now() + LOOK_EVERY;
+    }
+
     /// Gives the hints that other processes left.
     fn fetch_hints(&mut self, file: &mut Statements<'_>) -> Result<(), rusqlite::Error> {
         let version = file.version()?;
@@ -208,7 +224,7 @@ impl Worker {
             return Ok(());
         }
         for hint in file.hints()? {
-            if !self.given.contains(&hint) && self.listeners.hint(hint.0, &hint.1) {
+            if !self.given.contains(&hint) && self.hints.hint(hint.0, &hint.1) {
                 self.given.push(hint);
             }
         }
@@ -217,11 +233,12 @@ impl Worker {
     }
 }
 
-/// Begins to write. Returns false if no batch is waited for any more, or another process does not stop writing.
-fn begin(jobs: &[Job], file: &mut Statements<'_>) -> Result<bool, rusqlite::Error> {
+/// Begins to write. Returns false if no batch is waited for any more, or another process does not
+/// stop writing.
+fn begin(batches: &[Queued], file: &mut Statements<'_>) -> Result<bool, rusqlite::Error> {
     let started = Instant::now();
     while !file.begin()? {
-        if started.elapsed() > PATIENCE || jobs.iter().all(|job| job.reply.is_closed()) {
+        if started.elapsed() > PATIENCE || batches.iter().all(|queued| queued.reply.is_closed()) {
             return Ok(false);
         }
         thread::sleep(TRY_AGAIN.mul_f64(fastrand::f64()));
@@ -229,7 +246,8 @@ fn begin(jobs: &[Job], file: &mut Statements<'_>) -> Result<bool, rusqlite::Erro
     Ok(true)
 }
 
-/// Loads the buckets of a batch that are not loaded yet. A state that cannot be read is an error of this batch alone.
+/// Loads the buckets of a batch that are not loaded yet. A state that cannot be read is an error of
+/// this batch alone.
 fn load(
     batch: &Batch<'_>,
     states: &mut States,
@@ -277,17 +295,18 @@ fn is_refused(batch: &Batch<'_>, answer: &Answer) -> bool {
     })
 }
 
-fn fail(jobs: Vec<Job>, error: rusqlite::Error) {
+fn fail(batches: Vec<Queued>, error: rusqlite::Error) {
     // Errors cannot be copied; each batch is told the same.
     let (text, error) = (error.to_string(), store_error(error));
     let again = |error: &StoreError| match error {
         StoreError::Unavailable(_) => StoreError::Unavailable(text.clone().into()),
         StoreError::Rejected(_) => StoreError::Rejected(text.clone().into()),
     };
-    jobs.into_iter().for_each(|job| drop(job.reply.send(Err(again(&error)))));
+    batches.into_iter().for_each(|queued| drop(queued.reply.send(Err(again(&error)))));
 }
 
-/// The host's clock, which is read with the file locked: no process sees it earlier than one that wrote before.
+/// The host's clock, which is read with the file locked: no process sees it earlier than one that
+/// wrote before.
 fn wall() -> Micros {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(MAX_AMOUNT).clamp(1, MAX_AMOUNT)

@@ -10,13 +10,13 @@ use super::{Hint, Listening};
 
 /// The hints of sessions, by session.
 #[derive(Clone, Default)]
-pub(super) struct Listeners(Arc<Mutex<HashMap<u64, Hint>>>);
+pub(super) struct LocalHints(Arc<Mutex<HashMap<u64, Hint>>>);
 
-impl Listeners {
+impl LocalHints {
     /// Hints for a session, until what is returned is dropped.
     pub(super) fn listen(&self, session: u64, hint: Hint) -> Listening {
         self.lock().insert(session, hint);
-        let guard = Registered { session, listeners: self.clone() };
+        let guard = Registered { session, hints: self.clone() };
         Listening::new(Arc::new(AtomicBool::new(true)), guard)
     }
 
@@ -36,14 +36,14 @@ impl Listeners {
 }
 
 #[cfg(feature = "sqlite")]
-impl Listeners {
+impl LocalHints {
     /// Whether a session listens here.
     pub(super) fn knows(&self, session: u64) -> bool {
         self.lock().contains_key(&session)
     }
 }
 
-impl fmt::Debug for Listeners {
+impl fmt::Debug for LocalHints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.lock().keys()).finish()
     }
@@ -52,11 +52,11 @@ impl fmt::Debug for Listeners {
 /// Ends the hints of a session when dropped.
 struct Registered {
     session: u64,
-    listeners: Listeners,
+    hints: LocalHints,
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.listeners.lock().remove(&self.session);
+        self.hints.lock().remove(&self.session);
     }
 }
