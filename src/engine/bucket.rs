@@ -75,7 +75,8 @@ impl BucketState {
             && !self.records.iter().any(|record| record.is_active() && record.lease_until() > now)
     }
 
-    /// For how long this state means something, if it is not used meanwhile. A store may forget it then.
+    /// For how long this state means something, if it is not used meanwhile. A store may forget it
+    /// then.
     pub fn lasts(&self) -> Micros {
         let active = self.records.iter().filter(|record| record.is_active());
         let until = active.map(|record| record.lease_until()).fold(self.expires, Micros::max);
@@ -84,13 +85,13 @@ impl BucketState {
 
     /// The state as bytes, for a store that keeps bytes.
     ///
-    /// They are `TTB`, the version (1), a checksum (4 bytes) and the fields. Integers take as few bytes as they need:
-    /// seven bits in each byte, the lowest first, and the top bit where more follow. Lists begin with their length,
-    /// options with 0 or 1, and of the charges in a ring, equal neighbours are written once. Three quotas take less
-    /// than 3 KB, a session about 100 bytes.
+    /// They are `TTB`, the version (1), a checksum (4 bytes) and the fields. Integers take as few
+    /// bytes as they need: seven bits in each byte, the lowest first, and the top bit where more
+    /// follow. Lists begin with their length, options with 0 or 1. Equal neighbours in a ring of
+    /// charges are written once. Three quotas take less than 3 KB, a session about 100 bytes.
     ///
-    /// Bytes of this version stay readable for later ones, so that a store may outlive an update. The other way round
-    /// [`from_bytes`](Self::from_bytes) says so: [`DecodeError::Version`].
+    /// Later versions read bytes of this one, so a store outlives an update. An earlier version
+    /// says that it does not know the bytes: [`DecodeError::Version`].
     ///
     /// ```
     /// use tower_throttle::engine::BucketState;
@@ -105,8 +106,8 @@ impl BucketState {
     /// Reads the bytes that [`to_bytes`](Self::to_bytes) wrote.
     ///
     /// # Errors
-    /// A [`DecodeError`] for anything else: bytes that are foreign, cut off, changed or of an unknown version. Whatever
-    /// is read can be used: no bytes lead to a panic, now or in a later batch.
+    /// A [`DecodeError`] for anything else: bytes that are foreign, cut off, changed or of an unknown
+    /// version. No bytes lead to a panic, now or in a later batch.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         codec::decode(bytes)
     }

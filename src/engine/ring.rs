@@ -96,8 +96,8 @@ impl Ring {
 }
 
 impl Ring {
-    /// Writes the charges, oldest first, in runs of equal ones: a number and how often it comes. Head and length are
-    /// what the owner of the ring writes.
+    /// Writes the charges, oldest first, in runs of equal ones: a number and how often it comes.
+    /// Head and length are what the owner of the ring writes.
     pub(crate) fn write(&self, out: &mut Encoder) {
         let mut charges = self.oldest_first().map(|(_, charge)| charge).peekable();
         while let Some(charge) = charges.next() {

@@ -35,7 +35,59 @@ use crate::{
 ///
 /// A store must keep, with the buckets, the sequence number and the answer of each session's last batch. It repeats
 /// the answer to a repeated batch and gives one that is older than the last no effect.
-/// [`engine::apply`](crate::engine::apply) does all of that on states that the store loads and saves.
+/// [`Batch::apply_to`] does all of that on states that the store loads and saves.
+///
+/// A store that keeps bytes in a map, where a real one would ask a database:
+///
+/// ```
+/// use std::{collections::HashMap, future::ready, sync::Mutex, time::SystemTime};
+/// use tower_throttle::{
+///     BoxError, Store,
+///     engine::{Answer, BucketState},
+///     store::{Batch, Reply, StoreError},
+/// };
+///
+/// #[derive(Debug, Default)]
+/// struct Bytes(Mutex<HashMap<u64, Vec<u8>>>);
+///
+/// impl Bytes {
+///     fn answer(&self, batch: &Batch<'_>) -> Result<Answer, BoxError> {
+///         // One lock, or one transaction, around all of it.
+///         let mut saved = self.0.lock().map_err(|_| "a thread has panicked")?;
+///         let mut states = Vec::new();
+///         for bucket in batch.buckets {
+///             states.push(match saved.get(&bucket.key.id()) {
+///                 Some(bytes) => BucketState::from_bytes(bytes)?,
+///                 None => BucketState::unused(),
+///             });
+///         }
+///
+///         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_micros() as u64;
+///         let (answer, _) = batch.apply_to(&mut states.iter_mut().collect::<Vec<_>>(), wall);
+///         for (bucket, state) in batch.buckets.iter().zip(&states) {
+///             saved.insert(bucket.key.id(), state.to_bytes());
+///         }
+///         Ok(answer)
+///     }
+/// }
+///
+/// impl Store for Bytes {
+///     fn apply(&self, batch: &Batch<'_>) -> Reply {
+///         Reply::Later(Box::pin(ready(self.answer(batch).map_err(StoreError::Rejected))))
+///     }
+/// }
+/// # use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), BoxError> {
+/// # let limits = Limits::new().bucket("api", [Quota::concurrency(1)]);
+/// # let limiter = Limiter::with_store(limits, Bytes::default())?;
+/// # let reservation = limiter.reserve(Demand::new("api", usage! { requests: 1 })).await?;
+/// # assert!(limiter.try_reserve(Demand::new("api", usage! { requests: 1 })).await.is_err());
+/// # reservation.settle(usage! { requests: 1 }).await?;
+/// # limiter.try_reserve(Demand::new("api", usage! { requests: 1 })).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Applies `batch`, at once or in the future that is returned, which borrows nothing of the batch.
     ///
@@ -151,9 +203,9 @@ impl<'a> Batch<'a> {
         Self { session, seq, lease, buckets, ops }
     }
 
-    /// Applies the batch to the states of its buckets, in their order, with [`engine::apply`](crate::engine::apply).
-    /// `wall` is the store's clock: one for all processes. Returns the answer, and which sessions to give a
-    /// [`Hint`].
+    /// Applies the batch to the states of its buckets, in their order, with
+    /// [`engine::apply`](crate::engine::apply). `wall` is the store's clock: one for all processes.
+    /// Returns the answer, and which sessions to give a [`Hint`].
     ///
     /// The states are to be locked meanwhile, and to be saved before the answer is given away.
     #[inline]
@@ -165,7 +217,8 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// A [`Batch`] that outlives its call of [`Store::apply`]: for a store that applies it in another task or thread.
+/// A [`Batch`] that outlives its call of [`Store::apply`]: for a store that applies it in another
+/// task or thread.
 #[derive(Clone, Debug)]
 pub struct OwnedBatch {
     session: u64,
