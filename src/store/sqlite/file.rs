@@ -88,7 +88,10 @@ impl Database {
 
 /// Makes the tables where there are none, and sets what a connection needs.
 fn prepare(connection: &Connection) -> Result<(), StoreError> {
+    // In one transaction: another process may be making the tables.
+    connection.execute_batch("BEGIN").map_err(store_error)?;
     check(connection)?;
+    connection.execute_batch("COMMIT").map_err(store_error)?;
     let mode: String = connection
         .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
         .map_err(store_error)?;
@@ -110,7 +113,7 @@ fn prepare(connection: &Connection) -> Result<(), StoreError> {
     connection.execute_batch("COMMIT").map_err(store_error)
 }
 
-/// Whether the file is a store's. Returns its layout, 0 if it is empty.
+/// Whether the file is a store's. Returns its layout, 0 if it is empty. Within a transaction.
 fn check(connection: &Connection) -> Result<i32, StoreError> {
     let number =
         |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i32>(0)).map_err(store_error);
