@@ -5,7 +5,8 @@
 //!   them, as [`Reservation`]s.
 //! * [`ThrottleLayer`] does so around any tower service: an [`Extractor`] reads the demand from a
 //!   request, an [`Inspector`] the actual usage from the response.
-//! * State lives in a [`Store`]: in memory, or in Redis for any number of processes.
+//! * State lives in a [`Store`]: in memory, in Redis for any number of processes, or in a file for
+//!   those of one host.
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -45,6 +46,7 @@
 //! | `redis-tls` | `rediss://` URLs, by rustls |
 //! | `redis-cluster` | Redis Cluster connections as a store |
 //! | `redis-connection-manager` | redis-rs's `ConnectionManager` as a store |
+//! | `sqlite` | `store::SqliteStore`: a file that the processes of one host share |
 //! | `reqwest` | requests of reqwest 0.13 are read, and bodies of its responses followed |
 //! | `reqwest-middleware` | the layer is a middleware of reqwest-middleware 0.5 |
 //! | `routes` | `Routes`: buckets by host, method and path of a request |

@@ -1,6 +1,11 @@
 //! What a provider said of a quota: a part of it is withheld for a while, or it is paused. This never gives anything.
 
-use super::{Micros, gate::Gate, rule::rescaled};
+use super::{
+    Micros,
+    codec::{Coded, DecodeError, Decoder, Encoder},
+    gate::Gate,
+    rule::rescaled,
+};
 
 /// What is withheld of one quota.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,5 +69,22 @@ impl Cap {
     /// Time until this means nothing any more.
     pub(crate) fn lasts(&self, now: Micros) -> Micros {
         self.lifts_in(now).max(self.gate.lasts(now))
+    }
+}
+
+impl Coded for Cap {
+    fn write(&self, out: &mut Encoder) {
+        let Self { withheld, withheld_until, gate } = self;
+        out.number(*withheld);
+        out.number(*withheld_until);
+        gate.write(out);
+    }
+
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            withheld: from.number()?,
+            withheld_until: from.number()?,
+            gate: Coded::read(from)?,
+        })
     }
 }

@@ -49,3 +49,20 @@ impl Due {
         self.0.drain(..count).map(|(_, owner)| owner).collect()
     }
 }
+
+impl Due {
+    /// An index of these times.
+    pub(crate) fn of(mut times: Vec<(Micros, Owner)>) -> Self {
+        times.sort_unstable();
+        Self(times)
+    }
+
+    /// The flows: only of them the time is known here alone.
+    pub(crate) fn flows(&self) -> Vec<(Micros, u64)> {
+        let flow_of = |&(at, owner): &(Micros, Owner)| match owner {
+            Owner::Flow(flow) => Some((at, flow)),
+            Owner::Quota(_) | Owner::Session(_) => None,
+        };
+        self.0.iter().filter_map(flow_of).collect()
+    }
+}

@@ -1,6 +1,10 @@
 //! At most `limit` between two boundaries of a clock or a calendar.
 
-use super::{Micros, rule::MAX_TAKEN};
+use super::{
+    Micros,
+    codec::{Coded, DecodeError, Decoder, Encoder},
+    rule::MAX_TAKEN,
+};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FixedWindow {
@@ -46,5 +50,17 @@ impl FixedWindow {
         if of_this_window {
             self.charged = (self.charged + actual).saturating_sub(reserved).min(MAX_TAKEN);
         }
+    }
+}
+
+impl Coded for FixedWindow {
+    fn write(&self, out: &mut Encoder) {
+        let Self { end, charged } = *self;
+        out.number(end);
+        out.number(charged);
+    }
+
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { end: from.number()?, charged: from.at_most(MAX_TAKEN)? })
     }
 }

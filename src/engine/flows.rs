@@ -6,7 +6,11 @@
 //!
 //! Tags are doubles, alike in Rust and Lua: both add and divide them in the same order.
 
-use super::Micros;
+use super::{
+    Micros,
+    codec::{Coded, DecodeError, Decoder, Encoder, ensure},
+    exact::sum,
+};
 
 /// A flow that was served is remembered for this long, if it does not wait meanwhile.
 pub(crate) const FLOW_MEMORY: Micros = 60_000_000;
@@ -70,8 +74,9 @@ impl Flows {
     pub(crate) fn forget(&mut self, flow: u64, waits: bool, now: Micros) -> Option<Micros> {
         let index = self.find(flow).ok()?;
         let until = if waits { now } else { self.tags[index].touched };
-        if until + FLOW_MEMORY > now {
-            return Some(until + FLOW_MEMORY);
+        let end = sum(until, FLOW_MEMORY);
+        if end > now {
+            return Some(end);
         }
         self.tags.remove(index);
         None
@@ -79,5 +84,32 @@ impl Flows {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.tags.is_empty()
+    }
+}
+
+impl Coded for Flows {
+    fn write(&self, out: &mut Encoder) {
+        let Self { virtual_time, tags } = self;
+        virtual_time.write(out);
+        out.list(tags);
+    }
+
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let (virtual_time, tags): (_, Vec<Tag>) = (Coded::read(from)?, from.list()?);
+        ensure(tags.is_sorted_by(|one, other| one.flow < other.flow))?;
+        Ok(Self { virtual_time, tags })
+    }
+}
+
+impl Coded for Tag {
+    fn write(&self, out: &mut Encoder) {
+        let Self { flow, start, touched } = *self;
+        out.number(flow);
+        start.write(out);
+        out.number(touched);
+    }
+
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { flow: from.number()?, start: Coded::read(from)?, touched: from.number()? })
     }
 }

@@ -3,7 +3,11 @@
 //! A pause of the user's ends and is gone. One that a provider's refusal caused ends half open: one demand goes first, as
 //! a probe. When that was answered well, or was not refused within a second, the waiters follow, spread over a second.
 
-use super::{MAX_AMOUNT, Micros, exact::sum};
+use super::{
+    MAX_AMOUNT, Micros,
+    codec::{Coded, DecodeError, Decoder, Encoder},
+    exact::sum,
+};
 
 /// A probe that is not answered within this counts as answered well.
 const PROBE: Micros = 1_000_000;
@@ -169,5 +173,42 @@ impl Gate {
             Phase::HalfOpen { .. } | Phase::Spreading { .. } => sum(self.length, PROBE + SPREAD),
         };
         sum(self.until, remembered).saturating_sub(now)
+    }
+}
+
+impl Coded for Gate {
+    fn write(&self, out: &mut Encoder) {
+        let Self { until, surfaced_until, asked_until, length, phase } = *self;
+        [until, surfaced_until, asked_until, length].iter().for_each(|number| out.number(*number));
+        match phase {
+            Phase::Plain => out.byte(0),
+            Phase::HalfOpen { probe } => {
+                out.byte(1);
+                out.number(probe);
+            }
+            Phase::Spreading { until, next, step } => {
+                out.byte(2);
+                [until, next, step].iter().for_each(|number| out.number(*number));
+            }
+        }
+    }
+
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            until: from.number()?,
+            surfaced_until: from.number()?,
+            asked_until: from.number()?,
+            length: from.number()?,
+            phase: match from.byte()? {
+                0 => Phase::Plain,
+                1 => Phase::HalfOpen { probe: from.number()? },
+                2 => Phase::Spreading {
+                    until: from.number()?,
+                    next: from.number()?,
+                    step: from.number()?,
+                },
+                _ => return Err(DecodeError::Damaged),
+            },
+        })
     }
 }

@@ -1,7 +1,12 @@
 //! What waits in a bucket: of each session its first waiter on each quota, for each class and flow. A demand is measured
 //! against those of other sessions that go before it.
 
-use super::{Flow, Line, Micros, exact::sum, flows::Flows};
+use super::{
+    Flow, Line, Micros,
+    codec::{Coded, DecodeError, Decoder, Encoder, ensure},
+    exact::sum,
+    flows::Flows,
+};
 
 /// A head whose session does not come back within this long is passed over: it may have died.
 const LATE: Micros = 200_000;
@@ -86,6 +91,11 @@ impl Head {
             == (other.session, other.quota, other.headroom, other.flow)
     }
 
+    /// By arrival; the rest makes the order the same everywhere.
+    fn order(&self) -> (Micros, u64, u64, u64, u64) {
+        (self.arrival, self.session, self.quota, self.headroom, self.flow)
+    }
+
     /// Takes in waiters of its group that are behind it.
     pub(crate) fn extend(&mut self, behind: &Self) {
         self.count = sum(self.count, behind.count);
@@ -118,7 +128,10 @@ impl Head {
         }
         let share = passed as f64 / span as f64;
         let part_of = |amount: u64| (amount as f64 * share).floor() as u64;
-        (1 + part_of(self.count - 1), self.cost + part_of(self.sum.saturating_sub(self.cost)))
+        (
+            1 + part_of(self.count.saturating_sub(1)),
+            self.cost + part_of(self.sum.saturating_sub(self.cost)),
+        )
     }
 
     fn before_by_tag(&self, place: &Place, start: f64) -> (u64, u64) {
@@ -179,8 +192,7 @@ impl Heads {
     pub(crate) fn replace(&mut self, session: u64, heads: impl IntoIterator<Item = Head>) {
         self.remove(session);
         self.0.extend(heads);
-        self.0
-            .sort_by_key(|head| (head.arrival, head.session, head.quota, head.headroom, head.flow));
+        self.0.sort_by_key(Head::order);
     }
 
     /// What goes before a demand on a quota.
@@ -256,5 +268,65 @@ impl Flow {
     /// How far a demand moves its flow on that takes this part of a limit.
     pub(crate) fn step(self, part: f64) -> f64 {
         part / f64::from(self.weight.max(1))
+    }
+}
+
+impl Coded for Head {
+    fn write(&self, out: &mut Encoder) {
+        // Every field by name, so that none is forgotten.
+        let Self {
+            session,
+            quota,
+            headroom,
+            flow,
+            space,
+            waiter,
+            arrival,
+            cost,
+            part,
+            count,
+            sum,
+            last,
+            due,
+            held_until,
+        } = *self;
+        [session, quota, headroom, flow, space, waiter]
+            .iter()
+            .for_each(|number| out.number(*number));
+        [arrival, cost, count, sum, last, due, held_until]
+            .iter()
+            .for_each(|number| out.number(*number));
+        part.write(out);
+    }
+
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            session: from.number()?,
+            quota: from.number()?,
+            headroom: from.number()?,
+            flow: from.number()?,
+            space: from.number()?,
+            waiter: from.number()?,
+            arrival: from.number()?,
+            cost: from.number()?,
+            count: from.number()?,
+            sum: from.number()?,
+            last: from.number()?,
+            due: from.number()?,
+            held_until: from.number()?,
+            part: Coded::read(from)?,
+        })
+    }
+}
+
+impl Coded for Heads {
+    fn write(&self, out: &mut Encoder) {
+        out.list(&self.0);
+    }
+
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let heads: Vec<Head> = from.list()?;
+        ensure(heads.is_sorted_by_key(Head::order))?;
+        Ok(Self(heads))
     }
 }

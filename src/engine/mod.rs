@@ -7,6 +7,7 @@
 mod apply;
 mod bucket;
 mod cap;
+mod codec;
 mod due;
 mod exact;
 mod fixed_window;
@@ -29,6 +30,7 @@ use smallvec::SmallVec;
 pub use self::{
     apply::apply,
     bucket::{BucketState, SESSION_MEMORY},
+    codec::DecodeError,
     quota_state::Level,
     rule::{HEADROOM_PARTS, MAX_AMOUNT, Micros, Rule, TokenBucket, Window},
 };

@@ -5,6 +5,7 @@ mod shortage;
 use super::{
     Micros,
     cap::Cap,
+    codec::{Coded, DecodeError, Decoder, Encoder},
     exact::{product, sum},
     fixed_window::FixedWindow,
     gate::{Gate, Refusal},
@@ -428,4 +429,45 @@ impl QuotaState {
 /// The fixed window that `wall` is in. Where it is not known the batch was refused.
 fn window_at(rule: &Rule, wall: Micros) -> (Micros, Micros) {
     rule.window_at(wall).unwrap_or((wall, wall))
+}
+
+impl Coded for QuotaState {
+    fn write(&self, out: &mut Encoder) {
+        let Self { id, since, in_flight, held, charges, cap } = self;
+        [*id, *since, *in_flight].iter().for_each(|number| out.number(*number));
+        held.write(out);
+        match charges {
+            Charges::None => out.byte(0),
+            Charges::Sliding(window) => {
+                out.byte(1);
+                window.write(out);
+            }
+            Charges::Draining(bucket) => {
+                out.byte(2);
+                bucket.write(out);
+            }
+            Charges::Fixed(window) => {
+                out.byte(3);
+                window.write(out);
+            }
+        }
+        cap.write(out);
+    }
+
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            id: from.number()?,
+            since: from.number()?,
+            in_flight: from.at_most(MAX_TAKEN)?,
+            held: Coded::read(from)?,
+            charges: match from.byte()? {
+                0 => Charges::None,
+                1 => Charges::Sliding(Coded::read(from)?),
+                2 => Charges::Draining(Coded::read(from)?),
+                3 => Charges::Fixed(Coded::read(from)?),
+                _ => return Err(DecodeError::Damaged),
+            },
+            cap: Coded::read(from)?,
+        })
+    }
 }

@@ -1,6 +1,12 @@
 //! A ring of charges, one per slot of time. It knows slot numbers and amounts, not how long a slot is.
 
-use super::exact::sum;
+use super::{
+    codec::{DecodeError, Decoder, Encoder, ensure},
+    exact::sum,
+};
+
+/// As many equal charges are written as one at most. It bounds what a few bytes can allocate.
+const MAX_RUN: u8 = 64;
 
 /// Slot number `s` lives at index `s % len`; the newest slot is `head`. Where that lives is remembered: a division for
 /// every charge is slow.
@@ -86,6 +92,46 @@ impl Ring {
     pub(crate) fn oldest_first(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let (newer, older) = self.slots.split_at(self.next_index());
         (0..self.len()).rev().zip(older.iter().chain(newer).copied())
+    }
+}
+
+impl Ring {
+    /// Writes the charges, oldest first, in runs of equal ones: a number and how often it comes.
+    /// Head and length are what the owner of the ring writes.
+    pub(crate) fn write(&self, out: &mut Encoder) {
+        let mut charges = self.oldest_first().map(|(_, charge)| charge).peekable();
+        while let Some(charge) = charges.next() {
+            let mut run = 1;
+            while run < MAX_RUN && charges.next_if_eq(&charge).is_some() {
+                run += 1;
+            }
+            out.number(charge);
+            out.byte(run);
+        }
+    }
+
+    /// Reads the charges of a ring of this head and length.
+    pub(crate) fn read(head: u64, len: u64, from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        // A run takes two bytes at least: nothing is allocated for what cannot be there.
+        ensure((1..=from.left() / 2 * u64::from(MAX_RUN)).contains(&len))?;
+        let mut ring = Self::new(head, len);
+        let mut filled = 0;
+        while filled < ring.slots.len() {
+            let (charge, run) = (from.number()?, usize::from(from.byte()?));
+            ensure((1..=ring.slots.len() - filled).contains(&run))?;
+            // The oldest one lives behind the newest one.
+            for nth in filled..filled + run {
+                let index = (ring.head_index + 1 + nth) % ring.slots.len();
+                ring.slots[index] = charge;
+            }
+            filled += run;
+        }
+        Ok(ring)
+    }
+
+    /// The sum of all charges.
+    pub(crate) fn sum(&self) -> u64 {
+        self.slots.iter().copied().fold(0, sum)
     }
 }
 

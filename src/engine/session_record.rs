@@ -2,7 +2,11 @@
 
 use smallvec::SmallVec;
 
-use super::{Micros, Seen, Verdicts};
+use super::{
+    Micros, Seen, Verdicts,
+    codec::{Coded, DecodeError, Decoder, Encoder},
+    rule::MAX_TAKEN,
+};
 
 /// What a bucket knows of a session, or of a claim.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,5 +121,44 @@ impl SessionRecord {
     #[cfg(test)]
     pub(crate) fn shares(&self) -> &[Share] {
         &self.in_flight
+    }
+}
+
+impl Coded for SessionRecord {
+    fn write(&self, out: &mut Encoder) {
+        let Self { id, seq, answer, lease_until, forget_at, indexed_at, since, waits, in_flight } =
+            self;
+        [*id, *seq].iter().for_each(|number| out.number(*number));
+        out.list(&answer.0);
+        out.list(&answer.1);
+        [*lease_until, *forget_at, *indexed_at, *since].iter().for_each(|time| out.number(*time));
+        waits.write(out);
+        out.list(in_flight);
+    }
+
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            id: from.number()?,
+            seq: from.number()?,
+            answer: (from.list()?, from.list()?),
+            lease_until: from.number()?,
+            forget_at: from.number()?,
+            indexed_at: from.number()?,
+            since: from.number()?,
+            waits: Coded::read(from)?,
+            in_flight: from.list()?,
+        })
+    }
+}
+
+impl Coded for Share {
+    fn write(&self, out: &mut Encoder) {
+        let Self { quota, amount } = *self;
+        out.number(quota);
+        out.number(amount);
+    }
+
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { quota: from.number()?, amount: from.at_most(MAX_TAKEN)? })
     }
 }

@@ -1,6 +1,12 @@
 //! At most `limit` in any window of the given length, at any phase.
 
-use super::{Micros, exact::product, ring::Ring, rule::MAX_TAKEN};
+use super::{
+    Micros,
+    codec::{Coded, DecodeError, Decoder, Encoder, ensure},
+    exact::product,
+    ring::Ring,
+    rule::MAX_TAKEN,
+};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SlidingWindow {
@@ -90,5 +96,22 @@ impl SlidingWindow {
     #[inline]
     pub(crate) fn length(&self) -> Micros {
         self.length
+    }
+}
+
+impl Coded for SlidingWindow {
+    fn write(&self, out: &mut Encoder) {
+        let Self { slot, began: _, length: _, charged: _, ring } = self;
+        [*slot, ring.head(), ring.len()].iter().for_each(|number| out.number(*number));
+        ring.write(out);
+    }
+
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let (slot, head, len) = (from.at_least(1)?, from.number()?, from.number()?);
+        ensure(head <= from.now / slot)?;
+        let ring = Ring::read(head, len, from)?;
+        let charged = ring.sum();
+        ensure(charged <= MAX_TAKEN)?;
+        Ok(Self { slot, began: product(head, slot), length: product(len, slot), charged, ring })
     }
 }

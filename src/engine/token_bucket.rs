@@ -10,6 +10,7 @@
 
 use super::{
     MAX_AMOUNT, Micros,
+    codec::{Coded, DecodeError, Decoder, Encoder, ensure},
     exact::{product, sum},
     ring::Ring,
     rule::{TokenBucket, rescaled},
@@ -81,7 +82,8 @@ impl DrainingBucket {
         }
         let mut unused = self.skip_idle_slots(target);
         loop {
-            let end = product(self.charges.head() + 1, self.shape.slot);
+            // Not cut as amounts are: a slot that ends later than any time does never ends.
+            let end = (self.charges.head() + 1).saturating_mul(self.shape.slot);
             unused = sum(unused, self.drain(target.min(end) - self.at));
             if target < end {
                 return unused;
@@ -214,5 +216,65 @@ impl DrainingBucket {
     /// Time until a whole burst has drained.
     pub(crate) fn horizon(&self) -> Micros {
         product(self.shape.burst_units().div_ceil(self.rate.max(1)), self.shape.tick)
+    }
+}
+
+impl Coded for DrainingBucket {
+    fn write(&self, out: &mut Encoder) {
+        let Self {
+            rate,
+            shape,
+            at,
+            used,
+            max_used,
+            excess,
+            excess_rate,
+            ceiling,
+            base,
+            charges,
+            drains,
+            edited,
+        } = self;
+        let TokenBucket { tick, units, burst, max_debt, slot, slots } = *shape;
+        [tick, units, burst, max_debt, slot, slots].iter().for_each(|number| out.number(*number));
+        [rate, at, used, max_used].iter().for_each(|number| out.number(**number));
+        [excess, excess_rate, ceiling, base].iter().for_each(|number| out.number(**number));
+        charges.write(out);
+        drains.write(out);
+        edited.write(out);
+    }
+
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let shape = TokenBucket {
+            tick: from.at_least(1)?,
+            units: from.at_least(1)?,
+            burst: from.number()?,
+            max_debt: from.number()?,
+            slot: from.at_least(1)?,
+            slots: from.number()?,
+        };
+        let (rate, at) = (from.number()?, from.number()?);
+        ensure(at <= from.now / shape.tick)?;
+        let (used, max_used) = (from.number()?, from.number()?);
+        let (excess, excess_rate) = (from.number()?, from.number()?);
+        ensure(rate + excess_rate <= MAX_AMOUNT)?;
+        let (ceiling, base) = (from.number()?, from.number()?);
+        let (head, len) = (at / shape.slot, shape.slots.max(1));
+        let (charges, drains) = (Ring::read(head, len, from)?, Ring::read(head, len, from)?);
+        let edited = Coded::read(from)?;
+        Ok(Self {
+            rate,
+            shape,
+            at,
+            used,
+            max_used,
+            excess,
+            excess_rate,
+            ceiling,
+            base,
+            charges,
+            drains,
+            edited,
+        })
     }
 }

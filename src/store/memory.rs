@@ -6,7 +6,7 @@ use std::{
     hash::{BuildHasherDefault, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -14,8 +14,8 @@ use std::{
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::{Batch, BucketKey, Hint, Listening, Reply, Store};
-use crate::engine::{self, Answer, BucketRules, BucketState, Micros, Wakes};
+use super::{Batch, BucketKey, Hint, Listening, Reply, Store, local_hints::LocalHints};
+use crate::engine::{Answer, BucketState, Micros, Wakes};
 
 /// How often buckets that mean nothing any more are looked for.
 const SWEEP_EVERY: Micros = 60_000_000;
@@ -34,8 +34,7 @@ struct Inner {
     epoch: Micros,
     /// Locked before any of the states.
     cells: Mutex<Cells>,
-    /// Of the sessions that listen.
-    hints: Mutex<HashMap<u64, Hint>>,
+    hints: LocalHints,
     next_sweep: AtomicU64,
 }
 
@@ -56,7 +55,7 @@ impl MemoryStore {
             started: Instant::now(),
             epoch: epoch.as_micros() as Micros,
             cells: Mutex::default(),
-            hints: Mutex::default(),
+            hints: LocalHints::default(),
             next_sweep: AtomicU64::new(0),
         };
         Self { inner: Arc::new(inner) }
@@ -93,28 +92,14 @@ impl Store for MemoryStore {
         let (answer, wakes) = self.inner.apply(batch);
         for wake in wakes {
             if let Some(bucket) = batch.buckets.get(usize::from(wake.bucket)) {
-                self.inner.hint(wake.session, bucket.key.name());
+                self.inner.hints.hint(wake.session, bucket.key.name());
             }
         }
         Reply::Now(answer)
     }
 
     fn listen(&self, _partition: &str, session: u64, hint: Hint) -> Option<Listening> {
-        self.inner.hints().insert(session, hint);
-        let guard = Registered { session, inner: self.inner.clone() };
-        Some(Listening::new(Arc::new(AtomicBool::new(true)), guard))
-    }
-}
-
-/// Ends the hints of a session when dropped.
-struct Registered {
-    session: u64,
-    inner: Arc<Inner>,
-}
-
-impl Drop for Registered {
-    fn drop(&mut self) {
-        self.inner.hints().remove(&self.session);
+        Some(self.inner.hints.listen(session, hint))
     }
 }
 
@@ -122,13 +107,8 @@ type Cells = HashMap<Arc<BucketKey>, Arc<Cell>, BuildHasherDefault<Prehashed>>;
 
 impl Inner {
     fn apply(&self, batch: &Batch<'_>) -> (Answer, Wakes) {
-        let Batch { session, seq, lease, buckets, ops } = *batch;
-        let cells: SmallVec<[_; 2]> = buckets.iter().map(|bucket| self.cell(&bucket.key)).collect();
-        let buckets: SmallVec<[_; 2]> = buckets
-            .iter()
-            .map(|bucket| BucketRules { id: bucket.key.id(), rules: &bucket.rules })
-            .collect();
-        let batch = engine::Batch { session, seq, lease, buckets: &buckets, ops };
+        let cells: SmallVec<[_; 2]> =
+            batch.buckets.iter().map(|bucket| self.cell(&bucket.key)).collect();
 
         // Several locks are taken in one order, or two batches could wait for each other.
         let mut order: SmallVec<[usize; 2]> = (0..cells.len()).collect();
@@ -138,23 +118,11 @@ impl Inner {
         locked.sort_unstable_by_key(|(index, _)| *index);
         let mut states: SmallVec<[&mut BucketState; 2]> =
             locked.iter_mut().map(|(_, state)| &mut **state).collect();
-        let result = engine::apply(&mut states, &batch, self.wall());
+        let result = batch.apply_to(&mut states, self.wall());
         drop(states);
         drop(locked);
         self.sweep(result.0.wall);
         result
-    }
-
-    /// Tells a session that a head of its own may fit. No lock is held.
-    fn hint(&self, session: u64, bucket: &str) {
-        let hint = self.hints().get(&session).cloned();
-        if let Some(hint) = hint {
-            hint.call(bucket);
-        }
-    }
-
-    fn hints(&self) -> MutexGuard<'_, HashMap<u64, Hint>> {
-        self.hints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Not to be asked for with a state locked.

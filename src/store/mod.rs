@@ -1,9 +1,12 @@
 //! Where the state of buckets lives. A [`Store`] applies a batch of operations atomically, exactly once, on a
 //! clock of its own. What the operations mean is the [`engine`](crate::engine)'s business.
 
+mod local_hints;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 
 use std::{
     any::Any,
@@ -15,20 +18,76 @@ use std::{
     },
 };
 
+use smallvec::SmallVec;
+
 pub use self::memory::MemoryStore;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::SqliteStore;
 pub use crate::bucket::BucketKey;
 use crate::{
     box_error::BoxError,
-    engine::{Answer, Micros, Op, Rule},
+    engine::{self, Answer, BucketRules, BucketState, Micros, Op, Rule, Wakes},
 };
 
 /// Applies batches of operations to buckets: atomically, each batch once, on the store's own clock.
 ///
 /// A store must keep, with the buckets, the sequence number and the answer of each session's last batch. It repeats
 /// the answer to a repeated batch and gives one that is older than the last no effect.
-/// [`engine::apply`](crate::engine::apply) does all of that on states that the store loads and saves.
+/// [`Batch::apply_to`] does all of that on states that the store loads and saves.
+///
+/// A store that keeps bytes in a map, where a real one would ask a database:
+///
+/// ```
+/// use std::{collections::HashMap, future::ready, sync::Mutex, time::SystemTime};
+/// use tower_throttle::{
+///     BoxError, Store,
+///     engine::{Answer, BucketState},
+///     store::{Batch, Reply, StoreError},
+/// };
+///
+/// #[derive(Debug, Default)]
+/// struct Bytes(Mutex<HashMap<u64, Vec<u8>>>);
+///
+/// impl Bytes {
+///     fn answer(&self, batch: &Batch<'_>) -> Result<Answer, BoxError> {
+///         // One lock, or one transaction, around all of it.
+///         let mut saved = self.0.lock().map_err(|_| "a thread has panicked")?;
+///         let mut states = Vec::new();
+///         for bucket in batch.buckets {
+///             states.push(match saved.get(&bucket.key.id()) {
+///                 Some(bytes) => BucketState::from_bytes(bytes)?,
+///                 None => BucketState::unused(),
+///             });
+///         }
+///
+///         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_micros() as u64;
+///         let (answer, _) = batch.apply_to(&mut states.iter_mut().collect::<Vec<_>>(), wall);
+///         for (bucket, state) in batch.buckets.iter().zip(&states) {
+///             saved.insert(bucket.key.id(), state.to_bytes());
+///         }
+///         Ok(answer)
+///     }
+/// }
+///
+/// impl Store for Bytes {
+///     fn apply(&self, batch: &Batch<'_>) -> Reply {
+///         Reply::Later(Box::pin(ready(self.answer(batch).map_err(StoreError::Rejected))))
+///     }
+/// }
+/// # use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), BoxError> {
+/// # let limits = Limits::new().bucket("api", [Quota::concurrency(1)]);
+/// # let limiter = Limiter::with_store(limits, Bytes::default())?;
+/// # let reservation = limiter.reserve(Demand::new("api", usage! { requests: 1 })).await?;
+/// # assert!(limiter.try_reserve(Demand::new("api", usage! { requests: 1 })).await.is_err());
+/// # reservation.settle(usage! { requests: 1 }).await?;
+/// # limiter.try_reserve(Demand::new("api", usage! { requests: 1 })).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Applies `batch`, at once or in the future that is returned, which borrows nothing of the batch.
     ///
@@ -142,6 +201,44 @@ impl<'a> Batch<'a> {
         ops: &'a [Op],
     ) -> Self {
         Self { session, seq, lease, buckets, ops }
+    }
+
+    /// Applies the batch to the states of its buckets, in their order, with
+    /// [`engine::apply`](crate::engine::apply). `wall` is the store's clock: one for all processes.
+    /// Returns the answer, and which sessions to give a [`Hint`].
+    ///
+    /// The states are to be locked meanwhile, and to be saved before the answer is given away.
+    #[inline]
+    pub fn apply_to(&self, states: &mut [&mut BucketState], wall: Micros) -> (Answer, Wakes) {
+        let Self { session, seq, lease, buckets, ops } = *self;
+        let rules = |bucket: &'a Bucket| BucketRules { id: bucket.key.id(), rules: &bucket.rules };
+        let buckets: SmallVec<[_; 2]> = buckets.iter().map(rules).collect();
+        engine::apply(states, &engine::Batch { session, seq, lease, buckets: &buckets, ops }, wall)
+    }
+}
+
+/// A [`Batch`] that outlives its call of [`Store::apply`]: for a store that applies it in another
+/// task or thread.
+#[derive(Clone, Debug)]
+pub struct OwnedBatch {
+    session: u64,
+    seq: u64,
+    lease: Micros,
+    buckets: Box<[Bucket]>,
+    ops: Box<[Op]>,
+}
+
+impl OwnedBatch {
+    /// The batch.
+    pub fn as_batch(&self) -> Batch<'_> {
+        Batch::new(self.session, self.seq, self.lease, &self.buckets, &self.ops)
+    }
+}
+
+impl From<&Batch<'_>> for OwnedBatch {
+    fn from(batch: &Batch<'_>) -> Self {
+        let Batch { session, seq, lease, buckets, ops } = *batch;
+        Self { session, seq, lease, buckets: buckets.into(), ops: ops.into() }
     }
 }
 

@@ -2,6 +2,7 @@
 //! Here is what the tests share: a world with a clock that they turn, and short ways to say what a rule is.
 
 mod batches;
+mod bytes;
 mod caps;
 mod clock;
 mod fixed_window;
@@ -132,7 +133,12 @@ impl World {
             .map(|&bucket| states[usize::from(bucket)].take().expect("no bucket twice"))
             .collect();
         let batch = Batch { session, seq, lease: self.lease, buckets: &buckets, ops };
-        apply(&mut states, &batch, self.wall)
+        let result = apply(&mut states, &batch, self.wall);
+        if cfg!(debug_assertions) && ops.len() < 1_000 {
+            // Whatever a test does to a state, its bytes say all of it.
+            states.iter().for_each(|state| bytes::assert_round_trip(state));
+        }
+        result
     }
 
     /// Sends the batch `seq` of `session`.

@@ -1,0 +1,62 @@
+//! The sessions of this process that want hints.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+};
+
+use super::{Hint, Listening};
+
+/// The hints of sessions, by session.
+#[derive(Clone, Default)]
+pub(super) struct LocalHints(Arc<Mutex<HashMap<u64, Hint>>>);
+
+impl LocalHints {
+    /// Hints for a session, until what is returned is dropped.
+    pub(super) fn listen(&self, session: u64, hint: Hint) -> Listening {
+        self.lock().insert(session, hint);
+        let guard = Registered { session, hints: self.clone() };
+        Listening::new(Arc::new(AtomicBool::new(true)), guard)
+    }
+
+    /// Says that a head of a session may fit in `bucket`. Returns whether the session listens here.
+    pub(super) fn hint(&self, session: u64, bucket: &str) -> bool {
+        // The session's code runs, with no lock held.
+        let hint = self.lock().get(&session).cloned();
+        if let Some(hint) = &hint {
+            hint.call(bucket);
+        }
+        hint.is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Hint>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl LocalHints {
+    /// Whether a session listens here.
+    pub(super) fn knows(&self, session: u64) -> bool {
+        self.lock().contains_key(&session)
+    }
+}
+
+impl fmt::Debug for LocalHints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.lock().keys()).finish()
+    }
+}
+
+/// Ends the hints of a session when dropped.
+struct Registered {
+    session: u64,
+    hints: LocalHints,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.hints.lock().remove(&self.session);
+    }
+}
