@@ -141,6 +141,10 @@ where
     type Inspected = I::Inspected;
 
     fn inspect(&self, response: Response, mut reservation: Reservation) -> I::Inspected {
+        if response.status().is_success() {
+            // The body may take long: what waits behind a probe need not wait for its end.
+            drop(reservation.answered());
+        }
         if let Some(settlement) = self.settlement(response.status(), reservation.usage()) {
             reservation.conclude_early(&settlement);
         }
