@@ -47,13 +47,15 @@ pub(super) struct Fleet {
     pub(super) sessions: BTreeMap<u64, Vec<Waiting>>,
     /// So many waiters travel in a batch; of the others it says how many there are.
     pub(super) most_sent: usize,
+    /// So long a batch is on its way: what the store takes as an age is that much too little.
+    pub(super) latency: Micros,
     waiters: u64,
 }
 
 impl Fleet {
     pub(super) fn new(rules: Vec<Vec<Rule>>) -> Self {
         let world = World { lease: HOUR, ..World::with_buckets(rules) };
-        Self { world, sessions: BTreeMap::new(), most_sent: usize::MAX, waiters: 0 }
+        Self { world, sessions: BTreeMap::new(), most_sent: usize::MAX, latency: 0, waiters: 0 }
     }
 
     pub(super) fn pass(&mut self, time: Micros) {
@@ -109,7 +111,7 @@ impl Fleet {
         let (sent, others) = waiting.split_at(self.most_sent.min(waiting.len()));
         let mut ops = first.to_vec();
         ops.extend(sent.iter().map(|waiting| {
-            let (waiter, age) = (waiting.waiter, now - waiting.arrived);
+            let (waiter, age) = (waiting.waiter, (now - waiting.arrived).saturating_sub(self.latency));
             Op::Reserve(Reserve { mode: Mode::Wait, waiter, age, ..waiting.demand.clone() })
         }));
         for bucket in 0..self.world.states.len() as u16 {

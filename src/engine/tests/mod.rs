@@ -10,6 +10,7 @@ mod heads;
 mod in_flight;
 mod leases;
 mod live_change;
+mod liveness;
 mod moves;
 mod oracle;
 mod range;
