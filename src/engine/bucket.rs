@@ -71,8 +71,7 @@ impl BucketState {
     /// Whether this state means nothing any more: a new one would admit the same.
     pub fn is_over(&self, now: Micros) -> bool {
         self.expires <= now
-            && self.heads.iter().all(|head| head.is_late(now))
-            && !self.records.iter().any(|record| record.has_in_flight() && record.lease_until() > now)
+            && !self.records.iter().any(|record| record.is_active() && record.lease_until() > now)
     }
 
     pub(super) fn now(&self) -> Micros {
@@ -179,19 +178,17 @@ impl BucketState {
     fn look_at_record(&mut self, id: u64) {
         let Ok(index) = self.find(id) else { return };
         let (record, now) = (&mut self.records[index], self.now);
-        let ended = if record.lease_until() <= now { record.abandon(now) } else { SmallVec::new() };
-        let waits = |heads: &Heads| heads.iter().any(|head| head.session == id && !head.is_late(now));
-        if record.due() <= now && waits(&self.heads) {
-            // It was told to come back when hinted, which may take long.
-            record.remember(sum(now, SESSION_MEMORY));
-        }
+        let has_ended = record.lease_until() <= now;
+        let ended = if has_ended { record.abandon(now) } else { SmallVec::new() };
         let due = record.due();
         record.indexed_at = due;
         if due > now {
             self.due.insert(due, Owner::Session(id));
         } else {
             self.records.remove(index);
-            self.heads.replace(id, []);
+        }
+        if has_ended {
+            self.heads.remove(id);
         }
         self.abandon(&ended);
     }
@@ -437,8 +434,12 @@ impl BucketState {
                 }
             }
         }
+        // The end of its lease takes its heads along.
         if !heads.is_empty() {
             self.enter(session);
+        }
+        if let Ok(index) = self.find(session) {
+            self.records[index].set_waits(!heads.is_empty());
         }
         self.heads.replace(session, heads);
     }

@@ -166,9 +166,14 @@ impl Heads {
         self.0.iter().any(|head| (head.flow, head.space) == (flow, space) && !head.is_late(now))
     }
 
+    /// Forgets a session's heads.
+    pub(crate) fn remove(&mut self, session: u64) {
+        self.0.retain(|head| head.session != session);
+    }
+
     /// Replaces a session's heads.
     pub(crate) fn replace(&mut self, session: u64, heads: impl IntoIterator<Item = Head>) {
-        self.0.retain(|head| head.session != session);
+        self.remove(session);
         self.0.extend(heads);
         self.0.sort_by_key(|head| (head.arrival, head.session, head.quota, head.headroom, head.flow));
     }

@@ -482,7 +482,8 @@ impl<'a, 'b> Operations<'a, 'b> {
             });
             pauses.into_iter().any(|bucket| bucket == at.bucket)
         };
-        let refused = |at: &At| violations.iter().any(|(other, _)| other.is_some_and(|other| other.index == at.index));
+        let refused =
+            |at: &At| violations.iter().any(|(other, _)| other.is_some_and(|other| other.index == at.index));
         let needed = self.quotas(&reserve.on, &reserve.costs).filter(|at| at.cost > 0);
         needed.filter(|at| paused(at) && !refused(at)).collect()
     }

@@ -18,6 +18,8 @@ pub(crate) struct SessionRecord {
     pub(super) indexed_at: Micros,
     /// What was granted before this is not in `in_flight`: the session was not known yet, or its lease had ended.
     since: Micros,
+    /// It has heads in the bucket.
+    waits: bool,
     in_flight: SmallVec<[Share; 4]>,
 }
 
@@ -38,6 +40,7 @@ impl SessionRecord {
             forget_at: now,
             indexed_at: now,
             since: now,
+            waits: false,
             in_flight: SmallVec::new(),
         }
     }
@@ -55,10 +58,6 @@ impl SessionRecord {
     #[inline]
     pub(super) fn extend(&mut self, lease_until: Micros, forget_at: Micros) {
         (self.lease_until, self.forget_at) = (lease_until, forget_at);
-    }
-
-    pub(super) fn remember(&mut self, forget_at: Micros) {
-        self.forget_at = forget_at;
     }
 
     pub(crate) fn lease_until(&self) -> Micros {
@@ -92,18 +91,24 @@ impl SessionRecord {
         index
     }
 
-    pub(crate) fn has_in_flight(&self) -> bool {
-        self.in_flight.iter().any(|share| share.amount > 0)
+    /// Whether the end of its lease matters: it has something in flight, or heads.
+    pub(crate) fn is_active(&self) -> bool {
+        self.waits || self.in_flight.iter().any(|share| share.amount > 0)
+    }
+
+    /// Says whether it has heads in the bucket.
+    pub(crate) fn set_waits(&mut self, waits: bool) {
+        self.waits = waits;
     }
 
     /// When the bucket has to look at this record again.
     pub(crate) fn due(&self) -> Micros {
-        if self.has_in_flight() { self.lease_until } else { self.forget_at }
+        if self.is_active() { self.lease_until } else { self.forget_at }
     }
 
     /// Its lease has ended, or its claim was settled: returns what it had in flight.
     pub(crate) fn abandon(&mut self, now: Micros) -> SmallVec<[Share; 4]> {
-        self.since = now;
+        (self.since, self.waits) = (now, false);
         let shares = std::mem::take(&mut self.in_flight);
         shares.into_iter().filter(|share| share.amount > 0).collect()
     }

@@ -137,6 +137,7 @@ impl Inner {
         let mut states: SmallVec<[&mut BucketState; 2]> =
             locked.iter_mut().map(|(_, state)| &mut **state).collect();
         let result = engine::apply(&mut states, &batch, self.wall());
+        drop(states);
         drop(locked);
         self.sweep(result.0.wall);
         result

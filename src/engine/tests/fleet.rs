@@ -145,7 +145,8 @@ impl Fleet {
         for Waiting { waiter, arrived, demand } in waiting {
             assert_eq!((rules.len(), demand.on.len()), (1, 1), "lines are for worlds of one quota");
             let (cost, age) = (demand.costs[0], now - arrived);
-            let group = |line: &&mut super::Line| (line.headroom, line.flow) == (demand.headroom, demand.flow);
+            let group =
+                |line: &&mut super::Line| (line.headroom, line.flow) == (demand.headroom, demand.flow);
             if let Some(line) = lines.iter_mut().find(group) {
                 (line.count, line.sum, line.last) = (line.count + 1, line.sum + cost, age);
                 continue;
