@@ -157,8 +157,8 @@ impl Heads {
 
     /// When a waiter arrived, if it is a head.
     pub(crate) fn arrival(&self, session: u64, waiter: u64) -> Option<Micros> {
-        let mut heads = self.0.iter().filter(|head| head.session == session);
-        heads.find(|head| waiter > 0 && head.waiter == waiter).map(|head| head.arrival)
+        let is_it = |head: &&Head| (head.session, head.waiter) == (session, waiter);
+        self.0.iter().filter(|_| waiter > 0).find(is_it).map(|head| head.arrival)
     }
 
     /// Whether a flow waits here that takes turns in `space`: in a session that is not late.

@@ -41,7 +41,7 @@ pub(super) struct Operations<'a, 'b> {
 struct Ahead {
     bucket: usize,
     rule: usize,
-    /// The least that any of them leaves to others: a demand that leaves less is not behind them.
+    /// What they leave to others: a demand that leaves less is not behind them.
     headroom: u64,
     amount: u64,
     demands: u64,
@@ -295,13 +295,14 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     /// What waiters of this session go before a demand on a quota.
     fn mine(&self, bucket: usize, rule: usize, headroom: u64) -> Before {
-        let mut mine = self.ahead.iter().filter(|ahead| (ahead.bucket, ahead.rule) == (bucket, rule));
-        match mine.next() {
-            Some(ahead) if headroom >= ahead.headroom => {
-                Before { amount: ahead.amount, demands: ahead.demands, heads: 1 }
+        let mut mine = Before::default();
+        for ahead in self.ahead.iter().filter(|ahead| (ahead.bucket, ahead.rule) == (bucket, rule)) {
+            if ahead.headroom <= headroom {
+                mine.amount = sum(mine.amount, ahead.amount);
+                mine.demands = sum(mine.demands, ahead.demands);
             }
-            _ => Before::default(),
         }
+        mine
     }
 
     /// What heads of other sessions go before a demand on a quota.
@@ -319,7 +320,7 @@ impl<'a, 'b> Operations<'a, 'b> {
             headroom: reserve.headroom,
             flow: reserve.flow.id,
             space,
-            arrival: self.arrival(bucket, reserve.waiter, reserve.age),
+            arrival: self.arrival(bucket, reserve),
             tag: tag.unwrap_or_else(|| space_state.start_of(reserve.flow.id, space)),
         };
         // What does not wait passes no head.
@@ -330,11 +331,19 @@ impl<'a, 'b> Operations<'a, 'b> {
         state.heads().before(&place, quota.id, quota.horizon(), tolerance, now, space_state.flows())
     }
 
-    /// When a waiter arrived, by the time of a bucket. A head that comes back keeps its arrival.
-    fn arrival(&self, bucket: usize, waiter: u64, age: Micros) -> Micros {
-        let state = &self.states[bucket];
-        let known = state.heads().arrival(self.batch.session, waiter);
-        known.unwrap_or_else(|| state.now().saturating_sub(age))
+    /// When a waiter arrived, by the time of a bucket. A head that comes back keeps its arrival, and has the same in all
+    /// buckets: how long ago it came as it is told depends on how long its batch took.
+    fn arrival(&self, bucket: usize, reserve: &Reserve) -> Micros {
+        let now = self.states[bucket].now();
+        let known = |bucket: usize| self.states[bucket].heads().arrival(self.batch.session, reserve.waiter);
+        if let Some(arrival) = known(bucket) {
+            return arrival;
+        }
+        let elsewhere = |&other: &u16| {
+            let other = usize::from(other);
+            Some(self.states[other].now().saturating_sub(known(other)?))
+        };
+        now.saturating_sub(reserve.on.iter().find_map(elsewhere).unwrap_or(reserve.age))
     }
 
     /// By how much a waiter may have come after a head of another session and go before it.
@@ -451,7 +460,7 @@ impl<'a, 'b> Operations<'a, 'b> {
             return;
         }
         let now = self.states[at.bucket].now();
-        let arrival = self.arrival(at.bucket, reserve.waiter, reserve.age);
+        let arrival = self.arrival(at.bucket, reserve);
         self.add_head(
             at.bucket,
             Head {
@@ -489,12 +498,14 @@ impl<'a, 'b> Operations<'a, 'b> {
     }
 
     fn go_ahead(&mut self, bucket: usize, rule: usize, headroom: u64, amount: u64, demands: u64) {
-        let known = self.ahead.iter_mut().find(|ahead| (ahead.bucket, ahead.rule) == (bucket, rule));
+        let known = self
+            .ahead
+            .iter_mut()
+            .find(|ahead| (ahead.bucket, ahead.rule, ahead.headroom) == (bucket, rule, headroom));
         match known {
             Some(ahead) => {
                 ahead.amount = sum(ahead.amount, amount);
                 ahead.demands = sum(ahead.demands, demands);
-                ahead.headroom = ahead.headroom.min(headroom);
             }
             None => self.ahead.push(Ahead { bucket, rule, headroom, amount, demands }),
         }

@@ -19,6 +19,7 @@ mod sliding_window;
 mod surfaced;
 mod token_bucket;
 mod waits;
+mod wakes;
 
 use std::collections::HashMap;
 
