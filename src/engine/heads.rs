@@ -32,6 +32,10 @@ pub(crate) struct Head {
     pub(crate) due: Micros,
     /// Other quotas hold it back until then, as far as is known.
     pub(crate) held_until: Micros,
+    /// It would fit if nothing went before it, on all of its quotas, and has since its session last looked.
+    pub(crate) is_behind: bool,
+    /// It fitted here when the bucket was last looked at, so its session knows or was hinted.
+    pub(crate) fits: bool,
 }
 
 /// A demand, as far as its place among heads goes.
@@ -77,6 +81,8 @@ impl Head {
             // It was not looked at: its session is about to.
             due: now,
             held_until: 0,
+            is_behind: false,
+            fits: false,
         }
     }
 
@@ -97,9 +103,24 @@ impl Head {
         self.due > 0 && now > self.due + LATE
     }
 
+    /// Expects its session to come back at once. Returns whether it was not expected yet.
+    pub(crate) fn expect(&mut self, now: Micros) -> bool {
+        let is_news = self.due == 0 || self.due > now;
+        if is_news {
+            (self.due, self.is_behind) = (now, false);
+        }
+        is_news
+    }
+
     /// Whether it blocks younger demands: not while it is held back elsewhere for longer than its quota's `horizon`.
     pub(crate) fn holds(&self, horizon: Micros, now: Micros) -> bool {
         self.held_until <= sum(now, horizon)
+    }
+
+    /// Its place among the heads of all sessions, its flow starting at `tag`.
+    pub(crate) fn place(&self, tag: f64) -> Place {
+        let Self { session, headroom, flow, space, arrival, .. } = *self;
+        Place { session: 0, tie: session, headroom, flow, space, arrival, tag }
     }
 
     /// How many of those that wait with it go before a demand, and what they ask.
@@ -121,6 +142,10 @@ impl Head {
     }
 
     fn before_by_tag(&self, place: &Place, start: f64) -> (u64, u64) {
+        // An older demand need not wait for a younger one that waits for others: the others may wait for the older one.
+        if self.is_behind && place.arrival < self.arrival {
+            return (0, 0);
+        }
         let is_before = start < place.tag
             || start == place.tag && (self.arrival, self.session) < (place.arrival, place.tie);
         if !is_before {
@@ -230,13 +255,9 @@ impl Heads {
         self.live(0, quota, now).map(|head| head.count).fold(0, sum)
     }
 
-    /// Expects the session of a head to come back at once. Returns whether it was not expected yet.
-    pub(crate) fn wake(&mut self, session: u64, quota: u64, waiter: u64, now: Micros) -> bool {
-        let mut heads = self.0.iter_mut();
-        let head = heads.find(|head| (head.session, head.quota, head.waiter) == (session, quota, waiter));
-        let Some(head) = head.filter(|head| head.due == 0 || head.due > now) else { return false };
-        head.due = now;
-        true
+    /// The heads, to be changed in place.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Head> {
+        self.0.iter_mut()
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Operations<'a, 'b> {
     stirred: Vec<usize>,
     /// What waiters of the session ask of quotas that refused them, with the bucket and the rule. Few at a time.
     ahead: Vec<Ahead>,
+    /// Whether the reserve at hand comes before an older one, since its flow is next.
+    overtakes: bool,
 }
 
 /// What waiters of the session ask of a quota.
@@ -77,14 +79,20 @@ impl<'a, 'b> Operations<'a, 'b> {
             heads: Vec::new(),
             stirred: Vec::new(),
             ahead: Vec::new(),
+            overtakes: false,
         }
     }
 
     pub(super) fn run(&mut self) -> Verdicts {
         let ops = self.batch.ops;
         let Some(order) = self.order() else { return ops.iter().map(|op| self.apply(op, None)).collect() };
+        let mut oldest_after = vec![usize::MAX; order.len()];
+        for place in (1..order.len()).rev() {
+            oldest_after[place - 1] = oldest_after[place].min(order[place].0);
+        }
         let mut verdicts = Verdicts::from_elem(Verdict::Done, ops.len());
-        for (index, tag) in order {
+        for ((index, tag), oldest_after) in order.into_iter().zip(oldest_after) {
+            self.overtakes = oldest_after < index;
             verdicts[index] = self.apply(&ops[index], tag);
         }
         verdicts
@@ -383,7 +391,8 @@ impl<'a, 'b> Operations<'a, 'b> {
         if reserve.mode == Mode::Wait && !goes_away {
             let known = violations.iter().all(|(_, violation)| violation.wait.is_some());
             let longest = waits.iter().copied().max().unwrap_or(0);
-            let head = Pending { space: space_id, part: step, due_in: known.then_some(longest) };
+            let due_in = known.then_some(longest);
+            let head = Pending { space: space_id, part: step, due_in, is_behind: self.is_behind(reserve) };
             for (index, (at, violation)) in violations.iter().enumerate() {
                 if let Some(at) = at {
                     self.line_up(reserve, *at, head, held_for(index), violation.holds);
@@ -443,6 +452,16 @@ impl<'a, 'b> Operations<'a, 'b> {
         violations
     }
 
+    /// Whether a refused waiter would fit if nothing went before it.
+    fn is_behind(&self, reserve: &Reserve) -> bool {
+        let alone = |at: At| {
+            let (state, rule) = (&self.states[at.bucket], &self.rules(at.bucket)[at.rule]);
+            fits_alone(&state.quotas()[at.rule], rule, at.cost, reserve.headroom, state.now())
+        };
+        let is_paused = |&bucket: &u16| self.states[usize::from(bucket)].paused_for(0) > 0;
+        !reserve.on.iter().any(is_paused) && self.quotas(&reserve.on, &reserve.costs).all(alone)
+    }
+
     /// Whether a refused waiter keeps its place on a quota where it would fit now: one that refused it before. Otherwise
     /// streams on this quota alone and on that alone would starve what needs both.
     fn keeps(&self, reserve: &Reserve, at: At) -> bool {
@@ -453,7 +472,8 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     /// A refused waiter goes before what comes later on a quota, and is a head there.
     fn line_up(&mut self, reserve: &Reserve, at: At, pending: Pending, held_for: Micros, holds: bool) {
-        if holds {
+        // Those that it overtakes need not wait for it while it waits for others.
+        if holds && !(pending.is_behind && self.overtakes) {
             self.go_ahead(at.bucket, at.rule, reserve.headroom, at.cost, 1);
         }
         if !self.told.contains(&at.bucket) {
@@ -478,6 +498,8 @@ impl<'a, 'b> Operations<'a, 'b> {
                 last: arrival,
                 due: pending.due_in.map_or(0, |wait| sum(now, wait)),
                 held_until: sum(now, held_for),
+                is_behind: pending.is_behind,
+                fits: false,
             },
         );
     }
@@ -534,6 +556,7 @@ impl<'a, 'b> Operations<'a, 'b> {
             let mut head = Head::of_line(session, rule.id, line, now);
             if let Some(known) = self.states[bucket].heads().find(session, rule.id, line.waiter) {
                 (head.arrival, head.due, head.held_until) = (known.arrival, known.due, known.held_until);
+                (head.is_behind, head.fits) = (known.is_behind, known.fits);
                 head.last = head.last.max(known.arrival);
             }
             if head.holds(self.states[bucket].quotas()[usize::from(line.rule)].horizon(), now) {
@@ -620,65 +643,60 @@ impl<'a, 'b> Operations<'a, 'b> {
         }
     }
 
-    /// Wakes the heads of other sessions at the front of each quota of a bucket, as far as all of them fit.
+    /// Hints the sessions of heads that fit now and did not before.
     fn wake(&mut self, bucket: usize, wakes: &mut Wakes) {
+        let (session, now) = (self.batch.session, self.states[bucket].now());
         let stirred = self.stirred.contains(&bucket);
         for (rule_index, rule) in self.rules(bucket).iter().enumerate() {
-            let heads = if stirred { self.all(bucket, rule) } else { self.front(bucket, rule_index, rule) };
-            for head in heads {
-                let is_mine = head.session == self.batch.session;
-                let now = self.states[bucket].now();
-                if is_mine
-                    || !self.states[bucket].heads_mut().wake(head.session, head.quota, head.waiter, now)
-                {
-                    continue;
-                }
-                let wake = Wake { session: head.session, bucket: bucket as u16 };
-                if !wakes.contains(&wake) {
-                    wakes.push(wake);
+            let front = self.front(bucket, rule_index, rule);
+            let (quota, heads) = self.states[bucket].quota_and_heads(rule_index);
+            for (index, head) in heads.iter_mut().enumerate().filter(|(_, head)| head.quota == rule.id) {
+                let fitted = std::mem::replace(&mut head.fits, front.contains(&index));
+                head.is_behind &= fits_alone(quota, rule, head.cost, head.headroom, now);
+                let is_news = head.fits && !fitted || stirred && !head.is_late(now);
+                if is_news && head.session != session && head.expect(now) {
+                    let wake = Wake { session: head.session, bucket: bucket as u16 };
+                    if !wakes.contains(&wake) {
+                        wakes.push(wake);
+                    }
                 }
             }
         }
     }
 
-    /// All heads on a quota.
-    fn all(&self, bucket: usize, rule: &Rule) -> SmallVec<[Head; 4]> {
+    /// The heads of a quota that fit together, from the front, by their indexes.
+    fn front(&self, bucket: usize, rule_index: usize, rule: &Rule) -> SmallVec<[usize; 4]> {
         let state = &self.states[bucket];
-        state.heads().live(0, rule.id, state.now()).copied().collect()
-    }
-
-    /// The heads at the front of a quota that fit together.
-    fn front(&self, bucket: usize, rule_index: usize, rule: &Rule) -> SmallVec<[Head; 4]> {
-        let state = &self.states[bucket];
-        let (quota, now, id) = (&state.quotas()[rule_index], state.now(), self.batch.buckets[bucket].id);
-        let mut heads: SmallVec<[Head; 4]> = state
-            .heads()
-            .live(0, rule.id, now)
-            .filter(|head| head.holds(quota.horizon(), now))
-            .copied()
-            .collect();
-        if state.flows().is_some() {
-            heads.sort_by(|one, other| {
-                state.start_of(one.flow, id).total_cmp(&state.start_of(other.flow, id))
-            });
-        }
-        let (mut ahead, mut before) = (0, 0);
-        let fits = |head: &Head, ahead, before| {
+        let (quota, now, horizon) = (&state.quotas()[rule_index], state.now(), state.quotas()[rule_index].horizon());
+        let mut front = SmallVec::new();
+        // Of the classes that leave at least this to others, one does not fit: nor does what is behind it.
+        let mut blocked = u64::MAX;
+        for (index, head) in state.heads().iter().enumerate() {
+            let counts = head.quota == rule.id && !head.is_late(now) && head.holds(horizon, now);
+            if !counts || head.headroom >= blocked {
+                continue;
+            }
+            let space = self.batch.buckets.iter().position(|other| other.id == head.space);
+            let space = space.map(|space| &*self.states[space]);
+            let start = space.map_or(0.0, |space| space.start_of(head.flow, head.space));
+            let flows = space.and_then(BucketState::flows);
+            let others = state.heads().before(&head.place(start), rule.id, horizon, 0, now, flows);
             let capacity = rule.capacity_for(head.cost, head.headroom);
-            quota.fits(rule, Ask { cost: head.cost, ahead, before, capacity }, now)
-                && state.paused_for(before) == 0
-        };
-        let count = heads
-            .iter()
-            .take_while(|head| {
-                let is_next = fits(head, ahead, before);
-                (ahead, before) = (sum(ahead, head.cost), before + 1);
-                is_next
-            })
-            .count();
-        heads.truncate(count);
-        heads
+            let ask = Ask { cost: head.cost, ahead: others.amount, before: others.demands, capacity };
+            if quota.fits(rule, ask, now) && state.paused_for(others.demands) == 0 {
+                front.push(index);
+            } else if flows.is_none() {
+                blocked = blocked.min(head.headroom);
+            }
+        }
+        front
     }
+}
+
+/// Whether a demand fits on a quota if nothing goes before it.
+fn fits_alone(quota: &QuotaState, rule: &Rule, cost: u64, headroom: u64, now: Micros) -> bool {
+    let capacity = rule.capacity_for(cost, headroom);
+    quota.fits(rule, Ask { cost, ahead: 0, before: 0, capacity }, now)
 }
 
 /// What heads of a refused waiter have in common.
@@ -688,4 +706,5 @@ struct Pending {
     part: f64,
     /// When it fits, if that is known.
     due_in: Option<Micros>,
+    is_behind: bool,
 }
