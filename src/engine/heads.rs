@@ -143,7 +143,7 @@ impl Head {
 
     fn before_by_tag(&self, place: &Place, start: f64) -> (u64, u64) {
         // An older demand need not wait for a younger one that waits for others: the others may wait for the older one.
-        if self.is_behind && place.arrival < self.arrival {
+        if self.is_behind && (place.arrival, place.tie) < (self.arrival, self.session) {
             return (0, 0);
         }
         let is_before = start < place.tag

@@ -34,7 +34,18 @@ pub(super) struct Operations<'a, 'b> {
     stirred: Vec<usize>,
     /// What waiters of the session ask of quotas that refused them, with the bucket and the rule. Few at a time.
     ahead: Vec<Ahead>,
-    /// Whether the reserve at hand comes before an older one, since its flow is next.
+    /// How long ago the waiting reserves so far arrived, as the session says and as it counts.
+    ages: Vec<(Micros, Micros)>,
+}
+
+/// What an operation that reserves is measured by.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    /// The start tag of its flow, where flows take turns.
+    tag: Option<f64>,
+    /// How long ago it arrived.
+    age: Micros,
+    /// It comes before an older one, since its flow is next.
     overtakes: bool,
 }
 
@@ -79,23 +90,56 @@ impl<'a, 'b> Operations<'a, 'b> {
             heads: Vec::new(),
             stirred: Vec::new(),
             ahead: Vec::new(),
-            overtakes: false,
+            ages: Vec::new(),
         }
     }
 
     pub(super) fn run(&mut self) -> Verdicts {
         let ops = self.batch.ops;
         let Some(order) = self.order() else { return ops.iter().map(|op| self.apply(op, None)).collect() };
+        let mut turns = Vec::with_capacity(ops.len());
+        for op in ops {
+            turns.push(match op {
+                Op::Reserve(reserve) => {
+                    let turn = self.turn(reserve);
+                    self.ages.extend((reserve.mode == Mode::Wait).then_some((reserve.age, turn.age)));
+                    Some(turn)
+                }
+                _ => None,
+            });
+        }
         let mut oldest_after = vec![usize::MAX; order.len()];
         for place in (1..order.len()).rev() {
             oldest_after[place - 1] = oldest_after[place].min(order[place].0);
         }
         let mut verdicts = Verdicts::from_elem(Verdict::Done, ops.len());
         for ((index, tag), oldest_after) in order.into_iter().zip(oldest_after) {
-            self.overtakes = oldest_after < index;
-            verdicts[index] = self.apply(&ops[index], tag);
+            let overtakes = oldest_after < index;
+            let turn = turns[index].map(|turn| Turn { tag, overtakes, ..turn });
+            verdicts[index] = self.apply(&ops[index], turn);
         }
         verdicts
+    }
+
+    /// What a reserve is measured by that comes in its own place.
+    ///
+    /// A head that comes back keeps its arrival, and has the same in all buckets: how long ago it came as its session says
+    /// depends on how long a batch took. The waiters of a session keep their order.
+    fn turn(&self, reserve: &Reserve) -> Turn {
+        let session = self.batch.session;
+        let known = reserve.on.iter().filter_map(|&bucket| {
+            let state = &self.states[usize::from(bucket)];
+            Some(state.now().saturating_sub(state.heads().arrival(session, reserve.waiter)?))
+        });
+        let age = known.max().unwrap_or(reserve.age);
+        let age = if reserve.mode == Mode::Wait { self.behind_older(reserve.age, age) } else { age };
+        Turn { tag: None, age, overtakes: false }
+    }
+
+    /// How long ago a waiter arrived, no longer than those before it which are older as the session says.
+    fn behind_older(&self, told: Micros, age: Micros) -> Micros {
+        let older = self.ages.iter().filter(|(other, _)| *other >= told);
+        older.map(|(_, age)| *age).fold(age, Micros::min)
     }
 
     /// Makes everything count, and gives the session time until its next batch. Returns how each bucket was found and left,
@@ -122,9 +166,12 @@ impl<'a, 'b> Operations<'a, 'b> {
         (seen, wakes)
     }
 
-    fn apply(&mut self, op: &Op, tag: Option<f64>) -> Verdict {
+    fn apply(&mut self, op: &Op, turn: Option<Turn>) -> Verdict {
         match op {
-            Op::Reserve(reserve) => self.reserve(reserve, tag),
+            Op::Reserve(reserve) => {
+                let turn = turn.unwrap_or_else(|| self.turn(reserve));
+                self.reserve(reserve, turn)
+            }
             Op::Settle(settle) => self.settle(settle),
             Op::Detach { on, claim, reserved, lease } => self.detach(on, *claim, reserved, *lease),
             Op::Waiting { bucket, lines } => self.wait(usize::from(*bucket), lines),
@@ -229,10 +276,10 @@ impl<'a, 'b> Operations<'a, 'b> {
         quotas.map(|(index, ((bucket, rule), &cost))| At { bucket, rule, index, cost })
     }
 
-    fn reserve(&mut self, reserve: &Reserve, tag: Option<f64>) -> Verdict {
+    fn reserve(&mut self, reserve: &Reserve, turn: Turn) -> Verdict {
         self.refold();
-        if !self.fits(reserve, tag) {
-            return Verdict::Refused(Box::new(self.refuse(reserve, tag)));
+        if !self.fits(reserve, turn) {
+            return Verdict::Refused(Box::new(self.refuse(reserve, turn)));
         }
         if reserve.mode == Mode::Dry {
             return Verdict::Fits;
@@ -253,7 +300,7 @@ impl<'a, 'b> Operations<'a, 'b> {
         Verdict::Granted { probe }
     }
 
-    fn fits(&self, reserve: &Reserve, tag: Option<f64>) -> bool {
+    fn fits(&self, reserve: &Reserve, turn: Turn) -> bool {
         let mut costs = &*reserve.costs;
         reserve.on.iter().all(|&bucket| {
             let bucket = usize::from(bucket);
@@ -262,21 +309,21 @@ impl<'a, 'b> Operations<'a, 'b> {
             costs = rest;
             let mut quotas = rules.iter().zip(state.quotas()).zip(mine).enumerate();
             quotas.all(|(rule_index, ((rule, quota), &cost))| {
-                let ask = self.ask(reserve, tag, bucket, rule_index, rule, cost);
+                let ask = self.ask(reserve, turn, bucket, rule_index, rule, cost);
                 quota.fits(rule, ask, state.now())
-            }) && self.paused_for(reserve, tag, bucket, mine) == 0
+            }) && self.paused_for(reserve, turn, bucket, mine) == 0
         })
     }
 
     /// For how long a pause of a bucket holds back a reserve of these costs there.
-    fn paused_for(&self, reserve: &Reserve, tag: Option<f64>, bucket: usize, costs: &[u64]) -> Micros {
+    fn paused_for(&self, reserve: &Reserve, turn: Turn, bucket: usize, costs: &[u64]) -> Micros {
         if !self.states[bucket].has_gate() {
             return 0;
         }
         let rules = self.rules(bucket).iter().zip(costs).enumerate();
         let before = rules
             .filter(|(_, (_, cost))| **cost > 0)
-            .map(|(index, (rule, &cost))| self.ask(reserve, tag, bucket, index, rule, cost).before);
+            .map(|(index, (rule, &cost))| self.ask(reserve, turn, bucket, index, rule, cost).before);
         self.states[bucket].paused_for(before.max().unwrap_or(0))
     }
 
@@ -284,7 +331,7 @@ impl<'a, 'b> Operations<'a, 'b> {
     fn ask(
         &self,
         reserve: &Reserve,
-        tag: Option<f64>,
+        turn: Turn,
         bucket: usize,
         rule_index: usize,
         rule: &Rule,
@@ -294,7 +341,7 @@ impl<'a, 'b> Operations<'a, 'b> {
         if self.ahead.is_empty() && self.states[bucket].heads().is_empty() {
             return Ask { cost, ahead: 0, before: 0, capacity };
         }
-        let others = self.before(reserve, tag, bucket, rule_index);
+        let others = self.before(reserve, turn, bucket, rule_index);
         let mine = self.mine(bucket, rule_index, reserve.headroom);
         // More than a few windows ahead makes no difference to an answer, and amounts stay exact.
         let ahead = sum(others.amount, mine.amount).min(4 * rule.capacity(0));
@@ -314,7 +361,7 @@ impl<'a, 'b> Operations<'a, 'b> {
     }
 
     /// What heads of other sessions go before a demand on a quota.
-    fn before(&self, reserve: &Reserve, tag: Option<f64>, bucket: usize, rule_index: usize) -> Before {
+    fn before(&self, reserve: &Reserve, turn: Turn, bucket: usize, rule_index: usize) -> Before {
         let state = &self.states[bucket];
         if state.heads().is_empty() {
             return Before::default();
@@ -328,8 +375,8 @@ impl<'a, 'b> Operations<'a, 'b> {
             headroom: reserve.headroom,
             flow: reserve.flow.id,
             space,
-            arrival: self.arrival(bucket, reserve),
-            tag: tag.unwrap_or_else(|| space_state.start_of(reserve.flow.id, space)),
+            arrival: state.now().saturating_sub(turn.age),
+            tag: turn.tag.unwrap_or_else(|| space_state.start_of(reserve.flow.id, space)),
         };
         // What does not wait passes no head.
         let tolerance = match reserve.mode {
@@ -337,21 +384,6 @@ impl<'a, 'b> Operations<'a, 'b> {
             Mode::Try | Mode::Dry => 0,
         };
         state.heads().before(&place, quota.id, quota.horizon(), tolerance, now, space_state.flows())
-    }
-
-    /// When a waiter arrived, by the time of a bucket. A head that comes back keeps its arrival, and has the same in all
-    /// buckets: how long ago it came as it is told depends on how long its batch took.
-    fn arrival(&self, bucket: usize, reserve: &Reserve) -> Micros {
-        let now = self.states[bucket].now();
-        let known = |bucket: usize| self.states[bucket].heads().arrival(self.batch.session, reserve.waiter);
-        if let Some(arrival) = known(bucket) {
-            return arrival;
-        }
-        let elsewhere = |&other: &u16| {
-            let other = usize::from(other);
-            Some(self.states[other].now().saturating_sub(known(other)?))
-        };
-        now.saturating_sub(reserve.on.iter().find_map(elsewhere).unwrap_or(reserve.age))
     }
 
     /// By how much a waiter may have come after a head of another session and go before it.
@@ -371,8 +403,8 @@ impl<'a, 'b> Operations<'a, 'b> {
         }
     }
 
-    fn refuse(&mut self, reserve: &Reserve, tag: Option<f64>) -> Refused {
-        let mut violations = self.violations(reserve, tag);
+    fn refuse(&mut self, reserve: &Reserve, turn: Turn) -> Refused {
+        let mut violations = self.violations(reserve, turn);
         let waits: SmallVec<[Micros; 4]> =
             violations.iter().map(|(_, violation)| violation.wait.unwrap_or(0)).collect();
         // For how long the others hold it back.
@@ -386,20 +418,23 @@ impl<'a, 'b> Operations<'a, 'b> {
         }
         let (space, state) = self.space_of(reserve);
         let (space_id, step) = (self.batch.buckets[space].id, reserve.step(self.rules(space)));
-        let tag = tag.unwrap_or_else(|| state.start_of(reserve.flow.id, space_id));
+        let tag = turn.tag.unwrap_or_else(|| state.start_of(reserve.flow.id, space_id));
         let goes_away = violations.iter().any(|(_, violation)| violation.asked.is_some());
         if reserve.mode == Mode::Wait && !goes_away {
+            if turn.tag.is_none() {
+                self.ages.push((reserve.age, turn.age));
+            }
             let known = violations.iter().all(|(_, violation)| violation.wait.is_some());
             let longest = waits.iter().copied().max().unwrap_or(0);
             let due_in = known.then_some(longest);
             let head = Pending { space: space_id, part: step, due_in, is_behind: self.is_behind(reserve) };
             for (index, (at, violation)) in violations.iter().enumerate() {
                 if let Some(at) = at {
-                    self.line_up(reserve, *at, head, held_for(index), violation.holds);
+                    self.line_up(reserve, turn, *at, head, held_for(index), violation.holds);
                 }
             }
             for at in self.behind_pauses(reserve, &violations) {
-                self.line_up(reserve, at, head, 0, true);
+                self.line_up(reserve, turn, at, head, 0, true);
             }
         }
         Refused {
@@ -410,14 +445,14 @@ impl<'a, 'b> Operations<'a, 'b> {
     }
 
     /// The reasons of a refusal, with the quotas that refused.
-    fn violations(&self, reserve: &Reserve, tag: Option<f64>) -> SmallVec<[(Option<At>, Violation); 2]> {
+    fn violations(&self, reserve: &Reserve, turn: Turn) -> SmallVec<[(Option<At>, Violation); 2]> {
         let mut violations = SmallVec::new();
         let mut costs = &*reserve.costs;
         for (index, &bucket) in reserve.on.iter().enumerate() {
             let bucket = usize::from(bucket);
             let (mine, rest) = costs.split_at(self.rules(bucket).len().min(costs.len()));
             costs = rest;
-            let wait = self.paused_for(reserve, tag, bucket, mine);
+            let wait = self.paused_for(reserve, turn, bucket, mine);
             if wait > 0 {
                 let (by, asked) = (RefusedBy::Pause(index), self.states[bucket].asked());
                 let wait = Some(wait);
@@ -430,12 +465,12 @@ impl<'a, 'b> Operations<'a, 'b> {
         for at in self.quotas(&reserve.on, &reserve.costs) {
             let (state, rule) = (&self.states[at.bucket], &self.rules(at.bucket)[at.rule]);
             let (quota, now) = (&state.quotas()[at.rule], state.now());
-            let ask = self.ask(reserve, tag, at.bucket, at.rule, rule, at.cost);
+            let ask = self.ask(reserve, turn, at.bucket, at.rule, rule, at.cost);
             let fits = quota.fits(rule, ask, now);
             if fits && !self.keeps(reserve, at) {
                 continue;
             }
-            let others = self.before(reserve, tag, at.bucket, at.rule);
+            let others = self.before(reserve, turn, at.bucket, at.rule);
             let shortage = quota.shortage(rule, ask, now, self.wall);
             let violation = Violation {
                 by: RefusedBy::Rule(at.index),
@@ -471,16 +506,16 @@ impl<'a, 'b> Operations<'a, 'b> {
     }
 
     /// A refused waiter goes before what comes later on a quota, and is a head there.
-    fn line_up(&mut self, reserve: &Reserve, at: At, pending: Pending, held_for: Micros, holds: bool) {
+    fn line_up(&mut self, reserve: &Reserve, turn: Turn, at: At, pending: Pending, held_for: Micros, holds: bool) {
         // Those that it overtakes need not wait for it while it waits for others.
-        if holds && !(pending.is_behind && self.overtakes) {
+        if holds && !(pending.is_behind && turn.overtakes) {
             self.go_ahead(at.bucket, at.rule, reserve.headroom, at.cost, 1);
         }
         if !self.told.contains(&at.bucket) {
             return;
         }
         let now = self.states[at.bucket].now();
-        let arrival = self.arrival(at.bucket, reserve);
+        let arrival = now.saturating_sub(turn.age);
         self.add_head(
             at.bucket,
             Head {
@@ -557,8 +592,10 @@ impl<'a, 'b> Operations<'a, 'b> {
             if let Some(known) = self.states[bucket].heads().find(session, rule.id, line.waiter) {
                 (head.arrival, head.due, head.held_until) = (known.arrival, known.due, known.held_until);
                 (head.is_behind, head.fits) = (known.is_behind, known.fits);
-                head.last = head.last.max(known.arrival);
             }
+            let age = self.behind_older(line.age, now.saturating_sub(head.arrival));
+            head.arrival = now.saturating_sub(age);
+            head.last = head.last.max(head.arrival);
             if head.holds(self.states[bucket].quotas()[usize::from(line.rule)].horizon(), now) {
                 self.go_ahead(bucket, line.rule.into(), line.headroom, line.sum, line.count);
             }
