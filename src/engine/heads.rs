@@ -1,10 +1,10 @@
 //! What waits in a bucket: of each session its first waiter on each quota, for each class and flow. A demand is measured
 //! against those of other sessions that go before it.
 
-use super::{Flow, Line, Micros, exact::sum, flows::Flows};
+use super::{Flow, Line, Micros, exact::sum};
 
 /// A head whose session does not come back within this long is passed over: it may have died.
-const LATE: Micros = 200_000;
+pub(crate) const LATE: Micros = 200_000;
 
 /// A head counts for the order of flows with this many of a session's groups on a quota at most.
 pub(crate) const MAX_LINES: usize = 4;
@@ -124,9 +124,9 @@ impl Head {
     }
 
     /// How many of those that wait with it go before a demand, and what they ask.
-    fn before(&self, place: &Place, tolerance: Micros, flows: Option<&Flows>) -> (u64, u64) {
+    fn before(&self, place: &Place, tolerance: Micros, start_of: &dyn Fn(u64) -> f64) -> (u64, u64) {
         if self.space == place.space && self.headroom == place.headroom && self.flow != place.flow {
-            return self.before_by_tag(place, flows.map_or(0.0, |flows| flows.start(self.flow, true)));
+            return self.before_by_tag(place, start_of(self.flow));
         }
         let arrival = sum(self.arrival, tolerance);
         if (arrival, self.session) >= (place.arrival, place.tie) {
@@ -203,7 +203,7 @@ impl Heads {
         self.0.sort_by_key(|head| (head.arrival, head.session, head.quota, head.headroom, head.flow));
     }
 
-    /// What goes before a demand on a quota.
+    /// What goes before a demand on a quota. `start_of` tells the start tag of a flow of the demand's space.
     pub(crate) fn before(
         &self,
         place: &Place,
@@ -211,14 +211,14 @@ impl Heads {
         horizon: Micros,
         tolerance: Micros,
         now: Micros,
-        flows: Option<&Flows>,
+        start_of: &dyn Fn(u64) -> f64,
     ) -> Before {
         let mut before = Before::default();
         for head in self.live(place.session, quota, now) {
             if head.headroom > place.headroom || !head.holds(horizon, now) {
                 continue;
             }
-            let (demands, amount) = head.before(place, tolerance, flows);
+            let (demands, amount) = head.before(place, tolerance, start_of);
             before.amount = sum(before.amount, amount);
             before.demands = sum(before.demands, demands);
             before.heads += u64::from(demands > 0);

@@ -7,8 +7,9 @@ use super::{
     Seen, Settle, Verdict, Verdicts, Violation, Wake, Wakes,
     bucket::Change,
     exact::sum,
+    flows::FLOW_MEMORY,
     gate::Refusal,
-    heads::{Before, Head, MAX_LINES, Place},
+    heads::{Before, Head, LATE, MAX_LINES, Place},
     quota_state::{Ask, QuotaState},
 };
 
@@ -383,7 +384,8 @@ impl<'a, 'b> Operations<'a, 'b> {
             Mode::Wait => self.tolerance(bucket, rule_index, place.session),
             Mode::Try | Mode::Dry => 0,
         };
-        state.heads().before(&place, quota.id, quota.horizon(), tolerance, now, space_state.flows())
+        let start_of = |flow| space_state.start_of(flow, space);
+        state.heads().before(&place, quota.id, quota.horizon(), tolerance, now, &start_of)
     }
 
     /// By how much a waiter may have come after a head of another session and go before it.
@@ -433,6 +435,12 @@ impl<'a, 'b> Operations<'a, 'b> {
                     self.line_up(reserve, turn, *at, head, held_for(index), violation.holds);
                 }
             }
+            // Where it is a head of the bucket itself, that says how long it waits.
+            let is_head = violations.iter().any(|(at, _)| at.is_some_and(|at| at.bucket == space));
+            let state = &mut self.states[space];
+            let lasts = if is_head { 0 } else { due_in.map_or(FLOW_MEMORY, |wait| sum(wait, LATE)) };
+            let until = sum(state.now(), lasts);
+            state.wait_in_flow(reserve.flow.id, space_id, until);
             for at in self.behind_pauses(reserve, &violations) {
                 self.line_up(reserve, turn, at, head, 0, true);
             }
@@ -715,14 +723,14 @@ impl<'a, 'b> Operations<'a, 'b> {
             }
             let space = self.batch.buckets.iter().position(|other| other.id == head.space);
             let space = space.map(|space| &*self.states[space]);
-            let start = space.map_or(0.0, |space| space.start_of(head.flow, head.space));
-            let flows = space.and_then(BucketState::flows);
-            let others = state.heads().before(&head.place(start), rule.id, horizon, 0, now, flows);
+            let start_of = |flow| space.map_or(0.0, |space| space.start_of(flow, head.space));
+            let place = head.place(start_of(head.flow));
+            let others = state.heads().before(&place, rule.id, horizon, 0, now, &start_of);
             let capacity = rule.capacity_for(head.cost, head.headroom);
             let ask = Ask { cost: head.cost, ahead: others.amount, before: others.demands, capacity };
             if quota.fits(rule, ask, now) && state.paused_for(others.demands) == 0 {
                 front.push(index);
-            } else if flows.is_none() {
+            } else if space.is_none_or(|space| space.flows().is_none()) {
                 blocked = blocked.min(head.headroom);
             }
         }

@@ -45,7 +45,7 @@ impl Look {
 pub(super) struct Fleet {
     pub(super) world: World,
     pub(super) sessions: BTreeMap<u64, Vec<Waiting>>,
-    /// So many waiters travel in a batch; of the others it says how many there are.
+    /// So many waiters of each class and flow travel in a batch; of the others it says how many there are.
     pub(super) most_sent: usize,
     /// So long a batch is on its way: what the store takes as an age is that much too little.
     pub(super) latency: Micros,
@@ -108,14 +108,19 @@ impl Fleet {
     pub(super) fn look_and(&mut self, session: u64, first: &[Op]) -> Look {
         let now = self.world.wall;
         let waiting = self.sessions.entry(session).or_default().clone();
-        let (sent, others) = waiting.split_at(self.most_sent.min(waiting.len()));
+        let mut groups: HashMap<_, usize> = HashMap::new();
+        let (sent, others): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|waiting| {
+            let of_group = groups.entry((waiting.demand.headroom, waiting.demand.flow)).or_default();
+            *of_group += 1;
+            *of_group <= self.most_sent
+        });
         let mut ops = first.to_vec();
         ops.extend(sent.iter().map(|waiting| {
             let (waiter, age) = (waiting.waiter, (now - waiting.arrived).saturating_sub(self.latency));
             Op::Reserve(Reserve { mode: Mode::Wait, waiter, age, ..waiting.demand.clone() })
         }));
         for bucket in 0..self.world.states.len() as u16 {
-            ops.push(Op::Waiting { bucket, lines: self.lines(bucket, others).into() });
+            ops.push(Op::Waiting { bucket, lines: self.lines(bucket, &others).into() });
         }
         let answer = self.world.send(session, &ops);
         let mut look = Look::default();

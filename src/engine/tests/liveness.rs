@@ -270,7 +270,7 @@ impl Life {
 }
 
 proptest! {
-    #![proptest_config(cases(20000))]
+    #![proptest_config(cases(256))]
 
     #[test]
     fn no_limit_is_passed_and_all_that_waits_is_granted_in_the_end(

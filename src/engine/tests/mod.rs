@@ -6,6 +6,7 @@ mod caps;
 mod clock;
 mod fixed_window;
 mod fleet;
+mod flows;
 mod heads;
 mod in_flight;
 mod leases;
