@@ -3,10 +3,13 @@
 //! A pause of the user's ends and is gone. One that a provider's refusal caused ends half open: one demand goes first, as
 //! a probe. When that was answered well, or was not refused within a second, the waiters follow, spread over a second.
 
-use super::{MAX_AMOUNT, Micros, exact::sum};
+use super::{MAX_AMOUNT, Micros, exact::sum, heads::LATE};
 
 /// A probe that is not answered within this counts as answered well.
 const PROBE: Micros = 1_000_000;
+
+/// What is behind the demand that should probe looks again after this long: that may be late.
+const PROBE_LATE: Micros = LATE + 50_000;
 
 /// The waiters follow a probe over this long.
 const SPREAD: Micros = 1_000_000;
@@ -124,7 +127,7 @@ impl Gate {
         match self.phase {
             Phase::Plain => 0,
             Phase::HalfOpen { probe: 0 } if before == 0 => 0,
-            Phase::HalfOpen { probe: 0 } => PROBE,
+            Phase::HalfOpen { probe: 0 } => PROBE_LATE,
             Phase::HalfOpen { probe } => (probe + PROBE).saturating_sub(now),
             Phase::Spreading { next, step, .. } => sum(next, step.saturating_mul(before)).saturating_sub(now),
         }

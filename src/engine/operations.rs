@@ -463,10 +463,19 @@ impl<'a, 'b> Operations<'a, 'b> {
             let wait = self.paused_for(reserve, turn, bucket, mine);
             if wait > 0 {
                 let (by, asked) = (RefusedBy::Pause(index), self.states[bucket].asked());
-                let wait = Some(wait);
-                let at_best = wait.unwrap_or(0);
-                let violation =
-                    Violation { by, available: 0, wait, at_best, asked, holds: true, rank: 0, before: 0 };
+                let needed = (0..self.rules(bucket).len()).zip(mine).filter(|(_, cost)| **cost > 0);
+                let others = needed.map(|(rule, _)| self.before(reserve, turn, bucket, rule));
+                let others = others.max_by_key(|others| others.demands).unwrap_or_default();
+                let violation = Violation {
+                    by,
+                    available: 0,
+                    wait: Some(wait),
+                    at_best: wait,
+                    asked,
+                    holds: true,
+                    rank: others.heads,
+                    before: others.demands,
+                };
                 violations.push((None, violation));
             }
         }
@@ -475,7 +484,11 @@ impl<'a, 'b> Operations<'a, 'b> {
             let (quota, now) = (&state.quotas()[at.rule], state.now());
             let ask = self.ask(reserve, turn, at.bucket, at.rule, rule, at.cost);
             let fits = quota.fits(rule, ask, now);
-            if fits && !self.keeps(reserve, at) {
+            let is_paused = |(_, other): &(_, Violation)| match other.by {
+                RefusedBy::Pause(of) => usize::from(reserve.on[of]) == at.bucket,
+                RefusedBy::Rule(_) => false,
+            };
+            if fits && (violations.iter().any(is_paused) || !self.keeps(reserve, at)) {
                 continue;
             }
             let others = self.before(reserve, turn, at.bucket, at.rule);

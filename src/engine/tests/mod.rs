@@ -7,6 +7,7 @@ mod clock;
 mod fixed_window;
 mod fleet;
 mod flows;
+mod gates;
 mod heads;
 mod in_flight;
 mod leases;
