@@ -391,6 +391,7 @@ impl BucketState {
             let share = self.records[to].share(index, rule.id);
             *share = (*share + moved).min(MAX_TAKEN);
         }
+        self.records[to].become_claim();
         let until = sum(self.now, lease);
         self.extend(to, until, until);
         self.expires = self.expires.max(until);
@@ -485,6 +486,10 @@ impl BucketState {
 impl BucketState {
     pub(super) fn records(&self) -> impl Iterator<Item = &SessionRecord> {
         self.records.iter().map(|record| &**record)
+    }
+
+    pub(super) fn due_entries(&self) -> usize {
+        self.due.len()
     }
 
     /// How many quotas are kept, those set aside too.

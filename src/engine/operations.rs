@@ -628,9 +628,10 @@ impl<'a, 'b> Operations<'a, 'b> {
     fn settle(&mut self, settle: &Settle) -> Verdict {
         let Settle { on, at, reserved, actual, close, claim } = settle;
         let owner = claim.unwrap_or(self.batch.session);
-        if claim.is_some()
-            && on.iter().any(|&bucket| self.states[usize::from(bucket)].record(owner).is_none())
-        {
+        let is_claim = |&bucket: &u16| {
+            self.states[usize::from(bucket)].record(owner).is_some_and(|record| record.is_claim())
+        };
+        if claim.is_some() && !on.iter().all(is_claim) {
             return Verdict::NoClaim;
         }
         self.edited = true;

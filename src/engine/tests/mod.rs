@@ -16,6 +16,7 @@ mod liveness;
 mod moves;
 mod oracle;
 mod range;
+mod records;
 mod scenarios;
 mod sliding_window;
 mod surfaced;
