@@ -12,6 +12,8 @@ use crate::{engine::HEADROOM_PARTS, quota::Quota, store::BucketKey};
 /// Of buckets for which no partition is named.
 pub(crate) const DEFAULT_PARTITION: &str = "default";
 
+const MAX_WEIGHT: u32 = 1_000_000;
+
 type Resolver = Arc<dyn Fn(&str) -> Option<Vec<Quota>> + Send + Sync>;
 
 /// Declares buckets with their quotas, families of names that share a bucket, and classes of demands.
@@ -33,6 +35,7 @@ pub struct Limits {
     buckets: Vec<Declared>,
     families: Vec<(String, String)>,
     classes: Vec<Class>,
+    weights: Vec<(String, u32)>,
     resolver: Option<Resolver>,
     undeclared: Undeclared,
 }
@@ -78,6 +81,7 @@ impl Limits {
             buckets: Vec::new(),
             families: Vec::new(),
             classes: Vec::new(),
+            weights: Vec::new(),
             resolver: None,
             undeclared: Undeclared::default(),
         }
@@ -115,6 +119,21 @@ impl Limits {
         self
     }
 
+    /// Gives the demands of a [share](crate::Demand::share) a weight, from 1 (the default) up to 1,000,000: where shares wait
+    /// for the same quota, one of weight 3 gets three times as much of it as one of weight 1.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, Limits, Quota, usage};
+    ///
+    /// let limits = Limits::new().bucket("gpt-4o", [Quota::per_minute("tokens", 30_000)]).weight("tenant-7", 3);
+    /// let demand = Demand::new("gpt-4o", usage! { tokens: 1_500 }).share("tenant-7");
+    /// ```
+    #[must_use]
+    pub fn weight(mut self, share: impl Into<String>, weight: u32) -> Self {
+        self.weights.push((share.into(), weight));
+        self
+    }
+
     /// Asks this function for the quotas of names that are neither declared nor in a family. Its answers are asked for
     /// again every few seconds, so quotas may change; `None` leaves the name undeclared.
     ///
@@ -146,6 +165,7 @@ impl Limits {
     }
 
     pub(crate) fn compile(&self) -> Result<Table, LimitsError> {
+        self.check_partitions()?;
         let mut buckets = HashMap::new();
         let mut before: Option<(&[Quota], BucketSpec)> = None;
         for Declared { partition, name, quotas } in &self.buckets {
@@ -177,11 +197,41 @@ impl Limits {
                 .map(|(_, pattern, to)| (WildMatch::new(pattern), (*to).clone()))
                 .collect(),
             classes: self.classes()?,
+            weights: self.weights()?,
             resolver: self.resolver.clone(),
             undeclared: self.undeclared.clone(),
             partition: self.partition.clone(),
             buckets,
         })
+    }
+
+    /// In Redis a partition is a hash tag.
+    fn check_partitions(&self) -> Result<(), LimitsError> {
+        let declared = self.buckets.iter().map(|bucket| &bucket.partition).chain([&self.partition]);
+        for name in declared {
+            if name.is_empty() || name.contains(['{', '}']) {
+                let reason = "its name must not be empty nor contain `{` or `}`: it is a hash tag in Redis";
+                return Err(LimitsError::at(format!("partition `{name}`"), reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn weights(&self) -> Result<HashMap<String, u32>, LimitsError> {
+        let mut weights = HashMap::new();
+        for (share, weight) in &self.weights {
+            let place = || format!("weight of share `{share}`");
+            if !(1..=MAX_WEIGHT).contains(weight) {
+                return Err(LimitsError::at(
+                    place(),
+                    format!("it is {weight}, and must be from 1 to {MAX_WEIGHT}"),
+                ));
+            }
+            if weights.insert(share.clone(), *weight).is_some() {
+                return Err(LimitsError::at(place(), "it is declared twice"));
+            }
+        }
+        Ok(weights)
     }
 
     fn classes(&self) -> Result<Vec<(Box<str>, Standing)>, LimitsError> {
@@ -208,6 +258,7 @@ impl fmt::Debug for Limits {
             .field("buckets", &self.buckets)
             .field("families", &self.families)
             .field("classes", &self.classes)
+            .field("weights", &self.weights)
             .field("undeclared", &self.undeclared)
             .finish_non_exhaustive()
     }

@@ -76,6 +76,12 @@ async fn limits_that_make_no_sense() {
         Limits::new().bucket("a", []),
         quota(tokens()).bucket("a", [tokens()]),
         quota(tokens()).family("*", "b"),
+        Limits::new().partition("").bucket("a", [tokens()]),
+        Limits::new().partition("{p}").bucket("a", [tokens()]),
+        quota(tokens()).partition("p}"),
+        quota(tokens()).weight("tenant", 0),
+        quota(tokens()).weight("tenant", 1_000_001),
+        quota(tokens()).weight("tenant", 2).weight("tenant", 3),
         quota(tokens()).undeclared(Undeclared::Bucket("b".into())),
         quota(tokens()).class("c", Duration::ZERO, f64::NAN),
         quota(tokens()).class("c", Duration::ZERO, 1.0),
@@ -85,7 +91,8 @@ async fn limits_that_make_no_sense() {
         let told = format!("{limits:?}");
         let error = Limiter::new(limits).map(drop).expect_err(&told).to_string();
         // It says what it is about.
-        assert!(error.contains("`a`") || error.contains("`b`") || error.contains("`c`"), "{error} of {told}");
+        let named = ["bucket `a`", "bucket `b`", "class `c`", "partition `", "share `tenant`"];
+        assert!(named.iter().any(|name| error.contains(name)), "{error} of {told}");
     }
 }
 
@@ -216,7 +223,7 @@ async fn a_pause_of_no_time_and_one_that_ends() {
 #[tokio::test(start_paused = true)]
 async fn names_of_any_characters() {
     let names = ["{a}", "a\nb", "a b=c%", "", "\0", "🦀", ":", "a}{b", "*", "?"];
-    let limits = names.iter().fold(Limits::new().partition("{p}\n"), |limits, name| {
+    let limits = names.iter().fold(Limits::new().partition("p ü%\n"), |limits, name| {
         limits.bucket(*name, [Quota::per_hour(format!("{name}m"), 100).named(*name)])
     });
     let limiter = Limiter::new(limits).unwrap();

@@ -15,7 +15,7 @@ use std::{
 use tokio::runtime::Runtime;
 use tower_throttle::{
     Demand, Limiter, Limits, Quota, Reservation, Store, Throttled,
-    engine::{self, Answer, BucketState, Outcome},
+    engine::{self, Answer, BucketRules, BucketState, Outcome},
     store::{Batch, BucketKey, Reply},
     usage,
 };
@@ -37,15 +37,20 @@ impl Store for Elsewhere {
             .iter()
             .map(|bucket| states.remove(&bucket.key).unwrap_or_else(BucketState::unused))
             .collect();
-        let rules: Vec<_> = batch.buckets.iter().map(|bucket| &*bucket.rules).collect();
+        let buckets: Vec<_> = batch
+            .buckets
+            .iter()
+            .map(|bucket| BucketRules { id: bucket.key.id(), rules: &bucket.rules })
+            .collect();
         let engine_batch = engine::Batch {
-            lane: batch.lane,
+            session: batch.session,
             seq: batch.seq,
             lease: batch.lease,
-            rules: &rules,
+            buckets: &buckets,
             ops: batch.ops,
         };
-        let answer = engine::apply(&mut taken, &engine_batch, self.wall.load(Ordering::SeqCst));
+        let mut borrowed: Vec<_> = taken.iter_mut().collect();
+        let (answer, _) = engine::apply(&mut borrowed, &engine_batch, self.wall.load(Ordering::SeqCst));
         states.extend(batch.buckets.iter().map(|bucket| bucket.key.clone()).zip(taken));
         Reply::Later(Box::pin(ready(Ok(answer))))
     }

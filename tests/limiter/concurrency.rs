@@ -118,8 +118,7 @@ async fn no_wake_up_is_lost() {
     }
 }
 
-/// How a bucket stands once nothing is in flight there: what was dropped last may still be on its way, in another lane
-/// than the question.
+/// How a bucket stands once nothing is in flight there: what was dropped last may still be on its way.
 async fn nothing_in_flight(limiter: &Limiter, bucket: &str) -> Status {
     let settled = async {
         loop {
@@ -134,7 +133,7 @@ async fn nothing_in_flight(limiter: &Limiter, bucket: &str) -> Status {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn lanes_that_share_buckets_lose_no_wake_up_either() {
+async fn demands_that_share_buckets_lose_no_wake_up_either() {
     let limits = Limits::new()
         .bucket("parent", [Quota::concurrency(2)])
         .resolver(|_| Some(vec![Quota::concurrency(2), Quota::per_day("requests", 1_000_000)]));

@@ -91,16 +91,20 @@ async fn without_a_store_it_is_lost_and_nothing_else_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_about_the_first_bucket_of_several() {
+async fn it_is_about_the_last_bucket_of_several_unless_the_demand_names_another() {
     let limits = Limits::new()
         .bucket("model", [Quota::per_minute("tokens", 100)])
         .bucket("tenant", [Quota::per_minute("tokens", 100)]);
     let limiter = Limiter::new(limits).unwrap();
     let tokens =
         |bucket: &str| tower_throttle::Demand::new(bucket.to_owned(), tower_throttle::usage! { tokens: 10 });
-    let call = limiter.reserve(tokens("model").and("tenant")).await.unwrap();
-    call.feedback(&Feedback::new().with_left(Named::metric("tokens").limit(100), 5, None)).await.unwrap();
+    let said = |left| Feedback::new().with_left(Named::metric("tokens").limit(100), left, None);
     let available = async |bucket| limiter.status(bucket).await.unwrap().quotas[0].available;
-    assert_eq!((available("model").await, available("tenant").await), (5.0, 90.0));
+    let call = limiter.reserve(tokens("tenant").and("model")).await.unwrap();
+    call.feedback(&said(50)).await.unwrap();
+    assert_eq!((available("model").await, available("tenant").await), (50.0, 90.0));
+    let call = limiter.reserve(tokens("tenant").and("model").account("tenant")).await.unwrap();
+    call.feedback(&said(5)).await.unwrap();
+    assert_eq!((available("model").await, available("tenant").await), (40.0, 5.0));
     assert!(limiter.feedback("nobody", &retry_after(secs(1))).await.is_err());
 }

@@ -133,11 +133,11 @@ async fn whoever_waits_already_is_refused_with_all_behind_it() {
     let limiter = on(&store);
     store.delay(ms(10));
     many_wait(&limiter).await;
-    let looks = |op: &Op| matches!(op, Op::Surface { .. });
+    let looks = |op: &Op| matches!(op, Op::Refused { .. });
     let sent = store.sent();
     let said = sent.iter().position(|sent| sent.ops.iter().any(looks)).unwrap();
     let reserves =
-        |sent: &crate::fake::Sent| sent.ops.iter().filter(|op| matches!(op, Op::Reserve { .. })).count();
+        |sent: &crate::fake::Sent| sent.ops.iter().filter(|op| matches!(op, Op::Reserve(_))).count();
     assert_eq!(sent[said + 1..].iter().map(reserves).sum::<usize>(), 1, "one look was enough");
 }
 
@@ -155,7 +155,7 @@ async fn what_another_process_was_told_is_found_at_the_next_look() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lanes_that_share_the_bucket_learn_at_once() {
+async fn demands_that_share_the_bucket_learn_at_once() {
     let limits = Limits::new()
         .bucket("a", [Quota::per_hour("tokens", 100)])
         .bucket("parent", [Quota::per_hour("tokens", 100)]);

@@ -28,7 +28,7 @@ impl RedisServer {
         Self::start_with(&[])
     }
 
-    /// The same with more arguments, as on the command line.
+    /// Starts a server with more arguments, as on the command line.
     pub fn start_with(arguments: &[&str]) -> Self {
         let binary = binary();
         let password = arguments.iter().position(|&argument| argument == "--requirepass");
@@ -40,7 +40,7 @@ impl RedisServer {
             arguments: arguments.iter().map(ToString::to_string).collect(),
             child: None,
         };
-        // Somebody else may take the port between its choice and its use.
+        // Another process may take the port between its choice and its use.
         for _ in 0..20 {
             server.port = free_port();
             if server.launch() {
@@ -72,7 +72,7 @@ impl RedisServer {
             .expect("the server accepts connections")
     }
 
-    /// Sends one command and answers its reply.
+    /// Sends one command and returns its reply.
     pub fn command<T: redis::FromRedisValue>(&self, line: &[&str]) -> T {
         let mut command = redis::cmd(line[0]);
         command.arg(&line[1..]);
@@ -88,13 +88,14 @@ impl RedisServer {
         }
     }
 
-    /// Starts the server again, on the same port and with the same arguments. What it had not saved is gone.
+    /// Starts the server again, on the same port and with the same arguments. What it had not saved
+    /// is gone.
     pub fn restart(&mut self) {
         self.stop();
         assert!(self.launch(), "{} does not start again: {}", self.binary.display(), self.log());
     }
 
-    /// Makes the server hang: it neither answers nor closes connections.
+    /// Makes the server hang: it neither replies nor closes connections.
     pub fn pause(&self) {
         self.signal("STOP");
     }
@@ -110,7 +111,7 @@ impl RedisServer {
         assert!(status.is_ok_and(|status| status.success()), "kill -{name} {id}");
     }
 
-    /// Answers whether the server is ready; if not, its port was taken.
+    /// Returns true once the server is ready, false if its port was taken.
     fn launch(&mut self) -> bool {
         let log = fs::File::create(self.directory.join("log")).expect("a log file");
         let child = Command::new(&self.binary)

@@ -1,30 +1,41 @@
--- Applies a batch to its buckets, once. One script, in parts: this one, the shortcut, and then the engine: each other part
--- says in Lua what the file of its name in src/engine says in Rust.
+-- Applies a batch to its buckets, once. Each file says in Lua what the file of its name in src/engine
+-- says in Rust. What is rarely needed follows a line "-- RARE group": script.rs puts the parts of a
+-- group into one function, `need_group`, so that a plain reserve or settle does not make its closures.
 --
--- KEYS     one per bucket, all in one hash slot.
--- ARGV[1]  the field of the lane: "l" and its packed id.
--- ARGV[2]  packed numbers (little-endian doubles): seq, lease, digest, count, what the shortcut needs to know of so many
---          rules (limit, slot, length each), then operations. A digest of 0 and a count of 0 rule out the shortcut.
--- ARGV[3]  packed numbers: for each bucket its digest, how many rules it has, and those rules. A rule is its id, limit,
---          kind (by KINDS) and whether it is held, then, by kind:
---            sliding: slot, slots; draining: tick, units, burst, max_debt, slot, slots; fixed: length, anchor;
---            in_flight: nothing; calendar: how many boundaries, and those.
--- ARGV[4]  and on: more operations, whole ones:
---            1, 2, 3  reserves in mode wait, try, dry; 4, 5, 6 the same, explained: how many, headroom, the costs of each;
---            7, 8     settles that close, or adjust: how many, then granted at, reserved, actual of each;
---            9, 10    the same of one claim: granted at, claim, reserved, actual;
---            11       detach: claim, lease, reserved;
---            12       pause: for how long;
---            13       status;
---            14       cap: a rule's id, what is left, granted at, for how long;
---            15       the same with nothing left: a rule's id, for how long;
---            16, 17   a pause that nobody waits out, of the bucket, or of a quota, its rule's id first: the wait that was
---                     asked for, for how long.
+-- KEYS     two per bucket, all in one hash slot: its state (see bucket.lua) and its index of due times
+--          (see due.lua).
+-- ARGV[1]  packed numbers (little-endian doubles), integers but for the tags and parts of flows:
+--            session, seq, lease, whether messages are sharded (0 or 1), whether any reserve that waits is of
+--            a flow (0 or 1), how many buckets;
+--            per bucket: id, whether the batch says what waits there (0 or 1), digest of the rules, how
+--            many numbers its state has, how many rules, and those (see rule.lua);
+--            operations.
+-- ARGV[2]  channel of wake-ups without the session's number; empty if there are to be none.
+--
+-- Operations of kinds 1 to 8 come in runs: kind, how many, three numbers, how many buckets, and the
+-- indexes of those; then, for each of so many:
+--   1, 2, 3  a reserve in mode wait, try, dry; the three are headroom, flow, weight. Per reserve: waiter,
+--            age, costs.
+--   4, 5     a settle that closes, or does not. Per settle: when it was granted, by the time of each
+--            bucket; what was reserved; actual amounts.
+--   6, 7     the same of a claim, which is the first of the three.
+--   8        detach; the first two are claim and lease. Per detach: what was reserved.
+-- The others are kind, index of the bucket, and:
+--   9        waiting: how many lines; per line rule, headroom, flow, space, waiter, age, cost, part, count,
+--            sum, last.
+--   10       pause: for how long.
+--   11       refused: whether a quota was, its rule's id, when the call was granted, the wait that was
+--            asked for, how long the pause lasts, the longest.
+--   12       answered: when the call was granted.
+--   13       cap: rule's id, what is left, when the call was granted, for how long.
+--   14       status.
 -- No argument carries the time.
 --
--- Reply: packed numbers: the clock, the outcome (0 applied, 1 stale, 2 uncharted), and if it was applied the time at
--- which, for each bucket when its state was born and when it expires, then how many verdicts there are and how
--- many reasons; after that one byte per verdict, and the reasons as packed numbers (see step.lua).
+-- Reply: packed numbers: how many bytes it has, the clock, the outcome (0 applied, 1 stale, 2 uncharted),
+-- and if it was applied, for each bucket its time, its time before, when its state was born and when it
+-- expires; then verdicts (see operations.lua), in the order of the operations.
 
 local function clock() local time = redis.call('TIME') return time[1] * 1000000 + time[2] end -- TIME
 
+local session, record_field
+local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max

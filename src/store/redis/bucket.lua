@@ -1,256 +1,505 @@
--- The state of one bucket: its quotas, its clock, and what each lane has in flight in it. In Redis a hash of these fields:
---   "s"  numbers that change all the time: digest, born, now, offset, withheld_until, expires, next_sweep, kept_until, then
---        those of the quotas (see quota_state.lua). Until `withheld_until` the bucket is paused or something of a quota is
---        withheld; where it is not 0, paused_until, surfaced_until, asked_until and the caps of the quotas follow. The digest is that of the rules which were obeyed last, in
---        the order of the quotas; `kept_until` is when the server forgets the key.
---   "q"  VERSION and the shapes of the quotas.
---   "r" and a packed id: the ring of a quota.
---   "l" and a packed id: a lane or claim: digest, seq, answered_at, lease_until, forget_at, since, the number of
---        shares, the shares (a quota's id and an amount each), then the answer to its last batch. What was granted
---        before `since` is not in the shares: the lane was not known yet, or its lease had ended.
+-- The state of one bucket: its clock, its quotas, what waits for them, and what each session has in flight. In
+-- Redis a hash of these fields, an id in them packed:
+--   "s"      numbers that change all the time: digest of the rules that were obeyed last, born, now, offset,
+--            expires, kept_until, due_first, due_count, virtual_time, flow_count, and those of the quotas
+--            (see quota_state.lua). `kept_until` is when the server forgets the keys.
+--   "d"      VERSION and the shapes of the quotas.
+--   "c", id  the ring of a quota.
+--   "r", id  a session or claim (see session_record.lua).
+--   "h"      heads (see heads.lua).
+--   "g"      gate of the bucket and caps of its quotas: an id (-1 for the bucket) and a gate each.
+--   "f", id  a flow (see flows.lua).
+--   "o", id  a quota that is set aside, since the rules in use do not have it: when it is due, its shape, its
+--            numbers, its cap.
+-- Here: {key, due_key, index, id, is_told, digest, size, count, quotas, own, ..}; `own` is what is known of the
+-- sending session; `is_plain` says that nothing waits and nothing is paused or withheld.
 
-local VERSION = 1
+-- It is part of every digest, too.
+local VERSION = 2
 
--- How long a lane is remembered after its last batch.
-local LANE_MEMORY = 600000000
+-- Numbers of a state that are not a quota's.
+local OF_BUCKET = 10
 
-local function lane_new(now)
-  return {seq = 0, answered_at = 0, lease_until = 0, forget_at = 0, since = now, shares = {}, answer = ''}
+-- How long a session is remembered after its last batch.
+local SESSION_MEMORY = 600000000
+
+-- A clock that goes back by more than this has been stepped; by less, time stands still until it is caught up.
+local STEP = 1000000
+
+-- The bucket that is declared at index `i` of the message, and the index after it.
+local function bucket_declared(message, i, index, wall)
+  local key, rules = KEYS[2 * index - 1], {}
+  local bucket = {
+    key = key, due_key = KEYS[2 * index], index = index, id = message[i], is_told = message[i + 1] == 1,
+    digest = message[i + 2], size = message[i + 3], count = message[i + 4], rules = rules, quotas = rules,
+    found = redis.call('HMGET', key, 's', record_field, 'h', 'g'), numbers = false, own = false,
+    born = 0, now = 0, was = 0, offset = 0, expires = 0, kept_until = 0, due_first = MAX_AMOUNT, due_count = 0,
+    virtual_time = 0, flow_count = 0, heads = false, gate = false, is_plain = true, rare = false, gone = {},
+  }
+  i = i + 5
+  for k = 1, bucket.count do
+    rules[k], i = rule_decoded(message, i, wall)
+    rules[k].bucket = bucket
+  end
+  return bucket, i
 end
 
-local function lane_decoded(record)
-  local lane, count, from = {shares = {}}
-  local _
-  _, lane.seq, lane.answered_at, lane.lease_until, lane.forget_at, lane.since, count, from =
-    struct.unpack('<ddddddd', record)
-  local shares = numbers(record, from, 2 * count)
-  for i = 1, 2 * count, 2 do lane.shares[shares[i]] = shares[i + 1] end
-  lane.answer = string.sub(record, from + 16 * count)
-  return lane
+-- Takes in the numbers of its state but for those of the quotas.
+local function bucket_decode(bucket, list)
+  bucket.numbers, bucket.born, bucket.was, bucket.offset, bucket.expires = list, list[2], list[3], list[4], list[5]
+  bucket.kept_until, bucket.due_first, bucket.due_count = list[6], list[7], list[8]
+  bucket.virtual_time, bucket.flow_count = list[9], list[10]
 end
 
--- The shares of the first `known` of the quotas come first and in their order, those on others after them.
-local function lane_encoded(lane, digest, quotas, known)
-  local list, n = {digest, lane.seq, lane.answered_at, lane.lease_until, lane.forget_at, lane.since, 0}, 7
-  local rest = {}
-  for id, amount in pairs(lane.shares) do
-    if amount > 0 then rest[id] = amount end
+-- Brings clock, quotas and leases to the present, with the quotas in the order of the rules.
+local function bucket_advance(bucket, wall)
+  local found, quotas = bucket.found, bucket.quotas
+  local state, is_known = found[1], false
+  if state and #state == 8 * bucket.size then
+    local list = {struct.unpack(format_of(bucket.size), state)}
+    if list[1] == bucket.digest then
+      is_known = true
+      bucket_decode(bucket, list)
+      local i = OF_BUCKET + 1
+      for k = 1, bucket.count do i = quota_decode(quotas[k], list, i) end
+    end
   end
-  for index = 1, known do
-    local id = quotas[index].id
-    list[n + 1], list[n + 2], rest[id] = id, rest[id] or 0, nil
-    n = n + 2
+  local stored = nil
+  if not is_known then
+    need_changes()
+    stored = bucket_stored(bucket, state)
   end
-  for id, amount in pairs(rest) do
-    list[n + 1], list[n + 2] = id, amount
-    n = n + 2
+  if found[3] then
+    need_waiting()
+    bucket.heads, bucket.is_plain, bucket.rare = heads_decoded(found[3]), false, true
   end
-  list[7] = (n - 7) / 2
-  return packed_numbers(list, 1, n) .. lane.answer
+  if found[4] then
+    need_provider()
+    bucket_decode_gates(bucket, found[4], stored or quotas)
+  end
+
+  -- A small step back is waited out, a large one is made up for from then on.
+  local now = max(bucket.offset > STEP and wall + bucket.offset or wall, bucket.was)
+  if bucket.born == 0 then bucket.born = now end
+  bucket.now, bucket.offset = now, drained(now, wall)
+  if stored then
+    bucket_place(bucket, stored, wall)
+    quotas = bucket.quotas
+  else
+    for k = 1, bucket.count do
+      local quota = quotas[k]
+      quota_pass(quota, now)
+      if quota.cap then bucket_pass_cap(bucket, quota) end
+      if quota.kind == FIXED and fixed_advance(quota, quota.begin, quota.next, wall) then quota.since = now end
+      quota.taken = quota.holds and quota_held_and_charged(quota) or quota.charged
+    end
+  end
+  if found[2] then bucket.own = own_record_decoded(bucket, found[2]) end
+  if bucket.due_first <= now then
+    need_changes()
+    bucket_sweep(bucket, wall)
+  end
+  if bucket.gate then bucket_pass_gate(bucket) end
 end
 
--- When the bucket has to look at this lane again.
-local function lane_due(lane)
-  for _, amount in pairs(lane.shares) do
-    if amount > 0 then return lane.lease_until end
-  end
-  return lane.forget_at
+-- The record of the sending session, which is made if there is none.
+local function bucket_enter(bucket)
+  local own = bucket.own or record_new(bucket.now)
+  bucket.own = own
+  return own
 end
 
-local function bucket_unused(key)
+-- Gives the session time until its next batch, and the state as long as it means something.
+local function bucket_end(bucket, lease, is_numbered, wall)
+  local now, own, expires, quotas = bucket.now, bucket.own, bucket.expires, bucket.quotas
+  if own then
+    own.lease_until, own.forget_at = sum(now, lease), sum(now, SESSION_MEMORY)
+    local due = record_due(own, quotas)
+    if due < own.indexed_at or own.indexed_at <= now then
+      need_changes()
+      due_insert(bucket, due, 's', session)
+      own.indexed_at = due
+    end
+    if is_numbered then expires = max(expires, own.forget_at) end
+  end
+  lease = min(lease, SESSION_MEMORY)
+  for k = 1, bucket.count do
+    local until_then = sum(now, quota_lasts(quotas[k], lease, now, wall))
+    if until_then > expires then expires = until_then end
+  end
+  if bucket.gate then expires = max(expires, sum(now, gate_lasts(bucket.gate, now))) end
+  bucket.expires = expires
+end
+
+local function bucket_save(bucket, wall)
+  local key, list, own, quotas = bucket.key, bucket.numbers or {}, bucket.own, bucket.quotas
+  local needed = own and max(bucket.expires, own.lease_until) or bucket.expires
+  needed = needed - bucket.now + wall
+  local keep_for = nil
+  if needed > bucket.kept_until then
+    -- A minute more than needed, and so once in a minute.
+    keep_for = ceil((needed - wall) / 1000) + 60000
+    bucket.kept_until = needed + 59000000
+  end
+  list[1], list[2], list[3], list[4] = bucket.digest, bucket.born, bucket.now, bucket.offset
+  list[5], list[6], list[7], list[8] = bucket.expires, bucket.kept_until, bucket.due_first, bucket.due_count
+  list[9], list[10] = bucket.virtual_time, bucket.flow_count
+  local i = OF_BUCKET + 1
+  for k = 1, bucket.count do i = quota_encode(quotas[k], list, i) end
+
+  local fields, n = {'s', packed_numbers(list, bucket.size)}, 2
+  if own then
+    fields[3], fields[4] = record_field, record_encoded(own, quotas)
+    n = 4
+  end
+  for k = 1, bucket.count do
+    local quota = quotas[k]
+    local ring = quota.ring
+    if ring and (ring.touched > 0 or ring.is_changed) then
+      fields[n + 1], fields[n + 2] = ring_field(quota), ring_packed(quota, ring)
+      n = n + 2
+    end
+  end
+  if bucket.rare then
+    need_rest()
+    bucket_save_rest(bucket, fields)
+  end
+  for first = 1, #fields, 2000 do
+    redis.call('HSET', key, unpack(fields, first, min(first + 1999, #fields)))
+  end
+  if keep_for then redis.call('PEXPIRE', key, keep_for) end
+  if keep_for or bucket.due_changed then
+    redis.call('PEXPIRE', bucket.due_key, ceil((bucket.kept_until - wall) / 1000) + 1000)
+  end
+end
+
+-- RARE provider
+
+-- The gate of the bucket and the caps of its quotas.
+function bucket_decode_gates(bucket, packed, quotas)
+  local list, count = numbers(packed)
+  bucket.is_plain, bucket.rare = false, true
+  for i = 1, count, 12 do
+    local gate = gate_decoded(list, i + 1)
+    if list[i] < 0 then bucket.gate = gate end
+    for _, quota in ipairs(quotas) do
+      if quota.id == list[i] then quota.cap = gate end
+    end
+  end
+end
+
+-- How many demands wait.
+local function waiting_in(bucket)
+  return bucket.heads and heads_waiting(bucket) or 0
+end
+
+-- How many demands wait for a quota.
+local function waiting_for(bucket, quota)
+  return bucket.heads and heads_waiting_for(bucket, quota.id) or 0
+end
+
+function bucket_pass_cap(bucket, quota)
+  if not cap_pass(quota.cap, waiting_for(bucket, quota), bucket.now) then quota.cap = false end
+end
+
+function bucket_pass_gate(bucket)
+  gate_pass(bucket.gate, waiting_in(bucket), bucket.now)
+  if gate_is_gone(bucket.gate) then bucket.gate = false end
+end
+
+-- The gate of a bucket, or the cap of a quota, to be changed.
+local function bucket_gate(bucket)
+  bucket.gate, bucket.is_plain, bucket.rare = bucket.gate or gate_new(), false, true
+  return bucket.gate
+end
+
+-- Ends every pause, of the quotas too.
+local function bucket_resume(bucket)
+  bucket.gate = false
+  for _, quota in ipairs(bucket.quotas) do
+    if quota.cap then gate_resume(quota.cap) end
+  end
+end
+
+-- A call was answered well that was granted at `at`. Returns whether it was a probe.
+local function bucket_answered_well(bucket, at)
+  local is_probe = bucket.gate and gate_answered(bucket.gate, at, waiting_in(bucket), bucket.now)
+  for _, quota in ipairs(bucket.quotas) do
+    if quota.cap and gate_answered(quota.cap, at, waiting_for(bucket, quota), bucket.now) then
+      is_probe = true
+    end
+  end
+  return is_probe
+end
+
+function gates_encoded(bucket)
+  local list = {}
+  local function append(id, gate)
+    list[#list + 1] = id
+    gate_append(gate, list)
+  end
+  if bucket.gate then append(-1, bucket.gate) end
+  for _, quota in ipairs(bucket.quotas) do
+    if quota.cap then append(quota.id, quota.cap) end
+  end
+  return #list > 0 and packed_numbers(list, #list)
+end
+
+-- RARE changes
+
+-- How many numbers of a state a quota has, by its kind, and how many its shape has.
+local SIZES, SHAPE = {5, 11, 4, 2}, 10
+
+local function shape_append(quota, to)
+  local n = #to
+  to[n + 1], to[n + 2], to[n + 3], to[n + 4] = quota.id, quota.kind, quota.held and 1 or 0, quota.whole
+  to[n + 5], to[n + 6], to[n + 7], to[n + 8] = quota.slot or 0, quota.len or 0, quota.rate or 0, quota.tick or 0
+  to[n + 9], to[n + 10] = quota.units, quota.max_debt or 0
+end
+
+local function quota_of_shape(bucket, list, i)
+  local kind, held, whole, units = list[i + 1], list[i + 2] == 1, list[i + 3], list[i + 8]
   return {
-    key = key, born = 0, now = 0, offset = 0, paused_until = 0, surfaced_until = 0, asked_until = 0, expires = 0, next_sweep = MAX_AMOUNT, kept_until = 0,
-    quotas = {}, lanes = {}, gone = {},
+    id = list[i], kind = kind, held = held, holds = held or kind == IN_FLIGHT, whole = whole, units = units,
+    room = product(whole, units), slot = list[i + 4], len = list[i + 5], rate = list[i + 6], tick = list[i + 7],
+    burst = whole, max_debt = list[i + 9], width = kind == SLIDING and 8 or kind == DRAINING and 24,
+    ring = false, cap = false, bucket = bucket, charged = 0, share = 0, edited = false,
   }
 end
 
--- A bucket with one lane, as they are stored. What is not a state of ours is an error, and stays as it is.
-local function bucket_loaded(key, state, field, record)
-  local bucket = bucket_unused(key)
-  bucket.lanes[field] = record and lane_decoded(record)
-  if not state then return bucket end
-
-  bucket.shapes = redis.call('HGET', key, 'q') or ''
-  local shapes = numbers(bucket.shapes, 1, math.floor(#bucket.shapes / 8))
+-- The quotas of a state that other rules left. What is not a state of ours is an error, and stays as it is.
+function bucket_stored(bucket, state)
+  local stored = {}
+  bucket.shapes_changed, bucket.rare = true, true
+  if not state then return stored end
+  local shapes, count = numbers(redis.call('HGET', bucket.key, 'd') or '')
   if shapes[1] ~= VERSION then
     error('the state of this bucket was not written by this version of tower-throttle; use another prefix')
   end
-  local list, count = numbers(state, 1, math.floor(#state / 8)), (#shapes - 1) / 10
-  bucket.born, bucket.now, bucket.offset = list[2], list[3], list[4]
-  bucket.expires, bucket.next_sweep, bucket.kept_until = list[6], list[7], list[8]
-  local more, capped = 9 + 6 * count, list[5] > 0
-  if #list < (capped and more + 2 or more - 1) then error('the state of this bucket is cut short') end
-  if capped then
-    bucket.paused_until, bucket.surfaced_until, bucket.asked_until = list[more], list[more + 1], list[more + 2]
-    more = more + 3
+  local size = OF_BUCKET
+  for i = 2, count, SHAPE do
+    local quota = quota_of_shape(bucket, shapes, i)
+    stored[#stored + 1], size = quota, size + SIZES[quota.kind]
   end
-  for k = 1, count do
-    bucket.quotas[k], more = quota_decoded(key, list, 3 + 6 * k, more, capped, shapes, 10 * k - 8)
-  end
-  if more ~= #list + 1 then error('the state of this bucket is cut short') end
-  return bucket
+  if #state ~= 8 * size then error('the state of this bucket is cut short') end
+  local list, i = numbers(state), OF_BUCKET + 1
+  bucket_decode(bucket, list)
+  bucket.numbers = {}
+  for _, quota in ipairs(stored) do i = quota_decode(quota, list, i) end
+  return stored
 end
 
-local function bucket_save(bucket, digest, wall, needed_until)
-  if needed_until > bucket.kept_until then
-    -- A minute more than needed, and so once in a minute.
-    bucket.kept_until = needed_until + 59000000
-    bucket.keep_for = math.ceil((needed_until - wall) / 1000) + 60000
-  end
-  local withheld_until = bucket.paused_until > bucket.now and bucket.paused_until or 0
-  for _, quota in ipairs(bucket.quotas) do
-    withheld_until = math.max(withheld_until, quota.withheld_until, quota.all_until)
-  end
-  local list, more, capped, shapes = {
-    digest, bucket.born, bucket.now, bucket.offset, withheld_until, bucket.expires, bucket.next_sweep,
-    bucket.kept_until,
-  }, {}, withheld_until > 0, {VERSION}
-  if capped then more[1], more[2], more[3] = bucket.paused_until, bucket.surfaced_until, bucket.asked_until end
-  for _, quota in ipairs(bucket.quotas) do quota_encode(quota, list, more, capped, shapes) end
-  for _, number in ipairs(more) do list[#list + 1] = number end
-  shapes = packed_numbers(shapes, 1, #shapes)
-
-  for field in pairs(bucket.gone) do redis.call('HDEL', bucket.key, field) end
-  local fields = {'s', packed_numbers(list, 1, #list)}
-  local function add(field, value)
-    fields[#fields + 1], fields[#fields + 2] = field, value
-  end
-  if shapes ~= bucket.shapes then add('q', shapes) end
-  for _, quota in ipairs(bucket.quotas) do
-    local packed = quota.ring and ring_changed(quota.ring)
-    if packed then add(quota.ring.field, packed) end
-  end
-  for field, lane in pairs(bucket.lanes) do
-    if lane and lane.changed then add(field, lane_encoded(lane, digest, bucket.quotas, #bucket.rules)) end
-  end
-  for first = 1, #fields, 1000 do
-    redis.call('HSET', bucket.key, unpack(fields, first, math.min(first + 999, #fields)))
-  end
-  if bucket.keep_for then redis.call('PEXPIRE', bucket.key, bucket.keep_for) end
-end
-
--- The lane or claim of this field, if there is one.
-local function bucket_lane(bucket, field)
-  local lane = bucket.lanes[field]
-  if lane == nil then
-    local record = redis.call('HGET', bucket.key, field)
-    lane = record and lane_decoded(record)
-    bucket.lanes[field] = lane
-  end
-  return lane
-end
-
--- The same, which is made if it is not known.
-local function bucket_enter(bucket, field)
-  local lane = bucket_lane(bucket, field)
-  if not lane then
-    lane = lane_new(bucket.now)
-    bucket.lanes[field], bucket.gone[field] = lane, nil
-  end
-  lane.changed = true
-  return lane
-end
-
-local function bucket_remove(bucket, field)
-  bucket.lanes[field], bucket.gone[field] = false, true
-end
-
--- The owner of `shares` is gone.
-local function bucket_abandon(bucket, shares)
-  for id, amount in pairs(shares) do
-    for _, quota in ipairs(bucket.quotas) do
-      if amount > 0 and quota.id == id then quota_abandon(quota, amount, bucket.now) end
-    end
-  end
-end
-
--- Pauses everything; nobody waits that out.
-local function bucket_surface(bucket, until_then, asked_until)
-  bucket.paused_until = math.max(bucket.paused_until, until_then)
-  surfaced_extend(bucket, until_then, asked_until, bucket.now)
-end
-
--- Ends every pause.
-local function bucket_resume(bucket)
-  bucket.paused_until, bucket.surfaced_until, bucket.asked_until = 0, 0, 0
-  for _, quota in ipairs(bucket.quotas) do cap_resume(quota) end
-end
-
--- What is left of a wait that nobody waits out, or 0.
-local function bucket_asked(bucket)
-  return surfaced_asked(bucket, bucket.paused_until, bucket.now)
-end
-
--- Forgets a claim, with what it has in flight on quotas that whoever settled it does not know.
-local function bucket_end_claim(bucket, field)
-  bucket_abandon(bucket, bucket.lanes[field].shares)
-  bucket_remove(bucket, field)
-end
-
--- Ends the leases that are over. Forgets the lanes that were silent for long, and the quotas after the first `known`
--- that mean nothing any more.
-local function bucket_sweep(bucket, known, now)
-  local next_sweep, all = MAX_AMOUNT, redis.call('HGETALL', bucket.key)
-  for i = 1, #all, 2 do
-    local field = all[i]
-    if string.sub(field, 1, 1) == 'l' then
-      local lane = lane_decoded(all[i + 1])
-      bucket.lanes[field] = lane
-      if lane.lease_until <= now then
-        bucket_abandon(bucket, lane.shares)
-        lane.shares, lane.since, lane.changed = {}, now, true
-      end
-      local due = lane_due(lane)
-      if due <= now then
-        bucket_remove(bucket, field)
-      else
-        next_sweep = math.min(next_sweep, due)
+-- A quota that is set aside, if there is one of this id.
+local function bucket_other(bucket, id)
+  bucket.others = bucket.others or {}
+  local other = bucket.others[id]
+  if other == nil then
+    local packed = redis.call('HGET', bucket.key, 'o' .. struct.pack('<d', id))
+    if packed then
+      local list, count = numbers(packed)
+      other = quota_of_shape(bucket, list, 2)
+      other.indexed_at, other.is_aside = list[1], true
+      local i = quota_decode(other, list, SHAPE + 2)
+      if i <= count then
+        need_provider()
+        other.cap = gate_decoded(list, i)
       end
     end
+    bucket.others[id], bucket.rare = other or false, true
   end
-  bucket.next_sweep = next_sweep
+  return other or nil
+end
 
-  local quotas = {}
-  for index, quota in ipairs(bucket.quotas) do
-    if index <= known or quota.expires > now or quota.in_flight > 0 then
-      quotas[#quotas + 1] = quota
-    elseif quota.ring then
-      bucket.gone[quota.ring.field] = true
-    end
+function other_encoded(quota)
+  local list = {quota.indexed_at}
+  shape_append(quota, list)
+  quota_encode(quota, list, SHAPE + 2)
+  if quota.cap then gate_append(quota.cap, list) end
+  return packed_numbers(list, #list)
+end
+
+function shapes_encoded(bucket)
+  local list = {VERSION}
+  for _, quota in ipairs(bucket.quotas) do shape_append(quota, list) end
+  return packed_numbers(list, #list)
+end
+
+-- Brings a quota to the present and to its rule, which may have changed.
+local function quota_follow(bucket, quota, rule, wall)
+  local now = bucket.now
+  quota_pass(quota, now)
+  if quota.cap then bucket_pass_cap(bucket, quota) end
+  quota.begin, quota.next = rule.begin, rule.next
+  if quota.kind == DRAINING then
+    if quota.cap then quota.cap.withheld = rescaled(quota.cap.withheld, quota.units, rule.units) end
+    if draining_adopt(quota, rule) then quota.since = now end
+  elseif quota.kind == FIXED and fixed_advance(quota, rule.begin, rule.next, wall) then
+    quota.since = now
   end
+  quota.whole, quota.units, quota.room, quota.rate = rule.whole, rule.units, rule.room, rule.rate
+  quota.taken = quota.holds and quota_held_and_charged(quota) or quota.charged
+end
+
+-- Puts quotas in the order of the rules. Those that no rule has are kept for as long as they mean something.
+function bucket_place(bucket, quotas, wall)
+  local now = bucket.now
   bucket.quotas = quotas
-end
-
--- Brings clock, quotas and leases to `now`, with the quotas in the order of `rules`.
-local function bucket_advance(bucket, rules, now, wall)
-  local quotas = bucket.quotas
-  if bucket.born == 0 then bucket.born = now end
-  bucket.now, bucket.offset = now, drained(now, wall)
-  for index, rule in ipairs(rules) do
+  for index, rule in ipairs(bucket.rules) do
     local found = index
     while quotas[found] and quotas[found].id ~= rule.id do found = found + 1 end
-    local quota = quotas[found] or quota_new(rule, now, wall)
-    quotas[found] = quotas[index]
-    quotas[index] = quota
-    quota_advance(quota, rule, now, wall)
+    if not quotas[found] then
+      local other = bucket_other(bucket, rule.id)
+      if other then
+        due_remove(bucket, 'q', rule.id)
+        bucket.others[rule.id] = false
+        if other.cap then bucket.is_plain, bucket.rare = false, true end
+      end
+      quotas[found] = other or quota_new(rule, now)
+    end
+    local quota = quotas[found]
+    quotas[found], quotas[index] = quotas[index], quota
+    quota_follow(bucket, quota, rule, wall)
+    quota.is_aside = nil
   end
-  if now >= bucket.next_sweep then bucket_sweep(bucket, #rules, now) end
+  bucket.others = bucket.others or {}
+  for index = #quotas, bucket.count + 1, -1 do
+    local quota = quotas[index]
+    quota.indexed_at, quotas[index] = now, nil
+    bucket.others[quota.id], quota.is_aside = quota, true
+    due_insert(bucket, now, 'q', quota.id)
+  end
 end
 
--- Gives a lane, or a detached reservation, time until its lease and its record end.
-local function bucket_extend(bucket, field, lease_until, forget_at)
-  local lane = bucket_enter(bucket, field)
-  lane.lease_until, lane.forget_at = lease_until, forget_at
-  bucket.next_sweep = math.min(bucket.next_sweep, lane_due(lane))
-  bucket.expires = math.max(bucket.expires, forget_at)
+-- The record of a session or of a claim, if there is one.
+function bucket_record(bucket, id)
+  if id == session then return bucket.own or nil end
+  bucket.records = bucket.records or {}
+  local record = bucket.records[id]
+  if record == nil then
+    local packed = redis.call('HGET', bucket.key, 'r' .. struct.pack('<d', id))
+    record = packed and record_decoded(packed)
+    bucket.records[id], bucket.rare = record, true
+  end
+  return record or nil
 end
 
--- Keeps the state for as long as its quotas mean something, with holds of a lease as long as `lease`.
-local function bucket_keep_while_charged(bucket, rules, lease, wall)
-  for index in ipairs(rules) do
-    local quota = bucket.quotas[index]
-    quota.expires = math.max(quota.expires, sum(bucket.now, quota_lasts(quota, lease, bucket.now, wall)))
-    bucket.expires = math.max(bucket.expires, quota.expires)
+-- What was in flight on a quota is abandoned.
+local function bucket_abandon(bucket, id, amount)
+  if amount == 0 then return end
+  for _, quota in ipairs(bucket.quotas) do
+    if quota.id == id then return quota_abandon(quota, amount, bucket.now) end
   end
-  bucket.expires = math.max(bucket.expires, bucket.paused_until)
+  local other = bucket_other(bucket, id)
+  if other then quota_abandon(other, amount, bucket.now) end
 end
+
+-- The owner of what a record has in flight is gone.
+local function record_abandon(bucket, record)
+  local shares = record.shares
+  record.since, record.waits, record.shares = bucket.now, 0, nil
+  if record == bucket.own then
+    for _, quota in ipairs(bucket.quotas) do
+      local share = quota.share
+      quota.share = 0
+      bucket_abandon(bucket, quota.id, share)
+    end
+  else
+    record.shares = {}
+  end
+  for id, amount in pairs(shares or {}) do bucket_abandon(bucket, id, amount) end
+end
+
+local function look_at_record(bucket, id)
+  local record = bucket_record(bucket, id)
+  if not record then return end
+  if record.lease_until <= bucket.now then
+    record_abandon(bucket, record)
+    if bucket.heads then heads_replace(bucket, id, {}) end
+  end
+  local due = record_due(record, record == bucket.own and bucket.quotas or {})
+  record.indexed_at = due
+  if due > bucket.now then
+    due_insert(bucket, due, 's', id)
+  elseif record == bucket.own then
+    bucket.own, bucket.is_own_gone = false, true
+  else
+    bucket.records[id] = false
+  end
+  bucket.rare = true
+end
+
+local function look_at_other(bucket, id, wall)
+  local quota = bucket_other(bucket, id)
+  if not quota then return end
+  local again = quota_outlives(quota, bucket.now, wall)
+  if again then
+    quota.indexed_at = again
+    due_insert(bucket, again, 'q', id)
+  else
+    bucket.others[id] = false
+    if quota.width then bucket.gone[ring_field(quota)] = true end
+  end
+end
+
+local function look_at_flow(bucket, id)
+  need_waiting()
+  local again = flow_forget(bucket, id)
+  if again then due_insert(bucket, again, 'f', id) end
+end
+
+-- Looks at some of the records that are due.
+function bucket_sweep(bucket, wall)
+  local taken = due_taken(bucket)
+  for i = 1, #taken, 2 do
+    local kind, id = taken[i], taken[i + 1]
+    if kind == 's' then
+      look_at_record(bucket, id)
+    elseif kind == 'q' then
+      look_at_other(bucket, id, wall)
+    else
+      look_at_flow(bucket, id)
+    end
+  end
+  due_look(bucket)
+end
+
+-- Forgets a claim, with what it has in flight on quotas that the rules in use do not have.
+local function bucket_end_claim(bucket, claim)
+  due_remove(bucket, 's', claim)
+  record_abandon(bucket, bucket.records[claim])
+  bucket.records[claim] = false
+end
+
+-- The record of a claim, which is made if there is none.
+local function bucket_enter_claim(bucket, claim)
+  local record = bucket_record(bucket, claim)
+  if not record then
+    record = record_new(bucket.now)
+    record.shares = {}
+    bucket.records[claim], bucket.rare = record, true
+    due_insert(bucket, record.indexed_at, 's', claim)
+  end
+  return record
+end
+
+-- Gives what the session has in flight of a reservation to a claim.
+local function bucket_detach(bucket, claim, message, at, lease, wall)
+  bucket_enter(bucket)
+  local to, now = bucket_enter_claim(bucket, claim), bucket.now
+  for k, quota in ipairs(bucket.quotas) do
+    local moved = min(message[at + k], quota.share)
+    quota.share = quota.share - moved
+    to.shares[quota.id] = min((to.shares[quota.id] or 0) + moved, MAX_TAKEN)
+  end
+  local until_then = sum(now, lease)
+  to.lease_until, to.forget_at = until_then, until_then
+  if until_then < to.indexed_at or to.indexed_at <= now then
+    to.indexed_at = until_then
+    due_insert(bucket, until_then, 's', claim)
+  end
+  bucket.expires = max(bucket.expires, until_then)
+  for k = 1, bucket.count do
+    bucket.expires = max(bucket.expires, sum(now, quota_lasts(bucket.quotas[k], lease, now, wall)))
+  end
+end
+

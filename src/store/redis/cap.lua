@@ -1,50 +1,30 @@
--- What a provider said of a quota: it withholds a part of it for a while, or all of it, and never gives any. Part of the
--- quota: {withheld, withheld_until, all_until} and what is surfaced, in units of its window; `all_until` is what Rust calls
--- `paused_until`.
+-- What a provider said of a quota: a part of it is withheld for a while, or it is paused. This never gives
+-- anything. A cap is a gate (see gate.lua) with {withheld, withheld_until}. `withheld` is in units of the
+-- window; in a token bucket, what drains while nothing is used drains it.
+
+-- RARE provider
+
+local function cap_new()
+  local cap = gate_new()
+  cap.withheld, cap.withheld_until = 0, 0
+  return cap
+end
 
 -- Withholds more than before, or for longer. What would withhold less changes nothing.
-local function cap_withhold(quota, amount, until_then)
-  if amount > 0 and amount >= quota.withheld then
-    quota.withheld, quota.withheld_until = amount, math.max(quota.withheld_until, until_then)
+local function cap_withhold(cap, amount, until_then)
+  if amount >= cap.withheld then
+    cap.withheld, cap.withheld_until = amount, max(cap.withheld_until, until_then)
   end
 end
 
-local function cap_pause(quota, until_then)
-  quota.all_until = math.max(quota.all_until, until_then)
-end
-
--- The same; nobody waits that out.
-local function cap_surface(quota, until_then, asked_until, now)
-  cap_pause(quota, until_then)
-  surfaced_extend(quota, until_then, asked_until, now)
-end
-
--- Ends a pause. A part may be withheld still.
-local function cap_resume(quota)
-  quota.all_until, quota.surfaced_until, quota.asked_until = 0, 0, 0
-end
-
--- Ends what is over.
-local function cap_pass(quota, now)
-  if quota.withheld_until <= now or quota.withheld == 0 then quota.withheld, quota.withheld_until = 0, 0 end
-  if quota.all_until <= now then cap_resume(quota) end
-end
-
--- What is withheld from a demand. One that needs nothing is not held up.
-local function cap_withheld_from(quota, cost)
-  return cost == 0 and 0 or quota.withheld
-end
-
-local function cap_pauses(quota, cost)
-  return cost > 0 and quota.all_until > 0
-end
-
--- What is left of a wait that nobody waits out, for a demand of this cost, or 0.
-local function cap_asked(quota, cost, now)
-  return cost == 0 and 0 or surfaced_asked(quota, quota.all_until, now)
+-- Ends what is over, `waiting` demands waiting. Returns whether anything is left.
+function cap_pass(cap, waiting, now)
+  if cap.withheld_until <= now or cap.withheld == 0 then cap.withheld, cap.withheld_until = 0, 0 end
+  gate_pass(cap, waiting, now)
+  return cap.withheld > 0 or not gate_is_gone(cap)
 end
 
 -- Time until this means nothing any more.
-local function cap_lasts(quota, now)
-  return drained(math.max(quota.withheld_until, quota.all_until), now)
+function cap_lasts(cap, now)
+  return max(drained(cap.withheld_until, now), gate_lasts(cap, now))
 end

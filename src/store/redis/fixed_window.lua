@@ -1,28 +1,22 @@
--- At most `limit` between two boundaries of a clock or a calendar: {begin, charged}.
+-- At most `limit` between two boundaries of a clock or a calendar: {window_end, charged}.
 
--- Enters the window from `begin` to `next`; answers whether it is a new one. Where the clock was stepped back, the
--- window in use is ahead of it and stays in use; but no further ahead than the next one.
-local function fixed_advance(window, begin, next)
-  if begin <= window.begin then
-    window.begin = math.min(window.begin, next)
-    return false
-  end
-  window.begin, window.charged = begin, 0
-  return true
-end
-
--- The end of the window in use, where the clock is in the one from `begin` to `next`.
-local function fixed_end(window, begin, next)
-  return window.begin >= next and next + (next - begin) or next
+-- Enters the window from `begin` to `next`, which `wall` is in, if the one in use has ended. Returns whether
+-- it has. Where the clock was stepped back, the window in use goes on, but no longer than a whole one: a
+-- clock that was wrong by a year must not block for a year.
+local function fixed_advance(window, begin, next, wall)
+  local has_ended = wall >= window.window_end
+  if has_ended then window.window_end, window.charged = next, 0 end
+  window.window_end = min(window.window_end, wall + (next - begin))
+  return has_ended
 end
 
 local function fixed_charge(window, amount)
-  window.charged = math.min(window.charged + amount, MAX_TAKEN)
+  window.charged = min(window.charged + amount, MAX_TAKEN)
 end
 
 -- Replaces what was charged in this window; what belongs to an earlier one changes nothing.
 local function fixed_amend(window, reserved, actual, of_this_window)
   if of_this_window then
-    window.charged = math.min(drained(window.charged + actual, reserved), MAX_TAKEN)
+    window.charged = min(drained(window.charged + actual, reserved), MAX_TAKEN)
   end
 end

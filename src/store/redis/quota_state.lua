@@ -1,86 +1,275 @@
--- The state of one quota: {id, kind, held, since, expires, in_flight, charged, units}, its cap and what its kind of window keeps.
--- `since`: a grant older than this is not known here and gets no refund. `rule` is set while a rule of the batch is
--- obeyed.
+-- The state of one quota, with what its rule says (see rule.lua): {since, in_flight, share, charged, taken,
+-- cap} and what its kind of window keeps. `since`: a grant older than this is not known here and gets no
+-- refund. `share` is the sending session's part of what is in flight. `charged` is in units of the window;
+-- `taken`, what a demand has to fit beside, is that with what is held. `cap` is false or what a provider said
+-- (see cap.lua).
+--
+-- Stored among the numbers of its bucket: since, in_flight; but for calls in flight charged; and, by kind,
+-- head, newest; at, newest, drain, before, max_used, excess, excess_rate, ceiling; or window_end. A ring is a
+-- field of its own.
 
-local function quota_new(rule, now, wall)
-  local quota = {
-    id = rule.id, kind = rule.kind, held = rule.held, since = now, expires = now, in_flight = 0, charged = 0, units = 1,
-    withheld = 0, withheld_until = 0, all_until = 0, surfaced_until = 0, asked_until = 0,
-  }
-  if rule.kind == 'sliding' then
-    quota.slot, quota.ring = rule.slot, ring_new(rule.id, math.floor(now / rule.slot), rule.slots + 1)
-  elseif rule.kind == 'draining' then
-    draining_renew(quota, rule, math.floor(now / rule.tick))
-  elseif rule.kind == 'fixed' then
-    quota.begin = rule_window_at(rule, wall)
+-- What is taken of a quota that holds what is in flight.
+local function quota_held_and_charged(quota)
+  local held, kind = quota.in_flight, quota.kind
+  if kind == IN_FLIGHT then return held end
+  -- Nothing fits behind more than a burst that is held; amounts stay exact.
+  if kind == DRAINING then held = product(min(held, 2 * quota.burst), quota.units) end
+  return sum(quota.charged, held)
+end
+
+-- Takes in the numbers of its state from index `i` on. Returns the index after them.
+local function quota_decode(quota, list, i)
+  local kind = quota.kind
+  quota.since, quota.in_flight = list[i], list[i + 1]
+  if kind == SLIDING then
+    quota.charged, quota.head, quota.newest = list[i + 2], list[i + 3], list[i + 4]
+    quota.began = quota.head * quota.slot
+    return i + 5
+  elseif kind == DRAINING then
+    local at, slot = list[i + 3], quota.slot
+    quota.charged, quota.at, quota.newest, quota.drain = list[i + 2], at, list[i + 4], list[i + 5]
+    quota.before, quota.max_used, quota.excess = list[i + 6], list[i + 7], list[i + 8]
+    quota.excess_rate, quota.ceiling = list[i + 9], list[i + 10]
+    quota.head = (at - at % slot) / slot
+    quota.began = quota.head * slot * quota.tick
+    return i + 11
+  elseif kind == FIXED then
+    quota.charged, quota.window_end = list[i + 2], list[i + 3]
+    return i + 4
   end
-  return quota
+  return i + 2
+end
+
+-- Puts them there. Returns the same.
+local function quota_encode(quota, list, i)
+  local kind = quota.kind
+  list[i], list[i + 1] = quota.since, quota.in_flight
+  if kind == SLIDING then
+    list[i + 2], list[i + 3], list[i + 4] = quota.charged, quota.head, quota.newest
+    return i + 5
+  elseif kind == DRAINING then
+    list[i + 2], list[i + 3], list[i + 4], list[i + 5] = quota.charged, quota.at, quota.newest, quota.drain
+    list[i + 6], list[i + 7], list[i + 8] = quota.before, quota.max_used, quota.excess
+    list[i + 9], list[i + 10] = quota.excess_rate, quota.ceiling
+    return i + 11
+  elseif kind == FIXED then
+    list[i + 2], list[i + 3] = quota.charged, quota.window_end
+    return i + 4
+  end
+  return i + 2
 end
 
 -- Lets time pass, as far as that takes no rule.
 local function quota_pass(quota, now)
-  if quota.kind == 'sliding' then
-    sliding_advance(quota, now)
-  elseif quota.kind == 'draining' then
-    quota.withheld = drained(quota.withheld, draining_advance(quota, now))
+  local kind = quota.kind
+  if kind == SLIDING then
+    if now >= quota.began + quota.slot then sliding_advance(quota, now) end
+  elseif kind == DRAINING then
+    local target = (now - now % quota.tick) / quota.tick
+    if target > quota.at then
+      local unused = draining_advance(quota, target)
+      if quota.cap then quota.cap.withheld = drained(quota.cap.withheld, unused) end
+    end
   end
-  cap_pass(quota, now)
-end
-
--- Brings the state to `now`, and to the rule if that has changed.
-local function quota_advance(quota, rule, now, wall)
-  local kind, renewed = quota.kind, false
-  quota.rule = rule
-  quota_pass(quota, now)
-  if kind == 'draining' then
-    quota.withheld = rescaled(quota.withheld, quota.units, rule.units)
-    renewed = draining_adopt(quota, rule)
-  elseif kind == 'fixed' then
-    renewed = fixed_advance(quota, rule_window_at(rule, wall))
-  end
-  if renewed then quota.since = now end
 end
 
 local function quota_charge(quota, amount)
   local kind = quota.kind
-  if kind == 'sliding' then
-    sliding_add(quota, quota.ring.head, amount)
-  elseif kind == 'draining' then
+  if kind == SLIDING then
+    sliding_add(quota, quota.head, amount)
+  elseif kind == DRAINING then
     draining_charge(quota, amount)
-  elseif kind == 'fixed' then
+  elseif kind == FIXED then
     fixed_charge(quota, amount)
   end
 end
 
+-- Charges a reserve of the sending session.
 local function quota_reserve(quota, cost)
-  quota.in_flight = math.min(quota.in_flight + cost, MAX_TAKEN)
-  if not quota.rule.holds then quota_charge(quota, cost) end
+  quota.in_flight = min(quota.in_flight + cost, MAX_TAKEN)
+  quota.share = min(quota.share + cost, MAX_TAKEN)
+  if quota.holds then
+    quota.taken = quota_held_and_charged(quota)
+  else
+    quota_charge(quota, cost)
+    quota.taken = quota.charged
+  end
 end
 
--- A settle of `reserved`, of which `in_flight` still is; the rest went with a lease. Answers what stays in flight.
+-- Settles `reserved` of which `in_flight` still is; the rest went with a lease. Returns what stays in flight.
 local function quota_settle(quota, at, reserved, actual, in_flight, close)
   local kind, amount, open = quota.kind, actual, 0
-  quota.in_flight = drained(quota.in_flight, in_flight)
-  -- What went with a lease became a charge then.
-  if quota.rule.holds then amount = drained(actual, reserved - in_flight) end
+  local left = drained(quota.in_flight, in_flight)
+  if quota.holds then
+    -- What went with a lease became a charge then.
+    amount = drained(actual, reserved - in_flight)
+  end
   if not close then
     open = amount
-    quota.in_flight = math.min(quota.in_flight + open, MAX_TAKEN)
+    left = min(left + open, MAX_TAKEN)
   end
+  quota.in_flight = left
 
-  local refundable = at >= quota.since
-  if quota.rule.holds then
+  if quota.holds then
     if close then quota_charge(quota, amount) end
-  elseif kind == 'sliding' then
-    sliding_amend(quota, at, reserved, actual, refundable)
-  elseif kind == 'draining' then
-    draining_amend(quota, at, reserved, actual, refundable)
-  elseif kind == 'fixed' then
-    fixed_amend(quota, reserved, actual, refundable)
+    quota.taken = quota_held_and_charged(quota)
+  else
+    if kind == SLIDING then
+      sliding_amend(quota, at, reserved, actual, at >= quota.since)
+    elseif kind == DRAINING then
+      draining_amend(quota, at, reserved, actual, at >= quota.since)
+    else
+      fixed_amend(quota, reserved, actual, at >= quota.since)
+    end
+    quota.taken = quota.charged
   end
-  -- The provider had counted what is more already when it said what is left.
-  if actual > reserved then quota.withheld = drained(quota.withheld, product(actual - reserved, quota.units)) end
+  if quota.cap and actual >= reserved then
+    -- The provider had counted what is more already when it said what is left.
+    local cap = quota.cap
+    cap.withheld = drained(cap.withheld, product(actual - reserved, quota.units))
+  end
   return open
+end
+
+-- For how long at most this means something, told without a walk over the charges. A hold may become a charge
+-- when its `lease` ends.
+local function quota_lasts(quota, lease, now, wall)
+  local kind, holds, lasts = quota.kind, quota.holds and quota.in_flight > 0, 0
+  if kind == SLIDING then
+    lasts = product(quota.len, quota.slot)
+  elseif kind == DRAINING then
+    lasts = draining_until_drained(quota, sum(quota.taken, quota.excess), now)
+  elseif kind == FIXED then
+    lasts = max(holds and quota.next - quota.begin or 0, drained(quota.window_end, wall))
+  end
+  if holds then lasts = sum(lease, lasts) end
+  return quota.cap and max(lasts, cap_lasts(quota.cap, now)) or lasts
+end
+
+-- RARE waiting
+
+-- For how long at most, on a quota that does not come back by itself, a head that other quotas hold back
+-- blocks others.
+local SOON = 1000000
+
+-- For how long at most a head that other quotas hold back blocks others here: as long as it can take until what
+-- it asks has come back.
+local function quota_horizon(quota)
+  if quota.kind == SLIDING then return product(quota.len, quota.slot) end
+  if quota.kind == DRAINING then return draining_horizon(quota) end
+  return SOON
+end
+
+-- What is asked together with those before it, in units. A demand that needs nothing is behind no other.
+local function asked_units(quota, ask)
+  return ask.cost == 0 and 0 or (ask.cost + ask.ahead) * quota.units
+end
+
+-- What is withheld from a demand. One that needs nothing is not held up.
+local function quota_withheld_from(quota, cost)
+  return quota.cap and cost > 0 and quota.cap.withheld or 0
+end
+
+-- For how long a pause holds back a demand.
+local function quota_paused_for(quota, ask, now)
+  return quota.cap and ask.cost > 0 and gate_wait(quota.cap, ask.before, now) or 0
+end
+
+-- What is left of a wait that demands of this cost are not to wait for, or nil.
+local function quota_asked(quota, cost, now)
+  return quota.cap and cost > 0 and gate_asked(quota.cap, now) or nil
+end
+
+local function quota_fits(quota, ask, now)
+  local gone = sum(quota.taken, quota_withheld_from(quota, ask.cost))
+  return gone + asked_units(quota, ask) <= product(ask.capacity, quota.units)
+    and quota_paused_for(quota, ask, now) == 0
+end
+
+-- RARE provider
+
+-- How long what is said of a quota can mean something: a fixed window ends there when it ends here, or a bit
+-- later by another clock.
+local function quota_tells_for(quota, wall)
+  if quota.kind ~= FIXED then return MAX_AMOUNT end
+  return sum(drained(quota.window_end, wall), floor((quota.next - quota.begin) / 20))
+end
+
+-- Units that came back since `at` at the provider, as far as its rule is this one; nil if what it said then
+-- means nothing now.
+local function quota_come_back(quota, at, now)
+  local kind, passed = quota.kind, drained(now, at)
+  if kind == SLIDING then
+    local slots = max(quota.len - 1, 1)
+    return floor(product(quota.whole, min(ceil(passed / quota.slot), slots)) / slots)
+  elseif kind == DRAINING then
+    return product(quota.rate, ceil(passed / quota.tick))
+  elseif kind == FIXED and at >= quota.since then
+    return 0
+  end
+end
+
+-- Withholds what is believed to be left beyond `left` whole tokens and what came back since `at`, for as long
+-- as it `lasts`.
+local function quota_withhold(quota, left, at, lasts, now, wall)
+  local back = quota_come_back(quota, at, now)
+  if not back then return end
+  local spoken_for = sum(quota.taken, sum(product(left, quota.units), back))
+  local withheld = drained(quota.room, spoken_for)
+  if withheld > 0 then
+    quota.cap = quota.cap or cap_new()
+    cap_withhold(quota.cap, withheld, sum(now, min(lasts, quota_tells_for(quota, wall))))
+  end
+end
+
+-- Pauses for a provider.
+local function quota_refuse(quota, refusal, now)
+  if quota.kind == IN_FLIGHT then return end
+  quota.cap = quota.cap or cap_new()
+  gate_refuse(quota.cap, refusal, now)
+end
+
+-- Appends how it stands: what is charged, what is in flight, the time until everything charged has come back or
+-- until the next fixed window, what is withheld, for how long at most, and what is left of a wait that
+-- demands are not to wait for (-1 if there is none).
+local function quota_append_level(quota, to, now, wall)
+  local kind, cap, charged, reset, n = quota.kind, quota.cap, quota.charged, 0, #to
+  if kind == SLIDING then
+    if charged > 0 then reset = sliding_until_left(quota, charged, now) or 0 end
+  elseif kind == DRAINING then
+    reset = draining_until_drained(quota, charged, now)
+  elseif kind == FIXED then
+    reset = drained(quota.window_end, wall)
+  end
+  local withheld, withheld_for = 0, 0
+  if cap then
+    local paused_until = gate_paused_until(cap, now)
+    withheld = cap.withheld
+    if paused_until > 0 then withheld = max(withheld, drained(quota.room, quota.taken)) end
+    withheld_for = max(drained(cap.withheld_until, now), drained(paused_until, now))
+  end
+  to[n + 1], to[n + 2], to[n + 3] = charged, quota.in_flight, reset
+  to[n + 4], to[n + 5], to[n + 6] = withheld, withheld_for, cap and gate_asked(cap, now) or -1
+end
+
+-- RARE changes
+
+-- What cannot tell by itself when it is over is looked at again after this long.
+local LOOK_AGAIN = 60000000
+
+-- A quota that was not known.
+local function quota_new(quota, now)
+  quota.since = now
+  if quota.kind == SLIDING then
+    quota.head = (now - now % quota.slot) / quota.slot
+    quota.began = quota.head * quota.slot
+    ring_new(quota)
+  elseif quota.kind == DRAINING then
+    draining_renew(quota, quota, (now - now % quota.tick) / quota.tick)
+  elseif quota.kind == FIXED then
+    quota.window_end = quota.next
+  end
+  return quota
 end
 
 -- The owner of `amount` in flight is gone: a hold becomes a charge.
@@ -90,158 +279,24 @@ local function quota_abandon(quota, amount, now)
     quota_pass(quota, now)
     quota_charge(quota, amount)
   end
+  quota.taken = quota.holds and quota_held_and_charged(quota) or quota.charged
 end
 
-local function quota_held(quota)
-  return quota.rule.holds and quota.in_flight or 0
-end
-
--- Charged and held together, in units of the window.
-local function quota_taken(quota)
-  local held = quota_held(quota)
-  -- Nothing fits behind more than a burst that is held; amounts stay exact.
-  if quota.kind == 'draining' then held = product(math.min(held, 2 * quota.burst), quota.units) end
-  return sum(quota.charged, held)
-end
-
--- What is asked together with those before it in the batch, in units. Who needs nothing stands behind nobody.
-local function quota_asked(quota, cost, ahead)
-  return cost == 0 and 0 or (cost + ahead) * quota.units
-end
-
-local function quota_fits(quota, cost, ahead, capacity)
-  local gone = sum(quota_taken(quota), cap_withheld_from(quota, cost))
-  return gone + quota_asked(quota, cost, ahead) <= product(capacity, quota.units) and not cap_pauses(quota, cost)
-end
-
--- Units that came back since `at` at the provider, as far as its rule is this one; nil if what it said then means nothing
--- now.
-local function quota_come_back(quota, at, now)
-  local rule, kind, passed = quota.rule, quota.kind, drained(now, at)
-  if kind == 'sliding' then
-    local slots = math.max(rule.slots, 1)
-    return math.floor(product(rule.limit, math.min(math.ceil(passed / rule.slot), slots)) / slots)
-  elseif kind == 'draining' then
-    return product(rule.limit, math.ceil(passed / rule.tick))
-  elseif kind == 'fixed' and at >= quota.since then
-    return 0
+-- Looks at a quota that no rule in use has. Returns when to look again, or nil if it means nothing any more.
+local function quota_outlives(quota, now, wall)
+  local kind, lasts, charged = quota.kind, 0, quota.charged
+  quota_pass(quota, now)
+  if quota.cap and not cap_pass(quota.cap, 0, now) then quota.cap = false end
+  charged = quota.charged
+  if quota.in_flight > 0 then
+    lasts = LOOK_AGAIN
+  elseif kind == SLIDING and charged > 0 then
+    lasts = product(quota.len, quota.slot)
+  elseif kind == DRAINING and charged + quota.excess > 0 then
+    lasts = draining_until_drained(quota, sum(charged, quota.excess), now)
+  elseif kind == FIXED and charged > 0 then
+    lasts = drained(quota.window_end, wall)
   end
-end
-
--- How long what is said of a quota can mean something: a fixed window ends there when it ends here, or a bit later by
--- another clock.
-local function quota_tells_for(quota, wall)
-  if quota.kind ~= 'fixed' then return MAX_AMOUNT end
-  local begin, next = rule_window_at(quota.rule, wall)
-  return sum(fixed_end(quota, begin, next) - wall, math.floor((next - begin) / 20))
-end
-
--- Withholds what is believed to be left beyond `left` whole tokens and what came back since `at`, for as long as it
--- `lasts`.
-local function quota_withhold(quota, left, at, lasts, now, wall)
-  local back = quota_come_back(quota, at, now)
-  if not back then return end
-  local until_then = sum(now, math.min(lasts, quota_tells_for(quota, wall)))
-  local spoken_for = sum(quota_taken(quota), sum(product(left, quota.units), back))
-  cap_withhold(quota, drained(product(rule_capacity(quota.rule, 0), quota.units), spoken_for), until_then)
-end
-
--- Withholds everything.
-local function quota_pause(quota, until_then)
-  if quota.kind ~= 'in_flight' then cap_pause(quota, until_then) end
-end
-
--- The same; nobody waits that out.
-local function quota_surface(quota, until_then, asked_until, now)
-  if quota.kind ~= 'in_flight' then cap_surface(quota, until_then, asked_until, now) end
-end
-
--- For how long at most this means something, told without a walk over the charges. A hold may become a charge when its
--- `lease` ends.
-local function quota_lasts(quota, lease, now, wall)
-  local kind, holds, charged = quota.kind, quota_held(quota) > 0, 0
-  if kind == 'sliding' then
-    charged = sliding_length(quota)
-  elseif kind == 'draining' then
-    charged = draining_until_drained(quota, sum(quota_taken(quota), quota.excess), now)
-  elseif kind == 'fixed' then
-    local begin, next = rule_window_at(quota.rule, wall)
-    charged = math.max(holds and next - begin or 0, fixed_end(quota, begin, next) - wall)
-  end
-  return math.max(holds and sum(lease, charged) or charged, cap_lasts(quota, now))
-end
-
--- Time until everything charged has come back, or until the next fixed window.
-local function quota_reset(quota, now, wall)
-  if quota.kind == 'sliding' then
-    return quota.charged == 0 and 0 or sliding_until_left(quota, quota.charged, now)
-  elseif quota.kind == 'draining' then
-    return draining_until_drained(quota, quota.charged, now)
-  elseif quota.kind == 'fixed' then
-    return fixed_end(quota, rule_window_at(quota.rule, wall)) - wall
-  end
-  return 0
-end
-
--- What is withheld, all that is left while everything is.
-local function quota_withheld(quota)
-  if quota.all_until == 0 then return quota.withheld end
-  local left = drained(product(rule_capacity(quota.rule, 0), quota.units), quota_taken(quota))
-  return math.max(quota.withheld, left)
-end
-
--- A quota is stored in three places. Among the numbers of its bucket, from index `i` on, what changes: since, expires,
--- in_flight, charged, head (a token bucket's tick, the beginning of a fixed window), newest; and from index `more` on, if
--- anything of the bucket is `capped`, its cap, and for a token bucket base, max_used, excess, excess_rate. In field "q", from index `j` on, what hardly ever does: id, kind,
--- held, slot, len, and rate, tick, units, burst, max_debt of a token bucket. In a field of its own, the ring.
-local function quota_decoded(key, numbers, i, more, capped, shapes, j)
-  local kind, slot, len, head = KINDS[shapes[j + 1]], shapes[j + 3], shapes[j + 4], numbers[i + 4]
-  local quota = {
-    id = shapes[j], kind = kind, held = shapes[j + 2] == 1, slot = slot, units = 1,
-    since = numbers[i], expires = numbers[i + 1], in_flight = numbers[i + 2], charged = numbers[i + 3],
-    withheld = 0, withheld_until = 0, all_until = 0, surfaced_until = 0, asked_until = 0,
-  }
-  if capped then
-    quota.withheld, quota.withheld_until, quota.all_until = numbers[more], numbers[more + 1], numbers[more + 2]
-    quota.surfaced_until, quota.asked_until = numbers[more + 3], numbers[more + 4]
-    more = more + 5
-  end
-  if kind == 'fixed' then
-    quota.begin = head
-  elseif kind == 'sliding' then
-    quota.ring = ring_stored(key, quota.id, head, len, numbers[i + 5])
-  elseif kind == 'draining' then
-    quota.ring = ring_stored(key, quota.id, math.floor(head / slot), len, numbers[i + 5])
-    quota.at, quota.slots, quota.edited = head, len, false
-    quota.rate, quota.tick, quota.units = shapes[j + 5], shapes[j + 6], shapes[j + 7]
-    quota.burst, quota.max_debt = shapes[j + 8], shapes[j + 9]
-    quota.base, quota.max_used = numbers[more], numbers[more + 1]
-    quota.excess, quota.excess_rate = numbers[more + 2], numbers[more + 3]
-    more = more + 4
-  end
-  return quota, more
-end
-
--- Appends to the numbers, to those that follow them, and to the shapes.
-local function quota_encode(quota, numbers, more, capped, shapes)
-  local n, ring, kind = #numbers, quota.ring, quota.kind
-  numbers[n + 1], numbers[n + 2], numbers[n + 3] = quota.since, quota.expires, quota.in_flight
-  numbers[n + 4], numbers[n + 5] = quota.charged, quota.begin or quota.at or ring and ring.head or 0
-  numbers[n + 6] = ring and ring.newest or 0
-  if capped then
-    n = #more
-    more[n + 1], more[n + 2], more[n + 3] = quota.withheld, quota.withheld_until, quota.all_until
-    more[n + 4], more[n + 5] = quota.surfaced_until, quota.asked_until
-  end
-  n = #shapes
-  shapes[n + 1], shapes[n + 2], shapes[n + 3] = quota.id, KIND_NUMBERS[kind], quota.held and 1 or 0
-  shapes[n + 4], shapes[n + 5] = quota.slot or 0, ring and ring.len or 0
-  for i = 6, 10 do shapes[n + i] = 0 end
-  if kind == 'draining' then
-    shapes[n + 6], shapes[n + 7], shapes[n + 8] = quota.rate, quota.tick, quota.units
-    shapes[n + 9], shapes[n + 10] = quota.burst, quota.max_debt
-    n = #more
-    more[n + 1], more[n + 2] = quota.base, quota.max_used
-    more[n + 3], more[n + 4] = quota.excess, quota.excess_rate
-  end
+  if quota.cap then lasts = max(lasts, cap_lasts(quota.cap, now)) end
+  return lasts > 0 and sum(now, lasts) or nil
 end

@@ -1,63 +1,69 @@
--- A quota as the client declares it: {id, limit, kind, held, holds, whole} and what its kind of window needs.
--- `holds` and `whole` (what headroom is a share of) are worked out once.
+-- A quota as the client declares it. It becomes the state of the quota (see quota_state.lua), which takes over
+-- what is declared: {id, kind, held, holds, whole, units, room} and what its kind of window needs. `whole` is
+-- what headroom is a share of, `room` the same in units. In a message: id, limit, kind, whether it is held,
+-- and, by kind:
+--   1  sliding: slot, slots;            2  token bucket: tick, units, burst, max_debt, slot, slots;
+--   3  fixed window: length, anchor;    4  in flight: nothing;
+--   5  calendar, a fixed window with boundaries: how many, and those.
 
--- By their numbers in messages and states. A calendar is a fixed window with boundaries.
-local KINDS = {'sliding', 'draining', 'fixed', 'in_flight', 'calendar'}
-local KIND_NUMBERS = {sliding = 1, draining = 2, fixed = 3, in_flight = 4}
+local SLIDING, DRAINING, FIXED, IN_FLIGHT = 1, 2, 3, 4
 
--- The rule at index `i` of a message, and the index after it.
-local function rule_decoded(message, i)
-  local kind, held = KINDS[message[i + 2]], message[i + 3] == 1
-  local rule = {
-    id = message[i], limit = message[i + 1], kind = kind,
-    held = held, holds = held or kind == 'in_flight', whole = message[i + 1],
+-- The rule at index `i` of the message, and the index after it.
+local function rule_decoded(message, i, wall)
+  local id, limit, kind, held = message[i], message[i + 1], message[i + 2], message[i + 3] == 1
+  if kind == SLIDING then
+    return {
+      id = id, kind = kind, held = held, holds = held, whole = limit, units = 1, room = limit,
+      slot = message[i + 4], len = message[i + 5] + 1, width = 8, ring = false, since = 0, in_flight = 0,
+      charged = 0, taken = 0, share = 0, head = 0, newest = 0, began = 0, cap = false, bucket = false,
+    }, i + 6
+  elseif kind == DRAINING then
+    local units, burst = message[i + 5], message[i + 6]
+    return {
+      id = id, kind = kind, held = held, holds = held, whole = burst, units = units,
+      room = product(burst, units), rate = limit, tick = message[i + 4], burst = burst,
+      max_debt = message[i + 7], slot = message[i + 8], len = message[i + 9], width = 24, ring = false,
+      since = 0, in_flight = 0, charged = 0, taken = 0, share = 0, head = 0, newest = 0, began = 0,
+      cap = false, bucket = false, at = 0, drain = 0, before = 0, max_used = 0, excess = 0, excess_rate = 0,
+      ceiling = 0, edited = false,
+    }, i + 10
+  end
+  local quota = {
+    id = id, kind = kind, held = held, holds = held or kind == IN_FLIGHT, whole = limit, units = 1,
+    room = limit, since = 0, in_flight = 0, charged = 0, taken = 0, share = 0, cap = false, bucket = false,
+    window_end = 0, begin = 0, next = 0,
   }
-  i = i + 4
-  if kind == 'sliding' then
-    rule.slot, rule.slots = message[i], message[i + 1]
-    return rule, i + 2
-  elseif kind == 'draining' then
-    rule.tick, rule.units, rule.burst, rule.max_debt = message[i], message[i + 1], message[i + 2], message[i + 3]
-    rule.slot, rule.slots, rule.whole = message[i + 4], message[i + 5], rule.burst
-    return rule, i + 6
-  elseif kind == 'fixed' then
-    rule.length, rule.anchor = message[i], message[i + 1]
-    return rule, i + 2
-  elseif kind == 'calendar' then
-    local count = message[i]
-    rule.kind, rule.boundaries = 'fixed', {unpack(message, i + 1, i + count)}
-    return rule, i + 1 + count
+  if kind == IN_FLIGHT then return quota, i + 4 end
+  if kind == FIXED then
+    local length = message[i + 4]
+    quota.begin = drained(wall, (wall + length - message[i + 5]) % length)
+    quota.next = quota.begin + length
+    return quota, i + 6
   end
-  return rule, i
-end
-
--- What one demand can get at most, of a class that leaves `headroom` (in ten-thousandths) to others.
-local function rule_capacity(rule, headroom)
-  local whole = rule.whole
-  if headroom == 0 then return whole end
-  headroom = math.min(headroom, 10000)
-  -- whole * headroom / 10000, with nothing in between that is not exact.
-  return whole - math.floor(whole / 10000) * headroom - math.floor(whole % 10000 * headroom / 10000)
-end
-
--- The same for a demand of this cost: one that needs nothing is not held up by what is left to others, only by a debt.
-local function rule_capacity_for(rule, cost, headroom)
-  return rule_capacity(rule, cost == 0 and 0 or headroom)
-end
-
--- The beginning of the fixed window that `wall` is in and the beginning of the next one, if known.
-local function rule_window_at(rule, wall)
-  if rule.boundaries then
-    for next, boundary in ipairs(rule.boundaries) do
-      if boundary > wall then return rule.boundaries[next - 1], boundary end
+  local boundaries = message[i + 4]
+  quota.kind, quota.is_uncharted, i = FIXED, true, i + 5
+  for boundary = i, i + boundaries - 1 do
+    if message[boundary] > wall then
+      if boundary > i then
+        quota.begin, quota.next, quota.is_uncharted = message[boundary - 1], message[boundary], nil
+      end
+      break
     end
-    return nil
   end
-  local begin = math.max(wall - (wall + rule.length - rule.anchor) % rule.length, 0)
-  return begin, begin + rule.length
+  return quota, i + boundaries
 end
 
--- Whether this is a calendar that does not reach to `wall`.
-local function rule_is_uncharted(rule, wall)
-  return rule.boundaries and rule_window_at(rule, wall) == nil
+-- `whole` without the share of a class that leaves `headroom` (in ten-thousandths) to others, with nothing in
+-- between that is not exact.
+local function less_headroom(whole, headroom)
+  headroom = min(headroom, 10000)
+  local rest = whole % 10000
+  return whole - (whole - rest) / 10000 * headroom - floor(rest * headroom / 10000)
+end
+
+-- What one demand of this cost can get at most, of a class that leaves `headroom` to others. One that needs
+-- nothing is not held up by what is left to others, only by a debt.
+local function capacity_for(quota, cost, headroom)
+  if cost == 0 or headroom == 0 then return quota.whole end
+  return less_headroom(quota.whole, headroom)
 end

@@ -1,56 +1,60 @@
 -- Why a demand does not fit on a quota, and when it will.
 
--- Time until `over` units of what is charged have come back by themselves while `held` stays; nil while that depends on
--- calls in flight.
-local function quota_until_back(quota, over, held, cost, capacity, now, wall)
+-- RARE waiting
+
+-- Time until `over` units of what is charged have come back by themselves while `held` stays; nil while that
+-- depends on calls in flight.
+local function quota_until_back(quota, over, held, ask, now, wall)
   local kind = quota.kind
-  if kind == 'draining' then
-    if held + cost > capacity then return nil end
+  if kind == IN_FLIGHT then return nil end
+  if kind == DRAINING then
+    if held + ask.cost > ask.capacity then return nil end
     return draining_until_drained(quota, over, now)
-  elseif kind == 'in_flight' then
-    return nil
   end
   local beyond = drained(over, quota.charged)
   if beyond > 0 and held > 0 then return nil end
   local wait, length
-  if kind == 'sliding' then
-    wait, length = sliding_until_left(quota, over - beyond, now), sliding_length(quota)
+  if kind == SLIDING then
+    wait, length = sliding_until_left(quota, over - beyond, now), product(quota.len, quota.slot)
+    if not wait then return nil end
   else
-    local begin, next = rule_window_at(quota.rule, wall)
-    wait, length = fixed_end(quota, begin, next) - wall, next - begin
+    wait, length = drained(quota.window_end, wall), quota.next - quota.begin
   end
-  return sum(wait, product(math.ceil(beyond / math.max(capacity, 1)), length))
+  -- As many windows more as it takes until what is beyond has passed too.
+  return sum(wait, product(ceil(beyond / max(ask.capacity, 1)), length))
 end
 
--- Time until a demand fits by itself while `held` stays: when enough has come back beside what is withheld, or when that
--- is over. It is over by `capped` units until then, and by `free` after it.
-local function quota_until_fits(quota, capped, free, held, cost, capacity, now, wall)
+-- Time until a demand fits by itself while `held` stays: when enough has come back beside what is withheld, or
+-- when that is over. It is over by `capped` units until then, and by `free` after it.
+local function quota_until_fits(quota, capped, free, held, ask, now, wall)
   local wait = 0
-  if free > 0 then wait = quota_until_back(quota, free, held, cost, capacity, now, wall) end
-  if capped > free then
-    local beside = nil
-    -- What is withheld of a bucket that drains, drains too.
-    if quota.kind == 'draining' or capped <= quota.charged then
-      beside = quota_until_back(quota, capped, held, cost, capacity, now, wall)
-    end
-    wait = wait and math.max(wait, drained(quota.withheld_until, now))
-    if beside then wait = wait and math.min(wait, beside) or beside end
+  if free > 0 then wait = quota_until_back(quota, free, held, ask, now, wall) end
+  if capped <= free then return wait end
+  local beside = nil
+  -- What is withheld of a bucket that drains, drains too.
+  if quota.kind == DRAINING or quota.kind ~= IN_FLIGHT and capped <= quota.charged then
+    beside = quota_until_back(quota, capped, held, ask, now, wall)
   end
-  if wait and cap_pauses(quota, cost) then wait = math.max(wait, drained(quota.all_until, now)) end
+  local lifts_in = quota.cap and drained(quota.cap.withheld_until, now) or 0
+  wait = wait and max(wait, lifts_in)
+  if beside then return wait and min(wait, beside) or beside end
   return wait
 end
 
--- Only asked where the demand does not fit. Answers the whole tokens available, the time until the demand fits if
--- nothing is refunded (or nil), and the same if everything in flight were refunded at once.
-local function quota_shortage(quota, cost, ahead, capacity, now, wall)
-  local units, taken = quota.units, quota_taken(quota)
-  local in_units, asked = product(capacity, units), quota_asked(quota, cost, ahead)
-  local gone = sum(taken, cap_withheld_from(quota, cost))
-  local capped, free = drained(sum(gone, asked), in_units), drained(sum(taken, asked), in_units)
-  local refundable = product(quota.in_flight, units)
-  local available = math.floor((in_units - gone) / units)
-  if cap_pauses(quota, cost) then available = math.min(available, 0) end
-  local wait = quota_until_fits(quota, capped, free, quota_held(quota), cost, capacity, now, wall)
+-- Only asked where the demand does not fit, or to tell for how long another one would wait. Returns the whole
+-- tokens available, negative in debt, the time until the demand fits if nothing is refunded (or nil), and the
+-- same if everything in flight were refunded at once.
+local function quota_shortage(quota, ask, now, wall)
+  local units, taken = quota.units, quota.taken
+  local capacity, asked = product(ask.capacity, units), asked_units(quota, ask)
+  local gone = sum(taken, quota_withheld_from(quota, ask.cost))
+  local capped, free = drained(sum(gone, asked), capacity), drained(sum(taken, asked), capacity)
+  local refundable, paused = product(quota.in_flight, units), quota_paused_for(quota, ask, now)
+  local held = quota.holds and quota.in_flight or 0
+  local available = floor((capacity - gone) / units)
+  local wait = quota_until_fits(quota, capped, free, held, ask, now, wall)
   capped, free = drained(capped, refundable), drained(free, refundable)
-  return available, wait, quota_until_fits(quota, capped, free, 0, cost, capacity, now, wall) or 0
+  local at_best = quota_until_fits(quota, capped, free, 0, ask, now, wall) or 0
+  if paused > 0 then available = min(available, 0) end
+  return available, wait and max(wait, paused), max(at_best, paused)
 end

@@ -1,127 +1,193 @@
--- A bucket that drains linearly, settled exactly: {rate, tick, units, burst, max_debt, slot, slots, at, charged, max_used,
--- excess, excess_rate, base, ring, edited}. What Rust calls `used` is `charged` here, as in every window: in units of it.
+-- A bucket that drains linearly, settled exactly: {rate, tick, units, burst, max_debt, slot, len, at, charged,
+-- max_used, excess, excess_rate, ceiling, head, began, newest, drain, before, ring, edited, earliest}. What
+-- Rust calls `used` is `charged` here, as in every window. `newest` and `drain` are what was charged and what
+-- drained in the newest slot, which `began` then; `before` is the fold before it.
+--
+-- Each slot of the ring also has the fold at its end, so that a fold begins at the earliest slot that was
+-- edited. The index of the newest slot has that of the slot which has just left: Rust's `base`.
 
-local function burst_units(shape)
-  return product(shape.burst, shape.units)
+-- Lets ticks pass within the newest slot. Returns how many units would have drained and were not in use.
+local function draining_drain(bucket, ticks)
+  local drain, used, excess = product(bucket.rate, ticks), bucket.charged, bucket.excess
+  local unused = drained(drain, used)
+  if excess > 0 then
+    local of_excess = product(bucket.excess_rate, ticks)
+    bucket.drain = sum(bucket.drain, sum(drain, min(of_excess, excess)))
+    bucket.excess = drained(drained(excess, of_excess), unused)
+  else
+    bucket.drain = sum(bucket.drain, drain)
+  end
+  bucket.charged, bucket.at = drained(used, drain), bucket.at + ticks
+  return unused
 end
 
-local function draining_charge_units(bucket, charge, more)
-  ring_add(bucket.ring, bucket.ring.head, charge)
-  bucket.charged = math.min(bucket.charged + more, bucket.max_used)
+local function draining_fold(bucket)
+  return min(drained(bucket.before, bucket.drain) + bucket.newest, bucket.ceiling)
+end
+
+-- Where more slots have passed than the ring holds, drains those that leave it at once.
+local function draining_skip(bucket, target)
+  local slot, len = bucket.slot, bucket.len
+  local last = (target - target % slot) / slot
+  local first = drained(last, len)
+  if first <= bucket.head then return 0 end
+  local folded = draining_fold(bucket)
+  bucket.drain = 0
+  local unused = draining_drain(bucket, first * slot - bucket.at)
+  folded = drained(folded, bucket.drain)
+  bucket.head, bucket.newest, bucket.drain, bucket.before = first, 0, 0, folded
+  ring_new(bucket, true)
+  local ring, drain = bucket.ring, 0
+  if bucket.charged + bucket.excess + folded == 0 then
+    -- All slots in between drain alike, and are empty.
+    unused = sum(unused, product(bucket.rate, (last - first) * slot))
+    drain = product(bucket.rate, slot)
+    bucket.head, bucket.at = last, last * slot
+  end
+  ring.packed = string.rep(struct.pack('<ddd', 0, drain, folded), len)
+  return unused
+end
+
+-- Lets time pass up to a later tick. Returns the same as a drain.
+local function draining_advance(bucket, target)
+  local slot, len = bucket.slot, bucket.len
+  local unused = draining_skip(bucket, target)
+  while true do
+    local next = (bucket.head + 1) * slot
+    unused = sum(unused, draining_drain(bucket, min(target, next) - bucket.at))
+    if target < next then break end
+    local folded = draining_fold(bucket)
+    ring_write(ring_of(bucket), bucket.head % len + 1, bucket.newest, bucket.drain, folded)
+    bucket.head, bucket.newest, bucket.drain, bucket.before = bucket.head + 1, 0, 0, folded
+  end
+  bucket.began = bucket.head * slot * bucket.tick
+  return unused
 end
 
 local function draining_charge(bucket, amount)
-  -- What a lane leaves behind may add up to more than is believed.
-  local units = product(math.min(amount, bucket.burst + bucket.max_debt), bucket.units)
-  draining_charge_units(bucket, units, units)
-end
-
--- Answers how many units would have drained and were not in use.
-local function draining_drain(bucket, ticks)
-  local drain = product(bucket.rate, ticks)
-  local unused = drained(drain, bucket.charged)
-  if bucket.excess > 0 then
-    bucket.excess = drained(drained(bucket.excess, product(bucket.excess_rate, ticks)), unused)
-  end
-  bucket.charged = drained(bucket.charged, drain)
-  return unused
-end
-
--- Lets time pass. Answers the same.
-local function draining_advance(bucket, now)
-  local at, unused = math.floor(now / bucket.tick), 0
-  if at > bucket.at then
-    unused = draining_drain(bucket, at - bucket.at)
-    bucket.at = at
-  end
-
-  local left, emptied = ring_advance(bucket.ring, math.floor(bucket.at / bucket.slot))
-  if left then
-    local base, slot_drain, max_used = bucket.base, product(bucket.rate, bucket.slot), bucket.max_used
-    for i = 1, #left do
-      base = math.min(drained(base, slot_drain) + left[i], max_used)
-    end
-    bucket.base = drained(base, product(slot_drain, emptied))
-  end
-  return unused
-end
-
--- Makes a bucket of the shape of `rule`.
-local function draining_renew(bucket, rule, at)
-  bucket.rate, bucket.tick, bucket.units = rule.limit, rule.tick, rule.units
-  bucket.burst, bucket.max_debt = rule.burst, rule.max_debt
-  bucket.slot, bucket.slots = rule.slot, rule.slots
-  bucket.at, bucket.charged, bucket.base, bucket.edited = at, 0, 0, false
-  bucket.max_used = product(sum(rule.burst, rule.max_debt), rule.units)
-  bucket.excess, bucket.excess_rate = 0, 0
-  bucket.ring = ring_new(rule.id, math.floor(at / rule.slot), rule.slots)
-end
-
--- Takes over a changed rate or burst: past use has drained at the old rate up to now and is no new debt, and the ring is
--- closed, since its folds would drain the past at the new rate. Answers whether it changed.
-local function draining_adopt(bucket, rule)
-  if bucket.rate == rule.limit and bucket.tick == rule.tick and bucket.units == rule.units
-    and bucket.burst == rule.burst and bucket.max_debt == rule.max_debt
-    and bucket.slot == rule.slot and bucket.slots == rule.slots then
-    return false
-  end
-  local old_units = bucket.units
-  local function rescale(used) return rescaled(used, old_units, rule.units) end
-  -- A debt is kept whole, with room above it for what a demand adds.
-  local debt = drained(bucket.charged, burst_units(bucket))
-  local allowed = burst_units(rule) + math.min(rescale(debt), drained(MAX_AMOUNT, 8 * burst_units(rule)))
-  -- A longer tick is taken over from its beginning, so that no time is lost or counted twice.
-  local at = math.floor(bucket.at * bucket.tick / rule.tick)
-  local undrained = product(bucket.rate, bucket.at - math.floor(at * rule.tick / bucket.tick))
-  local total = rescale(sum(sum(bucket.charged, bucket.excess), undrained))
-  local fastest = bucket.excess > 0 and bucket.rate + bucket.excess_rate or bucket.rate
-  draining_renew(bucket, rule, at)
-  bucket.charged = math.min(total, allowed)
-  bucket.max_used = math.max(bucket.max_used, bucket.charged)
-  bucket.excess = total - bucket.charged
-  bucket.excess_rate = drained(fastest, rule.limit)
-  draining_charge_units(bucket, bucket.charged, 0)
-  return true
+  -- What a session leaves behind may add up to more than is believed.
+  local units = product(min(amount, bucket.burst + bucket.max_debt), bucket.units)
+  bucket.newest = sum(bucket.newest, units)
+  bucket.charged = min(bucket.charged + units, bucket.max_used)
 end
 
 -- Replaces what was charged at `at`. What is older than the ring gets no refund; its debit is paid now.
 local function draining_amend(bucket, at, reserved, actual, refundable)
-  local ring, slot = bucket.ring, math.floor(math.floor(at / bucket.tick) / bucket.slot)
-  if slot > ring.head then slot = ring.head end
-  local known = refundable and ring_holds(ring, slot)
+  local head, slot, ring, index, charge = bucket.head, bucket.head, nil, nil, bucket.newest
+  bucket.edited = true
+  if at < bucket.began then
+    slot = floor(floor(at / bucket.tick) / bucket.slot)
+    refundable = refundable and head - slot < bucket.len
+  end
+  if slot ~= head and refundable then
+    ring, index = ring_of(bucket), slot % bucket.len + 1
+    charge = ring.slots[index] or ring_decode(bucket, ring, index)
+  end
   if actual >= reserved then
     local units = product(actual - reserved, bucket.units)
-    ring_add(ring, known and slot or ring.head, units)
-    bucket.charged = math.min(bucket.charged + units, bucket.max_used)
-  elseif known then
-    ring_take(ring, slot, product(reserved - actual, bucket.units))
+    charge = sum(charge, units)
+    bucket.charged = min(bucket.charged + units, bucket.max_used)
+  elseif refundable then
+    charge = drained(charge, product(reserved - actual, bucket.units))
   end
-  bucket.edited = true
+  if not index then
+    bucket.newest = charge
+  else
+    ring.slots[index] = charge
+    if not bucket.earliest or slot < bucket.earliest then bucket.earliest = slot end
+  end
 end
 
-local function draining_fold(bucket)
-  local ring, used = bucket.ring, bucket.base
-  local slots, head, len = decode_slots(ring), ring.head, ring.len
-  local slot_drain, max_used = product(bucket.rate, bucket.slot), bucket.max_used
-  for slot = head - len + 1, head do
-    if slot == head then slot_drain = product(bucket.rate, bucket.at - head * bucket.slot) end
-    used = used > slot_drain and used - slot_drain or 0
-    used = used + slots[slot % len + 1]
-    if used > max_used then used = max_used end
+-- The folds from a slot on, which was edited.
+local function draining_fold_from(bucket, slot)
+  local ring, len, ceiling = ring_of(bucket), bucket.len, bucket.ceiling
+  local slots, drains, folds = ring.slots, ring.drains, ring.folds
+  local index = (slot - 1) % len + 1
+  if not slots[index] then ring_decode(bucket, ring, index) end
+  local fold = folds[index]
+  for slot = slot, bucket.head - 1 do
+    index = slot % len + 1
+    local charge = slots[index] or ring_decode(bucket, ring, index)
+    fold = min(drained(fold, drains[index]) + charge, ceiling)
+    folds[index] = fold
   end
-  return used
+  bucket.before = fold
 end
 
--- Lowers `charged` to what the edited ring says: one fold, however many settles came before it.
+-- Lowers what is used to what the edited ring says: one fold, however many settles came before it.
 local function draining_refold(bucket)
-  if bucket.edited and bucket.charged > 0 then
-    bucket.charged = math.min(bucket.charged, draining_fold(bucket))
-  end
-  bucket.edited = false
+  if bucket.earliest then draining_fold_from(bucket, bucket.earliest) end
+  bucket.edited, bucket.earliest = false, nil
+  if bucket.charged + bucket.excess == 0 then return end
+  local folded = draining_fold(bucket)
+  if folded < bucket.charged then bucket.charged = folded end
+  if folded - bucket.charged < bucket.excess then bucket.excess = folded - bucket.charged end
 end
 
 -- Time until `units` have drained.
 local function draining_until_drained(bucket, units, now)
-  local ticks = math.ceil(units / math.max(bucket.rate, 1))
+  local ticks = ceil(units / max(bucket.rate, 1))
   return drained(product(bucket.at + ticks, bucket.tick), now)
+end
+
+-- RARE waiting
+
+-- Time until a whole burst has drained.
+local function draining_horizon(bucket)
+  return product(ceil(product(bucket.burst, bucket.units) / max(bucket.rate, 1)), bucket.tick)
+end
+
+-- RARE changes
+
+-- Makes an empty bucket of the shape of `rule`, at a tick.
+local function draining_renew(bucket, rule, at)
+  for _, name in ipairs({'tick', 'units', 'slot', 'len'}) do bucket[name] = rule[name] end
+  bucket.at, bucket.newest, bucket.drain, bucket.before = at, 0, 0, 0
+  bucket.head = (at - at % rule.slot) / rule.slot
+  bucket.began = bucket.head * rule.slot * rule.tick
+  bucket.ceiling = product(sum(rule.burst, rule.max_debt), rule.units)
+  bucket.max_used, bucket.charged, bucket.excess, bucket.excess_rate = bucket.ceiling, 0, 0, 0
+  ring_new(bucket, bucket ~= rule)
+end
+
+-- Units of a token bucket that counts `from` units in a token, in one that counts `to`.
+local function rescaled(amount, from, to)
+  if to >= from then return product(amount, ceil(to / from)) end
+  return ceil(amount / floor(from / to))
+end
+
+-- Takes over a changed rate, burst or shape. Returns whether the charges so far are no longer editable.
+local function draining_adopt(bucket, rule)
+  local is_laid_out_anew = bucket.tick ~= rule.tick or bucket.units ~= rule.units
+    or bucket.slot ~= rule.slot or bucket.len ~= rule.len
+  if not is_laid_out_anew and bucket.rate == rule.rate and bucket.burst == rule.burst
+    and bucket.max_debt == rule.max_debt then
+    return false
+  end
+  local units, tick = bucket.units, bucket.tick
+  -- A debt is kept whole, with room above it for what a demand adds.
+  local burst = product(rule.burst, rule.units)
+  local debt = rescaled(drained(bucket.charged, product(bucket.burst, units)), units, rule.units)
+  local allowed = burst + min(debt, drained(MAX_AMOUNT, 8 * burst))
+  local total, ceiling = sum(bucket.charged, bucket.excess), bucket.ceiling
+  local fastest = bucket.excess > 0 and bucket.rate + bucket.excess_rate or bucket.rate
+  if is_laid_out_anew then
+    -- A longer tick is taken over from its beginning, so that no time is lost or counted twice.
+    local at = floor(bucket.at * tick / rule.tick)
+    local undrained = product(bucket.rate, bucket.at - floor(at * rule.tick / tick))
+    total = rescaled(sum(total, undrained), units, rule.units)
+    draining_renew(bucket, rule, at)
+    bucket.newest, ceiling = total, bucket.ceiling
+  end
+  local max_used = product(sum(rule.burst, rule.max_debt), rule.units)
+  bucket.rate, bucket.burst, bucket.max_debt = rule.rate, rule.burst, rule.max_debt
+  bucket.charged = min(total, allowed)
+  bucket.max_used = max(max_used, bucket.charged)
+  bucket.ceiling = max(ceiling, sum(max_used, total))
+  bucket.excess = total - bucket.charged
+  bucket.excess_rate = drained(fastest, rule.rate)
+  if bucket.ceiling > ceiling and not is_laid_out_anew then
+    draining_fold_from(bucket, bucket.head - bucket.len + 1)
+  end
+  return is_laid_out_anew
 end

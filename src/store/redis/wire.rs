@@ -1,31 +1,32 @@
-//! What goes to the script and what comes back: packed little-endian doubles, as `apply.lua` documents. What comes
-//! back is not trusted.
+//! What goes to the script and what comes back: packed little-endian doubles, as `arguments.lua` and `operations.lua`
+//! document. What comes back is not trusted.
 
 use crate::{
     engine::{
-        Answer, Level, Life, MAX_AMOUNT, Micros, Mode, Op, Outcome, Paused, RefusedBy, Rule, TokenBucket,
-        Verdict, Violation, Window,
+        Answer, BucketLevel, Level, Line, MAX_AMOUNT, Micros, Mode, Op, Outcome, Refused, RefusedBy, Reserve,
+        Rule, Seen, Settle, TokenBucket, Verdict, Verdicts, Violation, Window,
     },
     store::{Batch, Bucket},
 };
 
-/// As many numbers as one argument may have; the script unpacks an argument in one call.
-const NUMBERS_PER_ARGUMENT: usize = 6_000;
+/// As many quotas as one bucket, and as one batch, may be about: the script packs the state of a bucket in one call.
+const MAX_RULES_OF_BUCKET: usize = 500;
+const MAX_RULES: usize = 10_000;
 
-/// As many quotas as one batch may be about, so that an operation fits into an argument.
-const MAX_RULES: usize = 1_000;
+/// Part of every digest of rules: that of a state which another version wrote is never the same.
+const VERSION: u64 = 2;
 
 /// Packed numbers.
 #[derive(Default)]
 struct Numbers(Vec<u8>);
 
 impl Numbers {
-    fn with_capacity(count: usize) -> Self {
-        Self(Vec::with_capacity(count * 8))
+    fn push(&mut self, number: u64) {
+        self.push_double(number.min(MAX_AMOUNT) as f64);
     }
 
-    fn push(&mut self, number: u64) {
-        self.0.extend_from_slice(&(number.min(MAX_AMOUNT) as f64).to_le_bytes());
+    fn push_double(&mut self, number: f64) {
+        self.0.extend_from_slice(&number.to_le_bytes());
     }
 
     fn extend(&mut self, numbers: &[u64]) {
@@ -43,100 +44,84 @@ impl Numbers {
     }
 }
 
-/// The arguments of the script, or why there are none.
-pub(super) fn encode(batch: &Batch<'_>) -> Result<Vec<Vec<u8>>, &'static str> {
-    let rules: usize = batch.buckets.iter().map(|bucket| bucket.rules.len()).sum();
-    if rules > MAX_RULES {
+/// The arguments of the script, or why there are none. Wake-ups go to channels whose names begin with `channel`, none
+/// if that is empty; `sharded` ones stay in the cluster's shard.
+pub(super) fn encode(batch: &Batch<'_>, channel: &[u8], sharded: bool) -> Result<[Vec<u8>; 2], &'static str> {
+    let rules = || batch.buckets.iter().map(|bucket| bucket.rules.len());
+    if rules().sum::<usize>() > MAX_RULES || rules().any(|rules| rules > MAX_RULES_OF_BUCKET) {
         return Err("a demand on too many quotas");
     }
-    if !batch.ops.iter().all(|op| fits_rules(op, rules)) {
+    if !batch.ops.iter().all(|op| fits_rules(op, batch.buckets)) {
         return Err("an operation without an amount for each quota");
     }
+    let has_flows = |op: &Op| matches!(op, Op::Reserve(r) if r.mode == Mode::Wait && r.flow.id != 0);
+    let is_told = |index: usize| {
+        let told = |op: &Op| matches!(op, Op::Waiting { bucket, .. } if usize::from(*bucket) == index);
+        batch.ops.iter().any(told)
+    };
+    let tells = batch.ops.iter().any(|op| matches!(op, Op::Waiting { .. }));
 
-    let lane = [b"l", &(batch.lane.min(MAX_AMOUNT) as f64).to_le_bytes()[..]].concat();
-    let expected = 4 + 3 * rules + batch.ops.len() * (1 + 2 * rules);
-    let mut message = Numbers::with_capacity(expected.min(NUMBERS_PER_ARGUMENT));
-    let mut declared = Numbers::with_capacity(2 * batch.buckets.len() + 10 * rules);
-    message.extend(&[batch.seq, batch.lease]);
-    match batch.buckets {
-        [bucket] => encode_shortcut(&mut message, &bucket.rules),
-        _ => message.extend(&[0, 0]),
+    let expected = 6 + 15 * batch.buckets.len() + 12 * batch.ops.len();
+    let mut message = Numbers(Vec::with_capacity(8 * expected));
+    message.extend(&[batch.session, batch.seq, batch.lease, sharded.into()]);
+    message.extend(&[batch.ops.iter().any(has_flows).into(), batch.buckets.len() as u64]);
+    for (index, Bucket { key, rules }) in batch.buckets.iter().enumerate() {
+        let size = 10 + rules.iter().map(numbers_of_state).sum::<u64>();
+        message.extend(&[key.id(), (tells && is_told(index)).into()]);
+        message.extend(&[digest(rules), size, rules.len() as u64]);
+        rules.iter().for_each(|rule| encode_rule(&mut message, rule));
     }
-    for Bucket { rules, .. } in batch.buckets {
-        declared.extend(&[digest(rules).unwrap_or(0), rules.len() as u64]);
-        rules.iter().for_each(|rule| encode_rule(&mut declared, rule));
-    }
-
-    let mut arguments = vec![lane, Vec::new(), declared.0];
-    let mut first = None;
     let mut run = None;
     for op in batch.ops {
-        if message.len() + 3 + 2 * rules > NUMBERS_PER_ARGUMENT {
-            let full = std::mem::take(&mut message).0;
-            run = None;
-            match first {
-                None => first = Some(full),
-                Some(_) => arguments.push(full),
-            }
-        }
         run = encode_op(&mut message, op, run);
     }
-    match first {
-        None => arguments[1] = message.0,
-        Some(first) => {
-            arguments[1] = first;
-            arguments.push(message.0);
-        }
-    }
-    Ok(arguments)
+    Ok([message.0, channel.to_vec()])
 }
 
-/// What the script's shortcut needs to know of the rules, if it can be taken at all.
-fn encode_shortcut(to: &mut Numbers, rules: &[Rule]) {
-    let Some(digest) = digest(rules) else { return to.extend(&[0, 0]) };
-    to.extend(&[digest, rules.len() as u64]);
-    for rule in rules {
-        if let Window::Sliding { slot, slots } = rule.window {
-            to.extend(&[rule.limit, slot, slot.saturating_mul(slots + 1)]);
-        }
-    }
-}
-
-/// Stands for the identities of rules, if they are such that the shortcut can be taken.
-fn digest(rules: &[Rule]) -> Option<u64> {
+/// Stands for all that a state knows of rules. The boundaries of a calendar are none of it.
+fn digest(rules: &[Rule]) -> u64 {
     // FNV-1a, by numbers.
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut add = |number: u64| {
+        hash = (hash ^ number).wrapping_mul(0x0100_0000_01b3);
+        hash ^= hash >> 32;
+    };
+    add(VERSION);
     for rule in rules {
-        let Window::Sliding { slot, slots } = rule.window else { return None };
-        if rule.held {
-            return None;
-        }
-        for number in [rule.id, slot, slots] {
-            hash = (hash ^ number).wrapping_mul(0x0100_0000_01b3);
-            hash ^= hash >> 32;
+        [rule.id, rule.limit, kind_of(rule), rule.held.into()].into_iter().for_each(&mut add);
+        match &rule.window {
+            Window::Sliding { slot, slots } => [*slot, *slots].into_iter().for_each(&mut add),
+            Window::TokenBucket(TokenBucket { tick, units, burst, max_debt, slot, slots }) => {
+                [*tick, *units, *burst, *max_debt, *slot, *slots].into_iter().for_each(&mut add);
+            }
+            Window::Fixed { .. } | Window::Calendar { .. } | Window::InFlight => {}
         }
     }
-    Some((hash & MAX_AMOUNT).max(1))
+    hash & MAX_AMOUNT
 }
 
-fn fits_rules(op: &Op, rules: usize) -> bool {
-    match op {
-        Op::Reserve { costs, .. } => costs.len() == rules,
-        Op::Settle { reserved, actual, .. } => reserved.len() == rules && actual.len() == rules,
-        Op::Detach { reserved, .. } => reserved.len() == rules,
-        Op::Pause(_) | Op::Surface { .. } | Op::Cap { .. } | Op::Status => true,
+/// How many numbers a state has of a quota.
+fn numbers_of_state(rule: &Rule) -> u64 {
+    match &rule.window {
+        Window::Sliding { .. } => 5,
+        Window::TokenBucket(_) => 11,
+        Window::Fixed { .. } | Window::Calendar { .. } => 4,
+        Window::InFlight => 2,
     }
 }
 
-fn encode_rule(to: &mut Numbers, rule: &Rule) {
-    let kind = match &rule.window {
+fn kind_of(rule: &Rule) -> u64 {
+    match &rule.window {
         Window::Sliding { .. } => 1,
         Window::TokenBucket(_) => 2,
         Window::Fixed { .. } => 3,
         Window::InFlight => 4,
         Window::Calendar { .. } => 5,
-    };
-    to.extend(&[rule.id, rule.limit, kind, rule.held.into()]);
+    }
+}
+
+fn encode_rule(to: &mut Numbers, rule: &Rule) {
+    to.extend(&[rule.id, rule.limit, kind_of(rule), rule.held.into()]);
     match &rule.window {
         Window::Sliding { slot, slots } => to.extend(&[*slot, *slots]),
         Window::TokenBucket(TokenBucket { tick, units, burst, max_debt, slot, slots }) => {
@@ -151,92 +136,140 @@ fn encode_rule(to: &mut Numbers, rule: &Rule) {
     }
 }
 
+/// Whether an operation names buckets of the batch, and has an amount for each of their quotas.
+fn fits_rules(op: &Op, buckets: &[Bucket]) -> bool {
+    let exists = |bucket: &u16| usize::from(*bucket) < buckets.len();
+    let rules = |on: &[u16]| {
+        let counts = on.iter().map(|&bucket| buckets.get(usize::from(bucket)).map(|b| b.rules.len()));
+        counts.sum::<Option<usize>>().filter(|_| !on.is_empty())
+    };
+    match op {
+        Op::Reserve(Reserve { on, costs, .. }) => rules(on) == Some(costs.len()),
+        Op::Settle(Settle { on, at, reserved, actual, .. }) => {
+            let count = rules(on);
+            at.len() == on.len() && count == Some(reserved.len()) && count == Some(actual.len())
+        }
+        Op::Detach { on, reserved, .. } => rules(on) == Some(reserved.len()),
+        Op::Waiting { bucket, .. }
+        | Op::Pause { bucket, .. }
+        | Op::Refused { bucket, .. }
+        | Op::Answered { bucket, .. }
+        | Op::Cap { bucket, .. }
+        | Op::Status { bucket } => exists(bucket),
+    }
+}
+
 /// Operations of one kind that follow each other: a run says once what they have in common.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Run {
+#[derive(Clone, Copy)]
+struct Run<'a> {
     kind: u64,
-    headroom: u64,
+    common: [u64; 3],
+    on: &'a [u16],
     /// Where it says how many there are.
     many: usize,
 }
 
-/// Appends an operation, to the run before it if it is of its kind. Answers the run that it is part of.
-fn encode_op(to: &mut Numbers, op: &Op, run: Option<Run>) -> Option<Run> {
-    let continued = |to: &mut Numbers, kind, headroom| match run {
-        Some(run) if (run.kind, run.headroom) == (kind, headroom) => {
-            to.increment(run.many);
-            (run, true)
-        }
-        _ => {
-            to.extend(&[kind, 1]);
-            (Run { kind, headroom, many: to.len() - 1 }, false)
-        }
-    };
+/// Continues the run if the operation is of its kind, or begins another one.
+fn join<'a>(
+    to: &mut Numbers,
+    run: Option<Run<'a>>,
+    kind: u64,
+    common: [u64; 3],
+    on: &'a [u16],
+) -> Option<Run<'a>> {
+    if let Some(run) = run.filter(|run| (run.kind, run.common, run.on) == (kind, common, on)) {
+        to.increment(run.many);
+        return Some(run);
+    }
+    let many = to.len() + 1;
+    to.extend(&[kind, 1]);
+    to.extend(&common);
+    to.push(on.len() as u64);
+    on.iter().for_each(|&bucket| to.push(bucket.into()));
+    Some(Run { kind, common, on, many })
+}
+
+/// Appends an operation, to the run before it if it is of its kind. Returns the run that it is part of.
+fn encode_op<'a>(to: &mut Numbers, op: &'a Op, run: Option<Run<'a>>) -> Option<Run<'a>> {
     match op {
-        Op::Reserve { costs, headroom, explain, mode } => {
-            let mode = match mode {
+        Op::Reserve(Reserve { on, costs, headroom, mode, waiter, age, flow }) => {
+            let kind = match mode {
                 Mode::Wait => 1,
                 Mode::Try => 2,
                 Mode::Dry => 3,
             };
-            let (run, runs) = continued(to, if *explain { mode + 3 } else { mode }, *headroom);
-            if !runs {
-                to.push(*headroom);
-            }
+            let run = join(to, run, kind, [*headroom, flow.id, flow.weight.into()], on);
+            to.extend(&[*waiter, *age]);
             to.extend(costs);
-            Some(run)
+            return run;
         }
-        Op::Settle { at, reserved, actual, close, claim: None } => {
-            let (run, _) = continued(to, if *close { 7 } else { 8 }, 0);
-            to.push(*at);
+        Op::Settle(Settle { on, at, reserved, actual, close, claim }) => {
+            let kind = if *close { 4 } else { 5 };
+            let run = match claim {
+                None => join(to, run, kind, [0; 3], on),
+                Some(claim) => join(to, None, kind + 2, [*claim, 0, 0], on),
+            };
+            to.extend(at);
             to.extend(reserved);
             to.extend(actual);
-            Some(run)
+            return run.filter(|_| claim.is_none());
         }
-        Op::Settle { at, reserved, actual, close, claim: Some(claim) } => {
-            to.extend(&[if *close { 9 } else { 10 }, *at, *claim]);
+        Op::Detach { on, claim, reserved, lease } => {
+            join(to, None, 8, [*claim, *lease, 0], on);
             to.extend(reserved);
-            to.extend(actual);
-            None
         }
-        Op::Detach { claim, reserved, lease } => {
-            to.extend(&[11, *claim, *lease]);
-            to.extend(reserved);
-            None
+        Op::Waiting { bucket, lines } => {
+            to.extend(&[9, u64::from(*bucket), lines.len() as u64]);
+            lines.iter().for_each(|line| encode_line(to, line));
         }
-        Op::Pause(duration) => {
-            to.extend(&[12, *duration]);
-            None
+        Op::Pause { bucket, lasts } => to.extend(&[10, u64::from(*bucket), *lasts]),
+        Op::Refused { bucket, quota, at, asked, lasts, longest } => {
+            to.extend(&[11, u64::from(*bucket), quota.is_some().into(), quota.unwrap_or(0)]);
+            to.extend(&[*at, *asked, *lasts, *longest]);
         }
-        Op::Status => {
-            to.push(13);
-            None
+        Op::Answered { bucket, at } => to.extend(&[12, u64::from(*bucket), *at]),
+        Op::Cap { bucket, quota, left, at, lasts } => {
+            to.extend(&[13, u64::from(*bucket), *quota, *left, *at, *lasts]);
         }
-        Op::Cap { quota, left: Some(left), at, lasts } => {
-            to.extend(&[14, *quota, *left, *at, *lasts]);
-            None
-        }
-        Op::Cap { quota, left: None, lasts, .. } => {
-            to.extend(&[15, *quota, *lasts]);
-            None
-        }
-        Op::Surface { quota: None, asked, lasts } => {
-            to.extend(&[16, *asked, *lasts]);
-            None
-        }
-        Op::Surface { quota: Some(quota), asked, lasts } => {
-            to.extend(&[17, *quota, *asked, *lasts]);
-            None
-        }
+        Op::Status { bucket } => to.extend(&[14, u64::from(*bucket)]),
     }
+    None
 }
 
-/// The answer in `reply` to a batch about so many buckets; `None` if that is no answer of the script's.
-pub(super) fn decode(reply: &[u8], buckets: usize) -> Option<Answer> {
-    let mut reply = Reader(reply);
+fn encode_line(to: &mut Numbers, line: &Line) {
+    let Line { rule, headroom, flow, space, waiter, age, cost, part, count, sum, last } = line;
+    to.extend(&[u64::from(*rule), *headroom, flow.id, *space, *waiter, *age, *cost]);
+    to.push_double(*part);
+    to.extend(&[*count, *sum, *last]);
+}
+
+/// Why a reply is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unreadable {
+    /// It has not the length that it says: something on the way has cut it off. The answer is lost.
+    Cut,
+    /// It is none of the script's.
+    Foreign,
+}
+
+/// The answer in `reply` to a batch of so many operations about so many buckets.
+pub(super) fn decode(reply: &[u8], buckets: usize, ops: usize) -> Result<Answer, Unreadable> {
+    let mut reader = Reader(reply);
+    let length = match reader.integer() {
+        Some(length) => length,
+        None if reply.len() < 8 => return Err(Unreadable::Cut),
+        None => return Err(Unreadable::Foreign),
+    };
+    if usize::try_from(length) != Ok(reply.len()) {
+        return Err(Unreadable::Cut);
+    }
+    decode_answer(&mut reader, buckets, ops).ok_or(Unreadable::Foreign)
+}
+
+fn decode_answer(reply: &mut Reader<'_>, buckets: usize, ops: usize) -> Option<Answer> {
     let wall = reply.amount()?;
     let outcome = match reply.amount()? {
-        0 => decode_applied(&mut reply, buckets)?,
+        0 => decode_applied(reply, buckets, ops)?,
         1 => Outcome::Stale,
         2 => Outcome::Uncharted,
         _ => return None,
@@ -244,81 +277,95 @@ pub(super) fn decode(reply: &[u8], buckets: usize) -> Option<Answer> {
     reply.0.is_empty().then_some(Answer { wall, outcome })
 }
 
-fn decode_applied(reply: &mut Reader<'_>, buckets: usize) -> Option<Outcome> {
-    let now = reply.amount()?;
-    let lives = (0..buckets)
-        .map(|_| Some(Life { born: reply.amount()?, expires: reply.amount()? }))
-        .collect::<Option<_>>()?;
-    let (verdicts, reasons) = (reply.amount()?, reply.amount()?);
-    let codes = reply.bytes(usize::try_from(verdicts).ok()?)?;
-    if reply.0.len() as u64 != reasons.checked_mul(8)? {
-        return None;
+fn decode_applied(reply: &mut Reader<'_>, buckets: usize, ops: usize) -> Option<Outcome> {
+    let seen = |_| {
+        let (now, was) = (reply.amount()?, reply.amount()?);
+        Some(Seen { now, was, born: reply.amount()?, expires: reply.amount()? })
+    };
+    let buckets = (0..buckets).map(seen).collect::<Option<_>>()?;
+    let mut verdicts = Verdicts::with_capacity(ops);
+    while verdicts.len() < ops {
+        let plain = match reply.amount()? {
+            1 => Verdict::Granted { probe: false },
+            2 => Verdict::Granted { probe: true },
+            3 => Verdict::Fits,
+            4 => Verdict::Done,
+            5 => Verdict::NoClaim,
+            6 => {
+                verdicts.push(Verdict::Refused(Box::new(decode_refused(reply)?)));
+                continue;
+            }
+            7 => {
+                verdicts.push(Verdict::Status(Box::new(decode_status(reply)?)));
+                continue;
+            }
+            _ => return None,
+        };
+        let many = usize::try_from(reply.amount()?).ok()?;
+        if many == 0 || many > ops - verdicts.len() {
+            return None;
+        }
+        verdicts.extend(std::iter::repeat_n(plain, many));
     }
-    let verdicts = codes.iter().map(|&code| decode_verdict(code, reply)).collect::<Option<_>>()?;
-    Some(Outcome::Applied { now, lives, verdicts })
+    Some(Outcome::Applied { buckets, verdicts })
 }
 
-fn decode_verdict(code: u8, reasons: &mut Reader<'_>) -> Option<Verdict> {
-    Some(match code {
-        1 => Verdict::Granted,
-        2 => Verdict::Fits,
-        3 => Verdict::Refused(Box::default()),
-        4 => {
-            let count = reasons.count(5)?;
-            Verdict::Refused((0..count).map(|_| decode_violation(reasons)).collect::<Option<_>>()?)
-        }
-        5 => Verdict::Done,
-        6 => Verdict::NoClaim,
-        7 => {
-            let count = reasons.count(6)?;
-            let levels = (0..count).map(|_| decode_level(reasons)).collect::<Option<_>>()?;
-            let (until, asked_until) = (reasons.amount()?, reasons.amount()?);
-            Verdict::Status(levels, Paused { until, asked_until })
-        }
-        _ => return None,
-    })
+fn decode_refused(reply: &mut Reader<'_>) -> Option<Refused> {
+    let count = reply.count(8)?;
+    let violations = (0..count).map(|_| decode_violation(reply)).collect::<Option<_>>()?;
+    Some(Refused { violations, tag: reply.double()?, part: reply.double()? })
 }
 
-fn decode_violation(reasons: &mut Reader<'_>) -> Option<Violation> {
-    let by = match reasons.integer()? {
+fn decode_violation(reply: &mut Reader<'_>) -> Option<Violation> {
+    let by = match reply.integer()? {
         pause @ ..0 => RefusedBy::Pause(usize::try_from(-1 - pause).ok()?),
         rule => RefusedBy::Rule(usize::try_from(rule).ok()?),
     };
-    let available = reasons.integer()?;
-    let wait = match reasons.integer()? {
-        -1 => None,
-        wait => Some(Micros::try_from(wait).ok()?),
-    };
-    let (at_best, asked) = (reasons.amount()?, reasons.some_amount()?);
-    Some(Violation { by, available, wait, at_best, asked })
+    let available = reply.integer()?;
+    let (wait, at_best, asked) = (reply.some_amount()?, reply.amount()?, reply.some_amount()?);
+    let holds = reply.amount()? == 1;
+    Some(Violation {
+        by,
+        available,
+        wait,
+        at_best,
+        asked,
+        holds,
+        rank: reply.amount()?,
+        before: reply.amount()?,
+    })
 }
 
-fn decode_level(reasons: &mut Reader<'_>) -> Option<Level> {
-    Some(Level {
-        charged: reasons.amount()?,
-        in_flight: reasons.amount()?,
-        reset: reasons.amount()?,
-        withheld: reasons.amount()?,
-        withheld_for: reasons.amount()?,
-        asked: reasons.some_amount()?,
-    })
+fn decode_status(reply: &mut Reader<'_>) -> Option<BucketLevel> {
+    let count = reply.count(6)?;
+    let level = |_| {
+        Some(Level {
+            charged: reply.amount()?,
+            in_flight: reply.amount()?,
+            reset: reply.amount()?,
+            withheld: reply.amount()?,
+            withheld_for: reply.amount()?,
+            asked: reply.some_amount()?,
+        })
+    };
+    let quotas = (0..count).map(level).collect::<Option<_>>()?;
+    let (paused_until, asked_until) = (reply.amount()?, reply.amount()?);
+    Some(BucketLevel { quotas, paused_until, asked_until, waiting: reply.amount()? })
 }
 
 /// Reads a reply from its beginning.
 struct Reader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
-    fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (bytes, rest) = self.0.split_at_checked(count)?;
+impl Reader<'_> {
+    fn double(&mut self) -> Option<f64> {
+        let (bytes, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
-        Some(bytes)
+        Some(f64::from_le_bytes(*bytes)).filter(|number| !number.is_nan())
     }
 
     fn integer(&mut self) -> Option<i64> {
-        let (bytes, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        let number = f64::from_le_bytes(*bytes);
-        // Also refuses what is not a number or not finite.
+        // Also refuses what is not finite.
+        let number = self.double()?;
         (number.abs() <= MAX_AMOUNT as f64 && number.fract() == 0.0).then_some(number as i64)
     }
 
@@ -326,9 +373,12 @@ impl<'a> Reader<'a> {
         u64::try_from(self.integer()?).ok()
     }
 
-    /// An amount that is never 0, which stands for none.
-    fn some_amount(&mut self) -> Option<Option<u64>> {
-        self.amount().map(|amount| Some(amount).filter(|amount| *amount > 0))
+    /// An amount, or -1, which stands for none.
+    fn some_amount(&mut self) -> Option<Option<Micros>> {
+        match self.integer()? {
+            -1 => Some(None),
+            amount => Some(Some(u64::try_from(amount).ok()?)),
+        }
     }
 
     /// How many items follow, of at least so many numbers each.
@@ -342,35 +392,55 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    fn packed(numbers: &[f64]) -> Vec<u8> {
-        numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+    /// A reply with these numbers after its length.
+    fn reply(numbers: &[f64]) -> Vec<u8> {
+        let length = (8 * numbers.len() + 8) as f64;
+        std::iter::once(&length).chain(numbers).flat_map(|number| number.to_le_bytes()).collect()
     }
 
     #[test]
     fn an_answer_is_read_back() {
-        let mut reply = packed(&[9.0, 0.0, 8.0, 1.0, 2.0, 3.0, 14.0]);
-        reply.extend([1, 4, 7]);
-        reply.extend(packed(&[2.0, -1.0, -7.0, -1.0, 3.0, 0.0, 4.0, 0.0, 5.0, 5.0, 6.0, 0.0, 8.0, 9.0]));
-        let paused =
-            Violation { by: RefusedBy::Pause(0), available: -7, wait: None, at_best: 3, asked: None };
+        let refused =
+            [6.0, 2.0, -1.0, -7.0, -1.0, 3.0, -1.0, 1.0, 0.0, 0.0, 4.0, 0.0, 5.0, 5.0, 6.0, 0.0, 2.0, 3.0];
+        let numbers =
+            [&[9.0, 0.0, 8.0, 7.0, 1.0, 2.0, 1.0, 2.0][..], &refused, &[0.5, 0.25, 7.0, 0.0, 8.0, 9.0, 3.0]];
+        let reply = reply(&numbers.concat());
+        let (by, rank) = (RefusedBy::Pause(0), 0);
+        let paused = Violation {
+            by,
+            available: -7,
+            wait: None,
+            at_best: 3,
+            asked: None,
+            holds: true,
+            rank,
+            before: 0,
+        };
         let by = RefusedBy::Rule(4);
-        let short = Violation { by, available: 0, wait: Some(5), at_best: 5, asked: Some(6) };
-        let refused = Verdict::Refused(Box::new([paused, short]));
-        let status = Verdict::Status(Box::default(), Paused { until: 8, asked_until: 9 });
-        assert_eq!(
-            decode(&reply, 1),
-            Some(Answer {
-                wall: 9,
-                outcome: Outcome::Applied {
-                    now: 8,
-                    lives: [Life { born: 1, expires: 2 }].into_iter().collect(),
-                    verdicts: [Verdict::Granted, refused, status].into_iter().collect(),
-                }
-            })
-        );
+        let short = Violation {
+            by,
+            available: 0,
+            wait: Some(5),
+            at_best: 5,
+            asked: Some(6),
+            holds: false,
+            rank: 2,
+            before: 3,
+        };
+        let refused = Refused { violations: [paused, short].into_iter().collect(), tag: 0.5, part: 0.25 };
+        let status = BucketLevel { paused_until: 8, asked_until: 9, waiting: 3, ..BucketLevel::default() };
+        let granted = Verdict::Granted { probe: false };
+        let verdicts =
+            [granted.clone(), granted, Verdict::Refused(refused.into()), Verdict::Status(status.into())];
+        let buckets = [Seen { now: 8, was: 7, born: 1, expires: 2 }].into_iter().collect();
+        let outcome = Outcome::Applied { buckets, verdicts: verdicts.into_iter().collect() };
+        assert_eq!(decode(&reply, 1, 4), Ok(Answer { wall: 9, outcome }));
         for cut in 0..reply.len() {
-            assert_eq!(decode(&reply[..cut], 1), None);
+            assert_eq!(decode(&reply[..cut], 1, 4), Err(Unreadable::Cut));
         }
+        assert_eq!(decode(&[&reply[..], &[0]].concat(), 1, 4), Err(Unreadable::Cut));
+        assert_eq!(decode(&reply, 1, 3), Err(Unreadable::Foreign));
+        assert_eq!(decode(&reply, 2, 4), Err(Unreadable::Foreign));
     }
 
     #[test]
@@ -383,14 +453,13 @@ mod tests {
             &[0.5, 1.0],
             &[1.0, 3.0],
             &[1.0, 1.0, 1.0],
-            &[1.0, 0.0, 1.0, 1.0, 1.0, 9e15, 0.0],
-            &[1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 9e15],
+            &[1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 9e15],
+            &[1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0],
+            &[1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 6.0, 9e15],
+            &[1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 7.0, 9e15],
         ] {
-            assert_eq!(decode(&packed(numbers), 1), None, "{numbers:?}");
+            assert_eq!(decode(&reply(numbers), 1, 1), Err(Unreadable::Foreign), "{numbers:?}");
         }
-        let mut reply = packed(&[1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
-        reply.push(7);
-        reply.extend(packed(&[9e15]));
-        assert_eq!(decode(&reply, 1), None);
+        assert_eq!(decode(b"mine and longer than a number", 1, 1), Err(Unreadable::Foreign));
     }
 }

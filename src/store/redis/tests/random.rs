@@ -1,153 +1,162 @@
-//! Random batches, of the kinds that matter: what lanes do, what goes wrong, and what lies near a limit.
+//! Random batches, of the kinds that matter: what sessions do, what goes wrong, and what lies near a limit.
 
 use fastrand::Rng;
 
-use super::rules::{calm_rule, limit, rechart, rule, token_bucket};
-use crate::engine::{Answer, Costs, MAX_AMOUNT, Micros, Mode, Op, Outcome, Rule, Verdict, Window};
+use super::rules::{limit, rechart, rule, token_bucket};
+use crate::engine::{
+    Answer, Costs, Flow, Line, MAX_AMOUNT, Micros, Mode, On, Op, Outcome, Reserve, Rule, Settle, Times,
+    Verdict, Window,
+};
 
 pub(super) const SECOND: Micros = 1_000_000;
 pub(super) const DAY: Micros = 86_400 * SECOND;
 
-/// The buckets that each lane's demands are about, by index.
-const PATHS: [&[usize]; 6] = [&[0], &[0, 1], &[1], &[2, 0, 1], &[2], &[0]];
-
-const BUCKETS: usize = 3;
+pub(super) const BUCKETS: usize = 3;
 
 /// What happens to some buckets, at random.
 pub(super) struct World {
     pub(super) rng: Rng,
     pub(super) wall: Micros,
-    /// Every rule that some lane may use, by bucket.
+    /// What identifies the buckets.
+    ids: [u64; BUCKETS],
+    /// Every rule that some session may use, by bucket.
     rules: Vec<Vec<Rule>>,
-    lanes: Vec<Lane>,
+    sessions: Vec<Session>,
     claims: Vec<(u64, Reservation)>,
-    /// Mostly what the script's shortcut is for.
-    calm: bool,
 }
 
-/// A client, and what it has reserved.
-struct Lane {
+struct Session {
     id: u64,
     seq: u64,
-    path: usize,
     lease: Micros,
-    /// The rules it goes by, of each of its buckets, by index.
+    /// The rules it goes by, of each bucket, by index.
     rules: Vec<Vec<usize>>,
     reservations: Vec<Reservation>,
+    waiters: Vec<Reserve>,
+    /// What it sent of late, and may send again.
+    sent: Vec<Sending>,
 }
 
+/// Buckets are those of the world here, not of a batch.
 #[derive(Clone)]
 struct Reservation {
-    at: Micros,
-    path: usize,
+    on: On,
+    at: Times,
     costs: Costs,
 }
 
 /// One batch.
+#[derive(Clone)]
 pub(super) struct Sending {
-    pub(super) lane: u64,
+    pub(super) session: u64,
     pub(super) seq: u64,
     pub(super) lease: Micros,
-    /// Indices of its buckets.
-    pub(super) path: &'static [usize],
+    /// Indexes of its buckets.
+    pub(super) buckets: Vec<usize>,
     /// The rules of each of them.
     pub(super) rules: Vec<Vec<Rule>>,
     pub(super) ops: Vec<Op>,
-    lane_index: usize,
+    by: usize,
 }
 
 impl World {
-    /// A world in which anything happens, or a calm one: sliding windows, small steps of time, small amounts.
-    pub(super) fn new(seed: u64, calm: bool) -> Self {
+    pub(super) fn new(seed: u64, ids: [u64; BUCKETS]) -> Self {
         let mut rng = Rng::with_seed(seed);
         let wall = 1_700_000_000 * SECOND + rng.u64(0..DAY);
         let rules = (0..BUCKETS)
-            .map(|bucket| {
-                let ids = (0..8).map(|n| (bucket * 8 + n + 1) as u64);
-                ids.map(|id| if calm { calm_rule(&mut rng, id) } else { rule(&mut rng, id, wall) }).collect()
-            })
+            .map(|bucket| (1..=8).map(|n| rule(&mut rng, (bucket * 8 + n) as u64, wall)).collect())
             .collect();
-        let mut world = Self { rng, wall, rules, lanes: Vec::new(), claims: Vec::new(), calm };
-        for path in 0..PATHS.len() {
-            let lane = world.lane(path);
-            world.lanes.push(lane);
-        }
-        world
-    }
-
-    pub(super) fn buckets(&self) -> usize {
-        BUCKETS
+        let sessions = (0..5).map(|_| Session::new(&mut rng)).collect();
+        Self { rng, wall, ids, rules, sessions, claims: Vec::new() }
     }
 
     /// The next batch. Steps time first, and changes some rules now and then.
     pub(super) fn next(&mut self, ops: usize) -> Sending {
         self.step_time();
-        if self.rng.u8(..) < if self.calm { 1 } else { 8 } {
+        if self.rng.u8(..) < 8 {
             self.change_rules();
         }
-        let lane_index = self.rng.usize(..self.lanes.len());
-        if self.rng.u8(..) < 3 {
+        let by = self.rng.usize(..self.sessions.len());
+        if self.rng.u8(..) < 2 {
             // A process that starts anew.
-            self.lanes[lane_index] = self.lane(self.lanes[lane_index].path);
+            self.sessions[by] = Session::new(&mut self.rng);
         }
+        if self.rng.u8(..) < 10 && !self.sessions[by].sent.is_empty() {
+            let newest = self.sessions[by].sent.len() - 1;
+            let index = if self.rng.bool() { newest } else { self.rng.usize(..=newest) };
+            return self.sessions[by].sent[index].clone();
+        }
+        let mut buckets: Vec<usize> = (0..BUCKETS).collect();
+        self.rng.shuffle(&mut buckets);
+        buckets.truncate(self.rng.usize(1..=BUCKETS));
         let count = 1 + self.rng.usize(..2 * ops);
-        // A lane settles first.
-        let ops = match self.calm && self.rng.u8(..) < 200 {
-            true => (0..count).map(|n| self.calm_op(lane_index, n < count / 2)).collect(),
-            false => (0..count).map(|_| self.op(lane_index)).collect(),
-        };
-
-        let rng = &mut self.rng;
-        let lane = &mut self.lanes[lane_index];
-        let seq = match rng.u8(..) {
-            0..6 => lane.seq,
-            6..9 => rng.u64(1..=lane.seq),
-            _ => {
-                lane.seq += rng.u64(1..3);
-                lane.seq
+        let mut ops: Vec<Op> = (0..count).map(|_| self.op(by, &buckets)).collect();
+        for index in 0..buckets.len() {
+            if self.rng.u8(..5) < 2 {
+                let told = self.waiting(by, &buckets, index);
+                ops.insert(self.rng.usize(..=ops.len()), told);
             }
-        };
-        let path = PATHS[lane.path];
-        let rules = path.iter().zip(&lane.rules).map(|(&bucket, rules)| {
-            rules.iter().map(|&rule| rechart(rng, &self.rules[bucket][rule], self.wall)).collect()
+        }
+        let (rng, session) = (&mut self.rng, &mut self.sessions[by]);
+        session.seq += rng.u64(1..3);
+        let seq = if rng.u8(..) < 3 { 0 } else { session.seq };
+        let rules = buckets.iter().map(|&bucket| {
+            let rules = session.rules[bucket].iter();
+            rules.map(|&rule| rechart(rng, &self.rules[bucket][rule], self.wall)).collect()
         });
-        Sending { lane: lane.id, seq, lease: lane.lease, path, rules: rules.collect(), ops, lane_index }
+        let rules = rules.collect();
+        Sending { session: session.id, seq, lease: session.lease, buckets, rules, ops, by }
     }
 
-    /// Keeps what was granted, so that it can be settled.
+    /// Keeps what was granted, so that it can be settled, and what waits.
     pub(super) fn learn(&mut self, sent: &Sending, answer: &Answer) {
-        let Outcome::Applied { now, verdicts, .. } = &answer.outcome else { return };
-        let lane = &mut self.lanes[sent.lane_index];
+        let Outcome::Applied { buckets, verdicts } = &answer.outcome else { return };
+        let session = &mut self.sessions[sent.by];
+        if session.id != sent.session {
+            return;
+        }
+        let world =
+            |on: &On| -> On { on.iter().map(|&bucket| sent.buckets[usize::from(bucket)] as u16).collect() };
+        let times =
+            |on: &On| -> Times { on.iter().map(|&bucket| buckets[usize::from(bucket)].now).collect() };
         for (op, verdict) in sent.ops.iter().zip(verdicts) {
             match (op, verdict) {
-                (Op::Reserve { costs, .. }, Verdict::Granted) => {
-                    lane.reservations.push(Reservation { at: *now, path: lane.path, costs: costs.clone() });
+                (Op::Reserve(reserve), Verdict::Granted { .. }) => {
+                    session.waiters.retain(|waiter| waiter.waiter != reserve.waiter);
+                    let Reserve { on, costs, .. } = reserve;
+                    let reservation = Reservation { on: world(on), at: times(on), costs: costs.clone() };
+                    session.reservations.push(reservation);
                 }
-                (Op::Detach { claim, reserved, .. }, Verdict::Done) => {
-                    let reservation = Reservation { at: *now, path: lane.path, costs: reserved.clone() };
+                (Op::Reserve(reserve), Verdict::Refused(_)) if reserve.waiter > 0 => {
+                    if session.waiters.iter().all(|waiter| waiter.waiter != reserve.waiter) {
+                        session.waiters.push(Reserve { on: world(&reserve.on), ..reserve.clone() });
+                    }
+                }
+                (Op::Detach { on, claim, reserved, .. }, Verdict::Done) => {
+                    let reservation = Reservation { on: world(on), at: times(on), costs: reserved.clone() };
                     self.claims.push((*claim, reservation));
                 }
                 _ => {}
             }
         }
-        lane.reservations.truncate(200);
+        session.reservations.truncate(200);
+        let (waiters, sendings) = (session.waiters.len(), session.sent.len());
+        session.waiters.drain(..waiters.saturating_sub(12));
+        session.sent.drain(..sendings.saturating_sub(6));
+        if sent.seq > 0 && session.sent.iter().all(|other| other.seq != sent.seq) {
+            session.sent.push(sent.clone());
+        }
         let claims = self.claims.len();
         self.claims.drain(..claims.saturating_sub(50));
     }
 
-    fn lane(&mut self, path: usize) -> Lane {
-        let rules = PATHS[path].iter().map(|_| some_rules(&mut self.rng)).collect();
-        let lease = [SECOND, 10 * SECOND, 60 * SECOND, 2_000 * SECOND][self.rng.usize(..4)];
-        Lane { id: self.rng.u64(..=MAX_AMOUNT), seq: 1, path, lease, rules, reservations: Vec::new() }
-    }
-
     fn step_time(&mut self) {
         let rng = &mut self.rng;
-        let (step, back) = match rng.u16(..if self.calm { 890 } else { 1000 }) {
-            600.. if self.calm => (rng.u64(..20_000), false),
+        let (step, back) = match rng.u16(..1000) {
             0..300 => (0, false),
-            300..700 => (rng.u64(..5_000), false),
-            700..900 => (rng.u64(..2 * SECOND), false),
+            300..600 => (rng.u64(..5_000), false),
+            600..750 => (rng.u64(..300_000), false),
+            750..900 => (rng.u64(..2 * SECOND), false),
             900..960 => (rng.u64(..60 * SECOND), false),
             960..980 => (rng.u64(..2_000 * SECOND), false),
             980..984 => (rng.u64(..40 * DAY), false),
@@ -157,173 +166,251 @@ impl World {
         self.wall = if back { self.wall - step } else { self.wall + step };
     }
 
-    /// Somebody deploys other limits, or other quotas.
+    /// Other limits, or other quotas, are deployed.
     fn change_rules(&mut self) {
         let rng = &mut self.rng;
         let bucket = rng.usize(..BUCKETS);
         let rule = rng.choice(&mut self.rules[bucket]).expect("rules");
         match &mut rule.window {
             Window::TokenBucket(shape) => {
-                let finer = rng.bool();
-                *shape = token_bucket(rng, rule.id, if finer { 1 } else { 1_000 });
-                rule.limit = limit(rng);
+                // Most changes are of the limit alone.
+                match rng.u8(..3) {
+                    0 => {
+                        let finer = rng.bool();
+                        *shape = token_bucket(rng, rule.id, if finer { 1 } else { 1_000 });
+                        rule.limit = limit(rng);
+                    }
+                    1 => {
+                        let more = 2 * shape.burst;
+                        if more * shape.units * 16 < MAX_AMOUNT {
+                            shape.burst = if rng.bool() { more } else { shape.burst.div_ceil(2) };
+                            shape.max_debt = shape.burst * rng.u64(..8);
+                        }
+                    }
+                    _ => rule.limit = if rng.bool() { limit(rng) } else { rule.limit + 1 },
+                }
             }
+            Window::InFlight => rule.limit = rng.u64(1..200),
             _ => rule.limit = limit(rng),
         }
-        let lane = rng.choice(&mut self.lanes).expect("lanes");
-        let of = rng.usize(..lane.rules.len());
-        lane.rules[of] = some_rules(rng);
+        let session = rng.choice(&mut self.sessions).expect("sessions");
+        session.rules[bucket] = some_rules(rng);
         // What it knew is about other quotas now.
-        lane.reservations.clear();
+        session.reservations.clear();
+        session.waiters.clear();
         self.claims.clear();
     }
 
-    fn calm_op(&mut self, lane_index: usize, settle: bool) -> Op {
-        let lane = &mut self.lanes[lane_index];
-        let rules = PATHS[lane.path]
-            .iter()
-            .zip(&lane.rules)
-            .flat_map(|(&bucket, rules)| rules.iter().map(move |&rule| (bucket, rule)));
-        let limits: Vec<u64> = rules.map(|(bucket, rule)| self.rules[bucket][rule].limit).collect();
-        let rng = &mut self.rng;
-        if !settle {
-            let costs = limits.iter().map(|&limit| rng.u64(..=limit / 1_000 + 1).min(limit)).collect();
-            let headroom = if rng.u8(..) < 20 { 1_000 } else { 0 };
-            return Op::Reserve {
-                costs,
-                headroom,
-                explain: rng.bool(),
-                mode: if rng.bool() { Mode::Wait } else { Mode::Try },
-            };
-        }
-        let Some(Reservation { at, mut costs, .. }) = lane.reservations.pop() else {
-            let rules: Vec<&Rule> = PATHS[lane.path]
-                .iter()
-                .zip(&lane.rules)
-                .flat_map(|(&bucket, rules)| rules.iter().map(move |&rule| (bucket, rule)))
-                .map(|(bucket, rule)| &self.rules[bucket][rule])
-                .collect();
-            return match rng.u8(..20) {
-                0 => pause(rng, &rules),
-                1 | 2 => cap(rng, &rules, self.wall),
-                _ => Op::Status,
-            };
-        };
-        costs.resize(limits.len(), 0);
-        let actual =
-            costs.iter().map(|&cost| if rng.u8(..) < 20 { 2 * cost } else { rng.u64(..=cost) }).collect();
-        Op::Settle { at, reserved: costs, actual, close: true, claim: None }
+    /// The rules of these buckets, of a batch of these, as a session goes by them.
+    fn rules_on(&self, by: usize, buckets: &[usize], on: &On) -> Vec<&Rule> {
+        let buckets = on.iter().map(|&bucket| buckets[usize::from(bucket)]);
+        let rules = buckets.flat_map(|bucket| {
+            self.sessions[by].rules[bucket].iter().map(move |&rule| &self.rules[bucket][rule])
+        });
+        rules.collect()
     }
 
-    fn op(&mut self, lane_index: usize) -> Op {
-        let lane = &mut self.lanes[lane_index];
+    fn op(&mut self, by: usize, buckets: &[usize]) -> Op {
+        let on = self.some_buckets(buckets.len());
+        let limits: Vec<u64> = self.rules_on(by, buckets, &on).iter().map(|rule| rule.capacity(0)).collect();
+        match self.rng.u8(..100) {
+            0..45 => Op::Reserve(self.reserve(by, buckets, on, &limits)),
+            45..85 => Op::Settle(self.settle(by, buckets, on, limits)),
+            85..89 => {
+                let mut reserved = self.remembered(by, buckets, &on, &limits).costs;
+                fit(&mut reserved, &limits);
+                let rng = &mut self.rng;
+                Op::Detach { on, claim: rng.u64(1..100), reserved, lease: rng.u64(..100 * SECOND) }
+            }
+            89..98 => self.said(by, buckets),
+            _ => Op::Status { bucket: self.rng.u16(..buckets.len() as u16) },
+        }
+    }
+
+    /// Some buckets of a batch of so many, in any order.
+    fn some_buckets(&mut self, count: usize) -> On {
+        let mut on: Vec<u16> = (0..count as u16).collect();
+        if self.rng.bool() {
+            self.rng.shuffle(&mut on);
+        }
+        on.truncate(self.rng.usize(1..=count));
+        on.into()
+    }
+
+    fn reserve(&mut self, by: usize, buckets: &[usize], on: On, limits: &[u64]) -> Reserve {
         let rng = &mut self.rng;
-        let rules: Vec<&Rule> = PATHS[lane.path]
-            .iter()
-            .zip(&lane.rules)
-            .flat_map(|(&bucket, rules)| rules.iter().map(move |&rule| (bucket, rule)))
-            .map(|(bucket, rule)| &self.rules[bucket][rule])
-            .collect();
+        let session = &self.sessions[by];
+        let mode = [Mode::Wait, Mode::Wait, Mode::Try, Mode::Dry][rng.usize(..4)];
+        if mode == Mode::Wait && rng.bool() && !session.waiters.is_empty() {
+            // One that waits comes back, if its buckets are here.
+            let waiter = &session.waiters[rng.usize(..session.waiters.len())];
+            if let Some(on) = places(buckets, &waiter.on).filter(|here| *here == on) {
+                let mut costs = waiter.costs.clone();
+                // What it asked when its session went by other rules.
+                fit(&mut costs, limits);
+                return Reserve { on, costs, age: waiter.age + rng.u64(..SECOND), ..waiter.clone() };
+            }
+        }
+        let flow = if rng.bool() { 0 } else { rng.u64(1..5) };
+        Reserve {
+            on,
+            costs: costs(rng, limits),
+            headroom: [0, 0, 0, 1_000, 9_999, 10_000][rng.usize(..6)],
+            mode,
+            waiter: if rng.u8(..4) == 0 { 0 } else { rng.u64(1..1_000) },
+            age: [0, rng.u64(..100_000), rng.u64(..40 * SECOND)][rng.usize(..3)],
+            flow: Flow { id: flow, weight: 1 + flow as u32 % 3 },
+        }
+    }
+
+    fn settle(&mut self, by: usize, buckets: &[usize], on: On, limits: Vec<u64>) -> Settle {
+        let (claim, reservation) = match self.rng.u8(..10) {
+            0 => match self.claims.iter().rev().find(|(_, r)| places(buckets, &r.on).is_some()) {
+                Some((claim, reservation)) => (
+                    Some(*claim),
+                    Reservation {
+                        on: places(buckets, &reservation.on).expect("they are"),
+                        ..reservation.clone()
+                    },
+                ),
+                None => (Some(self.rng.u64(1..100)), self.invented(&on, &limits)),
+            },
+            1 => (None, self.invented(&on, &limits)),
+            _ => (None, self.remembered(by, buckets, &on, &limits)),
+        };
+        let Reservation { on, at, costs: mut reserved } = reservation;
+        let rules = self.rules_on(by, buckets, &on);
         let limits: Vec<u64> = rules.iter().map(|rule| rule.capacity(0)).collect();
         // What a caller's actual usage is cut to.
         let believed: Vec<u64> = rules.iter().map(|rule| rule.capacity(0) + max_debt(rule)).collect();
-        match rng.u8(..100) {
-            0..45 => Op::Reserve {
-                costs: costs(rng, &limits),
-                headroom: [0, 0, 0, 1_000, 9_999, 10_000][rng.usize(..6)],
-                explain: rng.bool(),
-                mode: [Mode::Wait, Mode::Try, Mode::Try, Mode::Dry][rng.usize(..4)],
-            },
-            45..90 => {
-                let (claim, mut reservation) = match rng.u8(..10) {
-                    0 => match self.claims.iter().rev().find(|(_, r)| r.path == lane.path) {
-                        Some((claim, reservation)) => (Some(*claim), reservation.clone()),
-                        None => (Some(rng.u64(1..100)), invented(rng, lane, &limits, self.wall)),
-                    },
-                    1 => (None, invented(rng, lane, &limits, self.wall)),
-                    _ => (None, remembered(rng, lane, &limits, self.wall)),
-                };
-                // What was granted, or claimed, when a limit was another, or by a lane that goes by other rules.
-                reservation.costs.resize(limits.len(), 0);
-                for (cost, &limit) in reservation.costs.iter_mut().zip(&limits) {
-                    *cost = (*cost).min(limit);
-                }
-                let actual = match rng.u8(..4) {
-                    0 => costs(rng, &believed),
-                    1 => reservation.costs.clone(),
-                    _ => reservation.costs.iter().map(|&cost| rng.u64(..=cost)).collect(),
-                };
-                let close = rng.u8(..5) > 0;
-                Op::Settle { at: reservation.at, reserved: reservation.costs, actual, close, claim }
+        // What was granted, or claimed, when a limit was another, or by a session that goes by other rules.
+        fit(&mut reserved, &limits);
+        let rng = &mut self.rng;
+        let actual = match rng.u8(..4) {
+            0 => costs(rng, &believed),
+            1 => reserved.clone(),
+            _ => reserved.iter().map(|&cost| rng.u64(..=cost)).collect(),
+        };
+        Settle { on, at, reserved, actual, close: rng.u8(..5) > 0, claim }
+    }
+
+    /// A reservation that the session has, which it then has no longer.
+    fn remembered(&mut self, by: usize, buckets: &[usize], on: &On, limits: &[u64]) -> Reservation {
+        let reservations = &mut self.sessions[by].reservations;
+        if reservations.is_empty() {
+            return self.invented(on, limits);
+        }
+        let index = self.rng.usize(..reservations.len());
+        // A detach is of these buckets.
+        match places(buckets, &reservations[index].on) {
+            Some(here) if here == *on => Reservation { on: here, ..reservations.swap_remove(index) },
+            _ => self.invented(on, limits),
+        }
+    }
+
+    fn invented(&mut self, on: &On, limits: &[u64]) -> Reservation {
+        let rng = &mut self.rng;
+        let at = match rng.u8(..8) {
+            0 => 0,
+            1 => self.wall + rng.u64(..100 * SECOND),
+            _ => self.wall - rng.u64(..100 * SECOND),
+        };
+        let at = on.iter().map(|_| at.saturating_sub(rng.u64(..2))).collect();
+        Reservation { on: on.clone(), at, costs: costs(rng, limits) }
+    }
+
+    /// What waits for a bucket and is not in the batch.
+    fn waiting(&mut self, by: usize, buckets: &[usize], index: usize) -> Op {
+        let rules = &self.sessions[by].rules[buckets[index]];
+        let (rng, waiters) = (&mut self.rng, &self.sessions[by].waiters);
+        let count = [0, 0, 1, 2, 6][rng.usize(..5)];
+        let lines = (0..count).map(|_| {
+            let rule = rng.usize(..rules.len() + 1);
+            let limit = rules.get(rule).map_or(1, |&rule| self.rules[buckets[index]][rule].capacity(0));
+            let age = rng.u64(..20 * SECOND);
+            let (count, cost) = (rng.u64(1..20), rng.u64(..=limit));
+            let flow = if rng.bool() { 0 } else { rng.u64(1..5) };
+            let known = rng.bool() && !waiters.is_empty();
+            Line {
+                rule: rule as u16,
+                headroom: [0, 0, 1_000, 9_999][rng.usize(..4)],
+                flow: Flow { id: flow, weight: 1 },
+                space: self.ids[if rng.bool() { buckets[index] } else { rng.usize(..BUCKETS) }],
+                waiter: if known { waiters[rng.usize(..waiters.len())].waiter } else { rng.u64(1..1_000) },
+                age,
+                cost,
+                part: [0.0, 0.5, 1.0 / 3.0, rng.f64()][rng.usize(..4)],
+                count,
+                sum: cost + rng.u64(..=limit) * (count - 1),
+                last: rng.u64(..=age),
             }
-            90..94 => {
-                let mut reserved = remembered(rng, lane, &limits, self.wall).costs;
-                for (cost, &limit) in reserved.iter_mut().zip(&limits) {
-                    *cost = (*cost).min(limit);
-                }
-                Op::Detach { claim: rng.u64(1..100), reserved, lease: rng.u64(..100 * SECOND) }
+        });
+        Op::Waiting { bucket: index as u16, lines: lines.collect() }
+    }
+
+    /// What a provider or an operator may say: of a quota, of another one or of the bucket; of now, of long ago, or of
+    /// nothing that ever was.
+    fn said(&mut self, by: usize, buckets: &[usize]) -> Op {
+        let index = self.rng.usize(..buckets.len());
+        let rules = &self.sessions[by].rules[buckets[index]];
+        let rng = &mut self.rng;
+        let rule = rules.get(rng.usize(..rules.len() + 1)).map(|&rule| &self.rules[buckets[index]][rule]);
+        let (bucket, limit) = (index as u16, rule.map_or(1, |rule| rule.capacity(0)));
+        let quota = rule.map_or(99, |rule| rule.id);
+        let at = match rng.u8(..6) {
+            0 => 0,
+            1 => u64::MAX,
+            2 | 3 => self.wall,
+            _ => self.wall - rng.u64(..10 * SECOND),
+        };
+        let lasts = rng.u64(..3 * SECOND);
+        let asked = match rng.u8(..8) {
+            0 => u64::MAX,
+            1 => lasts,
+            2 => rng.u64(..DAY),
+            _ => rng.u64(..6 * SECOND),
+        };
+        match rng.u8(..12) {
+            0 => Op::Pause { bucket, lasts: 0 },
+            1 => Op::Pause { bucket, lasts },
+            2 | 3 => Op::Refused { bucket, quota: None, at, asked, lasts, longest: 60 * SECOND },
+            4 | 5 => {
+                Op::Refused { bucket, quota: Some(quota), at, asked, lasts, longest: rng.u64(..60 * SECOND) }
             }
-            94..96 => pause(rng, &rules),
-            96..98 => cap(rng, &rules, self.wall),
-            _ => Op::Status,
+            6..9 => Op::Answered { bucket, at },
+            _ => {
+                let left = match rng.u8(..6) {
+                    0 | 1 => 0,
+                    2 => u64::MAX,
+                    3 => rng.u64(..=limit / 16),
+                    _ => rng.u64(..=limit),
+                };
+                let lasts = if rng.u8(..30) == 0 { rng.u64(..DAY) } else { rng.u64(..20 * SECOND) };
+                Op::Cap { bucket, quota, left, at, lasts }
+            }
         }
     }
 }
 
-/// A reservation that the lane has, which it then has no longer.
-fn remembered(rng: &mut Rng, lane: &mut Lane, limits: &[u64], wall: Micros) -> Reservation {
-    match lane.reservations.len() {
-        0 => invented(rng, lane, limits, wall),
-        len => lane.reservations.swap_remove(rng.usize(..len)),
+impl Session {
+    fn new(rng: &mut Rng) -> Self {
+        let rules = (0..BUCKETS).map(|_| some_rules(rng)).collect();
+        let lease = [SECOND, 10 * SECOND, 60 * SECOND, 2_000 * SECOND][rng.usize(..4)];
+        let (reservations, waiters, sent) = (Vec::new(), Vec::new(), Vec::new());
+        Self { id: rng.u64(1_000..=MAX_AMOUNT), seq: 0, lease, rules, reservations, waiters, sent }
     }
 }
 
-fn invented(rng: &mut Rng, lane: &Lane, limits: &[u64], wall: Micros) -> Reservation {
-    let at = match rng.u8(..8) {
-        0 => 0,
-        1 => wall + rng.u64(..100 * SECOND),
-        _ => wall - rng.u64(..100 * SECOND),
-    };
-    Reservation { at, path: lane.path, costs: costs(rng, limits) }
+/// Where buckets of the world are in a batch of these.
+fn places(buckets: &[usize], on: &On) -> Option<On> {
+    let place = |bucket: &u16| buckets.iter().position(|other| *other == usize::from(*bucket));
+    on.iter().map(|bucket| place(bucket).map(|place| place as u16)).collect()
 }
 
-/// What a provider may say: of one of these quotas, or of another; of now, of long ago, or of nothing that ever was.
-fn cap(rng: &mut Rng, rules: &[&Rule], wall: Micros) -> Op {
-    let quota = rng.usize(..rules.len() + 1);
-    let limit = rules.get(quota).map_or(1, |rule| rule.capacity(0));
-    let left = match rng.u8(..6) {
-        0 => None,
-        1 => Some(0),
-        2 => Some(u64::MAX),
-        3 => Some(rng.u64(..=limit / 16)),
-        _ => Some(rng.u64(..=limit)),
-    };
-    let at = match rng.u8(..6) {
-        0 => 0,
-        1 => u64::MAX,
-        _ => wall - rng.u64(..10 * SECOND),
-    };
-    let lasts = if rng.u8(..30) == 0 { rng.u64(..DAY) } else { rng.u64(..20 * SECOND) };
-    Op::Cap { quota: rules.get(quota).map_or(99, |rule| rule.id), left, at, lasts }
-}
-
-/// Of the bucket, or of one of these quotas or another; to be waited out or not, as long as was asked or not, or its end.
-fn pause(rng: &mut Rng, rules: &[&Rule]) -> Op {
-    let lasts = rng.u64(..3 * SECOND);
-    let asked = match rng.u8(..8) {
-        0 => u64::MAX,
-        1 => lasts,
-        2 => rng.u64(..DAY),
-        _ => rng.u64(..6 * SECOND),
-    };
-    let quota = rng.usize(..rules.len() + 1);
-    let quota = rules.get(quota).map_or(99, |rule| rule.id);
-    match rng.u8(..5) {
-        0 => Op::Pause(0),
-        1 => Op::Pause(lasts),
-        2 => Op::Surface { quota: None, asked, lasts },
-        _ => Op::Surface { quota: Some(quota), asked, lasts },
-    }
+/// One cost per limit, none above it.
+fn fit(costs: &mut Costs, limits: &[u64]) {
+    costs.resize(limits.len(), 0);
+    costs.iter_mut().zip(limits).for_each(|(cost, &limit)| *cost = (*cost).min(limit));
 }
 
 fn costs(rng: &mut Rng, limits: &[u64]) -> Costs {

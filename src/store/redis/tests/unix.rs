@@ -36,7 +36,7 @@ async fn a_socket_comes_and_goes_with_its_server() {
     assert!(granted(&store, 1, 1, &b, &[1]).await);
     server.stop();
     for url in [&url, &format!("{url}.none")] {
-        let error = RedisStore::connect(url).await.expect_err("nobody listens");
+        let error = RedisStore::connect(url).await.expect_err("no server listens");
         assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
     }
     server.restart();

@@ -1,0 +1,71 @@
+-- Start-time fair queuing between the flows of a bucket: every flow has a start tag, that of its next demand,
+-- and the flow with the smallest one is next. A grant moves the flow on by the part of the limit that it
+-- takes, divided by the flow's weight. The bucket's `virtual_time` is the largest tag that was served; a flow that
+-- was idle starts there, so it has no credit. A flow is a field of its own: start, and when it was last
+-- moved or began to wait. There are `flow_count`; without any, all that waits is of one flow.
+--
+-- Tags are doubles, alike in Rust and Lua: both add and divide them in the same order.
+
+-- RARE waiting
+
+-- A flow that was served is remembered for this long, if it does not wait meanwhile.
+local FLOW_MEMORY = 60000000
+
+-- {start, touched} of a flow, if it is known.
+local function flow_known(bucket, flow)
+  if bucket.flow_count == 0 then return nil end
+  bucket.flows = bucket.flows or {}
+  local known = bucket.flows[flow]
+  if known == nil then
+    local packed = redis.call('HGET', bucket.key, 'f' .. struct.pack('<d', flow))
+    known = false
+    if packed then
+      known = {}
+      known.start, known.touched = struct.unpack('<dd', packed)
+    end
+    bucket.flows[flow] = known
+  end
+  return known or nil
+end
+
+-- The start tag of a flow, which `waits` here or does not.
+local function flow_start(bucket, flow, waits)
+  local known = flow_known(bucket, flow)
+  if not known then return bucket.virtual_time end
+  return waits and known.start or max(known.start, bucket.virtual_time)
+end
+
+local function flow_set(bucket, flow, start)
+  local known = flow_known(bucket, flow)
+  bucket.flows, bucket.rare = bucket.flows or {}, true
+  bucket.flows[flow] = {start = start, touched = bucket.now, changed = true}
+  if not known then
+    need_changes()
+    bucket.flow_count = bucket.flow_count + 1
+    due_insert(bucket, bucket.now + FLOW_MEMORY, 'f', flow)
+  end
+end
+
+-- Where a flow starts that takes turns in `space`.
+local function start_of(bucket, flow, space)
+  if bucket.flow_count == 0 then return 0 end
+  return flow_start(bucket, flow, heads_wait(bucket, flow, space))
+end
+
+-- A demand of a flow is granted that moves it on by `step`.
+function flow_serve(bucket, flow, step)
+  local start = start_of(bucket, flow, bucket.id)
+  bucket.virtual_time = max(bucket.virtual_time, start)
+  flow_set(bucket, flow, start + step)
+end
+
+-- Forgets a flow that does not wait, if it was not served for long. Otherwise returns when to look again.
+function flow_forget(bucket, flow)
+  local known = flow_known(bucket, flow)
+  if not known then return nil end
+  local touched = heads_wait(bucket, flow) and bucket.now or known.touched
+  if touched + FLOW_MEMORY > bucket.now then return touched + FLOW_MEMORY end
+  bucket.flows[flow], bucket.flow_count, bucket.rare = false, bucket.flow_count - 1, true
+  bucket.gone['f' .. struct.pack('<d', flow)] = true
+  if bucket.flow_count == 0 then bucket.virtual_time = 0 end
+end

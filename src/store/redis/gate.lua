@@ -1,0 +1,129 @@
+-- A pause of a bucket or of a quota, and what follows it: {until_then, surfaced_until, asked_until, length, phase,
+-- probe, spread_until, next, step}. Nothing passes before `until_then`. A provider asked for a wait until
+-- `asked_until`, and until `surfaced_until` demands are refused instead of waiting for it. `length` is how
+-- long the last pause was that a refusal caused. Phases: 0 opens fully; 1 is half open: one demand passes, and
+-- did so at `probe` if that is not 0; 2 spreads: one demand passes every `step` until `spread_until`, the next
+-- at `next`.
+
+-- RARE provider
+
+-- A probe that is not answered within this counts as answered well; the waiters follow over as long.
+local PROBE, SPREAD = 1000000, 1000000
+
+-- Ends every pause.
+local function gate_resume(gate)
+  gate.until_then, gate.surfaced_until, gate.asked_until, gate.length, gate.phase = 0, 0, 0, 0, 0
+  gate.probe, gate.spread_until, gate.next, gate.step = 0, 0, 0, 0
+end
+
+local function gate_new()
+  local gate = {}
+  gate_resume(gate)
+  return gate
+end
+
+-- Whether this holds nothing back and remembers nothing.
+local function gate_is_gone(gate)
+  return gate.phase == 0
+    and gate.until_then + gate.surfaced_until + gate.asked_until + gate.length == 0
+end
+
+-- Pauses for a provider: {at, asked, lasts, longest}. A call that was granted after an earlier pause ended shows that
+-- it was too short.
+local function gate_refuse(gate, refusal, now)
+  local lasts, length = refusal.lasts, gate.length
+  if length > 0 and refusal.at >= gate.until_then then
+    lasts = max(lasts, min(sum(length, length), refusal.longest))
+    gate.length = lasts
+  else
+    gate.length = max(length, lasts)
+  end
+  gate.until_then = max(gate.until_then, sum(now, lasts))
+  gate.phase, gate.probe, gate.spread_until, gate.next, gate.step = 1, 0, 0, 0, 0
+  if gate.surfaced_until <= now then gate.surfaced_until, gate.asked_until = 0, 0 end
+  if refusal.asked > lasts then
+    gate.surfaced_until = max(gate.surfaced_until, sum(now, lasts))
+    gate.asked_until = max(gate.asked_until, sum(now, refusal.asked))
+  end
+end
+
+local function gate_spread(gate, waiting, now)
+  if waiting == 0 then return gate_resume(gate) end
+  gate.phase, gate.probe = 2, 0
+  gate.spread_until, gate.next, gate.step = sum(now, SPREAD), now, max(floor(SPREAD / waiting), 1)
+end
+
+-- A call was answered well that was granted at `at`. If it was the probe, `waiting` demands follow. Returns whether
+-- it was.
+local function gate_answered(gate, at, waiting, now)
+  local is_probe = gate.phase == 1 and gate.probe > 0 and at >= gate.until_then
+  if is_probe then gate_spread(gate, waiting, now) end
+  return is_probe
+end
+
+-- Ends what is over, `waiting` demands waiting.
+local function gate_pass(gate, waiting, now)
+  local phase, probe = gate.phase, gate.probe
+  if gate.until_then > now then return end
+  if phase == 0 or phase == 2 and now >= gate.spread_until then
+    gate_resume(gate)
+  elseif phase == 1 and probe > 0 and now >= probe + PROBE then
+    gate_spread(gate, waiting, now)
+  end
+end
+
+-- How long a demand has to wait here behind `before` others; 0 if it may pass.
+function gate_wait(gate, before, now)
+  local phase, probe = gate.phase, gate.probe
+  if gate.until_then > now then return gate.until_then - now end
+  if phase == 0 then return 0 end
+  if phase == 2 then return drained(sum(gate.next, gate.step * before), now) end
+  if probe > 0 then return drained(probe + PROBE, now) end
+  return before == 0 and 0 or PROBE
+end
+
+-- A demand passes. Returns whether it is a probe.
+function gate_grant(gate, now)
+  if gate.phase == 1 then
+    gate.probe = now
+    return true
+  end
+  -- What was missed is not caught up with in one burst.
+  if gate.phase == 2 then gate.next = sum(max(gate.next, drained(now, gate.step)), gate.step) end
+  return false
+end
+
+-- Until when nothing passes, if that is not over.
+local function gate_paused_until(gate, now)
+  return gate.until_then > now and gate.until_then or 0
+end
+
+-- What is left of the wait that was asked for, if demands are not to wait for it.
+function gate_asked(gate, now)
+  if gate.surfaced_until > now and gate.asked_until > gate.until_then then
+    return drained(gate.asked_until, now)
+  end
+end
+
+-- Time until this means nothing any more, if nothing is asked meanwhile.
+function gate_lasts(gate, now)
+  -- A refusal after the pause doubles it: remembered for as long as it was.
+  local remembered = gate.phase == 0 and 0 or sum(gate.length, PROBE + SPREAD)
+  return drained(sum(gate.until_then, remembered), now)
+end
+
+-- A gate is stored as nine numbers, a cap as two more.
+function gate_decoded(list, i)
+  return {
+    until_then = list[i], surfaced_until = list[i + 1], asked_until = list[i + 2], length = list[i + 3],
+    phase = list[i + 4], probe = list[i + 5], spread_until = list[i + 6], next = list[i + 7],
+    step = list[i + 8], withheld = list[i + 9], withheld_until = list[i + 10],
+  }
+end
+
+function gate_append(gate, to)
+  local n = #to
+  to[n + 1], to[n + 2], to[n + 3], to[n + 4] = gate.until_then, gate.surfaced_until, gate.asked_until, gate.length
+  to[n + 5], to[n + 6], to[n + 7], to[n + 8] = gate.phase, gate.probe, gate.spread_until, gate.next
+  to[n + 9], to[n + 10], to[n + 11] = gate.step, gate.withheld or 0, gate.withheld_until or 0
+end

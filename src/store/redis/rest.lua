@@ -1,0 +1,38 @@
+-- What a bucket saves beside its numbers, its rings and the record of the session.
+
+-- RARE rest
+
+-- Appends the fields that hardly ever change, and deletes those that are gone.
+function bucket_save_rest(bucket, fields)
+  local gone, n = {}, #fields
+  local function put(field, value)
+    if value then
+      n = n + 2
+      fields[n - 1], fields[n] = field, value
+    else
+      gone[#gone + 1] = field
+    end
+  end
+  if bucket.shapes_changed then put('d', shapes_encoded(bucket)) end
+  if bucket.heads_changed then put('h', bucket.heads and heads_encoded(bucket)) end
+  local gates = not bucket.is_plain and gates_encoded and gates_encoded(bucket)
+  if gates or bucket.found[4] then put('g', gates) end
+  if bucket.is_own_gone and not bucket.own then put(record_field, false) end
+  for id, record in pairs(bucket.records or {}) do
+    put('r' .. struct.pack('<d', id), record and record_encoded(record, {}))
+  end
+  for id, other in pairs(bucket.others or {}) do
+    put('o' .. struct.pack('<d', id), other and other_encoded(other))
+    local ring = other and other.ring
+    if ring and (ring.touched > 0 or ring.is_changed) then put(ring_field(other), ring_packed(other, ring)) end
+  end
+  for id, flow in pairs(bucket.flows or {}) do
+    if flow and flow.changed then
+      put('f' .. struct.pack('<d', id), struct.pack('<dd', flow.start, flow.touched))
+    end
+  end
+  for field in pairs(bucket.gone) do put(field, false) end
+  for first = 1, #gone, 1000 do
+    redis.call('HDEL', bucket.key, unpack(gone, first, min(first + 999, #gone)))
+  end
+end
