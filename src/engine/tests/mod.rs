@@ -4,6 +4,7 @@
 mod batches;
 mod caps;
 mod clock;
+mod disagreement;
 mod fixed_window;
 mod fleet;
 mod flows;
