@@ -89,16 +89,16 @@ struct Life {
     /// Of each quota, by its id; for calls in flight what runs now.
     logs: Vec<(Rule, Log)>,
     running: Vec<(Running, Vec<(usize, usize)>)>,
-    /// Fixed windows count by the window of their grant.
-    windows: Vec<(Micros, usize)>,
     hinted: Vec<u64>,
+    /// So many waiters of a quota are sent by sessions that file them; all are sent if nothing is said.
+    look: Option<usize>,
 }
 
 impl Life {
-    fn new() -> Self {
+    fn new(look: Option<usize>) -> Self {
         let logs = buckets().concat().into_iter().map(|rule| (rule, Log::default())).collect();
         let fleet = Fleet::new(buckets());
-        Self { fleet, logs, running: Vec::new(), windows: Vec::new(), hinted: Vec::new() }
+        Self { fleet, logs, running: Vec::new(), hinted: Vec::new(), look }
     }
 
     fn rules_of(&self, on: &[u16]) -> Vec<Rule> {
@@ -159,7 +159,10 @@ impl Life {
 
     fn look(&mut self, session: u64, latency: Micros) -> Result<(), TestCaseError> {
         self.fleet.latency = latency;
-        let look = self.fleet.look(session);
+        let look = match self.look {
+            None => self.fleet.look(session),
+            Some(most) => self.fleet.look_filed(session, most, latency % 2 == 0),
+        };
         self.hinted.extend(look.woken);
         look.granted.into_iter().try_for_each(|running| self.granted(running))
     }
@@ -276,8 +279,9 @@ proptest! {
     fn no_limit_is_passed_and_all_that_waits_is_granted_in_the_end(
         acts in acts(),
         turns in proptest::collection::vec(0..4u64, 1..8),
+        look in proptest::option::of(1..5usize),
     ) {
-        let mut life = Life::new();
+        let mut life = Life::new(look);
         for act in &acts {
             life.apply(act)?;
         }
