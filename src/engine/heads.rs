@@ -107,7 +107,7 @@ impl Head {
     pub(crate) fn expect(&mut self, now: Micros) -> bool {
         let is_news = self.due == 0 || self.due > now;
         if is_news {
-            (self.due, self.is_behind) = (now, false);
+            self.due = now;
         }
         is_news
     }

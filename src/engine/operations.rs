@@ -527,7 +527,15 @@ impl<'a, 'b> Operations<'a, 'b> {
     }
 
     /// A refused waiter goes before what comes later on a quota, and is a head there.
-    fn line_up(&mut self, reserve: &Reserve, turn: Turn, at: At, pending: Pending, held_for: Micros, holds: bool) {
+    fn line_up(
+        &mut self,
+        reserve: &Reserve,
+        turn: Turn,
+        at: At,
+        pending: Pending,
+        held_for: Micros,
+        holds: bool,
+    ) {
         // Those that it overtakes need not wait for it while it waits for others.
         if holds && !(pending.is_behind && turn.overtakes) {
             self.go_ahead(at.bucket, at.rule, reserve.headroom, at.cost, 1);
@@ -612,8 +620,11 @@ impl<'a, 'b> Operations<'a, 'b> {
             let mut head = Head::of_line(session, rule.id, line, now);
             if let Some(known) = self.states[bucket].heads().find(session, rule.id, line.waiter) {
                 (head.arrival, head.due, head.held_until) = (known.arrival, known.due, known.held_until);
-                (head.is_behind, head.fits) = (known.is_behind, known.fits);
+                head.fits = known.fits;
             }
+            // It is not sent though it may fit: others of its session go before it.
+            let quota = &self.states[bucket].quotas()[usize::from(line.rule)];
+            head.is_behind = fits_alone(quota, rule, line.cost, line.headroom, now);
             let age = self.behind_older(line.age, now.saturating_sub(head.arrival));
             head.arrival = now.saturating_sub(age);
             head.last = head.last.max(head.arrival);
@@ -726,7 +737,8 @@ impl<'a, 'b> Operations<'a, 'b> {
     /// The heads of a quota that fit together, from the front, by their indexes.
     fn front(&self, bucket: usize, rule_index: usize, rule: &Rule) -> SmallVec<[usize; 4]> {
         let state = &self.states[bucket];
-        let (quota, now, horizon) = (&state.quotas()[rule_index], state.now(), state.quotas()[rule_index].horizon());
+        let (quota, now, horizon) =
+            (&state.quotas()[rule_index], state.now(), state.quotas()[rule_index].horizon());
         let mut front = SmallVec::new();
         // Of the classes that leave at least this to others, one does not fit: nor does what is behind it.
         let mut blocked = u64::MAX;

@@ -181,7 +181,9 @@ impl Fleet {
 
     /// The quotas that a demand needs, by bucket and rule, and what it asks of them.
     fn needs(&self, demand: &Reserve) -> Vec<((u16, u16), u64)> {
-        let rules = |&bucket: &u16| (0..self.world.rules[usize::from(bucket)].len() as u16).map(move |rule| (bucket, rule));
+        let rules = |&bucket: &u16| {
+            (0..self.world.rules[usize::from(bucket)].len() as u16).map(move |rule| (bucket, rule))
+        };
         let all = demand.on.iter().flat_map(rules).zip(demand.costs.iter().copied());
         all.filter(|(_, cost)| *cost > 0).collect()
     }
@@ -210,12 +212,16 @@ impl Fleet {
                 let before = before(*quota, &lines);
                 before.len() < look && before.iter().all(|sent| *sent)
             });
-            filed.iter().for_each(|quota| lines.entry(*quota).or_default().push((one.demand.headroom, sends)));
+            filed
+                .iter()
+                .for_each(|quota| lines.entry(*quota).or_default().push((one.demand.headroom, sends)));
             one.filed = filed;
             is_sent.push(sends);
         }
-        let sent: Vec<_> = waiting.iter().zip(&is_sent).filter(|(_, sent)| **sent).map(|(one, _)| one.clone()).collect();
-        let others: Vec<_> = waiting.iter().zip(&is_sent).filter(|(_, sent)| !**sent).map(|(one, _)| one.clone()).collect();
+        let sent: Vec<_> =
+            waiting.iter().zip(&is_sent).filter(|(_, sent)| **sent).map(|(one, _)| one.clone()).collect();
+        let others: Vec<_> =
+            waiting.iter().zip(&is_sent).filter(|(_, sent)| !**sent).map(|(one, _)| one.clone()).collect();
         let mut buckets: On = sent.iter().flat_map(|one| one.demand.on.clone()).collect();
         if all {
             buckets = self.world.all();
@@ -236,15 +242,20 @@ impl Fleet {
             })
             .collect();
         for &bucket in &buckets {
-            ops.push(Op::Waiting { bucket: index_of(bucket), lines: self.filed_lines(bucket, &others).into() });
+            ops.push(Op::Waiting {
+                bucket: index_of(bucket),
+                lines: self.filed_lines(bucket, &others).into(),
+            });
         }
         let answer = self.world.send_on(session, &buckets, &ops);
-        let mut found = Look { woken: answer.wakes.iter().map(|wake| wake.session).collect(), ..Look::default() };
+        let mut found =
+            Look { woken: answer.wakes.iter().map(|wake| wake.session).collect(), ..Look::default() };
         for (one, verdict) in sent.into_iter().zip(&answer.verdicts) {
             let on = one.demand.on.clone();
             match verdict {
                 Verdict::Granted { probe } => {
-                    let at = on.iter().map(|&bucket| answer.seen[usize::from(index_of(bucket))].now).collect();
+                    let at =
+                        on.iter().map(|&bucket| answer.seen[usize::from(index_of(bucket))].now).collect();
                     let grant = Grant { session, on, at, costs: one.demand.costs.clone(), probe: *probe };
                     let Waiting { waiter, arrived, demand, .. } = one;
                     found.granted.push(Running { waiter, arrived, demand, grant, since: now });
@@ -268,7 +279,9 @@ impl Fleet {
         let all: Vec<_> = demand
             .on
             .iter()
-            .flat_map(|&bucket| (0..self.world.rules[usize::from(bucket)].len() as u16).map(move |rule| (bucket, rule)))
+            .flat_map(|&bucket| {
+                (0..self.world.rules[usize::from(bucket)].len() as u16).map(move |rule| (bucket, rule))
+            })
             .collect();
         let any_holds = refused.violations.iter().any(|violation| violation.holds);
         let mut filed = Vec::new();
@@ -304,14 +317,27 @@ impl Fleet {
                 }
                 let (headroom, flow, space) = (demand.headroom, demand.flow, World::id(last));
                 let is_group = |line: &&mut super::Line| {
-                    (line.rule, line.headroom, line.flow.id, line.space) == (quota.1, headroom, flow.id, space)
+                    (line.rule, line.headroom, line.flow.id, line.space)
+                        == (quota.1, headroom, flow.id, space)
                 };
                 if let Some(line) = lines.iter_mut().find(is_group) {
                     (line.count, line.sum, line.last) = (line.count + 1, line.sum + cost, age);
                 } else if lines.iter().filter(|line| line.rule == quota.1).count() < 4 {
                     let (rule, waiter) = (quota.1, one.waiter);
                     let (count, sum, last) = (1, cost, age);
-                    lines.push(super::Line { rule, headroom, flow, space, waiter, age, cost, part, count, sum, last });
+                    lines.push(super::Line {
+                        rule,
+                        headroom,
+                        flow,
+                        space,
+                        waiter,
+                        age,
+                        cost,
+                        part,
+                        count,
+                        sum,
+                        last,
+                    });
                 }
             }
         }

@@ -53,7 +53,10 @@ fn scenario_37_weights_1_and_3_give_10_and_30_of_40() {
         let (mut fleet, mut running) = backlogged(&flows, 100, most_sent);
         let served = served(&mut fleet, &mut running, 40);
         let [one, three] = counts(&served, [7, 8]);
-        assert!((9..=11).contains(&one) && one + three == 40, "{one} and {three}, {sessions:?}, {most_sent} sent");
+        assert!(
+            (9..=11).contains(&one) && one + three == 40,
+            "{one} and {three}, {sessions:?}, {most_sent} sent"
+        );
         // And so at all times.
         for end in 1..=40 {
             let [one, three] = counts(&served[..end], [7, 8]).map(|count| count as i64);
@@ -65,7 +68,8 @@ fn scenario_37_weights_1_and_3_give_10_and_30_of_40() {
 #[test]
 fn weights_1_2_and_5_over_four_sessions() {
     // Every session has waiters of every flow.
-    let flows: Vec<_> = (1..=4).flat_map(|session| [(1, 1, session), (2, 2, session), (3, 5, session)]).collect();
+    let flows: Vec<_> =
+        (1..=4).flat_map(|session| [(1, 1, session), (2, 2, session), (3, 5, session)]).collect();
     let (mut fleet, mut running) = backlogged(&flows, 40, 12);
     let served = served(&mut fleet, &mut running, 160);
     for end in (8..=160).step_by(8) {

@@ -43,9 +43,10 @@ impl Clockwork {
         let now = self.fleet.now();
         let look = self.fleet.look(session);
         let wait_of = |refused: &Refused| {
-            let waits = refused.violations.iter().map(|violation| {
-                violation.wait.unwrap_or(500 * MS * (1 + violation.rank)).min(30 * SECOND)
-            });
+            let waits = refused
+                .violations
+                .iter()
+                .map(|violation| violation.wait.unwrap_or(500 * MS * (1 + violation.rank)).min(30 * SECOND));
             waits.max().unwrap()
         };
         match look.refused.first() {
@@ -67,7 +68,8 @@ impl Clockwork {
         let mut granted = Vec::new();
         while self.fleet.now() < end {
             let now = self.fleet.now();
-            let due: Vec<_> = self.due.iter().filter(|(_, at)| **at <= now).map(|(session, _)| *session).collect();
+            let due: Vec<_> =
+                self.due.iter().filter(|(_, at)| **at <= now).map(|(session, _)| *session).collect();
             due.into_iter().for_each(|session| granted.extend(self.look(session)));
             self.fleet.pass(MS);
         }
@@ -91,7 +93,9 @@ fn scenario_39_a_probe_then_another_and_then_the_rest_within_a_second() {
         let pause_ends = START + MS + 2 * SECOND;
         assert!(fleet.run_until(pause_ends).is_empty());
         let probes = fleet.run_until(pause_ends + 50 * MS);
-        let of = |probes: &[Running]| probes.iter().map(|probe| (probe.waiter, probe.grant.probe)).collect::<Vec<_>>();
+        let of = |probes: &[Running]| {
+            probes.iter().map(|probe| (probe.waiter, probe.grant.probe)).collect::<Vec<_>>()
+        };
         // The first waiter has taken the number 2.
         assert_eq!(of(&probes), [(2, true)], "the oldest");
         assert!(probes[0].since - pause_ends < 5 * MS);
@@ -111,7 +115,8 @@ fn scenario_39_a_probe_then_another_and_then_the_rest_within_a_second() {
         let rest = fleet.run_until(answered + SECOND + 100 * MS);
         assert_eq!(rest.len(), 98);
         assert!(rest.iter().all(|running| !running.grant.probe));
-        let within = |from, to| rest.iter().filter(|one| (from..to).contains(&(one.since - answered))).count();
+        let within =
+            |from, to| rest.iter().filter(|one| (from..to).contains(&(one.since - answered))).count();
         for tenth in 0..10 {
             let count = within(tenth * 100 * MS, (tenth + 1) * 100 * MS);
             assert!((6..=14).contains(&count), "{count} in the {tenth}. tenth of a second");
@@ -221,7 +226,10 @@ fn the_next_head_probes_if_the_first_is_late() {
     fleet.due.remove(&1);
     let pause_ends = START + MS + 2 * SECOND;
     let granted = fleet.run_until(pause_ends + SECOND);
-    assert_eq!(granted.iter().map(|one| (one.grant.session, one.grant.probe)).collect::<Vec<_>>(), [(2, true)]);
+    assert_eq!(
+        granted.iter().map(|one| (one.grant.session, one.grant.probe)).collect::<Vec<_>>(),
+        [(2, true)]
+    );
     assert!(granted[0].since - pause_ends < 300 * MS);
 }
 

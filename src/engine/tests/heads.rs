@@ -237,7 +237,8 @@ fn two_demands_on_two_buckets_do_not_block_each_other() {
 #[test]
 fn flows_and_arrival_do_not_block_each_other() {
     for order in [[1, 2, 3], [3, 2, 1], [2, 1, 3], [2, 3, 1]] {
-        let mut fleet = Fleet::new(vec![vec![concurrency(1, 1)], vec![concurrency(2, 10)], vec![concurrency(3, 10)]]);
+        let mut fleet =
+            Fleet::new(vec![vec![concurrency(1, 1)], vec![concurrency(2, 10)], vec![concurrency(3, 10)]]);
         let flow = |id, parent: u16| Reserve { flow: Flow { id, weight: 1 }, ..on(&[0, parent], &[1, 1]) };
         // The first flow has been served.
         let mut running = fleet.ask(1, flow(7, 1)).unwrap();
@@ -251,7 +252,8 @@ fn flows_and_arrival_do_not_block_each_other() {
         }
         fleet.end_all(&running);
         for round in 0..3 {
-            let looks: Vec<_> = (0..2).flat_map(|_| order).flat_map(|session| fleet.look(session).granted).collect();
+            let looks: Vec<_> =
+                (0..2).flat_map(|_| order).flat_map(|session| fleet.look(session).granted).collect();
             assert_eq!(looks.len(), 1, "round {round} of {order:?}");
             fleet.end_all(&looks[0]);
         }

@@ -58,8 +58,14 @@ fn asks() -> impl Strategy<Value = Ask> {
     let flow = (0..4u64, 1..4u32).prop_map(|(id, weight)| Flow { id, weight });
     let age = prop_oneof![3 => Just(0), 1 => 0..30 * SECOND];
     let parts = proptest::array::uniform6(0..=10u64);
-    (1..5u64, on, parts, 0..3usize, flow, age)
-        .prop_map(|(session, on, parts, class, flow, age)| Ask { session, on, parts, class, flow, age })
+    (1..5u64, on, parts, 0..3usize, flow, age).prop_map(|(session, on, parts, class, flow, age)| Ask {
+        session,
+        on,
+        parts,
+        class,
+        flow,
+        age,
+    })
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -109,7 +115,8 @@ impl Life {
         let headroom = CLASSES[ask.class];
         let rules = self.rules_of(&ask.on);
         // Never more than its class may use.
-        let costs = rules.iter().zip(ask.parts).map(|(rule, parts)| rule.capacity(headroom) * parts / 10).collect();
+        let costs =
+            rules.iter().zip(ask.parts).map(|(rule, parts)| rule.capacity(headroom) * parts / 10).collect();
         Reserve { on: ask.on.as_slice().into(), costs, headroom, flow: ask.flow, ..demand(&[]) }
     }
 
@@ -144,11 +151,17 @@ impl Life {
             Window::Fixed { length, .. } => (log.since(now / length * length), rule.limit),
             Window::TokenBucket(shape) => {
                 let most = (shape.burst + shape.max_debt) * shape.units;
-                (log.replay(Drain { rate: rule.limit, units: shape.units, most }, now), shape.burst * shape.units)
+                (
+                    log.replay(Drain { rate: rule.limit, units: shape.units, most }, now),
+                    shape.burst * shape.units,
+                )
             }
             Window::InFlight => {
                 let of_rule = self.log_of(rule);
-                let all = self.running.iter().flat_map(|(running, entries)| entries.iter().zip(&running.demand.costs));
+                let all = self
+                    .running
+                    .iter()
+                    .flat_map(|(running, entries)| entries.iter().zip(&running.demand.costs));
                 (all.filter(|((log, _), _)| *log == of_rule).map(|(_, cost)| cost).sum(), rule.limit)
             }
             Window::Calendar { .. } => unreachable!("not here"),
@@ -206,7 +219,8 @@ impl Life {
             Act::End(which, parts) => self.end(which, parts, true),
             Act::Adjust(which, parts) => self.end(which, parts, false),
             Act::Cancel(which) => {
-                let all = self.fleet.sessions.iter().flat_map(|(of, all)| all.iter().map(|one| (*of, one.waiter)));
+                let all =
+                    self.fleet.sessions.iter().flat_map(|(of, all)| all.iter().map(|one| (*of, one.waiter)));
                 if let Some((session, waiter)) = choose(&mut all.collect(), which) {
                     self.fleet.cancel(session, waiter);
                 }
@@ -266,8 +280,20 @@ impl Life {
                 granted_in = round;
             }
         }
-        let left: Vec<_> = self.fleet.sessions.iter().flat_map(|(of, all)| all.iter().map(move |one| (of, one))).collect();
-        prop_assert!(left.is_empty(), "waits for ever: {left:?}, {:?}", self.fleet.clone().look(*left[0].0).refused);
+        let left: Vec<_> =
+            self.fleet.sessions.iter().flat_map(|(of, all)| all.iter().map(move |one| (of, one))).collect();
+        prop_assert!(
+            left.is_empty(),
+            "waits for ever: {left:?}, {:?}",
+            self.fleet
+                .sessions
+                .keys()
+                .map(|session| match self.look {
+                    None => self.fleet.clone().look(*session),
+                    Some(most) => self.fleet.clone().look_filed(*session, most, true),
+                })
+                .collect::<Vec<_>>()
+        );
         Ok(())
     }
 }

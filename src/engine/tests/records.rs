@@ -124,7 +124,8 @@ fn any_number_of_declarations_of_one_bucket() {
 
 #[test]
 fn a_quota_that_is_set_aside_and_comes_back_over_and_over_leaves_nothing_behind() {
-    let sets = [vec![sliding(1, 10, HOUR, 60)], vec![sliding(2, 10, HOUR, 60)], vec![token_bucket(3, 10, HOUR, 10)]];
+    let sets =
+        [vec![sliding(1, 10, HOUR, 60)], vec![sliding(2, 10, HOUR, 60)], vec![token_bucket(3, 10, HOUR, 10)]];
     let mut world = World::new(sets[0].clone());
     for round in 0..3_000 {
         world.pass(MS);

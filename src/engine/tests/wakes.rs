@@ -112,7 +112,8 @@ fn looks_until_quiet(fleet: &mut Fleet, hinted: Vec<u64>) -> usize {
 /// Each keeps its place on a bucket where it would fit, and waits for another one.
 #[test]
 fn heads_that_wait_for_something_else_do_not_hint_each_other_for_ever() {
-    let mut fleet = Fleet::new(vec![vec![concurrency(1, 3)], vec![concurrency(2, 1)], vec![concurrency(3, 1)]]);
+    let mut fleet =
+        Fleet::new(vec![vec![concurrency(1, 3)], vec![concurrency(2, 1)], vec![concurrency(3, 1)]]);
     let shared = fleet.ask(9, on(&[0], &[3])).unwrap();
     fleet.ask(8, on(&[1], &[1])).unwrap();
     fleet.ask(8, on(&[2], &[1])).unwrap();
