@@ -57,9 +57,11 @@ fn main() -> ExitCode {
         harness::serve();
     }
     // Cargo adds `--bench`.
-    let filters: Vec<_> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let is_selected =
-        |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
+    let filters: Vec<_> =
+        env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let is_selected = |name: &str| {
+        filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()))
+    };
     let (mut report, mut failed) = (Report::default(), Vec::new());
     for (name, case) in CASES.into_iter().filter(|(name, _)| is_selected(name)) {
         let start = Instant::now();

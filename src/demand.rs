@@ -74,7 +74,13 @@ impl Demand {
 
     /// Asks no bucket for anything: it is granted at once, and charged nowhere.
     pub fn unlimited() -> Self {
-        Self { buckets: SmallVec::new(), usage: Usage::new(), class: None, max_wait: None, more: None }
+        Self {
+            buckets: SmallVec::new(),
+            usage: Usage::new(),
+            class: None,
+            max_wait: None,
+            more: None,
+        }
     }
 
     /// Asks another bucket for the same, such as a tenant's parent. It is granted by all or by none.
@@ -195,7 +201,9 @@ impl Demand {
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         let is_plain = |more: &More| more.share.is_none() && more.usages.is_empty();
-        self.class.is_none() && self.usage.is_standard() && self.more.as_deref().is_none_or(is_plain)
+        self.class.is_none()
+            && self.usage.is_standard()
+            && self.more.as_deref().is_none_or(is_plain)
     }
 
     /// The first of its buckets, as observers are told.

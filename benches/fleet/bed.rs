@@ -80,7 +80,9 @@ impl Bed {
         let of_line = |line: &str| {
             let (name, counts) = line.split_once(':').filter(|(name, _)| is_counted(name))?;
             let _ = name;
-            counts.split(',').find_map(|count| count.strip_prefix(field)?.trim().parse::<f64>().ok())
+            counts
+                .split(',')
+                .find_map(|count| count.strip_prefix(field)?.trim().parse::<f64>().ok())
         };
         statistics.lines().filter_map(of_line).sum()
     }

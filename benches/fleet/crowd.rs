@@ -94,8 +94,9 @@ const CANCELLED: usize = 50;
 pub(crate) fn cancel(report: &mut Report) {
     let (few, _) = cancels(FEW);
     let (many, waiting) = cancels(MANY);
-    let remark =
-        format!("near 1, or O(log n); {many:.1} us of CPU with {waiting} waiters and {few:.1} us with {FEW}");
+    let remark = format!(
+        "near 1, or O(log n); {many:.1} us of CPU with {waiting} waiters and {few:.1} us with {FEW}"
+    );
     report.add("fleet.cancel_10k", many / few, remark);
 }
 

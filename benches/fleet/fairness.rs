@@ -91,7 +91,9 @@ pub(crate) fn siblings(report: &mut Report) {
                 of_tenants(&limiter, tasks).await
             });
             let index = index_of(&grants, &tasks);
-            println!("siblings {store}, {backlog}: {index:.3}, grants {grants:?} of tasks {tasks:?}");
+            println!(
+                "siblings {store}, {backlog}: {index:.3}, grants {grants:?} of tasks {tasks:?}"
+            );
             if index < lowest.0 {
                 lowest = (index, format!("{store}, {backlog} backlogs: {grants:?}"));
             }
@@ -178,7 +180,8 @@ pub(crate) fn weighted(report: &mut Report) {
     let workers = bed.workers(4, limits);
     let from = start_time();
     let (counted_from, until) = (from + 1_000_000, from + 9_000_000);
-    let runs = Runs { tasks: 10, hold: ms(10), from, counted_from, until: Some(until), ..Runs::default() };
+    let runs =
+        Runs { tasks: 10, hold: ms(10), from, counted_from, until: Some(until), ..Runs::default() };
     let grants = WEIGHTS.map(|(flow, _)| {
         let ask = Ask::of("a").share(flow);
         workers.iter().map(|worker| worker.run(&ask, runs)).collect::<Vec<_>>()

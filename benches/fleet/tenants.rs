@@ -78,7 +78,8 @@ pub(crate) fn new_tenants(report: &mut Report) {
         let full = reserves(&limiter, KNOWN..KNOWN + BEFORE + MEASURED).await;
         (empty, known, full)
     });
-    let remark = format!("below 1.5; p50 {full:.0} us with {known} tenants known, {empty:.0} us with none");
+    let remark =
+        format!("below 1.5; p50 {full:.0} us with {known} tenants known, {empty:.0} us with none");
     report.add("fleet.tenants_p50_ratio", full / empty, remark);
 }
 

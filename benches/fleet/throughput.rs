@@ -28,7 +28,8 @@ pub(crate) fn wake(report: &mut Report) {
     }
     let (rounds, p50) = (times.len(), percentile(&mut times, 0.5));
     let p99 = percentile(&mut times, 0.99);
-    let remark = format!("below 2; p99 {p99:.1} ms of {rounds} rounds, pipes to the workers included");
+    let remark =
+        format!("below 2; p99 {p99:.1} ms of {rounds} rounds, pipes to the workers included");
     report.add("fleet.wake_p50_ms", p50, remark);
 }
 
@@ -41,8 +42,9 @@ pub(crate) fn grants(report: &mut Report) {
     let (contended, of_each) = rate("bucket a concurrency 64");
     let (free, _) = rate("bucket a per_minute requests 500000000");
     let index = index_of(&of_each, &[TASKS; PROCESSES]);
-    let remark =
-        format!("at least 20000; 256 tasks on concurrency(64), Jain {index:.3}; where all fit {free:.0}");
+    let remark = format!(
+        "at least 20000; 256 tasks on concurrency(64), Jain {index:.3}; where all fit {free:.0}"
+    );
     report.add("fleet.grants_per_s_8p", contended, remark);
 }
 

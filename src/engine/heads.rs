@@ -124,7 +124,12 @@ impl Head {
     }
 
     /// How many of those that wait with it go before a demand, and what they ask.
-    fn before(&self, place: &Place, tolerance: Micros, start_of: &dyn Fn(u64) -> f64) -> (u64, u64) {
+    fn before(
+        &self,
+        place: &Place,
+        tolerance: Micros,
+        start_of: &dyn Fn(u64) -> f64,
+    ) -> (u64, u64) {
         if self.space == place.space && self.headroom == place.headroom && self.flow != place.flow {
             return self.before_by_tag(place, start_of(self.flow));
         }
@@ -151,7 +156,8 @@ impl Head {
         if !is_before {
             return (0, 0);
         }
-        let turns = if self.part > 0.0 { ((place.tag - start) / self.part).ceil().max(1.0) } else { 1.0 };
+        let turns =
+            if self.part > 0.0 { ((place.tag - start) / self.part).ceil().max(1.0) } else { 1.0 };
         if turns >= self.count as f64 {
             return (self.count, self.sum);
         }
@@ -177,7 +183,9 @@ impl Heads {
 
     /// A session's head on a quota that is this waiter.
     pub(crate) fn find(&self, session: u64, quota: u64, waiter: u64) -> Option<&Head> {
-        self.0.iter().find(|head| (head.session, head.quota, head.waiter) == (session, quota, waiter))
+        self.0
+            .iter()
+            .find(|head| (head.session, head.quota, head.waiter) == (session, quota, waiter))
     }
 
     /// When a waiter arrived, if it is a head.
@@ -200,7 +208,8 @@ impl Heads {
     pub(crate) fn replace(&mut self, session: u64, heads: impl IntoIterator<Item = Head>) {
         self.remove(session);
         self.0.extend(heads);
-        self.0.sort_by_key(|head| (head.arrival, head.session, head.quota, head.headroom, head.flow));
+        self.0
+            .sort_by_key(|head| (head.arrival, head.session, head.quota, head.headroom, head.flow));
     }
 
     /// What goes before a demand on a quota. `start_of` tells the start tag of a flow of the demand's space.
@@ -227,7 +236,12 @@ impl Heads {
     }
 
     /// The heads on a quota that are not late, those of one session left out.
-    pub(crate) fn live(&self, session: u64, quota: u64, now: Micros) -> impl Iterator<Item = &Head> {
+    pub(crate) fn live(
+        &self,
+        session: u64,
+        quota: u64,
+        now: Micros,
+    ) -> impl Iterator<Item = &Head> {
         self.0.iter().filter(move |head| {
             head.quota == quota && (session == 0 || head.session != session) && !head.is_late(now)
         })
@@ -246,7 +260,8 @@ impl Heads {
             }
         }
         counts.sort_unstable();
-        let most_of = |of: &[(u64, u64, u64)]| of.iter().map(|(.., count)| *count).max().unwrap_or(0);
+        let most_of =
+            |of: &[(u64, u64, u64)]| of.iter().map(|(.., count)| *count).max().unwrap_or(0);
         counts.chunk_by(|one, other| one.0 == other.0).map(most_of).fold(0, sum)
     }
 

@@ -3,8 +3,8 @@
 use smallvec::SmallVec;
 
 use super::{
-    Batch, BucketLevel, BucketState, Costs, Line, Micros, Mode, On, Op, Refused, RefusedBy, Reserve, Rule,
-    Seen, Settle, Verdict, Verdicts, Violation, Wake, Wakes,
+    Batch, BucketLevel, BucketState, Costs, Line, Micros, Mode, On, Op, Refused, RefusedBy,
+    Reserve, Rule, Seen, Settle, Verdict, Verdicts, Violation, Wake, Wakes,
     bucket::Change,
     exact::sum,
     flows::FLOW_MEMORY,
@@ -73,13 +73,18 @@ struct At {
 
 impl<'a, 'b> Operations<'a, 'b> {
     /// Brings the states to the present.
-    pub(super) fn begin(states: &'a mut [&'b mut BucketState], batch: &'a Batch<'a>, wall: Micros) -> Self {
+    pub(super) fn begin(
+        states: &'a mut [&'b mut BucketState],
+        batch: &'a Batch<'a>,
+        wall: Micros,
+    ) -> Self {
         let was = states.iter().map(|state| state.now()).collect();
         for (state, bucket) in states.iter_mut().zip(batch.buckets) {
             state.advance(bucket.rules, wall);
         }
-        let told =
-            |op: &Op| if let Op::Waiting { bucket, .. } = op { Some(usize::from(*bucket)) } else { None };
+        let told = |op: &Op| {
+            if let Op::Waiting { bucket, .. } = op { Some(usize::from(*bucket)) } else { None }
+        };
         let told = batch.ops.iter().filter_map(told).collect();
         Self {
             states,
@@ -97,13 +102,16 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     pub(super) fn run(&mut self) -> Verdicts {
         let ops = self.batch.ops;
-        let Some(order) = self.order() else { return ops.iter().map(|op| self.apply(op, None)).collect() };
+        let Some(order) = self.order() else {
+            return ops.iter().map(|op| self.apply(op, None)).collect();
+        };
         let mut turns = Vec::with_capacity(ops.len());
         for op in ops {
             turns.push(match op {
                 Op::Reserve(reserve) => {
                     let turn = self.turn(reserve);
-                    self.ages.extend((reserve.mode == Mode::Wait).then_some((reserve.age, turn.age)));
+                    self.ages
+                        .extend((reserve.mode == Mode::Wait).then_some((reserve.age, turn.age)));
                     Some(turn)
                 }
                 _ => None,
@@ -133,7 +141,8 @@ impl<'a, 'b> Operations<'a, 'b> {
             Some(state.now().saturating_sub(state.heads().arrival(session, reserve.waiter)?))
         });
         let age = known.max().unwrap_or(reserve.age);
-        let age = if reserve.mode == Mode::Wait { self.behind_older(reserve.age, age) } else { age };
+        let age =
+            if reserve.mode == Mode::Wait { self.behind_older(reserve.age, age) } else { age };
         Turn { tag: None, age, overtakes: false }
     }
 
@@ -218,7 +227,10 @@ impl<'a, 'b> Operations<'a, 'b> {
             |reserve: &Reserve| reserve.flow.id != 0 || self.space_of(reserve).1.flows().is_some();
         let waiting = |op: &Op| matches!(op, Op::Reserve(reserve) if reserve.mode == Mode::Wait);
         let ops = self.batch.ops;
-        if !ops.iter().any(|op| matches!(op, Op::Reserve(r) if r.mode == Mode::Wait && has_flows(r))) {
+        if !ops
+            .iter()
+            .any(|op| matches!(op, Op::Reserve(r) if r.mode == Mode::Wait && has_flows(r)))
+        {
             return None;
         }
         let mut order: Vec<_> = (0..ops.len()).map(|index| (index, None)).collect();
@@ -322,9 +334,9 @@ impl<'a, 'b> Operations<'a, 'b> {
             return 0;
         }
         let rules = self.rules(bucket).iter().zip(costs).enumerate();
-        let before = rules
-            .filter(|(_, (_, cost))| **cost > 0)
-            .map(|(index, (rule, &cost))| self.ask(reserve, turn, bucket, index, rule, cost).before);
+        let before = rules.filter(|(_, (_, cost))| **cost > 0).map(|(index, (rule, &cost))| {
+            self.ask(reserve, turn, bucket, index, rule, cost).before
+        });
         self.states[bucket].paused_for(before.max().unwrap_or(0))
     }
 
@@ -352,7 +364,8 @@ impl<'a, 'b> Operations<'a, 'b> {
     /// What waiters of this session go before a demand on a quota.
     fn mine(&self, bucket: usize, rule: usize, headroom: u64) -> Before {
         let mut mine = Before::default();
-        for ahead in self.ahead.iter().filter(|ahead| (ahead.bucket, ahead.rule) == (bucket, rule)) {
+        for ahead in self.ahead.iter().filter(|ahead| (ahead.bucket, ahead.rule) == (bucket, rule))
+        {
             if ahead.headroom <= headroom {
                 mine.amount = sum(mine.amount, ahead.amount);
                 mine.demands = sum(mine.demands, ahead.demands);
@@ -372,7 +385,11 @@ impl<'a, 'b> Operations<'a, 'b> {
         let space = self.batch.buckets[space].id;
         let place = Place {
             session: if self.told.contains(&bucket) { self.batch.session } else { 0 },
-            tie: if reserve.mode == Mode::Wait && reserve.waiter > 0 { self.batch.session } else { u64::MAX },
+            tie: if reserve.mode == Mode::Wait && reserve.waiter > 0 {
+                self.batch.session
+            } else {
+                u64::MAX
+            },
             headroom: reserve.headroom,
             flow: reserve.flow.id,
             space,
@@ -400,7 +417,9 @@ impl<'a, 'b> Operations<'a, 'b> {
         let capacity = rule.capacity_for(oldest.cost, oldest.headroom);
         let ask = Ask { cost: oldest.cost, ahead: 0, before: 0, capacity };
         match quota.shortage(rule, ask, state.now(), self.wall).wait {
-            Some(wait) if wait < TOLERANCE => TOLERANCE.max(TOLERANCE_PER_HEAD * (1 + live.count() as u64)),
+            Some(wait) if wait < TOLERANCE => {
+                TOLERANCE.max(TOLERANCE_PER_HEAD * (1 + live.count() as u64))
+            }
             _ => 0,
         }
     }
@@ -415,7 +434,8 @@ impl<'a, 'b> Operations<'a, 'b> {
             others.map(|(_, wait)| *wait).max().unwrap_or(0)
         };
         for (index, (at, violation)) in violations.iter_mut().enumerate() {
-            let horizon = at.map_or(Micros::MAX, |at| self.states[at.bucket].quotas()[at.rule].horizon());
+            let horizon =
+                at.map_or(Micros::MAX, |at| self.states[at.bucket].quotas()[at.rule].horizon());
             violation.holds = held_for(index) <= horizon;
         }
         let (space, state) = self.space_of(reserve);
@@ -429,7 +449,8 @@ impl<'a, 'b> Operations<'a, 'b> {
             let known = violations.iter().all(|(_, violation)| violation.wait.is_some());
             let longest = waits.iter().copied().max().unwrap_or(0);
             let due_in = known.then_some(longest);
-            let head = Pending { space: space_id, part: step, due_in, is_behind: self.is_behind(reserve) };
+            let head =
+                Pending { space: space_id, part: step, due_in, is_behind: self.is_behind(reserve) };
             for (index, (at, violation)) in violations.iter().enumerate() {
                 if let Some(at) = at {
                     self.line_up(reserve, turn, *at, head, held_for(index), violation.holds);
@@ -438,7 +459,8 @@ impl<'a, 'b> Operations<'a, 'b> {
             // Where it is a head of the bucket itself, that says how long it waits.
             let is_head = violations.iter().any(|(at, _)| at.is_some_and(|at| at.bucket == space));
             let state = &mut self.states[space];
-            let lasts = if is_head { 0 } else { due_in.map_or(FLOW_MEMORY, |wait| sum(wait, LATE)) };
+            let lasts =
+                if is_head { 0 } else { due_in.map_or(FLOW_MEMORY, |wait| sum(wait, LATE)) };
             let until = sum(state.now(), lasts);
             state.wait_in_flow(reserve.flow.id, space_id, until);
             for at in self.behind_pauses(reserve, &violations) {
@@ -523,7 +545,11 @@ impl<'a, 'b> Operations<'a, 'b> {
     fn keeps(&self, reserve: &Reserve, at: At) -> bool {
         let quota = self.rules(at.bucket)[at.rule].id;
         let is_waiter = reserve.mode == Mode::Wait && reserve.waiter > 0 && at.cost > 0;
-        is_waiter && self.states[at.bucket].heads().find(self.batch.session, quota, reserve.waiter).is_some()
+        is_waiter
+            && self.states[at.bucket]
+                .heads()
+                .find(self.batch.session, quota, reserve.waiter)
+                .is_some()
     }
 
     /// A refused waiter goes before what comes later on a quota, and is a head there.
@@ -569,7 +595,11 @@ impl<'a, 'b> Operations<'a, 'b> {
     }
 
     /// What a pause of a bucket holds back is a head on all quotas of the bucket that it needs: those that did not refuse it.
-    fn behind_pauses(&self, reserve: &Reserve, violations: &[(Option<At>, Violation)]) -> SmallVec<[At; 4]> {
+    fn behind_pauses(
+        &self,
+        reserve: &Reserve,
+        violations: &[(Option<At>, Violation)],
+    ) -> SmallVec<[At; 4]> {
         let paused = |at: &At| {
             let pauses = violations.iter().filter_map(|(_, violation)| match violation.by {
                 RefusedBy::Pause(of) => Some(usize::from(reserve.on[of])),
@@ -577,8 +607,9 @@ impl<'a, 'b> Operations<'a, 'b> {
             });
             pauses.into_iter().any(|bucket| bucket == at.bucket)
         };
-        let refused =
-            |at: &At| violations.iter().any(|(other, _)| other.is_some_and(|other| other.index == at.index));
+        let refused = |at: &At| {
+            violations.iter().any(|(other, _)| other.is_some_and(|other| other.index == at.index))
+        };
         let needed = self.quotas(&reserve.on, &reserve.costs).filter(|at| at.cost > 0);
         needed.filter(|at| paused(at) && !refused(at)).collect()
     }
@@ -619,7 +650,8 @@ impl<'a, 'b> Operations<'a, 'b> {
             let Some(rule) = self.rules(bucket).get(usize::from(line.rule)) else { continue };
             let mut head = Head::of_line(session, rule.id, line, now);
             if let Some(known) = self.states[bucket].heads().find(session, rule.id, line.waiter) {
-                (head.arrival, head.due, head.held_until) = (known.arrival, known.due, known.held_until);
+                (head.arrival, head.due, head.held_until) =
+                    (known.arrival, known.due, known.held_until);
                 head.fits = known.fits;
             }
             // It is not sent though it may fit: others of its session go before it.
@@ -653,8 +685,13 @@ impl<'a, 'b> Operations<'a, 'b> {
             reserved = rest;
             let (used, rest) = actual.split_at(rules.len().min(actual.len()));
             actual = rest;
-            let change =
-                Change { at, reserved: mine, actual: used, close: *close, is_claim: claim.is_some() };
+            let change = Change {
+                at,
+                reserved: mine,
+                actual: used,
+                close: *close,
+                is_claim: claim.is_some(),
+            };
             self.states[usize::from(bucket)].settle(owner, rules, change);
         }
         Verdict::Done
@@ -720,7 +757,9 @@ impl<'a, 'b> Operations<'a, 'b> {
         for (rule_index, rule) in self.rules(bucket).iter().enumerate() {
             let front = self.front(bucket, rule_index, rule);
             let (quota, heads) = self.states[bucket].quota_and_heads(rule_index);
-            for (index, head) in heads.iter_mut().enumerate().filter(|(_, head)| head.quota == rule.id) {
+            for (index, head) in
+                heads.iter_mut().enumerate().filter(|(_, head)| head.quota == rule.id)
+            {
                 let fitted = std::mem::replace(&mut head.fits, front.contains(&index));
                 head.is_behind &= fits_alone(quota, rule, head.cost, head.headroom, now);
                 let is_news = head.fits && !fitted || stirred && !head.is_late(now);
@@ -753,7 +792,8 @@ impl<'a, 'b> Operations<'a, 'b> {
             let place = head.place(start_of(head.flow));
             let others = state.heads().before(&place, rule.id, horizon, 0, now, &start_of);
             let capacity = rule.capacity_for(head.cost, head.headroom);
-            let ask = Ask { cost: head.cost, ahead: others.amount, before: others.demands, capacity };
+            let ask =
+                Ask { cost: head.cost, ahead: others.amount, before: others.demands, capacity };
             if quota.fits(rule, ask, now) && state.paused_for(others.demands) == 0 {
                 front.push(index);
             } else if space.is_none_or(|space| space.flows().is_none()) {

@@ -69,7 +69,8 @@ impl Inner {
             };
             if answer.is_pending() {
                 answer = poll_later(&mut later, context, || {
-                    self.clone().acquire_later(std::mem::replace(&mut demand, Demand::unlimited()), mode)
+                    self.clone()
+                        .acquire_later(std::mem::replace(&mut demand, Demand::unlimited()), mode)
                 });
             }
             is_done = answer.is_ready();
@@ -92,10 +93,16 @@ impl Inner {
         result.map_or(Poll::Pending, Poll::Ready)
     }
 
-    async fn acquire_later(self: Arc<Self>, demand: Demand, mode: Mode) -> Result<Reservation, Throttled> {
+    async fn acquire_later(
+        self: Arc<Self>,
+        demand: Demand,
+        mode: Mode,
+    ) -> Result<Reservation, Throttled> {
         let result = self.ask(&demand, mode).await;
         match &result {
-            Ok(reservation) => self.tell_granted(&demand, reservation.waited(), reservation.degraded()),
+            Ok(reservation) => {
+                self.tell_granted(&demand, reservation.waited(), reservation.degraded())
+            }
             Err(error) => self.tell_refused(&demand, error),
         }
         result
@@ -152,7 +159,8 @@ impl Inner {
             match (result, target) {
                 (Err(Throttled::Store(error)), Some(target)) if error.is_unavailable() => {
                     // Boxed, since hardly any demand needs it.
-                    if let Some(result) = Box::pin(self.without_store(asked, &target, error)).await {
+                    if let Some(result) = Box::pin(self.without_store(asked, &target, error)).await
+                    {
                         return result;
                     }
                 }
@@ -163,7 +171,10 @@ impl Inner {
 
     /// Asks the store, again and again if the runtime ends that drives the session: that of another caller, unless this one is
     /// about to end as well. Returns where it asked, too.
-    async fn ask_store(&self, asked: Asked<'_>) -> (Result<Reservation, Throttled>, Option<Arc<Target>>) {
+    async fn ask_store(
+        &self,
+        asked: Asked<'_>,
+    ) -> (Result<Reservation, Throttled>, Option<Arc<Target>>) {
         for _ in 0..MAX_RUNTIMES {
             let (target, terms) = match self.target_of(asked.demand) {
                 Ok(Some(found)) => found,
@@ -177,7 +188,9 @@ impl Inner {
                 Outcome::AskAgain => yield_now().await,
                 Outcome::Refused(error) => return (Err(error), Some(target)),
                 Outcome::Fits => return (Ok(Reservation::uncounted(asked.demand)), Some(target)),
-                Outcome::Granted(grant) => return (Ok(reservation(grant, &target, asked)), Some(target)),
+                Outcome::Granted(grant) => {
+                    return (Ok(reservation(grant, &target, asked)), Some(target));
+                }
             }
         }
         (Err(runtime_ended()), None)
@@ -258,7 +271,9 @@ fn try_on(
     if target.session.is_closed() {
         return Some(Err(Throttled::Closed));
     }
-    if mode == Mode::Wait && target.session.is_occupied() && blocks(&target, demand, Terms { standing, flow })
+    if mode == Mode::Wait
+        && target.session.is_occupied()
+        && blocks(&target, demand, Terms { standing, flow })
     {
         return None;
     }
@@ -306,14 +321,22 @@ fn reservation(grant: Grant, target: &Arc<Target>, asked: Asked<'_>) -> Reservat
     let Grant { set, at, probe, position, .. } = grant;
     let is_same = Arc::ptr_eq(&set, &target.set);
     let target = if is_same { target.clone() } else { Arc::new(target.with(set)) };
-    Reservation::new(asked.demand, at, Some(target)).probing(probe).after(asked.arrived.elapsed(), position)
+    Reservation::new(asked.demand, at, Some(target))
+        .probing(probe)
+        .after(asked.arrived.elapsed(), position)
 }
 
 /// The terms of a demand, if nothing about it is unknown.
-fn terms(registry: &Registry, target: Option<&Target>, demand: &Demand) -> Result<Terms, Throttled> {
+fn terms(
+    registry: &Registry,
+    target: Option<&Target>,
+    demand: &Demand,
+) -> Result<Terms, Throttled> {
     let (table, class) = (registry.table(), demand.class.as_deref());
     let Some(standing) = table.standing(class) else {
-        return Err(Throttled::BadDemand(BadDemand::UnknownClass(class.unwrap_or_default().into())));
+        return Err(Throttled::BadDemand(BadDemand::UnknownClass(
+            class.unwrap_or_default().into(),
+        )));
     };
     let specs: Vec<_> = target.into_iter().flat_map(|target| target.set.specs().cloned()).collect();
     let usages = demand.other_usages().iter().map(|(_, usage)| usage).chain([&demand.usage]);

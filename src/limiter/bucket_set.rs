@@ -50,7 +50,9 @@ impl BucketSet {
     ///
     /// # Errors
     /// One of them is declared no more.
-    pub(super) fn new(handles: impl IntoIterator<Item = (u16, Arc<BucketHandle>)>) -> Result<Self, Outdated> {
+    pub(super) fn new(
+        handles: impl IntoIterator<Item = (u16, Arc<BucketHandle>)>,
+    ) -> Result<Self, Outdated> {
         let mut set = Self { members: SmallVec::new(), buckets: SmallVec::new() };
         for (named, handle) in handles {
             match handle.declared() {
@@ -83,7 +85,10 @@ impl BucketSet {
             member.handle.chart(&member.spec, around);
             Bucket::new(member.spec.key.clone(), member.spec.rules(around).into_owned())
         };
-        Arc::new(Self { members: self.members.clone(), buckets: self.members.iter().map(chart).collect() })
+        Arc::new(Self {
+            members: self.members.clone(),
+            buckets: self.members.iter().map(chart).collect(),
+        })
     }
 
     /// What a settle of a reservation on this set is counted on: the same buckets as they are declared now, and after
@@ -112,7 +117,9 @@ impl BucketSet {
     fn member_now(&self, index: usize) -> (Member, Bucket) {
         let member = &self.members[index];
         match member.handle.declared() {
-            (version, Declared::As(spec, bucket)) => (Member { spec, version, ..member.clone() }, bucket),
+            (version, Declared::As(spec, bucket)) => {
+                (Member { spec, version, ..member.clone() }, bucket)
+            }
             _ => (member.clone(), self.buckets[index].clone()),
         }
     }
@@ -129,14 +136,20 @@ impl BucketSet {
     pub(super) fn only(&self, bucket: u64) -> Option<Self> {
         let index = self.members.iter().position(|member| member.handle.id() == bucket)?;
         let (member, bucket) = self.member_now(index);
-        Some(Self { members: SmallVec::from_elem(member, 1), buckets: SmallVec::from_elem(bucket, 1) })
+        Some(Self {
+            members: SmallVec::from_elem(member, 1),
+            buckets: SmallVec::from_elem(bucket, 1),
+        })
     }
 
     /// Each bucket with its handle and its declaration.
     pub(super) fn parts(
         &self,
     ) -> impl ExactSizeIterator<Item = (&Arc<BucketHandle>, &Arc<BucketSpec>, &Bucket)> {
-        self.members.iter().zip(&self.buckets).map(|(member, bucket)| (&member.handle, &member.spec, bucket))
+        self.members
+            .iter()
+            .zip(&self.buckets)
+            .map(|(member, bucket)| (&member.handle, &member.spec, bucket))
     }
 
     /// The first bucket's name.
@@ -190,7 +203,9 @@ impl BucketSet {
     pub(super) fn refused_by(&self, by: RefusedBy) -> Option<(u64, Option<u64>)> {
         match by {
             RefusedBy::Pause(index) => Some((self.members.get(index)?.handle.id(), None)),
-            RefusedBy::Rule(index) => self.quotas().nth(index).map(|(bucket, rule)| (bucket, Some(rule))),
+            RefusedBy::Rule(index) => {
+                self.quotas().nth(index).map(|(bucket, rule)| (bucket, Some(rule)))
+            }
         }
     }
 
@@ -295,9 +310,16 @@ impl BucketSet {
     }
 
     /// A refusal of the engine in the user's words.
-    pub(super) fn refusal(&self, violations: &[Violation], costs: &Costs, headroom: u64) -> Refusal {
-        let shortages: Vec<_> =
-            violations.iter().filter_map(|violation| self.shortage(violation, costs, headroom)).collect();
+    pub(super) fn refusal(
+        &self,
+        violations: &[Violation],
+        costs: &Costs,
+        headroom: u64,
+    ) -> Refusal {
+        let shortages: Vec<_> = violations
+            .iter()
+            .filter_map(|violation| self.shortage(violation, costs, headroom))
+            .collect();
         let waits = shortages.iter().map(|shortage| shortage.retry_after);
         let retry_after = match is_surfaced(violations) {
             // That is known, whatever else is not.
@@ -351,7 +373,11 @@ pub(super) enum GrantedAt {
 impl GrantedAt {
     pub(super) fn new(times: impl Iterator<Item = Micros> + Clone) -> Self {
         let first = times.clone().next().unwrap_or(0);
-        if times.clone().all(|time| time == first) { Self::All(first) } else { Self::Each(times.collect()) }
+        if times.clone().all(|time| time == first) {
+            Self::All(first)
+        } else {
+            Self::Each(times.collect())
+        }
     }
 
     /// By the bucket of this index.

@@ -85,7 +85,8 @@ impl Inner {
     /// Where demands on one bucket are counted.
     pub(super) fn find_bucket(&self, bucket: &str) -> Result<Arc<Target>, Throttled> {
         let names = Names::from_iter([bucket.to_owned().into()]);
-        self.find(&names)?.ok_or_else(|| Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into())))
+        self.find(&names)?
+            .ok_or_else(|| Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into())))
     }
 
     /// Replaces the limits.

@@ -99,7 +99,10 @@ impl Limiter {
     ///
     /// # Cancel safety
     /// A dropped future leaves no trace: it gives up its place in the queue, and a grant on its way to it is given back.
-    pub fn reserve(&self, demand: Demand) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
+    pub fn reserve(
+        &self,
+        demand: Demand,
+    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
         self.inner.clone().acquire::<true>(demand)
     }
 
@@ -110,7 +113,10 @@ impl Limiter {
     ///
     /// # Cancel safety
     /// A dropped future leaves no trace.
-    pub fn try_reserve(&self, demand: Demand) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
+    pub fn try_reserve(
+        &self,
+        demand: Demand,
+    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
         self.inner.clone().acquire::<false>(demand)
     }
 
@@ -122,10 +128,15 @@ impl Limiter {
     ///
     /// # Errors
     /// See [`Throttled`].
-    pub async fn time_until_available(&self, demand: Demand) -> Result<Option<Duration>, Throttled> {
+    pub async fn time_until_available(
+        &self,
+        demand: Demand,
+    ) -> Result<Option<Duration>, Throttled> {
         match self.inner.ask_dry(&demand).await {
             Ok(()) => Ok(Some(Duration::ZERO)),
-            Err(Throttled::NotNow(refusal) | Throttled::Paused(refusal)) => Ok(refusal.retry_after()),
+            Err(Throttled::NotNow(refusal) | Throttled::Paused(refusal)) => {
+                Ok(refusal.retry_after())
+            }
             Err(error) => Err(error),
         }
     }
@@ -175,7 +186,12 @@ impl Limiter {
     /// # Errors
     /// See [`Throttled`].
     pub async fn pause(&self, bucket: &str, duration: Duration) -> Result<(), Throttled> {
-        tell(&self.inner, bucket, Op::Pause { bucket: 0, lasts: micros(duration).clamp(1, MAX_PAUSE) }).await
+        tell(
+            &self.inner,
+            bucket,
+            Op::Pause { bucket: 0, lasts: micros(duration).clamp(1, MAX_PAUSE) },
+        )
+        .await
     }
 
     /// Ends all pauses of a bucket and of its quotas, those that its provider asked for too. What the provider said to be left

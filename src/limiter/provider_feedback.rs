@@ -68,8 +68,13 @@ impl Origin {
         if let Some(reset) = left.reset.filter(|reset| left.amount == 0 && *reset > longest) {
             self.tell(spec, Some(meter), reset, lasts);
         }
-        let cap =
-            Op::Cap { bucket: 0, quota: meter.rule.id, left: left.amount, at: self.at, lasts: micros(lasts) };
+        let cap = Op::Cap {
+            bucket: 0,
+            quota: meter.rule.id,
+            left: left.amount,
+            at: self.at,
+            lasts: micros(lasts),
+        };
         (!lasts.is_zero()).then_some(cap)
     }
 
@@ -114,7 +119,9 @@ fn meant<'m>(meters: &'m [Meter], named: &Named) -> Option<&'m Meter> {
 
 fn with_window<'m>(meters: &[&'m Meter], window: Option<Duration>) -> Option<&'m Meter> {
     let is_meant = |meter: &&&Meter| match (window, meter.window) {
-        (Some(said), Some(own)) => said < own.saturating_mul(ABOUT) && own < said.saturating_mul(ABOUT),
+        (Some(said), Some(own)) => {
+            said < own.saturating_mul(ABOUT) && own < said.saturating_mul(ABOUT)
+        }
         (window, _) => window.is_none(),
     };
     let mut meant = meters.iter().filter(is_meant);
@@ -154,7 +161,11 @@ mod tests {
         assert_eq!(known(requests()), "", "either");
         assert_eq!(known(requests().limit(499)), "", "either");
         assert_eq!(known(Named::metric("tokens").limit(1)), "tokens per 60s", "the only one");
-        assert_eq!(known(Named::metric("tokens").limit(1).window(60 * MINUTE)), "", "of another window");
+        assert_eq!(
+            known(Named::metric("tokens").limit(1).window(60 * MINUTE)),
+            "",
+            "of another window"
+        );
         assert_eq!(known(Named::metric("both")), "", "it counts something else too");
         assert_eq!(known(Named::metric("twice").limit(8)), "");
         assert_eq!(known(Named::metric("twice").limit(8).window(MINUTE)), "twice per 60s");

@@ -12,8 +12,8 @@ use std::{
 use futures_util::Stream;
 
 use super::{
-    bucket_set::GrantedAt, provider_feedback::Origin, reservation_id::ReservationId, settle::Settling,
-    target::Target, tracked_stream::Tracked,
+    bucket_set::GrantedAt, provider_feedback::Origin, reservation_id::ReservationId,
+    settle::Settling, target::Target, tracked_stream::Tracked,
 };
 use crate::{
     demand::{Demand, Note},
@@ -378,12 +378,16 @@ impl Reservation {
         let mut costs = match self.others() {
             [] => target.set.costs(&used, &[]),
             others => {
-                let others: Vec<_> = others.iter().map(|(named, usage)| (*named, actual(usage))).collect();
+                let others: Vec<_> =
+                    others.iter().map(|(named, usage)| (*named, actual(usage))).collect();
                 target.set.costs(&used, &others)
             }
         };
         if at_least {
-            costs.iter_mut().zip(&reserved).for_each(|(actual, &reserved)| *actual = reserved.max(*actual));
+            costs
+                .iter_mut()
+                .zip(&reserved)
+                .for_each(|(actual, &reserved)| *actual = reserved.max(*actual));
         }
         let op = self.op(&target, reserved, costs, true);
         let settling = target.change(op, *self.id.get_mut(), true);
@@ -426,9 +430,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_reservation_is_told_in_short() {
-        let quotas = [Quota::per_minute("tokens", 100), Quota::per_day("requests", 9), Quota::concurrency(2)];
+        let quotas = [
+            Quota::per_minute("tokens", 100),
+            Quota::per_day("requests", 9),
+            Quota::concurrency(2),
+        ];
         let limiter = Limiter::new(Limits::new().bucket("a", quotas)).expect("they are valid");
-        let reservation = limiter.reserve(Demand::new("a", usage! { tokens: 7 })).await.expect("it fits");
+        let reservation =
+            limiter.reserve(Demand::new("a", usage! { tokens: 7 })).await.expect("it fits");
         let told = format!("{reservation:?}");
         assert!(told.contains("\"tokens\": 7"), "{told}");
         assert!(told.len() < 200, "{told}");

@@ -34,7 +34,9 @@ impl fmt::Display for ReservationId {
         }
         usage.iter().try_for_each(|(metric, amount)| write!(f, " {}={amount}", Escaped(metric)))?;
         others.iter().try_for_each(|(index, usage)| {
-            usage.iter().try_for_each(|(metric, amount)| write!(f, " {index}:{}={amount}", Escaped(metric)))
+            usage
+                .iter()
+                .try_for_each(|(metric, amount)| write!(f, " {index}:{}={amount}", Escaped(metric)))
         })
     }
 }
@@ -56,7 +58,8 @@ impl ReservationId {
         let number = |text: &str| text.parse().ok().filter(|number| *number <= MAX_AMOUNT);
         let claim = number(words.next()?)?;
         let at = words.next()?.split(',').map(number).collect::<Option<Vec<_>>>()?;
-        let mut id = Self { claim, at, buckets: Vec::new(), usage: Usage::new(), others: Vec::new() };
+        let mut id =
+            Self { claim, at, buckets: Vec::new(), usage: Usage::new(), others: Vec::new() };
         for word in words {
             match word.split_once('=') {
                 Some((metric, amount)) => id.set(metric, amount.parse().ok()?)?,
@@ -73,10 +76,11 @@ impl ReservationId {
             return Some(());
         };
         let index = index.parse().ok()?;
-        let known = self.others.iter().position(|(other, _)| *other == index).unwrap_or_else(|| {
-            self.others.push((index, Usage::new()));
-            self.others.len() - 1
-        });
+        let known =
+            self.others.iter().position(|(other, _)| *other == index).unwrap_or_else(|| {
+                self.others.push((index, Usage::new()));
+                self.others.len() - 1
+            });
         self.others[known].1.set(unescaped(metric)?, amount);
         Some(())
     }

@@ -92,8 +92,7 @@ pub(super) fn runtime_ended() -> Throttled {
     Throttled::Store(StoreError::Unavailable(Box::new(RuntimeEnded)).into())
 }
 
-/// There is no runtime to wait in.
+/// There is no task that could drive what has to be awaited.
 pub(super) fn no_runtime() -> Throttled {
-    let error = "what has to wait needs a tokio runtime: call it inside of one";
-    Throttled::Store(StoreError::Rejected(error.into()).into())
+    Throttled::NoRuntime
 }

@@ -25,7 +25,11 @@ impl StateLoss {
         if born == 0 {
             return false;
         }
-        if born != seen.born { expires > seen.born } else { seen.was < latest && expires > seen.now }
+        if born != seen.born {
+            expires > seen.born
+        } else {
+            seen.was < latest && expires > seen.now
+        }
     }
 
     /// [`saw`](Self::saw) where batches are seen in any order, of a store whose clock does not step back and which loses a
@@ -72,7 +76,8 @@ mod tests {
     fn a_loss_is_told_once_in_whatever_order_it_is_seen() {
         let loss = StateLoss::default();
         let (first, second) = (state(10, 100), state(50, 200));
-        let told = [first, first, second, first, second, second].map(|seen| loss.saw_in_any_order(&seen));
+        let told =
+            [first, first, second, first, second, second].map(|seen| loss.saw_in_any_order(&seen));
         assert_eq!(told, [false, false, true, false, false, false]);
         assert!(loss.saw_in_any_order(&state(60, 210)));
         assert!(!loss.saw_in_any_order(&state(300, 400)), "the old state meant nothing any more");

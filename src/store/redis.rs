@@ -32,10 +32,11 @@ use self::{
     connection::{Connection, Own, Reconnecting},
     error::{rejected, store_error, wrong_server},
     hints::Hints,
+    keys::PartitionKeys,
     script::ApplyScript,
     wire::Unreadable,
 };
-use super::{Batch, BucketKey, Hint, Listening, Reply, Store, StoreError};
+use super::{Batch, Hint, Listening, Reply, Store, StoreError};
 use crate::engine::Answer;
 
 /// Keeps the state of buckets in Redis (6.2 or later) or Valkey, for any number of processes and
@@ -79,7 +80,8 @@ use crate::engine::Answer;
 /// # async fn example() -> Result<(), tower_throttle::store::StoreError> {
 /// use tower_throttle::store::RedisStore;
 ///
-/// let store = RedisStore::connect("redis://user:password@localhost:6379/0").await?.prefix("myapp");
+/// let store = RedisStore::connect("redis://user:password@localhost:6379/0").await?;
+/// let store = store.prefix("myapp");
 /// # Ok(())
 /// # }
 /// ```
@@ -166,11 +168,11 @@ impl RedisStore {
 
     /// Uses a connection of your own, which decides what happens when it breaks.
     ///
-    /// | connection | recovers |
-    /// |---|---|
-    /// | [`MultiplexedConnection`] | never |
-    /// | `ConnectionManager` (feature `redis-connection-manager`) | after the server closed it, with a backoff of its own; not from a silent connection or a server that became a replica |
-    /// | `ClusterConnection` (feature `redis-cluster`) | from most errors |
+    /// * A [`MultiplexedConnection`] never recovers.
+    /// * A `ConnectionManager` (feature `redis-connection-manager`) recovers after the server closed
+    ///   it, with a backoff of its own. It stays with a silent connection, and with a server that
+    ///   became a replica.
+    /// * A `ClusterConnection` (feature `redis-cluster`) recovers from most errors.
     ///
     /// [`connect`](Self::connect), [`from_client`](Self::from_client) and
     /// [`connect_with`](Self::connect_with) recover from all of these, also with connections of
@@ -209,7 +211,8 @@ impl RedisStore {
     /// use redis::cluster::ClusterClientBuilder;
     /// use tower_throttle::store::RedisStore;
     ///
-    /// let cluster = || ClusterClientBuilder::new(["redis://localhost:7000", "redis://localhost:7001"]);
+    /// let nodes = ["redis://localhost:7000", "redis://localhost:7001"];
+    /// let cluster = || ClusterClientBuilder::new(nodes);
     /// let connection = cluster().build()?.get_async_connection().await?;
     /// let store = RedisStore::new(connection).hints_from_cluster(cluster())?;
     /// # Ok(())
@@ -248,14 +251,12 @@ impl RedisStore {
         Self { script: Arc::new(self.script.with_wakes(line)), ..self }
     }
 
-    /// The two keys of a bucket: its state, and the index of what ends there when.
-    fn keys(&self, bucket: &BucketKey) -> [Vec<u8>; 2] {
-        let state = keys::key(&self.prefix, bucket.partition(), bucket.name());
-        let due = [&state[..], b"!due"].concat();
-        [state, due]
-    }
-
-    async fn call(&self, keys: &[Vec<u8>], arguments: &[Vec<u8>], ops: usize) -> Result<Answer, StoreError> {
+    async fn call(
+        &self,
+        keys: &[Vec<u8>],
+        arguments: &[Vec<u8>],
+        ops: usize,
+    ) -> Result<Answer, StoreError> {
         let query = |cmd| self.connection.clone().query(cmd);
         let reply = match query(self.script.evalsha(keys, arguments)).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
@@ -274,18 +275,21 @@ impl RedisStore {
             _ => Err(Unreadable::Foreign),
         };
         answer.map_err(|unreadable| match unreadable {
-            Unreadable::Cut => StoreError::Unavailable("the server's reply was cut on its way".into()),
+            Unreadable::Cut => {
+                StoreError::Unavailable("the server's reply was cut on its way".into())
+            }
             Unreadable::Foreign => rejected("the server's reply is none of the script's"),
         })
     }
 
-    /// What the channels of the sessions of a partition begin with, for the script to publish on;
-    /// the session in decimal follows. Empty if the store has no hints: then nothing is published.
-    fn channel_prefix(&self, partition: &str) -> Vec<u8> {
-        match &self.hints {
-            Some(_) => keys::channel_prefix(&self.prefix, partition),
-            None => Vec::new(),
-        }
+    fn partition_keys(&self, partition: &str) -> PartitionKeys {
+        PartitionKeys::new(&self.prefix, partition)
+    }
+
+    /// What the channels begin with that the script publishes on. Empty if the store has no hints:
+    /// then nothing is published.
+    fn channel_prefix(&self, keys: &PartitionKeys) -> Vec<u8> {
+        self.hints.as_ref().map(|_| keys.channel_prefix()).unwrap_or_default()
     }
 
     /// True if the script has to publish on one shard of a cluster (SPUBLISH).
@@ -299,10 +303,12 @@ impl Store for RedisStore {
         if let Some(hints) = &self.hints {
             hints.revive();
         }
-        let keys: Vec<_> = batch.buckets.iter().flat_map(|bucket| self.keys(&bucket.key)).collect();
-        let partition = batch.buckets.first().map(|bucket| bucket.key.partition());
-        let channel_prefix = partition.map(|partition| self.channel_prefix(partition)).unwrap_or_default();
-        let arguments = wire::encode(batch, &channel_prefix, self.publishes_sharded());
+        // All buckets of a batch are in one partition.
+        let partition = batch.buckets.first().map_or("", |bucket| bucket.key.partition());
+        let keys = self.partition_keys(partition);
+        let arguments = wire::encode(batch, &self.channel_prefix(&keys), self.publishes_sharded());
+        let keys: Vec<_> =
+            batch.buckets.iter().flat_map(|bucket| keys.of_bucket(bucket.key.name())).collect();
         let (store, ops) = (self.clone(), batch.ops.len());
         Reply::Later(Box::pin(async move {
             let arguments = arguments.map_err(rejected)?;
@@ -311,9 +317,6 @@ impl Store for RedisStore {
     }
 
     fn listen(&self, partition: &str, session: u64, hint: Hint) -> Option<Listening> {
-        let mut channel = keys::channel_prefix(&self.prefix, partition);
-        channel.extend(session.to_string().into_bytes());
-        let key_prefix = keys::begin(&self.prefix, partition).into_bytes();
-        Some(self.hints.as_ref()?.listen(channel, key_prefix, hint))
+        Some(self.hints.as_ref()?.listen(self.partition_keys(partition), session, hint))
     }
 }

@@ -26,7 +26,11 @@ fn s26_a_head_start_passes_those_that_wait_in_other_processes() {
     held.release();
     let passed = || waiting.iter().filter(|call| call.is_over()).count();
     let is_next = production.ends_within(secs(2));
-    assert!(is_next && passed() == 0, "production granted: {is_next}, batch before it: {}", passed());
+    assert!(
+        is_next && passed() == 0,
+        "production granted: {is_next}, batch before it: {}",
+        passed()
+    );
     production.release();
     // The rest in the order of their arrival, which changes the process each time.
     let mut order = Vec::new();
@@ -60,7 +64,8 @@ fn s26_headroom_is_left_to_other_processes() {
     assert!(waiting.iter().all(|call| !call.is_over()));
 }
 
-const PARENT: &str = "bucket A concurrency 100; bucket B concurrency 100; bucket parent concurrency 1";
+const PARENT: &str =
+    "bucket A concurrency 100; bucket B concurrency 100; bucket parent concurrency 1";
 
 /// B's demand beside tenant A that loops: how many grants A got after B called.
 fn grants_before(looping: &Run<'_>, other: &Worker) -> Result<usize, String> {

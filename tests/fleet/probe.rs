@@ -56,7 +56,8 @@ fn s39_one_probe_goes_first_after_a_refusal_and_the_rest_is_spread() {
 
     let answered = now();
     second.answer_well();
-    let mut times: Vec<_> = calls.iter().map(|call| since(answered, call.granted(secs(3)).at)).collect();
+    let mut times: Vec<_> =
+        calls.iter().map(|call| since(answered, call.granted(secs(3)).at)).collect();
     times.sort_unstable();
     let (tenth, middle, last) = (times[9], times[times.len() / 2], times[times.len() - 1]);
     eprintln!("the rest: tenth {tenth:?}, middle {middle:?}, last {last:?}");

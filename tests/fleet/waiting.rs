@@ -52,10 +52,11 @@ fn s21_three_waiters_of_three_processes_are_granted_in_their_order() {
     let drained = workers[0].take(&tokens(100));
     let start = drained.granted(secs(1)).at;
     drained.keep();
-    let waiting = [(60, &workers[0]), (10, &workers[1]), (10, &workers[2])].map(|(amount, worker)| {
-        apart();
-        worker.queue(&tokens(amount))
-    });
+    let waiting =
+        [(60, &workers[0]), (10, &workers[1]), (10, &workers[2])].map(|(amount, worker)| {
+            apart();
+            worker.queue(&tokens(amount))
+        });
     let times = waiting.map(|call| since(start, call.granted(secs(10)).at));
     eprintln!("granted after {times:?}");
     for (time, due) in times.iter().zip([600, 700, 800]) {

@@ -50,7 +50,8 @@ impl Store for Elsewhere {
             ops: batch.ops,
         };
         let mut borrowed: Vec<_> = taken.iter_mut().collect();
-        let (answer, _) = engine::apply(&mut borrowed, &engine_batch, self.wall.load(Ordering::SeqCst));
+        let (answer, _) =
+            engine::apply(&mut borrowed, &engine_batch, self.wall.load(Ordering::SeqCst));
         states.extend(batch.buckets.iter().map(|bucket| bucket.key.clone()).zip(taken));
         Reply::Later(Box::pin(ready(Ok(answer))))
     }
@@ -65,8 +66,11 @@ struct Client {
 
 impl Client {
     fn new(store: &Arc<Elsewhere>, off: Duration) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
         let quotas = [
             Quota::per_minute("tokens", 100),
             Quota::token_bucket("requests", 10, Duration::from_secs(60)),
@@ -145,7 +149,8 @@ fn a_calendar_that_never_reaches_is_an_error() {
         thread::spawn(move || {
             let limits = Limits::new().bucket("a", [Quota::per_minute("tokens", 100)]);
             let limiter = Limiter::with_store(limits, Never { in_process }).unwrap();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let outcome = runtime.block_on(limiter.reserve(Demand::new("a", usage! {})));
             tell.send(outcome.map(drop)).unwrap();
         });
@@ -159,11 +164,20 @@ async fn s32_a_loss_is_told_also_where_the_next_server_s_clock_is_behind() {
     let store = Arc::new(Elsewhere::default());
     let recorder = Recorder::default();
     let limits = Limits::new().bucket("a", [Quota::per_minute("tokens", 100)]);
-    let limiter =
-        Limiter::builder(limits).shared_store(store.clone()).observer(recorder.clone()).build().unwrap();
+    let limiter = Limiter::builder(limits)
+        .shared_store(store.clone())
+        .observer(recorder.clone())
+        .build()
+        .unwrap();
     let ask_at = async |seconds: u64| {
         store.wall.store(1_700_000_000_000_000 + seconds * 1_000_000, Ordering::SeqCst);
-        limiter.reserve(Demand::new("a", usage! { tokens: 1 })).await.unwrap().keep().await.unwrap();
+        limiter
+            .reserve(Demand::new("a", usage! { tokens: 1 }))
+            .await
+            .unwrap()
+            .keep()
+            .await
+            .unwrap();
         recorder.count("StateLost")
     };
     let lose = || store.states.lock().unwrap().clear();

@@ -40,7 +40,9 @@ async fn a_lone_demand_is_one_request_and_one_task_drives_them_all() {
         assert_eq!(store.sent().len(), 1, "it is sent at once");
         store.let_go();
         quiet().await;
-        let Poll::Ready(call) = poll(reserve.as_mut()).await else { panic!("it is kept from its caller") };
+        let Poll::Ready(call) = poll(reserve.as_mut()).await else {
+            panic!("it is kept from its caller")
+        };
         open.push(call.unwrap());
         assert_eq!((tasks(), store.sent().len()), (1, 0), "one task keeps all of them alive");
     }
@@ -65,7 +67,9 @@ async fn a_settle_travels_with_the_next_demand() {
         assert!(matches!(sent[0].ops[..], [Op::Settle(_), Op::Reserve(_)]), "{sent:?}");
         store.let_go();
         quiet().await;
-        let Poll::Ready(call) = poll(reserve.as_mut()).await else { panic!("it is kept from its caller") };
+        let Poll::Ready(call) = poll(reserve.as_mut()).await else {
+            panic!("it is kept from its caller")
+        };
         settled.await.unwrap();
         call.unwrap().release().await.unwrap();
         assert_eq!((store.sent().len(), store.most_open()), (1, 1));
@@ -91,7 +95,8 @@ async fn a_caller_that_goes_leaves_nothing() {
             tokio::time::sleep(secs(2)).await;
             assert_eq!(truth(&store).await, (0.0, 0), "{fate:?} after {polls} polls");
             let sent = store.sent();
-            let settles = sent.iter().filter(|batch| matches!(batch.ops[..], [Op::Settle(_)])).count();
+            let settles =
+                sent.iter().filter(|batch| matches!(batch.ops[..], [Op::Settle(_)])).count();
             let expected = if polls == 0 { (0, 0) } else { (batches + 1, 1) };
             assert_eq!((sent.len(), settles), expected, "it is neither given up nor sent twice");
             assert!(store.most_open() <= 1);
@@ -114,7 +119,8 @@ async fn nothing_stalls_behind_a_caller_that_is_not_polled() {
                 2 => limiter.pause("a", secs(1)).await.unwrap(),
                 3 => call.adjust(usage! { tokens: 1 }).await.unwrap(),
                 4 => {
-                    let told = Feedback::new().with_left(Named::metric("tokens"), 50, Some(secs(1)));
+                    let told =
+                        Feedback::new().with_left(Named::metric("tokens"), 50, Some(secs(1)));
                     call.feedback(&told).await.unwrap();
                 }
                 _ => limiter.close().await,
@@ -128,7 +134,9 @@ async fn nothing_stalls_behind_a_caller_that_is_not_polled() {
         timeout(ms(500), next).await.unwrap_or_else(|_| panic!("{what} stalls"));
         assert!(began.elapsed() < ms(10));
         // Its outcome has been there for long.
-        let Poll::Ready(granted) = poll(reserve.as_mut()).await else { panic!("it is kept from its caller") };
+        let Poll::Ready(granted) = poll(reserve.as_mut()).await else {
+            panic!("it is kept from its caller")
+        };
         drop(granted.unwrap());
         call.release().await.unwrap();
         assert_eq!(store.most_open(), 1);
@@ -148,7 +156,9 @@ async fn each_caller_gets_its_own_outcome() {
     store.let_go();
     status.await.unwrap().unwrap();
     let second = sent_alone(&limiter, &store, 20).await;
-    let Poll::Ready(first) = poll(first.as_mut()).await else { panic!("it is kept from its caller") };
+    let Poll::Ready(first) = poll(first.as_mut()).await else {
+        panic!("it is kept from its caller")
+    };
     store.let_go();
     let (first, second) = (first.unwrap(), second.await.unwrap());
     assert_eq!((first.usage().get("tokens"), second.usage().get("tokens")), (Some(10), Some(20)));
@@ -167,7 +177,8 @@ async fn the_task_that_polled_last_is_woken() {
         for _ in 0..=others {
             // Polled here first, and by another task from then on.
             let limiter = limiter.clone();
-            let mut reserve: Reserve<'static> = Box::pin(async move { limiter.reserve(tokens(10)).await });
+            let mut reserve: Reserve<'static> =
+                Box::pin(async move { limiter.reserve(tokens(10)).await });
             assert!(poll(reserve.as_mut()).await.is_pending());
             calls.push(tokio::spawn(reserve));
             quiet().await;
@@ -213,7 +224,9 @@ async fn a_caller_that_is_not_polled_loses_nothing() {
         store.let_go();
         quiet().await;
         assert!(is_kept(&store, 1 + others, 20_000).await, "besides {others} others");
-        let Poll::Ready(call) = poll(reserve.as_mut()).await else { panic!("it is kept from its caller") };
+        let Poll::Ready(call) = poll(reserve.as_mut()).await else {
+            panic!("it is kept from its caller")
+        };
         drop((call.unwrap(), open));
         limiter.status("a").await.unwrap();
         assert!(!is_kept(&store, 1 + others, 50).await);

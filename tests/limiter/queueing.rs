@@ -4,7 +4,9 @@ use tokio::{
     runtime::Handle,
     time::{Instant, timeout},
 };
-use tower_throttle::{Demand, Limiter, Limits, Quota, Throttled, Undeclared, Usage, engine::Op, usage};
+use tower_throttle::{
+    Demand, Limiter, Limits, Quota, Throttled, Undeclared, Usage, engine::Op, usage,
+};
 
 use crate::fake::*;
 
@@ -69,8 +71,11 @@ async fn a_long_queue_is_not_sent_over_and_over() {
     store.sent();
     tokio::time::sleep(secs(60)).await;
     let sent = store.sent();
-    let reserves = |batch: &Sent| batch.ops.iter().filter(|op| matches!(op, Op::Reserve(_))).count();
-    assert!(sent.len() <= 130 && sent.iter().all(|batch| reserves(batch) <= 4 && batch.ops.len() <= 5));
+    let reserves =
+        |batch: &Sent| batch.ops.iter().filter(|op| matches!(op, Op::Reserve(_))).count();
+    assert!(
+        sent.len() <= 130 && sent.iter().all(|batch| reserves(batch) <= 4 && batch.ops.len() <= 5)
+    );
     calls.iter().for_each(|call| call.abort());
 }
 
@@ -130,12 +135,20 @@ async fn names_used_once_are_forgotten() {
         .bucket("a", [Quota::per_second("requests", 10)])
         .bucket("rest", [Quota::per_second("requests", 1_000_000)])
         .family("alias-*", "a")
-        .resolver(|name| name.starts_with("tenant-").then(|| vec![Quota::per_second("requests", 5)]))
+        .resolver(|name| {
+            name.starts_with("tenant-").then(|| vec![Quota::per_second("requests", 5)])
+        })
         .undeclared(Undeclared::Bucket("rest".into()));
     let limiter = Limiter::new(limits).unwrap();
     for n in 0..5_000 {
         for name in [format!("tenant-{n}"), format!("other-{n}")] {
-            limiter.try_reserve(Demand::new(name, Usage::new())).await.unwrap().keep().await.unwrap();
+            limiter
+                .try_reserve(Demand::new(name, Usage::new()))
+                .await
+                .unwrap()
+                .keep()
+                .await
+                .unwrap();
         }
         drop(limiter.try_reserve(Demand::new(format!("alias-{n}"), Usage::new())).await);
     }
@@ -176,7 +189,7 @@ async fn a_full_queue_refuses() {
         let began = Instant::now();
         let error = limiter.reserve(tokens(1)).await.unwrap_err();
         assert!(
-            matches!(&error, Throttled::QueueFull { bucket, max_waiting: 3 } if &**bucket == "a"),
+            matches!(&error, Throttled::QueueFull { bucket, max_waiting: 3, .. } if &**bucket == "a"),
             "{error}"
         );
         assert_eq!(began.elapsed(), ms(0), "it is known that it would have to wait");
@@ -288,12 +301,14 @@ async fn a_demand_that_needs_other_quotas_passes_those_that_wait() {
         let builder = Limiter::builder(Limits::new().bucket("a", quotas()));
         let builder = if is_shared { builder.store(store.clone()) } else { builder };
         let limiter = builder.build().unwrap();
-        let all = limiter.reserve(Demand::new("a", usage! { requests: 99, tokens: 100 })).await.unwrap();
+        let all =
+            limiter.reserve(Demand::new("a", usage! { requests: 99, tokens: 100 })).await.unwrap();
         let blocked: Vec<_> = (0..20).map(|_| waiting(&limiter, tokens(1))).collect();
         tokio::time::sleep(ms(50)).await;
         let request = Demand::new("a", usage! { requests: 1, tokens: 0 });
         // Those that wait hold back demands on the quota that holds them back, and on no other.
-        let first = limiter.try_reserve(request.clone()).await.expect("they do not wait for requests");
+        let first =
+            limiter.try_reserve(request.clone()).await.expect("they do not wait for requests");
         first.release().await.unwrap();
         let only_tokens = Demand::new("a", usage! { requests: 0, tokens: 0 });
         limiter.try_reserve(only_tokens).await.unwrap().keep().await.unwrap();

@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tower_throttle::{Demand, Feedback, Limiter, Limits, Quota, Reservation, Throttled, Usage, usage};
+use tower_throttle::{
+    Demand, Feedback, Limiter, Limits, Quota, Reservation, Throttled, Usage, usage,
+};
 
 use crate::{fleet_api as api, world::*};
 

@@ -19,10 +19,12 @@ fn saturated(limits: [u64; 2], lasts: Micros) -> (u64, Log, Micros) {
     while fleet.now() < START + lasts {
         for (session, limit) in [(1, limits[0]), (2, limits[1])] {
             fleet.world.rules = vec![vec![rule(limit)]];
-            let is_over =
-                |(one, _): &(Running, usize), now| one.grant.session == session && now >= one.since + 50 * MS;
+            let is_over = |(one, _): &(Running, usize), now| {
+                one.grant.session == session && now >= one.since + 50 * MS
+            };
             let now = fleet.now();
-            let (over, others): (Vec<_>, Vec<_>) = running.into_iter().partition(|one| is_over(one, now));
+            let (over, others): (Vec<_>, Vec<_>) =
+                running.into_iter().partition(|one| is_over(one, now));
             running = others;
             let settles: Vec<_> = over.iter().map(|(one, _)| settle(&one.grant, &[USE])).collect();
             over.iter().for_each(|(_, number)| log.amend(*number, USE));

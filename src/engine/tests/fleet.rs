@@ -89,7 +89,9 @@ impl Fleet {
         let waiter = self.enter(session, demand);
         let look = self.look(session);
         let granted = look.granted.into_iter().find(|running| running.waiter == waiter);
-        granted.ok_or_else(|| look.refused.into_iter().find(|(refused, _)| *refused == waiter).unwrap())
+        granted.ok_or_else(|| {
+            look.refused.into_iter().find(|(refused, _)| *refused == waiter).unwrap()
+        })
     }
 
     /// The caller of a waiter gives up. Its session says so with its next batch.
@@ -112,13 +114,15 @@ impl Fleet {
         let waiting = self.sessions.entry(session).or_default().clone();
         let mut groups: HashMap<_, usize> = HashMap::new();
         let (sent, others): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|waiting| {
-            let of_group = groups.entry((waiting.demand.headroom, waiting.demand.flow)).or_default();
+            let of_group =
+                groups.entry((waiting.demand.headroom, waiting.demand.flow)).or_default();
             *of_group += 1;
             *of_group <= self.most_sent
         });
         let mut ops = first.to_vec();
         ops.extend(sent.iter().map(|waiting| {
-            let (waiter, age) = (waiting.waiter, (now - waiting.arrived).saturating_sub(self.latency));
+            let (waiter, age) =
+                (waiting.waiter, (now - waiting.arrived).saturating_sub(self.latency));
             Op::Reserve(Reserve { mode: Mode::Wait, waiter, age, ..waiting.demand.clone() })
         }));
         for bucket in 0..self.world.states.len() as u16 {
@@ -131,17 +135,29 @@ impl Fleet {
             match verdict {
                 Verdict::Granted { probe } => {
                     let on = waiting.demand.on.clone();
-                    let at = on.iter().map(|&bucket| answer.seen[usize::from(bucket)].now).collect();
-                    let grant = Grant { session, on, at, costs: waiting.demand.costs.clone(), probe: *probe };
+                    let at =
+                        on.iter().map(|&bucket| answer.seen[usize::from(bucket)].now).collect();
+                    let grant = Grant {
+                        session,
+                        on,
+                        at,
+                        costs: waiting.demand.costs.clone(),
+                        probe: *probe,
+                    };
                     let Waiting { waiter, arrived, demand, .. } = waiting.clone();
                     look.granted.push(Running { waiter, arrived, demand, grant, since: now });
                 }
-                Verdict::Refused(refused) => look.refused.push((waiting.waiter, (**refused).clone())),
+                Verdict::Refused(refused) => {
+                    look.refused.push((waiting.waiter, (**refused).clone()))
+                }
                 other => panic!("{other:?}"),
             }
         }
         let granted = look.waiters();
-        self.sessions.get_mut(&session).unwrap().retain(|waiting| !granted.contains(&waiting.waiter));
+        self.sessions
+            .get_mut(&session)
+            .unwrap()
+            .retain(|waiting| !granted.contains(&waiting.waiter));
         look
     }
 
@@ -152,8 +168,9 @@ impl Fleet {
         for Waiting { waiter, arrived, demand, .. } in waiting {
             assert_eq!((rules.len(), demand.on.len()), (1, 1), "lines are for worlds of one quota");
             let (cost, age) = (demand.costs[0], now - arrived);
-            let group =
-                |line: &&mut super::Line| (line.headroom, line.flow) == (demand.headroom, demand.flow);
+            let group = |line: &&mut super::Line| {
+                (line.headroom, line.flow) == (demand.headroom, demand.flow)
+            };
             if let Some(line) = lines.iter_mut().find(group) {
                 (line.count, line.sum, line.last) = (line.count + 1, line.sum + cost, age);
                 continue;
@@ -199,10 +216,11 @@ impl Fleet {
         for one in &mut waiting {
             let mut filed = std::mem::take(&mut one.filed);
             let class = one.demand.headroom;
-            let before = |quota: (u16, u16), lines: &HashMap<(u16, u16), Vec<(u64, bool)>>| -> Vec<bool> {
-                let line = lines.get(&quota).into_iter().flatten();
-                line.filter(|(headroom, _)| *headroom <= class).map(|(_, sent)| *sent).collect()
-            };
+            let before =
+                |quota: (u16, u16), lines: &HashMap<(u16, u16), Vec<(u64, bool)>>| -> Vec<bool> {
+                    let line = lines.get(&quota).into_iter().flatten();
+                    line.filter(|(headroom, _)| *headroom <= class).map(|(_, sent)| *sent).collect()
+                };
             for (quota, _) in self.needs(&one.demand) {
                 if !filed.contains(&quota) && !before(quota, &lines).is_empty() {
                     filed.push(quota);
@@ -212,16 +230,24 @@ impl Fleet {
                 let before = before(*quota, &lines);
                 before.len() < look && before.iter().all(|sent| *sent)
             });
-            filed
-                .iter()
-                .for_each(|quota| lines.entry(*quota).or_default().push((one.demand.headroom, sends)));
+            filed.iter().for_each(|quota| {
+                lines.entry(*quota).or_default().push((one.demand.headroom, sends))
+            });
             one.filed = filed;
             is_sent.push(sends);
         }
-        let sent: Vec<_> =
-            waiting.iter().zip(&is_sent).filter(|(_, sent)| **sent).map(|(one, _)| one.clone()).collect();
-        let others: Vec<_> =
-            waiting.iter().zip(&is_sent).filter(|(_, sent)| !**sent).map(|(one, _)| one.clone()).collect();
+        let sent: Vec<_> = waiting
+            .iter()
+            .zip(&is_sent)
+            .filter(|(_, sent)| **sent)
+            .map(|(one, _)| one.clone())
+            .collect();
+        let others: Vec<_> = waiting
+            .iter()
+            .zip(&is_sent)
+            .filter(|(_, sent)| !**sent)
+            .map(|(one, _)| one.clone())
+            .collect();
         let mut buckets: On = sent.iter().flat_map(|one| one.demand.on.clone()).collect();
         if all {
             buckets = self.world.all();
@@ -232,7 +258,8 @@ impl Fleet {
             self.sessions.insert(session, waiting);
             return Look::default();
         }
-        let index_of = |bucket: u16| buckets.iter().position(|other| *other == bucket).unwrap() as u16;
+        let index_of =
+            |bucket: u16| buckets.iter().position(|other| *other == bucket).unwrap() as u16;
         let mut ops: Vec<_> = sent
             .iter()
             .map(|one| {
@@ -248,20 +275,26 @@ impl Fleet {
             });
         }
         let answer = self.world.send_on(session, &buckets, &ops);
-        let mut found =
-            Look { woken: answer.wakes.iter().map(|wake| wake.session).collect(), ..Look::default() };
+        let mut found = Look {
+            woken: answer.wakes.iter().map(|wake| wake.session).collect(),
+            ..Look::default()
+        };
         for (one, verdict) in sent.into_iter().zip(&answer.verdicts) {
             let on = one.demand.on.clone();
             match verdict {
                 Verdict::Granted { probe } => {
-                    let at =
-                        on.iter().map(|&bucket| answer.seen[usize::from(index_of(bucket))].now).collect();
-                    let grant = Grant { session, on, at, costs: one.demand.costs.clone(), probe: *probe };
+                    let at = on
+                        .iter()
+                        .map(|&bucket| answer.seen[usize::from(index_of(bucket))].now)
+                        .collect();
+                    let grant =
+                        Grant { session, on, at, costs: one.demand.costs.clone(), probe: *probe };
                     let Waiting { waiter, arrived, demand, .. } = one;
                     found.granted.push(Running { waiter, arrived, demand, grant, since: now });
                 }
                 Verdict::Refused(refused) => {
-                    let known = waiting.iter_mut().find(|other| other.waiter == one.waiter).unwrap();
+                    let known =
+                        waiting.iter_mut().find(|other| other.waiter == one.waiter).unwrap();
                     known.filed = self.filed(&one.demand, refused);
                     found.refused.push((one.waiter, (**refused).clone()));
                 }
@@ -280,12 +313,14 @@ impl Fleet {
             .on
             .iter()
             .flat_map(|&bucket| {
-                (0..self.world.rules[usize::from(bucket)].len() as u16).map(move |rule| (bucket, rule))
+                (0..self.world.rules[usize::from(bucket)].len() as u16)
+                    .map(move |rule| (bucket, rule))
             })
             .collect();
         let any_holds = refused.violations.iter().any(|violation| violation.holds);
         let mut filed = Vec::new();
-        for violation in refused.violations.iter().filter(|violation| violation.holds || !any_holds) {
+        for violation in refused.violations.iter().filter(|violation| violation.holds || !any_holds)
+        {
             match violation.by {
                 RefusedBy::Rule(index) => filed.push(all[index]),
                 RefusedBy::Pause(of) => {
@@ -309,7 +344,8 @@ impl Fleet {
             let last = *demand.on.last().unwrap();
             let rules = &self.world.rules[usize::from(last)];
             let costs = &demand.costs[demand.costs.len() - rules.len()..];
-            let parts = rules.iter().zip(costs).map(|(rule, &cost)| cost as f64 / rule.capacity(0) as f64);
+            let parts =
+                rules.iter().zip(costs).map(|(rule, &cost)| cost as f64 / rule.capacity(0) as f64);
             let part = parts.fold(0.0, f64::max) / f64::from(demand.flow.weight);
             for (quota, cost) in self.needs(demand) {
                 if quota.0 != bucket || !one.filed.contains(&quota) {

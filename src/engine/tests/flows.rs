@@ -48,7 +48,9 @@ fn backlogged(flows: &[(u64, u32, u64)], each: usize, most_sent: usize) -> (Flee
 
 #[test]
 fn scenario_37_weights_1_and_3_give_10_and_30_of_40() {
-    for (sessions, most_sent) in [([1, 1], usize::MAX), ([1, 1], 4), ([1, 2], usize::MAX), ([2, 1], 3)] {
+    for (sessions, most_sent) in
+        [([1, 1], usize::MAX), ([1, 1], 4), ([1, 2], usize::MAX), ([2, 1], 3)]
+    {
         let flows = [(7, 1, sessions[0]), (8, 3, sessions[1])];
         let (mut fleet, mut running) = backlogged(&flows, 100, most_sent);
         let served = served(&mut fleet, &mut running, 40);
@@ -128,7 +130,8 @@ fn inside_a_flow_arrival_decides_and_a_class_is_apart() {
     fleet.end_all(&running);
     let mut order = Vec::new();
     while fleet.waiting() > 0 {
-        let granted = [3, 2, 1].into_iter().find_map(|session| fleet.look(session).granted.pop()).unwrap();
+        let granted =
+            [3, 2, 1].into_iter().find_map(|session| fleet.look(session).granted.pop()).unwrap();
         order.push(granted.grant.session);
         fleet.end_all(&granted);
     }

@@ -43,10 +43,9 @@ impl Clockwork {
         let now = self.fleet.now();
         let look = self.fleet.look(session);
         let wait_of = |refused: &Refused| {
-            let waits = refused
-                .violations
-                .iter()
-                .map(|violation| violation.wait.unwrap_or(500 * MS * (1 + violation.rank)).min(30 * SECOND));
+            let waits = refused.violations.iter().map(|violation| {
+                violation.wait.unwrap_or(500 * MS * (1 + violation.rank)).min(30 * SECOND)
+            });
             waits.max().unwrap()
         };
         match look.refused.first() {
@@ -68,8 +67,12 @@ impl Clockwork {
         let mut granted = Vec::new();
         while self.fleet.now() < end {
             let now = self.fleet.now();
-            let due: Vec<_> =
-                self.due.iter().filter(|(_, at)| **at <= now).map(|(session, _)| *session).collect();
+            let due: Vec<_> = self
+                .due
+                .iter()
+                .filter(|(_, at)| **at <= now)
+                .map(|(session, _)| *session)
+                .collect();
             due.into_iter().for_each(|session| granted.extend(self.look(session)));
             self.fleet.pass(MS);
         }
@@ -115,8 +118,9 @@ fn scenario_39_a_probe_then_another_and_then_the_rest_within_a_second() {
         let rest = fleet.run_until(answered + SECOND + 100 * MS);
         assert_eq!(rest.len(), 98);
         assert!(rest.iter().all(|running| !running.grant.probe));
-        let within =
-            |from, to| rest.iter().filter(|one| (from..to).contains(&(one.since - answered))).count();
+        let within = |from, to| {
+            rest.iter().filter(|one| (from..to).contains(&(one.since - answered))).count()
+        };
         for tenth in 0..10 {
             let count = within(tenth * 100 * MS, (tenth + 1) * 100 * MS);
             assert!((6..=14).contains(&count), "{count} in the {tenth}. tenth of a second");
@@ -213,7 +217,10 @@ fn a_pause_of_a_quota_probes_for_those_that_need_it() {
     assert!(probe.probe);
     assert!(!world.take(&[1, 0]).probe);
     let refusal = world.refused(&[1, 1]);
-    assert_eq!((refusal.len(), refusal[0].by, refusal[0].wait), (1, RefusedBy::Rule(1), Some(SECOND)));
+    assert_eq!(
+        (refusal.len(), refusal[0].by, refusal[0].wait),
+        (1, RefusedBy::Rule(1), Some(SECOND))
+    );
     world.one(SESSION, Op::Answered { bucket: 0, at: probe.at[0] });
     world.take(&[1, 1]);
     world.take(&[1, 1]);
@@ -251,7 +258,8 @@ fn a_wait_that_is_longer_than_the_pause_refuses_what_waits() {
     let running = fleet.ask(9, demand(&[1])).unwrap();
     fleet.ask(1, demand(&[1])).unwrap_err();
     let at = running.grant.at[0];
-    let refused = Op::Refused { bucket: 0, quota: None, at, asked: DAY, lasts: MINUTE, longest: HOUR };
+    let refused =
+        Op::Refused { bucket: 0, quota: None, at, asked: DAY, lasts: MINUTE, longest: HOUR };
     let sent = fleet.world.send(9, &[refused]);
     assert_eq!(sent.wakes.iter().map(|wake| wake.session).collect::<Vec<_>>(), [1]);
     let look = fleet.look(1);

@@ -58,13 +58,8 @@ fn asks() -> impl Strategy<Value = Ask> {
     let flow = (0..4u64, 1..4u32).prop_map(|(id, weight)| Flow { id, weight });
     let age = prop_oneof![3 => Just(0), 1 => 0..30 * SECOND];
     let parts = proptest::array::uniform6(0..=10u64);
-    (1..5u64, on, parts, 0..3usize, flow, age).prop_map(|(session, on, parts, class, flow, age)| Ask {
-        session,
-        on,
-        parts,
-        class,
-        flow,
-        age,
+    (1..5u64, on, parts, 0..3usize, flow, age).prop_map(|(session, on, parts, class, flow, age)| {
+        Ask { session, on, parts, class, flow, age }
     })
 }
 
@@ -115,8 +110,11 @@ impl Life {
         let headroom = CLASSES[ask.class];
         let rules = self.rules_of(&ask.on);
         // Never more than its class may use.
-        let costs =
-            rules.iter().zip(ask.parts).map(|(rule, parts)| rule.capacity(headroom) * parts / 10).collect();
+        let costs = rules
+            .iter()
+            .zip(ask.parts)
+            .map(|(rule, parts)| rule.capacity(headroom) * parts / 10)
+            .collect();
         Reserve { on: ask.on.as_slice().into(), costs, headroom, flow: ask.flow, ..demand(&[]) }
     }
 
@@ -162,7 +160,10 @@ impl Life {
                     .running
                     .iter()
                     .flat_map(|(running, entries)| entries.iter().zip(&running.demand.costs));
-                (all.filter(|((log, _), _)| *log == of_rule).map(|(_, cost)| cost).sum(), rule.limit)
+                (
+                    all.filter(|((log, _), _)| *log == of_rule).map(|(_, cost)| cost).sum(),
+                    rule.limit,
+                )
             }
             Window::Calendar { .. } => unreachable!("not here"),
         };
@@ -187,7 +188,8 @@ impl Life {
             self.logs[log].1.amend(number, actual);
         }
         // The world knows all buckets by their own indexes.
-        let op = if close { settle(&running.grant, &actual) } else { adjust(&running.grant, &actual) };
+        let op =
+            if close { settle(&running.grant, &actual) } else { adjust(&running.grant, &actual) };
         let sent = self.fleet.world.send(running.grant.session, &[op]);
         self.hinted.extend(sent.wakes.iter().map(|wake| wake.session));
         if !close {
@@ -211,7 +213,8 @@ impl Life {
                 if let Verdict::Granted { probe } = sent.verdicts[0] {
                     let (on, now) = (demand.on.clone(), self.fleet.now());
                     let at = on.iter().map(|_| now).collect();
-                    let grant = Grant { session: ask.session, on, at, costs: demand.costs.clone(), probe };
+                    let grant =
+                        Grant { session: ask.session, on, at, costs: demand.costs.clone(), probe };
                     self.granted(Running { waiter: 0, arrived: now, demand, grant, since: now })?;
                 }
             }
@@ -219,8 +222,11 @@ impl Life {
             Act::End(which, parts) => self.end(which, parts, true),
             Act::Adjust(which, parts) => self.end(which, parts, false),
             Act::Cancel(which) => {
-                let all =
-                    self.fleet.sessions.iter().flat_map(|(of, all)| all.iter().map(|one| (*of, one.waiter)));
+                let all = self
+                    .fleet
+                    .sessions
+                    .iter()
+                    .flat_map(|(of, all)| all.iter().map(|one| (*of, one.waiter)));
                 if let Some((session, waiter)) = choose(&mut all.collect(), which) {
                     self.fleet.cancel(session, waiter);
                 }
@@ -241,8 +247,11 @@ impl Life {
             Act::Answered { which } => {
                 if !self.running.is_empty() {
                     let Running { grant, since, .. } = &self.running[which % self.running.len()].0;
-                    let ops: Vec<_> =
-                        grant.on.iter().map(|&bucket| Op::Answered { bucket, at: *since }).collect();
+                    let ops: Vec<_> = grant
+                        .on
+                        .iter()
+                        .map(|&bucket| Op::Answered { bucket, at: *since })
+                        .collect();
                     let sent = self.fleet.world.send(grant.session, &ops);
                     self.hinted.extend(sent.wakes.iter().map(|wake| wake.session));
                 }
@@ -280,8 +289,12 @@ impl Life {
                 granted_in = round;
             }
         }
-        let left: Vec<_> =
-            self.fleet.sessions.iter().flat_map(|(of, all)| all.iter().map(move |one| (of, one))).collect();
+        let left: Vec<_> = self
+            .fleet
+            .sessions
+            .iter()
+            .flat_map(|(of, all)| all.iter().map(move |one| (of, one)))
+            .collect();
         prop_assert!(
             left.is_empty(),
             "waits for ever: {left:?}, {:?}",

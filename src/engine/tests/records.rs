@@ -79,8 +79,10 @@ fn the_work_of_a_batch_does_not_grow_with_sessions_and_claims() {
         }));
         let claim = 20_001 + round;
         let at = [world.wall].as_slice().into();
-        let (on, reserved, actual) = (world.all(), [1, 1].as_slice().into(), [1, 1].as_slice().into());
-        let settle = Op::Settle(Settle { on, at, reserved, actual, close: true, claim: Some(claim) });
+        let (on, reserved, actual) =
+            (world.all(), [1, 1].as_slice().into(), [1, 1].as_slice().into());
+        let settle =
+            Op::Settle(Settle { on, at, reserved, actual, close: true, claim: Some(claim) });
         most = most.max(looks(|| assert_eq!(world.one(7, settle), Verdict::Done)));
     }
     assert!(most <= 8, "{most} looks");
@@ -124,8 +126,11 @@ fn any_number_of_declarations_of_one_bucket() {
 
 #[test]
 fn a_quota_that_is_set_aside_and_comes_back_over_and_over_leaves_nothing_behind() {
-    let sets =
-        [vec![sliding(1, 10, HOUR, 60)], vec![sliding(2, 10, HOUR, 60)], vec![token_bucket(3, 10, HOUR, 10)]];
+    let sets = [
+        vec![sliding(1, 10, HOUR, 60)],
+        vec![sliding(2, 10, HOUR, 60)],
+        vec![token_bucket(3, 10, HOUR, 10)],
+    ];
     let mut world = World::new(sets[0].clone());
     for round in 0..3_000 {
         world.pass(MS);
@@ -146,7 +151,8 @@ fn claimed(world: &mut World, claim: u64) -> Grant {
 /// Whatever an id says that a process was given by another one.
 #[test]
 fn a_tampered_claim_settles_no_more_than_it_holds() {
-    let rules = [sliding(1, 1_000, MINUTE, 60), concurrency(2, 10), held(sliding(3, 1_000, MINUTE, 60))];
+    let rules =
+        [sliding(1, 1_000, MINUTE, 60), concurrency(2, 10), held(sliding(3, 1_000, MINUTE, 60))];
     for (reserved, at) in [(1_000, 0), (5, 30 * SECOND), (u64::MAX, 0), (0, 0), (6, HOUR)] {
         let mut world = World::new(rules.clone());
         // Others use it too.
@@ -164,7 +170,10 @@ fn a_tampered_claim_settles_no_more_than_it_holds() {
         let verdict = world.one(3, Op::Settle(forged.clone()));
         let after = [0, 1, 2].map(|rule| world.left(rule));
         for (rule, share) in [5, 2, 5].into_iter().enumerate() {
-            assert!(after[rule] - before[rule] <= share, "{before:?}, then {after:?}, {reserved} at {at}");
+            assert!(
+                after[rule] - before[rule] <= share,
+                "{before:?}, then {after:?}, {reserved} at {at}"
+            );
         }
         assert_eq!(verdict, Verdict::Done);
         assert_eq!(world.one(3, Op::Settle(forged)), Verdict::NoClaim, "once");

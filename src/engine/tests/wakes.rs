@@ -23,7 +23,8 @@ fn what_is_freed_hints_the_front_heads_that_fit() {
 
 #[test]
 fn a_refund_hints_as_well_as_an_end_and_a_debit_does_not() {
-    for rule in [sliding(1, 10, MINUTE, 60), token_bucket(1, 10, MINUTE, 10), fixed(1, 10, DAY, 0)] {
+    for rule in [sliding(1, 10, MINUTE, 60), token_bucket(1, 10, MINUTE, 10), fixed(1, 10, DAY, 0)]
+    {
         let mut fleet = Fleet::new(vec![vec![rule]]);
         let running = fleet.ask(9, demand(&[6])).unwrap();
         fleet.ask(1, demand(&[7])).unwrap_err();

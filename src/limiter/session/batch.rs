@@ -171,7 +171,9 @@ impl Batch {
             Op::Reserve(reserve) => &reserve.on,
             _ => &[],
         };
-        GrantedAt::new(on.iter().map(|&bucket| seen.get(usize::from(bucket)).map_or(0, |seen| seen.now)))
+        GrantedAt::new(
+            on.iter().map(|&bucket| seen.get(usize::from(bucket)).map_or(0, |seen| seen.now)),
+        )
     }
 
     pub(super) fn take_jobs(&mut self) -> Vec<Job> {
@@ -207,7 +209,9 @@ fn orphan(op: &mut Op, job: &Job) -> Job {
         (Op::Reserve(reserve), job) => {
             reserve.mode = Mode::Dry;
             match job {
-                Job::Demand(waiter) => Job::Orphan(waiter.ask().set().clone(), reserve.costs.clone()),
+                Job::Demand(waiter) => {
+                    Job::Orphan(waiter.ask().set().clone(), reserve.costs.clone())
+                }
                 Job::Orphan(set, costs) => Job::Orphan(set.clone(), costs.clone()),
                 _ => Job::Nothing,
             }

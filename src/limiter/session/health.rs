@@ -34,8 +34,9 @@ impl Backoff {
 /// Whether the store answers.
 #[derive(Debug, Default)]
 pub(in crate::limiter) struct Health {
-    /// Spares the lock while all is well.
     degraded: AtomicBool,
+    /// There are failures. Spares the lock while all is well.
+    troubled: AtomicBool,
     failures: Mutex<Failures>,
     recovered: Notify,
 }
@@ -70,6 +71,9 @@ impl Health {
 
     /// When the store may be asked again, if that is not now. `is_awaited` says that a caller waits for it to be asked.
     pub(super) fn resumes_at(&self, is_awaited: bool) -> Option<Instant> {
+        if !self.troubled.load(Ordering::Relaxed) {
+            return None;
+        }
         let failures = self.failures();
         let outage = failures.outage.as_ref().map(|(_, backoff)| backoff.until);
         let refusal = failures.refusal.filter(|_| !is_awaited).map(|backoff| backoff.until);
@@ -79,6 +83,7 @@ impl Health {
     /// The store did not answer, or refused. Returns true if an outage begins with it.
     pub(super) fn failed(&self, error: &Arc<StoreError>) -> bool {
         let mut failures = self.failures();
+        self.troubled.store(true, Ordering::Relaxed);
         if !error.is_unavailable() {
             failures.refusal = Some(Backoff::after(failures.refusal));
             return false;
@@ -90,8 +95,12 @@ impl Health {
 
     /// The store answered. Returns true if an outage ends with it.
     pub(super) fn answered(&self) -> bool {
+        if !self.troubled.load(Ordering::Relaxed) {
+            return false;
+        }
         let mut failures = self.failures();
         *failures = Failures::default();
+        self.troubled.store(false, Ordering::Relaxed);
         let ends = self.degraded.swap(false, Ordering::Relaxed);
         drop(failures);
         if ends {

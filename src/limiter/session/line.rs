@@ -75,7 +75,14 @@ impl Group {
 
 impl Line {
     pub(super) fn new() -> Self {
-        Self { groups: SmallVec::new(), known: None, due: None, look: FIRST_LOOK, sent: 0, granted: 0 }
+        Self {
+            groups: SmallVec::new(),
+            known: None,
+            due: None,
+            look: FIRST_LOOK,
+            sent: 0,
+            granted: 0,
+        }
     }
 
     /// Whether it can be forgotten.
@@ -89,7 +96,8 @@ impl Line {
 
     pub(super) fn insert(&mut self, rank: Rank, ask: &Ask, cost: u64) {
         let index = self.groups.iter().position(|group| group.is_of(ask)).unwrap_or_else(|| {
-            let tag = self.groups.iter().find(|group| group.has_flow_of(ask)).and_then(|group| group.tag);
+            let tag =
+                self.groups.iter().find(|group| group.has_flow_of(ask)).and_then(|group| group.tag);
             self.groups.push(Group {
                 headroom: ask.headroom(),
                 flow: ask.flow(),
@@ -110,7 +118,9 @@ impl Line {
 
     /// Takes a waiter out. Returns true if it was the first of its class and flow, as the store may know.
     pub(super) fn remove(&mut self, rank: Rank, ask: &Ask) -> bool {
-        let Some(index) = self.groups.iter().position(|group| group.is_of(ask)) else { return false };
+        let Some(index) = self.groups.iter().position(|group| group.is_of(ask)) else {
+            return false;
+        };
         let group = &mut self.groups[index];
         let was_first = group.first().is_some_and(|(first, _)| first == rank);
         if let Some(cost) = group.waiters.remove(&rank) {
@@ -124,7 +134,8 @@ impl Line {
 
     /// Whether a waiter goes before a demand of this rank that is not in the line.
     pub(super) fn blocks(&self, rank: Rank, ask: &Ask) -> bool {
-        let tag = self.groups.iter().find(|group| group.has_flow_of(ask)).and_then(|group| group.tag);
+        let tag =
+            self.groups.iter().find(|group| group.has_flow_of(ask)).and_then(|group| group.tag);
         self.groups.iter().filter(|group| group.headroom <= ask.headroom()).any(|group| {
             let Some((first, _)) = group.first() else { return false };
             if !group.takes_turns_with(ask.flow().id, ask.space(), ask.headroom()) {
@@ -148,8 +159,9 @@ impl Line {
 
     /// Takes note of what the store said of the flow of a waiter that was refused, if it is the first of its group.
     pub(super) fn flow_told(&mut self, rank: Rank, ask: &Ask, (tag, part): (f64, f64), cost: u64) {
-        let is_first =
-            |group: &Group| group.is_of(ask) && group.first().is_some_and(|(first, _)| first == rank);
+        let is_first = |group: &Group| {
+            group.is_of(ask) && group.first().is_some_and(|(first, _)| first == rank)
+        };
         if self.groups.iter().any(is_first) {
             for group in self.groups.iter_mut().filter(|group| group.has_flow_of(ask)) {
                 group.tag = Some(tag);
@@ -182,7 +194,8 @@ impl Line {
 
     /// The classes of its waiters, by the headroom that they leave.
     pub(super) fn classes(&self) -> SmallVec<[u64; 2]> {
-        let mut classes: SmallVec<[u64; 2]> = self.groups.iter().map(|group| group.headroom).collect();
+        let mut classes: SmallVec<[u64; 2]> =
+            self.groups.iter().map(|group| group.headroom).collect();
         classes.sort_unstable();
         classes.dedup();
         classes

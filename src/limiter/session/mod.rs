@@ -54,7 +54,9 @@ use super::{
     settle::{Settling, no_runtime},
 };
 use crate::{
-    engine::{Answer, MAX_AMOUNT, Micros, Op, Outcome as Applied, Refused, Reserve, Seen, Settle, Verdict},
+    engine::{
+        Answer, MAX_AMOUNT, Micros, Op, Outcome as Applied, Refused, Reserve, Seen, Settle, Verdict,
+    },
     error::{Refusal, Throttled},
     observe::Event,
     quota::micros,
@@ -102,7 +104,11 @@ enum Driver {
 }
 
 impl Session {
-    pub(super) fn new(context: Arc<Context>, partition: &str, start_driver: fn(&Arc<Session>)) -> Arc<Self> {
+    pub(super) fn new(
+        context: Arc<Context>,
+        partition: &str,
+        start_driver: fn(&Arc<Session>),
+    ) -> Arc<Self> {
         let state = State::new(Setup {
             in_process: context.in_process(),
             lease: context.lease(),
@@ -137,11 +143,23 @@ impl Session {
         self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state.
-    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+    /// Changes the state, and makes sure that a driver sees to what there is to do then.
+    fn change<R>(self: &Arc<Self>, change: impl FnOnce(&mut State) -> R) -> R {
         let mut guarded = self.lock();
         let result = change(&mut guarded.state);
         self.occupied.store(guarded.state.is_occupied(), Ordering::Release);
+        match guarded.driver {
+            Driver::Asleep if guarded.state.is_due() => {
+                guarded.driver = Driver::Awake;
+                drop(guarded);
+                self.wake.notify_one();
+            }
+            Driver::None if guarded.state.needs_driver() => {
+                drop(guarded);
+                (self.start_driver)(self);
+            }
+            _ => {}
+        }
         result
     }
 
@@ -211,10 +229,14 @@ impl Session {
         for _ in 0..=MAX_CHARTS {
             let (id, lease) = (self.id.load(Ordering::Relaxed), self.context.lease());
             let batch = store::Batch::new(id, 0, lease, set.buckets(), std::slice::from_ref(op));
-            let Reply::Now(Answer { wall, outcome }) = self.context.store().apply(&batch) else { break };
+            let Reply::Now(Answer { wall, outcome }) = self.context.store().apply(&batch) else {
+                break;
+            };
             match outcome {
                 Applied::Applied { buckets, mut verdicts } => {
-                    set.saw(&buckets, true, |bucket| self.context.tell(|| Event::StateLost { bucket }));
+                    set.saw(&buckets, true, |bucket| {
+                        self.context.tell(|| Event::StateLost { bucket })
+                    });
                     return Ok((verdicts.pop().unwrap_or(Verdict::Done), buckets));
                 }
                 Applied::Uncharted => {
@@ -241,21 +263,19 @@ impl Session {
             return Err(Outcome::Refused(Throttled::Store(error)));
         }
         let (set, (sender, answer)) = (ask.set().clone(), oneshot::channel());
-        let (arrived, deadline) = (self.time_of(arrived), deadline.map(|deadline| self.time_of(deadline)));
+        let (arrived, deadline) =
+            (self.time_of(arrived), deadline.map(|deadline| self.time_of(deadline)));
         let (rank, waits) = self.change(|state| state.enter(ask, arrived, deadline, sender))?;
         if let Some(position) = waits {
             self.context.tell(|| Event::WaitStarted { bucket: set.name(), position });
         }
-        self.drive();
         Ok((rank, answer))
     }
 
     /// Takes out a demand whose caller gives up. Returns what it waited for, if it was in the queue.
     fn leave(self: &Arc<Self>, rank: Rank) -> Option<Refusal> {
         let now = self.now();
-        let refusal = self.change(|state| state.leave(rank, now))?;
-        self.drive();
-        Some(refusal)
+        self.change(|state| state.leave(rank, now))
     }
 
     /// Takes out a demand whose time is up, unless the store has yet to say whether it has to wait at all.
@@ -272,14 +292,17 @@ impl Session {
 
     /// Applies, or sends, an operation that must not get lost. `ends` says that a reservation is over with it.
     pub(super) fn send(self: &Arc<Self>, outgoing: Outgoing, ends: bool) -> Settling {
-        if self.context.in_process() { self.send_directly(outgoing) } else { self.enqueue(outgoing, ends) }
+        if self.context.in_process() {
+            self.send_directly(outgoing)
+        } else {
+            self.enqueue(outgoing, ends)
+        }
     }
 
     fn enqueue(self: &Arc<Self>, mut outgoing: Outgoing, ends: bool) -> Settling {
         let (report, verdict) = oneshot::channel();
         outgoing.report_to(report);
         self.change(|state| state.push(outgoing, ends));
-        self.drive();
         Settling::enqueued(verdict)
     }
 
@@ -287,8 +310,9 @@ impl Session {
     pub(super) fn send_passing(self: &Arc<Self>, outgoing: Outgoing) -> Settling {
         if self.context.in_process() {
             // A question is answered after the store has heard that the last waiters left.
-            let has_to_wait =
-                outgoing.is_question() && !self.is_occupied() && self.lock().state.has_changed_heads();
+            let has_to_wait = outgoing.is_question()
+                && !self.is_occupied()
+                && self.lock().state.has_changed_heads();
             return match has_to_wait && Handle::try_current().is_ok() {
                 true => self.enqueue(outgoing, false),
                 false => self.send_directly(outgoing),
@@ -331,16 +355,13 @@ impl Session {
 
     /// A demand of the session may fit in a bucket.
     fn look(self: &Arc<Self>, bucket: u64) {
-        if self.change(|state| state.look(bucket)) {
-            self.drive();
-        }
+        self.change(|state| state.look(bucket));
     }
 
     /// Counts the waiters anew whose limits have changed.
     pub(super) fn follow_limits(self: &Arc<Self>) {
         let effects = self.change(State::follow_limits);
         self.make_true(effects);
-        self.drive();
     }
 
     /// Refuses every demand from now on, and those that wait.
@@ -348,7 +369,6 @@ impl Session {
         self.closed.store(true, Ordering::Relaxed);
         let effects = self.change(State::close);
         self.make_true(effects);
-        self.drive();
     }
 
     /// Waits until all that is to be sent now has reached the store, or could not.
@@ -361,28 +381,10 @@ impl Session {
             }
             guarded.flushing.push(sender);
         }
-        self.drive();
+        // Should there be no driver, as after its runtime ended.
+        self.change(|_| ());
         // What could not be sent is sent again for as long as the runtime lives.
         let _ = flushed.await;
-    }
-
-    /// Makes sure that a driver sees to what there is to do.
-    fn drive(self: &Arc<Self>) {
-        let mut guarded = self.lock();
-        match guarded.driver {
-            Driver::Awake => {}
-            Driver::Asleep => {
-                guarded.driver = Driver::Awake;
-                drop(guarded);
-                self.wake.notify_one();
-            }
-            Driver::None => {
-                if guarded.state.needs_driver() {
-                    drop(guarded);
-                    (self.start_driver)(self);
-                }
-            }
-        }
     }
 
     /// Begins to drive, unless another driver does.
@@ -422,9 +424,9 @@ impl Session {
         if !self.is_occupied() {
             return Hints::None;
         }
-        let works = self
-            .wakeups
-            .work(|hint| self.context.store().listen(&self.partition, self.id.load(Ordering::Relaxed), hint));
+        let works = self.wakeups.work(|hint| {
+            self.context.store().listen(&self.partition, self.id.load(Ordering::Relaxed), hint)
+        });
         match (works, self.context.in_process()) {
             (false, _) => Hints::None,
             (true, true) => Hints::Reliable,
@@ -451,12 +453,19 @@ impl Session {
         }
     }
 
-    fn applied(self: &Arc<Self>, batch: Batch, seen: &[Seen], verdicts: impl IntoIterator<Item = Verdict>) {
+    fn applied(
+        self: &Arc<Self>,
+        batch: Batch,
+        seen: &[Seen],
+        verdicts: impl IntoIterator<Item = Verdict>,
+    ) {
         if self.health.answered() {
             self.context.tell(|| Event::Recovered);
         }
         let in_process = self.context.in_process();
-        batch.buckets().saw(seen, in_process, |bucket| self.context.tell(|| Event::StateLost { bucket }));
+        batch
+            .buckets()
+            .saw(seen, in_process, |bucket| self.context.tell(|| Event::StateLost { bucket }));
         let conditions = Conditions { now: self.now(), hints: self.hints(), resumes_at: None };
         let effects = self.change(|state| state.applied(batch, seen, verdicts, conditions));
         self.make_true(effects);
@@ -528,7 +537,13 @@ impl Session {
     /// What the store is sent.
     fn as_sent<'a>(&self, batch: &'a Batch) -> store::Batch<'a> {
         let id = self.id.load(Ordering::Relaxed);
-        store::Batch::new(id, batch.seq(), self.context.lease(), batch.buckets().as_slice(), batch.ops())
+        store::Batch::new(
+            id,
+            batch.seq(),
+            self.context.lease(),
+            batch.buckets().as_slice(),
+            batch.ops(),
+        )
     }
 }
 

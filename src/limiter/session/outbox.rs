@@ -102,7 +102,8 @@ impl Outbox {
             return self.queue.push_back(outgoing);
         }
         let number = self.adjusted.get(&outgoing.reservation).copied();
-        let queued = number.and_then(|number| self.queue.get_mut(usize::try_from(number - self.taken).ok()?));
+        let queued = number
+            .and_then(|number| self.queue.get_mut(usize::try_from(number - self.taken).ok()?));
         if let Some(queued) = queued
             && Arc::ptr_eq(&queued.set, &outgoing.set)
             && let (Op::Settle(first), Op::Settle(last)) = (&mut queued.op, &mut outgoing.op)

@@ -68,8 +68,13 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    fn refuse(&mut self, waiters: impl IntoIterator<Item = Box<Waiter>>, outcome: impl Fn() -> Outcome) {
-        let refused = waiters.into_iter().map(|waiter| Told::Outcome(waiter.into_answer(), outcome()));
+    fn refuse(
+        &mut self,
+        waiters: impl IntoIterator<Item = Box<Waiter>>,
+        outcome: impl Fn() -> Outcome,
+    ) {
+        let refused =
+            waiters.into_iter().map(|waiter| Told::Outcome(waiter.into_answer(), outcome()));
         self.told.extend(refused);
     }
 
@@ -197,10 +202,9 @@ impl State {
         self.outbox.push(outgoing);
     }
 
-    /// Capacity of a bucket may have been freed. Returns true if a demand waits for it.
-    pub(super) fn look(&mut self, bucket: u64) -> bool {
+    /// Capacity of a bucket may have been freed.
+    pub(super) fn look(&mut self, bucket: u64) {
         self.queue.look(bucket);
-        self.queue.is_waited_for(bucket)
     }
 
     /// Counts the waiters anew whose limits have changed.
@@ -226,6 +230,11 @@ impl State {
         effects
     }
 
+    /// Whether there is something to send at once.
+    pub(super) fn is_due(&self) -> bool {
+        !self.sending && (!self.outbox.is_empty() || self.queue.due() == Some(0))
+    }
+
     /// Whether there is something to do for a driver.
     pub(super) fn needs_driver(&self) -> bool {
         self.doubt.is_some() || self.is_occupied() || self.due().is_some()
@@ -242,7 +251,11 @@ impl State {
         (turn, effects)
     }
 
-    fn next_turn(&mut self, Conditions { now, resumes_at, .. }: Conditions, effects: &mut Effects) -> Turn {
+    fn next_turn(
+        &mut self,
+        Conditions { now, resumes_at, .. }: Conditions,
+        effects: &mut Effects,
+    ) -> Turn {
         if self.sending {
             return Turn::Sleep(None);
         }
@@ -264,8 +277,9 @@ impl State {
         {
             return Turn::Send(batch);
         }
-        let lingers =
-            (!self.in_process).then(|| self.active.saturating_add(self.linger)).filter(|until| *until > now);
+        let lingers = (!self.in_process)
+            .then(|| self.active.saturating_add(self.linger))
+            .filter(|until| *until > now);
         match self.due() {
             Some(due) => Turn::Sleep(Some(due)),
             None if self.is_occupied() => Turn::Sleep(None),
@@ -332,7 +346,8 @@ impl State {
 
     /// Says who waits for the buckets that waiting demands of the batch ask, and for those of which that has changed.
     fn load_heads(&mut self, batch: &mut Batch, mut concerned: Vec<u64>, now: Micros) {
-        let changed: Vec<_> = self.queue.changed().map(|(bucket, set)| (bucket, set.clone())).collect();
+        let changed: Vec<_> =
+            self.queue.changed().map(|(bucket, set)| (bucket, set.clone())).collect();
         for (bucket, set) in changed {
             if let Some(only) = set.only(bucket)
                 && batch.buckets_mut().place(&only).is_some()
@@ -343,7 +358,9 @@ impl State {
         concerned.sort_unstable();
         concerned.dedup();
         for bucket in concerned {
-            let Some(index) = batch.buckets().ids().iter().position(|id| *id == bucket) else { continue };
+            let Some(index) = batch.buckets().ids().iter().position(|id| *id == bucket) else {
+                continue;
+            };
             let rules = batch.buckets().as_slice()[index].rules.clone();
             if let Some(heads) = self.queue.heads(bucket, index as u16, &rules, now) {
                 batch.push(heads, Job::Heads(bucket));
@@ -414,7 +431,14 @@ impl State {
         None
     }
 
-    fn grant(&mut self, waiter: Box<Waiter>, at: GrantedAt, probe: bool, now: Micros, effects: &mut Effects) {
+    fn grant(
+        &mut self,
+        waiter: Box<Waiter>,
+        at: GrantedAt,
+        probe: bool,
+        now: Micros,
+        effects: &mut Effects,
+    ) {
         self.queue.granted(&waiter);
         if !self.in_process {
             self.leases.open(waiter.ask().set(), now);
@@ -431,7 +455,12 @@ impl State {
 
     /// The batch in flight went without an answer, or was refused: all that is pending is told, and the batch is in doubt.
     /// Without an error it was the driver that ended, so that demands may as well be asked for again.
-    pub(super) fn failed(&mut self, mut batch: Batch, error: Option<&Throttled>, now: Micros) -> Effects {
+    pub(super) fn failed(
+        &mut self,
+        mut batch: Batch,
+        error: Option<&Throttled>,
+        now: Micros,
+    ) -> Effects {
         let mut effects = Effects::default();
         let outcome = || error.map_or(Outcome::AskAgain, |error| Outcome::Refused(error.clone()));
         let error = || Err(error.cloned().unwrap_or_else(runtime_ended));
@@ -482,3 +511,6 @@ impl Settle {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -29,6 +29,7 @@ pub(in crate::limiter) struct Ticket {
     set: Arc<BucketSet>,
     rank: Rank,
     answer: oneshot::Receiver<Outcome>,
+    is_answered: bool,
 }
 
 impl Ticket {
@@ -44,7 +45,7 @@ impl Ticket {
     ) -> Result<Self, Outcome> {
         let set = ask.set().clone();
         let (rank, answer) = session.enter(ask, arrived, deadline)?;
-        Ok(Self { session, set, rank, answer })
+        Ok(Self { session, set, rank, answer, is_answered: false })
     }
 
     /// Waits for the outcome, until `deadline`.
@@ -63,10 +64,12 @@ impl Ticket {
         let refusal = match self.session.expire(self.rank) {
             Some(refusal) => refusal,
             // The store is looking at it: its answer is worth more than a guess, and does not take long.
-            None => match timeout(self.session.context().options().attempt_timeout, &mut self).await {
-                Ok(outcome) => return outcome,
-                Err(_) => self.session.leave(self.rank).unwrap_or_default(),
-            },
+            None => {
+                match timeout(self.session.context().options().attempt_timeout, &mut self).await {
+                    Ok(outcome) => return outcome,
+                    Err(_) => self.session.leave(self.rank).unwrap_or_default(),
+                }
+            }
         };
         Outcome::Refused(Throttled::Deadline(Box::new(refusal)))
     }
@@ -88,13 +91,18 @@ impl Future for Ticket {
     type Output = Outcome;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+        let outcome = ready!(Pin::new(&mut self.answer).poll(context));
+        self.is_answered = true;
         // Where a session loses track of a demand it is asked for again.
-        Pin::new(&mut self.answer).poll(context).map(|outcome| outcome.unwrap_or(Outcome::AskAgain))
+        Poll::Ready(outcome.unwrap_or(Outcome::AskAgain))
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        if self.is_answered {
+            return;
+        }
         // First, so that a refusal on its way does not queue it again.
         self.answer.close();
         if let Ok(Outcome::Granted(grant)) = self.answer.try_recv() {

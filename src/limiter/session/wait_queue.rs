@@ -26,7 +26,7 @@ use crate::{
 const MOST_SENT: usize = 256;
 /// Where no hint says that a waiter may fit, it is looked at again after this long times its rank among the heads of all
 /// sessions.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const LOOK_AGAIN: Duration = Duration::from_millis(350);
 /// A wait whose length is unknown is looked at again at the latest after this long.
 const LONGEST_UNKNOWN: Duration = Duration::from_secs(5);
 /// And one whose length is known, where hints arrive.
@@ -49,7 +49,8 @@ impl Hints {
         let waits = violations.iter().map(|violation| violation.wait);
         let wait = waits.reduce(|one, other| Some(one?.max(other?))).flatten();
         let rank = violations.iter().map(|violation| violation.rank).max().unwrap_or(0);
-        let unknown = micros(LOOK_AGAIN).saturating_mul(rank.saturating_add(1)).min(micros(LONGEST_UNKNOWN));
+        let unknown =
+            micros(LOOK_AGAIN).saturating_mul(rank.saturating_add(1)).min(micros(LONGEST_UNKNOWN));
         let after = match (self, wait) {
             // Behind another session's head, which may have gone: that is no news to hint at.
             (Self::Reliable, None) if rank == 0 => return Again::WhenTold,
@@ -236,7 +237,10 @@ impl WaitQueue {
             let line = self.find(*id)?;
             let told = line.known().map_or(0, |(violation, _)| violation.before);
             let others = violations.iter().map(|violation| violation.before).max().unwrap_or(told);
-            Some(line.position(waiter.rank(), waiter.ask()) + usize::try_from(others).unwrap_or(usize::MAX))
+            Some(
+                line.position(waiter.rank(), waiter.ask())
+                    + usize::try_from(others).unwrap_or(usize::MAX),
+            )
         });
         own.max().unwrap_or(0)
     }
@@ -280,29 +284,27 @@ impl WaitQueue {
 
     /// Takes a waiter out whose caller has gone: what it was the first of is looked at, since more may fit without it.
     fn drop_waiter(&mut self, rank: Rank) -> Option<()> {
-        let fronts: SmallVec<[LineId; 2]> = {
-            let waiter = self.waiting.get(&rank)?;
-            let is_front = |id: &&LineId| self.find(**id).is_some_and(|line| line.fronts().contains(&rank));
-            waiter.lines().iter().filter(is_front).copied().collect()
-        };
-        let waiter = self.take(rank)?;
-        fronts.iter().for_each(|id| self.look(id.bucket));
+        let (waiter, led) = self.take(rank)?;
+        led.into_iter().for_each(|bucket| self.look(bucket));
         waiter.lines().iter().for_each(|id| self.forget_line(*id));
         Some(())
     }
 
-    /// Takes a waiter out of its lines.
-    fn take(&mut self, rank: Rank) -> Option<Box<Waiter>> {
-        let waiter = self.waiting.remove(&rank)?;
+    /// Takes a waiter out of its lines. Returns the buckets in which it was the first of a class and flow, too.
+    fn take(&mut self, rank: Rank) -> Option<(Box<Waiter>, SmallVec<[u64; 2]>)> {
+        let (waiter, mut led) = (self.waiting.remove(&rank)?, SmallVec::new());
         for id in waiter.lines() {
             let Some(bucket) = self.buckets.get_mut(&id.bucket) else { continue };
-            let was_first = bucket.line(id.rule).is_some_and(|line| line.remove(rank, waiter.ask()));
-            if was_first && bucket.registered && !bucket.changed {
+            if !bucket.line(id.rule).is_some_and(|line| line.remove(rank, waiter.ask())) {
+                continue;
+            }
+            led.push(id.bucket);
+            if bucket.registered && !bucket.changed {
                 bucket.changed = true;
                 self.changed.push(id.bucket);
             }
         }
-        Some(waiter)
+        Some((waiter, led))
     }
 
     /// Takes a waiter out whose caller gives up. Returns what it waited for.
@@ -326,7 +328,8 @@ impl WaitQueue {
             let wait = violation.wait.map(|wait| wait.saturating_sub(passed));
             Some(Violation { by: by(waiter.ask().set(), *id)?, wait, ..*violation })
         };
-        let violations: SmallVec<[Violation; 2]> = waiter.lines().iter().filter_map(known).collect();
+        let violations: SmallVec<[Violation; 2]> =
+            waiter.lines().iter().filter_map(known).collect();
         (!violations.is_empty()).then(|| waiter.ask().refusal(&violations))
     }
 
@@ -341,11 +344,13 @@ impl WaitQueue {
 
     /// Notes when a line is to be looked at by itself, given its fronts, and forgets it if nothing is left of it.
     fn reschedule(&mut self, id: LineId) {
-        let Some(line) = self.buckets.get_mut(&id.bucket).and_then(|bucket| bucket.line(id.rule)) else {
+        let Some(line) = self.buckets.get_mut(&id.bucket).and_then(|bucket| bucket.line(id.rule))
+        else {
             return;
         };
         let fronts = line.fronts();
-        let due = due_of(fronts.iter().filter_map(|rank| self.waiting.get(rank).map(AsRef::as_ref)));
+        let due =
+            due_of(fronts.iter().filter_map(|rank| self.waiting.get(rank).map(AsRef::as_ref)));
         set_due(&mut self.due, id, line, due);
         self.forget_line(id);
     }
@@ -362,7 +367,8 @@ impl WaitQueue {
 
     /// Forgets a bucket that is not waited for, once the store knows that too.
     fn forget(&mut self, bucket: u64) {
-        let is_over = |bucket: &WaitedFor| bucket.lines.is_empty() && !bucket.registered && !bucket.changed;
+        let is_over =
+            |bucket: &WaitedFor| bucket.lines.is_empty() && !bucket.registered && !bucket.changed;
         if self.buckets.get(&bucket).is_some_and(is_over) {
             self.buckets.remove(&bucket);
         }
@@ -384,7 +390,7 @@ impl WaitQueue {
                 self.drop_waiter(rank);
                 continue;
             }
-            let Some(waiter) = self.take(rank) else { continue };
+            let Some((waiter, _)) = self.take(rank) else { continue };
             for id in waiter.lines() {
                 self.touched.push(*id);
                 if let Some(line) = self.find_mut(*id) {
@@ -423,7 +429,9 @@ impl WaitQueue {
                 match self.place(waiter) {
                     Ok(Entered::Waits { position }) => told.push(Told::HasToWait { set, position }),
                     Ok(Entered::ToSend) => {}
-                    Err((answer, error)) => told.push(Told::Outcome(answer, Outcome::Refused(error))),
+                    Err((answer, error)) => {
+                        told.push(Told::Outcome(answer, Outcome::Refused(error)))
+                    }
                 }
             } else {
                 admitted.push(waiter);
@@ -471,13 +479,15 @@ impl WaitQueue {
         if picked.all.contains(&rank) {
             return true;
         }
-        let Some(waiter) = self.waiting.get(&rank).filter(|_| picked.all.len() < LONGEST_LOOK) else {
+        let Some(waiter) = self.waiting.get(&rank).filter(|_| picked.all.len() < LONGEST_LOOK)
+        else {
             return false;
         };
         picked.all.insert(rank);
         let are_before_it = waiter.lines().iter().all(|id| {
             let line = self.find(*id);
-            let mut before = line.into_iter().flat_map(|line| line.in_order(waiter.ask().headroom()));
+            let mut before =
+                line.into_iter().flat_map(|line| line.in_order(waiter.ask().headroom()));
             before
                 .by_ref()
                 .take_while(|before| *before != rank)
@@ -521,11 +531,6 @@ impl WaitQueue {
     /// The buckets whose heads have changed, which no batch has said yet, each with a set that it is part of.
     pub(super) fn changed(&self) -> impl Iterator<Item = (u64, &Arc<BucketSet>)> {
         self.changed.iter().filter_map(|id| Some((*id, &self.buckets.get(id)?.set)))
-    }
-
-    /// Whether a batch has to say who waits for a bucket.
-    pub(super) fn is_waited_for(&self, bucket: u64) -> bool {
-        self.buckets.contains_key(&bucket)
     }
 
     /// What a batch has to say of a bucket: who waits for it and is not in the batch. Nothing, if no demand waits for it
@@ -615,7 +620,9 @@ impl WaitQueue {
         }
         let lines = self.lines_of(&waiter, violations);
         match self.start_waiting(&mut waiter, &lines, violations, now) {
-            Ok(Some(position)) => told.push(Told::HasToWait { set: waiter.ask().set().clone(), position }),
+            Ok(Some(position)) => {
+                told.push(Told::HasToWait { set: waiter.ask().set().clone(), position })
+            }
             Ok(None) => {}
             Err(error) => {
                 self.gone(&waiter, is_head);
@@ -680,7 +687,13 @@ impl WaitQueue {
     }
 
     /// Notes what the store said of a waiter on the lines that it comes to be the front of.
-    fn note_front(&mut self, waiter: &Waiter, lines: &[LineId], violations: &[Violation], now: Micros) {
+    fn note_front(
+        &mut self,
+        waiter: &Waiter,
+        lines: &[LineId],
+        violations: &[Violation],
+        now: Micros,
+    ) {
         let ask = waiter.ask();
         for violation in violations {
             let id = line_id(ask.set(), violation.by).filter(|id| lines.contains(id));
@@ -749,9 +762,10 @@ impl WaitQueue {
             });
             ask.refused(&violations.collect::<SmallVec<[Violation; 2]>>())
         };
-        let all = self.waiting.iter().filter_map(|(rank, waiter)| Some((*rank, refusal_of(waiter)?)));
+        let all =
+            self.waiting.iter().filter_map(|(rank, waiter)| Some((*rank, refusal_of(waiter)?)));
         for (rank, error) in all.collect::<Vec<_>>() {
-            let Some(waiter) = self.take(rank) else { continue };
+            let Some((waiter, _)) = self.take(rank) else { continue };
             self.touched.extend_from_slice(waiter.lines());
             told.push(Told::Outcome(waiter.into_answer(), Outcome::Refused(error)));
         }
@@ -760,10 +774,14 @@ impl WaitQueue {
     /// Follows a change of the limits: counts every waiter anew that is concerned.
     pub(super) fn follow_limits(&mut self, told: &mut Vec<Told>) {
         let is_stale = |waiter: &Waiter| !waiter.ask().set().is_current();
-        let stale: Vec<_> =
-            self.waiting.iter().filter(|(_, waiter)| is_stale(waiter)).map(|(rank, _)| *rank).collect();
+        let stale: Vec<_> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiter)| is_stale(waiter))
+            .map(|(rank, _)| *rank)
+            .collect();
         for rank in stale {
-            let Some(mut waiter) = self.take(rank) else { continue };
+            let Some((mut waiter, _)) = self.take(rank) else { continue };
             self.touched.extend_from_slice(waiter.lines());
             if let Err(outcome) = waiter.refresh() {
                 told.push(Told::Outcome(waiter.into_answer(), outcome));

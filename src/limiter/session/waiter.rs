@@ -224,7 +224,12 @@ pub(super) struct Waiter {
 }
 
 impl Waiter {
-    pub(super) fn new(ask: Ask, rank: Rank, deadline: Option<Micros>, answer: OutcomeSender) -> Self {
+    pub(super) fn new(
+        ask: Ask,
+        rank: Rank,
+        deadline: Option<Micros>,
+        answer: OutcomeSender,
+    ) -> Self {
         let (permit, position, again, part, lines) = (None, 0, Again::Now, 0.0, SmallVec::new());
         Self { ask, rank, deadline, answer, permit, position, again, part, lines }
     }
@@ -255,7 +260,11 @@ impl Waiter {
     ///
     /// # Errors
     /// As many wait as may.
-    pub(super) fn start_waiting(&mut self, most: usize, position: usize) -> Result<bool, Throttled> {
+    pub(super) fn start_waiting(
+        &mut self,
+        most: usize,
+        position: usize,
+    ) -> Result<bool, Throttled> {
         if self.is_waiting() {
             return Ok(false);
         }
@@ -268,7 +277,8 @@ impl Waiter {
     /// Whether it could be granted in time if everything in flight were refunded.
     pub(super) fn can_make_it(&self, violations: &[Violation], now: Micros) -> bool {
         let at_best = violations.iter().map(|violation| violation.at_best).max().unwrap_or(0);
-        self.deadline.is_none_or(|deadline| now < deadline && now.saturating_add(at_best) <= deadline)
+        self.deadline
+            .is_none_or(|deadline| now < deadline && now.saturating_add(at_best) <= deadline)
     }
 
     pub(super) fn again(&self) -> Again {

@@ -48,9 +48,13 @@ pub(super) fn with_settings(
     Client::open(info.set_redis_settings(settings)).unwrap_or(client)
 }
 
-async fn connect(client: &Client, settings: &RedisConnectionInfo) -> RedisResult<MultiplexedConnection> {
-    let config =
-        AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(REPLY_WITHIN));
+async fn connect(
+    client: &Client,
+    settings: &RedisConnectionInfo,
+) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(Some(REPLY_WITHIN));
     let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
     introduce(&mut connection, settings).await?;
     Ok(connection)
@@ -66,8 +70,8 @@ async fn introduce(
     if settings.db() != 0 {
         redis::cmd("SELECT").arg(settings.db()).exec_async(connection).await?;
     }
-    // Whether it answers at all, and without a password. A user who may not ping is one all the
-    // same.
+    // The reply shows that the server is ready, and that no password is missing. A user without
+    // the permission to ping gets here as well.
     match redis::cmd("PING").exec_async(connection).await {
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => Ok(()),
         result => result,
@@ -76,7 +80,10 @@ async fn introduce(
 
 /// Sees to it that rustls finds cryptography: redis-rs takes the process's provider, and panics
 /// where there is none.
-#[cfg_attr(not(feature = "redis-tls"), expect(unused_variables, reason = "without TLS there is no need"))]
+#[cfg_attr(
+    not(feature = "redis-tls"),
+    expect(unused_variables, reason = "without TLS there is no need")
+)]
 pub(super) fn prepare_tls(info: &ConnectionInfo) {
     #[cfg(feature = "redis-tls")]
     if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) {

@@ -98,7 +98,8 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reconnecting<C> {
             tokio::time::timeout(CONNECT_WITHIN, connect()).await.map_err(late)?
         });
         let connection = async {
-            let ended = |_| broken(io::ErrorKind::ConnectionAborted, "the task that connects was ended");
+            let ended =
+                |_| broken(io::ErrorKind::ConnectionAborted, "the task that connects was ended");
             connecting.await.map_err(ended)?
         };
         connection.boxed().shared()
@@ -136,7 +137,9 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connection for Reconnect
             match self.query_on(&link, &cmd).await {
                 // A connection that was closed while it was idle is no reason to fail. Should the
                 // command have arrived all the same: a batch is applied once.
-                Err(error) if idle_before && lost_reply(&error) => self.query_on(&self.link(), &cmd).await,
+                Err(error) if idle_before && lost_reply(&error) => {
+                    self.query_on(&self.link(), &cmd).await
+                }
                 result => result,
             }
         }

@@ -9,7 +9,8 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 use crate::store::StoreError;
 
 /// Codes of a server that is there but cannot serve now. redis-rs has no kind for most of them.
-const OUTAGES: [&str; 7] = ["BUSY", "UNKILLABLE", "NOREPLICAS", "MISCONF", "MASTERDOWN", "READONLY", "OOM"];
+const OUTAGES: [&str; 7] =
+    ["BUSY", "UNKILLABLE", "NOREPLICAS", "MISCONF", "MASTERDOWN", "READONLY", "OOM"];
 
 /// Tells outages from refusals, and says what to do about them.
 pub(super) fn store_error(error: RedisError, server: &str) -> StoreError {
@@ -26,7 +27,9 @@ pub(super) fn rejected(message: &'static str) -> StoreError {
 /// True if the connection is of no more use after this error.
 pub(super) fn spoils_connection(error: &RedisError) -> bool {
     match error.kind() {
-        ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed | ErrorKind::Client => true,
+        ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed | ErrorKind::Client => {
+            true
+        }
         _ => wrong_server(error) || code(error) == Some("NOAUTH"),
     }
 }
@@ -50,7 +53,11 @@ pub(super) fn while_connecting(error: RedisError) -> RedisError {
     }
     let message = error.to_string();
     let line = message.lines().next().unwrap_or_default();
-    io::Error::new(io::ErrorKind::InvalidData, format!("{line}; is this the port of a Redis server?")).into()
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("{line}; is this the port of a Redis server?"),
+    )
+    .into()
 }
 
 /// True if a server that works again may accept what it refused with this error.
@@ -187,7 +194,8 @@ impl fmt::Debug for ServerError {
 
 impl std::error::Error for ServerError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        let tells_arguments = self.error.detail().is_some_and(|detail| without_arguments(detail) != detail);
+        let tells_arguments =
+            self.error.detail().is_some_and(|detail| without_arguments(detail) != detail);
         if tells_arguments { None } else { Some(&self.error) }
     }
 }
@@ -219,7 +227,10 @@ mod tests {
             "OOM command not allowed when used memory > 'maxmemory'. script: 5f, on @user_script:9.",
             "ERR Error running script (call to f_5f): @user_script:9: @user_script: 9: -OOM command not allowed",
         ] {
-            assert!(matches!(store_error(server(outage), ""), StoreError::Unavailable(_)), "{outage}");
+            assert!(
+                matches!(store_error(server(outage), ""), StoreError::Unavailable(_)),
+                "{outage}"
+            );
         }
         for refusal in [
             "WRONGPASS invalid username-password pair or user is disabled.",
@@ -231,7 +242,10 @@ mod tests {
             "ERR user_script:20: the state of this bucket is cut short",
             "CROSSSLOT Keys in request don't hash to the same slot",
         ] {
-            assert!(matches!(store_error(server(refusal), ""), StoreError::Rejected(_)), "{refusal}");
+            assert!(
+                matches!(store_error(server(refusal), ""), StoreError::Rejected(_)),
+                "{refusal}"
+            );
         }
         let refused = RedisError::from(io::Error::from(io::ErrorKind::ConnectionRefused));
         assert!(matches!(store_error(refused, ""), StoreError::Unavailable(_)));
@@ -250,7 +264,10 @@ mod tests {
             );
         }
         let foreign = redis::parse_redis_value(b"HTTP/1.1 400 Bad Request").expect_err("no reply");
-        assert!(matches!(store_error(while_connecting(foreign.clone()), ""), StoreError::Rejected(_)));
+        assert!(matches!(
+            store_error(while_connecting(foreign.clone()), ""),
+            StoreError::Rejected(_)
+        ));
         assert!(
             matches!(store_error(foreign, ""), StoreError::Unavailable(_)),
             "later, it is a mixed-up one"

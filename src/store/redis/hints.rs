@@ -33,7 +33,7 @@ use tokio::{
 use super::{
     client::{prepare_tls, with_settings},
     error::is_outage,
-    keys,
+    keys::PartitionKeys,
 };
 use crate::store::{Hint, Listening};
 
@@ -49,7 +49,8 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The pause after the server refused: an administrator has to change something first.
-const PAUSE_AFTER_REFUSAL: Duration = Duration::from_millis(if cfg!(test) { 1_000 } else { 60_000 });
+const PAUSE_AFTER_REFUSAL: Duration =
+    Duration::from_millis(if cfg!(test) { 1_000 } else { 60_000 });
 
 /// The sessions of a store that listen, and where they do.
 #[derive(Clone)]
@@ -88,8 +89,8 @@ type Channel = Arc<[u8]>;
 /// A session that listens.
 struct Listener {
     number: u64,
-    /// What the keys of its buckets begin with.
-    key_prefix: Arc<[u8]>,
+    /// Those of its buckets.
+    keys: Arc<PartitionKeys>,
     hint: Hint,
     works: Arc<AtomicBool>,
 }
@@ -125,15 +126,17 @@ impl Hints {
         self.0.server.is_sharded()
     }
 
-    /// Calls `hint` with the name of a bucket for each message on `channel`, which is the bucket's
-    /// key.
-    pub(super) fn listen(&self, channel: Vec<u8>, key_prefix: Vec<u8>, hint: Hint) -> Listening {
+    /// Calls `hint` with the name of a bucket for each message on the session's channel, which is
+    /// the bucket's key.
+    pub(super) fn listen(&self, keys: PartitionKeys, session: u64, hint: Hint) -> Listening {
         let works = Arc::new(AtomicBool::new(false));
+        let mut channel = keys.channel_prefix();
+        channel.extend(session.to_string().into_bytes());
         let channel: Channel = channel.into();
         let mut listeners = self.0.listeners();
         let number = listeners.next;
         listeners.next += 1;
-        let listener = Listener { number, key_prefix: key_prefix.into(), hint, works: works.clone() };
+        let listener = Listener { number, keys: Arc::new(keys), hint, works: works.clone() };
         let replaced = listeners.by_channel.insert(channel.clone(), listener);
         drop(listeners);
         // What a hint owns may itself listen, so it is dropped without the lock.
@@ -182,7 +185,11 @@ impl Drop for ListenerGuard {
     fn drop(&mut self) {
         let mut listeners = self.shared.listeners();
         // The session may listen anew already.
-        if listeners.by_channel.get(&self.channel).is_some_and(|listener| listener.number == self.number) {
+        if listeners
+            .by_channel
+            .get(&self.channel)
+            .is_some_and(|listener| listener.number == self.number)
+        {
             let removed = listeners.by_channel.remove(&self.channel);
             drop(listeners);
             // What a hint owns may itself listen, so it is dropped without the lock.
@@ -199,16 +206,22 @@ impl HintsInner {
 
     fn channels(&self) -> HashMap<Channel, u64> {
         let listeners = self.listeners();
-        listeners.by_channel.iter().map(|(channel, listener)| (channel.clone(), listener.number)).collect()
+        listeners
+            .by_channel
+            .iter()
+            .map(|(channel, listener)| (channel.clone(), listener.number))
+            .collect()
     }
 
     /// Passes a message on.
     fn dispatch(&self, message: &Msg) {
         let listeners = self.listeners();
-        let Some(listener) = listeners.by_channel.get(message.get_channel_name().as_bytes()) else { return };
-        let (hint, key_prefix) = (listener.hint.clone(), listener.key_prefix.clone());
+        let Some(listener) = listeners.by_channel.get(message.get_channel_name().as_bytes()) else {
+            return;
+        };
+        let (hint, keys) = (listener.hint.clone(), listener.keys.clone());
         drop(listeners);
-        hint.call(&keys::name_in(message.get_payload_bytes(), &key_prefix).unwrap_or_default());
+        hint.call(&keys.name_in(message.get_payload_bytes()).unwrap_or_default());
     }
 
     /// The channel is subscribed to.
@@ -370,14 +383,17 @@ fn due(
     let now = Instant::now();
     let is_due = |channel: &Channel, listener: u64| {
         subscriptions.get(channel).is_none_or(|subscription| {
-            subscription.listener != listener || subscription.again.is_some_and(|again| again <= now)
+            subscription.listener != listener
+                || subscription.again.is_some_and(|again| again <= now)
         })
     };
     let due = wanted.iter().filter(|(channel, listener)| is_due(channel, **listener));
     let mut due: Vec<_> = due.map(|(channel, listener)| (channel.clone(), *listener)).collect();
     if due.is_empty() && !sharded {
         let subscribed = subscriptions.iter().find(|(_, subscription)| subscription.subscribed);
-        due.extend(subscribed.map(|(channel, subscription)| (channel.clone(), subscription.listener)));
+        due.extend(
+            subscribed.map(|(channel, subscription)| (channel.clone(), subscription.listener)),
+        );
     }
     due
 }

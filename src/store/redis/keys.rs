@@ -3,41 +3,47 @@
 
 use std::fmt::Write;
 
-/// What the keys and the channels of a partition begin with: `prefix:{partition}:`.
-pub(super) fn begin(prefix: &str, partition: &str) -> String {
-    let mut begin = String::with_capacity(prefix.len() + partition.len() + 64);
-    escape(&mut begin, prefix);
-    begin.push_str(":{");
-    escape(&mut begin, partition);
-    begin.push_str("}:");
-    begin
+/// The keys and channels of one partition. They begin with `prefix:{partition}:`.
+pub(super) struct PartitionKeys {
+    begin: String,
 }
 
-/// The key of the bucket `name`.
-pub(super) fn key(prefix: &str, partition: &str, name: &str) -> Vec<u8> {
-    let mut key = begin(prefix, partition);
-    escape(&mut key, name);
-    key.into_bytes()
-}
-
-/// What the channels of a partition's sessions begin with. The session in decimal follows.
-pub(super) fn channel_prefix(prefix: &str, partition: &str) -> Vec<u8> {
-    (begin(prefix, partition) + "wake:").into_bytes()
-}
-
-/// Returns the name of the bucket that `key` belongs to, if it is one of the partition whose keys
-/// begin with `begin`.
-pub(super) fn name_in(key: &[u8], begin: &[u8]) -> Option<String> {
-    let mut escaped = key.strip_prefix(begin)?.iter();
-    let mut name = Vec::with_capacity(escaped.len());
-    while let Some(&byte) = escaped.next() {
-        name.push(match byte {
-            b'%' => hex_digit(escaped.next()?)? << 4 | hex_digit(escaped.next()?)?,
-            byte if is_plain(byte) => byte,
-            _ => return None,
-        });
+impl PartitionKeys {
+    pub(super) fn new(prefix: &str, partition: &str) -> Self {
+        let mut begin = String::with_capacity(prefix.len() + partition.len() + 64);
+        escape(&mut begin, prefix);
+        begin.push_str(":{");
+        escape(&mut begin, partition);
+        begin.push_str("}:");
+        Self { begin }
     }
-    String::from_utf8(name).ok()
+
+    /// The two keys of the bucket `name`: its state, and the index of what ends there when.
+    pub(super) fn of_bucket(&self, name: &str) -> [Vec<u8>; 2] {
+        let mut state = self.begin.clone();
+        escape(&mut state, name);
+        let due = [&state, "!due"].concat();
+        [state.into_bytes(), due.into_bytes()]
+    }
+
+    /// What the channels of the partition's sessions begin with. The session in decimal follows.
+    pub(super) fn channel_prefix(&self) -> Vec<u8> {
+        [&self.begin, "wake:"].concat().into_bytes()
+    }
+
+    /// Returns the name of the bucket whose state has this key, if it is one of the partition.
+    pub(super) fn name_in(&self, key: &[u8]) -> Option<String> {
+        let mut escaped = key.strip_prefix(self.begin.as_bytes())?.iter();
+        let mut name = Vec::with_capacity(escaped.len());
+        while let Some(&byte) = escaped.next() {
+            name.push(match byte {
+                b'%' => hex_digit(escaped.next()?)? << 4 | hex_digit(escaped.next()?)?,
+                byte if is_plain(byte) => byte,
+                _ => return None,
+            });
+        }
+        String::from_utf8(name).ok()
+    }
 }
 
 /// Appends `part` with all that could mean something in a key or in a log percent-encoded.
@@ -66,21 +72,23 @@ mod tests {
 
     #[test]
     fn keys_of_a_partition_share_a_hash_tag_that_no_name_can_break() {
-        let key = key("my:app", "a}b", "c{d}\n:%\u{e9}");
-        assert_eq!(String::from_utf8_lossy(&key), "my%3Aapp:{a%7Db}:c%7Bd%7D%0A%3A%25%C3%A9");
-        let channel = channel_prefix("my:app", "a}b");
-        assert_eq!(String::from_utf8_lossy(&channel), "my%3Aapp:{a%7Db}:wake:");
+        let keys = PartitionKeys::new("my:app", "a}b");
+        let [state, due] = keys.of_bucket("c{d}\n:%\u{e9}");
+        assert_eq!(String::from_utf8_lossy(&state), "my%3Aapp:{a%7Db}:c%7Bd%7D%0A%3A%25%C3%A9");
+        assert_eq!(due, [&state[..], b"!due"].concat());
+        assert_eq!(String::from_utf8_lossy(&keys.channel_prefix()), "my%3Aapp:{a%7Db}:wake:");
     }
 
     #[test]
     fn names_are_read_back() {
+        let keys = PartitionKeys::new("p", "q");
         for name in ["gpt-4o", "", "a b:{c}%20\u{e9}", "wake:7"] {
-            assert_eq!(name_in(&key("p", "q", name), begin("p", "q").as_bytes()).as_deref(), Some(name));
+            assert_eq!(keys.name_in(&keys.of_bucket(name)[0]).as_deref(), Some(name));
         }
         for foreign in
             ["", "p:{q}", "p:{r}:a", "p:{q}:a!due", "p:{q}:%", "p:{q}:%4", "p:{q}:%zz", "p:{q}:%FF"]
         {
-            assert_eq!(name_in(foreign.as_bytes(), begin("p", "q").as_bytes()), None, "{foreign}");
+            assert_eq!(keys.name_in(foreign.as_bytes()), None, "{foreign}");
         }
     }
 }

@@ -79,7 +79,8 @@ impl ApplyScript {
 }
 
 fn replaced(code: &str, marker: &str, line: &str) -> String {
-    let lines: Vec<_> = code.lines().map(|code| if code.ends_with(marker) { line } else { code }).collect();
+    let lines: Vec<_> =
+        code.lines().map(|code| if code.ends_with(marker) { line } else { code }).collect();
     lines.join("\n")
 }
 
@@ -95,7 +96,8 @@ fn assembled() -> String {
             groups[index].push_str(code);
         }
     }
-    let mut code = String::with_capacity(PARTS.iter().map(|part| part.len()).sum::<usize>() + 4_096);
+    let mut code =
+        String::with_capacity(PARTS.iter().map(|part| part.len()).sum::<usize>() + 4_096);
     // A function of a group that is not its own is known outside of it, too.
     let shared = groups.iter().flat_map(|code| code.lines()).filter_map(|line| name_of(line));
     let needs: Vec<_> = GROUPS.iter().map(|group| format!("need_{group}")).collect();
@@ -118,7 +120,8 @@ fn name_of(line: &str) -> Option<&str> {
 }
 
 fn call(name: &str, script: &str, keys: &[Vec<u8>], arguments: &[Vec<u8>]) -> Cmd {
-    let bytes = keys.iter().chain(arguments).map(Vec::len).sum::<usize>() + name.len() + script.len() + 4;
+    let bytes =
+        keys.iter().chain(arguments).map(Vec::len).sum::<usize>() + name.len() + script.len() + 4;
     let mut cmd = Cmd::with_capacity(3 + keys.len() + arguments.len(), bytes);
     cmd.arg(name).arg(script).arg(keys.len());
     keys.iter().chain(arguments).for_each(|bytes| {
@@ -147,7 +150,11 @@ mod tests {
         let code = assembled();
         assert!(!code.contains(RARE));
         for group in GROUPS {
-            assert_eq!(code.matches(&format!("\nfunction need_{group}()\nif ")).count(), 1, "{group}");
+            assert_eq!(
+                code.matches(&format!("\nfunction need_{group}()\nif ")).count(),
+                1,
+                "{group}"
+            );
         }
     }
 }

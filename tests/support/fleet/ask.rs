@@ -87,10 +87,12 @@ pub fn limits(text: &str) -> Limits {
     for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
         let words: Vec<&str> = part.split_whitespace().collect();
         match words[..] {
-            ["bucket", name, ref words @ ..] => match buckets.iter_mut().find(|(other, _)| *other == name) {
-                Some((_, quotas)) => quotas.push(quota(words)),
-                None => buckets.push((name, vec![quota(words)])),
-            },
+            ["bucket", name, ref words @ ..] => {
+                match buckets.iter_mut().find(|(other, _)| *other == name) {
+                    Some((_, quotas)) => quotas.push(quota(words)),
+                    None => buckets.push((name, vec![quota(words)])),
+                }
+            }
             ["class", name, head_start, headroom] => {
                 let headroom = number(headroom) as f64 / 100.0;
                 limits = limits.class(name, Duration::from_millis(number(head_start)), headroom);
@@ -98,7 +100,8 @@ pub fn limits(text: &str) -> Limits {
             ["weight", flow, weight] => limits = api::weight(limits, flow, number(weight) as u32),
             ["resolve", start, ref words @ ..] => {
                 let (start, quota) = (start.to_owned(), quota(words));
-                let resolver = move |name: &str| name.starts_with(&start).then(|| vec![quota.clone()]);
+                let resolver =
+                    move |name: &str| name.starts_with(&start).then(|| vec![quota.clone()]);
                 limits = limits.resolver(resolver);
             }
             _ => panic!("no limits: {part}"),

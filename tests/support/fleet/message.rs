@@ -70,7 +70,8 @@ impl Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{MARK}{} {}", self.id, self.verb)?;
         let is_text = |key: &str| TEXTS.contains(&key);
-        let (texts, plain): (Vec<_>, Vec<_>) = self.values.iter().partition(|(key, _)| is_text(key));
+        let (texts, plain): (Vec<_>, Vec<_>) =
+            self.values.iter().partition(|(key, _)| is_text(key));
         plain.iter().chain(&texts).try_for_each(|(key, value)| write!(f, " {key}={value}"))
     }
 }

@@ -69,7 +69,11 @@ impl Inbox {
     }
 
     /// Waits until this is true of the messages, or until the time is over.
-    fn wait(&self, within: Duration, is_there: impl Fn(&HashMap<u64, Vec<Message>>) -> bool) -> bool {
+    fn wait(
+        &self,
+        within: Duration,
+        is_there: impl Fn(&HashMap<u64, Vec<Message>>) -> bool,
+    ) -> bool {
         let messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = self.changed.wait_timeout_while(messages, within, |all| !is_there(all));
         let (messages, _) = waiting.unwrap_or_else(PoisonError::into_inner);
@@ -88,7 +92,8 @@ impl Worker {
             .stdout(Stdio::piped())
             .spawn()
             .expect("a process of this binary");
-        let (stdin, stdout) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+        let (stdin, stdout) =
+            (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
         let inbox = Arc::new(Inbox::default());
         let reading = inbox.clone();
         thread::spawn(move || reading.read(stdout));
@@ -130,7 +135,9 @@ impl Worker {
     fn ask(&self, order: &Message, within: Duration) -> Message {
         self.send(order);
         let answer = self.answer(order.id, within);
-        answer.unwrap_or_else(|| panic!("worker {} does not answer `{order}` in {within:?}", self.name))
+        answer.unwrap_or_else(|| {
+            panic!("worker {} does not answer `{order}` in {within:?}", self.name)
+        })
     }
 
     /// Orders a reserve and does not wait.
@@ -149,8 +156,15 @@ impl Worker {
             messages.contains_key(&id) || messages.get(&0).is_some_and(|waits| waits.len() >= told)
         };
         let name = &self.name;
-        assert!(self.inbox.wait(PROMPT, is_known), "worker {name} does not queue {ask:?} in {PROMPT:?}");
-        assert!(!call.is_over(), "worker {name} need not wait for {ask:?}: {:?}", call.outcome(PROMPT));
+        assert!(
+            self.inbox.wait(PROMPT, is_known),
+            "worker {name} does not queue {ask:?} in {PROMPT:?}"
+        );
+        assert!(
+            !call.is_over(),
+            "worker {name} need not wait for {ask:?}: {:?}",
+            call.outcome(PROMPT)
+        );
         call
     }
 
@@ -430,7 +444,8 @@ impl Run<'_> {
 
     /// Waits for the end of a run that has one.
     pub fn ran(&self, within: Duration) -> Ran {
-        let has_ran = |messages: &Vec<Message>| messages.iter().any(|message| message.verb == "ran");
+        let has_ran =
+            |messages: &Vec<Message>| messages.iter().any(|message| message.verb == "ran");
         let id = self.id;
         self.worker.inbox.wait(within, |messages| messages.get(&id).is_some_and(has_ran));
         let messages = self.worker.inbox.of(id);

@@ -264,7 +264,8 @@ fn outcome_of(id: u64, called: u64, outcome: &Result<Reservation, Throttled>) ->
         Err(error) => {
             let answer = Message::new(id, "refused").with("called", called).with("returned", now());
             let retry_after = error.retry_after().map(micros_of);
-            let answer = retry_after.into_iter().fold(answer, |a, time| a.with("retry_after", time));
+            let answer =
+                retry_after.into_iter().fold(answer, |a, time| a.with("retry_after", time));
             answer.with("kind", kind(error)).with("error", error)
         }
     }

@@ -26,7 +26,9 @@ const ON_FIRST: &str = "b";
 
 /// A cluster of so many shards.
 async fn cluster(shards: usize) -> Vec<RedisServer> {
-    let start = |_| RedisServer::start_with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]);
+    let start = |_| {
+        RedisServer::start_with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"])
+    };
     let servers: Vec<_> = (0..shards).map(start).collect();
     for (shard, server) in servers.iter().enumerate() {
         let slots = shard * SLOTS / shards..(shard + 1) * SLOTS / shards;

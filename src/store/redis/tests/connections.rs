@@ -30,9 +30,14 @@ async fn refused(url: &str) -> StoreError {
 
 #[tokio::test]
 async fn what_is_wrong_with_a_url_or_its_server_is_told_apart() {
-    for url in
-        ["", "nonsense", "http://localhost", "redis://", "redis://localhost:notaport", "redis://h/notanumber"]
-    {
+    for url in [
+        "",
+        "nonsense",
+        "http://localhost",
+        "redis://",
+        "redis://localhost:notaport",
+        "redis://h/notanumber",
+    ] {
         assert!(matches!(refused(url).await, StoreError::Rejected(_)), "{url}");
         assert!(RedisStore::lazy(url).is_err(), "{url}");
     }
@@ -152,7 +157,10 @@ async fn after_a_hang_the_store_works_on_another_connection() {
     for seq in 2..5 {
         let ops = [reserve(&[1])];
         let attempt = apply(&store, 1, seq, &b, &ops);
-        assert!(tokio::time::timeout(Duration::from_millis(50), attempt).await.is_err(), "no answer");
+        assert!(
+            tokio::time::timeout(Duration::from_millis(50), attempt).await.is_err(),
+            "no answer"
+        );
     }
     server.resume();
     recovers(&store, 5, &b).await;
@@ -179,17 +187,21 @@ async fn a_reply_that_is_cut_is_an_outage() {
     let proxy = Proxy::start(server.port()).await;
     let client = redis::Client::open(proxy.url()).expect("a URL");
     let b = [bucket("b", &sliding(1_000))];
-    for after in [0, 1, 2, 3, 4, 5, 6] {
+    for after in 0..7 {
         let own = RedisStore::connect(&proxy.url()).await.expect("a server");
-        let users = client.get_multiplexed_async_connection().await.expect("a connection");
-        assert!(granted(&own, 1, 1, &b, &[1]).await);
+        let session = 1 + after as u64;
+        assert!(granted(&own, session, 1, &b, &[1]).await);
         proxy.cut_next_reply(after);
-        assert!(granted(&own, 1, 2, &b, &[1]).await, "it is asked for again on another connection");
+        assert!(
+            granted(&own, session, 2, &b, &[1]).await,
+            "it is sent again on another connection"
+        );
 
+        let users = client.get_multiplexed_async_connection().await.expect("a connection");
         let users = RedisStore::new(users);
-        assert!(granted(&users, 1, 1, &b, &[1]).await);
+        assert!(granted(&users, session, 3, &b, &[1]).await);
         proxy.cut_next_reply(after);
-        let error = apply(&users, 1, 2, &b, &[reserve(&[1])]).await.expect_err("no reply");
+        let error = apply(&users, session, 4, &b, &[reserve(&[1])]).await.expect_err("no reply");
         assert!(matches!(error, StoreError::Unavailable(_)), "{after}: {error}");
     }
     for after in [0, 1, 3] {
@@ -217,8 +229,9 @@ async fn an_attempt_that_failed_while_none_waited_for_it_is_not_told_later() {
 async fn a_server_without_memory_says_what_to_do() {
     let server = RedisServer::start_with(&["--maxmemory", "1", "--maxmemory-policy", "noeviction"]);
     let store = RedisStore::connect(&server.url()).await.expect("a server");
-    let error =
-        apply(&store, 1, 1, &[bucket("b", &sliding(10))], &[reserve(&[1])]).await.expect_err("no memory");
+    let error = apply(&store, 1, 1, &[bucket("b", &sliding(10))], &[reserve(&[1])])
+        .await
+        .expect_err("no memory");
     assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
     assert!(error.to_string().contains("maxmemory"), "{error}");
 }
@@ -242,12 +255,16 @@ async fn a_reply_that_is_pending_does_not_delay_another_connection() {
     proxy.silence();
     let (patient, ops) = (store.clone(), [reserve(&[1])]);
     let pending =
-        tokio::spawn(async move { apply(&patient, 2, 1, &[bucket("b", &sliding(1_000))], &ops).await });
+        tokio::spawn(
+            async move { apply(&patient, 2, 1, &[bucket("b", &sliding(1_000))], &ops).await },
+        );
     let ops = [reserve(&[1])];
     let attempt = apply(&store, 1, 2, &b, &ops);
     assert!(tokio::time::timeout(Duration::from_millis(50), attempt).await.is_err(), "no reply");
     let again = granted(&store, 1, 2, &b, &[1]);
-    assert!(tokio::time::timeout(Duration::from_millis(500), again).await.expect("another connection"));
+    assert!(
+        tokio::time::timeout(Duration::from_millis(500), again).await.expect("another connection")
+    );
     assert!(!pending.is_finished(), "each waits for as long as it wants to");
     pending.abort();
 }

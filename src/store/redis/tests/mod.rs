@@ -56,9 +56,16 @@ fn settle(at: Micros, reserved: &[u64], actual: &[u64]) -> Op {
 }
 
 /// Whether a reserve on all buckets, alone in its batch, is granted.
-async fn granted(store: &RedisStore, session: u64, seq: u64, buckets: &[Bucket], costs: &[u64]) -> bool {
+async fn granted(
+    store: &RedisStore,
+    session: u64,
+    seq: u64,
+    buckets: &[Bucket],
+    costs: &[u64],
+) -> bool {
     let on: Vec<u16> = (0..buckets.len() as u16).collect();
-    let answer = apply(store, session, seq, buckets, &[reserve_on(&on, costs)]).await.expect("an answer");
+    let answer =
+        apply(store, session, seq, buckets, &[reserve_on(&on, costs)]).await.expect("an answer");
     match answer.outcome {
         Outcome::Applied { verdicts, .. } => matches!(verdicts[0], Verdict::Granted { .. }),
         outcome => panic!("{outcome:?}"),

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::{RedisServer, RedisStore, apply, bucket, granted, hints::Session, reserve, sliding};
 use crate::store::StoreError;
 
-/// A server with the user "app" who may do what the documentation lists, and its URL.
+/// A server with a user "app" that has the permissions of the documentation, and its URL.
 fn server_with(rules: &[&str]) -> (RedisServer, String) {
     let server = RedisServer::start();
     let commands: Vec<_> = commands!().split(", ").map(|command| format!("+{command}")).collect();
@@ -42,9 +42,14 @@ async fn commands_and_keys_and_channels_of_the_documentation_are_enough() {
 #[tokio::test]
 async fn a_database_needs_one_command_more() {
     let (server, url) = server_with(&["+select"]);
-    let store = RedisStore::connect(&format!("{url}3")).await.expect("a user without other permissions");
+    let store =
+        RedisStore::connect(&format!("{url}3")).await.expect("a user without other permissions");
     assert!(granted(&store, 1, 1, &[bucket("b", &sliding(10))], &[1]).await);
-    assert_eq!(server.command::<u64>(&["EXISTS", "throttle:{test}:b"]), 0, "it is in another database");
+    assert_eq!(
+        server.command::<u64>(&["EXISTS", "throttle:{test}:b"]),
+        0,
+        "it is in another database"
+    );
 }
 
 #[tokio::test]
@@ -63,7 +68,8 @@ async fn what_is_missing_is_no_outage_and_is_listed() {
 #[test]
 fn no_command_is_missing_and_none_is_in_vain() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/redis");
-    let mut used: BTreeSet<_> = ["EVALSHA", "EVAL", "SUBSCRIBE", "UNSUBSCRIBE"].map(str::to_owned).into();
+    let mut used: BTreeSet<_> =
+        ["EVALSHA", "EVAL", "SUBSCRIBE", "UNSUBSCRIBE"].map(str::to_owned).into();
     for entry in fs::read_dir(directory).expect("a directory") {
         let path = entry.expect("a file").path();
         if path.extension().is_some_and(|extension| extension == "lua") {

@@ -74,7 +74,9 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
 }
 
 async fn forward(client: TcpStream, number: usize, state: Arc<State>) {
-    let Ok(server) = TcpStream::connect(("127.0.0.1", state.server.load(SeqCst))).await else { return };
+    let Ok(server) = TcpStream::connect(("127.0.0.1", state.server.load(SeqCst))).await else {
+        return;
+    };
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let replies = async {

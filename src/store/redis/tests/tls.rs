@@ -21,7 +21,8 @@ use crate::store::StoreError;
 /// Two tests below, and the variable that tells them that they are the process they have started:
 /// which authorities a process trusts it learns when it starts.
 const TRUSTED: &str = "store::redis::tests::tls::an_authority_that_the_machine_trusts_is_enough";
-const UNREADABLE: &str = "store::redis::tests::tls::a_file_of_authorities_that_cannot_be_read_is_named";
+const UNREADABLE: &str =
+    "store::redis::tests::tls::a_file_of_authorities_that_cannot_be_read_is_named";
 const TRUSTED_URL: &str = "TOWER_THROTTLE_TEST_URL";
 
 struct Secured {
@@ -47,8 +48,10 @@ impl Secured {
         ]);
         let (acceptor, authority) = acceptor();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url =
-            format!("rediss://app:pass@localhost:{}/3", listener.local_addr().expect("it is bound").port());
+        let url = format!(
+            "rediss://app:pass@localhost:{}/3",
+            listener.local_addr().expect("it is bound").port()
+        );
         tokio::spawn(forward(listener, acceptor, server.port()));
         Self { server, authority, url }
     }
@@ -101,7 +104,8 @@ async fn a_certificate_of_an_unknown_authority_is_no_outage() {
 #[tokio::test]
 async fn an_authority_of_the_users_own_is_trusted_by_its_connection() {
     let Secured { server, authority, url } = Secured::start().await;
-    let certificates = TlsCertificates { client_tls: None, root_cert: Some(authority.into_bytes()) };
+    let certificates =
+        TlsCertificates { client_tls: None, root_cert: Some(authority.into_bytes()) };
     let client = Client::build_with_tls(url, certificates).expect("a client");
     let connection = client.get_multiplexed_async_connection().await.expect("a connection");
     let b = [bucket("b", &sliding(10))];
@@ -109,7 +113,11 @@ async fn an_authority_of_the_users_own_is_trusted_by_its_connection() {
     let store = RedisStore::from_client(client);
     assert!(granted(&store, 1, 2, &b, &[1]).await);
     Session::subscribed(&store, 1).await;
-    assert_eq!(server.command::<u64>(&["EXISTS", "throttle:{test}:b"]), 0, "it is in another database");
+    assert_eq!(
+        server.command::<u64>(&["EXISTS", "throttle:{test}:b"]),
+        0,
+        "it is in another database"
+    );
 }
 
 #[tokio::test]
@@ -120,7 +128,9 @@ async fn an_authority_that_the_machine_trusts_is_enough() {
         assert!(granted(&store, 1, 1, &b, &[10]).await);
         assert!(!granted(&store, 1, 2, &b, &[1]).await);
         Session::subscribed(&store, 1).await;
-        let error = RedisStore::connect(&url.replace(":pass@", ":wr0ng@")).await.expect_err("no credentials");
+        let error = RedisStore::connect(&url.replace(":pass@", ":wr0ng@"))
+            .await
+            .expect_err("no credentials");
         assert!(matches!(error, StoreError::Rejected(_)), "{error}");
         return;
     }

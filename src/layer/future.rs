@@ -11,21 +11,22 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_service::Service;
 
+use super::config::Config;
 use crate::{
+    box_error::BoxError,
     demand::Demand,
     engine::Mode,
-    error::{BoxError, Carried, Throttled},
-    extract::Extractor,
-    inspect::Inspector,
-    layer::Config,
+    error::Throttled,
+    extract::{ExtractError, Extractor},
+    inspect::{CallError, Inspector},
     limiter::{Reservation, Settlement},
 };
 
 pin_project! {
     /// The response of a [`Throttle`](crate::Throttle), or why there is none.
     ///
-    /// Dropped before the inner service was called, it leaves no trace; after that its reservation keeps its charge
-    /// unless the inspector says otherwise.
+    /// Dropped before the inner service was called, it leaves no trace; after that its reservation
+    /// keeps its charge unless the inspector says otherwise.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S: Service<R>, R, E, I> {
         #[pin]
@@ -34,7 +35,7 @@ pin_project! {
 }
 
 impl<S: Service<R>, R, E, I> ResponseFuture<S, R, E, I> {
-    pub(crate) fn new(attempt: Attempt<S, R, E, I>) -> Self {
+    pub(super) fn new(attempt: Attempt<S, R, E, I>) -> Self {
         Self { attempt }
     }
 }
@@ -45,18 +46,18 @@ where
     S::Error: Into<BoxError>,
     I: Inspector<S::Response>,
 {
-    type Output = Result<I::Response, BoxError>;
+    type Output = Result<I::Inspected, BoxError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let config = this.attempt.config.clone();
         this.attempt.poll(context).map_err(|failure| match failure {
-            Failure::Demand(error) => error,
-            Failure::Throttled(error) => Carried(error).into(),
+            Failure::Demand(error) => error.into_inner(),
+            Failure::Throttled(error) => error.into(),
             Failure::NotReady(error) => error.into(),
             Failure::Call(error, mut dispatched) => {
                 let error = error.into();
-                dispatched.conclude(config.inspector.failed(error.as_ref()));
+                dispatched.conclude(config.inspector.failed(CallError::new(error.as_ref())));
                 error
             }
         })
@@ -70,9 +71,9 @@ impl<S: Service<R>, R, E, I> fmt::Debug for ResponseFuture<S, R, E, I> {
 }
 
 /// Why there is no response.
-pub(crate) enum Failure<Error> {
+pub(super) enum Failure<Error> {
     /// The extractor erred.
-    Demand(BoxError),
+    Demand(ExtractError),
     /// The limiter refused.
     Throttled(Throttled),
     /// The inner service erred before it was called.
@@ -82,13 +83,13 @@ pub(crate) enum Failure<Error> {
 }
 
 /// A reservation whose call was made.
-pub(crate) struct Dispatched {
+pub(super) struct Dispatched {
     reservation: Option<Reservation>,
     on_drop: Settlement,
 }
 
 impl Dispatched {
-    pub(crate) fn conclude(&mut self, settlement: Settlement) {
+    pub(super) fn conclude(&mut self, settlement: Settlement) {
         if let Some(reservation) = self.reservation.take() {
             drop(reservation.conclude(settlement));
         }
@@ -105,8 +106,8 @@ impl Drop for Dispatched {
 type Grant = Pin<Box<dyn Future<Output = Result<Reservation, Throttled>> + Send>>;
 
 pin_project! {
-    /// One request, with errors by where they came from.
-    pub(crate) struct Attempt<S: Service<R>, R, E, I> {
+    /// One request on its way, with errors by where they came from.
+    pub(super) struct Attempt<S: Service<R>, R, E, I> {
         config: Arc<Config<E, I>>,
         // Until the call is made.
         waiting: Option<Waiting<S, R>>,
@@ -115,27 +116,38 @@ pin_project! {
     }
 }
 
-/// Takes the place of a service that is ready and must not stay so, since it may hold a permit.
+/// A copy that takes the place of a service which is ready and must not stay so: it may hold a
+/// permit.
 ///
-/// It was never made ready itself: there are services whose clones take over that they are ready, and are not.
-pub(crate) struct Spare<S> {
-    pub(crate) service: S,
-    pub(crate) copy: fn(&S) -> S,
+/// It was never made ready itself: there are services whose clones take over that they are ready,
+/// and are not.
+pub(super) struct Spare<S> {
+    pub(super) service: S,
+    pub(super) copy: fn(&S) -> S,
 }
 
-/// What the call is made of.
+/// What the call needs once it is granted.
 struct Waiting<S, R> {
     service: S,
     /// Nothing, if the service holds nothing.
     spare: Option<Spare<S>>,
     request: R,
     demand: Demand,
-    /// When the longest wait is over, which began when it was first asked for.
+    /// When the longest wait is over. Set by [`start_clock`](Self::start_clock).
     deadline: Option<Instant>,
 }
 
 impl<S, R> Waiting<S, R> {
-    /// What is asked for now.
+    /// Begins the longest wait, unless it has begun. A request that is granted and sent at once
+    /// never looks at the clock.
+    fn start_clock(&mut self) {
+        if self.deadline.is_none() {
+            let max_wait = self.demand.max_wait;
+            self.deadline = max_wait.and_then(|wait| Instant::now().checked_add(wait));
+        }
+    }
+
+    /// Returns the demand with what is left of its longest wait.
     fn demand(&self) -> Demand {
         let demand = self.demand.clone();
         match self.deadline {
@@ -148,7 +160,8 @@ impl<S, R> Waiting<S, R> {
 pin_project! {
     #[project = StageProjection]
     enum Stage<F> {
-        Failed { error: Option<BoxError> },
+        // Has ended, with an error that is not told yet.
+        Failed { error: Option<ExtractError> },
         Beginning,
         Reserving { grant: Grant },
         // Since when the service keeps a grant waiting, if it does.
@@ -159,8 +172,8 @@ pin_project! {
 }
 
 impl<S: Service<R>, R, E: Extractor<R>, I> Attempt<S, R, E, I> {
-    /// Begins with a request: its demand is read.
-    pub(crate) fn new(
+    /// Begins with a request, from which the demand is read at once.
+    pub(super) fn new(
         config: Arc<Config<E, I>>,
         service: S,
         spare: Option<Spare<S>>,
@@ -168,9 +181,11 @@ impl<S: Service<R>, R, E: Extractor<R>, I> Attempt<S, R, E, I> {
     ) -> Self {
         let (waiting, stage) = match config.extractor.extract(&mut request) {
             Ok(mut demand) => {
-                demand.max_wait = demand.max_wait.or(config.max_wait);
-                let deadline = demand.max_wait.and_then(|wait| Instant::now().checked_add(wait));
-                (Some(Waiting { service, spare, request, demand, deadline }), Stage::Beginning)
+                if config.waits {
+                    demand.max_wait = demand.max_wait.or(config.max_wait);
+                }
+                let waiting = Waiting { service, spare, request, demand, deadline: None };
+                (Some(waiting), Stage::Beginning)
             }
             Err(error) => (None, Stage::Failed { error: Some(error) }),
         };
@@ -204,7 +219,7 @@ where
     S: Service<R>,
     I: Inspector<S::Response>,
 {
-    type Output = Result<I::Response, Failure<S::Error>>;
+    type Output = Result<I::Inspected, Failure<S::Error>>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -226,7 +241,9 @@ where
                             return Poll::Ready(Err(Failure::Throttled(error)));
                         }
                         Poll::Pending => {
-                            Stage::Reserving { grant: this.config.grant(waiting.demand(), this.config.waits) }
+                            waiting.start_clock();
+                            let grant = this.config.grant(waiting.demand(), this.config.waits);
+                            Stage::Reserving { grant }
                         }
                     });
                 }
@@ -258,6 +275,7 @@ where
                         continue;
                     };
                     let Poll::Ready(readiness) = waiting.service.poll_ready(context) else {
+                        waiting.start_clock();
                         kept.get_or_insert_with(Instant::now);
                         return Poll::Pending;
                     };
@@ -273,7 +291,9 @@ where
                         continue;
                     }
                     let reservation = reservation.take().map(Reservation::dispatched);
-                    let Some(Waiting { mut service, request, .. }) = this.waiting.take() else { continue };
+                    let Some(Waiting { mut service, request, .. }) = this.waiting.take() else {
+                        continue;
+                    };
                     let dispatched =
                         Some(Dispatched { reservation, on_drop: this.config.inspector.dropped() });
                     let response = service.call(request);
@@ -286,7 +306,9 @@ where
                     let Some(mut dispatched) = dispatched else { continue };
                     return Poll::Ready(match result {
                         Ok(response) => match dispatched.reservation.take() {
-                            Some(reservation) => Ok(this.config.inspector.inspect(response, reservation)),
+                            Some(reservation) => {
+                                Ok(this.config.inspector.inspect(response, reservation))
+                            }
                             None => continue,
                         },
                         Err(error) => Err(Failure::Call(error, Box::new(dispatched))),

@@ -3,9 +3,9 @@
 use http::{HeaderMap, StatusCode, response::Parts};
 use reqwest::{Body, Response, ResponseBuilderExt};
 
+use super::body::MeteredBody;
 use crate::{
-    body::MeteredBody,
-    inspect::{BodyObserver, Carrier, HasStatus},
+    inspect::{BodyObserver, Carrier, HasStatus, body::sealed::Sealed},
     limiter::Reservation,
 };
 
@@ -14,6 +14,8 @@ impl HasStatus for Response {
         self.status()
     }
 }
+
+impl Sealed for Response {}
 
 impl Carrier for Response {
     type Metered = Self;
