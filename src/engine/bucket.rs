@@ -128,8 +128,8 @@ impl BucketState {
         &self.heads
     }
 
-    pub(super) fn heads_mut(&mut self) -> &mut Heads {
-        &mut self.heads
+    pub(super) fn quota_and_heads(&mut self, quota: usize) -> (&QuotaState, &mut Heads) {
+        (&self.quotas[quota], &mut self.heads)
     }
 
     pub(super) fn flows(&self) -> Option<&Flows> {
@@ -435,6 +435,7 @@ impl BucketState {
             let share = self.records[to].share(index, rule.id);
             *share = (*share + moved).min(MAX_TAKEN);
         }
+        self.records[to].become_claim();
         let until = sum(self.now, lease);
         self.extend(to, until, until);
         self.expires = self.expires.max(until);
@@ -449,7 +450,7 @@ impl BucketState {
     /// A demand of a flow is granted that moves it on by `step`.
     pub(super) fn serve(&mut self, flow: u64, space: u64, step: f64) {
         let Some(flows) = &mut self.flows else { return };
-        let start = flows.start(flow, self.heads.waits(flow, space, self.now));
+        let start = flows.start(flow, self.heads.waits(flow, space, self.now), self.now);
         if flows.serve(flow, start, step, self.now) {
             self.due.insert(sum(self.now, FLOW_MEMORY), Owner::Flow(flow));
         }
@@ -457,26 +458,25 @@ impl BucketState {
 
     /// Where a flow starts.
     pub(super) fn start_of(&self, flow: u64, space: u64) -> f64 {
-        self.flows().map_or(0.0, |flows| flows.start(flow, self.heads.waits(flow, space, self.now)))
+        let waits = || self.heads.waits(flow, space, self.now);
+        self.flows().map_or(0.0, |flows| flows.start(flow, waits(), self.now))
+    }
+
+    /// A demand of a flow waits, whichever bucket of it refused that. `until` is when it looks again at the latest.
+    pub(super) fn wait_in_flow(&mut self, flow: u64, space: u64, until: Micros) {
+        if self.flows.is_none() && flow == 0 {
+            return;
+        }
+        let start = self.start_of(flow, space);
+        if self.flows.get_or_insert_default().wait(flow, start, until, self.now) {
+            self.due.insert(sum(self.now, FLOW_MEMORY), Owner::Flow(flow));
+        }
     }
 
     /// Replaces a session's heads. `id` is the bucket's own.
     pub(super) fn stand(&mut self, session: u64, id: u64, heads: SmallVec<[Head; 2]>) {
-        let needs_flows = heads.iter().any(|head| head.flow != 0 && head.space == id);
-        if needs_flows && self.flows.is_none() {
-            self.flows = Some(Box::default());
-        }
-        let starts: SmallVec<[_; 2]> = heads
-            .iter()
-            .filter(|head| head.space == id)
-            .map(|head| (head.flow, self.start_of(head.flow, id)))
-            .collect();
-        if let Some(flows) = &mut self.flows {
-            for (flow, start) in starts {
-                if flows.wait(flow, start, self.now) {
-                    self.due.insert(sum(self.now, FLOW_MEMORY), Owner::Flow(flow));
-                }
-            }
+        for head in heads.iter().filter(|head| head.space == id) {
+            self.wait_in_flow(head.flow, id, self.now);
         }
         // The end of its lease takes its heads along.
         if !heads.is_empty() {
@@ -575,6 +575,10 @@ impl Coded for BucketState {
 impl BucketState {
     pub(super) fn records(&self) -> impl Iterator<Item = &SessionRecord> {
         self.records.iter().map(|record| &**record)
+    }
+
+    pub(super) fn due_entries(&self) -> usize {
+        self.due.len()
     }
 
     /// How many quotas are kept, those set aside too.

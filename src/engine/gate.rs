@@ -7,10 +7,14 @@ use super::{
     MAX_AMOUNT, Micros,
     codec::{Coded, DecodeError, Decoder, Encoder},
     exact::sum,
+    heads::LATE,
 };
 
 /// A probe that is not answered within this counts as answered well.
 const PROBE: Micros = 1_000_000;
+
+/// What is behind the demand that should probe looks again after this long: that may be late.
+const PROBE_LATE: Micros = LATE + 50_000;
 
 /// The waiters follow a probe over this long.
 const SPREAD: Micros = 1_000_000;
@@ -130,7 +134,7 @@ impl Gate {
         match self.phase {
             Phase::Plain => 0,
             Phase::HalfOpen { probe: 0 } if before == 0 => 0,
-            Phase::HalfOpen { probe: 0 } => PROBE,
+            Phase::HalfOpen { probe: 0 } => PROBE_LATE,
             Phase::HalfOpen { probe } => (probe + PROBE).saturating_sub(now),
             Phase::Spreading { next, step, .. } => {
                 sum(next, step.saturating_mul(before)).saturating_sub(now)

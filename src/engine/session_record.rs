@@ -24,7 +24,15 @@ pub(crate) struct SessionRecord {
     since: Micros,
     /// It has heads in the bucket.
     waits: bool,
+    /// It is a claim's.
+    is_claim: bool,
     in_flight: SmallVec<[Share; 4]>,
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often a record was looked at.
+    pub(super) static LOOKS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 /// What a session has in flight on one quota.
@@ -45,6 +53,7 @@ impl SessionRecord {
             indexed_at: now,
             since: now,
             waits: false,
+            is_claim: false,
             in_flight: SmallVec::new(),
         }
     }
@@ -98,7 +107,18 @@ impl SessionRecord {
 
     /// Whether the end of its lease matters: it has something in flight, or heads.
     pub(crate) fn is_active(&self) -> bool {
+        #[cfg(test)]
+        LOOKS.with(|looks| looks.set(looks.get() + 1));
         self.waits || self.in_flight.iter().any(|share| share.amount > 0)
+    }
+
+    /// Whether it is a claim's, which may be settled by any session that knows the claim.
+    pub(crate) fn is_claim(&self) -> bool {
+        self.is_claim
+    }
+
+    pub(crate) fn become_claim(&mut self) {
+        self.is_claim = true;
     }
 
     /// Says whether it has heads in the bucket.
@@ -126,13 +146,24 @@ impl SessionRecord {
 
 impl Coded for SessionRecord {
     fn write(&self, out: &mut Encoder) {
-        let Self { id, seq, answer, lease_until, forget_at, indexed_at, since, waits, in_flight } =
-            self;
+        let Self {
+            id,
+            seq,
+            answer,
+            lease_until,
+            forget_at,
+            indexed_at,
+            since,
+            waits,
+            is_claim,
+            in_flight,
+        } = self;
         [*id, *seq].iter().for_each(|number| out.number(*number));
         out.list(&answer.0);
         out.list(&answer.1);
         [*lease_until, *forget_at, *indexed_at, *since].iter().for_each(|time| out.number(*time));
         waits.write(out);
+        is_claim.write(out);
         out.list(in_flight);
     }
 
@@ -146,6 +177,7 @@ impl Coded for SessionRecord {
             indexed_at: from.number()?,
             since: from.number()?,
             waits: Coded::read(from)?,
+            is_claim: Coded::read(from)?,
             in_flight: from.list()?,
         })
     }

@@ -211,6 +211,79 @@ fn the_tolerance_is_for_fast_buckets_only() {
     fleet.ask(2, demand(&[1])).unwrap_err();
 }
 
+/// Two demands on two buckets, whose batches took different times to arrive: each came first to one of the buckets.
+#[test]
+fn two_demands_on_two_buckets_do_not_block_each_other() {
+    let mut fleet = Fleet::new(vec![vec![concurrency(1, 1)], vec![concurrency(2, 1)]]);
+    let first = fleet.ask(9, on(&[0], &[1])).unwrap();
+    fleet.enter(1, on(&[0, 1], &[1, 1]));
+    fleet.look(1);
+    fleet.pass(MS);
+    fleet.enter(2, on(&[0, 1], &[1, 1]));
+    fleet.look(2);
+    let second = fleet.ask(8, on(&[1], &[1])).unwrap();
+    fleet.end_all(&first);
+    fleet.pass(10 * MS);
+    for (session, latency) in [(1, 5 * MS), (2, 0)] {
+        fleet.latency = latency;
+        fleet.look(session);
+    }
+    fleet.end_all(&second);
+    let granted = fleet.settle_down();
+    assert_eq!(granted.iter().map(|granted| granted.waiter).collect::<Vec<_>>(), [2], "the oldest");
+}
+
+/// Two flows take turns in one bucket, and a demand that takes turns elsewhere came between them: each is behind another one.
+#[test]
+fn flows_and_arrival_do_not_block_each_other() {
+    for order in [[1, 2, 3], [3, 2, 1], [2, 1, 3], [2, 3, 1]] {
+        let mut fleet = Fleet::new(vec![
+            vec![concurrency(1, 1)],
+            vec![concurrency(2, 10)],
+            vec![concurrency(3, 10)],
+        ]);
+        let flow =
+            |id, parent: u16| Reserve { flow: Flow { id, weight: 1 }, ..on(&[0, parent], &[1, 1]) };
+        // The first flow has been served.
+        let mut running = fleet.ask(1, flow(7, 1)).unwrap();
+        let (next, _) = fleet.ask(1, flow(7, 1)).unwrap_err();
+        fleet.end_all(&running);
+        running = fleet.look(1).granted.remove(0);
+        assert_eq!(running.waiter, next);
+        for (session, demand) in [(1, flow(7, 1)), (2, flow(0, 2)), (3, flow(8, 1))] {
+            fleet.pass(MS);
+            fleet.ask(session, demand).unwrap_err();
+        }
+        fleet.end_all(&running);
+        for round in 0..3 {
+            let looks: Vec<_> = (0..2)
+                .flat_map(|_| order)
+                .flat_map(|session| fleet.look(session).granted)
+                .collect();
+            assert_eq!(looks.len(), 1, "round {round} of {order:?}");
+            fleet.end_all(&looks[0]);
+        }
+    }
+}
+
+/// What a class that may use less waits for is not ahead of one that may use more, though others of its session wait too.
+#[test]
+fn a_class_is_behind_those_of_its_batch_that_may_use_as_much() {
+    let mut fleet = Fleet::new(vec![vec![concurrency(1, 10), concurrency(2, 1)]]);
+    let large = fleet.ask(9, demand(&[8, 0])).unwrap();
+    fleet.ask(9, demand(&[2, 1])).unwrap();
+    fleet.enter(1, batch_class(&[8, 0]));
+    fleet.pass(MS);
+    fleet.enter(1, demand(&[3, 1]));
+    assert_eq!(fleet.look(1).granted.len(), 0);
+    fleet.end_all(&large);
+    // 2 in use, 8 of the other class, 3 that keep their place.
+    fleet.enter(1, demand(&[5, 0]));
+    assert_eq!(fleet.clone().look(1).granted.len(), 1);
+    fleet.enter_aged(1, demand(&[1, 0]), 0);
+    assert_eq!(fleet.look(1).granted.len(), 1);
+}
+
 /// Grants of 20 rounds, in which calls of streams on A alone and on B alone end in turns.
 fn rounds_until_both(first: &[u16], second: &[u16]) -> usize {
     let mut fleet = Fleet::new(vec![vec![concurrency(1, 1)], vec![concurrency(2, 1)]]);

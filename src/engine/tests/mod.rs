@@ -5,20 +5,26 @@ mod batches;
 mod bytes;
 mod caps;
 mod clock;
+mod disagreement;
 mod fixed_window;
 mod fleet;
+mod flows;
+mod gates;
 mod heads;
 mod in_flight;
 mod leases;
 mod live_change;
+mod liveness;
 mod moves;
 mod oracle;
 mod range;
+mod records;
 mod scenarios;
 mod sliding_window;
 mod surfaced;
 mod token_bucket;
 mod waits;
+mod wakes;
 
 use std::collections::HashMap;
 
