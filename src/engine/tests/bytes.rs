@@ -304,7 +304,7 @@ fn the_bytes_of_version_1_stay() {
     let known = "54544201ba14c955a2d2eef9dadd9203a2d2eef9dadd920300a2defb97dddd9203000201a2d2eef9dadd920305\
         0001c0843d87cacbcc063d003c05010002a2d2eef9dadd9203010000000001010101a2d2eef9dadd920300a2d2eef9dadd92\
         03a2defb97dddd92030101a2ffd0fedadd9203a2defb97dddd9203a2ffd0fedadd9203a2d2eef9dadd9203000201050201000000";
-    assert_eq!(hex, known);
+    assert_eq!(hex, known, "the format of a version is never changed: make a new one");
 }
 
 #[test]

@@ -27,9 +27,11 @@ use crate::{
 
 /// At most this many waiting demands travel in one batch, and as many that only ask.
 const MOST_SENT: usize = 256;
-/// Where no hint says that a waiter may fit, it is looked at again after this long times its rank among the heads of all
-/// sessions.
-const LOOK_AGAIN: Duration = Duration::from_millis(350);
+/// Where no hint says that a waiter may fit, it is looked at again after this long if it is the front of all sessions.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Otherwise after this long times its rank. The second one must pass the first within a second, should that have died: no
+/// sooner than 200 ms after its hint, which may come right after a look.
+const LOOK_AGAIN_BY_RANK: Duration = Duration::from_millis(350);
 /// A wait whose length is unknown is looked at again at the latest after this long.
 const LONGEST_UNKNOWN: Duration = Duration::from_secs(5);
 /// And one whose length is known, where hints arrive.
@@ -52,8 +54,11 @@ impl Hints {
         let waits = violations.iter().map(|violation| violation.wait);
         let wait = waits.reduce(|one, other| Some(one?.max(other?))).flatten();
         let rank = violations.iter().map(|violation| violation.rank).max().unwrap_or(0);
-        let unknown =
-            micros(LOOK_AGAIN).saturating_mul(rank.saturating_add(1)).min(micros(LONGEST_UNKNOWN));
+        let unknown = match rank {
+            0 => micros(LOOK_AGAIN),
+            rank => micros(LOOK_AGAIN_BY_RANK).saturating_mul(rank.saturating_add(1)),
+        };
+        let unknown = unknown.min(micros(LONGEST_UNKNOWN));
         let after = match (self, wait) {
             // Behind another session's head, which may have gone: that is no news to hint at.
             (Self::Reliable, None) if rank == 0 => return Again::WhenTold,
