@@ -45,7 +45,8 @@ async fn main() {
     let mut report = Report::default();
     lone(&server, &reference, &limiter, &mut report).await;
     together(&reference, &limiter, &mut report).await;
-    let bytes: u64 = server.command(&["MEMORY", "USAGE", "throttle:{default}:gpt-4o", "SAMPLES", "0"]);
+    let bytes: u64 =
+        server.command(&["MEMORY", "USAGE", "throttle:{default}:gpt-4o", "SAMPLES", "0"]);
     report.add("redis.bucket_bytes", bytes as f64, "three quotas at default slots; below 4096");
     report.publish();
 }
@@ -57,7 +58,8 @@ async fn limiter(server: &RedisServer) -> Limiter {
         Quota::per_day("requests", LIMIT),
     ];
     let store = RedisStore::connect(&server.url()).await.expect("the server is up");
-    Limiter::with_store(Limits::new().bucket("gpt-4o", quotas), store).expect("the limits are valid")
+    Limiter::with_store(Limits::new().bucket("gpt-4o", quotas), store)
+        .expect("the limits are valid")
 }
 
 async fn reserve(limiter: &Limiter) -> Reservation {
@@ -80,7 +82,10 @@ impl Reference {
         let digest: String = server.command(&["SCRIPT", "LOAD", "return 1"]);
         let mut script = redis::cmd("EVALSHA");
         script.arg(digest).arg(0);
-        Self { script, connections: connections.into_iter().map(|made| made.expect("it connects")).collect() }
+        Self {
+            script,
+            connections: connections.into_iter().map(|made| made.expect("it connects")).collect(),
+        }
     }
 
     async fn run(&self, connection: &mut MultiplexedConnection) {
@@ -129,7 +134,8 @@ async fn lone(server: &RedisServer, reference: &Reference, limiter: &Limiter, re
 
 /// Many at a time: throughput, and the latency of the slowest.
 async fn together(reference: &Reference, limiter: &Limiter, report: &mut Report) {
-    let (mut bare, mut pairs, mut slowest) = (Vec::new(), vec![Vec::new(); TASKS.len()], Vec::new());
+    let (mut bare, mut pairs, mut slowest) =
+        (Vec::new(), vec![Vec::new(); TASKS.len()], Vec::new());
     for _ in 0..ROUNDS {
         let (rate, _) = round(CONNECTIONS, |index| reference.clone().turns(index)).await;
         bare.push(rate);
@@ -144,11 +150,16 @@ async fn together(reference: &Reference, limiter: &Limiter, report: &mut Report)
         }
     }
     let bare = median(bare);
-    report.add("redis.bare_evalsha_per_s", bare, format!("the reference on {CONNECTIONS} connections"));
+    report.add(
+        "redis.bare_evalsha_per_s",
+        bare,
+        format!("the reference on {CONNECTIONS} connections"),
+    );
     for (rates, (tasks, key)) in pairs.into_iter().zip(TASKS) {
         let rate = median(rates);
         let wanted = if tasks == MOST_TASKS { ", at least 2" } else { "" };
-        let remark = format!("reserve + settle, one bucket; {:.2} times the reference{wanted}", rate / bare);
+        let remark =
+            format!("reserve + settle, one bucket; {:.2} times the reference{wanted}", rate / bare);
         report.add(key, rate, remark);
     }
     report.add("redis.reserve_p99_us_256", median(slowest), "at most 10000");

@@ -93,9 +93,17 @@ impl Limits {
 
     /// Declares a bucket and the quotas that all its demands share.
     #[must_use]
-    pub fn bucket(mut self, name: impl Into<String>, quotas: impl IntoIterator<Item = Quota>) -> Self {
+    pub fn bucket(
+        mut self,
+        name: impl Into<String>,
+        quotas: impl IntoIterator<Item = Quota>,
+    ) -> Self {
         let quotas = quotas.into_iter().collect();
-        self.buckets.push(Declared { partition: self.partition.clone(), name: name.into(), quotas });
+        self.buckets.push(Declared {
+            partition: self.partition.clone(),
+            name: name.into(),
+            quotas,
+        });
         self
     }
 
@@ -121,7 +129,10 @@ impl Limits {
     /// It may take its time, which only those who ask for that name wait for, and use the limiter; but an
     /// [`update`](crate::Limiter::update) asks it again for every name in use.
     #[must_use]
-    pub fn resolver(mut self, resolver: impl Fn(&str) -> Option<Vec<Quota>> + Send + Sync + 'static) -> Self {
+    pub fn resolver(
+        mut self,
+        resolver: impl Fn(&str) -> Option<Vec<Quota>> + Send + Sync + 'static,
+    ) -> Self {
         self.resolver = Some(Arc::new(resolver));
         self
     }
@@ -140,7 +151,9 @@ impl Limits {
             bucket.quotas.iter_mut().for_each(|quota| *quota = quota.scaled(share));
         }
         limits.resolver = self.resolver.clone().map(|resolver| -> Resolver {
-            Arc::new(move |name| Some(resolver(name)?.iter().map(|quota| quota.scaled(share)).collect()))
+            Arc::new(move |name| {
+                Some(resolver(name)?.iter().map(|quota| quota.scaled(share)).collect())
+            })
         });
         limits
     }
@@ -153,7 +166,8 @@ impl Limits {
             let spec = match before {
                 // Many are often declared alike; they share what comes of it.
                 Some((others, spec)) if others == quotas => spec.named(key),
-                _ => BucketSpec::new(key, quotas).map_err(|reason| LimitsError::bucket(name, reason))?,
+                _ => BucketSpec::new(key, quotas)
+                    .map_err(|reason| LimitsError::bucket(name, reason))?,
             };
             before = Some((quotas, spec.clone()));
             if buckets.insert(name.clone(), Arc::new(spec)).is_some() {
@@ -162,9 +176,13 @@ impl Limits {
         }
         let declared = |name: &String, by: &str| match buckets.contains_key(name) {
             true => Ok(()),
-            false => Err(LimitsError::bucket(name, format!("{by} names it, and it is not declared"))),
+            false => {
+                Err(LimitsError::bucket(name, format!("{by} names it, and it is not declared")))
+            }
         };
-        self.families.iter().try_for_each(|(pattern, to)| declared(to, &format!("family `{pattern}`")))?;
+        self.families
+            .iter()
+            .try_for_each(|(pattern, to)| declared(to, &format!("family `{pattern}`")))?;
         if let Undeclared::Bucket(bucket) = &self.undeclared {
             declared(bucket, "the default")?;
         }
@@ -188,7 +206,8 @@ impl Limits {
         let mut classes: Vec<(Box<str>, Standing)> = Vec::new();
         for Class { name, head_start, headroom } in &self.classes {
             if !(0.0..1.0).contains(headroom) {
-                let reason = format!("its headroom is {headroom}, and must be from 0 up to below 1");
+                let reason =
+                    format!("its headroom is {headroom}, and must be from 0 up to below 1");
                 return Err(LimitsError::class(name, reason));
             }
             if classes.iter().any(|(other, _)| **other == **name) {

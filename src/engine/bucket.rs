@@ -83,10 +83,11 @@ impl LaneState {
 
     #[cold]
     fn place_share(&mut self, index: usize, quota: u64) {
-        let found = self.in_flight.iter().position(|share| share.quota == quota).unwrap_or_else(|| {
-            self.in_flight.push(Share { quota, amount: 0 });
-            self.in_flight.len() - 1
-        });
+        let found =
+            self.in_flight.iter().position(|share| share.quota == quota).unwrap_or_else(|| {
+                self.in_flight.push(Share { quota, amount: 0 });
+                self.in_flight.len() - 1
+            });
         self.in_flight.swap(index, found);
     }
 
@@ -125,7 +126,8 @@ impl BucketState {
     #[inline]
     pub(crate) fn refunds_at_any_time(&self, rules: &[Rule]) -> bool {
         let mut quotas = self.quotas.iter().zip(rules);
-        self.quotas.len() >= rules.len() && quotas.all(|(state, rule)| state.refunds_at_any_time(rule))
+        self.quotas.len() >= rules.len()
+            && quotas.all(|(state, rule)| state.refunds_at_any_time(rule))
     }
 
     #[inline]

@@ -31,17 +31,25 @@ pub(super) struct Settle<'a> {
 impl BucketState {
     /// Whether what `ask` tells of each cost, counted from 0, fits on every quota.
     #[inline]
-    pub(super) fn fits(&self, rules: &[Rule], costs: &[u64], ask: impl Fn(usize, &Rule, u64) -> Ask) -> bool {
+    pub(super) fn fits(
+        &self,
+        rules: &[Rule],
+        costs: &[u64],
+        ask: impl Fn(usize, &Rule, u64) -> Ask,
+    ) -> bool {
         let mut quotas = rules.iter().zip(&self.quotas).zip(costs).enumerate();
         self.paused_until <= self.now
-            && quotas.all(|(index, ((rule, state), &cost))| state.fits(rule, ask(index, rule, cost)))
+            && quotas
+                .all(|(index, ((rule, state), &cost))| state.fits(rule, ask(index, rule, cost)))
     }
 
     /// Charges what fits.
     #[inline]
     pub(super) fn reserve(&mut self, lane: usize, rules: &[Rule], costs: &[u64]) {
         let lane = &mut self.lanes[lane];
-        for (index, ((rule, state), &cost)) in rules.iter().zip(&mut self.quotas).zip(costs).enumerate() {
+        for (index, ((rule, state), &cost)) in
+            rules.iter().zip(&mut self.quotas).zip(costs).enumerate()
+        {
             state.reserve(rule, cost);
             let share = lane.share(index, rule.id);
             *share = (*share + cost).min(MAX_TAKEN);

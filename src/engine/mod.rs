@@ -231,7 +231,11 @@ pub struct Life {
 pub fn apply(states: &mut [BucketState], batch: &Batch<'_>, wall: Micros) -> Answer {
     let outcome = match recorded(states, batch) {
         Some(outcome) => outcome,
-        None if batch.rules.iter().any(|rules| rules.iter().any(|rule| rule.is_uncharted(wall))) => {
+        None if batch
+            .rules
+            .iter()
+            .any(|rules| rules.iter().any(|rule| rule.is_uncharted(wall))) =>
+        {
             Outcome::Uncharted
         }
         None => apply_new(states, batch, wall),
@@ -251,7 +255,11 @@ fn recorded(states: &[BucketState], batch: &Batch<'_>) -> Option<Outcome> {
     if batch.seq < lane.seq {
         return Some(Outcome::Stale);
     }
-    Some(Outcome::Applied { now: lane.answered_at, lives: lives(states), verdicts: lane.verdicts.clone() })
+    Some(Outcome::Applied {
+        now: lane.answered_at,
+        lives: lives(states),
+        verdicts: lane.verdicts.clone(),
+    })
 }
 
 fn apply_new(states: &mut [BucketState], batch: &Batch<'_>, wall: Micros) -> Outcome {
@@ -275,8 +283,11 @@ fn apply_new(states: &mut [BucketState], batch: &Batch<'_>, wall: Micros) -> Out
 fn time(states: &[BucketState], wall: Micros) -> Micros {
     let seen = states.iter().map(|state| state.now).max().unwrap_or(0);
     // A small step back is waited out, a large one is made up for from then on.
-    let offset =
-        states.iter().map(|state| if state.offset > STEP { state.offset } else { 0 }).max().unwrap_or(0);
+    let offset = states
+        .iter()
+        .map(|state| if state.offset > STEP { state.offset } else { 0 })
+        .max()
+        .unwrap_or(0);
     (wall + offset).max(seen)
 }
 

@@ -91,7 +91,9 @@ pub(crate) struct Amendment {
 impl QuotaState {
     pub(crate) fn new(rule: &Rule, now: Micros, wall: Micros) -> Self {
         let charges = match &rule.window {
-            Window::Sliding { slot, slots } => Charges::Sliding(SlidingWindow::new(*slot, *slots, now)),
+            Window::Sliding { slot, slots } => {
+                Charges::Sliding(SlidingWindow::new(*slot, *slots, now))
+            }
             Window::TokenBucket(shape) => {
                 Charges::Draining(Box::new(DrainingBucket::new(rule.limit, *shape, now)))
             }
@@ -110,7 +112,9 @@ impl QuotaState {
     #[inline]
     pub(crate) fn refunds_at_any_time(&self, rule: &Rule) -> bool {
         let is_same = match (&self.charges, &rule.window) {
-            (Charges::Draining(bucket), Window::TokenBucket(shape)) => bucket.follows(rule.limit, shape),
+            (Charges::Draining(bucket), Window::TokenBucket(shape)) => {
+                bucket.follows(rule.limit, shape)
+            }
             _ => true,
         };
         is_same && self.id == rule.id && !rule.holds() && self.cap.is_nothing()
@@ -238,7 +242,8 @@ impl QuotaState {
         let Amendment { at, reserved, actual, in_flight, close } = change;
         self.in_flight = self.in_flight.saturating_sub(in_flight);
         // What went with a lease became a charge then.
-        let amount = if rule.holds() { actual.saturating_sub(reserved - in_flight) } else { actual };
+        let amount =
+            if rule.holds() { actual.saturating_sub(reserved - in_flight) } else { actual };
         let open = if close { 0 } else { amount };
         self.in_flight = (self.in_flight + open).min(MAX_TAKEN);
 
@@ -304,7 +309,8 @@ impl QuotaState {
     pub(crate) fn fits(&self, rule: &Rule, ask: Ask) -> bool {
         let (taken, units) = self.taken(rule);
         let gone = sum(taken, self.cap.withheld_from(ask.cost));
-        gone.saturating_add(ask.units(units)) <= product(ask.capacity, units) && !self.cap.pauses(ask.cost)
+        gone.saturating_add(ask.units(units)) <= product(ask.capacity, units)
+            && !self.cap.pauses(ask.cost)
     }
 
     /// For how long at most this means something, told without a walk over the charges. A hold may become a

@@ -30,7 +30,11 @@ impl Single<'_> {
     ) -> Result<Micros, Box<[Violation]>> {
         let Reserve { costs, headroom, mode, .. } = reserve;
         let now = self.begin(state, wall);
-        let ask = |_, rule: &Rule, cost| Ask { cost, ahead: 0, capacity: rule.capacity_for(cost, headroom) };
+        let ask = |_, rule: &Rule, cost| Ask {
+            cost,
+            ahead: 0,
+            capacity: rule.capacity_for(cost, headroom),
+        };
         let lane = state.enter(self.lane);
         let fits = state.fits(self.rules, costs, ask);
         if fits && mode != Mode::Dry {
@@ -49,7 +53,12 @@ impl Single<'_> {
     }
 
     #[cold]
-    fn reasons(self, state: &mut BucketState, reserve: Reserve<'_>, wall: Micros) -> Box<[Violation]> {
+    fn reasons(
+        self,
+        state: &mut BucketState,
+        reserve: Reserve<'_>,
+        wall: Micros,
+    ) -> Box<[Violation]> {
         let (now, rules) = (state.now, &[self.rules]);
         let mut step = Step::begin(std::slice::from_mut(state), rules, self.lane, now, wall);
         match step.reserve(reserve) {

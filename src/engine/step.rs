@@ -138,7 +138,8 @@ impl<'a> Step<'a> {
     }
 
     fn violations(&self, costs: &[u64], headroom: u64) -> Box<[Violation]> {
-        let paused = self.states.iter().enumerate().filter(|(_, bucket)| bucket.paused_until > self.now);
+        let paused =
+            self.states.iter().enumerate().filter(|(_, bucket)| bucket.paused_until > self.now);
         let pauses = paused.map(|(index, bucket)| {
             let (by, wait) = (RefusedBy::Pause(index), bucket.paused_until - self.now);
             Violation { by, available: 0, wait: Some(wait), at_best: wait, asked: bucket.asked() }
@@ -189,7 +190,8 @@ impl<'a> Step<'a> {
         self.settled = true;
         let (mut reserved, mut actual) = (reserved, actual);
         for (rules, bucket) in self.rules.iter().zip(self.states.iter_mut()) {
-            let (reserved, actual) = (next_bucket(&mut reserved, rules), next_bucket(&mut actual, rules));
+            let (reserved, actual) =
+                (next_bucket(&mut reserved, rules), next_bucket(&mut actual, rules));
             let lane = bucket.enter(owner);
             bucket.settle(lane, rules, Settle { at, reserved, actual, close, is_claim });
             if is_claim && close {
@@ -203,7 +205,9 @@ impl<'a> Step<'a> {
         let mut reserved = reserved;
         for (rules, bucket) in self.rules.iter().zip(self.states.iter_mut()) {
             let (from, to) = (bucket.enter(self.lane), bucket.enter(claim));
-            for (index, (rule, &amount)) in rules.iter().zip(next_bucket(&mut reserved, rules)).enumerate() {
+            for (index, (rule, &amount)) in
+                rules.iter().zip(next_bucket(&mut reserved, rules)).enumerate()
+            {
                 let share = bucket.lanes[from].share(index, rule.id);
                 let moved = amount.min(*share);
                 *share -= moved;
@@ -259,7 +263,8 @@ impl<'a> Step<'a> {
 
     fn status(&mut self) -> Verdict {
         self.refold();
-        let levels = self.quotas().map(|(_, rule, state)| state.level(rule, self.now, self.wall)).collect();
+        let levels =
+            self.quotas().map(|(_, rule, state)| state.level(rule, self.now, self.wall)).collect();
         let first = self.states.first().filter(|bucket| bucket.paused_until > self.now);
         let paused = first.map(|bucket| Paused {
             until: bucket.paused_until,

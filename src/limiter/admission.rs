@@ -90,7 +90,9 @@ impl Limiter {
     async fn acquire_later(&self, demand: Demand, mode: Mode) -> Result<Reservation, Throttled> {
         let result = self.ask(&demand, mode).await;
         match &result {
-            Ok(reservation) => self.tell_granted(&demand, reservation.waited(), reservation.degraded()),
+            Ok(reservation) => {
+                self.tell_granted(&demand, reservation.waited(), reservation.degraded())
+            }
             Err(error) => self.tell_refused(&demand, error),
         }
         result
@@ -108,7 +110,11 @@ impl Limiter {
 
     #[inline]
     fn tell_refused(&self, demand: &Demand, error: &Throttled) {
-        self.inner.shared.options.observing.tell(|| Event::Refused { bucket: demand.name(), error });
+        self.inner
+            .shared
+            .options
+            .observing
+            .tell(|| Event::Refused { bucket: demand.name(), error });
     }
 
     #[inline]
@@ -259,7 +265,8 @@ impl Grant {
         mode: Mode,
     ) -> Option<Result<Self, Throttled>> {
         // Its limits may have been replaced since it was found.
-        let route = if route.is_current() { route } else { Arc::new(Route::to(route.lane.clone())) };
+        let route =
+            if route.is_current() { route } else { Arc::new(Route::to(route.lane.clone())) };
         match route.enter_directly(demand, standing, mode) {
             None => None,
             Some(Ok(at)) => Some(Ok(Self { route: (mode != Mode::Dry).then_some(route), at })),
@@ -279,10 +286,16 @@ fn is_plain(demand: &Demand) -> bool {
 }
 
 /// What its class means to a demand, if nothing about it is unknown.
-fn standing(registry: &Registry, route: Option<&Route>, demand: &Demand) -> Result<Standing, Throttled> {
+fn standing(
+    registry: &Registry,
+    route: Option<&Route>,
+    demand: &Demand,
+) -> Result<Standing, Throttled> {
     let class = demand.class.as_deref();
     let Some(standing) = registry.table.standing(class) else {
-        return Err(Throttled::BadDemand(BadDemand::UnknownClass(class.unwrap_or_default().into())));
+        return Err(Throttled::BadDemand(BadDemand::UnknownClass(
+            class.unwrap_or_default().into(),
+        )));
     };
     let specs = route.map_or(&[][..], |route| route.path.specs());
     match registry.table.unknown_metric(&demand.usage, specs) {

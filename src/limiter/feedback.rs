@@ -57,8 +57,12 @@ impl Origin {
         if let Some(reset) = left.reset.filter(|reset| left.amount == 0 && *reset > longest) {
             self.tell(spec, Some(meter), reset, lasts);
         }
-        let cap =
-            Op::Cap { quota: meter.rule.id, left: Some(left.amount), at: self.at, lasts: micros(lasts) };
+        let cap = Op::Cap {
+            quota: meter.rule.id,
+            left: Some(left.amount),
+            at: self.at,
+            lasts: micros(lasts),
+        };
         (!lasts.is_zero()).then_some(cap)
     }
 
@@ -73,7 +77,9 @@ impl Origin {
         let quota = meter.map(|meter| meter.rule.id);
         Some(match quota {
             // Longer than anybody is to sleep.
-            quota if wait.time > self.longest() => Op::Surface { quota, asked: micros(wait.time), lasts },
+            quota if wait.time > self.longest() => {
+                Op::Surface { quota, asked: micros(wait.time), lasts }
+            }
             Some(quota) => Op::Cap { quota, left: None, at: self.at, lasts },
             None => Op::Pause(lasts),
         })
@@ -85,7 +91,12 @@ impl Origin {
 
     fn tell(&self, spec: &BucketSpec, meter: Option<&Meter>, asked: Duration, applied: Duration) {
         let (bucket, quota) = (spec.name(), meter.map(|meter| &*meter.label));
-        self.route.lane.shared.options.observing.tell(|| Event::Paused { bucket, quota, asked, applied });
+        self.route.lane.shared.options.observing.tell(|| Event::Paused {
+            bucket,
+            quota,
+            asked,
+            applied,
+        });
     }
 }
 
@@ -104,7 +115,9 @@ fn meant<'m>(meters: &'m [Meter], named: &Named) -> Option<&'m Meter> {
 
 fn with_window<'m>(meters: &[&'m Meter], window: Option<Duration>) -> Option<&'m Meter> {
     let is_meant = |meter: &&&Meter| match (window, meter.window) {
-        (Some(said), Some(own)) => said < own.saturating_mul(ABOUT) && own < said.saturating_mul(ABOUT),
+        (Some(said), Some(own)) => {
+            said < own.saturating_mul(ABOUT) && own < said.saturating_mul(ABOUT)
+        }
         (window, _) => window.is_none(),
     };
     let mut meant = meters.iter().filter(is_meant);
@@ -144,7 +157,11 @@ mod tests {
         assert_eq!(known(requests()), "", "either");
         assert_eq!(known(requests().limit(499)), "", "either");
         assert_eq!(known(Named::metric("tokens").limit(1)), "tokens per 60s", "the only one");
-        assert_eq!(known(Named::metric("tokens").limit(1).window(60 * MINUTE)), "", "of another window");
+        assert_eq!(
+            known(Named::metric("tokens").limit(1).window(60 * MINUTE)),
+            "",
+            "of another window"
+        );
         assert_eq!(known(Named::metric("both")), "", "it counts something else too");
         assert_eq!(known(Named::metric("twice").limit(8)), "");
         assert_eq!(known(Named::metric("twice").limit(8).window(MINUTE)), "twice per 60s");

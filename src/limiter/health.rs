@@ -60,7 +60,10 @@ impl Health {
             return None;
         }
         let outage = self.outage();
-        outage.as_ref().filter(|outage| Instant::now() < outage.rest.until).map(|outage| outage.error.clone())
+        outage
+            .as_ref()
+            .filter(|outage| Instant::now() < outage.rest.until)
+            .map(|outage| outage.error.clone())
     }
 
     /// When the store may be asked again.

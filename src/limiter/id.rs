@@ -98,9 +98,18 @@ mod tests {
 
     #[test]
     fn other_text_is_no_id() {
-        for text in
-            ["", "1", "1 2", "1 2 3", "2 2 3 a", "1 x 3 a", "1 2 3 a=x", "1 2 3 %", "1 2 3 %zz", "1 2 3 %ü"]
-        {
+        for text in [
+            "",
+            "1",
+            "1 2",
+            "1 2 3",
+            "2 2 3 a",
+            "1 x 3 a",
+            "1 2 3 a=x",
+            "1 2 3 %",
+            "1 2 3 %zz",
+            "1 2 3 %ü",
+        ] {
             assert_eq!(text.parse::<ReservationId>(), Err(BadDemand::InvalidId), "{text}");
         }
     }

@@ -41,8 +41,10 @@ impl Lane {
                 (state.doubt, state.rest) = (None, None);
                 self.chart(&mut state, &flight.path);
                 let path = flight.path.clone();
-                let concerns_others =
-                    flight.ops.iter().any(|op| matches!(op, Op::Settle { .. } | Op::Surface { .. }));
+                let concerns_others = flight
+                    .ops
+                    .iter()
+                    .any(|op| matches!(op, Op::Settle { .. } | Op::Surface { .. }));
                 let deliveries = state.land(self, flight, verdicts, now);
                 drop(state);
                 deliveries.into_iter().for_each(|delivery| delivery.make(self, path.name()));
@@ -51,7 +53,8 @@ impl Lane {
                 }
             }
             Ok(Applied::Stale | Applied::Uncharted) => {
-                let error = "the store knows a later batch of this process: was it restored from a copy?";
+                let error =
+                    "the store knows a later batch of this process: was it restored from a copy?";
                 self.fail(flight, StoreError::Rejected(error.into()).into());
                 self.lock().doubt = None;
                 self.rename();
@@ -113,14 +116,19 @@ impl State {
             match (job, verdict) {
                 (Job::Nothing, _) => {}
                 (Job::Tell(report), verdict) => deliveries.push(Delivery::Report(report, verdict)),
-                (Job::Orphan(costs), Verdict::Granted) => self.queue.give_back(&flight.path, costs, at),
+                (Job::Orphan(costs), Verdict::Granted) => {
+                    self.queue.give_back(&flight.path, costs, at)
+                }
                 (Job::Orphan(_), _) => {}
                 (Job::Demand(rank, mut waiter), Verdict::Refused(violations)) => {
                     let refused = match waiter.ask.follow(&self.queue.path) {
-                        Some(refusal) => {
-                            Refused::ForGood(waiter.answer, Throttled::ExceedsCapacity(Box::new(refusal)))
+                        Some(refusal) => Refused::ForGood(
+                            waiter.answer,
+                            Throttled::ExceedsCapacity(Box::new(refusal)),
+                        ),
+                        None if lane.is_closed() => {
+                            Refused::ForGood(waiter.answer, Throttled::Closed)
                         }
-                        None if lane.is_closed() => Refused::ForGood(waiter.answer, Throttled::Closed),
                         // Of other limits than those now it says nothing: it is looked at again.
                         None if !is_current && waiter.ask.mode == Mode::Wait => {
                             self.queue.refused(rank, waiter, &[], jitter)
@@ -128,7 +136,9 @@ impl State {
                         None => self.queue.refused(rank, waiter, &violations, jitter),
                     };
                     deliveries.extend(match refused {
-                        Refused::ForGood(answer, error) => Some(Delivery::Answer(answer, Err(error))),
+                        Refused::ForGood(answer, error) => {
+                            Some(Delivery::Answer(answer, Err(error)))
+                        }
                         Refused::HasToWait { position } => Some(Delivery::HasToWait(position)),
                         Refused::Waits => None,
                     });
@@ -150,7 +160,8 @@ impl State {
             }
         }
         let turned_away = self.queue.turned_away(is_current).into_iter();
-        deliveries.extend(turned_away.map(|(waiter, error)| Delivery::Answer(waiter.answer, Err(error))));
+        deliveries
+            .extend(turned_away.map(|(waiter, error)| Delivery::Answer(waiter.answer, Err(error))));
         self.queue.landed();
         deliveries
     }

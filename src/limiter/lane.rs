@@ -84,7 +84,12 @@ pub(super) struct State {
 }
 
 impl Lane {
-    pub(super) fn new(shared: Arc<Shared>, id: u64, path: Arc<Path>, neighbours: Neighbours) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        id: u64,
+        path: Arc<Path>,
+        neighbours: Neighbours,
+    ) -> Self {
         let lives = Lives::new(path.buckets().len());
         let state = State {
             queue: Queue::new(path, shared.options.max_waiting),

@@ -53,7 +53,8 @@ impl Front {
     fn new(violations: &[Violation], jitter: Duration) -> Self {
         let waits = violations.iter().map(|violation| violation.wait);
         let wait = waits.reduce(|one, other| Some(one?.max(other?))).flatten();
-        let wait = wait.map_or(LOOK_AGAIN, |wait| (Duration::from_micros(wait) + jitter).min(LOOK_AGAIN));
+        let wait =
+            wait.map_or(LOOK_AGAIN, |wait| (Duration::from_micros(wait) + jitter).min(LOOK_AGAIN));
         let looked_at = Instant::now();
         Self { violations: violations.into(), looked_at, again: looked_at + wait }
     }
@@ -131,8 +132,9 @@ impl Lines {
     pub(super) fn has_to_wait(&self, rank: Rank, ask: &Ask) -> bool {
         let kind = Kind::of(ask);
         let line = self.0.iter().find(|line| line.kind == kind);
-        let is_behind =
-            line.is_some_and(|line| line.front.is_some() && line.first().is_some_and(|first| first < rank));
+        let is_behind = line.is_some_and(|line| {
+            line.front.is_some() && line.first().is_some_and(|first| first < rank)
+        });
         is_behind && ask.mode == Mode::Wait && ask.deadline.is_none()
     }
 
@@ -146,7 +148,13 @@ impl Lines {
     }
 
     /// Takes a demand back in that was refused.
-    pub(super) fn refused(&mut self, rank: Rank, waiter: Waiter, violations: &[Violation], jitter: Duration) {
+    pub(super) fn refused(
+        &mut self,
+        rank: Rank,
+        waiter: Waiter,
+        violations: &[Violation],
+        jitter: Duration,
+    ) {
         let line = self.of(&waiter.ask);
         line.sent += 1;
         if line.first().is_none_or(|first| rank < first) {

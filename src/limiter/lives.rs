@@ -35,7 +35,8 @@ impl Lives {
             if known.is_still(life) {
                 continue;
             }
-            let is_lost = if in_any_order { known.is_lost_unless_old(life) } else { known.is_lost(life) };
+            let is_lost =
+                if in_any_order { known.is_lost_unless_old(life) } else { known.is_lost(life) };
             if is_lost {
                 lost(index);
             }

@@ -114,7 +114,12 @@ impl Limiter {
         LimiterBuilder::new(limits)
     }
 
-    fn assemble(table: Table, store: Arc<dyn Store>, options: Options, fallback: Option<Self>) -> Self {
+    fn assemble(
+        table: Table,
+        store: Arc<dyn Store>,
+        options: Options,
+        fallback: Option<Self>,
+    ) -> Self {
         let shared = Arc::new(Shared::new(store, options));
         let registry = RwLock::new(Registry::new(Arc::new(table)));
         Self { inner: Arc::new(Inner { shared, registry, fallback }) }
@@ -133,7 +138,10 @@ impl Limiter {
     ///
     /// # Cancel safety
     /// A dropped future leaves no trace: it gives up its place, and a grant on its way to it is given back.
-    pub fn reserve(&self, demand: Demand) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
+    pub fn reserve(
+        &self,
+        demand: Demand,
+    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
         self.acquire::<true>(demand)
     }
 
@@ -144,7 +152,10 @@ impl Limiter {
     ///
     /// # Cancel safety
     /// A dropped future leaves no trace.
-    pub fn try_reserve(&self, demand: Demand) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
+    pub fn try_reserve(
+        &self,
+        demand: Demand,
+    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
         self.acquire::<false>(demand)
     }
 
@@ -156,10 +167,15 @@ impl Limiter {
     ///
     /// # Errors
     /// See [`Throttled`].
-    pub async fn time_until_available(&self, demand: Demand) -> Result<Option<Duration>, Throttled> {
+    pub async fn time_until_available(
+        &self,
+        demand: Demand,
+    ) -> Result<Option<Duration>, Throttled> {
         match self.ask_dry(&demand).await {
             Ok(()) => Ok(Some(Duration::ZERO)),
-            Err(Throttled::NotNow(refusal) | Throttled::Paused(refusal)) => Ok(refusal.retry_after()),
+            Err(Throttled::NotNow(refusal) | Throttled::Paused(refusal)) => {
+                Ok(refusal.retry_after())
+            }
             Err(error) => Err(error),
         }
     }
@@ -314,7 +330,8 @@ impl Limiter {
 
     fn route_to(&self, bucket: &str) -> Result<Arc<Route>, Throttled> {
         let names = Names::from_iter([bucket.to_owned().into()]);
-        self.find(&names)?.ok_or_else(|| Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into())))
+        self.find(&names)?
+            .ok_or_else(|| Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into())))
     }
 }
 

@@ -29,9 +29,10 @@ pub enum OnUnavailable {
 impl OnUnavailable {
     pub(crate) fn validate(&self) -> Result<(), LimitsError> {
         match self {
-            Self::Local { share } if !(*share > 0.0 && *share <= 1.0) => {
-                Err(LimitsError::option("on_unavailable", "the local share must be above 0 and at most 1"))
-            }
+            Self::Local { share } if !(*share > 0.0 && *share <= 1.0) => Err(LimitsError::option(
+                "on_unavailable",
+                "the local share must be above 0 and at most 1",
+            )),
             _ => Ok(()),
         }
     }
@@ -205,7 +206,10 @@ impl LimiterBuilder {
     fn validate(&self) -> Result<(), LimitsError> {
         let Options { attempt_timeout, retries, on_unavailable, lease, .. } = &self.options;
         if attempt_timeout.is_zero() {
-            return Err(LimitsError::option("attempt_timeout", "it is zero: no answer could be in time"));
+            return Err(LimitsError::option(
+                "attempt_timeout",
+                "it is zero: no answer could be in time",
+            ));
         }
         if !(0.0..=1.0).contains(&retries.jitter) {
             return Err(LimitsError::option("retries", "the jitter must be from 0 to 1"));

@@ -22,7 +22,8 @@ pub(crate) struct Path {
 impl Path {
     /// `around` is when the calendars of the quotas are looked at.
     pub(crate) fn new(specs: SmallVec<[Arc<BucketSpec>; 1]>, around: Micros) -> Self {
-        let bucket = |spec: &Arc<BucketSpec>| Bucket::new(spec.key.clone(), spec.rules(around).into_owned());
+        let bucket =
+            |spec: &Arc<BucketSpec>| Bucket::new(spec.key.clone(), spec.rules(around).into_owned());
         Self { buckets: specs.iter().map(bucket).collect(), specs }
     }
 
@@ -67,7 +68,12 @@ impl Path {
     /// # Errors
     /// Some quota could never admit it.
     #[inline(always)]
-    pub(crate) fn put_demand(&self, costs: &mut Costs, usage: &Usage, headroom: u64) -> Result<(), Refusal> {
+    pub(crate) fn put_demand(
+        &self,
+        costs: &mut Costs,
+        usage: &Usage,
+        headroom: u64,
+    ) -> Result<(), Refusal> {
         let mut is_possible = true;
         for spec in &self.specs {
             for meter in &*spec.meters {
@@ -121,10 +127,15 @@ impl Path {
         let mut specs = self.specs.clone();
         for spec in &other.specs {
             match specs.iter_mut().find(|mine| mine.key == spec.key) {
-                Some(mine) if mine.lacks_some_of(spec) => *mine = Arc::new(mine.with_those_of(spec)),
+                Some(mine) if mine.lacks_some_of(spec) => {
+                    *mine = Arc::new(mine.with_those_of(spec))
+                }
                 Some(_) => {}
                 // Another partition cannot be part of the batch.
-                None if self.specs.iter().any(|mine| mine.key.partition() != spec.key.partition()) => {}
+                None if self
+                    .specs
+                    .iter()
+                    .any(|mine| mine.key.partition() != spec.key.partition()) => {}
                 None => specs.push(spec.clone()),
             }
         }
@@ -143,7 +154,11 @@ impl Path {
                 translate(actual);
             }
             Op::Detach { reserved, .. } => translate(reserved),
-            Op::Reserve { .. } | Op::Pause(_) | Op::Surface { .. } | Op::Cap { .. } | Op::Status => {}
+            Op::Reserve { .. }
+            | Op::Pause(_)
+            | Op::Surface { .. }
+            | Op::Cap { .. }
+            | Op::Status => {}
         }
         op
     }
@@ -182,9 +197,16 @@ impl Path {
     }
 
     /// A refusal of the engine in the user's words.
-    pub(crate) fn refusal(&self, violations: &[Violation], costs: &Costs, headroom: u64) -> Refusal {
-        let shortages: Vec<_> =
-            violations.iter().filter_map(|violation| self.shortage(violation, costs, headroom)).collect();
+    pub(crate) fn refusal(
+        &self,
+        violations: &[Violation],
+        costs: &Costs,
+        headroom: u64,
+    ) -> Refusal {
+        let shortages: Vec<_> = violations
+            .iter()
+            .filter_map(|violation| self.shortage(violation, costs, headroom))
+            .collect();
         let waits = shortages.iter().map(|shortage| shortage.retry_after);
         let retry_after = match is_surfaced(violations) {
             // That is known, whatever else is not.

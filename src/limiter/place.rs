@@ -64,7 +64,10 @@ impl Place {
         Self { lane, rank, answer, carries }
     }
 
-    pub(super) async fn wait(mut self, deadline: Option<Instant>) -> Result<Reservation, Throttled> {
+    pub(super) async fn wait(
+        mut self,
+        deadline: Option<Instant>,
+    ) -> Result<Reservation, Throttled> {
         let long_wait = Instant::now() + LONG_WAIT;
         if deadline.is_none_or(|deadline| deadline > long_wait) {
             match timeout(LONG_WAIT, &mut self).await {

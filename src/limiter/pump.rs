@@ -111,7 +111,8 @@ impl State {
         }
 
         let shared = !lane.shared.in_process;
-        let heartbeat = (shared && self.open > 0).then(|| self.heard + lane.shared.options.lease / 3);
+        let heartbeat =
+            (shared && self.open > 0).then(|| self.heard + lane.shared.options.lease / 3);
         let next = [self.queue.due(now), heartbeat].into_iter().flatten().min();
         match next {
             Some(due) if due <= now => {

@@ -269,8 +269,9 @@ impl Queue {
                 self.look_now = true;
                 continue;
             }
-            let explain =
-                firsts.contains(&rank) || waiter.ask.deadline.is_some() || waiter.ask.mode != Mode::Wait;
+            let explain = firsts.contains(&rank)
+                || waiter.ask.deadline.is_some()
+                || waiter.ask.mode != Mode::Wait;
             ops.push(waiter.ask.op(explain));
             jobs.push(Job::Demand(rank, waiter));
             self.away += 1;
@@ -286,8 +287,9 @@ impl Queue {
         let others = || self.others.iter().take(MAX_BATCH).map(|(other, _)| other);
         match others().next().and_then(gone) {
             Some(path) => {
-                let alike =
-                    |other: &&Other| other.path.as_ref().is_some_and(|other| Arc::ptr_eq(other, &path));
+                let alike = |other: &&Other| {
+                    other.path.as_ref().is_some_and(|other| Arc::ptr_eq(other, &path))
+                };
                 (self.path.with_those_of(&path), others().take_while(alike).count())
             }
             None => (self.path.clone(), others().take_while(|other| gone(other).is_none()).count()),
@@ -352,7 +354,11 @@ impl Queue {
     /// waited out.
     pub(super) fn turned_away(&mut self, is_current: bool) -> Vec<(Waiter, Throttled)> {
         let surfaced = std::mem::take(&mut self.surfaced);
-        if surfaced.is_empty() || !is_current { Vec::new() } else { self.lines.take_surfaced(&surfaced) }
+        if surfaced.is_empty() || !is_current {
+            Vec::new()
+        } else {
+            self.lines.take_surfaced(&surfaced)
+        }
     }
 
     /// Ends the handling of an answered batch.

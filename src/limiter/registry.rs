@@ -53,13 +53,17 @@ impl Found {
                     stale_at = Some(Instant::now() + RESOLVED_FOR);
                     spec
                 }
-                Err(Unresolved::Undeclared) => return bad(BadDemand::UnknownBucket(name.as_ref().into())),
+                Err(Unresolved::Undeclared) => {
+                    return bad(BadDemand::UnknownBucket(name.as_ref().into()));
+                }
                 Err(Unresolved::Invalid(error)) => return bad(BadDemand::InvalidLimits(error)),
             };
             if specs.iter().any(|other| other.key == spec.key) {
                 return bad(BadDemand::SameBucketTwice(spec.name().into()));
             }
-            if let Some(first) = specs.first().filter(|first| first.key.partition() != spec.key.partition()) {
+            if let Some(first) =
+                specs.first().filter(|first| first.key.partition() != spec.key.partition())
+            {
                 let (one, other) = (first.key.partition().into(), spec.key.partition().into());
                 return bad(BadDemand::TwoPartitions(one, other));
             }
@@ -125,7 +129,8 @@ impl Registry {
             return Err(Outdated);
         }
         let Some(path) = path else { return Ok(None) };
-        let own_names: Names = path.specs().iter().map(|spec| Cow::Owned(spec.name().to_owned())).collect();
+        let own_names: Names =
+            path.specs().iter().map(|spec| Cow::Owned(spec.name().to_owned())).collect();
         let lane = match self.lanes.get(&own_names) {
             Some(Entry { route, .. }) => {
                 if !route.path.counts_like(&path) {
@@ -145,8 +150,10 @@ impl Registry {
     }
 
     fn make(&mut self, names: &Names, path: Arc<Path>, shared: &Arc<Shared>) -> Arc<Lane> {
-        let sharers =
-            path.specs().iter().map(|spec| self.sharers.entry(spec.key.clone()).or_default().clone());
+        let sharers = path
+            .specs()
+            .iter()
+            .map(|spec| self.sharers.entry(spec.key.clone()).or_default().clone());
         let neighbours = Neighbours(sharers.collect());
         // The same after the lane was forgotten: the store keeps one record of it.
         let id = shared.ids.hash_one(names) & MAX_AMOUNT;
@@ -180,7 +187,11 @@ impl Registry {
     /// Makes no lane from now on. Answers those that there are.
     pub(super) fn close(&mut self) -> Vec<Arc<Lane>> {
         self.closed = true;
-        self.lanes.values().filter(|entry| !entry.is_alias).map(|entry| entry.route.lane.clone()).collect()
+        self.lanes
+            .values()
+            .filter(|entry| !entry.is_alias)
+            .map(|entry| entry.route.lane.clone())
+            .collect()
     }
 
     /// Forgets aliases, and lanes with nothing on them, once there are twice as many as last time.
@@ -191,7 +202,9 @@ impl Registry {
         self.lanes.retain(|_, entry| !entry.is_alias);
         // Nobody can be about to use a lane that only the registry knows, for whoever is has a share of it.
         self.lanes.retain(|_, Entry { route, .. }| {
-            Arc::strong_count(route) > 1 || Arc::strong_count(&route.lane) > 1 || !route.lane.is_idle()
+            Arc::strong_count(route) > 1
+                || Arc::strong_count(&route.lane) > 1
+                || !route.lane.is_idle()
         });
         self.sharers.retain(|_, sharers| !sharers.is_deserted());
         self.look_again_at = FEW.max(2 * self.lanes.len());

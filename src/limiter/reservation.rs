@@ -11,7 +11,9 @@ use std::{
 
 use futures_util::Stream;
 
-use super::{feedback::Origin, id::ReservationId, route::Route, settling::Settling, track::Tracked};
+use super::{
+    feedback::Origin, id::ReservationId, route::Route, settling::Settling, track::Tracked,
+};
 use crate::{
     demand::{Demand, Note},
     engine::{Costs, MAX_AMOUNT, Micros, Op},
@@ -286,7 +288,10 @@ impl Reservation {
             None => costs.extend_from_slice(&reserved),
         }
         if at_least {
-            costs.iter_mut().zip(&reserved).for_each(|(actual, &reserved)| *actual = reserved.max(*actual));
+            costs
+                .iter_mut()
+                .zip(&reserved)
+                .for_each(|(actual, &reserved)| *actual = reserved.max(*actual));
         }
         let settling = route.settle(self.at, &reserved, &costs, true);
         observing.tell(|| Event::Settled {
@@ -328,9 +333,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_reservation_is_told_in_short() {
-        let quotas = [Quota::per_minute("tokens", 100), Quota::per_day("requests", 9), Quota::concurrency(2)];
+        let quotas = [
+            Quota::per_minute("tokens", 100),
+            Quota::per_day("requests", 9),
+            Quota::concurrency(2),
+        ];
         let limiter = Limiter::new(Limits::new().bucket("a", quotas)).expect("they are valid");
-        let reservation = limiter.reserve(Demand::new("a", usage! { tokens: 7 })).await.expect("it fits");
+        let reservation =
+            limiter.reserve(Demand::new("a", usage! { tokens: 7 })).await.expect("it fits");
         let told = format!("{reservation:?}");
         assert!(told.contains("\"tokens\": 7"), "{told}");
         assert!(told.len() < 200, "{told}");

@@ -75,7 +75,9 @@ impl Route {
         }
         match self.reserve_directly(&costs, standing, mode)? {
             Ok(at) => Some(Ok(at)),
-            Err(violations) => self.path.refused(&violations, &costs, standing.headroom, mode).map(Err),
+            Err(violations) => {
+                self.path.refused(&violations, &costs, standing.headroom, mode).map(Err)
+            }
         }
     }
 
@@ -96,7 +98,12 @@ impl Route {
 
     /// Puts down what a demand asks for, if that could ever be granted.
     #[inline(always)]
-    fn put_demand(&self, costs: &mut Costs, demand: &Demand, standing: Standing) -> Result<(), Throttled> {
+    fn put_demand(
+        &self,
+        costs: &mut Costs,
+        demand: &Demand,
+        standing: Standing,
+    ) -> Result<(), Throttled> {
         let beyond = |refusal| Throttled::ExceedsCapacity(Box::new(refusal));
         self.path.put_demand(costs, &demand.usage, standing.headroom).map_err(beyond)
     }
@@ -133,7 +140,13 @@ impl Route {
 
     /// Replaces what a reservation is charged, `close` if its call is over: applied or queued when this returns.
     #[inline]
-    pub(super) fn settle(&self, at: Micros, reserved: &Costs, actual: &Costs, close: bool) -> Settling {
+    pub(super) fn settle(
+        &self,
+        at: Micros,
+        reserved: &Costs,
+        actual: &Costs,
+        close: bool,
+    ) -> Settling {
         match &self.local {
             Some(bucket) if self.lane.is_free() && self.is_current() => {
                 let (lane, lease) = self.lane.known_as();
@@ -148,7 +161,13 @@ impl Route {
     }
 
     #[inline(never)]
-    fn settle_in_batch(&self, at: Micros, reserved: &Costs, actual: &Costs, close: bool) -> Settling {
+    fn settle_in_batch(
+        &self,
+        at: Micros,
+        reserved: &Costs,
+        actual: &Costs,
+        close: bool,
+    ) -> Settling {
         let (reserved, actual) = (Costs::from_slice(reserved), Costs::from_slice(actual));
         self.change(Op::Settle { at, reserved, actual, close, claim: None }, close)
     }

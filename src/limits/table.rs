@@ -69,7 +69,10 @@ impl Table {
 
     /// The bucket of the family that a name belongs to.
     fn family(&self, name: &str) -> Option<&str> {
-        self.families.iter().find(|(pattern, _)| pattern.matches(name)).map(|(_, bucket)| bucket.as_str())
+        self.families
+            .iter()
+            .find(|(pattern, _)| pattern.matches(name))
+            .map(|(_, bucket)| bucket.as_str())
     }
 
     /// Whether a name is that of a bucket, or one of a family's where the other name is that of no bucket.
@@ -90,8 +93,13 @@ impl Table {
     }
 
     /// The first metric that no quota and no standard name knows: a typo must not be a quota that never bites.
-    pub(crate) fn unknown_metric<'u>(&self, usage: &'u Usage, path: &[Arc<BucketSpec>]) -> Option<&'u str> {
-        let known = |metric: &str| path.iter().any(|bucket| bucket.counts(metric)) || self.counts(metric);
+    pub(crate) fn unknown_metric<'u>(
+        &self,
+        usage: &'u Usage,
+        path: &[Arc<BucketSpec>],
+    ) -> Option<&'u str> {
+        let known =
+            |metric: &str| path.iter().any(|bucket| bucket.counts(metric)) || self.counts(metric);
         usage.iter_others().map(|(metric, _)| metric).find(|metric| !known(metric))
     }
 }

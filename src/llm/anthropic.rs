@@ -14,7 +14,7 @@
 //! `max_tokens` itself, so [`Output::Learned`](super::Output::Learned) reserves less; what comes beyond it becomes a
 //! debt. If your limits count it, reserve [`Output::Bound`](super::Output::Bound).
 
-use super::{Quotas, Rules, table};
+use super::{Quotas, Rules, presets};
 
 /// Anthropic's rules, as far as they are known. A model shares its bucket with all whose limits it shares.
 ///
@@ -26,7 +26,7 @@ use super::{Quotas, Rules, table};
 /// ```
 #[must_use]
 pub fn rules() -> Rules {
-    Rules::new(table::ANTHROPIC)
+    Rules::new(presets::ANTHROPIC)
 }
 
 /// Limits that refill linearly: `anthropic::quotas().rpm(50).itpm(30_000).otpm(8_000)`.

@@ -36,13 +36,13 @@ impl<F: Fn(&str) -> f64 + Send + Sync> Estimator for F {
 /// corrects it. One pass, no allocation.
 ///
 /// ```
-/// use tower_throttle::llm::{ByScript, Estimator};
+/// use tower_throttle::llm::{HeuristicEstimator, Estimator};
 ///
-/// assert_eq!(ByScript.tokens("Why is the sky blue?").ceil(), 5.0);
-/// assert_eq!(ByScript.tokens("空はなぜ青いのですか").ceil(), 9.0);
+/// assert_eq!(HeuristicEstimator.tokens("Why is the sky blue?").ceil(), 5.0);
+/// assert_eq!(HeuristicEstimator.tokens("空はなぜ青いのですか").ceil(), 9.0);
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ByScript;
+pub struct HeuristicEstimator;
 
 /// Thousandths of a token per character, by the end of the range it is in.
 const WEIGHTS: &[(char, u64)] = &[
@@ -118,7 +118,7 @@ const WEIGHT_AFTER: [[u64; 4]; 4] = {
     weights
 };
 
-impl Estimator for ByScript {
+impl Estimator for HeuristicEstimator {
     fn tokens(&self, text: &str) -> f64 {
         let (mut rest, mut total) = (text, 0);
         while !rest.is_empty() {
@@ -267,7 +267,9 @@ pub(super) mod tests {
     }
 
     fn median_error(corpus: &[Counted]) -> i64 {
-        let errors = corpus.iter().map(|(_, text, tokens)| error(ByScript.tokens(text), *tokens).abs());
+        let errors = corpus
+            .iter()
+            .map(|(_, text, tokens)| error(HeuristicEstimator.tokens(text), *tokens).abs());
         let mut errors: Vec<_> = errors.collect();
         errors.sort_unstable();
         errors[errors.len() / 2]
@@ -278,7 +280,10 @@ pub(super) mod tests {
         let [fitted, held_out] = corpora();
         let held_out_error = |title: &str| {
             let (_, text, tokens) = held_out.iter().find(|(other, ..)| *other == title).unwrap();
-            (error(ByScript.tokens(text), *tokens), error(text.len() as f64 / 4.0, *tokens))
+            (
+                error(HeuristicEstimator.tokens(text), *tokens),
+                error(text.len() as f64 / 4.0, *tokens),
+            )
         };
         let documented: &[(&[&str], i64, i64)] = &[
             (&["English", "German", "Spanish", "Portuguese", "Vietnamese"], -9, -1),
@@ -295,12 +300,20 @@ pub(super) mod tests {
             let extremes = (errors.iter().min(), errors.iter().max());
             assert_eq!(extremes, (Some(least), Some(most)), "{titles:?}: {errors:?}");
         }
-        assert_eq!(documented.iter().map(|(titles, ..)| titles.len()).sum::<usize>(), held_out.len());
+        assert_eq!(
+            documented.iter().map(|(titles, ..)| titles.len()).sum::<usize>(),
+            held_out.len()
+        );
 
-        let estimated: f64 = held_out.iter().map(|(_, text, _)| ByScript.tokens(text)).sum();
+        let estimated: f64 =
+            held_out.iter().map(|(_, text, _)| HeuristicEstimator.tokens(text)).sum();
         let all = error(estimated, held_out.iter().map(|(.., tokens)| tokens).sum());
         assert_eq!((all, median_error(&held_out), median_error(&fitted)), (-2, 7, 2));
-        assert_eq!((held_out_error("Numbers").1, held_out_error("Hindi").1), (-60, 135), "by bytes");
+        assert_eq!(
+            (held_out_error("Numbers").1, held_out_error("Hindi").1),
+            (-60, 135),
+            "by bytes"
+        );
     }
 
     #[test]
@@ -320,7 +333,9 @@ pub(super) mod tests {
         let (mut total, mut digits, mut at) = (0, 0, 0);
         while let Some(&c) = chars.get(at) {
             let word = chars[at..].iter().take_while(|c| goes_on(c)).count();
-            if word > LONGEST_WORD && !at.checked_sub(1).is_some_and(|before| goes_on(&chars[before])) {
+            if word > LONGEST_WORD
+                && !at.checked_sub(1).is_some_and(|before| goes_on(&chars[before]))
+            {
                 total += word as u64 * GIBBERISH;
                 at += word;
                 continue;
@@ -346,12 +361,12 @@ pub(super) mod tests {
         fn texts_are_weighed_as_their_characters_are(
             text in "([a-z]{0,3}|[0-9]{0,8}|[ -~]{0,3}|[A-Za-z0-9+/=_-]{35,90}|[éй漢🦀]{0,2}){0,12}",
         ) {
-            prop_assert_eq!(ByScript.tokens(&text), one_by_one(&text) as f64 / 1_000.0);
+            prop_assert_eq!(HeuristicEstimator.tokens(&text), one_by_one(&text) as f64 / 1_000.0);
         }
 
         #[test]
         fn an_estimate_is_within_reason(text in any::<String>()) {
-            let tokens = ByScript.tokens(&text);
+            let tokens = HeuristicEstimator.tokens(&text);
             // Rare characters weigh most; sums of fractions are not exact.
             prop_assert!((0.0..=1.2 * text.chars().count() as f64 + 1e-9).contains(&tokens), "{tokens}");
         }

@@ -14,7 +14,7 @@ use crate::{
     extract::{ExtractError, Extractor},
 };
 
-/// An [`Extractor`] that reads what a request asks for by a provider's [`Rules`]: see [`Rules::extractor`].
+/// An [`Extractor`] that reads demands by a provider's [`Rules`]: see [`Rules::extractor`].
 ///
 /// It takes an `http::Request` whose body is [`Peek`], and with feature `reqwest` a `reqwest::Request`. For a request of
 /// another type, a closure with [`Rules::demand`] is one too.
@@ -24,7 +24,7 @@ pub struct Extract {
 }
 
 impl Rules {
-    /// The extractor that reads requests by these rules.
+    /// Makes the extractor that reads requests by these rules.
     #[must_use]
     pub fn extractor(&self) -> Extract {
         Extract { rules: Arc::new(self.clone()) }
@@ -33,7 +33,7 @@ impl Rules {
 
 /// A body whose bytes are at hand, so that they can be read without consuming it.
 pub trait Peek {
-    /// All bytes of the body, if they are at hand.
+    /// Returns all bytes of the body, if they are at hand.
     fn peek(&self) -> Option<impl AsRef<[u8]>>;
 
     /// Puts other bytes in their place.
@@ -99,12 +99,17 @@ impl Peek for Option<reqwest::Body> {
 }
 
 impl Extract {
-    fn demand(&self, body: &mut impl Peek, headers: &mut HeaderMap) -> Result<Demand, ExtractError> {
+    fn demand(
+        &self,
+        path: &str,
+        body: &mut impl Peek,
+        headers: &mut HeaderMap,
+    ) -> Result<Demand, ExtractError> {
         let is_encoded = headers.contains_key(CONTENT_ENCODING);
         let Some(bytes) = body.peek().filter(|_| !is_encoded) else {
             return self.rules.unreadable.clone().ok_or_else(|| BadRequest::Unreadable.into());
         };
-        let demand = self.rules.demand(bytes.as_ref())?;
+        let demand = self.rules.demand_at(path, bytes.as_ref())?;
         let changed = self.rules.include_usage.then(|| asking_for_usage(bytes.as_ref())).flatten();
         drop(bytes);
         if let Some(changed) = changed {
@@ -120,7 +125,8 @@ impl Extract {
 impl<B: Peek> Extractor<http::Request<B>> for Extract {
     fn extract(&self, request: &mut http::Request<B>) -> Result<Demand, ExtractError> {
         let mut headers = std::mem::take(request.headers_mut());
-        let demand = self.demand(request.body_mut(), &mut headers);
+        let path = request.uri().path().to_owned();
+        let demand = self.demand(&path, request.body_mut(), &mut headers);
         *request.headers_mut() = headers;
         demand
     }
@@ -131,7 +137,7 @@ impl Extractor<reqwest::Request> for Extract {
     fn extract(&self, request: &mut reqwest::Request) -> Result<Demand, ExtractError> {
         let mut headers = std::mem::take(request.headers_mut());
         let mut body = request.body_mut().take();
-        let demand = self.demand(&mut body, &mut headers);
+        let demand = self.demand(request.url().path(), &mut body, &mut headers);
         *request.body_mut() = body;
         *request.headers_mut() = headers;
         demand
@@ -182,7 +188,9 @@ mod tests {
         let extract = |rules: &crate::llm::Rules, body: &str, encoding: Option<&'static str>| {
             let mut request = Request::new(body.to_owned());
             if let Some(encoding) = encoding {
-                request.headers_mut().insert("content-encoding", http::HeaderValue::from_static(encoding));
+                request
+                    .headers_mut()
+                    .insert("content-encoding", http::HeaderValue::from_static(encoding));
             }
             let demand = rules.extractor().extract(&mut request);
             assert_eq!(request.body(), body);
@@ -193,7 +201,10 @@ mod tests {
             ("", None, "no JSON"),
             ("{}", None, "names no model"),
         ] {
-            assert!(extract(&refuse, body, encoding).unwrap_err().to_string().contains(reason), "{body}");
+            assert!(
+                extract(&refuse, body, encoding).unwrap_err().to_string().contains(reason),
+                "{body}"
+            );
             assert_eq!(extract(&charge, body, encoding).unwrap(), "others");
         }
     }

@@ -25,6 +25,19 @@ const TRUSTED: u64 = 10;
 /// Buckets learned of. Of others nothing is learned.
 const BUCKETS: usize = 1_000;
 
+/// What was estimated of a call before anything learned came in, for the end of the call.
+#[derive(Clone, Debug)]
+pub(crate) struct CallEstimate {
+    pub(crate) bucket: String,
+    pub(crate) input: u64,
+    /// At least 1.
+    pub(crate) choices: u64,
+    /// How much an output token weighs in `tokens` at the end.
+    pub(crate) output_weight: u64,
+    /// The call teaches something.
+    pub(crate) teaches: bool,
+}
+
 /// What one call turned out to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Observed {
@@ -61,13 +74,13 @@ impl Expected {
 /// What has been learned, of each bucket.
 #[derive(Default)]
 pub(crate) struct Learned {
-    buckets: Mutex<HashMap<String, Habits>>,
+    buckets: Mutex<HashMap<String, BucketStats>>,
 }
 
 impl Learned {
     pub(crate) fn expected(&self, bucket: &str) -> Expected {
         let buckets = self.lock();
-        buckets.get(bucket).map_or(Expected::UNKNOWN, Habits::expected)
+        buckets.get(bucket).map_or(Expected::UNKNOWN, BucketStats::expected)
     }
 
     pub(crate) fn observe(&self, bucket: &str, observed: Observed) {
@@ -80,7 +93,7 @@ impl Learned {
     }
 
     /// What a panic has left behind is still numbers.
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Habits>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, BucketStats>> {
         self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -93,7 +106,7 @@ impl fmt::Debug for Learned {
 
 /// How the calls of one bucket are.
 #[derive(Default)]
-struct Habits {
+struct BucketStats {
     /// A ring: the outputs of the latest calls, and whether they were cut off there.
     outputs: Vec<(u64, bool)>,
     next: usize,
@@ -106,7 +119,7 @@ struct Habits {
     input: f64,
 }
 
-impl Habits {
+impl BucketStats {
     fn expected(&self) -> Expected {
         Expected {
             output: self.quantile,

@@ -36,41 +36,52 @@
 //! # }
 //! ```
 
-mod alike;
+#[cfg(feature = "bedrock")]
+mod amazon_events;
 pub mod anthropic;
+pub mod azure;
+pub mod bedrock;
 pub mod compatible;
-mod counts;
 mod estimate;
 mod extractor;
 mod family;
 mod feedback;
-mod image;
+mod format;
+pub mod gemini;
 mod inspector;
 mod json;
 mod layer;
 mod learned;
+mod media;
+mod model_path;
 pub mod openai;
+mod policy;
+mod presets;
 mod quotas;
-mod reader;
 mod request;
+mod response_fields;
+mod responses;
 mod rules;
 mod sse;
 mod stream_options;
-mod table;
-mod telling;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "tiktoken")]
 mod tiktoken;
+mod usage_json;
+mod usage_reader;
+pub mod vertex;
 
 #[cfg(feature = "tiktoken")]
 pub use self::tiktoken::Tiktoken;
 pub use self::{
-    estimate::{ByScript, Estimator},
+    estimate::{Estimator, HeuristicEstimator},
     extractor::{Extract, Peek},
+    format::Format,
     inspector::Inspect,
+    policy::{AtEnd, Charge, Output, Tokens},
     quotas::Quotas,
-    reader::{Format, Reader},
     request::BadRequest,
-    rules::{AtEnd, Charge, Output, Rules, Tokens},
+    rules::Rules,
+    usage_reader::UsageReader,
 };

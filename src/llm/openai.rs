@@ -16,7 +16,7 @@
 //!
 //! A stream tells its usage only if it is asked to ([`Rules::include_usage`](super::Rules::include_usage)); without it, what was reserved stays.
 
-use super::{Quotas, Rules, table};
+use super::{Quotas, Rules, presets};
 
 /// OpenAI's rules, as far as they are known. A model shares its bucket with its dated versions, and with what was
 /// fine-tuned from it.
@@ -29,7 +29,7 @@ use super::{Quotas, Rules, table};
 /// ```
 #[must_use]
 pub fn rules() -> Rules {
-    Rules::new(table::OPENAI)
+    Rules::new(presets::OPENAI)
 }
 
 /// Limits that refill linearly: `openai::quotas().rpm(500).tpm(30_000)`.

@@ -1,50 +1,65 @@
 //! Asks for the usage in a stream that would not tell it.
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 const OPTIONS: &str = r#""stream_options":{"include_usage":true}"#;
 const OPTION: &str = r#""include_usage":true"#;
 
 #[derive(Deserialize)]
-struct Request<'a> {
+struct StreamingRequest<'a> {
     stream: Option<bool>,
+    messages: Option<IgnoredAny>,
+    prompt: Option<IgnoredAny>,
     #[serde(borrow, default, deserialize_with = "as_written")]
     stream_options: Option<&'a RawValue>,
 }
 
-/// Null too.
-fn as_written<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+/// Reads a member that is null, too.
+fn as_written<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 #[derive(Deserialize)]
-struct Options {
+struct UsageOption {
     include_usage: Option<bool>,
 }
 
-/// The same request, asking for the usage, if it streams and does not say whether it wants it. All else stays as it
-/// was written.
+/// Returns the request with a member that asks for the usage, if it is one for chat or completions, streams, and does
+/// not say whether it wants the usage. All else stays as it was written. Providers refuse the member in other requests.
 pub(crate) fn asking_for_usage(body: &[u8]) -> Option<Vec<u8>> {
-    let request: Request<'_> = serde_json::from_slice(body).ok()?;
-    if request.stream != Some(true) {
+    let request: StreamingRequest<'_> = serde_json::from_slice(body).ok()?;
+    let is_chat = request.messages.is_some() || request.prompt.is_some();
+    if request.stream != Some(true) || !is_chat {
         return None;
     }
     let Some(options) = request.stream_options else {
-        return splice(body, body.iter().position(|byte| *byte == b'{')? + 1, 0, &format!("{OPTIONS},"));
+        return splice(
+            body,
+            body.iter().position(|byte| *byte == b'{')? + 1,
+            0,
+            &format!("{OPTIONS},"),
+        );
     };
     let start = (options.get().as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
     match serde_json::from_str(options.get()).ok()? {
         None => splice(body, start, options.get().len(), &format!("{{{OPTION}}}")),
-        Some(Options { include_usage: Some(_) }) => None,
-        Some(Options { include_usage: None }) => {
+        Some(UsageOption { include_usage: Some(_) }) => None,
+        Some(UsageOption { include_usage: None }) => {
             let is_empty = options.get().trim_start_matches('{').trim_start().starts_with('}');
-            splice(body, start + 1, 0, &if is_empty { OPTION.to_owned() } else { format!("{OPTION},") })
+            splice(
+                body,
+                start + 1,
+                0,
+                &if is_empty { OPTION.to_owned() } else { format!("{OPTION},") },
+            )
         }
     }
 }
 
-/// The body with a text in the place of some of its bytes.
+/// Returns the body with a text in the place of some of its bytes.
 fn splice(body: &[u8], start: usize, length: usize, text: &str) -> Option<Vec<u8>> {
     Some([body.get(..start)?, text.as_bytes(), body.get(start + length..)?].concat())
 }
@@ -53,8 +68,12 @@ fn splice(body: &[u8], start: usize, length: usize, text: &str) -> Option<Vec<u8
 mod tests {
     use super::*;
 
+    /// With messages at its end.
     fn asking(body: &str) -> Option<String> {
-        asking_for_usage(body.as_bytes()).map(|body| String::from_utf8(body).unwrap())
+        let chat = body.replacen(r#""stream":true"#, r#""stream":true,"messages":[]"#, 1);
+        let asking = asking_for_usage(chat.as_bytes())?;
+        assert_eq!(asking_for_usage(body.as_bytes()), None, "it is no request for chat");
+        Some(String::from_utf8(asking).unwrap().replacen(r#","messages":[]"#, "", 1))
     }
 
     #[test]

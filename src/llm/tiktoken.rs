@@ -5,7 +5,7 @@ use tiktoken_rs::{
     tokenizer::{Tokenizer, get_tokenizer},
 };
 
-use super::estimate::{ByScript, Estimator};
+use super::estimate::{Estimator, HeuristicEstimator};
 
 /// Longer texts are counted in parts of this many bytes: the tokenizer's expressions backtrack, and give up on long
 /// runs of blanks. A cut adds a token or two.
@@ -13,7 +13,7 @@ const PART: usize = 16 * 1024;
 
 /// Counts tokens with the vocabulary of a model of OpenAI's.
 ///
-/// It takes about a hundred times as long as [`ByScript`], the default (0.1 to 0.2 ms per 1,000 tokens), and several
+/// It takes about a hundred times as long as [`HeuristicEstimator`], the default (0.1 to 0.2 ms per 1,000 tokens), and several
 /// megabytes for the vocabulary, which is loaded at its first use. What a provider adds to the texts remains an
 /// estimate; where it is learned ([`Output::Learned`](super::Output::Learned)), or where `tokens` is the larger of input
 /// and output, this gains little.
@@ -41,7 +41,9 @@ impl Tiktoken {
 
 impl Estimator for Tiktoken {
     fn tokens(&self, text: &str) -> f64 {
-        let Ok(vocabulary) = bpe_for_tokenizer(self.tokenizer) else { return ByScript.tokens(text) };
+        let Ok(vocabulary) = bpe_for_tokenizer(self.tokenizer) else {
+            return HeuristicEstimator.tokens(text);
+        };
         parts(text).map(|part| vocabulary.count_ordinary(part) as f64).sum()
     }
 }

@@ -96,7 +96,8 @@ impl Store for MemoryStore {
 
     fn apply(&self, batch: &Batch<'_>) -> Reply {
         let Batch { lane, seq, lease, buckets, ops } = *batch;
-        let cells: SmallVec<[_; 4]> = buckets.iter().map(|bucket| self.inner.cell(&bucket.key)).collect();
+        let cells: SmallVec<[_; 4]> =
+            buckets.iter().map(|bucket| self.inner.cell(&bucket.key)).collect();
         let rules: SmallVec<[_; 4]> = buckets.iter().map(|bucket| &*bucket.rules).collect();
 
         // Whoever takes several locks takes them in one order, or two could wait for each other.
@@ -107,7 +108,8 @@ impl Store for MemoryStore {
             order.into_iter().map(|index| (index, cells[index].lock())).collect();
         locked.sort_unstable_by_key(|(index, _)| *index);
 
-        let mut states: SmallVec<[_; 4]> = locked.iter_mut().map(|(_, state)| take(state)).collect();
+        let mut states: SmallVec<[_; 4]> =
+            locked.iter_mut().map(|(_, state)| take(state)).collect();
         let batch = engine::Batch { lane, seq, lease, rules: &rules, ops };
         let answer = engine::apply(&mut states, &batch, self.inner.wall());
         locked.iter_mut().zip(states).for_each(|((_, cell), state)| **cell = state);
@@ -157,7 +159,8 @@ impl Inner {
         }
         let next = now + SWEEP_EVERY;
         // One of those that find it due does it.
-        if self.next_sweep.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if self.next_sweep.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
             self.forget(|state| state.is_over(now));
         }
     }

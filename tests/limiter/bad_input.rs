@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tower_throttle::{
-    BadDemand, ChargeAt, Demand, Limiter, Limits, OnUnavailable, Quota, Retries, Throttled, Undeclared,
-    Usage, usage,
+    BadDemand, ChargeAt, Demand, Limiter, Limits, OnUnavailable, Quota, Retries, Throttled,
+    Undeclared, Usage, usage,
 };
 
 use crate::fake::*;
@@ -80,12 +80,19 @@ async fn limits_that_make_no_sense() {
         quota(tokens()).class("c", Duration::ZERO, f64::NAN),
         quota(tokens()).class("c", Duration::ZERO, 1.0),
         quota(tokens()).class("c", Duration::ZERO, -0.1),
-        quota(tokens()).class("c", Duration::ZERO, 0.1).class("d", secs(1), 0.2).class("c", secs(1), 0.2),
+        quota(tokens()).class("c", Duration::ZERO, 0.1).class("d", secs(1), 0.2).class(
+            "c",
+            secs(1),
+            0.2,
+        ),
     ] {
         let told = format!("{limits:?}");
         let error = Limiter::new(limits).map(drop).expect_err(&told).to_string();
         // It says what it is about.
-        assert!(error.contains("`a`") || error.contains("`b`") || error.contains("`c`"), "{error} of {told}");
+        assert!(
+            error.contains("`a`") || error.contains("`b`") || error.contains("`c`"),
+            "{error} of {told}"
+        );
     }
 }
 
@@ -143,7 +150,8 @@ async fn the_largest_amounts() {
     let requests = Demand::new("a", usage! { requests: u64::MAX });
     limiter.reserve(requests).await.expect("no quota counts them").keep().await.unwrap();
 
-    let mut call = limiter.reserve(Demand::new("a", usage! { tokens: 1, images: 1 })).await.unwrap();
+    let mut call =
+        limiter.reserve(Demand::new("a", usage! { tokens: 1, images: 1 })).await.unwrap();
     let bogus = || usage! { tokens: u64::MAX, images: u64::MAX, requests: u64::MAX };
     for _ in 0..100 {
         call.adjust(bogus()).await.unwrap();

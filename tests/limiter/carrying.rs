@@ -44,7 +44,9 @@ async fn a_lone_demand_needs_no_task() {
         let mut reserve = sent_alone(&limiter, &store, 1).await;
         assert_eq!(store.sent().len(), 1, "it is sent by who asks");
         store.let_go();
-        let Poll::Ready(call) = poll(reserve.as_mut()).await else { panic!("it has to be fetched") };
+        let Poll::Ready(call) = poll(reserve.as_mut()).await else {
+            panic!("it has to be fetched")
+        };
         open.push(call.unwrap());
         assert_eq!(tasks(), 1, "one keeps all of them alive");
     }
@@ -70,7 +72,9 @@ async fn who_carries_takes_settles_along() {
         // The task that the settle has woken finds nothing to do.
         quiet().await;
         store.let_go();
-        let Poll::Ready(call) = poll(reserve.as_mut()).await else { panic!("it has to be fetched") };
+        let Poll::Ready(call) = poll(reserve.as_mut()).await else {
+            panic!("it has to be fetched")
+        };
         settled.await.unwrap();
         call.unwrap().release().await.unwrap();
         assert_eq!((store.sent().len(), store.most_open()), (1, 1));
@@ -95,7 +99,8 @@ async fn who_goes_leaves_his_batch_to_a_task() {
             tokio::time::sleep(secs(2)).await;
             assert_eq!(truth(&store).await, (0.0, 0), "{fate:?} after {polls} polls");
             let sent = store.sent();
-            let settles = sent.iter().filter(|batch| matches!(batch.ops[..], [Op::Settle { .. }])).count();
+            let settles =
+                sent.iter().filter(|batch| matches!(batch.ops[..], [Op::Settle { .. }])).count();
             let expected = if polls == 0 { (0, 0) } else { (batches + 1, 1) };
             assert_eq!((sent.len(), settles), expected, "it is neither given up nor sent twice");
             assert!(store.most_open() <= 1);
@@ -118,7 +123,8 @@ async fn nobody_stalls_behind_who_is_not_polled() {
                 2 => limiter.pause("a", secs(1)).await.unwrap(),
                 3 => call.adjust(usage! { tokens: 1 }).await.unwrap(),
                 4 => {
-                    let told = Feedback::new().with_left(Named::metric("tokens"), 50, Some(secs(1)));
+                    let told =
+                        Feedback::new().with_left(Named::metric("tokens"), 50, Some(secs(1)));
                     call.feedback(&told).await.unwrap();
                 }
                 _ => limiter.close().await,
@@ -132,7 +138,9 @@ async fn nobody_stalls_behind_who_is_not_polled() {
         timeout(ms(500), next).await.unwrap_or_else(|_| panic!("{what} stalls"));
         assert!(began.elapsed() < ms(10));
         // His answer has been there for long.
-        let Poll::Ready(granted) = poll(reserve.as_mut()).await else { panic!("it is kept from him") };
+        let Poll::Ready(granted) = poll(reserve.as_mut()).await else {
+            panic!("it is kept from him")
+        };
         drop(granted.unwrap());
         call.release().await.unwrap();
         assert_eq!(store.most_open(), 1);
@@ -171,7 +179,8 @@ async fn who_carries_and_who_takes_over_are_woken() {
         for _ in 0..=others {
             // Polled here first, and by another task from then on.
             let limiter = limiter.clone();
-            let mut reserve: Reserve<'static> = Box::pin(async move { limiter.reserve(tokens(10)).await });
+            let mut reserve: Reserve<'static> =
+                Box::pin(async move { limiter.reserve(tokens(10)).await });
             assert!(poll(reserve.as_mut()).await.is_pending());
             calls.push(tokio::spawn(reserve));
             quiet().await;
@@ -214,7 +223,8 @@ impl Store for HoldsUpPolls {
 async fn what_comes_while_the_caller_is_being_polled_does_not_stall_either() {
     let (arrived, has_arrived) = mpsc::channel();
     let (go_on, told_to) = mpsc::channel();
-    let store = HoldsUpPolls { inner: MemoryStore::new(), arrived, go_on: Arc::new(Mutex::new(told_to)) };
+    let store =
+        HoldsUpPolls { inner: MemoryStore::new(), arrived, go_on: Arc::new(Mutex::new(told_to)) };
     let limiter = Limiter::with_store(limits(), store).unwrap();
     let polling = thread::spawn({
         let (limiter, runtime) = (limiter.clone(), Handle::current());

@@ -60,8 +60,11 @@ struct Client {
 
 impl Client {
     fn new(store: &Arc<Elsewhere>, off: Duration) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
         let quotas = [
             Quota::per_minute("tokens", 100),
             Quota::token_bucket("requests", 10, Duration::from_secs(60)),
@@ -140,7 +143,8 @@ fn a_calendar_that_never_reaches_is_an_error() {
         thread::spawn(move || {
             let limits = Limits::new().bucket("a", [Quota::per_minute("tokens", 100)]);
             let limiter = Limiter::with_store(limits, Never { in_process }).unwrap();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let outcome = runtime.block_on(limiter.reserve(Demand::new("a", usage! {})));
             tell.send(outcome.map(drop)).unwrap();
         });
@@ -154,11 +158,20 @@ async fn s32_a_loss_is_told_also_where_the_next_server_s_clock_is_behind() {
     let store = Arc::new(Elsewhere::default());
     let recorder = Recorder::default();
     let limits = Limits::new().bucket("a", [Quota::per_minute("tokens", 100)]);
-    let limiter =
-        Limiter::builder(limits).shared_store(store.clone()).observer(recorder.clone()).build().unwrap();
+    let limiter = Limiter::builder(limits)
+        .shared_store(store.clone())
+        .observer(recorder.clone())
+        .build()
+        .unwrap();
     let ask_at = async |seconds: u64| {
         store.wall.store(1_700_000_000_000_000 + seconds * 1_000_000, Ordering::SeqCst);
-        limiter.reserve(Demand::new("a", usage! { tokens: 1 })).await.unwrap().keep().await.unwrap();
+        limiter
+            .reserve(Demand::new("a", usage! { tokens: 1 }))
+            .await
+            .unwrap()
+            .keep()
+            .await
+            .unwrap();
         recorder.count("StateLost")
     };
     let lose = || store.states.lock().unwrap().clear();

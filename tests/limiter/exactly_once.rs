@@ -127,7 +127,9 @@ async fn every_mix_of_faults_ends_with_what_was_really_used() {
         let limiter = builder(&store).attempt_timeout(ms(50)).build().unwrap();
         let mut random = seed;
         let mut next = |below: u64| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (random >> 33) % below
         };
         let mut used = 0;

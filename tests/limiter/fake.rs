@@ -11,7 +11,8 @@ use std::{
 
 use tokio::{sync::watch, time::sleep};
 use tower_throttle::{
-    Demand, Limiter, LimiterBuilder, Limits, MemoryStore, Quota, Reservation, Store, Throttled, Usage,
+    Demand, Limiter, LimiterBuilder, Limits, MemoryStore, Quota, Reservation, Store, Throttled,
+    Usage,
     engine::{Answer, Op},
     store::{Batch, Bucket, Reply, StoreError},
 };
@@ -135,7 +136,13 @@ impl FakeStore {
 
     /// Applies a batch as it was sent.
     pub(crate) fn apply_now(&self, sent: &Sent) -> Answer {
-        match self.inner.apply(&Batch::new(sent.lane, sent.seq, sent.lease, &sent.buckets, &sent.ops)) {
+        match self.inner.apply(&Batch::new(
+            sent.lane,
+            sent.seq,
+            sent.lease,
+            &sent.buckets,
+            &sent.ops,
+        )) {
             Reply::Now(answer) => answer,
             Reply::Later(_) => panic!("memory answers at once"),
         }

@@ -4,7 +4,9 @@ use tokio::{
     runtime::Handle,
     time::{Instant, timeout},
 };
-use tower_throttle::{Demand, Limiter, Limits, Quota, Throttled, Undeclared, Usage, engine::Op, usage};
+use tower_throttle::{
+    Demand, Limiter, Limits, Quota, Throttled, Undeclared, Usage, engine::Op, usage,
+};
 
 use crate::fake::*;
 
@@ -129,12 +131,20 @@ async fn names_used_once_are_forgotten() {
         .bucket("a", [Quota::per_second("requests", 10)])
         .bucket("rest", [Quota::per_second("requests", 1_000_000)])
         .family("alias-*", "a")
-        .resolver(|name| name.starts_with("tenant-").then(|| vec![Quota::per_second("requests", 5)]))
+        .resolver(|name| {
+            name.starts_with("tenant-").then(|| vec![Quota::per_second("requests", 5)])
+        })
         .undeclared(Undeclared::Bucket("rest".into()));
     let limiter = Limiter::new(limits).unwrap();
     for n in 0..5_000 {
         for name in [format!("tenant-{n}"), format!("other-{n}")] {
-            limiter.try_reserve(Demand::new(name, Usage::new())).await.unwrap().keep().await.unwrap();
+            limiter
+                .try_reserve(Demand::new(name, Usage::new()))
+                .await
+                .unwrap()
+                .keep()
+                .await
+                .unwrap();
         }
         drop(limiter.try_reserve(Demand::new(format!("alias-{n}"), Usage::new())).await);
     }
@@ -287,7 +297,8 @@ async fn a_demand_that_needs_other_quotas_passes_those_that_wait() {
         let builder = Limiter::builder(Limits::new().bucket("a", quotas()));
         let builder = if is_shared { builder.store(store.clone()) } else { builder };
         let limiter = builder.build().unwrap();
-        let all = limiter.reserve(Demand::new("a", usage! { requests: 99, tokens: 100 })).await.unwrap();
+        let all =
+            limiter.reserve(Demand::new("a", usage! { requests: 99, tokens: 100 })).await.unwrap();
         let blocked: Vec<_> = (0..20).map(|_| waiting(&limiter, tokens(1))).collect();
         tokio::time::sleep(ms(50)).await;
         let request = Demand::new("a", usage! { requests: 1, tokens: 0 });

@@ -143,7 +143,9 @@ impl RedisServer {
     fn is_ready(&self) -> bool {
         let info = redis::Client::open(self.url())
             .and_then(|client| client.get_connection_with_timeout(Duration::from_secs(1)))
-            .and_then(|mut connection| redis::cmd("INFO").arg("server").query::<String>(&mut connection));
+            .and_then(|mut connection| {
+                redis::cmd("INFO").arg("server").query::<String>(&mut connection)
+            });
         let id = self.child.as_ref().map_or(0, Child::id);
         info.is_ok_and(|info| info.lines().any(|line| line == format!("process_id:{id}")))
     }
@@ -191,7 +193,8 @@ fn free_port() -> u16 {
 
 fn new_directory() -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let name = format!("throttle-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let name =
+        format!("throttle-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let directory = Path::new(&env::temp_dir()).join(name);
     fs::create_dir_all(&directory).expect("a directory for the server");
     directory

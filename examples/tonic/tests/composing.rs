@@ -51,18 +51,18 @@ async fn the_channel_that_it_shows_is_called_from_tasks_and_handlers() {
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..2 {
         let one = throttled.clone();
-        tasks.spawn(async move { Client::new(one).answer(budgeted("May I?", 300)).await.map(drop) });
+        tasks
+            .spawn(async move { Client::new(one).answer(budgeted("May I?", 300)).await.map(drop) });
     }
     while let Some(asked) = tasks.join_next().await {
         asked.unwrap().unwrap();
     }
 
-    let handler = async move || {
-        match Client::new(throttled.clone()).answer(budgeted("May I?", 300)).await {
+    let handler =
+        async move || match Client::new(throttled.clone()).answer(budgeted("May I?", 300)).await {
             Ok(_) => http::StatusCode::OK,
             Err(_) => http::StatusCode::BAD_GATEWAY,
-        }
-    };
+        };
     let router = axum::Router::new().route("/", axum::routing::get(handler));
     let request = http::Request::get("/").body(axum::body::Body::empty()).unwrap();
     let Ok(answer) = tower::ServiceExt::oneshot(router, request).await;

@@ -30,8 +30,10 @@ enum Act {
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
-    let costs =
-        || (0..60u64, 0..2u64, 0..60u64, 0..60u64, 0..60u64).prop_map(|(a, b, c, d, e)| [a, b, c, d, e]);
+    let costs = || {
+        (0..60u64, 0..2u64, 0..60u64, 0..60u64, 0..60u64)
+            .prop_map(|(a, b, c, d, e)| [a, b, c, d, e])
+    };
     let one = prop_oneof![
         3 => prop_oneof![0..SECOND, 0..20 * SECOND, 0..2 * MINUTE].prop_map(Act::Pass),
         4 => (1..4u64, costs()).prop_map(|(lane, costs)| Act::Reserve(lane, costs)),
@@ -69,8 +71,8 @@ impl Life {
     fn reserve(&mut self, lane: u64, costs: [u64; 5]) -> Result<(), TestCaseError> {
         let mut untouched = self.world.clone();
         untouched.beat(lane);
-        let fits =
-            (0..5).all(|index| untouched.left(index) >= (costs[index] * untouched.units(index)) as i64);
+        let fits = (0..5)
+            .all(|index| untouched.left(index) >= (costs[index] * untouched.units(index)) as i64);
         match self.send(lane, reserve(&costs)) {
             Verdict::Granted => {
                 prop_assert!(fits, "a quota has no room for {costs:?}");
@@ -89,7 +91,10 @@ impl Life {
         if let Some((mut grant, claim)) = super::moves::choose(&mut self.open, which) {
             let actual: Costs = actual.as_slice().into();
             let (at, reserved) = (grant.at, grant.costs.clone());
-            self.send(grant.lane, Op::Settle { at, reserved, actual: actual.clone(), close, claim });
+            self.send(
+                grant.lane,
+                Op::Settle { at, reserved, actual: actual.clone(), close, claim },
+            );
             if !close {
                 grant.costs = actual;
                 self.open.push((grant, claim));
@@ -145,7 +150,8 @@ impl Life {
         for state in &self.world.states {
             for quota in &state.quotas {
                 let shares = state.lanes.iter().flat_map(|lane| &lane.in_flight);
-                let sum: u64 = shares.filter(|share| share.quota == quota.id).map(|share| share.amount).sum();
+                let sum: u64 =
+                    shares.filter(|share| share.quota == quota.id).map(|share| share.amount).sum();
                 prop_assert_eq!(quota.in_flight, sum);
             }
         }
@@ -198,7 +204,10 @@ fn a_refused_waiter_stands_before_those_after_it_and_a_try_does_not() {
         // A class that may use more is not behind one that may use less.
         assert_eq!(granted(&mut world, &[ask(large, 1_000, mode), small.clone()]), [false, true]);
         // Who needs nothing of what the head lacks passes it.
-        assert_eq!(granted(&mut world, &[ask(large, 0, mode), ask(0, 0, Mode::Try)]), [false, true]);
+        assert_eq!(
+            granted(&mut world, &[ask(large, 0, mode), ask(0, 0, Mode::Try)]),
+            [false, true]
+        );
     }
 }
 
@@ -230,10 +239,14 @@ fn who_waits_for_another_quota_lends_its_class_to_nobody() {
 #[test]
 fn a_dry_reserve_charges_nothing() {
     let mut world = two_buckets();
-    let dry =
-        |costs: &[u64]| Op::Reserve { costs: costs.into(), headroom: 0, explain: false, mode: Mode::Dry };
-    let (_, verdicts) =
-        world.send(LANE, &[dry(&[50, 1, 1, 1, 1]), dry(&[50, 1, 1, 1, 1]), reserve(&[50, 0, 0, 0, 0])]);
+    let dry = |costs: &[u64]| Op::Reserve {
+        costs: costs.into(),
+        headroom: 0,
+        explain: false,
+        mode: Mode::Dry,
+    };
+    let (_, verdicts) = world
+        .send(LANE, &[dry(&[50, 1, 1, 1, 1]), dry(&[50, 1, 1, 1, 1]), reserve(&[50, 0, 0, 0, 0])]);
     assert_eq!(verdicts.to_vec(), [Verdict::Fits, Verdict::Fits, Verdict::Granted]);
     assert_eq!(world.one(LANE, dry(&[1, 0, 0, 0, 0])), Verdict::Refused(Box::default()));
 }
@@ -264,7 +277,8 @@ fn who_needs_nothing_of_a_quota_is_held_up_by_no_headroom_but_by_a_debt() {
         explain: true,
         mode: Mode::Try,
     };
-    let tokens = [sliding(1, 100, MINUTE, 60), token_bucket(1, 100, MINUTE, 100), fixed(1, 100, MINUTE, 0)];
+    let tokens =
+        [sliding(1, 100, MINUTE, 60), token_bucket(1, 100, MINUTE, 100), fixed(1, 100, MINUTE, 0)];
     for rule in tokens {
         let mut world = World::new([rule, concurrency(2, 5)]);
         let grant = world.take(&[95, 1]);
@@ -286,9 +300,15 @@ fn who_needs_nothing_of_a_quota_is_held_up_by_no_headroom_but_by_a_debt() {
 
 #[test]
 fn headroom_is_out_of_reach() {
-    let ask =
-        |headroom| Op::Reserve { costs: [1].as_slice().into(), headroom, explain: true, mode: Mode::Try };
-    for rule in [sliding(1, 100, MINUTE, 60), token_bucket(1, 100, MINUTE, 100), concurrency(1, 100)] {
+    let ask = |headroom| Op::Reserve {
+        costs: [1].as_slice().into(),
+        headroom,
+        explain: true,
+        mode: Mode::Try,
+    };
+    for rule in
+        [sliding(1, 100, MINUTE, 60), token_bucket(1, 100, MINUTE, 100), concurrency(1, 100)]
+    {
         let mut world = World::new([rule]);
         let batch = |world: &mut World, headroom| {
             (0..).take_while(|_| world.one(LANE, ask(headroom)) == Verdict::Granted).count()

@@ -102,7 +102,8 @@ fn an_endless_pause() {
 #[test]
 fn amounts_that_no_caller_sends_do_no_harm() {
     let shape = |tick, burst, debt| TokenBucket::new(tick, MINUTE, burst, debt, 4 * MINUTE, 3);
-    let draining = |limit, shape| Rule { id: 1, limit, held: false, window: Window::TokenBucket(shape) };
+    let draining =
+        |limit, shape| Rule { id: 1, limit, held: false, window: Window::TokenBucket(shape) };
     let most = [
         draining(MAX_AMOUNT, shape(1, MAX_AMOUNT, MAX_AMOUNT)),
         sliding(2, MAX_AMOUNT, MINUTE, 2),
@@ -121,21 +122,28 @@ fn amounts_that_no_caller_sends_do_no_harm() {
     let amounts = [0, 1, MAX_TAKEN, MAX_AMOUNT - 1, MAX_AMOUNT];
     let mut world = World::new(sets[0].clone());
     for round in 0..2_000 {
-        let amount = |nth: usize| -> Costs { (0..5).map(|k| amounts[(round / nth + k) % 5]).collect() };
+        let amount =
+            |nth: usize| -> Costs { (0..5).map(|k| amounts[(round / nth + k) % 5]).collect() };
         world.rules = vec![sets[round / 7 % 5].clone()];
         world.lease = [SECOND, MAX_AMOUNT][round / 50 % 2];
         world.pass([0, MS, 3 * MINUTE][round % 3]);
         let headroom = [0, 1, HEADROOM_PARTS, MAX_AMOUNT][round / 3 % 4];
         let mode = [Mode::Wait, Mode::Try, Mode::Dry][round / 2 % 3];
         let at = [0, world.wall, MAX_AMOUNT][round / 4 % 3];
-        let settle = |claim, close| Op::Settle { at, reserved: amount(1), actual: amount(5), close, claim };
+        let settle =
+            |claim, close| Op::Settle { at, reserved: amount(1), actual: amount(5), close, claim };
         world.exact(&[
             Op::Reserve { costs: amount(2), headroom, explain: true, mode },
             Op::Reserve { costs: amount(3), headroom: 0, explain: true, mode: Mode::Wait },
             settle(None, round % 4 == 0),
             Op::Detach { claim: 7, reserved: amount(4), lease: MAX_AMOUNT },
             settle(Some(7), round % 5 == 0),
-            Op::Cap { quota: round as u64 % 6, left: Some(amounts[round % 5]), at, lasts: MAX_AMOUNT },
+            Op::Cap {
+                quota: round as u64 % 6,
+                left: Some(amounts[round % 5]),
+                at,
+                lasts: MAX_AMOUNT,
+            },
             Op::Reserve { costs: amount(1), headroom, explain: true, mode: Mode::Try },
             Op::Status,
             Op::Cap { quota: round as u64 % 6, left: None, at, lasts: round as u64 },
@@ -190,8 +198,9 @@ fn extremes() -> [Vec<Rule>; 3] {
         assert!((8 * burst + debt) * shape.units <= MAX_AMOUNT);
         Rule { id: 1, limit, held: false, window: Window::TokenBucket(shape) }
     };
-    let others =
-        |limit| [sliding(2, limit, 400 * DAY, 10), held(fixed(3, limit, DAY, 5)), concurrency(4, limit)];
+    let others = |limit| {
+        [sliding(2, limit, 400 * DAY, 10), held(fixed(3, limit, DAY, 5)), concurrency(4, limit)]
+    };
     let set = |first: Rule, limit| [vec![first], others(limit).to_vec()].concat();
     [
         set(draining(LARGEST_LIMIT, 7_000_000, 56_000_000, 1, MINUTE), LARGEST_LIMIT),

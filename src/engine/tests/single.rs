@@ -98,5 +98,9 @@ fn lanes_whose_refunds_came_by_themselves_are_forgotten() {
         world.settle(&grant, &[5]);
     }
     let remembered = LANE_MEMORY / MINUTE + 1;
-    assert!(world.states[0].lanes.len() as u64 <= remembered, "{} lanes", world.states[0].lanes.len());
+    assert!(
+        world.states[0].lanes.len() as u64 <= remembered,
+        "{} lanes",
+        world.states[0].lanes.len()
+    );
 }

@@ -61,7 +61,10 @@ fn whoever_needs_nothing_of_the_quota_passes() {
     let refusal = world.refused(&[1, 1]);
     assert_eq!(refusal.len(), 1);
     assert_eq!((refusal[0].by, refusal[0].available), (RefusedBy::Rule(0), 0));
-    assert_eq!((refusal[0].wait, refusal[0].at_best, refusal[0].asked), (Some(MINUTE), MINUTE, Some(DAY)));
+    assert_eq!(
+        (refusal[0].wait, refusal[0].at_best, refusal[0].asked),
+        (Some(MINUTE), MINUTE, Some(DAY))
+    );
     assert_eq!((world.level(0).asked, world.level(0).withheld), (Some(DAY), 100));
     assert_eq!((world.level(1).asked, paused(&world)), (None, Paused::default()));
     world.take(&[0, 1]);
@@ -153,7 +156,8 @@ fn an_end_of_a_pause_is_one_of_all_pauses_and_of_nothing_else() {
 
 #[test]
 fn of_several_buckets_the_first_is_paused_and_holds_all_back() {
-    let mut world = World::with_buckets(vec![vec![sliding(1, 10, MINUTE, 60)], vec![concurrency(2, 3)]]);
+    let mut world =
+        World::with_buckets(vec![vec![sliding(1, 10, MINUTE, 60)], vec![concurrency(2, 3)]]);
     world.one(LANE, surface(Some(2), DAY, MINUTE));
     world.one(LANE, surface(Some(77), DAY, MINUTE));
     let taken = world.take(&[1, 1]);

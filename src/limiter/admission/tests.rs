@@ -6,7 +6,11 @@ use crate::{Limits, Quota, usage};
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// Somebody has found his route, and is interrupted there while the limits are replaced.
-fn interrupted(limits: impl Fn(u64) -> Limits, limit: u64, tokens: u64) -> (Limiter, Arc<Route>, Demand) {
+fn interrupted(
+    limits: impl Fn(u64) -> Limits,
+    limit: u64,
+    tokens: u64,
+) -> (Limiter, Arc<Route>, Demand) {
     let limiter = Limiter::new(limits(100)).expect("they are valid");
     let demand = |tokens| Demand::new("a", usage! { tokens: tokens });
     assert!(limiter.acquire_at_once(&demand(0), Mode::Try).is_ready());
@@ -28,7 +32,8 @@ async fn who_comes_late_is_held_to_the_new_limits() {
 async fn who_comes_late_brings_no_older_limits_back() {
     let limits = |limit| Limits::new().bucket("a", [Quota::token_bucket("tokens", limit, HOUR)]);
     let (limiter, route, demand) = interrupted(limits, 1_000, 1);
-    let call = limiter.try_reserve(Demand::new("a", usage! { tokens: 900 })).await.expect("it fits");
+    let call =
+        limiter.try_reserve(Demand::new("a", usage! { tokens: 900 })).await.expect("it fits");
     tokio::time::advance(Duration::from_secs(1)).await;
     assert!(matches!(Grant::of(route, &demand, Standing::default(), Mode::Try), Some(Ok(_))));
     call.settle(usage! { tokens: 0 }).await.expect("memory answers");
@@ -38,7 +43,8 @@ async fn who_comes_late_brings_no_older_limits_back() {
 
 #[tokio::test]
 async fn what_is_granted_once_is_not_granted_again() {
-    let limiter = Limiter::new(Limits::new().bucket("a", [Quota::concurrency(2)])).expect("they are valid");
+    let limiter =
+        Limiter::new(Limits::new().bucket("a", [Quota::concurrency(2)])).expect("they are valid");
     let mut reserve = pin!(limiter.reserve(Demand::new("a", usage! {})));
     let mut polled = async || poll_fn(|context| Poll::Ready(reserve.as_mut().poll(context))).await;
     let first = polled().await;
@@ -76,7 +82,8 @@ fn a_subscriber_that_panics_takes_no_capacity() {
         fn exit(&self, _: &span::Id) {}
     }
 
-    let limiter = Limiter::new(Limits::new().bucket("a", [Quota::concurrency(1)])).expect("they are valid");
+    let limiter =
+        Limiter::new(Limits::new().bucket("a", [Quota::concurrency(1)])).expect("they are valid");
     let ask = || limiter.acquire_at_once(&Demand::new("a", usage! {}), Mode::Try);
     for _ in 0..2 {
         let call = tracing::subscriber::with_default(Broken, ask);

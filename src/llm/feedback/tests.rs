@@ -67,8 +67,10 @@ fn what_azure_does_not_know_is_ignored() {
     }
     // Nothing left is something said where the limit is known, and where the call was refused.
     let nothing = Feedback::new().with_left(Named::metric("tokens").limit(100), 0, None);
-    let lines = "x-ratelimit-limit-tokens: 100\nx-ratelimit-remaining-tokens: 0\nx-ratelimit-reset-tokens: 0";
+    let lines = "x-ratelimit-limit-tokens: 100\nx-ratelimit-remaining-tokens: 0";
     assert_eq!(said(&rules, 200, lines, None), nothing);
+    let is_now = format!("{lines}\nx-ratelimit-reset-tokens: 0");
+    assert_eq!(said(&rules, 200, &is_now, None), Feedback::new(), "it is whole again");
     let nothing = Feedback::new().with_left(Named::metric("requests"), 0, None);
     assert_eq!(said(&rules, 429, "x-rate-limit-remaining-requests: 0", None), nothing);
 }

@@ -58,7 +58,8 @@ impl LocalBucket {
     ) -> Option<Life> {
         let mut state = self.cell.lock();
         let single = Single { lane, lease, rules: &self.rules };
-        let has_changed = single.settle(&mut state, at, reserved, actual, close, || self.store.wall());
+        let has_changed =
+            single.settle(&mut state, at, reserved, actual, close, || self.store.wall());
         has_changed.then(|| state.life())
     }
 }
@@ -82,7 +83,8 @@ mod tests {
         store::{Bucket, BucketKey, MemoryStore, Store},
     };
 
-    const RESERVE: Reserve<'_> = Reserve { costs: &[1], headroom: 0, explain: false, mode: Mode::Try };
+    const RESERVE: Reserve<'_> =
+        Reserve { costs: &[1], headroom: 0, explain: false, mode: Mode::Try };
 
     /// Longer than what counts as a step of the clock.
     const LONG: Duration = Duration::from_millis(1_200);

@@ -11,8 +11,8 @@ use std::{
 
 use futures_util::future::{FutureExt, Shared};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion,
-    RedisConnectionInfo, RedisError, RedisResult, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+    ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult, ServerErrorKind, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 
@@ -72,8 +72,9 @@ impl Reconnecting {
         }
         let server = info.addr().to_string();
         let tcp = info.tcp_settings().clone().set_nodelay(true);
-        let bare =
-            RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
+        let bare = RedisConnectionInfo::default()
+            .set_protocol(ProtocolVersion::RESP2)
+            .set_skip_set_lib_name();
         let client = Client::open(info.set_tcp_settings(tcp).set_redis_settings(bare))?;
         Ok(Self { client, settings, server, current: Mutex::new(None) })
     }
@@ -160,15 +161,20 @@ impl Drop for Doubt<'_> {
     }
 }
 
-async fn connect(client: &Client, settings: &RedisConnectionInfo) -> RedisResult<MultiplexedConnection> {
-    let config =
-        AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(REPLY_WITHIN));
+async fn connect(
+    client: &Client,
+    settings: &RedisConnectionInfo,
+) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(Some(REPLY_WITHIN));
     let connecting = async {
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         introduce(&mut connection, settings).await?;
         Ok(connection)
     };
-    let late = |_| RedisError::from(io::Error::new(io::ErrorKind::TimedOut, "no connection in time"));
+    let late =
+        |_| RedisError::from(io::Error::new(io::ErrorKind::TimedOut, "no connection in time"));
     tokio::time::timeout(CONNECT_WITHIN, connecting).await.map_err(late)?
 }
 
@@ -201,5 +207,6 @@ fn provide_cryptography() {
 
 /// The task that made the connection is gone, and its runtime too.
 fn lost() -> RedisError {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "the runtime of the connection has ended").into()
+    io::Error::new(io::ErrorKind::ConnectionAborted, "the runtime of the connection has ended")
+        .into()
 }

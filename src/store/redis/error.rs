@@ -24,22 +24,26 @@ pub(super) fn rejected(message: &'static str) -> StoreError {
 /// Whether the connection is of no more use after this.
 pub(super) fn spoils_connection(error: &RedisError) -> bool {
     match error.kind() {
-        ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed | ErrorKind::Client => true,
+        ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed | ErrorKind::Client => {
+            true
+        }
         // A demoted master: the address may lead to another one by now.
         _ => matches!(code(error), Some("READONLY" | "MASTERDOWN" | "NOAUTH")),
     }
 }
 
 fn is_outage(error: &RedisError) -> bool {
-    let by_code = matches!(code(error), Some(code) if OUTAGES.contains(&code) || code == "READONLY");
+    let by_code =
+        matches!(code(error), Some(code) if OUTAGES.contains(&code) || code == "READONLY");
     let full = error.detail().is_some_and(|detail| detail.contains("max number of clients"));
     by_code
         || full
         || match error.kind() {
             // A certificate that is not trusted, a socket that may not be opened.
-            ErrorKind::Io => {
-                !matches!(io_kind(error), Some(io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied))
-            }
+            ErrorKind::Io => !matches!(
+                io_kind(error),
+                Some(io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied)
+            ),
             ErrorKind::Server(kind) => matches!(
                 kind,
                 ServerErrorKind::BusyLoading
@@ -95,7 +99,9 @@ fn advice(error: &RedisError) -> &'static str {
             "; the user needs EVALSHA, EVAL, HMGET, HGET, HGETALL, HSET, HDEL, PEXPIRE, TIME and the keys below the prefix"
         }
         Some("WRONGTYPE") => "; another program uses the key, choose another prefix",
-        Some("OOM") => "; give the server more memory, or a maxmemory-policy that evicts other keys",
+        Some("OOM") => {
+            "; give the server more memory, or a maxmemory-policy that evicts other keys"
+        }
         Some("CROSSSLOT") => "; buckets that share a demand must be of one partition",
         _ => "",
     }
@@ -137,7 +143,8 @@ impl fmt::Debug for ServerError {
 
 impl std::error::Error for ServerError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        let tells_arguments = self.error.detail().is_some_and(|detail| without_arguments(detail) != detail);
+        let tells_arguments =
+            self.error.detail().is_some_and(|detail| without_arguments(detail) != detail);
         if tells_arguments { None } else { Some(&self.error) }
     }
 }
@@ -167,7 +174,10 @@ mod tests {
             "MISCONF Redis is configured to save RDB snapshots",
             "ERR max number of clients reached",
         ] {
-            assert!(matches!(store_error(server(outage), ""), StoreError::Unavailable(_)), "{outage}");
+            assert!(
+                matches!(store_error(server(outage), ""), StoreError::Unavailable(_)),
+                "{outage}"
+            );
         }
         for refusal in [
             "WRONGPASS invalid username-password pair or user is disabled.",
@@ -179,7 +189,10 @@ mod tests {
             "ERR user_script:20: the state of this bucket is cut short",
             "CROSSSLOT Keys in request don't hash to the same slot",
         ] {
-            assert!(matches!(store_error(server(refusal), ""), StoreError::Rejected(_)), "{refusal}");
+            assert!(
+                matches!(store_error(server(refusal), ""), StoreError::Rejected(_)),
+                "{refusal}"
+            );
         }
         let refused = RedisError::from(io::Error::from(io::ErrorKind::ConnectionRefused));
         assert!(matches!(store_error(refused, ""), StoreError::Unavailable(_)));

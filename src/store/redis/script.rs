@@ -58,7 +58,8 @@ impl ApplyScript {
 }
 
 fn call(name: &str, script: &str, keys: &[Vec<u8>], arguments: &[Vec<u8>]) -> Cmd {
-    let bytes = keys.iter().chain(arguments).map(Vec::len).sum::<usize>() + name.len() + script.len() + 4;
+    let bytes =
+        keys.iter().chain(arguments).map(Vec::len).sum::<usize>() + name.len() + script.len() + 4;
     let mut cmd = Cmd::with_capacity(3 + keys.len() + arguments.len(), bytes);
     cmd.arg(name).arg(script).arg(keys.len());
     keys.iter().chain(arguments).for_each(|bytes| {

@@ -3,8 +3,8 @@
 
 use crate::{
     engine::{
-        Answer, Level, Life, MAX_AMOUNT, Micros, Mode, Op, Outcome, Paused, RefusedBy, Rule, TokenBucket,
-        Verdict, Violation, Window,
+        Answer, Level, Life, MAX_AMOUNT, Micros, Mode, Op, Outcome, Paused, RefusedBy, Rule,
+        TokenBucket, Verdict, Violation, Window,
     },
     store::{Batch, Bucket},
 };
@@ -350,9 +350,16 @@ mod tests {
     fn an_answer_is_read_back() {
         let mut reply = packed(&[9.0, 0.0, 8.0, 1.0, 2.0, 3.0, 14.0]);
         reply.extend([1, 4, 7]);
-        reply.extend(packed(&[2.0, -1.0, -7.0, -1.0, 3.0, 0.0, 4.0, 0.0, 5.0, 5.0, 6.0, 0.0, 8.0, 9.0]));
-        let paused =
-            Violation { by: RefusedBy::Pause(0), available: -7, wait: None, at_best: 3, asked: None };
+        reply.extend(packed(&[
+            2.0, -1.0, -7.0, -1.0, 3.0, 0.0, 4.0, 0.0, 5.0, 5.0, 6.0, 0.0, 8.0, 9.0,
+        ]));
+        let paused = Violation {
+            by: RefusedBy::Pause(0),
+            available: -7,
+            wait: None,
+            at_best: 3,
+            asked: None,
+        };
         let by = RefusedBy::Rule(4);
         let short = Violation { by, available: 0, wait: Some(5), at_best: 5, asked: Some(6) };
         let refused = Verdict::Refused(Box::new([paused, short]));

@@ -29,9 +29,14 @@ async fn refused(url: &str) -> StoreError {
 
 #[tokio::test]
 async fn what_is_wrong_with_a_url_or_its_server_is_told_apart() {
-    for url in
-        ["", "nonsense", "http://localhost", "redis://", "redis://localhost:notaport", "redis://h/notanumber"]
-    {
+    for url in [
+        "",
+        "nonsense",
+        "http://localhost",
+        "redis://",
+        "redis://localhost:notaport",
+        "redis://h/notanumber",
+    ] {
         assert!(matches!(refused(url).await, StoreError::Rejected(_)), "{url}");
         assert!(RedisStore::lazy(url).is_err(), "{url}");
     }
@@ -169,7 +174,10 @@ async fn after_a_hang_the_store_works_on_another_connection() {
     for seq in 2..5 {
         let ops = [reserve(&[1])];
         let attempt = apply(&store, 1, seq, &b, &ops);
-        assert!(tokio::time::timeout(Duration::from_millis(50), attempt).await.is_err(), "no answer");
+        assert!(
+            tokio::time::timeout(Duration::from_millis(50), attempt).await.is_err(),
+            "no answer"
+        );
     }
     server.resume();
     recovers(&store, 5, &b).await;
@@ -194,8 +202,9 @@ async fn a_master_that_was_demoted_is_an_outage_until_it_is_one_again() {
 async fn a_server_without_memory_says_what_to_do() {
     let server = RedisServer::start_with(&["--maxmemory", "1", "--maxmemory-policy", "noeviction"]);
     let store = RedisStore::connect(&server.url()).await.expect("a server");
-    let error =
-        apply(&store, 1, 1, &[bucket("b", &sliding(10))], &[reserve(&[1])]).await.expect_err("no memory");
+    let error = apply(&store, 1, 1, &[bucket("b", &sliding(10))], &[reserve(&[1])])
+        .await
+        .expect_err("no memory");
     assert!(matches!(error, StoreError::Rejected(_)), "{error}");
     assert!(error.to_string().contains("maxmemory"), "{error}");
 }

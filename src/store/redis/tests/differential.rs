@@ -17,7 +17,8 @@ impl Engine {
         let mut states: Vec<_> = sending.path.iter().map(take).collect();
         let rules: Vec<&[_]> = sending.rules.iter().map(|rules| &**rules).collect();
         let Sending { lane, seq, lease, ref ops, .. } = *sending;
-        let answer = engine::apply(&mut states, &Batch { lane, seq, lease, rules: &rules, ops }, wall);
+        let answer =
+            engine::apply(&mut states, &Batch { lane, seq, lease, rules: &rules, ops }, wall);
         for (&index, state) in sending.path.iter().zip(states) {
             self.0[index] = state;
         }
@@ -61,7 +62,10 @@ async fn compare(operations: usize, batch: usize, stepped: bool, calm: bool) {
         let expected = engine.apply(&sending, answer.wall);
         if answer != expected {
             let place = format!("seed {seed}, batch {batches}");
-            panic!("script and engine differ at {place}: {}", difference(&sending, &answer, &expected));
+            panic!(
+                "script and engine differ at {place}: {}",
+                difference(&sending, &answer, &expected)
+            );
         }
         world.learn(&sending, &answer);
         applied += ops.len();
@@ -82,7 +86,9 @@ fn difference(sending: &Sending, script: &Answer, engine: &Answer) -> String {
                 "{op:#?} is answered {left:?} by the script, {right:?} by the engine; the rules are {rules:#?}"
             )
         }
-        (left, right) => format!("{left:?} by the script, {right:?} by the engine; the rules are {rules:#?}"),
+        (left, right) => {
+            format!("{left:?} by the script, {right:?} by the engine; the rules are {rules:#?}")
+        }
     }
 }
 

@@ -42,7 +42,13 @@ fn settle(at: Micros, reserved: &[u64], actual: &[u64]) -> Op {
 }
 
 /// Whether a reserve, alone in its batch, is granted.
-async fn granted(store: &RedisStore, lane: u64, seq: u64, buckets: &[Bucket], costs: &[u64]) -> bool {
+async fn granted(
+    store: &RedisStore,
+    lane: u64,
+    seq: u64,
+    buckets: &[Bucket],
+    costs: &[u64],
+) -> bool {
     let answer = apply(store, lane, seq, buckets, &[reserve(costs)]).await.expect("an answer");
     match answer.outcome {
         Outcome::Applied { verdicts, .. } => verdicts[0] == Verdict::Granted,

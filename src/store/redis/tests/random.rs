@@ -64,7 +64,8 @@ impl World {
         let rules = (0..BUCKETS)
             .map(|bucket| {
                 let ids = (0..8).map(|n| (bucket * 8 + n + 1) as u64);
-                ids.map(|id| if calm { calm_rule(&mut rng, id) } else { rule(&mut rng, id, wall) }).collect()
+                ids.map(|id| if calm { calm_rule(&mut rng, id) } else { rule(&mut rng, id, wall) })
+                    .collect()
             })
             .collect();
         let mut world = Self { rng, wall, rules, lanes: Vec::new(), claims: Vec::new(), calm };
@@ -111,7 +112,15 @@ impl World {
         let rules = path.iter().zip(&lane.rules).map(|(&bucket, rules)| {
             rules.iter().map(|&rule| rechart(rng, &self.rules[bucket][rule], self.wall)).collect()
         });
-        Sending { lane: lane.id, seq, lease: lane.lease, path, rules: rules.collect(), ops, lane_index }
+        Sending {
+            lane: lane.id,
+            seq,
+            lease: lane.lease,
+            path,
+            rules: rules.collect(),
+            ops,
+            lane_index,
+        }
     }
 
     /// Keeps what was granted, so that it can be settled.
@@ -121,10 +130,15 @@ impl World {
         for (op, verdict) in sent.ops.iter().zip(verdicts) {
             match (op, verdict) {
                 (Op::Reserve { costs, .. }, Verdict::Granted) => {
-                    lane.reservations.push(Reservation { at: *now, path: lane.path, costs: costs.clone() });
+                    lane.reservations.push(Reservation {
+                        at: *now,
+                        path: lane.path,
+                        costs: costs.clone(),
+                    });
                 }
                 (Op::Detach { claim, reserved, .. }, Verdict::Done) => {
-                    let reservation = Reservation { at: *now, path: lane.path, costs: reserved.clone() };
+                    let reservation =
+                        Reservation { at: *now, path: lane.path, costs: reserved.clone() };
                     self.claims.push((*claim, reservation));
                 }
                 _ => {}
@@ -138,7 +152,14 @@ impl World {
     fn lane(&mut self, path: usize) -> Lane {
         let rules = PATHS[path].iter().map(|_| some_rules(&mut self.rng)).collect();
         let lease = [SECOND, 10 * SECOND, 60 * SECOND, 2_000 * SECOND][self.rng.usize(..4)];
-        Lane { id: self.rng.u64(..=MAX_AMOUNT), seq: 1, path, lease, rules, reservations: Vec::new() }
+        Lane {
+            id: self.rng.u64(..=MAX_AMOUNT),
+            seq: 1,
+            path,
+            lease,
+            rules,
+            reservations: Vec::new(),
+        }
     }
 
     fn step_time(&mut self) {
@@ -187,7 +208,8 @@ impl World {
         let limits: Vec<u64> = rules.map(|(bucket, rule)| self.rules[bucket][rule].limit).collect();
         let rng = &mut self.rng;
         if !settle {
-            let costs = limits.iter().map(|&limit| rng.u64(..=limit / 1_000 + 1).min(limit)).collect();
+            let costs =
+                limits.iter().map(|&limit| rng.u64(..=limit / 1_000 + 1).min(limit)).collect();
             let headroom = if rng.u8(..) < 20 { 1_000 } else { 0 };
             return Op::Reserve {
                 costs,
@@ -210,8 +232,10 @@ impl World {
             };
         };
         costs.resize(limits.len(), 0);
-        let actual =
-            costs.iter().map(|&cost| if rng.u8(..) < 20 { 2 * cost } else { rng.u64(..=cost) }).collect();
+        let actual = costs
+            .iter()
+            .map(|&cost| if rng.u8(..) < 20 { 2 * cost } else { rng.u64(..=cost) })
+            .collect();
         Op::Settle { at, reserved: costs, actual, close: true, claim: None }
     }
 
@@ -226,7 +250,8 @@ impl World {
             .collect();
         let limits: Vec<u64> = rules.iter().map(|rule| rule.capacity(0)).collect();
         // What a caller's actual usage is cut to.
-        let believed: Vec<u64> = rules.iter().map(|rule| rule.capacity(0) + max_debt(rule)).collect();
+        let believed: Vec<u64> =
+            rules.iter().map(|rule| rule.capacity(0) + max_debt(rule)).collect();
         match rng.u8(..100) {
             0..45 => Op::Reserve {
                 costs: costs(rng, &limits),

@@ -33,11 +33,17 @@ pub(super) fn token_bucket(rng: &mut Rng, id: u64, tick: Micros) -> TokenBucket 
 pub(super) fn calm_rule(rng: &mut Rng, id: u64) -> Rule {
     let slot = [25_000, 1_008_334, 1_008_334, 60 * SECOND][rng.usize(..4)];
     let slots = [2, 60, 60, 100][rng.usize(..4)];
-    Rule { id, limit: rng.u64(10_000..10_000_000), held: false, window: Window::Sliding { slot, slots } }
+    Rule {
+        id,
+        limit: rng.u64(10_000..10_000_000),
+        held: false,
+        window: Window::Sliding { slot, slots },
+    }
 }
 
 pub(super) fn rule(rng: &mut Rng, id: u64, wall: Micros) -> Rule {
-    let kinds = ["sliding", "sliding", "sliding", "token", "token", "fixed", "calendar", "in flight"];
+    let kinds =
+        ["sliding", "sliding", "sliding", "token", "token", "fixed", "calendar", "in flight"];
     let kind = kinds[(id as usize - 1) % kinds.len()];
     let window = match kind {
         "sliding" => Window::Sliding {

@@ -36,8 +36,10 @@ impl Secured {
         server.command::<()>(&["ACL", "SETUSER", "app", "on", ">pass", "~throttle:*", "+@all"]);
         let (acceptor, authority) = acceptor();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url =
-            format!("rediss://app:pass@localhost:{}/3", listener.local_addr().expect("it is bound").port());
+        let url = format!(
+            "rediss://app:pass@localhost:{}/3",
+            listener.local_addr().expect("it is bound").port()
+        );
         tokio::spawn(forward(listener, acceptor, server.port()));
         Self { server, authority, url }
     }
@@ -90,13 +92,18 @@ async fn a_certificate_that_nobody_trusts_is_no_outage() {
 #[tokio::test]
 async fn an_authority_of_the_users_own_is_trusted_by_its_connection() {
     let Secured { server, authority, url } = Secured::start().await;
-    let certificates = TlsCertificates { client_tls: None, root_cert: Some(authority.into_bytes()) };
+    let certificates =
+        TlsCertificates { client_tls: None, root_cert: Some(authority.into_bytes()) };
     let client = Client::build_with_tls(url, certificates).expect("a client");
     let connection = client.get_multiplexed_async_connection().await.expect("a connection");
     let store = RedisStore::new(connection);
     let b = [bucket("b", &sliding(10))];
     assert!(granted(&store, 1, 1, &b, &[1]).await);
-    assert_eq!(server.command::<u64>(&["EXISTS", "throttle:{test}:b"]), 0, "it is in another database");
+    assert_eq!(
+        server.command::<u64>(&["EXISTS", "throttle:{test}:b"]),
+        0,
+        "it is in another database"
+    );
 }
 
 #[tokio::test]
@@ -106,7 +113,9 @@ async fn an_authority_that_the_machine_trusts_is_enough() {
         let b = [bucket("b", &sliding(10))];
         assert!(granted(&store, 1, 1, &b, &[10]).await);
         assert!(!granted(&store, 1, 2, &b, &[1]).await);
-        let error = RedisStore::connect(&url.replace(":pass@", ":wr0ng@")).await.expect_err("no credentials");
+        let error = RedisStore::connect(&url.replace(":pass@", ":wr0ng@"))
+            .await
+            .expect_err("no credentials");
         assert!(matches!(error, StoreError::Rejected(_)), "{error}");
         return;
     }
