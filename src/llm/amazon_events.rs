@@ -119,9 +119,9 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Default, PartialEq)]
-    struct Recorded(Vec<(Option<String>, String)>);
+    struct Handed(Vec<(Option<String>, String)>);
 
-    impl EventSink for Recorded {
+    impl EventSink for Handed {
         fn event(&mut self, json: &[u8]) {
             self.0.push((None, String::from_utf8_lossy(json).into_owned()));
         }
@@ -141,8 +141,8 @@ mod tests {
         frame
     }
 
-    fn read(bytes: &[u8], size: usize) -> Recorded {
-        let (mut events, mut recorded) = (AmazonEvents::default(), Recorded::default());
+    fn read(bytes: &[u8], size: usize) -> Handed {
+        let (mut events, mut recorded) = (AmazonEvents::default(), Handed::default());
         for piece in bytes.chunks(size) {
             events.feed(piece, &mut recorded);
             assert!(events.frame.capacity() <= 2 * LONGEST);

@@ -1,4 +1,4 @@
-//! How many tokens a text will be, before anybody has counted them.
+//! Estimates how many tokens a text will be.
 
 use std::ops::Range;
 
@@ -85,7 +85,7 @@ const GIBBERISH: u64 = 660;
 
 /// What a character is, as far as it matters.
 #[derive(Clone, Copy)]
-enum Class {
+enum CharClass {
     Space,
     Letter,
     Digit,
@@ -93,16 +93,16 @@ enum Class {
 }
 
 /// The class of each byte; nothing looks up what is not ASCII.
-const CLASSES: [Class; 256] = {
-    let mut classes = [Class::Space; 256];
+const CLASSES: [CharClass; 256] = {
+    let mut classes = [CharClass::Space; 256];
     let mut byte = 0;
     while byte < 128 {
         let c = byte as u8;
         classes[byte] = match c {
-            _ if c.is_ascii_alphabetic() => Class::Letter,
-            _ if c.is_ascii_digit() => Class::Digit,
-            _ if c.is_ascii_punctuation() => Class::Punctuation,
-            _ => Class::Space,
+            _ if c.is_ascii_alphabetic() => CharClass::Letter,
+            _ if c.is_ascii_digit() => CharClass::Digit,
+            _ if c.is_ascii_punctuation() => CharClass::Punctuation,
+            _ => CharClass::Space,
         };
         byte += 1;
     }
@@ -113,8 +113,8 @@ const CLASSES: [Class; 256] = {
 /// could be foreseen. Digits after the first group of a number come on top.
 const WEIGHT_AFTER: [[u64; 4]; 4] = {
     let mut weights = [[SPACE, LETTER, DIGITS, PUNCTUATION]; 4];
-    weights[Class::Digit as usize][Class::Digit as usize] = 0;
-    weights[Class::Punctuation as usize][Class::Punctuation as usize] = MORE_PUNCTUATION;
+    weights[CharClass::Digit as usize][CharClass::Digit as usize] = 0;
+    weights[CharClass::Punctuation as usize][CharClass::Punctuation as usize] = MORE_PUNCTUATION;
     weights
 };
 
@@ -135,7 +135,7 @@ impl Estimator for HeuristicEstimator {
 
 /// Thousandths of a token of ASCII.
 fn by_class(text: &[u8]) -> u64 {
-    let (mut rest, mut before, mut total) = (text, Class::Space, 0);
+    let (mut rest, mut before, mut total) = (text, CharClass::Space, 0);
     while let Some(run) = gibberish(rest) {
         total += by_pairs(before, &rest[..run.start]) + run.len() as u64 * GIBBERISH;
         before = CLASSES[usize::from(rest[run.end - 1])];
@@ -154,12 +154,12 @@ fn gibberish(text: &[u8]) -> Option<Range<usize>> {
     })
 }
 
-fn by_pairs(mut before: Class, text: &[u8]) -> u64 {
+fn by_pairs(mut before: CharClass, text: &[u8]) -> u64 {
     let (mut total, mut digits) = (0, 0);
     for &byte in text {
         let class = CLASSES[usize::from(byte)];
         total += WEIGHT_AFTER[before as usize][class as usize];
-        digits += usize::from(matches!(class, Class::Digit));
+        digits += usize::from(matches!(class, CharClass::Digit));
         before = class;
     }
     if digits > GROUP { total + more_groups(text) * DIGITS } else { total }
@@ -325,10 +325,10 @@ pub(super) mod tests {
         );
     }
 
-    /// The same, character by character.
+    /// Thousandths of a token, character by character.
     fn one_by_one(text: &str) -> u64 {
         let chars: Vec<_> = text.chars().collect();
-        let class = |c: char| if c.is_ascii() { CLASSES[c as usize] } else { Class::Space };
+        let class = |c: char| if c.is_ascii() { CLASSES[c as usize] } else { CharClass::Space };
         let goes_on = |c: &char| c.is_ascii_alphanumeric() || "+/=_-".contains(*c);
         let (mut total, mut digits, mut at) = (0, 0, 0);
         while let Some(&c) = chars.get(at) {
@@ -341,15 +341,15 @@ pub(super) mod tests {
                 continue;
             }
             digits = if c.is_ascii_digit() { digits + 1 } else { 0 };
-            let before = at.checked_sub(1).map_or(Class::Space, |before| class(chars[before]));
+            let before = at.checked_sub(1).map_or(CharClass::Space, |before| class(chars[before]));
             total += match class(c) {
                 _ if !c.is_ascii() => by_script(c),
-                Class::Space => SPACE,
-                Class::Letter => LETTER,
-                Class::Digit if digits % GROUP == 1 => DIGITS,
-                Class::Digit => 0,
-                Class::Punctuation if matches!(before, Class::Punctuation) => MORE_PUNCTUATION,
-                Class::Punctuation => PUNCTUATION,
+                CharClass::Space => SPACE,
+                CharClass::Letter => LETTER,
+                CharClass::Digit if digits % GROUP == 1 => DIGITS,
+                CharClass::Digit => 0,
+                CharClass::Punctuation if matches!(before, CharClass::Punctuation) => MORE_PUNCTUATION,
+                CharClass::Punctuation => PUNCTUATION,
             };
             at += 1;
         }

@@ -93,13 +93,13 @@ struct Tally<'e> {
 }
 
 impl Tally<'_> {
-    fn text(&mut self, text: &str, kind: Content) {
-        let is_source = kind == Content::Source && !text.contains(char::is_whitespace);
+    fn text(&mut self, text: &str, kind: ContentKind) {
+        let is_source = kind == ContentKind::Source && !text.contains(char::is_whitespace);
         let media = match data_url(text) {
             // By its address, which is not fetched.
             None if is_source && text.contains("://") => Some(Media::Image(Image::default())),
             None if is_source => Some(base64(text)),
-            None => hidden_base64(text, kind != Content::Other),
+            None => hidden_base64(text, kind != ContentKind::Other),
             media => media,
         };
         match media {
@@ -153,30 +153,30 @@ impl RequestVisitor<'_, '_> {
             "messages" => {
                 parsed.generates = true;
                 self.0.tokens += PER_REPLY;
-                self.count(map, Content::Text)?;
+                self.count(map, ContentKind::Text)?;
             }
             "prompt" | "message" | "chat_history" | "contents" | "inputText" => {
                 parsed.generates = true;
-                self.count(map, Content::Text)?;
+                self.count(map, ContentKind::Text)?;
             }
             "input" | "inputs" | "texts" | "images" | "requests" | "content" => {
-                let kind = if key == "images" { Content::Source } else { Content::Input };
+                let kind = if key == "images" { ContentKind::Source } else { ContentKind::Input };
                 let inputs = self.count(map, kind)?;
                 parsed.inputs = parsed.inputs.max(inputs);
             }
             "instructions" | "reasoning" | "previous_response_id" | "store" => {
                 parsed.generates = true;
-                self.count_if(map, key == "instructions", Content::Text)?;
+                self.count_if(map, key == "instructions", ContentKind::Text)?;
             }
             "system" | "preamble" | "documents" | "mcp_servers" | "systemInstruction"
             | "system_instruction" => {
-                self.count(map, Content::Text)?;
+                self.count(map, ContentKind::Text)?;
             }
             "tools" | "functions" | "toolConfig" => {
-                parsed.has_tools |= self.count(map, Content::Schema)? > 0;
+                parsed.has_tools |= self.count(map, ContentKind::Schema)? > 0;
             }
             "response_format" | "text" | "output_config" | "format" => {
-                self.count(map, Content::Schema)?;
+                self.count(map, ContentKind::Schema)?;
             }
             _ => drop(map.next_value::<IgnoredAny>()?),
         }
@@ -186,7 +186,7 @@ impl RequestVisitor<'_, '_> {
     fn count<'de, A: MapAccess<'de>>(
         &mut self,
         map: &mut A,
-        kind: Content,
+        kind: ContentKind,
     ) -> Result<u64, A::Error> {
         map.next_value_seed(Counter { tally: self.0, kind })
     }
@@ -195,7 +195,7 @@ impl RequestVisitor<'_, '_> {
         &mut self,
         map: &mut A,
         counts: bool,
-        kind: Content,
+        kind: ContentKind,
     ) -> Result<(), A::Error> {
         if counts {
             self.count(map, kind).map(drop)
@@ -275,7 +275,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Key<'a> {
 
 /// What a value holds, by the keys that lead to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Content {
+enum ContentKind {
     /// Messages and their texts. Names of members are the API's, and no input.
     Text,
     /// A member of a message that is no text by its name.
@@ -344,11 +344,11 @@ const SOURCES: &[&str] = &[
 /// Adds up the tokens of a value. Its result is how many values an array holds (an array of tokens being one), or 1.
 struct Counter<'t, 'e> {
     tally: &'t mut Tally<'e>,
-    kind: Content,
+    kind: ContentKind,
 }
 
 impl<'e> Counter<'_, 'e> {
-    fn of(&mut self, kind: Content) -> Counter<'_, 'e> {
+    fn of(&mut self, kind: ContentKind) -> Counter<'_, 'e> {
         Counter { tally: self.tally, kind }
     }
 
@@ -358,14 +358,14 @@ impl<'e> Counter<'_, 'e> {
     }
 
     /// The kind of a member's value.
-    fn kind_of(&self, key: &str) -> Content {
+    fn kind_of(&self, key: &str) -> ContentKind {
         match self.kind {
-            Content::Schema | Content::Source => self.kind,
-            _ if SOURCES.contains(&key) => Content::Source,
+            ContentKind::Schema | ContentKind::Source => self.kind,
+            _ if SOURCES.contains(&key) => ContentKind::Source,
             // Arguments of a tool, given as an object.
-            _ if matches!(key, "input" | "arguments" | "args") => Content::Schema,
-            _ if TEXTS.contains(&key) => Content::Text,
-            _ => Content::Other,
+            _ if matches!(key, "input" | "arguments" | "args") => ContentKind::Schema,
+            _ if TEXTS.contains(&key) => ContentKind::Text,
+            _ => ContentKind::Other,
         }
     }
 }
@@ -425,9 +425,9 @@ impl<'de> Visitor<'de> for Counter<'_, '_> {
         let (mut is_message, mut is_named, mut low_detail) = (false, false, false);
         while let Some(Key(key)) = map.next_key()? {
             match &*key {
-                name if self.kind == Content::Schema => {
+                name if self.kind == ContentKind::Schema => {
                     self.tally.tokens += self.tally.estimator.tokens(name) + PER_MEMBER;
-                    map.next_value_seed(self.of(Content::Schema))?;
+                    map.next_value_seed(self.of(ContentKind::Schema))?;
                 }
                 "role" => {
                     is_message = true;

@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, sync::LazyLock};
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, MatchKind, packed};
 use memchr::memchr2;
 
 use super::{
@@ -16,9 +16,9 @@ use super::{
     usage_json::{TokenCounts, UsageReport},
 };
 
-/// What a field means.
+/// The meaning of a field.
 #[derive(Clone, Copy, Debug)]
-enum Field {
+enum Meaning {
     Usage,
     /// A single count, which is not within a usage.
     Amount,
@@ -37,47 +37,47 @@ enum Field {
 }
 
 /// The fields of the bodies and events of all providers.
-const FIELDS: &[(Path, Field)] = &[
-    (&["usage"], Field::Usage),
-    (&["message", "usage"], Field::Usage), // Anthropic, in message_start
-    (&["response", "usage"], Field::Usage), // OpenAI responses, in response.completed
-    (&["delta", "usage"], Field::Usage),   // Cohere, in message-end
-    (&["x_groq", "usage"], Field::Usage),
-    (&["meta", "tokens"], Field::Usage),       // Cohere
-    (&["meta", "billed_units"], Field::Usage), // Cohere embeddings
-    (&["usageMetadata"], Field::Usage),        // Gemini
-    (&["response", "usageMetadata"], Field::Usage),
-    (&["metadata", "usage"], Field::Usage), // Bedrock ConverseStream, event by event
-    (&["amazon-bedrock-invocationMetrics"], Field::Usage),
-    (&["prompt_eval_count"], Field::Amount), // Ollama
-    (&["eval_count"], Field::Amount),
-    (&["prompt_token_count"], Field::Amount), // Llama on Bedrock
-    (&["generation_token_count"], Field::Amount),
-    (&["error"], Field::Error),
-    (&["x_groq", "error"], Field::Error),
-    (&["response", "error"], Field::Error),
-    (&["choices", "error"], Field::Error),
-    (&["choices", "finish_reason"], Field::Finish),
-    (&["candidates", "finishReason"], Field::Finish), // Gemini
-    (&["response", "candidates", "finishReason"], Field::Finish),
-    (&["promptFeedback", "blockReason"], Field::Finish),
-    (&["delta", "stop_reason"], Field::Finish),
-    (&["delta", "finish_reason"], Field::Finish),
-    (&["stop_reason"], Field::Finish), // Anthropic's JSON
-    (&["stopReason"], Field::Finish),  // Bedrock Converse
-    (&["messageStop", "stopReason"], Field::Finish),
-    (&["finish_reason"], Field::Finish), // Cohere's JSON
-    (&["done_reason"], Field::Finish),   // Ollama
-    (&["incomplete_details", "reason"], Field::Finish), // OpenAI responses
-    (&["response", "incomplete_details", "reason"], Field::Finish),
-    (&["done"], Field::Done), // Ollama
-    (&["type"], Field::Kind),
-    (&["event_type"], Field::Kind), // Cohere's first API
-    (&["object"], Field::Object),
-    (&["model"], Field::Model),
-    (&["modelVersion"], Field::Model),
-    (&["message", "model"], Field::Model),
-    (&["message", "id"], Field::MessageId),
+const FIELDS: &[(Path, Meaning)] = &[
+    (&["usage"], Meaning::Usage),
+    (&["message", "usage"], Meaning::Usage), // Anthropic, in message_start
+    (&["response", "usage"], Meaning::Usage), // OpenAI responses, in response.completed
+    (&["delta", "usage"], Meaning::Usage),   // Cohere, in message-end
+    (&["x_groq", "usage"], Meaning::Usage),
+    (&["meta", "tokens"], Meaning::Usage),       // Cohere
+    (&["meta", "billed_units"], Meaning::Usage), // Cohere embeddings
+    (&["usageMetadata"], Meaning::Usage),        // Gemini
+    (&["response", "usageMetadata"], Meaning::Usage),
+    (&["metadata", "usage"], Meaning::Usage), // Bedrock ConverseStream, event by event
+    (&["amazon-bedrock-invocationMetrics"], Meaning::Usage),
+    (&["prompt_eval_count"], Meaning::Amount), // Ollama
+    (&["eval_count"], Meaning::Amount),
+    (&["prompt_token_count"], Meaning::Amount), // Llama on Bedrock
+    (&["generation_token_count"], Meaning::Amount),
+    (&["error"], Meaning::Error),
+    (&["x_groq", "error"], Meaning::Error),
+    (&["response", "error"], Meaning::Error),
+    (&["choices", "error"], Meaning::Error),
+    (&["choices", "finish_reason"], Meaning::Finish),
+    (&["candidates", "finishReason"], Meaning::Finish), // Gemini
+    (&["response", "candidates", "finishReason"], Meaning::Finish),
+    (&["promptFeedback", "blockReason"], Meaning::Finish),
+    (&["delta", "stop_reason"], Meaning::Finish),
+    (&["delta", "finish_reason"], Meaning::Finish),
+    (&["stop_reason"], Meaning::Finish), // Anthropic's JSON
+    (&["stopReason"], Meaning::Finish),  // Bedrock Converse
+    (&["messageStop", "stopReason"], Meaning::Finish),
+    (&["finish_reason"], Meaning::Finish), // Cohere's JSON
+    (&["done_reason"], Meaning::Finish),   // Ollama
+    (&["incomplete_details", "reason"], Meaning::Finish), // OpenAI responses
+    (&["response", "incomplete_details", "reason"], Meaning::Finish),
+    (&["done"], Meaning::Done), // Ollama
+    (&["type"], Meaning::Kind),
+    (&["event_type"], Meaning::Kind), // Cohere's first API
+    (&["object"], Meaning::Object),
+    (&["model"], Meaning::Model),
+    (&["modelVersion"], Meaning::Model),
+    (&["message", "model"], Meaning::Model),
+    (&["message", "id"], Meaning::MessageId),
 ];
 
 pub(super) const PATHS: &[Path] = &{
@@ -222,34 +222,34 @@ pub(super) struct FieldReader<'r> {
 impl ValueSink for FieldReader<'_> {
     fn found(&mut self, path: usize, value: Option<&[u8]>) {
         let is_null = value == Some(b"null");
-        let Some((path, field)) = FIELDS.get(path).filter(|_| !is_null) else { return };
+        let Some((path, meaning)) = FIELDS.get(path).filter(|_| !is_null) else { return };
         let (value, findings) = (value.unwrap_or_default(), &mut *self.findings);
-        match field {
-            Field::Usage => {
+        match meaning {
+            Meaning::Usage => {
                 findings.take_report(UsageReport::read(value, findings.model.as_deref()))
             }
-            Field::Amount => {
+            Meaning::Amount => {
                 let name = path.last().copied().unwrap_or_default();
                 findings.take_report(UsageReport::of_field(name, value));
             }
-            Field::Error => {
+            Meaning::Error => {
                 findings.failed = true;
                 findings.error.get_or_insert_with(|| ErrorReport::of_member(value));
             }
-            Field::Finish => findings.finish(value),
-            Field::Done => {
+            Meaning::Finish => findings.finish(value),
+            Meaning::Done => {
                 findings.finished |= value == b"true";
                 findings.is_part |= value == b"false";
             }
-            Field::Kind => {
+            Meaning::Kind => {
                 findings.event_is_last |= LAST.contains(&value);
                 findings.event_is_last_with_usage |=
                     LAST_WITH_USAGE.iter().any(|end| value.ends_with(end));
                 findings.failed |= FAILING.contains(&value);
             }
-            Field::Object => findings.is_part |= value.ends_with(b".chunk\""),
-            Field::Model => self.model(value),
-            Field::MessageId => findings.begin_message(value, self.rules),
+            Meaning::Object => findings.is_part |= value.ends_with(b".chunk\""),
+            Meaning::Model => self.model(value),
+            Meaning::MessageId => findings.begin_message(value, self.rules),
         }
     }
 }
@@ -267,19 +267,16 @@ impl FieldReader<'_> {
 /// True if an event may tell anything. Most are a few words of an answer and tell nothing, which is found out much
 /// faster than what they say: they have no key of [`FIELDS`] but such whose value is null, or a kind of no meaning.
 pub(super) fn may_tell(data: &[u8], models_matter: bool) -> bool {
-    let keys = if models_matter { &KEYS_AND_MODEL } else { &KEYS };
-    let Some(keys) = keys.as_ref() else { return true };
-    keys.find_iter(data).any(|key| {
-        let found = &data[key.range()];
-        !tells_nothing(found == KIND, &data[key.end()..])
-    })
+    let keys = if models_matter { &*KEYS_AND_MODEL } else { &*KEYS };
+    keys.any(data, |key, end| !tells_nothing(key == KIND, &data[end..]))
 }
 
 const KIND: &[u8] = b"\"type\"";
 
 /// What the paths of [`FIELDS`] end in.
-const ENDS: [&[u8]; 9] = [
-    b"\"usage",
+const ENDS: [&[u8]; 10] = [
+    b"\"usage\"",
+    b"usageMetadata\"",
     b"eason\"",
     KIND,
     b"\"error\"",
@@ -290,13 +287,38 @@ const ENDS: [&[u8]; 9] = [
     b"event_type\"",
 ];
 
-static KEYS: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| searcher(&ENDS));
-static KEYS_AND_MODEL: LazyLock<Option<AhoCorasick>> =
-    LazyLock::new(|| searcher(&[&ENDS[..], &[b"\"model\"", b"modelVersion\""]].concat()));
+static KEYS: LazyLock<Needles> = LazyLock::new(|| Needles::new(&ENDS));
+static KEYS_AND_MODEL: LazyLock<Needles> =
+    LazyLock::new(|| Needles::new(&[&ENDS[..], &[b"\"model\"", b"modelVersion\""]].concat()));
 
-/// So few and short needles always fit. If they did not, every event would be read.
-fn searcher(needles: &[&[u8]]) -> Option<AhoCorasick> {
-    AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).build(needles).ok()
+/// Finds several short texts in one pass: many bytes at a time where the processor can, else one by one.
+#[derive(Debug)]
+enum Needles {
+    Packed(packed::Searcher),
+    Plain(AhoCorasick),
+    /// So few and short texts always fit. If they did not, every event would be read.
+    Unsearchable,
+}
+
+impl Needles {
+    fn new(needles: &[&[u8]]) -> Self {
+        // The automaton's own shortcut looks for the rarest byte, which is a quote here, and is slower than none.
+        let plain = || AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).prefilter(false).build(needles);
+        match packed::Searcher::new(needles) {
+            Some(searcher) => Self::Packed(searcher),
+            None => plain().map_or(Self::Unsearchable, Self::Plain),
+        }
+    }
+
+    /// True if this holds for the end of any text that is found, and the text.
+    fn any(&self, data: &[u8], holds: impl Fn(&[u8], usize) -> bool) -> bool {
+        let holds = |found: aho_corasick::Match| holds(&data[found.range()], found.end());
+        match self {
+            Self::Packed(searcher) => searcher.find_iter(data).any(holds),
+            Self::Plain(automaton) => automaton.find_iter(data).any(holds),
+            Self::Unsearchable => true,
+        }
+    }
 }
 
 /// True if the value after a key is null, false or empty, or a kind of event that means nothing.
