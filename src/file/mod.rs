@@ -1,7 +1,8 @@
 //! Limits from a TOML or JSON file.
 //!
-//! [`LimitsFile`] reads all that can be declared: buckets with their quotas, families, classes, routes, and what becomes
-//! of names and demands that none of it covers. What it does not know it refuses, naming the place.
+//! [`LimitsFile`] reads all that can be declared: buckets with their quotas, families, classes,
+//! routes, and what becomes of names and demands that none of it covers. What it does not know it
+//! refuses, naming the place.
 //!
 //! ```
 //! use tower_throttle::{Limits, Quota, file::LimitsFile};
@@ -12,13 +13,14 @@
 //!     [buckets.gpt-4o]
 //!     quotas = [
 //!         { metric = "requests", limit = 500, per = "1 m" },
-//!         { metric = "tokens", limit = 30_000, per = "1 m", kind = "token_bucket", burst = 10_000 },
+//!         { metric = "tokens", limit = 30_000, per = "1 m", kind = "token_bucket" },
 //!     ]
 //! "#)?;
 //! let limiter = file.limiter().build()?;
 //!
 //! let error = LimitsFile::from_toml("[buckets.gpt-4o]\nquota = []").unwrap_err();
-//! assert_eq!(error.to_string(), "line 2, column 1: unknown field `quota`, expected `quotas` or `partition`");
+//! let reason = "unknown field `quota`, expected `quotas` or `partition`";
+//! assert_eq!(error.to_string(), format!("line 2, column 1: {reason}"));
 //! # Ok::<_, tower_throttle::LimitsError>(())
 //! ```
 //!
@@ -26,48 +28,59 @@
 //!
 //! In TOML; JSON has the same members. Everything may be left out, except what is marked *needed*.
 //!
-//! | at the top | |
-//! |---|---|
-//! | `buckets` | a table of buckets by name |
-//! | `families` | a list of `{ pattern = "gpt-4o-20*", bucket = "gpt-4o" }`, in order: see [`Limits::family`] |
-//! | `classes` | a table of `{ head_start = "30 s", headroom = 0.1 }` by name: see [`Limits::class`] |
-//! | `undeclared` | `"refuse"` (default), `"unlimited"` or `{ bucket = "others" }`: see [`Undeclared`] |
-//! | `partition` | of buckets that do not name one: see [`Limits::partition`] |
-//! | `on_unavailable` | `"fail"` (default), `"allow"` or `{ local = 0.25 }`: see [`OnUnavailable`] |
-//! | `routes` | a list of routes (feature `routes`) |
+//! At the top:
+//!
+//! * `buckets`: a table of buckets by name
+//! * `families`: a list of `{ pattern = "gpt-4o-20*", bucket = "gpt-4o" }`, in order: see
+//!   [`Limits::family`]
+//! * `classes`: a table of `{ head_start = "30 s", headroom = 0.1 }` by name: see [`Limits::class`]
+//! * `undeclared`: `"refuse"` (default), `"unlimited"` or `{ bucket = "others" }`: see
+//!   [`Undeclared`]
+//! * `partition`: of buckets that do not name one: see [`Limits::partition`]
+//! * `on_unavailable`: `"fail"` (default), `"allow"` or `{ local = 0.25 }`: see [`OnUnavailable`]
+//! * `routes`: a list of routes (feature `routes`)
 //!
 //! | a bucket | |
 //! |---|---|
 //! | `quotas` | a list of quotas, *needed* |
 //! | `partition` | as above |
 //!
-//! | a quota | for the kinds | |
-//! |---|---|---|
-//! | `kind` | | `"sliding"` (default), `"token_bucket"`, `"paced"`, `"fixed"` or `"concurrency"` |
-//! | `limit` | all | *needed* |
-//! | `metric` | all but `concurrency` | *needed* |
-//! | `per` | all but `concurrency` | the window, *needed*; `"1 day in America/Los_Angeles"` is a `fixed` one (feature `timezone`) |
-//! | `weights` | all but `concurrency` | `{ output_tokens = 5 }`: see [`Quota::weight`](crate::Quota::weight) |
-//! | `charge_at` | all but `concurrency` | `"start"` (default) or `"end"`: see [`ChargeAt`](crate::ChargeAt) |
-//! | `max_debt` | all but `concurrency` | see [`Quota::max_debt`](crate::Quota::max_debt) |
-//! | `guard` | `sliding` | the jitter guard: see [`Quota::guard`](crate::Quota::guard) |
-//! | `burst`, `burst_times` | `token_bucket` | an amount, or a multiple of the limit: see [`Quota::burst`](crate::Quota::burst) |
-//! | `over` | `paced` | see [`Quota::paced_over`](crate::Quota::paced_over) |
-//! | `longest_call` | `token_bucket`, `paced` | see [`Quota::longest_call`](crate::Quota::longest_call) |
-//! | `anchor` | `fixed` | how long after the Unix epoch a window starts: see [`Quota::anchored`](crate::Quota::anchored) |
-//! | `slots` | `sliding`, `token_bucket`, `paced` | see [`Quota::slots`](crate::Quota::slots) |
-//! | `name` | all | see [`Quota::named`](crate::Quota::named) |
+//! A quota, with the kinds that a field is for in brackets:
 //!
-//! | a route | |
-//! |---|---|
-//! | `match` | the pattern, *needed*: see [`Routes`](crate::Routes) |
-//! | `bucket` | the bucket, whose name may use the pattern's parameters; or `unlimited = true`, or `refuse = true` |
-//! | `and` | a list of buckets to take the same from |
-//! | `usage` | `{ tokens = 1_500 }`: the most that each request may use |
-//! | `class`, `max_wait` | see [`Demand`](crate::Demand) |
+//! * `kind`: `"sliding"` (default), `"token_bucket"`, `"paced"`, `"fixed"` or `"concurrency"`
+//! * `limit`: (all) *needed*
+//! * `metric`: (all but `concurrency`) *needed*
+//! * `per`: (all but `concurrency`) the window, *needed*; `"1 day in
+//!   America/Los_Angeles"` is a `fixed` one (feature `timezone`)
+//! * `weights`: (all but `concurrency`) `{ output_tokens = 5 }`: see
+//!   [`Quota::weight`](crate::Quota::weight)
+//! * `charge_at`: (all but `concurrency`) `"start"` (default) or `"end"`: see
+//!   [`ChargeAt`](crate::ChargeAt)
+//! * `max_debt`: (all but `concurrency`) see
+//!   [`Quota::max_debt`](crate::Quota::max_debt)
+//! * `guard`: (`sliding`) the jitter guard: see [`Quota::guard`](crate::Quota::guard)
+//! * `burst`, `burst_times`: (`token_bucket`) an amount, or a multiple of the limit:
+//!   see [`Quota::burst`](crate::Quota::burst)
+//! * `over`: (`paced`) see [`Quota::paced_over`](crate::Quota::paced_over)
+//! * `longest_call`: (`token_bucket`, `paced`) see
+//!   [`Quota::longest_call`](crate::Quota::longest_call)
+//! * `anchor`: (`fixed`) how long after the Unix epoch a window starts: see
+//!   [`Quota::anchored`](crate::Quota::anchored)
+//! * `slots`: (`sliding`, `token_bucket`, `paced`) see
+//!   [`Quota::slots`](crate::Quota::slots)
+//! * `name`: (all) see [`Quota::named`](crate::Quota::named)
 //!
-//! A length of time is a number, with decimals if need be, and a unit: `300 ms`, `1.5 s`, `1 m`, `12 h`, `30 d`, or
-//! `second`, `minute`, `hour`, `day` in full.
+//! A route:
+//!
+//! * `match`: the pattern, *needed*: see [`Routes`](crate::Routes)
+//! * `bucket`: the bucket, whose name may use the pattern's parameters; or `unlimited = true`, or
+//!   `refuse = true`
+//! * `and`: a list of buckets to take the same from
+//! * `usage`: `{ tokens = 1_500 }`: the most that each request may use
+//! * `class`, `max_wait`: see [`Demand`](crate::Demand)
+//!
+//! A length of time is a number, with decimals if need be, and a unit: `300 ms`, `1.5 s`, `1 m`,
+//! `12 h`, `30 d`, or `second`, `minute`, `hour`, `day` in full.
 
 mod named;
 mod quota;
@@ -81,7 +94,7 @@ use std::{path::Path, time::Duration};
 
 use serde::Deserialize;
 
-use self::{named::Named, text::Length};
+use self::{named::NamedTable, text::Length};
 #[cfg(feature = "routes")]
 use crate::routes::RoutesBuilder;
 use crate::{
@@ -95,14 +108,15 @@ pub struct LimitsFile {
     limits: Limits,
     on_unavailable: Option<OnUnavailable>,
     #[cfg(feature = "routes")]
-    routes: Vec<routes::Declared>,
+    routes: Vec<routes::DeclaredRoute>,
 }
 
 impl LimitsFile {
     /// Reads a file whose name ends in `.toml` or `.json`.
     ///
     /// # Errors
-    /// A file that cannot be read, and whatever in it is unknown or makes no sense: where it stands, and why.
+    /// A file that cannot be read, and whatever in it is unknown or makes no sense: where it
+    /// stands, and why.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, LimitsError> {
         let path = path.as_ref();
         let parse = match path.extension().and_then(|extension| extension.to_str()) {
@@ -160,7 +174,8 @@ impl LimitsFile {
         Limiter::builder(self.limits()).on_unavailable(self.on_unavailable.unwrap_or_default())
     }
 
-    /// The routes, to which others can be added, such as those that [extract](crate::Route::by) demands.
+    /// The routes, to which others can be added, such as those that [extract](crate::Route::by)
+    /// demands.
     #[cfg(feature = "routes")]
     pub fn routes<R>(&self) -> RoutesBuilder<R> {
         routes::builder(&self.routes)
@@ -180,8 +195,8 @@ impl Limits {
     /// Reads limits from a TOML or JSON file: see [`file`](crate::file).
     ///
     /// # Errors
-    /// A file that cannot be read, and whatever in it is unknown, makes no sense or is no limit: where it stands, and
-    /// why. One that declares routes too is read with [`LimitsFile::read`].
+    /// A file that cannot be read, and whatever in it is unknown, makes no sense or is no limit:
+    /// where it stands, and why. One that declares routes too is read with [`LimitsFile::read`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, LimitsError> {
         let path = path.as_ref();
         let file = LimitsFile::read(path)?;
@@ -205,11 +220,11 @@ fn at_line(line: usize, column: usize, reason: &str) -> LimitsError {
 struct Contents {
     partition: Option<String>,
     #[serde(default)]
-    buckets: Named<Bucket>,
+    buckets: NamedTable<BucketText>,
     #[serde(default)]
     families: Vec<Family>,
     #[serde(default)]
-    classes: Named<Class>,
+    classes: NamedTable<ClassText>,
     #[serde(default)]
     undeclared: UndeclaredText,
     on_unavailable: Option<OnUnavailableText>,
@@ -235,7 +250,7 @@ impl<'de> Deserialize<'de> for NoRoutes {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Bucket {
+struct BucketText {
     quotas: Vec<quota::QuotaText>,
     partition: Option<String>,
 }
@@ -249,7 +264,7 @@ struct Family {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Class {
+struct ClassText {
     head_start: Option<Length>,
     #[serde(default)]
     headroom: f64,
@@ -297,7 +312,7 @@ impl Contents {
     fn limits(&self) -> Result<Limits, LimitsError> {
         let usual = self.partition.as_deref().unwrap_or(DEFAULT_PARTITION);
         let mut limits = Limits::new();
-        for (name, Bucket { quotas, partition }) in &self.buckets.0 {
+        for (name, BucketText { quotas, partition }) in &self.buckets.0 {
             limits = limits.partition(partition.as_deref().unwrap_or(usual));
             let quotas = each(quotas, &format!("buckets.{name}.quotas"), quota::QuotaText::quota)?;
             limits = limits.bucket(name, quotas);
@@ -305,7 +320,7 @@ impl Contents {
         for Family { pattern, bucket } in &self.families {
             limits = limits.family(pattern, bucket);
         }
-        for (name, Class { head_start, headroom }) in &self.classes.0 {
+        for (name, ClassText { head_start, headroom }) in &self.classes.0 {
             limits =
                 limits.class(name, head_start.map_or(Duration::ZERO, |length| length.0), *headroom);
         }

@@ -16,7 +16,7 @@ pub(super) struct Length(pub(super) Duration);
 /// A window: a length, and whose midnights it begins at.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Text")]
-pub(super) struct Window {
+pub(super) struct WindowText {
     pub(super) length: Duration,
     pub(super) zone: Option<String>,
 }
@@ -52,7 +52,7 @@ impl TryFrom<Text> for Length {
     }
 }
 
-impl TryFrom<Text> for Window {
+impl TryFrom<Text> for WindowText {
     type Error = String;
 
     fn try_from(Text(text): Text) -> Result<Self, String> {
@@ -157,20 +157,24 @@ mod tests {
 
     #[test]
     fn windows_may_be_in_a_time_zone() {
-        let window = |text: &str| Window::try_from(Text(text.to_owned()));
+        let window = |text: &str| WindowText::try_from(Text(text.to_owned()));
         let day = Duration::from_secs(86_400);
         let zone = Some("America/Los_Angeles".to_owned());
-        assert_eq!(window("1 day in America/Los_Angeles"), Ok(Window { length: day, zone }));
-        assert_eq!(window("24 h"), Ok(Window { length: day, zone: None }));
+        assert_eq!(window("1 day in America/Los_Angeles"), Ok(WindowText { length: day, zone }));
+        assert_eq!(window("24 h"), Ok(WindowText { length: day, zone: None }));
         assert!(window("1 day in ").unwrap_err().contains("no time zone"));
         assert!(window("tomorrow in Rome").is_err());
     }
 
     proptest! {
         #[test]
-        fn no_text_is_too_odd(text in "\\PC{0,30}", number in "[0-9.]{0,50}", unit in "(ms|s|m|h|d| in | )") {
-            let _ = Window::try_from(Text(text));
-            let _ = Window::try_from(Text(number + &unit));
+        fn no_text_is_too_odd(
+            text in "\\PC{0,30}",
+            number in "[0-9.]{0,50}",
+            unit in "(ms|s|m|h|d| in | )",
+        ) {
+            let _ = WindowText::try_from(Text(text));
+            let _ = WindowText::try_from(Text(number + &unit));
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Frames of `application/vnd.amazon.eventstream`, read while they pass.
 //!
-//! A frame is kept until it is whole, up to a bound; a longer one is passed over. After a frame that cannot be right,
-//! such as one with a wrong checksum, nothing more is read. What events say is not known here.
+//! A frame is kept until it is whole, up to a bound; a longer one is passed over. After a frame
+//! that cannot be right, such as one with a wrong checksum, nothing more is read. What events say
+//! is not known here.
 
 use aws_smithy_eventstream::frame::read_message_from;
 use aws_smithy_types::event_stream::Message;

@@ -1,21 +1,35 @@
 //! Providers and servers that speak OpenAI's protocol, or nearly so.
 //!
-//! | provider | limits | `tokens` when admitted | at the end | source |
-//! |---|---|---|---|---|
-//! | [`rules`] | yours | estimated input and the output's bound | those used | |
-//! | [`groq`] | requests and tokens, per minute and day, refilled linearly | input and bound | those used, without cached ones | <https://console.groq.com/docs/rate-limits> |
-//! | [`mistral`] | requests per second; tokens per minute and month; audio seconds apart | input and bound | those used, without cached ones | <https://docs.mistral.ai/deployment/laplateforme/tier/> |
-//! | [`deepseek`] | calls in flight | | | <https://api-docs.deepseek.com/quick_start/rate_limit> |
-//! | [`openrouter`] | requests per minute, and per day in UTC, of all free models | | | <https://openrouter.ai/docs/api-reference/limits> |
-//! | [`cohere`] | requests per minute, of trial keys also per month; texts to embed per minute | | | <https://docs.cohere.com/docs/rate-limits> |
-//! | [`xai`] | requests and tokens per minute | input and bound | those used, with reasoning | <https://docs.x.ai/docs/key-information/consumption-and-rate-limits> |
-//! | [`together`] | requests and tokens per minute or second | input and bound | those used | <https://docs.together.ai/docs/rate-limits> |
-//! | [`fireworks`] | requests, input and output tokens per minute | input and bound | those used | <https://docs.fireworks.ai/guides/quotas_usage/rate-limits> |
-//! | [`perplexity`] | requests per minute | | | <https://docs.perplexity.ai/guides/usage-tiers> |
-//! | [`vllm`], [`ollama`] | calls in flight, of a server of your own | | | <https://docs.vllm.ai>, <https://docs.ollama.com> |
+//! * [`rules`]: limits: yours; `tokens` when admitted: estimated input and the output's bound; at
+//!   the end: those used
+//! * [`groq`]: limits: requests and tokens, per minute and day, refilled linearly; `tokens` when
+//!   admitted: input and bound; at the end: those used, without cached ones; source:
+//!   <https://console.groq.com/docs/rate-limits>
+//! * [`mistral`]: limits: requests per second; tokens per minute and month; audio seconds apart;
+//!   `tokens` when admitted: input and bound; at the end: those used, without cached ones; source:
+//!   <https://docs.mistral.ai/deployment/laplateforme/tier/>
+//! * [`deepseek`]: limits: calls in flight; source:
+//!   <https://api-docs.deepseek.com/quick_start/rate_limit>
+//! * [`openrouter`]: limits: requests per minute, and per day in UTC, of all free models; source:
+//!   <https://openrouter.ai/docs/api-reference/limits>
+//! * [`cohere`]: limits: requests per minute, of trial keys also per month; texts to embed per
+//!   minute; source: <https://docs.cohere.com/docs/rate-limits>
+//! * [`xai`]: limits: requests and tokens per minute; `tokens` when admitted: input and bound; at
+//!   the end: those used, with reasoning; source:
+//!   <https://docs.x.ai/docs/key-information/consumption-and-rate-limits>
+//! * [`together`]: limits: requests and tokens per minute or second; `tokens` when admitted: input
+//!   and bound; at the end: those used; source: <https://docs.together.ai/docs/rate-limits>
+//! * [`fireworks`]: limits: requests, input and output tokens per minute; `tokens` when admitted:
+//!   input and bound; at the end: those used; source:
+//!   <https://docs.fireworks.ai/guides/quotas_usage/rate-limits>
+//! * [`perplexity`]: limits: requests per minute; source:
+//!   <https://docs.perplexity.ai/guides/usage-tiers>
+//! * [`vllm`], [`ollama`]: limits: calls in flight, of a server of your own; source:
+//!   <https://docs.vllm.ai>, <https://docs.ollama.com>
 //!
-//! What is left is read from the headers that each provider sends; [`rules`] reads all of these names. OpenRouter's come
-//! with refusals only, some of them inside the body. DeepSeek, vLLM and Ollama tell nothing.
+//! What is left is read from the headers that each provider sends; [`rules`] reads all of these
+//! names. OpenRouter's come with refusals only, some of them inside the body. DeepSeek, vLLM and
+//! Ollama tell nothing.
 //!
 //! Providers change their rules, and yours may differ: check your own limits.
 
@@ -24,10 +38,11 @@ use super::{Quotas, Rules, presets};
 /// The rules of a provider that counts all that is used, whatever it is.
 ///
 /// ```
-/// use tower_throttle::{Limiter, Limits, Quota, ThrottleLayer, llm::compatible};
+/// use tower_throttle::{Limiter, Limits, Quota, ThrottleLayer};
+/// use tower_throttle::llm::{Charge, compatible};
 ///
 /// let limits = Limits::new().bucket("llama-3.3-70b", [Quota::per_minute("tokens", 100_000)]);
-/// let rules = compatible::rules().unbounded_output(4_096).on_status(429..=429, tower_throttle::llm::Charge::Request);
+/// let rules = compatible::rules().unbounded_output(4_096).on_status(429..=429, Charge::Request);
 /// let layer = ThrottleLayer::openai_compatible(Limiter::new(limits)?, rules);
 /// # let _ = tower::ServiceBuilder::new().layer(layer);
 /// # Ok::<_, tower_throttle::BoxError>(())
@@ -59,7 +74,8 @@ pub fn mistral() -> Rules {
     Rules::new(presets::MISTRAL_AI)
 }
 
-/// Mistral's limits. They seem to reset on the minute, which a sliding window satisfies at any phase of its clock.
+/// Mistral's limits. They seem to reset on the minute, which a sliding window satisfies at any
+/// phase of its clock.
 pub fn mistral_quotas() -> Quotas {
     Quotas::sliding()
 }
@@ -153,7 +169,8 @@ pub fn vllm_quotas() -> Quotas {
     Quotas::sliding()
 }
 
-/// The rules of a server of Ollama, by its own API or OpenAI's. It queues calls beyond those it serves at once.
+/// The rules of a server of Ollama, by its own API or OpenAI's. It queues calls beyond those it
+/// serves at once.
 #[must_use]
 pub fn ollama() -> Rules {
     Rules::new(presets::OLLAMA)

@@ -16,8 +16,8 @@ use crate::{
 
 /// An [`Extractor`] that reads demands by a provider's [`Rules`]: see [`Rules::extractor`].
 ///
-/// It takes an `http::Request` whose body is [`Peek`], and with feature `reqwest` a `reqwest::Request`. For a request of
-/// another type, a closure with [`Rules::demand`] is one too.
+/// It takes an `http::Request` whose body is [`Peek`], and with feature `reqwest` a
+/// `reqwest::Request`. For a request of another type, a closure with [`Rules::demand`] is one too.
 #[derive(Clone, Debug)]
 pub struct Extract {
     rules: Arc<Rules>,

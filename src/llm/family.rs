@@ -109,7 +109,7 @@ mod tests {
             ),
             ("anthropic.claude-3-haiku-20240307-v1:0:48k", "anthropic.claude-3-haiku"),
             (
-                "arn:aws:bedrock:us-east-1:1:inference-profile/eu.anthropic.claude-opus-4-1-20250805-v1:0",
+                "arn:aws:bedrock:us-east-1:1:inference-profile/eu.anthropic.claude-opus-4-1-v1:0",
                 "eu.anthropic.claude-opus-4-1",
             ),
             (
@@ -141,7 +141,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_family_is_its_own_family(model in "(ft:)?[a-z0-9é:@-]{0,30}") {
-            for naming in [presets::OPENAI.naming, presets::ANTHROPIC.naming, presets::OPENROUTER.naming] {
+            for preset in [presets::OPENAI, presets::ANTHROPIC, presets::BEDROCK] {
+                let naming = preset.naming;
                 let family = naming.family(&model).into_owned();
                 prop_assert!(family.len() <= model.len().max(20));
             }

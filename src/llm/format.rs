@@ -7,8 +7,8 @@ use http::{
 
 /// How a body is written.
 ///
-/// Providers send streams as `application/json` and errors as `text/event-stream`, so [`Reader`](super::UsageReader)
-/// takes this for a hint and looks at the bytes.
+/// Providers send streams as `application/json` and errors as `text/event-stream`, so
+/// [`Reader`](super::UsageReader) takes this for a hint and looks at the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Format {
@@ -16,7 +16,8 @@ pub enum Format {
     Json,
     /// Server-sent events with JSON in them.
     Events,
-    /// Frames of `application/vnd.amazon.eventstream` with JSON in them, read with feature `bedrock`.
+    /// Frames of `application/vnd.amazon.eventstream` with JSON in them, read with feature
+    /// `bedrock`.
     AmazonEvents,
     /// A format that cannot be read, such as compressed bytes.
     Unreadable,
@@ -41,7 +42,8 @@ impl Format {
         }
     }
 
-    /// Returns the format that the first byte after blanks shows, which may be another than the headers tell.
+    /// Returns the format that the first byte after blanks shows, which may be another than the
+    /// headers tell.
     pub(super) fn shown_by(self, first: u8) -> Self {
         match (self, first) {
             (Self::Json | Self::Events, b'{' | b'[') => Self::Json,

@@ -24,7 +24,8 @@ use crate::{
 /// | no usage, an encoding that cannot be read, other content | what was reserved |
 /// | none, since the connection was refused | nothing |
 ///
-/// Bodies pass on unchanged and undelayed. Their bytes decide how they are read, not their content type.
+/// Bodies pass on unchanged and undelayed. Their bytes decide how they are read, not their content
+/// type.
 ///
 /// What responses say of limits holds back all that share the bucket: see [`Rules::feedback`].
 #[derive(Clone, Debug)]

@@ -1,7 +1,8 @@
 //! JSON that comes in pieces, read for a few of its members.
 //!
-//! Nothing of a body is kept but the values looked for, each up to a bound, so that a body may be of any length and is
-//! never waited for. It checks no grammar: of what is not JSON it finds nothing, or less than there is.
+//! Nothing of a body is kept but the values looked for, each up to a bound, so that a body may be
+//! of any length and is never waited for. It checks no grammar: of what is not JSON it finds
+//! nothing, or less than there is.
 
 use memchr::memchr2;
 
@@ -24,7 +25,8 @@ pub(crate) trait ValueSink {
 /// Finds values in JSON that comes in pieces.
 #[derive(Debug)]
 pub(crate) struct Scanner {
-    /// At most 64. Where one leads into the value of another, the other finds texts, numbers and words only.
+    /// At most 64. Where one leads into the value of another, the other finds texts, numbers and
+    /// words only.
     paths: &'static [Path],
     levels: [OpenContainer; LEVELS],
     /// Levels entered that are looked into.

@@ -1,7 +1,7 @@
 //! What calls turn out to use, learned from those before them.
 //!
-//! Per bucket: how much output all but a few calls stay within, and by how much input differs from its estimate. It
-//! knows nothing of providers or responses, and takes a fixed amount of memory.
+//! Per bucket: how much output all but a few calls stay within, and by how much input differs from
+//! its estimate. It knows nothing of providers or responses, and takes a fixed amount of memory.
 
 use std::{
     collections::HashMap,
@@ -13,14 +13,14 @@ use std::{
 const SHARE: f64 = 0.9;
 /// Outputs remembered of a bucket: the latest.
 const OUTPUTS: usize = 128;
-/// No answer is longer: who tells of one is not believed.
+/// No answer is longer; a response that tells of one is not believed.
 const LONGEST: u64 = 100_000_000;
 /// What the latest call weighs in the mean, once there are enough of them.
 const LATEST: f64 = 0.05;
 /// No estimate of input is believed to be off by more than this factor.
 const FACTOR: f64 = 3.0;
-/// As many calls weigh for the estimate before any was seen: one odd call must not make others ask for what no limit
-/// admits.
+/// As many calls weigh for the estimate before any was seen: one odd call must not make others ask
+/// for what no limit admits.
 const TRUSTED: u64 = 10;
 /// Buckets learned of. Of others nothing is learned.
 const BUCKETS: usize = 1_000;
@@ -85,8 +85,8 @@ impl Learned {
 
     pub(crate) fn observe(&self, bucket: &str, observed: Observed) {
         let mut buckets = self.lock();
-        if let Some(habits) = buckets.get_mut(bucket) {
-            habits.observe(observed);
+        if let Some(stats) = buckets.get_mut(bucket) {
+            stats.observe(observed);
         } else if buckets.len() < BUCKETS {
             buckets.entry(bucket.to_owned()).or_default().observe(observed);
         }
@@ -104,7 +104,7 @@ impl fmt::Debug for Learned {
     }
 }
 
-/// How the calls of one bucket are.
+/// Statistics of the calls of one bucket.
 #[derive(Default)]
 struct BucketStats {
     /// A ring: the outputs of the latest calls, and whether they were cut off there.
@@ -160,10 +160,11 @@ impl BucketStats {
     }
 }
 
-/// The value that the next one stays within, in this share of cases; nothing if so few values cannot tell.
+/// The value that the next one stays within, in this share of cases; nothing if so few values
+/// cannot tell.
 ///
-/// That is the estimator of Kaplan and Meier. Values that were cut off say only that the whole is larger, and count for
-/// nothing beyond: what they stand for is spread over the larger ones.
+/// That is the estimator of Kaplan and Meier. Values that were cut off say only that the whole is
+/// larger, and count for nothing beyond: what they stand for is spread over the larger ones.
 fn quantile(mut values: Vec<(u64, bool)>, share: f64) -> Option<u64> {
     // Of equal values those that were cut off are the larger ones.
     values.sort_unstable();

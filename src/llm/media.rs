@@ -1,7 +1,8 @@
-//! Images, audio and documents in requests: how large they are, and how many tokens a provider counts for them.
+//! Images, audio and documents in requests: how large they are, and how many tokens a provider
+//! counts for them.
 //!
-//! Bytes come as base64, of which only the beginning is decoded. The arithmetic is the provider's own where it
-//! publishes one; sources stand beside the rates.
+//! Bytes come as base64, of which only the beginning is decoded. The arithmetic is the provider's
+//! own where it publishes one; sources stand beside the rates.
 
 use base64::{
     Engine,
@@ -33,7 +34,8 @@ pub(crate) struct Image {
 /// How a provider counts images.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ImageRate {
-    /// So much, and so much per tile of 512 px after the image was scaled to fit 2048 px and its shorter side 768 px.
+    /// So much, and so much per tile of 512 px after the image was scaled to fit 2048 px and its
+    /// shorter side 768 px.
     Tiles { base: u64, tile: u64 },
     /// A token for so many pixels, up to a bound.
     Area { pixels: u64, most: u64 },
@@ -240,7 +242,8 @@ fn decoded(text: &str) -> Vec<u8> {
 const SHORTEST_OPAQUE: usize = 256;
 const SHORTEST_IN_TEXT: usize = 512;
 
-/// What a long text of nothing but base64 holds, where a text may stand or only where something else does.
+/// What a long text of nothing but base64 holds, where a text may stand or only where something
+/// else does.
 pub(crate) fn hidden_base64(text: &str, is_text: bool) -> Option<Media> {
     let shortest = if is_text { SHORTEST_IN_TEXT } else { SHORTEST_OPAQUE };
     let is_digit = |byte: u8| {

@@ -1,15 +1,22 @@
 //! LLM providers: what their requests ask for, and what their responses used.
 //!
-//! [`ThrottleLayer::openai`](crate::ThrottleLayer::openai), [`anthropic`](crate::ThrottleLayer::anthropic) and
-//! [`openai_compatible`](crate::ThrottleLayer::openai_compatible) throttle a client in one line. What a provider counts when a
-//! call is admitted and at its end is told by its [`Rules`]: [`openai::rules`], [`anthropic::rules`] and those in
-//! [`compatible`], which can be changed. The amounts are yours to bring, since they differ by account.
+//! The rules of each provider are data (presets); requests and responses are read by code that
+//! knows no provider.
 //!
-//! What responses say of limits, in headers, errors and `Retry-After`, holds back all that share the bucket, in every process: see
-//! [`Rules::feedback`].
+//! [`ThrottleLayer::openai`](crate::ThrottleLayer::openai),
+//! [`anthropic`](crate::ThrottleLayer::anthropic) and
+//! [`openai_compatible`](crate::ThrottleLayer::openai_compatible) throttle a client in one line. A
+//! provider's [`Rules`] say what it counts when a call is admitted and when it ends: [`openai`],
+//! [`anthropic`], [`gemini`], [`azure`], [`bedrock`], [`vertex`] and those in [`compatible`]. They
+//! can be changed. The amounts are yours to bring, since they differ by account. All providers side
+//! by side: [`providers`].
 //!
-//! A request's bucket is the family of its model (`gpt-4o-2024-11-20` is a `gpt-4o`), whatever model the response names. Families nobody
-//! declared go where [`Limits::undeclared`](crate::Limits::undeclared) says.
+//! What responses say of limits, in headers, errors and `Retry-After`, holds back all that share
+//! the bucket, in every process: see [`Rules::feedback`].
+//!
+//! A request's bucket is the family of its model (`gpt-4o-2024-11-20` is a `gpt-4o`), whatever
+//! model the response names. A family that is not declared goes where
+//! [`Limits::undeclared`](crate::Limits::undeclared) says.
 //!
 //! ```
 //! use http_body_util::Full;
@@ -23,7 +30,8 @@
 //!
 //! let answer = r#"{"usage": {"input_tokens": 11, "output_tokens": 42}}"#;
 //! let client = service_fn(move |_| async move { Ok::<_, BoxError>(http::Response::new(Full::from(answer))) });
-//! let client = ServiceBuilder::new().layer(ThrottleLayer::anthropic(limiter.clone())).service(client);
+//! let layer = ThrottleLayer::anthropic(limiter.clone());
+//! let client = ServiceBuilder::new().layer(layer).service(client);
 //!
 //! let request = r#"{"model": "claude-sonnet-4-5-20250929", "max_tokens": 1024,
 //!     "messages": [{"role": "user", "content": "Why is the sky blue?"}]}"#;
@@ -31,7 +39,8 @@
 //! assert_eq!(limiter.status("claude-sonnet-4-5").await?.quotas[2].in_flight, 1_024);
 //!
 //! http_body_util::BodyExt::collect(response.into_body()).await?;
-//! assert!(limiter.status("claude-sonnet-4-5").await?.quotas[2].charged <= 42.0); // some is refilled by now
+//! // Some is refilled by now.
+//! assert!(limiter.status("claude-sonnet-4-5").await?.quotas[2].charged <= 42.0);
 //! # Ok(())
 //! # }
 //! ```
@@ -57,6 +66,8 @@ mod model_path;
 pub mod openai;
 mod policy;
 mod presets;
+#[doc = include_str!("../../docs/providers.md")]
+pub mod providers {}
 mod quotas;
 mod request;
 mod response_fields;

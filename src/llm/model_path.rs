@@ -6,11 +6,12 @@ use percent_encoding::percent_decode_str;
 
 /// Segments that stand before the name.
 const BEFORE: &[&str] = &["deployments", "model", "engines"];
-/// Segments that stand before a name that ends with a method, such as `gemini-2.5-pro:generateContent`.
+/// Segments that stand before a name that ends with a method, such as
+/// `gemini-2.5-pro:generateContent`.
 const BEFORE_METHOD: &[&str] = &["models", "tunedModels", "endpoints"];
 
-/// Returns the name in the path of Azure (`/openai/deployments/{name}/..`), Bedrock (`/model/{name}/..`), Gemini or
-/// Vertex (`/models/{name}:method`).
+/// Returns the name in the path of Azure (`/openai/deployments/{name}/..`), Bedrock
+/// (`/model/{name}/..`), Gemini or Vertex (`/models/{name}:method`).
 pub(super) fn model_in_path(path: &str) -> Option<Cow<'_, str>> {
     let mut segments = path.split('/');
     let name = loop {
@@ -44,7 +45,7 @@ mod tests {
             ),
             ("/v1beta/models/gemini-2.5-pro:streamGenerateContent", Some("gemini-2.5-pro")),
             (
-                "/v1/projects/p/locations/l/publishers/anthropic/models/claude-sonnet-4@20250514:rawPredict",
+                "/v1/projects/p/publishers/anthropic/models/claude-sonnet-4@20250514:rawPredict",
                 Some("claude-sonnet-4@20250514"),
             ),
             ("/v1/chat/completions", None),

@@ -1,4 +1,5 @@
-//! The words in which a provider's rules are said. It knows no provider, and imports nothing of this folder.
+//! The words in which a provider's rules are said. It knows no provider, and imports nothing of
+//! this folder.
 
 /// What `tokens` is when a call is admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,22 +17,24 @@ pub enum Tokens {
 pub enum Output {
     /// The most that the request allows (`max_tokens` and its kin).
     Bound,
-    /// This many tokens, or what the request allows if that is less. Tokens beyond it become a debt.
+    /// This many tokens, or what the request allows if that is less. Tokens beyond it become a
+    /// debt.
     Expected(u64),
-    /// The output that nine tenths of the latest answers in the bucket stayed within. The request's bound is reserved
-    /// instead if it is smaller, or if too few answers were seen. The estimate of the input is corrected too, by how
-    /// far earlier estimates were off.
+    /// The output that nine tenths of the latest answers in the bucket stayed within. The request's
+    /// bound is reserved instead if it is smaller, or if too few answers were seen. The estimate of
+    /// the input is corrected too, by how far earlier estimates were off.
     ///
-    /// An answer that was cut off by its bound counts as longer than the bound. Extractor and inspector learn together
-    /// if both are of the same [`Rules`](super::Rules) or of clones of them, as those of a layer are. At most 1,000
-    /// buckets are learned of.
+    /// An answer that was cut off by its bound counts as longer than the bound. Extractor and
+    /// inspector learn together if both are of the same [`Rules`](super::Rules) or of clones of
+    /// them, as those of a layer are. At most 1,000 buckets are learned of.
     ///
-    /// In a simulation of 300 callers with answers of 330 tokens and a `max_tokens` of 8,192 it used 100 % of a limit of
-    /// 100,000 a minute, where the bound used 44 %.
+    /// In a simulation of 300 callers with answers of 330 tokens and a `max_tokens` of 8,192 it
+    /// used 100 % of a limit of 100,000 a minute, where the bound used 44 %.
     Learned,
 }
 
-/// What becomes of the metric `tokens` when a call ends. `input_tokens` and `output_tokens` are always those used.
+/// What becomes of the metric `tokens` when a call ends. `input_tokens` and `output_tokens` are
+/// always those used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AtEnd {

@@ -1,7 +1,7 @@
 //! What each provider counts, and when: one preset per provider, as data.
 //!
-//! Amounts are the user's to bring, since they differ by account. Sources are named in the providers' modules and in
-//! their table. Providers change their rules, so check your own limits.
+//! Amounts are the user's to bring, since they differ by account. Sources are named in the
+//! providers' modules and in their table. Providers change their rules, so check your own limits.
 
 use std::time::Duration;
 
@@ -22,7 +22,8 @@ pub(crate) struct Preset {
     pub(crate) output: Output,
     /// The output of a call that has no bound.
     pub(crate) unbounded: u64,
-    /// The same by a part of the model's name: the most that it can answer.
+    /// The most that a model can answer, by a part of its name: the output of a call without a
+    /// bound.
     pub(crate) maxima: &'static [(&'static str, u64)],
     /// What becomes of `tokens` when a call ends.
     pub(crate) tokens_at_end: AtEnd,
@@ -60,7 +61,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
 
-/// OpenAI's names, which others have taken over; some of Azure's are spelled otherwise. Requests may be per day.
+/// OpenAI's names, which others have taken over; some of Azure's are spelled otherwise. Requests
+/// may be per day.
 const OPENAI_HEADERS: &[HeaderSpec] = &[
     REQUESTS.linear(),
     TOKENS.linear(),
@@ -260,7 +262,8 @@ pub(crate) const COMPATIBLE: Preset = Preset {
     naming: Naming { prefixes: &[], versions: &["-####-##-##", "-latest"], shared: &[] },
 };
 
-/// The larger of the bound and an estimate by characters, which is never corrected; failed requests count.
+/// The larger of the bound and an estimate by characters, which is never corrected; failed requests
+/// count.
 pub(crate) const OPENAI: Preset = Preset {
     name: "OpenAI",
     tokens: Tokens::Larger,
@@ -341,8 +344,8 @@ pub(crate) const VERTEX_CLAUDE: Preset = Preset {
     ..ANTHROPIC
 };
 
-/// Input and the bound when a call is admitted; at its end what was used, where output weighs more for some models.
-/// What is read from a cache is free then.
+/// Input and the bound when a call is admitted; at its end what was used, where output weighs more
+/// for some models. What is read from a cache is free then.
 pub(crate) const BEDROCK: Preset = Preset {
     name: "AWS Bedrock",
     unbounded: 4_096,

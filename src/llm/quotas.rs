@@ -47,7 +47,8 @@ impl Quotas {
         })
     }
 
-    /// Quotas of a provider whose days begin at midnight Pacific time, and whose minutes are unknown.
+    /// Quotas of a provider whose days begin at midnight Pacific time, and whose minutes are
+    /// unknown.
     pub(super) fn daily_in_pacific_time() -> Self {
         Self::within(|metric, limit, window| match window {
             #[cfg(feature = "timezone")]

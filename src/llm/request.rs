@@ -341,7 +341,8 @@ const SOURCES: &[&str] = &[
     "images",
 ];
 
-/// Adds up the tokens of a value. Its result is how many values an array holds (an array of tokens being one), or 1.
+/// Adds up the tokens of a value. Its result is how many values an array holds (an array of tokens
+/// being one), or 1.
 struct Counter<'t, 'e> {
     tally: &'t mut Tally<'e>,
     kind: ContentKind,

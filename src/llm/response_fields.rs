@@ -1,7 +1,7 @@
 //! The meaning of the fields in a response's body.
 //!
-//! It knows which members of which provider's JSON say something about usage, the end of an answer or a failure. How
-//! the body arrives it does not know.
+//! It knows which members of which provider's JSON say something about usage, the end of an answer
+//! or a failure. How the body arrives it does not know.
 
 use std::{borrow::Cow, sync::LazyLock};
 
@@ -264,8 +264,9 @@ impl FieldReader<'_> {
     }
 }
 
-/// True if an event may tell anything. Most are a few words of an answer and tell nothing, which is found out much
-/// faster than what they say: they have no key of [`FIELDS`] but such whose value is null, or a kind of no meaning.
+/// True if an event may tell anything. Most are a few words of an answer and tell nothing, which is
+/// found out much faster than what they say: they have no key of [`FIELDS`] but such whose value is
+/// null, or a kind of no meaning.
 pub(super) fn may_tell(data: &[u8], models_matter: bool) -> bool {
     let keys = if models_matter { &*KEYS_AND_MODEL } else { &*KEYS };
     keys.any(data, |key, end| !tells_nothing(key == KIND, &data[end..]))
@@ -291,7 +292,8 @@ static KEYS: LazyLock<Needles> = LazyLock::new(|| Needles::new(&ENDS));
 static KEYS_AND_MODEL: LazyLock<Needles> =
     LazyLock::new(|| Needles::new(&[&ENDS[..], &[b"\"model\"", b"modelVersion\""]].concat()));
 
-/// Finds several short texts in one pass: many bytes at a time where the processor can, else one by one.
+/// Finds several short texts in one pass: many bytes at a time where the processor can, else one by
+/// one.
 #[derive(Debug)]
 enum Needles {
     Packed(packed::Searcher),
@@ -302,8 +304,14 @@ enum Needles {
 
 impl Needles {
     fn new(needles: &[&[u8]]) -> Self {
-        // The automaton's own shortcut looks for the rarest byte, which is a quote here, and is slower than none.
-        let plain = || AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).prefilter(false).build(needles);
+        // The automaton's own shortcut looks for the rarest byte, which is a quote here, and is
+        // slower than none.
+        let plain = || {
+            AhoCorasick::builder()
+                .match_kind(MatchKind::LeftmostFirst)
+                .prefilter(false)
+                .build(needles)
+        };
         match packed::Searcher::new(needles) {
             Some(searcher) => Self::Packed(searcher),
             None => plain().map_or(Self::Unsearchable, Self::Plain),

@@ -1,4 +1,5 @@
-//! What is counted of a call when it is admitted and when it ends: the provider's preset, and the user's changes to it.
+//! What is counted of a call when it is admitted and when it ends: the provider's preset, and the
+//! user's changes to it.
 
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
@@ -22,17 +23,18 @@ use crate::{
 type BucketOf = Arc<dyn Fn(&str) -> String + Send + Sync>;
 type ModelOfPath = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
-/// The rules by which a provider counts: a preset, as it is or changed. See [`openai`](super::openai),
-/// [`anthropic`](super::anthropic), [`gemini`](super::gemini), [`azure`](super::azure), [`bedrock`](super::bedrock),
-/// [`vertex`](super::vertex) and [`compatible`](super::compatible).
+/// The rules by which a provider counts: a preset, as it is or changed. See
+/// [`openai`](super::openai), [`anthropic`](super::anthropic), [`gemini`](super::gemini),
+/// [`azure`](super::azure), [`bedrock`](super::bedrock), [`vertex`](super::vertex) and
+/// [`compatible`](super::compatible).
 ///
-/// They make the [`Extract`](super::Extract) and the [`Inspect`](super::Inspect) of a layer, and do the same for plain
-/// JSON.
+/// They make the [`Extract`](super::Extract) and the [`Inspect`](super::Inspect) of a layer, and do
+/// the same for plain JSON.
 ///
 /// ```
 /// use tower_throttle::{llm::openai, usage};
 ///
-/// let request = br#"{"model":"gpt-4o-2024-11-20","max_tokens":500,"messages":[{"role":"user","content":"Hi"}]}"#;
+/// let request = br#"{"model":"gpt-4o-2024-11-20","max_tokens":500,"messages":[]}"#;
 /// let demand = openai::rules().demand(request)?;
 /// assert_eq!(demand.buckets().collect::<Vec<_>>(), ["gpt-4o"]);
 /// assert_eq!(demand.usage().get("tokens"), Some(500));
@@ -75,8 +77,9 @@ impl Rules {
 
     /// Names the bucket of a model (default: the model's family, without dates and `-latest`).
     ///
-    /// Names that the limiter does not know go where [`Limits::undeclared`](crate::Limits::undeclared) says, so that
-    /// requests make no buckets of their own.
+    /// Names that the limiter does not know go where
+    /// [`Limits::undeclared`](crate::Limits::undeclared) says, so that requests make no buckets of
+    /// their own.
     #[must_use]
     pub fn bucket(mut self, bucket_of: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
         self.bucket_of = Some(Arc::new(bucket_of));
@@ -86,7 +89,8 @@ impl Rules {
     /// Reads the model from a request's path, for APIs of one's own that name it there.
     ///
     /// Paths of Azure (`/deployments/{name}/..`), Bedrock (`/model/{name}/..`), Gemini and Vertex
-    /// (`/models/{name}:method`) are read without it. Where the closure returns `None`, they still are.
+    /// (`/models/{name}:method`) are read without it. Where the closure returns `None`, they still
+    /// are.
     ///
     /// ```
     /// use tower_throttle::llm::compatible;
@@ -107,9 +111,10 @@ impl Rules {
         self
     }
 
-    /// Keeps the names of models that are buckets in this limiter's limits, or that match the pattern of a family there
-    /// and whose own family has no bucket. The layers of this module do so with their limiter. It makes no difference
-    /// where [`bucket`](Self::bucket) names the buckets.
+    /// Keeps the names of models that are buckets in this limiter's limits, or that match the
+    /// pattern of a family there and whose own family has no bucket. The layers of this module do
+    /// so with their limiter. It makes no difference where [`bucket`](Self::bucket) names the
+    /// buckets.
     ///
     /// ```
     /// use tower_throttle::{Limiter, Limits, llm::openai};
@@ -134,8 +139,8 @@ impl Rules {
         self
     }
 
-    /// Sets the demand of a request whose body cannot be read ahead, is no JSON or names no model. By default such a
-    /// request fails.
+    /// Sets the demand of a request whose body cannot be read ahead, is no JSON or names no model.
+    /// By default such a request fails.
     #[must_use]
     pub fn unreadable(mut self, demand: Demand) -> Self {
         self.unreadable = Some(demand);
@@ -143,8 +148,9 @@ impl Rules {
     }
 
     /// Asks for the usage in streams of chat and completions that do not ask for it themselves
-    /// (`stream_options.include_usage`). The caller then sees one more event, with no choices in it. Other requests
-    /// stay as they are: their streams tell the usage anyway, and providers refuse the option there.
+    /// (`stream_options.include_usage`). The caller then sees one more event, with no choices in
+    /// it. Other requests stay as they are: their streams tell the usage anyway, and providers
+    /// refuse the option there.
     #[must_use]
     pub fn include_usage(mut self) -> Self {
         self.include_usage = true;
@@ -165,8 +171,8 @@ impl Rules {
         self
     }
 
-    /// Sets the output of a call that has no bound itself. Most presets say 0, since OpenAI counts the input alone
-    /// then: set it to what your calls use, or bound them with `max_tokens`.
+    /// Sets the output of a call that has no bound itself. Most presets say 0, since OpenAI counts
+    /// the input alone then: set it to what your calls use, or bound them with `max_tokens`.
     #[must_use]
     pub fn unbounded_output(mut self, tokens: u64) -> Self {
         self.preset.unbounded = tokens;
@@ -203,8 +209,8 @@ impl Rules {
         self
     }
 
-    /// Sets for how long a bucket is paused after a refusal that may pass and does not say when (default: 1 s), as if
-    /// the provider had said so.
+    /// Sets for how long a bucket is paused after a refusal that may pass and does not say when
+    /// (default: 1 s), as if the provider had said so.
     #[must_use]
     pub fn default_pause(mut self, pause: Duration) -> Self {
         self.default_pause = pause;
@@ -233,7 +239,8 @@ impl Rules {
     /// Returns what a request asks for, from its JSON.
     ///
     /// # Errors
-    /// If it is no JSON object, or names no model, and [`unreadable`](Self::unreadable) does not say what then.
+    /// If it is no JSON object, or names no model, and [`unreadable`](Self::unreadable) does not
+    /// say what then.
     pub fn demand(&self, body: &[u8]) -> Result<Demand, BadRequest> {
         self.demand_at("", body)
     }
@@ -251,8 +258,8 @@ impl Rules {
     /// ```
     ///
     /// # Errors
-    /// If the body is no JSON object, or neither names a model, and [`unreadable`](Self::unreadable) does not say what
-    /// then.
+    /// If the body is no JSON object, or neither names a model, and
+    /// [`unreadable`](Self::unreadable) does not say what then.
     pub fn demand_at(&self, path: &str, body: &[u8]) -> Result<Demand, BadRequest> {
         let demand = self.parse(body).and_then(|request| {
             let model = self.model(path, &request).ok_or(BadRequest::NoModel)?;
@@ -261,8 +268,8 @@ impl Rules {
         demand.or_else(|error| self.unreadable.clone().ok_or(error))
     }
 
-    /// Returns the usage that a request asks for, whatever model it names, for a bucket that a route or a closure
-    /// chooses.
+    /// Returns the usage that a request asks for, whatever model it names, for a bucket that a
+    /// route or a closure chooses.
     ///
     /// ```
     /// use tower_throttle::{Demand, llm::compatible};
@@ -376,7 +383,8 @@ impl Rules {
         usage
     }
 
-    /// Returns what is charged of a usage: `tokens` stays as it was reserved, where it does at the provider.
+    /// Returns what is charged of a usage: `tokens` stays as it was reserved, where it does at the
+    /// provider.
     pub fn charged(&self, used: Usage, reserved: &Usage) -> Usage {
         match (self.preset.tokens_at_end, reserved.get("tokens")) {
             (AtEnd::Reserved, Some(tokens)) => used.with("tokens", tokens),

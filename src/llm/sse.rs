@@ -1,11 +1,13 @@
 //! Server-sent events, read while they pass.
 //!
-//! The data of an event is handed on in the pieces in which it comes, and nothing of it is kept. An event may be of any
-//! length and cut anywhere: between lines, in `\r\n` or within a character. What events say is not known here.
+//! The data of an event is handed on in the pieces in which it comes, and nothing of it is kept. An
+//! event may be of any length and cut anywhere: between lines, in `\r\n` or within a character.
+//! What events say is not known here.
 
 use memchr::memchr2;
 
-/// Length of the longest field name that means something, and of the longest data that is compared as a whole.
+/// Length of the longest field name that means something, and of the longest data that is compared
+/// as a whole.
 const SHORT: usize = 8;
 
 /// Takes the data of events.
@@ -245,7 +247,8 @@ mod tests {
     #[test]
     fn the_end_and_errors_are_told() {
         let told = events([
-            &b"event: error\ndata: {}\n\ndata: [DONE]\n\ndata: [DONE]!\n\nevent: errors\ndata: 1\n\n"[..],
+            &b"event: error\ndata: {}\n\ndata: [DONE]\n\n"[..],
+            b"data: [DONE]!\n\nevent: errors\ndata: 1\n\n",
         ]);
         let told: Vec<_> =
             told.into_iter().map(|(_, event)| (event.is_error, event.is_done)).collect();
@@ -257,7 +260,8 @@ mod tests {
         fn any_split_reads_alike(
             text in proptest::collection::vec(
                 prop_oneof![
-                    Just("data"), Just(":"), Just(" "), Just("\n"), Just("\r"), Just("\r\n"), Just("event"),
+                    Just("data"), Just(":"), Just(" "), Just("\n"), Just("\r"), Just("\r\n"),
+                    Just("event"),
                     Just("[DONE]"), Just("error"), Just("日本語"), Just("x"), Just("\u{feff}"),
                 ],
                 0..60,
@@ -267,13 +271,18 @@ mod tests {
             let text = text.concat();
             let whole = events([text.as_bytes()]);
             prop_assert_eq!(&events(text.as_bytes().chunks(1)), &whole);
-            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(text.len())).chain([0, text.len()]).collect();
+            let cuts = cuts.into_iter().map(|cut| cut.min(text.len()));
+            let mut cuts: Vec<_> = cuts.chain([0, text.len()]).collect();
             cuts.sort_unstable();
-            prop_assert_eq!(&events(cuts.windows(2).map(|cut| &text.as_bytes()[cut[0]..cut[1]])), &whole);
+            let pieces = cuts.windows(2).map(|cut| &text.as_bytes()[cut[0]..cut[1]]);
+            prop_assert_eq!(&events(pieces), &whole);
         }
 
         #[test]
-        fn no_bytes_are_too_odd(bytes in proptest::collection::vec(any::<u8>(), 0..500), size in 1usize..20) {
+        fn no_bytes_are_too_odd(
+            bytes in proptest::collection::vec(any::<u8>(), 0..500),
+            size in 1usize..20,
+        ) {
             prop_assert_eq!(events(bytes.chunks(size)), events([&bytes[..]]));
         }
     }

@@ -27,8 +27,9 @@ struct UsageOption {
     include_usage: Option<bool>,
 }
 
-/// Returns the request with a member that asks for the usage, if it is one for chat or completions, streams, and does
-/// not say whether it wants the usage. All else stays as it was written. Providers refuse the member in other requests.
+/// Returns the request with a member that asks for the usage, if it is one for chat or completions,
+/// streams, and does not say whether it wants the usage. All else stays as it was written.
+/// Providers refuse the member in other requests.
 pub(crate) fn asking_for_usage(body: &[u8]) -> Option<Vec<u8>> {
     let request: StreamingRequest<'_> = serde_json::from_slice(body).ok()?;
     let is_chat = request.messages.is_some() || request.prompt.is_some();

@@ -7,16 +7,17 @@ use tiktoken_rs::{
 
 use super::estimate::{Estimator, HeuristicEstimator};
 
-/// Longer texts are counted in parts of this many bytes: the tokenizer's expressions backtrack, and give up on long
-/// runs of blanks. A cut adds a token or two.
+/// Longer texts are counted in parts of this many bytes: the tokenizer's expressions backtrack, and
+/// give up on long runs of blanks. A cut adds a token or two.
 const PART: usize = 16 * 1024;
 
 /// Counts tokens with the vocabulary of a model of OpenAI's.
 ///
-/// It takes about a hundred times as long as [`HeuristicEstimator`], the default (0.1 to 0.2 ms per 1,000 tokens), and several
-/// megabytes for the vocabulary, which is loaded at its first use. What a provider adds to the texts remains an
-/// estimate; where it is learned ([`Output::Learned`](super::Output::Learned)), or where `tokens` is the larger of input
-/// and output, this gains little.
+/// It takes about a hundred times as long as [`HeuristicEstimator`], the default (0.1 to 0.2 ms per
+/// 1,000 tokens), and several megabytes for the vocabulary, which is loaded at its first use. What
+/// a provider adds to the texts remains an estimate; where it is learned
+/// ([`Output::Learned`](super::Output::Learned)), or where `tokens` is the larger of input and
+/// output, this gains little.
 ///
 /// ```
 /// use tower_throttle::llm::{Estimator, Tiktoken, openai};
@@ -33,7 +34,8 @@ pub struct Tiktoken {
 }
 
 impl Tiktoken {
-    /// With the vocabulary of this model and its versions; nothing if it is not known to be OpenAI's.
+    /// With the vocabulary of this model and its versions; nothing if it is not known to be
+    /// OpenAI's.
     pub fn of_model(model: &str) -> Option<Self> {
         get_tokenizer(model).map(|tokenizer| Self { tokenizer })
     }

@@ -1,8 +1,8 @@
 //! The token counts that a provider's JSON reports, by whatever names.
 //!
-//! A [`UsageReport`] holds the fields as they were told. A later report of a running stream replaces an earlier one
-//! field by field, so [`TokenCounts`] are made only when they are needed. A field with an odd value is a field that was
-//! not told; the others count.
+//! A [`UsageReport`] holds the fields as they were told. A later report of a running stream
+//! replaces an earlier one field by field, so [`TokenCounts`] are made only when they are needed. A
+//! field with an odd value is a field that was not told; the others count.
 
 use serde_json::{Map, Value};
 
@@ -43,16 +43,21 @@ impl TokenCounts {
 
 /// The fields of a usage report, by what they mean.
 ///
-/// | written by | input | of it cached | output |
-/// |---|---|---|---|
-/// | OpenAI chat, embeddings; Groq, Mistral, OpenRouter | `prompt_tokens` | `prompt_tokens_details.cached_tokens` | `completion_tokens` |
-/// | DeepSeek | `prompt_tokens` | `prompt_cache_hit_tokens` | `completion_tokens` |
-/// | OpenAI responses, images, transcripts | `input_tokens` | `input_tokens_details.cached_tokens` | `output_tokens` |
-/// | Anthropic | `input_tokens` + `cache_creation_input_tokens` | `cache_read_input_tokens`, beside it | `output_tokens` |
-/// | Cohere | `tokens.input_tokens` | | `tokens.output_tokens` |
-/// | Gemini | `promptTokenCount` + `toolUsePromptTokenCount` | `cachedContentTokenCount` | `candidatesTokenCount` + `thoughtsTokenCount` |
-/// | Bedrock Converse | `inputTokens` + `cacheWriteInputTokens` | `cacheReadInputTokens`, beside it | `outputTokens` |
-/// | Bedrock InvokeModel streams | `inputTokenCount` | `cacheReadInputTokenCount`, beside it | `outputTokenCount` |
+/// * OpenAI chat, embeddings; Groq, Mistral, OpenRouter: input: `prompt_tokens`; of it cached:
+///   `prompt_tokens_details.cached_tokens`; output: `completion_tokens`
+/// * DeepSeek: input: `prompt_tokens`; of it cached: `prompt_cache_hit_tokens`; output:
+///   `completion_tokens`
+/// * OpenAI responses, images, transcripts: input: `input_tokens`; of it cached:
+///   `input_tokens_details.cached_tokens`; output: `output_tokens`
+/// * Anthropic: input: `input_tokens` + `cache_creation_input_tokens`; of it cached:
+///   `cache_read_input_tokens`, beside it; output: `output_tokens`
+/// * Cohere: input: `tokens.input_tokens`; output: `tokens.output_tokens`
+/// * Gemini: input: `promptTokenCount` + `toolUsePromptTokenCount`; of it cached:
+///   `cachedContentTokenCount`; output: `candidatesTokenCount` + `thoughtsTokenCount`
+/// * Bedrock Converse: input: `inputTokens` + `cacheWriteInputTokens`; of it cached:
+///   `cacheReadInputTokens`, beside it; output: `outputTokens`
+/// * Bedrock InvokeModel streams: input: `inputTokenCount`; of it cached:
+///   `cacheReadInputTokenCount`, beside it; output: `outputTokenCount`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct UsageReport {
     /// The prompt, what is cached of it included.
@@ -100,8 +105,8 @@ const OUTPUT_DETAILS: &[&str] =
     &["completion_tokens_details", "output_tokens_details", "output_token_details"];
 
 impl UsageReport {
-    /// Reads a `usage` member; `None` if it tells nothing. `model` is the response's, as far as it is known: steps of
-    /// another model are not this call's.
+    /// Reads a `usage` member; `None` if it tells nothing. `model` is the response's, as far as it
+    /// is known: steps of another model are not this call's.
     pub(crate) fn read(json: &[u8], model: Option<&str>) -> Option<Self> {
         match serde_json::from_slice(json) {
             Ok(Value::Object(members)) => Self::of(&members, model),
@@ -178,7 +183,8 @@ impl UsageReport {
         self.steps = later.steps.or(self.steps);
     }
 
-    /// Takes the cached part out of an input that was told as a whole, if it is told later and alone.
+    /// Takes the cached part out of an input that was told as a whole, if it is told later and
+    /// alone.
     fn split(&mut self, later: &Self) {
         let is_first = self.cached_beside.is_none() && self.cache_written.is_none();
         let part = plus(later.cached_beside, later.cache_written);
@@ -187,7 +193,8 @@ impl UsageReport {
         }
     }
 
-    /// True for a report of zeros, which stands where a provider knows nothing. No call is without input.
+    /// True for a report of zeros, which stands where a provider knows nothing. No call is without
+    /// input.
     fn is_placeholder(&self) -> bool {
         let told = [
             self.prompt,
@@ -231,7 +238,8 @@ impl UsageReport {
         TokenCounts { fresh, cached: inside.or(self.cached_beside), output, total: None }
     }
 
-    /// The counts, in accordance with a total: never less than it proves, never more than it allows.
+    /// The counts, in accordance with a total: never less than it proves, never more than it
+    /// allows.
     fn reconciled(&self, counts: TokenCounts, total: u64, excess: Excess) -> TokenCounts {
         let TokenCounts { fresh, cached, output, .. } = counts;
         let input = fresh.unwrap_or(0).saturating_add(cached.unwrap_or(0));

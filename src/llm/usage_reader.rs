@@ -24,7 +24,8 @@ const LONGEST_ERROR: usize = 16 * 1024;
 /// A stream may begin with the bytes of this mark.
 const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 
-/// Reads the usage out of one response's body, in constant memory, cut anywhere: see [`Rules::reader`].
+/// Reads the usage out of one response's body, in constant memory, cut anywhere: see
+/// [`Rules::reader`].
 #[derive(Debug)]
 pub struct UsageReader {
     rules: Arc<Rules>,
@@ -119,7 +120,8 @@ impl UsageReader {
         (&mut self.sse, EventReader { scanner, findings, rules })
     }
 
-    /// Finds out the format by the first byte that is no blank, and returns what follows the blanks.
+    /// Finds out the format by the first byte that is no blank, and returns what follows the
+    /// blanks.
     fn begin<'b>(&mut self, piece: &'b [u8]) -> &'b [u8] {
         if self.has_begun || matches!(self.format, Format::Unreadable | Format::AmazonEvents) {
             return piece;

@@ -1,18 +1,21 @@
 //! Vertex AI: Gemini, and Anthropic's Claude as a partner model.
 //!
-//! | metric | when a call is admitted | at its end |
-//! |---|---|---|
-//! | `requests` | 1 | 1 |
-//! | `input_tokens` | the estimated input, which earlier calls corrected | Gemini: input. Claude: input and cache writes |
-//! | `output_tokens` | what most of the latest answers stayed within, the bound at most | those used |
+//! * `requests`: when a call is admitted: 1; at its end: 1
+//! * `input_tokens`: when a call is admitted: the estimated input, which earlier calls corrected;
+//!   at its end: Gemini: input. Claude: input and cache writes
+//! * `output_tokens`: when a call is admitted: what most of the latest answers stayed within, the
+//!   bound at most; at its end: those used
 //!
-//! Claude has requests and tokens per minute for a base model with all its versions; `@20250514` is a version
-//! (<https://cloud.google.com/vertex-ai/generative-ai/docs/partner-models/claude/use-claude#quotas>). Gemini has limits
-//! where a project bought them, and shares capacity with others elsewhere
-//! (<https://cloud.google.com/vertex-ai/generative-ai/docs/quotas>): its 429 then says that there is none.
+//! Claude has requests and tokens per minute for a base model with all its versions; `@20250514` is
+//! a version
+//! (<https://cloud.google.com/vertex-ai/generative-ai/docs/partner-models/claude/use-claude#quotas>).
+//! Gemini has limits where a project bought them, and shares capacity with others elsewhere
+//! (<https://cloud.google.com/vertex-ai/generative-ai/docs/quotas>): its 429 then says that there
+//! is none.
 //!
 //! The model is in the path: `/publishers/google/models/gemini-2.5-pro:generateContent`,
-//! `/publishers/anthropic/models/claude-sonnet-4@20250514:streamRawPredict`. Nothing tells how much is left.
+//! `/publishers/anthropic/models/claude-sonnet-4@20250514:streamRawPredict`. Nothing tells how much
+//! is left.
 
 use super::{Quotas, Rules, presets};
 

@@ -14,7 +14,8 @@ use crate::feedback::Named;
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Kinds of errors that no waiting helps: credit that is used up, spend limits, requests larger than a limit.
+/// Kinds of errors that no waiting helps: credit that is used up, spend limits, requests larger
+/// than a limit.
 const PERMANENT: &[&str] = &[
     "insufficient_quota", // OpenAI
     "billing_hard_limit_reached",

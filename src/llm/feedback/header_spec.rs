@@ -147,7 +147,8 @@ impl HeaderSpec {
         Reading { reset_alone, ..Reading::default() }
     }
 
-    /// The window of the limit and the time to its reset. A reset that has passed, or is now, is zero.
+    /// The window of the limit and the time to its reset. A reset that has passed, or is now, is
+    /// zero.
     fn window_and_reset(
         &self,
         limit: Option<u64>,
@@ -173,7 +174,8 @@ impl HeaderSpec {
     }
 }
 
-/// A number without a unit as a time within a window: seconds, or milliseconds if it were too many seconds.
+/// A number without a unit as a time within a window: seconds, or milliseconds if it were too many
+/// seconds.
 fn in_window(number: f64, window: Option<Duration>) -> Option<Duration> {
     let is_too_long = window.is_some_and(|window| number > window.as_secs_f64() * TOO_LONG);
     Duration::try_from_secs_f64(if is_too_long { number / 1_000.0 } else { number }).ok()

@@ -1,4 +1,5 @@
-//! What responses say of limits, read from their status, their headers and the errors in their bodies.
+//! What responses say of limits, read from their status, their headers and the errors in their
+//! bodies.
 
 pub(crate) mod error_report;
 pub(crate) mod header_spec;
@@ -57,7 +58,8 @@ impl Rules {
         readings.filter(|reading| *reading != Reading::default()).collect()
     }
 
-    /// Reads what an error in a body says beyond the head: its wait is longer, or the head told none.
+    /// Reads what an error in a body says beyond the head: its wait is longer, or the head told
+    /// none.
     pub(super) fn feedback_of_body(
         &self,
         status: u16,
@@ -125,7 +127,8 @@ pub(super) fn pauses(status: u16) -> bool {
     matches!(status, 429 | 529)
 }
 
-/// The longest wait of those that are told. Zero, a time that has passed and what is no time are not told.
+/// The longest wait of those that are told. Zero, a time that has passed and what is no time are
+/// not told.
 fn retry_after(headers: &HeaderMap, clock: Clock) -> Option<Duration> {
     let told = |name: &str| {
         headers.get_all(name).iter().filter_map(|value| clock.read(text(value)?)?.ahead())

@@ -139,7 +139,9 @@ fn others_have_names_and_windows_of_their_own() {
 #[test]
 fn times_to_wait_come_in_every_form_and_only_refusals_tell_any() {
     let rules = compatible::rules();
-    let wait = |status, lines| said(&rules, status, lines, None).retry_after().map(|time| time.as_secs_f64());
+    let wait = |status, lines| {
+        said(&rules, status, lines, None).retry_after().map(|time| time.as_secs_f64())
+    };
     for (lines, expected) in [
         ("retry-after-ms: 250\nretry-after: 9", Some(0.25)),
         ("retry-after-ms: x\nretry-after: 9", Some(9.0)),
@@ -160,7 +162,8 @@ fn times_to_wait_come_in_every_form_and_only_refusals_tell_any() {
 
 #[test]
 fn what_no_waiting_helps_is_told_apart() {
-    let never = |status, lines, body| said(&compatible::rules(), status, lines, body).is_permanent();
+    let rules = compatible::rules();
+    let never = |status, lines, body| said(&rules, status, lines, body).is_permanent();
     for (status, lines, body) in [
         (429, "", r#"{"error":{"message":"..","type":"insufficient_quota","code":"insufficient_quota"}}"#),
         (429, "retry-after: 5", r#"{"error":{"code":"insufficient_quota"}}"#),

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::{HeaderMap, header::DATE};
 use jiff::Timestamp;
 
-/// A number of seconds from here on is no duration but a time since 1970, and from the second on one in milliseconds.
+/// A number of seconds from here on is no duration but a time since 1970, and from the second on
+/// one in milliseconds.
 const EPOCH_SECONDS: f64 = 1e9;
 const EPOCH_MILLIS: f64 = 1e11;
 
@@ -43,8 +44,9 @@ impl Clock {
         Self { since_1970: headers.get(DATE).and_then(|date| date.to_str().ok()).and_then(date) }
     }
 
-    /// Reads a duration (`6m0s`, `12ms`, `2 seconds`), a number (`8.64`) or a time (`2026-01-05T07:00:00Z`, `Mon, 05 Jan
-    /// 2026 07:00:00 GMT`, seconds or milliseconds since 1970). `None` for anything else, such as a negative number.
+    /// Reads a duration (`6m0s`, `12ms`, `2 seconds`), a number (`8.64`) or a time
+    /// (`2026-01-05T07:00:00Z`, `Mon, 05 Jan 2026 07:00:00 GMT`, seconds or milliseconds since
+    /// 1970). `None` for anything else, such as a negative number.
     pub(super) fn read(self, text: &str) -> Option<Time> {
         let text = text.trim();
         if let Ok(number) = text.parse::<f64>() {
@@ -89,7 +91,8 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     rest.trim().is_empty().then_some(duration)
 }
 
-/// The numbers with units at the beginning of a text (`15m55.6s`, `1 minute and 5 seconds`), and the rest of it.
+/// The numbers with units at the beginning of a text (`15m55.6s`, `1 minute and 5 seconds`), and
+/// the rest of it.
 pub(super) fn leading_duration(text: &str) -> Option<(Duration, &str)> {
     let (mut sum, mut rest) = leading_part(text)?;
     loop {

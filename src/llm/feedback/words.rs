@@ -1,4 +1,5 @@
-//! What the words of an error message say: how long to wait, for which quota, and whether credit is used up.
+//! What the words of an error message say: how long to wait, for which quota, and whether credit is
+//! used up.
 
 use std::time::Duration;
 
@@ -229,7 +230,8 @@ impl Message {
     }
 }
 
-/// A time at the beginning of a text, after words that may stand before it. A number alone counts as seconds.
+/// A time at the beginning of a text, after words that may stand before it. A number alone counts
+/// as seconds.
 fn time_at_start(text: &str) -> Option<Duration> {
     let mut text = text.trim_start();
     while let Some(rest) = FILLERS.iter().find_map(|filler| text.strip_prefix(filler)) {
@@ -285,7 +287,7 @@ mod tests {
         let named = |metric: &'static str, window| Named::metric(metric).window(window);
         for (text, expected) in [
             (
-                "Rate limit reached on tokens per min (TPM): Limit 30000, Used 22999, Requested 12528.",
+                "Rate limit reached on tokens per min (TPM): Limit 30000, Used 22999, Requested 9.",
                 named("tokens", MINUTE).limit(30_000),
             ),
             ("Limit 3 / min on requests per min. Requested 1", named("requests", MINUTE).limit(3)),
@@ -320,7 +322,7 @@ mod tests {
             assert!(Message::new(text).is_broke(), "{text}");
         }
         for text in [
-            "Rate limit reached for m. You can increase your rate limit by adding a payment method to your account",
+            "Rate limit reached for m. You can increase your rate limit by adding a payment method",
             "Too many requests",
             "The server is overloaded",
         ] {
@@ -330,9 +332,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_is_too_odd(text in "(try again in|limit|per |min|[0-9.,]{0,4}|requested|\\PC){0,20}") {
+        fn no_text_is_too_odd(
+            text in "(try again in|limit|per |min|[0-9.,]{0,4}|requested|\\PC){0,20}",
+        ) {
             let message = Message::new(&text);
-            let _ = (message.delay(), message.quota(), message.is_beyond_limit(), message.is_broke());
+            let _ = (message.delay(), message.quota());
+            let _ = (message.is_beyond_limit(), message.is_broke());
         }
     }
 }

@@ -91,7 +91,7 @@ fn what_was_cut_off_is_not_taken_for_whole() {
     let mean = sum / 40;
     assert!((600..880).contains(&mean), "{mean}");
 
-    // Where all are cut off, nobody knows how long they would have been.
+    // Where all are cut off, it is not known how long they would have been.
     assert_eq!(output((0..OUTPUTS).map(|_| cut(300))), None);
 }
 
@@ -167,7 +167,8 @@ proptest! {
         before in proptest::collection::vec((0..1_000_u64, any::<bool>()), 0..OUTPUTS - 1),
         at in 0..1_000_u64,
     ) {
-        let mut habits = after(before.into_iter().map(|(output, is_cut)| Observed { is_cut, ..whole(output) }));
+        let observed = |(output, is_cut)| Observed { is_cut, ..whole(output) };
+        let mut habits = after(before.into_iter().map(observed));
         let unknown = u64::MAX;
         let before = habits.expected().output.unwrap_or(unknown);
         habits.observe(cut(at));

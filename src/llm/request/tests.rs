@@ -124,7 +124,10 @@ fn what_is_no_request_is_told() {
 
 proptest! {
     #[test]
-    fn no_bytes_are_too_odd(bytes in proptest::collection::vec(any::<u8>(), 0..200), text in any::<String>()) {
+    fn no_bytes_are_too_odd(
+        bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        text in any::<String>(),
+    ) {
         let _ = ParsedRequest::read(&bytes, &words);
         let body = serde_json::json!({ "model": "m", "messages": [{ "role": text, "content": text, &*text: [text] }] });
         prop_assert!(ParsedRequest::read(body.to_string().as_bytes(), &words).is_ok());
