@@ -1,9 +1,13 @@
-//! One limits file for everything that a shop buys and sells: `cargo run --example limits_file --all-features`.
+//! One limits file for everything that a shop buys and sells: `cargo run --example limits_file
+//! --all-features`.
 //!
-//! The file says which requests go where; those to OpenAI and Anthropic tell it themselves, by the model they name.
+//! The file says which requests go where; those to OpenAI and Anthropic tell it themselves, by the
+//! model they name.
+
+use std::convert::Infallible;
 
 use http::{Request, Response};
-use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower::{ServiceBuilder, service_fn};
 use tower_throttle::{
     BoxError, Route, ThrottleLayer,
     file::LimitsFile,
@@ -24,8 +28,8 @@ async fn main() -> Result<(), BoxError> {
 
     // Stands for all of them: each call uses 300 tokens of input and 40 of output.
     let answer = r#"{"usage":{"input_tokens":300,"output_tokens":40}}"#;
-    let provider = service_fn(async move |_: Request<String>| {
-        Ok::<_, BoxError>(Response::new(answer.to_owned()))
+    let provider = service_fn(move |_: Request<String>| async move {
+        Ok::<_, Infallible>(Response::new(answer.to_owned()))
     });
     let layer =
         ThrottleLayer::new(limiter.clone(), routes).inspector(compatible::rules().inspector());

@@ -1,4 +1,5 @@
-//! Reads from a request what it may use at most. This module knows demands, and neither limiter nor layer.
+//! Reads from a request what it may use at most. This module knows demands, and neither limiter nor
+//! layer.
 
 use std::{error::Error, fmt, ops::Deref};
 
@@ -7,8 +8,8 @@ use crate::{box_error::BoxError, demand::Demand};
 /// Reads from a request the most that it may use.
 ///
 /// A closure `Fn(&mut Request) -> Result<Demand, ExtractError>` is an extractor. Give it to
-/// [`ThrottleLayer::from_fn`](crate::ThrottleLayer::from_fn), which says at the closure what is wrong with
-/// it, and where `Ok(..)` and `?` need no annotation.
+/// [`ThrottleLayer::from_fn`](crate::ThrottleLayer::from_fn), which says at the closure what is
+/// wrong with it, and where `Ok(..)` and `?` need no annotation.
 ///
 /// ```
 /// use tower_throttle::{Demand, ExtractError, Extractor, usage};
@@ -26,17 +27,20 @@ use crate::{box_error::BoxError, demand::Demand};
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not read demands from `{Request}`",
-    note = "an extractor that is a closure has the form `|request: &mut Request| Ok(Demand::new(..))`; `ThrottleLayer::from_fn` says what is wrong with one",
-    note = "the extractors of `llm` and `routes` read a `reqwest::Request` with feature `reqwest` of tower-throttle"
+    note = "those of `llm` and `routes` read a `reqwest::Request` with feature `reqwest`",
+    note = "a closure has the form `|request: &mut Request| Ok(Demand::new(..))`",
+    note = "`ThrottleLayer::from_fn` says what is wrong with a closure"
 )]
 pub trait Extractor<Request> {
     /// Returns the demand of `request`, which it may change: to ask for the usage of a stream, say.
     ///
     /// # Errors
-    /// If the demand cannot be told. The request then fails with the error inside, and nothing is reserved.
+    /// If the demand cannot be told. The request then fails with the error inside, and nothing is
+    /// reserved.
     fn extract(&self, request: &mut Request) -> Result<Demand, ExtractError>;
 }
 
+#[diagnostic::do_not_recommend]
 impl<F, Request> Extractor<Request> for F
 where
     F: Fn(&mut Request) -> Result<Demand, ExtractError>,
@@ -49,8 +53,8 @@ where
 /// Why an [`Extractor`] cannot tell the demand of a request: any error, or a text.
 ///
 /// `?` and `.into()` make one of every error, of `&str` and of `String`. It stands for a
-/// [`BoxError`] in the signatures of closures: the lifetime that `dyn Error` hides there would keep a service
-/// from being spawned ("implementation of `From` is not general enough").
+/// [`BoxError`] in the signatures of closures: the lifetime that `dyn Error` hides there would keep
+/// a service from being spawned ("implementation of `From` is not general enough").
 ///
 /// It is not an [`Error`] itself, or `?` could not convert every error into it.
 /// [`into_inner`](Self::into_inner) returns the error inside.

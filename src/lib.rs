@@ -1,16 +1,18 @@
-//! Share an API's rate limits between tasks, processes and machines: reserve what a call may use, wait in
-//! a fair queue until that fits, call, and settle on what was really used.
+//! Share an API's rate limits between tasks, processes and machines: reserve what a call may use,
+//! wait in a fair queue until that fits, call, and settle on what was really used.
 //!
-//! * [`Limits`] declares buckets and their [`Quota`]s; a [`Limiter`] grants [`Demand`]s within them, as
-//!   [`Reservation`]s.
-//! * [`ThrottleLayer`] does so around any tower service: an [`Extractor`] reads the demand from a request,
-//!   an [`Inspector`] the actual usage from the response.
+//! * [`Limits`] declares buckets and their [`Quota`]s; a [`Limiter`] grants [`Demand`]s within
+//!   them, as [`Reservation`]s.
+//! * [`ThrottleLayer`] does so around any tower service: an [`Extractor`] reads the demand from a
+//!   request, an [`Inspector`] the actual usage from the response.
 //! * State lives in a [`Store`]: in memory, or in Redis for any number of processes.
 //!
 //! ```
 //! use std::convert::Infallible;
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
-//! use tower_throttle::{BoxError, Demand, Limiter, Limits, Quota, Settlement, ThrottleLayer, usage};
+//! use tower_throttle::{
+//!     BoxError, Demand, Limiter, Limits, Quota, Settlement, ThrottleLayer, usage,
+//! };
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {
@@ -29,6 +31,28 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Guide
+//! The module [`guide`] says which quotas to declare, what to put around the layer and inside, what
+//! to do when it does not compile, and what happens while it runs.
+//!
+//! # Features
+//! None is on by default.
+//!
+//! | feature | brings |
+//! |---|---|
+//! | `redis` | `store::RedisStore`: shared state in Redis >= 6.2 or Valkey |
+//! | `redis-tls` | `rediss://` URLs, by rustls |
+//! | `redis-cluster` | Redis Cluster connections as a store |
+//! | `redis-connection-manager` | redis-rs's `ConnectionManager` as a store |
+//! | `reqwest` | requests of reqwest 0.13 are read, and bodies of its responses followed |
+//! | `reqwest-middleware` | the layer is a middleware of reqwest-middleware 0.5 |
+//! | `routes` | `Routes`: buckets by host, method and path of a request |
+//! | `llm` | OpenAI, Anthropic and compatible providers, in one line |
+//! | `tiktoken` | input counted with OpenAI's vocabularies: several megabytes of them |
+//! | `file` | limits from a TOML or JSON file |
+//! | `timezone` | fixed windows that reset at midnight of a time zone |
+//! | `tracing` | what happens, as `tracing` events |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod box_error;
@@ -41,6 +65,8 @@ mod extract;
 mod feedback;
 #[cfg(feature = "file")]
 pub mod file;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 pub mod inspect;
 mod layer;
 mod limiter;
@@ -73,17 +99,12 @@ pub use quota::{ChargeAt, Quota};
 #[cfg(feature = "routes")]
 pub use routes::{Route, RouteError, Routes, RoutesBuilder, RoutesError};
 pub use store::{MemoryStore, Store};
-pub use usage::Usage;
+pub use usage::{Usage, UsageIter};
 
 #[cfg(feature = "redis")]
 pub use redis;
 
 /// The examples of the README are compiled and run.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "llm", feature = "redis", feature = "reqwest"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
-
-/// So are those of what goes around the layer and inside.
-#[cfg(all(doctest, feature = "reqwest-middleware", feature = "routes"))]
-#[doc = include_str!("../docs/composing.md")]
-struct Composing;

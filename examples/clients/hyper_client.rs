@@ -1,4 +1,5 @@
-//! hyper's client in a stack of tower's layers, each in its place: `cargo run --example hyper_client`.
+//! hyper's client in a stack of tower's layers, each in its place: `cargo run --example
+//! hyper_client`.
 
 use std::time::{Duration, Instant};
 

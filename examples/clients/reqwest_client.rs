@@ -1,4 +1,5 @@
-//! One reqwest client for two providers, each with limits of its own: `cargo run --example reqwest_client`.
+//! One reqwest client for two providers, each with limits of its own: `cargo run --example
+//! reqwest_client`.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +7,7 @@ use clients_example::{Counts, Provider, TOKENS, WINDOW, used};
 use futures_util::future::try_join_all;
 use reqwest::{Client, Request, Response};
 use serde_json::{Value, json};
-use tower::{ServiceBuilder, ServiceExt};
+use tower::ServiceBuilder;
 use tower_throttle::{
     BoxError, ExtractError, Limiter, Limits, Quota, Route, RouteError, Routes, ThrottleLayer,
     Usage, inspect, usage,
@@ -26,7 +27,8 @@ async fn main() -> Result<(), BoxError> {
         )
         .route(format!("POST {}", other.host()), Route::to("other").usage_of(max_tokens))
         .build()?;
-    // What the providers enforce. Two fifths of a second for requests that arrive less evenly than they were sent.
+    // What the providers enforce. Two fifths of a second for requests that arrive less evenly than
+    // they were sent.
     let tokens =
         || [Quota::sliding_window("tokens", TOKENS, WINDOW).guard(Duration::from_millis(400))];
     let limiter = Limiter::new(Limits::new().bucket("one", tokens()).bucket("other", tokens()))?;
@@ -50,7 +52,8 @@ async fn main() -> Result<(), BoxError> {
         println!("provider {name}: {served} served, {rejected} rejected, {tokens} tokens used");
         assert_eq!((served, rejected, tokens), (CALLS as u64, 0, 10 * CALLS as u64));
     }
-    // Forty tokens are reserved for a call that uses ten: with refunds, all fit in two windows and not in six.
+    // Forty tokens are reserved for a call that uses ten: with refunds, all fit in two windows and
+    // not in six.
     assert!(started.elapsed() < 4 * WINDOW);
 
     // What no route is for goes nowhere.

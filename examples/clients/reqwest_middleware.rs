@@ -1,4 +1,5 @@
-//! The throttle in a chain of reqwest-middleware, inside the retries: `cargo run --example reqwest_middleware`.
+//! The throttle in a chain of reqwest-middleware, inside the retries: `cargo run --example
+//! reqwest_middleware`.
 
 use std::time::Duration;
 

@@ -3,8 +3,8 @@
 use http::{HeaderMap, response::Parts};
 
 use super::{
-    Inspector,
     body_observer::{BodyEnd, BodyObserver},
+    inspector::Inspector,
 };
 use crate::{
     layer::body::MeteredBody,
@@ -20,8 +20,8 @@ where
     BodyInspector { observer }
 }
 
-/// Hands all bytes of a body to a closure, at its end. A body of more than `max_bytes`, or one that ended early, keeps
-/// what it reserved; the bytes pass on in any case.
+/// Hands all bytes of a body to a closure, at its end. A body of more than `max_bytes`, or one that
+/// ended early, keeps what it reserved; the bytes pass on in any case.
 ///
 /// ```
 /// use tower_throttle::{Settlement, inspect, usage};
@@ -65,12 +65,14 @@ where
     }
 }
 
-/// A response with a body that can be followed.
-pub trait Carrier {
+/// A response with a body that can be followed: `http::Response<B>`, and with feature `reqwest`
+/// `reqwest::Response`. Sealed: a response of another kind is inspected by an [`Inspector`] of its
+/// own.
+pub trait Carrier: sealed::Sealed {
     /// The response with its body followed.
     type Metered;
 
-    /// Its headers.
+    /// Returns the headers.
     fn headers(&self) -> &HeaderMap;
 
     /// Lets the body take the reservation along to its end.
@@ -80,6 +82,13 @@ pub trait Carrier {
         observer: impl FnOnce(&Parts) -> Box<dyn BodyObserver>,
     ) -> Self::Metered;
 }
+
+pub(crate) mod sealed {
+    /// Implemented by the responses that this crate knows.
+    pub trait Sealed {}
+}
+
+impl<B> sealed::Sealed for http::Response<B> {}
 
 impl<B: http_body::Body<Data = bytes::Bytes>> Carrier for http::Response<B> {
     type Metered = http::Response<MeteredBody<B>>;

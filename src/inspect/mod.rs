@@ -1,99 +1,25 @@
 //! What a call has really used, read from its response.
 //!
-//! An [`Inspector`] is given the response together with the reservation. It settles the reservation at
-//! once, or when the body ends. A closure `Fn(&Response) -> Settlement` settles at once. [`body()`] and
-//! [`bytes()`] follow a body while it passes. [`by_status`] settles refusals, bad requests and server
-//! errors by their status, [`on_failure`] calls that failed without a response; both leave the rest to
-//! another inspector.
+//! An [`Inspector`] is given the response together with the reservation. It settles the reservation
+//! at once, or when the body ends. A closure `Fn(&Response) -> Settlement` settles at once.
+//! [`body()`] and [`bytes()`] follow a body while it passes. [`by_status`] settles refusals, bad
+//! requests and server errors by their status, [`on_failure`] calls that failed without a response;
+//! both leave the rest to another inspector.
 
-mod body;
+pub(crate) mod body;
 pub(crate) mod body_observer;
+mod call_error;
 mod failure;
+mod inspector;
 mod status;
 
 #[cfg(feature = "llm")]
-pub(crate) use self::status::never_connected;
+pub(crate) use self::status::{is_bad_request, never_connected};
 pub use self::{
     body::{BodyInspector, Carrier, Collect, body, bytes},
     body_observer::{BodyEnd, BodyObserver},
-    failure::{CallError, OnFailure, on_failure},
+    call_error::CallError,
+    failure::{OnFailure, on_failure},
+    inspector::{Inspector, KeepReserved},
     status::{ByStatus, HasStatus, by_status},
 };
-use crate::limiter::{Reservation, Settlement};
-
-/// Settles a reservation on what its call has really used.
-///
-/// A closure `Fn(&Response) -> Settlement` is an inspector. One that keeps an own count of failures:
-///
-/// ```
-/// use std::sync::atomic::{AtomicU64, Ordering};
-/// use tower_throttle::{Inspector, Reservation, Settlement, inspect::CallError, usage};
-///
-/// #[derive(Default)]
-/// struct Rows {
-///     failures: AtomicU64,
-/// }
-///
-/// impl Inspector<Vec<u8>> for Rows {
-///     type Inspected = Vec<u8>;
-///
-///     fn inspect(&self, rows: Vec<u8>, reservation: Reservation) -> Vec<u8> {
-///         drop(reservation.settle(usage! { rows: rows.len() as u64 }));
-///         rows
-///     }
-///
-///     fn failed(&self, _: CallError<'_>) -> Settlement {
-///         self.failures.fetch_add(1, Ordering::Relaxed);
-///         Settlement::Keep
-///     }
-/// }
-/// ```
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` does not settle on `{Response}`",
-    note = "an inspector that is a closure has the form `|response: &Response| Settlement::Exact(usage! {{ .. }})`",
-    note = "the inspectors that follow bodies take a `reqwest::Response` with feature `reqwest` of tower-throttle"
-)]
-pub trait Inspector<Response> {
-    /// What the caller gets: the response itself, or a response whose body is followed.
-    type Inspected;
-
-    /// Settles the reservation, now or later. A reservation that is dropped keeps its charge.
-    fn inspect(&self, response: Response, reservation: Reservation) -> Self::Inspected;
-
-    /// Returns the settlement of a call that failed without a response (default: it keeps its charge).
-    fn failed(&self, error: CallError<'_>) -> Settlement {
-        let _ = error;
-        Settlement::Keep
-    }
-
-    /// Returns the settlement of a call that was dropped before its response came (default: it keeps its
-    /// charge).
-    fn dropped(&self) -> Settlement {
-        Settlement::Keep
-    }
-}
-
-impl<F, Response> Inspector<Response> for F
-where
-    F: Fn(&Response) -> Settlement,
-{
-    type Inspected = Response;
-
-    fn inspect(&self, response: Response, reservation: Reservation) -> Response {
-        drop(reservation.conclude(self(&response)));
-        response
-    }
-}
-
-/// Charges every call what it reserved.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct KeepReserved;
-
-impl<Response> Inspector<Response> for KeepReserved {
-    type Inspected = Response;
-
-    fn inspect(&self, response: Response, reservation: Reservation) -> Response {
-        drop(reservation.keep());
-        response
-    }
-}

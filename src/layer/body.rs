@@ -19,12 +19,12 @@ use crate::{
 pin_project! {
     /// A body that passes on unchanged, frame by frame, while an observer follows it.
     ///
-    /// Its reservation is settled once: at the end, which is also when as many bytes as announced were seen, at an
-    /// error, or when it is dropped.
+    /// Its reservation is settled once: at the end, which is also when as many bytes as announced
+    /// were seen, at an error, or when it is dropped.
     pub struct MeteredBody<B> {
         #[pin]
         content: Content<B>,
-        meter: Meter,
+        meter: BodyMeter,
     }
 }
 
@@ -36,13 +36,13 @@ pin_project! {
     }
 }
 
-struct Meter {
+struct BodyMeter {
     account: Option<(Reservation, Box<dyn BodyObserver>)>,
     /// Bytes still to come, if that is known.
     remaining: Option<u64>,
 }
 
-impl Meter {
+impl BodyMeter {
     fn data(&mut self, piece: &[u8]) {
         self.remaining =
             self.remaining.map(|remaining| remaining.saturating_sub(piece.len() as u64));
@@ -64,7 +64,7 @@ impl Meter {
     }
 }
 
-impl Drop for Meter {
+impl Drop for BodyMeter {
     fn drop(&mut self) {
         self.close(BodyEnd::Dropped);
     }
@@ -72,9 +72,11 @@ impl Drop for Meter {
 
 impl<B: Body<Data = Bytes>> MeteredBody<B> {
     pub(crate) fn new(body: B, reservation: Reservation, observer: Box<dyn BodyObserver>) -> Self {
-        let mut meter =
-            Meter { account: Some((reservation, observer)), remaining: body.size_hint().exact() };
-        // Nobody may ever poll a body without content.
+        let mut meter = BodyMeter {
+            account: Some((reservation, observer)),
+            remaining: body.size_hint().exact(),
+        };
+        // A body without content may never be polled.
         if body.is_end_stream() {
             meter.close(BodyEnd::Complete);
         }
@@ -86,7 +88,10 @@ impl<B: Body<Data = Bytes>> MeteredBody<B> {
 impl<B> From<String> for MeteredBody<B> {
     fn from(text: String) -> Self {
         let text = Some(Bytes::from(text)).filter(|text| !text.is_empty());
-        Self { content: Content::Text { text }, meter: Meter { account: None, remaining: None } }
+        Self {
+            content: Content::Text { text },
+            meter: BodyMeter { account: None, remaining: None },
+        }
     }
 }
 
@@ -113,7 +118,7 @@ impl<B: Body<Data = Bytes>> Body for MeteredBody<B> {
                 } else if let Some(trailers) = frame.trailers_ref() {
                     this.meter.trailers(trailers);
                 }
-                // Nothing comes after trailers, and nobody need ask for it.
+                // Nothing comes after trailers, so the body may not be polled again.
                 if frame.is_trailers() || this.meter.remaining == Some(0) || body.is_end_stream() {
                     this.meter.close(BodyEnd::Complete);
                 }

@@ -16,7 +16,7 @@ use crate::{
     box_error::BoxError,
     demand::Demand,
     engine::Mode,
-    error::{Carried, Throttled},
+    error::Throttled,
     extract::{ExtractError, Extractor},
     inspect::{CallError, Inspector},
     limiter::{Reservation, Settlement},
@@ -25,8 +25,8 @@ use crate::{
 pin_project! {
     /// The response of a [`Throttle`](crate::Throttle), or why there is none.
     ///
-    /// Dropped before the inner service was called, it leaves no trace; after that its reservation keeps its charge
-    /// unless the inspector says otherwise.
+    /// Dropped before the inner service was called, it leaves no trace; after that its reservation
+    /// keeps its charge unless the inspector says otherwise.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S: Service<R>, R, E, I> {
         #[pin]
@@ -53,7 +53,7 @@ where
         let config = this.attempt.config.clone();
         this.attempt.poll(context).map_err(|failure| match failure {
             Failure::Demand(error) => error.into_inner(),
-            Failure::Throttled(error) => Carried(error).into(),
+            Failure::Throttled(error) => error.into(),
             Failure::NotReady(error) => error.into(),
             Failure::Call(error, mut dispatched) => {
                 let error = error.into();
@@ -106,7 +106,7 @@ impl Drop for Dispatched {
 type Grant = Pin<Box<dyn Future<Output = Result<Reservation, Throttled>> + Send>>;
 
 pin_project! {
-    /// One request, with errors by where they came from.
+    /// One request on its way, with errors by where they came from.
     pub(super) struct Attempt<S: Service<R>, R, E, I> {
         config: Arc<Config<E, I>>,
         // Until the call is made.
@@ -116,27 +116,38 @@ pin_project! {
     }
 }
 
-/// Takes the place of a service that is ready and must not stay so, since it may hold a permit.
+/// A copy that takes the place of a service which is ready and must not stay so: it may hold a
+/// permit.
 ///
-/// It was never made ready itself: there are services whose clones take over that they are ready, and are not.
+/// It was never made ready itself: there are services whose clones take over that they are ready,
+/// and are not.
 pub(super) struct Spare<S> {
     pub(super) service: S,
     pub(super) copy: fn(&S) -> S,
 }
 
-/// What the call is made of.
+/// What the call needs once it is granted.
 struct Waiting<S, R> {
     service: S,
     /// Nothing, if the service holds nothing.
     spare: Option<Spare<S>>,
     request: R,
     demand: Demand,
-    /// When the longest wait is over, which began when it was first asked for.
+    /// When the longest wait is over. Set by [`start_clock`](Self::start_clock).
     deadline: Option<Instant>,
 }
 
 impl<S, R> Waiting<S, R> {
-    /// What is asked for now.
+    /// Begins the longest wait, unless it has begun. A request that is granted and sent at once
+    /// never looks at the clock.
+    fn start_clock(&mut self) {
+        if self.deadline.is_none() {
+            let max_wait = self.demand.max_wait;
+            self.deadline = max_wait.and_then(|wait| Instant::now().checked_add(wait));
+        }
+    }
+
+    /// Returns the demand with what is left of its longest wait.
     fn demand(&self) -> Demand {
         let demand = self.demand.clone();
         match self.deadline {
@@ -149,6 +160,7 @@ impl<S, R> Waiting<S, R> {
 pin_project! {
     #[project = StageProjection]
     enum Stage<F> {
+        // Has ended, with an error that is not told yet.
         Failed { error: Option<ExtractError> },
         Beginning,
         Reserving { grant: Grant },
@@ -160,7 +172,7 @@ pin_project! {
 }
 
 impl<S: Service<R>, R, E: Extractor<R>, I> Attempt<S, R, E, I> {
-    /// Begins with a request: its demand is read.
+    /// Begins with a request, from which the demand is read at once.
     pub(super) fn new(
         config: Arc<Config<E, I>>,
         service: S,
@@ -169,9 +181,11 @@ impl<S: Service<R>, R, E: Extractor<R>, I> Attempt<S, R, E, I> {
     ) -> Self {
         let (waiting, stage) = match config.extractor.extract(&mut request) {
             Ok(mut demand) => {
-                demand.max_wait = demand.max_wait.or(config.max_wait);
-                let deadline = demand.max_wait.and_then(|wait| Instant::now().checked_add(wait));
-                (Some(Waiting { service, spare, request, demand, deadline }), Stage::Beginning)
+                if config.waits {
+                    demand.max_wait = demand.max_wait.or(config.max_wait);
+                }
+                let waiting = Waiting { service, spare, request, demand, deadline: None };
+                (Some(waiting), Stage::Beginning)
             }
             Err(error) => (None, Stage::Failed { error: Some(error) }),
         };
@@ -226,9 +240,11 @@ where
                             this.stage.set(Stage::Failed { error: None });
                             return Poll::Ready(Err(Failure::Throttled(error)));
                         }
-                        Poll::Pending => Stage::Reserving {
-                            grant: this.config.grant(waiting.demand(), this.config.waits),
-                        },
+                        Poll::Pending => {
+                            waiting.start_clock();
+                            let grant = this.config.grant(waiting.demand(), this.config.waits);
+                            Stage::Reserving { grant }
+                        }
                     });
                 }
                 StageProjection::Reserving { grant } => {
@@ -259,6 +275,7 @@ where
                         continue;
                     };
                     let Poll::Ready(readiness) = waiting.service.poll_ready(context) else {
+                        waiting.start_clock();
                         kept.get_or_insert_with(Instant::now);
                         return Poll::Pending;
                     };

@@ -1,4 +1,5 @@
-//! The layer as a middleware of reqwest-middleware: what is left of the chain is the service that it throttles.
+//! The layer as a middleware of reqwest-middleware: what is left of the chain is the service that
+//! it throttles.
 
 use std::{
     fmt,
@@ -22,8 +23,9 @@ use crate::{
     inspect::{CallError, Inspector},
 };
 
-/// A request that is not sent is [`Error::Middleware`], in which [`Throttled::find`](crate::Throttled::find) finds the
-/// reason; errors of the chain stay what they are.
+/// A request that is not sent is [`Error::Middleware`], in which
+/// [`Throttled::find`](crate::Throttled::find) finds the reason; errors of the chain stay what they
+/// are.
 #[async_trait]
 impl<E, I> Middleware for ThrottleLayer<E, I>
 where
@@ -73,18 +75,19 @@ impl<'a> Service<Request> for Chain<'a> {
     }
 }
 
-/// The reason is this error's source, where it is found however the error is wrapped.
+/// Why a request was not sent. The text tells the reason, so that the reason's own source comes
+/// next.
 #[derive(Debug)]
 struct NotSent(BoxError);
 
 impl fmt::Display for NotSent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the request was not sent")
+        write!(f, "the request was not sent: {}", self.0)
     }
 }
 
 impl std::error::Error for NotSent {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(self.0.as_ref())
+        self.0.source()
     }
 }

@@ -1,4 +1,5 @@
-//! The layer: what to throttle, by what. It knows the limiter's public methods, extractors and inspectors.
+//! The layer: what to throttle, by what. It knows the limiter's public methods, extractors and
+//! inspectors.
 
 pub(crate) mod body;
 mod config;
@@ -23,16 +24,19 @@ pub use self::{
 };
 use crate::{demand::Demand, extract::ExtractError, inspect::KeepReserved, limiter::Limiter};
 
-/// Throttles a service: reserves what each request may use, waits until that fits, calls, and settles on
-/// what was used.
+/// Throttles a service: reserves what each request may use, waits until that fits, calls, and
+/// settles on what was used.
 ///
-/// The extractor reads the demand from the request, the inspector the actual usage from the response.
-/// Nothing inside is held while a request waits: the inner service is made ready after the grant.
+/// The extractor reads the demand from the request, the inspector the actual usage from the
+/// response. Nothing inside is held while a request waits: the inner service is made ready after
+/// the grant.
 ///
 /// ```
 /// use std::convert::Infallible;
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
-/// use tower_throttle::{BoxError, Demand, Limiter, Limits, Quota, Settlement, ThrottleLayer, usage};
+/// use tower_throttle::{
+///     BoxError, Demand, Limiter, Limits, Quota, Settlement, ThrottleLayer, usage,
+/// };
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), BoxError> {
@@ -63,7 +67,11 @@ use crate::{demand::Demand, extract::ExtractError, inspect::KeepReserved, limite
 /// fn throttled<S>(
 ///     limiter: Limiter,
 ///     inner: S,
-/// ) -> impl Service<String, Response = S::Response, Error = BoxError, Future: Send> + Clone + Send + Sync + 'static
+/// ) -> impl Service<String, Response = S::Response, Error = BoxError, Future: Send>
+/// + Clone
+/// + Send
+/// + Sync
+/// + 'static
 /// where
 ///     S: Service<String, Error: Into<BoxError>, Future: Send> + Clone + Send + Sync + 'static,
 /// {
@@ -78,19 +86,21 @@ pub struct ThrottleLayer<E, I = KeepReserved> {
 }
 
 impl<E> ThrottleLayer<E> {
-    /// Throttles by what `extractor` reads from a request. Without an inspector, calls keep what they
-    /// reserved.
+    /// Throttles by what `extractor` reads from a request. Without an inspector, calls keep what
+    /// they reserved.
     ///
-    /// For a closure use [`from_fn`](Self::from_fn): here nothing is known of it yet, so that a mistake in it
-    /// shows only where the service is called.
+    /// For a closure use [`from_fn`](Self::from_fn): here nothing is known of it yet, so that a
+    /// mistake in it shows only where the service is called.
     pub fn new(limiter: Limiter, extractor: E) -> Self {
         Self { config: Arc::new(Config::new(limiter, extractor, KeepReserved)) }
     }
 
-    /// Throttles by what a closure reads from a request. Without an inspector, calls keep what they reserved.
+    /// Throttles by what a closure reads from a request. Without an inspector, calls keep what they
+    /// reserved.
     ///
-    /// The parameter needs its type; `Ok(..)` and `?` need none. The closure must not be `async`: what it
-    /// needs to know is in the request, or put there (as an extension, say) by a layer outside.
+    /// The parameter needs its type; `Ok(..)` and `?` need none. The closure must not be `async`:
+    /// what it needs to know is in the request, or put there (as an extension, say) by a layer
+    /// outside.
     ///
     /// ```
     /// use tower_throttle::{Demand, Limiter, Limits, Quota, ThrottleLayer, usage};
@@ -129,14 +139,25 @@ impl<E, I> ThrottleLayer<E, I> {
         self.with(|config| config.waits = false)
     }
 
-    /// The longest that a demand may wait which does not say so itself (default: for ever). One that cannot make it is
-    /// refused at once.
+    /// Sets the longest wait of demands that do not set one (default: 10 minutes).
+    ///
+    /// A demand that cannot make it is refused at once, any other when it is over, with
+    /// [`Throttled::Deadline`](crate::Throttled::Deadline): the error names the quota and says when
+    /// to come again. [`Limiter::reserve`] alone has no such default.
     #[must_use]
     pub fn max_wait(self, max_wait: Duration) -> Self {
         self.with(|config| config.max_wait = Some(max_wait))
     }
 
-    /// How old a grant may be when its call is made; an older one is given back and made anew (default: 0.5 s).
+    /// Lets demands that set no longest wait themselves wait for ever. A daily quota that is used
+    /// up is then a silence of hours, which only an [`Observer`](crate::Observer) hears of.
+    #[must_use]
+    pub fn wait_forever(self) -> Self {
+        self.with(|config| config.max_wait = None)
+    }
+
+    /// Sets how old a grant may be when its call is made; an older one is given back and made anew
+    /// (default: 0.5 s).
     #[must_use]
     pub fn dispatch_within(self, duration: Duration) -> Self {
         self.with(|config| config.dispatch_within = duration)
@@ -148,7 +169,8 @@ impl<E, I> ThrottleLayer<E, I> {
         Self { config: Arc::new(config) }
     }
 
-    /// Answers refused requests itself, with 429 or 503, so that the error type stays that of the inner service.
+    /// Turns refusals into responses, such as 429 or 503, so that the error type stays the inner
+    /// service's: see [`RespondLayer`].
     #[must_use]
     pub fn respond(self) -> RespondLayer<E, I> {
         RespondLayer::new(self.config)
@@ -159,7 +181,7 @@ impl<S, E, I> Layer<S> for ThrottleLayer<E, I> {
     type Service = Throttle<S, E, I>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Throttle::new(inner, self.config.clone())
+        Throttle::from_config(inner, self.config.clone())
     }
 }
 

@@ -5,7 +5,7 @@ use reqwest::{Body, Response, ResponseBuilderExt};
 
 use super::body::MeteredBody;
 use crate::{
-    inspect::{BodyObserver, Carrier, HasStatus},
+    inspect::{BodyObserver, Carrier, HasStatus, body::sealed::Sealed},
     limiter::Reservation,
 };
 
@@ -14,6 +14,8 @@ impl HasStatus for Response {
         self.status()
     }
 }
+
+impl Sealed for Response {}
 
 impl Carrier for Response {
     type Metered = Self;

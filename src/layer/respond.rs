@@ -1,4 +1,4 @@
-//! Answering refused requests instead of failing them, for servers.
+//! Turns refusals into responses, for servers. What a response says is written for strangers.
 
 use std::{
     fmt,
@@ -22,16 +22,51 @@ use super::{
     service::Throttle,
 };
 use crate::{
-    error::{Refusal, Throttled},
-    extract::Extractor,
+    error::{BadDemand, Refusal, Throttled},
+    extract::{ExtractError, Extractor},
     inspect::Inspector,
 };
 
-/// A [`ThrottleLayer`](crate::ThrottleLayer) that answers refused requests itself: 429 when quotas refuse, 503 when the
-/// store fails, 400 when the extractor or the limiter makes nothing of the request. `Retry-After` is given in whole
-/// seconds, rounded up, where it is known.
+/// A [`ThrottleLayer`](crate::ThrottleLayer) that turns refusals into responses:
 ///
-/// The error type stays the inner service's, so that it mounts on an axum `Router` as it is.
+/// | status | when |
+/// |---|---|
+/// | 429 | quotas refuse, or the queue is full |
+/// | 400 | the extractor fails, or the demand names a bucket that is not declared, or one twice |
+/// | 500 | the demand is wrong otherwise (a class, a metric): a mistake of the server's own |
+/// | 503 | the store fails, or the limiter was closed |
+///
+/// `Retry-After` is given in whole seconds, rounded up, where it is known. Bodies are one generic
+/// sentence: neither names of buckets nor the extractor's error are shown to strangers. With
+/// feature `tracing` the extractor's error is an event at level `debug`; an
+/// [`Observer`](crate::Observer) hears of refusals as ever.
+///
+/// The error type stays the inner service's, so that the layer mounts on an axum `Router` as it is.
+///
+/// ```
+/// use std::convert::Infallible;
+/// use http::{Request, Response};
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use tower_throttle::{Demand, Limiter, Limits, Quota, ThrottleLayer, usage};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_throttle::BoxError> {
+/// let limits = Limits::new().bucket("everyone", [Quota::per_minute("requests", 1)]);
+/// let layer = ThrottleLayer::from_fn(Limiter::new(limits)?, |_: &mut Request<()>| {
+///     Ok(Demand::new("everyone", usage! { requests: 1 }))
+/// })
+/// .reject()
+/// .respond();
+/// let server = |_: Request<()>| async { Ok::<_, Infallible>(Response::new("served".to_owned())) };
+/// let service = layer.layer(service_fn(server));
+///
+/// let Ok(served) = service.clone().oneshot(Request::new(())).await;
+/// let Ok(refused) = service.oneshot(Request::new(())).await;
+/// assert_eq!((served.status().as_u16(), refused.status().as_u16()), (200, 429));
+/// assert!(refused.headers().contains_key("retry-after"));
+/// # Ok(())
+/// # }
+/// ```
 pub struct RespondLayer<E, I> {
     config: Arc<Config<E, I>>,
     fields: bool,
@@ -42,7 +77,8 @@ impl<E, I> RespondLayer<E, I> {
         Self { config, fields: false }
     }
 
-    /// Adds the IETF's `RateLimit` and `RateLimit-Policy` fields to refusals (draft-ietf-httpapi-ratelimit-headers).
+    /// Adds the IETF's `RateLimit` and `RateLimit-Policy` fields to refusals
+    /// (draft-ietf-httpapi-ratelimit-headers).
     #[must_use]
     pub fn rate_limit_fields(mut self) -> Self {
         self.fields = true;
@@ -54,7 +90,7 @@ impl<S, E, I> Layer<S> for RespondLayer<E, I> {
     type Service = Respond<S, E, I>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Respond { throttle: Throttle::new(inner, self.config.clone()), fields: self.fields }
+        Respond { throttle: Throttle::from_config(inner, self.config.clone()), fields: self.fields }
     }
 }
 
@@ -72,10 +108,32 @@ impl<E, I> fmt::Debug for RespondLayer<E, I> {
     }
 }
 
-/// A throttled service that answers refused requests itself: see [`RespondLayer`].
+/// A throttled service that turns refusals into responses: see [`RespondLayer`].
 pub struct Respond<S, E, I> {
     throttle: Throttle<S, E, I>,
     fields: bool,
+}
+
+impl<S, E, I> Respond<S, E, I> {
+    /// Turns the refusals of `throttle` into responses. A [`RespondLayer`] does so itself.
+    pub fn new(throttle: Throttle<S, E, I>) -> Self {
+        Self { throttle, fields: false }
+    }
+
+    /// Returns a reference to the inner service.
+    pub fn get_ref(&self) -> &S {
+        self.throttle.get_ref()
+    }
+
+    /// Returns a mutable reference to the inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        self.throttle.get_mut()
+    }
+
+    /// Returns the inner service.
+    pub fn into_inner(self) -> S {
+        self.throttle.into_inner()
+    }
 }
 
 impl<S, R, E, I, B> Service<R> for Respond<S, E, I>
@@ -111,7 +169,7 @@ impl<S: fmt::Debug, E, I> fmt::Debug for Respond<S, E, I> {
 }
 
 pin_project! {
-    /// The response of a [`Respond`], of the inner service or its own.
+    /// The response of a [`Respond`]: the inner service's, or its own.
     #[must_use = "futures do nothing unless polled"]
     pub struct RespondFuture<S: Service<R>, R, E, I> {
         #[pin]
@@ -133,8 +191,8 @@ where
         let fields = *this.fields;
         this.attempt.poll(context).map(|result| match result {
             Ok(response) => Ok(response),
-            Err(Failure::Demand(error)) => Ok(answer(StatusCode::BAD_REQUEST, error.to_string())),
-            Err(Failure::Throttled(error)) => Ok(refusal(&error, fields)),
+            Err(Failure::Demand(error)) => Ok(unread(&error)),
+            Err(Failure::Throttled(error)) => Ok(refused(&error, fields)),
             Err(Failure::NotReady(error) | Failure::Call(error, _)) => Err(error),
         })
     }
@@ -146,28 +204,43 @@ impl<S: Service<R>, R, E, I> fmt::Debug for RespondFuture<S, R, E, I> {
     }
 }
 
-fn answer<B: From<String>>(status: StatusCode, text: String) -> Response<B> {
-    let mut response = Response::new(B::from(text));
+fn answer<B: From<String>>(status: StatusCode, text: &str) -> Response<B> {
+    let mut response = Response::new(B::from(text.to_owned()));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
 }
 
-/// Says no more than a stranger may know: not which buckets there are.
-fn refusal<B: From<String>>(error: &Throttled, fields: bool) -> Response<B> {
+/// The response to a request of which the extractor makes nothing. The error may tell of the
+/// server's inside, so it is not shown.
+fn unread<B: From<String>>(error: &ExtractError) -> Response<B> {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(%error, "no demand could be read from the request");
+    #[cfg(not(feature = "tracing"))]
+    let _ = error;
+    answer(StatusCode::BAD_REQUEST, "this request cannot be metered")
+}
+
+/// The response to a request that is refused.
+fn refused<B: From<String>>(error: &Throttled, fields: bool) -> Response<B> {
     let (status, text) = match error {
         Throttled::Store(_) | Throttled::Closed => {
             (StatusCode::SERVICE_UNAVAILABLE, "cannot take requests at the moment")
         }
-        Throttled::BadDemand(_) => (StatusCode::BAD_REQUEST, "this request cannot be metered"),
+        // What a request can name.
+        Throttled::BadDemand(BadDemand::UnknownBucket(_) | BadDemand::SameBucketTwice(_)) => {
+            (StatusCode::BAD_REQUEST, "this request cannot be metered")
+        }
+        Throttled::BadDemand(_) | Throttled::NoRuntime => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "requests cannot be metered")
+        }
         Throttled::ExceedsCapacity(_) => {
             (StatusCode::TOO_MANY_REQUESTS, "this request alone exceeds the limit: make it smaller")
         }
         _ => (StatusCode::TOO_MANY_REQUESTS, "too many requests"),
     };
-    let mut response = answer(status, text.to_owned());
+    let mut response = answer(status, text);
     let headers = response.headers_mut();
     if let Some(wait) = error.retry_after() {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds(wait)));

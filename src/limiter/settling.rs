@@ -90,10 +90,9 @@ pub(super) fn ended() -> Arc<StoreError> {
     StoreError::Unavailable(Box::new(Ended)).into()
 }
 
-/// Nobody can carry what has to be awaited.
+/// There is no task that could drive what has to be awaited.
 pub(super) fn no_runtime() -> Throttled {
-    let error = "what has to wait needs a tokio runtime: call it inside of one";
-    Throttled::Store(StoreError::Rejected(error.into()).into())
+    Throttled::NoRuntime
 }
 
 /// Whether a demand may as well be asked for again, in a runtime that has not ended.

@@ -18,6 +18,7 @@ use crate::{
 /// | response | is charged |
 /// |---|---|
 /// | a status that the rules name | what they say |
+/// | another 4xx, but 408 and 499 | a request and no tokens, unless the rules say otherwise |
 /// | JSON, or a stream to its end | the usage that it tells |
 /// | a stream that breaks off or is dropped | what was reserved, or what was seen if that is more |
 /// | a stream that tells of an error | what the rules say |

@@ -20,7 +20,8 @@
 //!
 //! ```
 //! use http_body_util::Full;
-//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//! use std::convert::Infallible;
+//! use tower::{ServiceBuilder, service_fn};
 //! use tower_throttle::{BoxError, Limiter, Limits, ThrottleLayer, llm::anthropic};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -29,7 +30,9 @@
 //! let limiter = Limiter::new(Limits::new().bucket("claude-sonnet-4-5", quotas))?;
 //!
 //! let answer = r#"{"usage": {"input_tokens": 11, "output_tokens": 42}}"#;
-//! let client = service_fn(move |_| async move { Ok::<_, BoxError>(http::Response::new(Full::from(answer))) });
+//! let client = service_fn(move |_| async move {
+//!     Ok::<_, Infallible>(http::Response::new(Full::from(answer)))
+//! });
 //! let layer = ThrottleLayer::anthropic(limiter.clone());
 //! let client = ServiceBuilder::new().layer(layer).service(client);
 //!

@@ -234,12 +234,9 @@ const ALL_HEADERS: &[HeaderSpec] = &[
     FIREWORKS[1],
 ];
 
-/// A bad request is a request, and no tokens: a wrong key must not use up what others could.
-const BAD_REQUEST: OnStatus = OnStatus(400, 499, Charge::Request);
 const SERVER_ERROR: OnStatus = OnStatus(500, 599, Charge::Reserved);
-const REFUSAL_IS_FREE: &[OnStatus] =
-    &[OnStatus(429, 429, Charge::Nothing), BAD_REQUEST, SERVER_ERROR];
-const REFUSAL_COUNTS: &[OnStatus] = &[BAD_REQUEST, SERVER_ERROR];
+const REFUSAL_IS_FREE: &[OnStatus] = &[OnStatus(429, 429, Charge::Nothing), SERVER_ERROR];
+const REFUSAL_COUNTS: &[OnStatus] = &[OnStatus(429, 429, Charge::Request), SERVER_ERROR];
 
 /// Of a provider of which nothing else is known: what is used counts.
 pub(crate) const COMPATIBLE: Preset = Preset {
@@ -303,7 +300,6 @@ pub(crate) const ANTHROPIC: Preset = Preset {
     overhead: Overhead { always: 0, with_tools: 580 },
     on_status: &[
         OnStatus(429, 429, Charge::Nothing),
-        BAD_REQUEST,
         OnStatus(529, 529, Charge::Request),
         SERVER_ERROR,
     ],

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     demand::Demand,
+    inspect::is_bad_request,
     limiter::{Limiter, Settlement},
     usage,
     usage::Usage,
@@ -196,6 +197,10 @@ impl Rules {
     }
 
     /// Sets the charge for statuses, the first and the last included. Later calls come first.
+    ///
+    /// The presets set those of 429 and 5xx. Any other 4xx is charged a request and no tokens, but 408
+    /// and 499, which are left to the body: `on_status(400..=499, Charge::Reserved)` keeps what was
+    /// reserved.
     #[must_use]
     pub fn on_status(mut self, statuses: std::ops::RangeInclusive<u16>, charge: Charge) -> Self {
         self.changed_statuses.insert(0, OnStatus(*statuses.start(), *statuses.end(), charge));
@@ -423,10 +428,10 @@ impl Rules {
     /// The charge of a status, if it decides by itself.
     pub(super) fn after_status(&self, status: u16) -> Option<Charge> {
         let rules = self.changed_statuses.iter().chain(self.preset.on_status);
-        rules
-            .copied()
-            .find(|OnStatus(first, last, _)| (*first..=*last).contains(&status))
-            .map(|rule| rule.2)
+        let is_meant = |OnStatus(first, last, _): &OnStatus| (*first..=*last).contains(&status);
+        let rule = rules.copied().find(is_meant).map(|rule| rule.2);
+        // A wrong key must not use up what all share.
+        rule.or_else(|| is_bad_request(status).then_some(Charge::Request))
     }
 }
 
@@ -435,10 +440,7 @@ impl Charge {
         match self {
             Self::Reserved => Settlement::Keep,
             Self::Seen => seen.map_or(Settlement::Keep, Settlement::AtLeast),
-            Self::Request => {
-                let requests = reserved.get("requests").unwrap_or(1);
-                Settlement::Exact(reserved.zeroed().with("requests", requests))
-            }
+            Self::Request => Settlement::Exact(reserved.requests_only()),
             Self::Nothing => Settlement::Release,
         }
     }

@@ -8,7 +8,7 @@ use super::target::{canonical, split_port};
 
 /// What a route matches, as it is written.
 #[derive(Clone, Debug)]
-pub(super) struct Pattern {
+pub(super) struct RoutePattern {
     pub(super) method: Option<Method>,
     pub(super) host: Option<String>,
     pub(super) port: Option<u16>,
@@ -16,7 +16,7 @@ pub(super) struct Pattern {
     pub(super) paths: Vec<String>,
 }
 
-impl Pattern {
+impl RoutePattern {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (method, place) = match text.split_once(' ') {
             Some((method, place)) => (Some(parse_method(method)?), place),

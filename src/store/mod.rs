@@ -125,7 +125,8 @@ impl fmt::Display for StoreError {
 impl std::error::Error for StoreError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Unavailable(cause) | Self::Rejected(cause) => Some(cause.as_ref()),
+            // Its text is printed already.
+            Self::Unavailable(cause) | Self::Rejected(cause) => cause.source(),
         }
     }
 }

@@ -154,7 +154,8 @@ async fn a_filter_outside_costs_nothing_and_one_inside_comes_too_late() {
     settled(&limiter, &ledger, (80, 1), "it counts as a call that was made").await;
 }
 
-/// Steer is ready when all its services are, so that a slow one delays the others, inside as outside.
+/// Steer is ready when all its services are, so that a slow one delays the others, inside as
+/// outside.
 #[tokio::test(start_paused = true)]
 async fn a_steer_inside_waits_for_all_its_services() {
     let limiter = limiter();

@@ -1,4 +1,5 @@
-//! A provider on the loopback that writes what it is told to, byte by byte, and hangs up after each answer.
+//! A provider on the loopback that writes what it is told to, byte by byte, and hangs up after each
+//! answer.
 
 use std::{
     net::SocketAddr,
@@ -70,7 +71,7 @@ impl Provider {
     }
 }
 
-/// A port where nobody listens, kept from others.
+/// A port without a listener, kept from others.
 #[derive(Debug)]
 pub(crate) struct Nowhere {
     bound: TcpSocket,

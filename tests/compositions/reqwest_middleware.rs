@@ -4,7 +4,7 @@ use http::Method;
 use reqwest::{Client, Request, StatusCode};
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Error};
 use reqwest_retry::{Jitter, RetryTransientMiddleware, policies::ExponentialBackoff};
-use tower::{ServiceBuilder, ServiceExt};
+use tower::ServiceBuilder;
 use tower_throttle::{
     BoxError, Demand, ExtractError, Limiter, Settlement, ThrottleLayer, Throttled, inspect, usage,
 };
@@ -124,6 +124,15 @@ async fn a_refusal_is_not_tried_again_and_is_found() {
         let throttled = Throttled::find(&error).expect("the throttle's");
         assert!(matches!(throttled, Throttled::NotNow(_)), "{throttled}");
         assert!(throttled.retry_after().is_some());
+        let mut chain = String::new();
+        let mut next: Option<&dyn std::error::Error> = Some(&error);
+        while let Some(link) = next {
+            chain += &format!("{link}\n");
+            next = link.source();
+        }
+        let told = format!("the request was not sent: {throttled}");
+        assert_eq!(chain.matches(&told).count(), 1, "{chain}");
+        assert_eq!(chain.matches("throttled: bucket").count(), 1, "{chain}");
         assert!(Throttled::find(BoxError::from(error).as_ref()).is_some());
         assert_eq!(
             (ledger.counts().0, provider.hits()),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::Request;
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, service_fn};
 use tower_throttle::{
     BadDemand, BoxError, Limiter, Limits, MemoryStore, Quota, Route, RouteError, Routes,
     Settlement, ThrottleLayer, Throttled, Undeclared, usage,

@@ -189,7 +189,8 @@ async fn s35_what_is_given_up_while_it_waits_leaves_no_trace_and_later_is_kept()
     }
 }
 
-/// The service becomes ready after longer than a grant is good, twice, and somebody else takes what is given back.
+/// The service becomes ready after longer than a grant is good, twice, and another call takes what
+/// is given back.
 #[tokio::test(start_paused = true)]
 async fn a_grant_that_grew_old_is_made_anew() {
     // A load-shed inside does not wait for it.

@@ -1,6 +1,6 @@
-//! Every stack of README.md and docs/composing.md inside `tokio::spawn` and a `JoinSet`. The example of axum
-//! has them in handlers. The stacks are named here by their concrete types: behind a generic function, the
-//! compiler would not check what a caller's task needs.
+//! Every stack of README.md and docs/composing.md inside `tokio::spawn` and a `JoinSet`. The
+//! example of axum has them in handlers. The stacks are named here by their concrete types: behind
+//! a generic function, the compiler would not check what a caller's task needs.
 
 use std::convert::Infallible;
 

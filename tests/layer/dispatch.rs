@@ -78,6 +78,64 @@ async fn a_layer_bounds_the_wait_of_demands_that_do_not() {
     service.oneshot(2).await.unwrap();
 }
 
+/// A quota of which nothing comes back for an hour.
+fn hourly() -> tower_throttle::Limiter {
+    let quotas = [tower_throttle::Quota::per_hour("tokens", 100)];
+    let limits = tower_throttle::Limits::new().bucket("api", quotas);
+    tower_throttle::Limiter::new(limits).expect("the limits are valid")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_waits_for_ten_minutes_at_most_and_says_for_what_and_how_long() {
+    let limiter = hourly();
+    let service =
+        ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Hang));
+    // While a call may still give something back, the next one waits.
+    let in_flight = tokio::spawn(service.clone().oneshot(100));
+    tokio::task::yield_now().await;
+    let started = Instant::now();
+    let error = service.clone().oneshot(1).await.unwrap_err();
+    let waited = started.elapsed();
+    assert!((599..602).contains(&waited.as_secs()), "{waited:?}");
+    let told = error.to_string();
+    assert!(told.contains("`tokens per 3600s`") && told.contains("retry after 30"), "{told}");
+    let Some(Throttled::Deadline(refusal)) = error.downcast_ref() else { panic!("{error}") };
+    assert_eq!(&*refusal.binding().expect("the quota").bucket, "api");
+    assert!(refusal.retry_after() > Some(Duration::from_secs(2_900)), "{refusal}");
+
+    // Once nothing can come back in time, there is nothing to wait for.
+    in_flight.abort();
+    in_flight.await.unwrap_err();
+    let started = Instant::now();
+    let error = service.oneshot(1).await.unwrap_err();
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    assert!(error.to_string().contains("`tokens per 3600s`"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_waits_for_ever_where_it_is_told_to() {
+    let limiter = hourly();
+    let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).wait_forever();
+    let service = layer.layer(Probe::new(Act::Answer(7)));
+    service.clone().oneshot(100).await.unwrap();
+    let started = Instant::now();
+    assert_eq!(service.oneshot(1).await.unwrap(), 7);
+    assert!(started.elapsed() >= Duration::from_secs(3_600));
+
+    // The limiter alone waits as long as it is asked to.
+    let limiter = hourly();
+    limiter
+        .reserve(Demand::new("api", usage! { tokens: 100 }))
+        .await
+        .unwrap()
+        .keep()
+        .await
+        .unwrap();
+    let started = Instant::now();
+    drop(limiter.reserve(Demand::new("api", usage! { tokens: 1 })).await.unwrap());
+    assert!(started.elapsed() >= Duration::from_secs(3_600));
+}
+
 #[tokio::test(start_paused = true)]
 async fn it_is_ready_at_once_whatever_the_inner_service_is() {
     let mut service =
@@ -194,7 +252,8 @@ async fn a_grant_that_grew_old_is_made_anew() {
     assert_eq!(started.elapsed().as_secs(), 2);
     assert_eq!((charged(&limiter).await, probe.calls()), ((80, 1, 0), 1));
 
-    // The charge is that of the second grant: it leaves two seconds later than the first would have.
+    // The charge is that of the second grant: it leaves two seconds later than the first would
+    // have.
     tokio::time::advance(Duration::from_millis(59_500)).await;
     assert_eq!(charged(&limiter).await, (80, 1, 0));
     tokio::time::advance(Duration::from_millis(3_000)).await;
@@ -251,7 +310,8 @@ async fn nothing_inside_is_held_while_an_old_grant_is_made_anew() {
     let granted = begin(("api", 100, 0)).await;
     let waits = begin(("api", 50, 0)).await;
     holds_the_permit.await.unwrap().unwrap();
-    // The grant has become too old, and went to the one that waited; its own call has to wait for it.
+    // The grant has become too old, and went to the one that waited; its own call has to wait for
+    // it.
     let soon = Duration::from_millis(10);
     timeout(soon, waits).await.expect("nobody holds the permit").unwrap().unwrap();
     timeout(soon, service.clone().oneshot(("other", 1, 0))).await.expect("nor now").unwrap();
@@ -271,7 +331,8 @@ async fn a_longest_wait_counts_from_the_first_time_it_is_asked_for() {
     tokio::task::yield_now().await;
     let waits = tokio::spawn(layer.layer(Probe::new(Act::Answer(0))).oneshot(100));
 
-    // After half a minute the grant goes to the one that waits, and would come again only after a minute more.
+    // After half a minute the grant goes to the one that waits, and would come again only after a
+    // minute more.
     let error = call.await.unwrap().unwrap_err();
     assert!(matches!(Throttled::find(error.as_ref()), Some(Throttled::Deadline(_))), "{error}");
     assert_eq!((waits.await.unwrap().unwrap(), probe.calls()), (0, 0));
@@ -338,7 +399,8 @@ async fn a_request_that_could_never_fit_fails_at_once() {
     assert!(throttled.is_permanent() && throttled.retry_after().is_none(), "{throttled}");
 }
 
-/// As `#[error(transparent)]` makes an error: what it shows and its source are those of the error inside.
+/// As `#[error(transparent)]` makes an error: what it shows and its source are those of the error
+/// inside.
 #[derive(Debug)]
 struct Transparent(BoxError);
 
@@ -365,6 +427,32 @@ async fn a_refusal_is_found_inside_an_error_that_shows_only_the_source_of_what_i
     let found = Throttled::find(&wrapped).expect("it is in there");
     assert!(matches!(found, Throttled::ExceedsCapacity(_)), "{found}");
     assert_eq!((wrapped.to_string(), found.to_string()), (shown.clone(), shown));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_downcasts_where_nothing_wraps_it() {
+    let layer = ThrottleLayer::new(limiter(), tokens as Extract);
+    let refused = layer.layer(Probe::new(Act::Answer(0))).call(101).await.unwrap_err();
+    let throttled = refused.downcast_ref::<Throttled>().expect("it is the error itself");
+    assert_eq!(throttled.kind(), "exceeds_capacity");
+    let again = refused.source().expect("where it comes from").to_string();
+    assert!(!refused.to_string().contains(&again), "{refused}: {again}");
+}
+
+/// A program that calls through a layer before its runtime has started.
+#[test]
+fn to_wait_without_a_runtime_is_an_error_of_its_own() {
+    let limiter = limiter();
+    let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract);
+    let mut now = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut poll = |amount| {
+        let mut call = Box::pin(layer.layer(Probe::new(Act::Answer(0))).call(amount));
+        std::future::Future::poll(call.as_mut(), &mut now)
+    };
+    // What fits in memory needs none.
+    assert!(matches!(poll(100), std::task::Poll::Ready(Ok(0))));
+    let std::task::Poll::Ready(Err(error)) = poll(1) else { panic!("it cannot wait") };
+    assert!(matches!(error.downcast_ref(), Some(Throttled::NoRuntime)), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::{convert::Infallible, time::Duration};
 use http::{Response, StatusCode};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_throttle::{
-    Demand, ExtractError, Feedback, Limiter, RespondLayer, ThrottleLayer,
+    Demand, Feedback, Limiter, RespondLayer, ThrottleLayer,
     inspect::KeepReserved,
     store::{Batch, Reply, Store, StoreError},
     usage,
@@ -82,16 +82,34 @@ async fn what_could_never_fit_is_told_no_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_nobody_can_meter_is_a_bad_request() {
-    let no_model: Extract = |_| Err::<Demand, ExtractError>("no model named".into());
-    let unknown: Extract = |_| Ok(Demand::new("nobody", usage! {}));
-    let answer = send(&ThrottleLayer::new(limiter(), no_model).respond(), 1).await;
-    assert_eq!(
-        (answer.status(), answer.body().as_str()),
-        (StatusCode::BAD_REQUEST, "no model named")
-    );
-    let answer = send(&ThrottleLayer::new(limiter(), unknown).respond(), 1).await;
-    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+async fn a_request_that_cannot_be_metered_is_told_nothing_of_the_inside() {
+    let no_key: Extract = |_| Err("key sk-s3cret is not in table `keys`".into());
+    let unknown: Extract = |_| Ok(Demand::new("tenant s3cret", usage! {}));
+    let twice: Extract = |_| Ok(Demand::new("api", usage! {}).and("api"));
+    for extract in [no_key, unknown, twice] {
+        let answer = send(&ThrottleLayer::new(limiter(), extract).respond(), 1).await;
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(answer.body(), "this request cannot be metered");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_demand_that_is_the_server_s_own_mistake_is_its_own_fault() {
+    let no_class: Extract = |_| Ok(Demand::new("api", usage! {}).class("s3cret"));
+    let no_metric: Extract = |_| Ok(Demand::new("api", usage! { s3cret: 1 }));
+    for extract in [no_class, no_metric] {
+        let answer = send(&ThrottleLayer::new(limiter(), extract).respond(), 1).await;
+        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(answer.body(), "requests cannot be metered");
+    }
+}
+
+#[test]
+fn the_inner_service_is_at_hand() {
+    let layer = ThrottleLayer::new(limiter(), tokens as Extract).respond();
+    let mut service = layer.layer(7);
+    *service.get_mut() += 1;
+    assert_eq!((*service.get_ref(), service.into_inner()), (8, 8));
 }
 
 #[derive(Debug)]

@@ -185,7 +185,7 @@ async fn a_full_queue_refuses() {
         let began = Instant::now();
         let error = limiter.reserve(tokens(1)).await.unwrap_err();
         assert!(
-            matches!(&error, Throttled::QueueFull { bucket, max_waiting: 3 } if &**bucket == "a"),
+            matches!(&error, Throttled::QueueFull { bucket, max_waiting: 3, .. } if &**bucket == "a"),
             "{error}"
         );
         assert_eq!(began.elapsed(), ms(0), "it is known that it would have to wait");

@@ -6,7 +6,7 @@ mod support;
 
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, service_fn};
 use tower_throttle::{
     BoxError, Limiter, LimitsError, ThrottleLayer, Throttled,
     llm::{Rules, anthropic, compatible, openai},

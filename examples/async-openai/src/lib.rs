@@ -1,4 +1,5 @@
-//! async-openai within limits. Its own retry layer stays outside, so that each attempt is a reservation of its own.
+//! async-openai within limits. Its own retry layer stays outside, so that each attempt is a
+//! reservation of its own.
 
 use std::time::Duration;
 
@@ -52,8 +53,8 @@ where
     Client::with_config(config).with_http_service(service)
 }
 
-/// async-openai's own error where there is one: its retry layer looks for that, and takes no boxed one for a
-/// connection that failed.
+/// async-openai's own error where there is one: its retry layer looks for that, and takes no boxed
+/// one for a connection that failed.
 fn own_error(error: BoxError) -> OpenAIError {
     let error = match error.downcast::<reqwest::Error>() {
         Ok(error) => return OpenAIError::Reqwest(*error),
@@ -74,7 +75,7 @@ pub fn question() -> Result<CreateChatCompletionRequest, OpenAIError> {
         .build()
 }
 
-/// The same, to be answered as a stream that tells its usage: without being asked to, it would not.
+/// A question whose answer is a stream that tells its usage, which it would not do unless asked to.
 ///
 /// # Errors
 /// None.

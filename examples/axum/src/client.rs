@@ -1,4 +1,5 @@
-//! Handlers that call a provider within its limits: they share one throttled client, which is cloned per request.
+//! Handlers that call a provider within its limits: they share one throttled client, which is
+//! cloned per request.
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,7 +41,7 @@ struct App<C> {
     provider: Arc<str>,
 }
 
-/// Answers questions with the help of a provider.
+/// Returns a router that answers questions with the help of a provider.
 pub fn router<C>(client: C, provider: &str) -> Router
 where
     C: Service<reqwest::Request, Response = reqwest::Response, Error = BoxError, Future: Send>,

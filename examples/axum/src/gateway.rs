@@ -1,5 +1,6 @@
-//! A gateway in front of a provider of language models. Each tenant has a limit of its own, and all of them share what
-//! the provider admits. A request is charged what its answer has really used, told at the end of the stream.
+//! A gateway in front of a provider of language models. Each tenant has a limit of its own, and all
+//! of them share what the provider admits. A request is charged what its answer has really used,
+//! told at the end of the stream.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -43,7 +44,7 @@ pub struct Tenant(pub Arc<str>);
 /// Where a proxy in front of the gateway says whose request it is, if there are no [`Keys`].
 pub const TENANT: HeaderName = HeaderName::from_static("x-tenant");
 
-/// Which API key belongs to whom.
+/// The tenant of each API key.
 pub type Keys = Arc<HashMap<String, Tenant>>;
 
 /// Tokens a minute: for each tenant those of its plan, for all of them together `everyone`.
@@ -216,14 +217,15 @@ fn slowly(tokens: u64) -> axum::http::Response<provider::Body> {
     tokio::spawn(async move {
         for event in [piece(), last_piece(tokens), json!("[DONE]")] {
             tokio::time::sleep(Duration::from_millis(50)).await;
-            // Nobody may be listening any more.
+            // The client may have hung up.
             let _ = feed.send(Ok(provider::event(&event)));
         }
     });
     answer
 }
 
-/// Two requests of one tenant at once, of which one fits until it is refunded, and one of a stranger.
+/// Two requests of one tenant at once, of which one fits until it is refunded, and one of a
+/// stranger.
 ///
 /// # Errors
 /// When something does not come out as it should.

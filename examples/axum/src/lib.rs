@@ -1,5 +1,5 @@
-//! `tower-throttle` on both sides of axum: a gateway that meters its tenants, handlers that call a provider within its
-//! limits, and limits by route.
+//! `tower-throttle` on both sides of axum: a gateway that meters its tenants, handlers that call a
+//! provider within its limits, and limits by route.
 
 pub mod client;
 pub mod gateway;

@@ -1,5 +1,5 @@
-//! The provider that the examples call: it answers with the tokens that a call has used, in one piece or as a stream,
-//! and with 429 what exceeds its limit.
+//! The provider that the examples call: it answers with the tokens that a call has used, in one
+//! piece or as a stream, and with 429 what exceeds its limit.
 
 use std::{
     collections::VecDeque,
@@ -29,7 +29,8 @@ pub const TOKENS: u64 = 200;
 /// How long the window is.
 pub const WINDOW: Duration = Duration::from_secs(1);
 
-/// What a call has used, as the answer of this provider tells; the most it may use stays charged if it does not.
+/// What a call has used, as the answer of this provider tells; the most it may use stays charged if
+/// it does not.
 ///
 /// A stream tells it in its last event.
 pub fn used(answer: &[u8]) -> Settlement {

@@ -39,7 +39,8 @@ impl Asked {
         Ok(serde_json::from_slice(body)?)
     }
 
-    /// The most tokens that may be used: the prompt, at four bytes each, and as long an answer as is allowed.
+    /// The most tokens that may be used: the prompt, at four bytes each, and as long an answer as
+    /// is allowed.
     pub fn tokens(&self) -> u64 {
         const DEFAULT_MAX_TOKENS: u64 = 1_000;
         let bytes: usize =
@@ -72,8 +73,8 @@ const MAX_BYTES: usize = 1 << 20;
 
 /// Follows an answer and keeps the usage that it tells.
 ///
-/// The usage comes in an event without choices, and after it nothing that counts: a reader who stops there, at
-/// `[DONE]`, has had all. Told earlier, it is a lower bound unless the answer ends.
+/// The usage comes in an event without choices, and after it nothing that counts: a reader who
+/// stops there, at `[DONE]`, has had all. Told earlier, it is a lower bound unless the answer ends.
 #[derive(Debug)]
 pub struct Follow {
     reading: Reading,

@@ -2,9 +2,9 @@
 //!
 //!     cargo run --example fleet
 //!
-//! Starts a provider on loopback that enforces its limits without slack, a Redis (or Valkey) server of its own, and
-//! four workers: processes that know nothing of each other but the address of that server. Each makes its share of a few
-//! hundred calls.
+//! Starts a provider on loopback that enforces its limits without slack, a Redis (or Valkey) server
+//! of its own, and four workers: processes that know nothing of each other but the address of that
+//! server. Each makes its share of a few hundred calls.
 
 mod server;
 

@@ -1,5 +1,6 @@
-//! A provider of language models on loopback, on a thread and a clock of its own. Every request passes
-//! [`Admission`] or is answered with 429; the answers are made up, but as long and as late as real ones are.
+//! A provider of language models on loopback, on a thread and a clock of its own. Every request
+//! passes [`Admission`] or is answered with 429; the answers are made up, but as long and as late
+//! as real ones are.
 
 use std::{
     convert::Infallible,
@@ -116,8 +117,8 @@ struct Asked {
 }
 
 impl Asked {
-    /// A token is a word here. A real provider decides by itself how much it answers; this one is told by
-    /// the trace, in the metadata, and stops at `max_tokens` like any.
+    /// A token is a word here. A real provider decides by itself how much it answers; this one is
+    /// told by the trace, in the metadata, and stops at `max_tokens` like any.
     fn read(body: &[u8]) -> Result<Self, String> {
         let body: Value = serde_json::from_slice(body).map_err(|error| error.to_string())?;
         let max_tokens = body["max_tokens"].as_u64().ok_or("max_tokens is not a number")?;
@@ -164,7 +165,7 @@ async fn answer(
         Err(Refusal::Later(wait)) => {
             let mut refused =
                 error(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", "slow down");
-            // Rounded up: who comes back then finds room, if nobody else took it.
+            // Rounded up: a caller that comes back then finds room, unless another has taken it.
             let millis = wait.as_nanos().div_ceil(1_000_000);
             let wait = format!("{}.{:03}", millis / 1_000, millis % 1_000);
             if let Ok(wait) = wait.parse() {

@@ -11,7 +11,7 @@ pub struct Phase {
     pub calls: u64,
     /// Calls answered in the end.
     pub ok: u64,
-    /// Answers with 429, counted by the provider.
+    /// Responses with 429, counted by the provider.
     pub rejected: u64,
     /// Tokens reserved at the throttle.
     pub reserved: u64,
@@ -19,8 +19,8 @@ pub struct Phase {
     pub used: u64,
     /// Tokens that were reserved, turned out not to be used, and came back.
     pub refunded: u64,
-    /// Tokens that the provider admitted, as a share of limit x seconds / window. The bucket is full when a
-    /// phase begins, so a little more than 1 is possible.
+    /// Tokens that the provider admitted, as a share of limit x seconds / window. The bucket is
+    /// full when a phase begins, so a little more than 1 is possible.
     pub utilisation: f64,
     /// From the first call to the end of the last answer.
     pub seconds: f64,

@@ -23,8 +23,9 @@ use crate::{LIMITS, report::Metered};
 /// A longer answer would be charged what was reserved for it.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// What the provider enforces, as its documentation would tell. What is sent at its pace arrives a little less
-/// evenly: the guard and a burst smaller than the provider's make up for a fifth of a second and more of that.
+/// What the provider enforces, as its documentation would tell. What is sent at its pace arrives a
+/// little less evenly: the guard and a burst smaller than the provider's make up for a fifth of a
+/// second and more of that.
 fn limits() -> Limits {
     let requests = Quota::sliding_window("requests", LIMITS.requests as u64, LIMITS.window)
         .guard(Duration::from_millis(200));
@@ -33,7 +34,8 @@ fn limits() -> Limits {
     Limits::new().bucket("gpt-4o", [requests, tokens])
 }
 
-/// The most that a request may use: its prompt, at four bytes per token, and as long an answer as it allows.
+/// The most that a request may use: its prompt, at four bytes per token, and as long an answer as
+/// it allows.
 fn demand(request: &mut Request) -> Result<Demand, ExtractError> {
     let body = request.body().and_then(reqwest::Body::as_bytes).ok_or("the request has no body")?;
     let body: Value = serde_json::from_slice(body)?;
@@ -87,8 +89,11 @@ impl Shared {
 /// A client all of whose calls keep within the limits.
 pub(crate) fn client(
     limiter: Limiter,
-) -> impl Service<Request, Response = Response, Error = BoxError, Future: Send> + Clone + Send + 'static
-{
+) -> impl Service<Request, Response = Response, Error = BoxError, Future: Send>
++ Clone
++ Send
++ Sync
++ 'static {
     let layer = ThrottleLayer::new(limiter, demand);
     let layer = layer.inspector(by_status(inspect::bytes(MAX_ANSWER, used)));
     ServiceBuilder::new().layer(layer).service(reqwest::Client::new())

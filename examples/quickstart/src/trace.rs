@@ -1,5 +1,5 @@
-//! Where calls come from: a CSV file in the format of the Azure LLM inference traces, or a generator of calls
-//! like those. Knows nothing of limits.
+//! Where calls come from: a CSV file in the format of the Azure LLM inference traces, or a
+//! generator of calls like those. Knows nothing of limits.
 
 use std::{fmt, fs, io, path::Path, path::PathBuf, time::Duration};
 
@@ -146,8 +146,8 @@ fn numbers(text: &str, separator: char) -> Option<[u64; 3]> {
     fields.next().is_none().then_some(numbers)
 }
 
-/// Calls like those of a chat service: log-normal in length, at random instants, five a second. The same
-/// seed makes the same calls.
+/// Calls like those of a chat service: log-normal in length, at random instants, five a second. The
+/// same seed makes the same calls.
 pub(crate) fn generate(seed: u64, calls: usize) -> Vec<Row> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut at = Duration::ZERO;

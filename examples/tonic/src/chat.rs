@@ -1,5 +1,5 @@
-//! A gRPC service, as code generated from its `.proto` would be: no protoc is needed to build this. Its messages are
-//! plain text.
+//! A gRPC service, as code generated from its `.proto` would be: no protoc is needed to build this.
+//! Its messages are plain text.
 
 use bytes::{Buf, BufMut};
 use http::uri::PathAndQuery;
@@ -13,7 +13,7 @@ use tower_throttle::BoxError;
 
 /// What the methods of the service are called by.
 pub const ANSWER: &str = "/chat.Chat/Answer";
-/// The same, answered in pieces.
+/// Asks a question that is answered in pieces.
 pub const STREAM: &str = "/chat.Chat/Stream";
 
 /// A client of the service.

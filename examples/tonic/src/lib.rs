@@ -1,4 +1,5 @@
-//! A gRPC client within limits. The layer is around the channel; calls are settled on what the trailers tell.
+//! A gRPC client within limits. The layer is around the channel; calls are settled on what the
+//! trailers tell.
 
 pub mod chat;
 pub mod server;
@@ -23,12 +24,14 @@ pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// What a call took: this service tells it in the trailers.
 pub const TOKENS: HeaderName = HeaderName::from_static("x-tokens");
 
-/// What a call may cost at most: an extension of its request, since the layer sees its message only as a stream.
+/// What a call may cost at most: an extension of its request, since the layer sees its message only
+/// as a stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     /// The most tokens that it may use.
     pub tokens: u64,
-    /// The longest that it may wait for them. A deadline of `grpc-timeout` begins only when the call is made.
+    /// The longest that it may wait for them. A deadline of `grpc-timeout` begins only when the
+    /// call is made.
     pub max_wait: Duration,
 }
 
@@ -70,7 +73,7 @@ where
 /// The status of a call that was refused. Without it that would be `Unknown`.
 fn status(error: BoxError) -> Status {
     let code = match Throttled::find(error.as_ref()) {
-        Some(Throttled::Store(_) | Throttled::Closed) => Code::Unavailable,
+        Some(Throttled::Store(_) | Throttled::NoRuntime | Throttled::Closed) => Code::Unavailable,
         Some(Throttled::BadDemand(_)) => Code::InvalidArgument,
         Some(_) => Code::ResourceExhausted,
         None => return Status::from_error(error),
@@ -122,7 +125,8 @@ impl BodyObserver for Follow {
     }
 }
 
-/// Three calls of 300 tokens where there are 700, the last of which waits for what the first did not use.
+/// Three calls of 300 tokens where there are 700, the last of which waits for what the first did
+/// not use.
 ///
 /// # Errors
 /// When something does not come out as it should.
@@ -133,7 +137,7 @@ pub async fn demo() -> Result<(), BoxError> {
         tokio::spawn(async move {
             for frame in [server::message("It depends."), server::end(Code::Ok, Some(tokens))] {
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                // Nobody may be listening any more.
+                // The client may have hung up.
                 let _ = feed.send(Ok(frame));
             }
         });

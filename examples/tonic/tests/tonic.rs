@@ -56,7 +56,7 @@ fn stand_before(server: Server) -> Stand {
     Stand { server, client, limiter, meter }
 }
 
-/// The same, of a server that answers this one call.
+/// Such a stand, of a server that answers this one call.
 fn stand_of(answer: Response<Body>) -> Stand {
     let answer = Arc::new(Mutex::new(Some(answer)));
     stand(move |_| {
@@ -174,7 +174,7 @@ async fn s27_a_call_that_fails_is_kept_and_one_that_is_refused_is_not() {
         assert_eq!(stand.client.answer(question()).await.unwrap_err().code(), code);
         assert_eq!(stand.end(1).await.charged, expected, "{code:?}");
 
-        // The same in trailers, after a message.
+        // Now in trailers, after a message.
         let (feed, answer) = fed();
         feed.send(Ok(message("It "))).unwrap();
         feed.send(Ok(end(code, None))).unwrap();
@@ -283,7 +283,7 @@ async fn s29_an_answer_without_a_body_is_settled_at_once() {
     assert_eq!(stand.end(1).await.charged, RESERVED);
 }
 
-/// A call's body is a stream, which no retry layer can send twice: whoever wants to try again calls again.
+/// A call's body is a stream, which no retry layer can send twice: to try again is to call again.
 #[tokio::test]
 async fn s30_each_attempt_reserves_and_is_settled_by_what_became_of_it() {
     let codes = Arc::new(Mutex::new([Code::Unavailable, Code::ResourceExhausted].into_iter()));

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use http::{HeaderValue, Response};
 use http_body_util::BodyExt;
 use tokio::time::advance;
-use tower::{Layer, ServiceExt};
+use tower::Layer;
 
 use super::{Account, EVENTS, JSON, full, response};
 use crate::{

@@ -10,7 +10,7 @@ use std::{
 
 use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, service_fn};
 
 use super::{Account, EVENTS, JSON, fixtures::FIXTURES, full, response};
 use crate::{

@@ -20,7 +20,7 @@ use futures_util::stream;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, StreamBody};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, service_fn};
 
 use crate::{
     BoxError, Event, Limiter, Limits, MeteredBody, Quota, ThrottleLayer, Undeclared, llm::Rules,

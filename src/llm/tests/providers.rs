@@ -92,7 +92,13 @@ async fn other_statuses_are_charged_by_the_rules_too() {
     for (rules, status, expected) in [
         (anthropic::rules(), 529, [1, 0, 0, 0]),
         (anthropic::rules(), 500, reserved),
+        // A wrong key must not use up what all share.
         (anthropic::rules(), 400, [1, 0, 0, 0]),
+        (anthropic::rules(), 401, [1, 0, 0, 0]),
+        (openai::rules(), 404, [1, 0, 0, 0]),
+        (compatible::rules(), 413, [1, 0, 0, 0]),
+        (anthropic::rules(), 408, reserved),
+        (anthropic::rules().on_status(400..=499, Charge::Reserved), 401, reserved),
         (changed.clone(), 500, [0; 4]),
         (changed.clone(), 502, [1, 0, 0, 0]),
         (changed, 529, [1, 0, 0, 0]),

@@ -140,7 +140,7 @@ async fn s28_an_answer_that_breaks_off_keeps_its_charge() {
     assert_eq!((answered, totals.charged), (StatusCode::BAD_GATEWAY, RESERVED));
 }
 
-/// Whoever asked the handler has gone, so its call is given up where it is.
+/// The client of the handler has hung up, so the handler's call is dropped where it is.
 #[tokio::test]
 async fn s28_a_call_of_a_handler_that_is_dropped_keeps_its_charge() {
     let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
@@ -172,14 +172,17 @@ async fn s29_answers_without_a_body_are_settled_once() {
 }
 
 #[tokio::test]
-async fn s29_an_answer_that_nobody_reads_to_its_end_is_settled_when_it_is_dropped() {
-    let (answered, totals) = asked(|_| {
-        let mut refused = whole("no such model");
-        *refused.status_mut() = StatusCode::NOT_FOUND;
-        refused
-    })
-    .await;
-    assert_eq!((answered, totals.charged), (StatusCode::BAD_GATEWAY, RESERVED));
+async fn s29_an_answer_that_is_not_read_to_its_end_is_settled_when_it_is_dropped() {
+    // A bad request has cost a request and no tokens, whatever its body tells.
+    for (code, charged) in [(StatusCode::REQUEST_TIMEOUT, RESERVED), (StatusCode::NOT_FOUND, 0)] {
+        let (answered, totals) = asked(move |_| {
+            let mut refused = whole("no such model");
+            *refused.status_mut() = code;
+            refused
+        })
+        .await;
+        assert_eq!((answered, totals.charged), (StatusCode::BAD_GATEWAY, charged), "{code}");
+    }
 }
 
 /// Retries server errors, and nothing that the throttle refuses.

@@ -1,4 +1,4 @@
-//! Peers that leave, break off, or answer what nobody expects: settled once, and the capacity is right.
+//! Peers that leave, break off, or answer out of turn: settled once, and the capacity is right.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -135,7 +135,7 @@ async fn s35_a_client_that_hangs_up_while_it_waits_leaves_no_trace() {
     timeout(PATIENCE, waiting(1)).await.unwrap();
     drop(waits);
     timeout(PATIENCE, waiting(0)).await.unwrap();
-    // Whoever comes next has its place.
+    // The next request has its place.
     feed.send(Ok(event(&last_piece(100)))).unwrap();
     drop(feed);
     assert_eq!(stand.chat().await.status(), StatusCode::OK);
@@ -237,7 +237,8 @@ async fn more_than_is_held_in_memory_is_refused_and_reserves_nothing() {
     let stand = stand(|_| json(&completion(1))).await;
     let request =
         reqwest::Client::new().post(stand.url()).header(TENANT, "giant").body(vec![b'x'; 17 << 20]);
-    // It answers without having read all: whether the client sees that or a broken connection is up to the network.
+    // It answers without having read all: whether the client sees that or a broken connection is up
+    // to the network.
     if let Ok(answer) = request.send().await {
         assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
     }

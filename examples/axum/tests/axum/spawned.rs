@@ -1,5 +1,5 @@
-//! Every stack of README.md and docs/composing.md inside a handler. The stacks are named here by their
-//! concrete types: behind a generic function, the compiler would not check what axum needs.
+//! Every stack of README.md and docs/composing.md inside a handler. The stacks are named here by
+//! their concrete types: behind a generic function, the compiler would not check what axum needs.
 
 use std::convert::Infallible;
 

@@ -58,7 +58,8 @@ pub(crate) struct Stand {
     pub(crate) names: Names,
 }
 
-/// A gateway to a provider that answers so. `acme` may use 1,000 tokens a minute, `giant` ten million.
+/// A gateway to a provider that answers so. `acme` may use 1,000 tokens a minute, `giant` ten
+/// million.
 pub(crate) async fn stand<F>(answer: F) -> Stand
 where
     F: Fn(Request<Bytes>) -> Response<Body> + Send + Sync + 'static,
@@ -68,7 +69,7 @@ where
     stand_before(provider, &url).await
 }
 
-/// The same, where the gateway takes its provider to be somewhere else.
+/// Such a gateway that takes its provider to be somewhere else.
 pub(crate) async fn stand_before(provider: Provider, url: &str) -> Stand {
     let meter = Meter::default();
     let store = Noting::default();
