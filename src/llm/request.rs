@@ -155,11 +155,11 @@ impl RequestVisitor<'_, '_> {
                 self.0.tokens += PER_REPLY;
                 self.count(map, ContentKind::Text)?;
             }
-            "prompt" | "message" | "chat_history" | "contents" | "inputText" => {
+            "prompt" | "message" | "chat_history" | "contents" => {
                 parsed.generates = true;
                 self.count(map, ContentKind::Text)?;
             }
-            "input" | "inputs" | "texts" | "images" | "requests" | "content" => {
+            "input" | "inputs" | "inputText" | "texts" | "images" | "requests" | "content" => {
                 let kind = if key == "images" { ContentKind::Source } else { ContentKind::Input };
                 let inputs = self.count(map, kind)?;
                 parsed.inputs = parsed.inputs.max(inputs);
@@ -173,12 +173,16 @@ impl RequestVisitor<'_, '_> {
                 self.count(map, ContentKind::Text)?;
             }
             "tools" | "functions" | "toolConfig" => {
+                parsed.generates = true;
                 parsed.has_tools |= self.count(map, ContentKind::Schema)? > 0;
             }
             "response_format" | "text" | "output_config" | "format" => {
                 self.count(map, ContentKind::Schema)?;
             }
-            _ => drop(map.next_value::<IgnoredAny>()?),
+            _ => {
+                parsed.generates |= OF_ANSWERS.contains(&key);
+                map.next_value::<IgnoredAny>()?;
+            }
         }
         Ok(())
     }
@@ -204,6 +208,18 @@ impl RequestVisitor<'_, '_> {
         }
     }
 }
+
+/// Members that only a request for an answer has.
+const OF_ANSWERS: &[&str] = &[
+    "stream",
+    "temperature",
+    "top_p",
+    "tool_choice",
+    "truncation",
+    "include",
+    "background",
+    "conversation",
+];
 
 /// Names of the bound of an answer.
 const BOUNDS: &[&str] = &[

@@ -247,7 +247,10 @@ impl ValueSink for FieldReader<'_> {
                     LAST_WITH_USAGE.iter().any(|end| value.ends_with(end));
                 findings.failed |= FAILING.contains(&value);
             }
-            Meaning::Object => findings.is_part |= value.ends_with(b".chunk\""),
+            Meaning::Object => {
+                findings.is_part |= value.ends_with(b".chunk\"");
+                findings.failed |= value == b"\"error\"";
+            }
             Meaning::Model => self.model(value),
             Meaning::MessageId => findings.begin_message(value, self.rules),
         }

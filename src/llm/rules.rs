@@ -266,7 +266,9 @@ impl Rules {
     /// If the body is no JSON object, or neither names a model, and
     /// [`unreadable`](Self::unreadable) does not say what then.
     pub fn demand_at(&self, path: &str, body: &[u8]) -> Result<Demand, BadRequest> {
-        let demand = self.parse(body).and_then(|request| {
+        let demand = self.parse(body).and_then(|mut request| {
+            // A question to OpenAI's Responses may look like a text to embed.
+            request.generates |= path.ends_with("/responses");
             let model = self.model(path, &request).ok_or(BadRequest::NoModel)?;
             Ok(self.demand_of(&model, &request))
         });

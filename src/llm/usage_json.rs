@@ -143,8 +143,10 @@ impl UsageReport {
                 .get("iterations")
                 .and_then(|steps| sum_of_steps(steps.as_array()?, model)),
         };
-        // Cohere's own counts, beside what it bills.
-        if let Some(inner) = members.get("tokens").and_then(Value::as_object) {
+        // Cohere's own counts, and what it bills if it does not tell them.
+        let inner =
+            ["tokens", "billed_units"].into_iter().find_map(|key| members.get(key)?.as_object());
+        if let Some(inner) = inner {
             report.merge(Self::of(inner, model).unwrap_or_default());
         }
         (report != Self::default()).then_some(report)

@@ -103,7 +103,8 @@ impl ErrorReport {
         let code = parts.iter().find_map(|part| part.get("code")?.as_u64());
         let details = Details::of(parts);
         let of = details.violated.or_else(|| message.quota()).or_else(|| by_kind(&kinds));
-        let delay = details.delay.max(message.delay());
+        let members = parts.iter().copied().chain(metadata.iter().copied());
+        let delay = details.delay.max(message.delay()).max(members.filter_map(told_delay).max());
         let mut report = Self {
             permanent: false,
             transient: false,
@@ -118,10 +119,12 @@ impl ErrorReport {
     fn judge(&mut self, kinds: &[String], code: Option<u64>, message: &Message, no_quota: bool) {
         let is_one = |of: &[&str]| kinds.iter().any(|kind| of.contains(&kind.as_str()));
         let says_when = self.delay.is_some() || !self.headers.is_empty();
-        let is_of_month = self.of.as_ref().is_some_and(|of| of.window == Some(MONTH));
+        let window = self.of.as_ref().and_then(|of| of.window);
+        let is_of_month = window == Some(MONTH);
+        let is_broke = message.is_broke() && window.is_none_or(|window| window >= MONTH);
         let is_known =
             is_one(PERMANENT) || code == Some(402) || message.is_beyond_limit() || no_quota;
-        self.permanent = is_known || !says_when && (message.is_broke() || is_of_month);
+        self.permanent = is_known || !says_when && (is_broke || is_of_month);
         self.transient =
             is_one(TRANSIENT) || matches!(code, Some(429 | 529)) || message.is_of_rate();
     }
@@ -136,6 +139,17 @@ fn json_in(text: &str) -> Option<Value> {
             .find(|value: &Value| value.is_object())
     };
     if text.trim_start().starts_with(['{', '[', '"']) { whole() } else { data() }
+}
+
+/// The time to wait that a member tells as a number.
+fn told_delay(part: &Value) -> Option<Duration> {
+    const SECONDS: &[&str] = &["retry_after", "retry-after", "retryAfter", "retry_after_seconds"];
+    const MILLIS: &[&str] = &["retry_after_ms", "retry-after-ms", "retryAfterMs"];
+    let told = |names: &[&str], unit: f64| {
+        let number = names.iter().find_map(|name| part.get(*name)?.as_f64());
+        number.and_then(|number| Duration::try_from_secs_f64(number * unit).ok())
+    };
+    told(SECONDS, 1.0).max(told(MILLIS, 1e-3)).filter(|delay| !delay.is_zero())
 }
 
 /// The limit that a kind names, as OpenAI's do.
@@ -182,10 +196,15 @@ impl Details {
         let violations: Vec<_> = violations.collect();
         let value =
             |violation: &&&Value| violation.get("quotaValue").and_then(Value::as_str) == Some("0");
-        let violated = match violations.as_slice() {
-            [only] => violated(only),
-            _ => None,
+        // Of several that name different quotas none is meant alone.
+        let named: Vec<_> = violations.iter().map(|violation| violated(violation)).collect();
+        let is_same = |one: &Option<Named>| {
+            let of =
+                |named: &Option<Named>| named.as_ref().map(|of| (of.metric.clone(), of.window));
+            of(one) == of(&named[0])
         };
+        let violated =
+            if named.iter().all(is_same) { named.first().cloned().flatten() } else { None };
         Self { delay, violated, is_zero: violations.iter().any(|violation| value(&violation)) }
     }
 }

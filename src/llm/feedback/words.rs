@@ -94,6 +94,10 @@ const BROKE: &[&str] = &[
     "requires more credits",
     "arrearage",
     "no credits",
+    "api usage limits",
+    "key limit exceeded",
+    "余额不足", // insufficient balance
+    "欠费",     // in arrears
 ];
 /// Words for money, and words for its end: one of each tells the same.
 const MONEY: &[&str] = &[

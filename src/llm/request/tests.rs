@@ -24,7 +24,7 @@ fn bounds_and_choices_are_read() {
         asked(r#"{"model":"m","max_tokens":5,"max_completion_tokens":9,"n":3,"messages":[]}"#);
     assert_eq!((one.bound, one.choices, one.generates), (Some(9), 3, true));
     let none = asked(r#"{"model":"m","max_tokens":null,"n":null,"temperature":{"a":[1]}}"#);
-    assert_eq!((none.bound, none.choices, none.generates, none.text_tokens), (None, 1, false, 0.0));
+    assert_eq!((none.bound, none.choices, none.generates, none.text_tokens), (None, 1, true, 0.0));
     assert_eq!(asked(r#"{"model":"m","max_tokens":-5}"#).bound, None);
 }
 

@@ -463,6 +463,9 @@ fn waits_are_the_longest_plausible_ones() {
     );
     let longer = r#"{"error":{"code":429,"details":[{"retryDelay":"48s"}]}}"#;
     assert_eq!(said(&rules, 429, &[("retry-after", "5")], longer).retry_after(), Some(48 * SECOND));
+    let number = r#"{"error":{"message":"slow down"},"retry_after":12.5}"#;
+    let told = said(&rules, 429, &[], number).retry_after();
+    assert_eq!(told, Some(Duration::from_millis(12_500)), "a number in the body");
     let passed = [
         date,
         ("x-ratelimit-limit-tokens", "100"),
@@ -560,6 +563,8 @@ fn used_up_credit_is_permanent_in_any_words() {
         ),
         (429, r#"{"detail":"You have run out of credits."}"#),
         (429, "Out of credits"),
+        (429, r#"{"error":{"code":"1113","message":"余额不足或无可用资源包,请充值。"}}"#),
+        (403, r#"{"error":{"message":"Key limit exceeded (monthly limit)","code":403}}"#),
         (200, "data: {\"error\":\"You exceeded your credit limit\"}\n\n"),
     ] {
         let feedback = said(&compatible::rules(), status, &[], body);
@@ -667,6 +672,93 @@ fn google_s_429_may_be_called_a_stream() {
             assert_eq!(wait(&feedback), Some((48 * SECOND, Some(of.clone()))), "{content}");
         }
     }
+}
+
+#[test]
+fn limits_that_never_bite_are_refused_and_name_what_was_meant() {
+    for (metric, meant) in [
+        ("total_tokens", "tokens"),
+        ("completion_tokens", "output_tokens"),
+        ("prompt_tokens", "input_tokens"),
+        ("reqests", "requests"),
+        ("tokns", "tokens"),
+    ] {
+        let limits = crate::Limits::new().bucket("m", [crate::Quota::per_minute(metric, 5)]);
+        let error = crate::Limiter::new(limits).unwrap_err().to_string();
+        assert!(error.contains(&format!("do you mean `{meant}`")), "{metric}: {error}");
+    }
+    for metric in ["inputs", "images", "cost", "tokens_of_mine"] {
+        let limits = crate::Limits::new().bucket("m", [crate::Quota::per_minute(metric, 5)]);
+        assert!(crate::Limiter::new(limits).is_ok(), "{metric}");
+    }
+}
+
+#[test]
+fn a_question_to_responses_is_no_text_to_embed() {
+    let output = |path: &str, body: &str| {
+        let demand = openai::rules().unbounded_output(77).demand_at(path, body.as_bytes()).unwrap();
+        demand.usage().get("output_tokens").unwrap()
+    };
+    let bare = r#"{"model":"m","input":"Hi"}"#;
+    assert_eq!((output("/v1/embeddings", bare), output("/v1/responses", bare)), (0, 77));
+    assert_eq!(output("/", r#"{"model":"m","input":"Hi","stream":true}"#), 77);
+}
+
+/// A limiter with a minute and a day of requests, and a minute of tokens.
+fn account() -> super::Account {
+    super::Account::with([
+        crate::Quota::per_minute("requests", 100),
+        crate::Quota::per_day("requests", 10_000),
+        crate::Quota::per_minute("tokens", 30_000),
+    ])
+}
+
+const CALL: &str = r#"{"model":"m","max_tokens":100,"messages":[]}"#;
+
+#[tokio::test(start_paused = true)]
+async fn what_is_named_is_held_and_nothing_else() {
+    let account = account();
+    let mut answer = super::response(200, JSON, super::full("{}"));
+    for (name, value) in [
+        ("x-ratelimit-limit-requests", "120"),
+        ("x-ratelimit-remaining-requests", "119"),
+        ("x-ratelimit-reset-requests", "500"),
+        ("x-ratelimit-renewalperiod-requests", "60"),
+    ] {
+        answer.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    drop(account.call(&azure::rules(), CALL, answer).await);
+    assert_eq!(account.available().await[..2], [99.0, 9_999.0], "the day is untouched");
+
+    let event = r#"{"type":"response.failed","response":{"error":{"code":"rate_limit_exceeded","message":"Rate limit reached on tokens per min (TPM): Limit 30000, Used 22999, Requested 12528. Please try again in 11.054s."}}}"#;
+    let stream = format!("data: {event}\n\n");
+    let answer = account
+        .call(&openai::rules(), CALL, super::response(200, EVENTS, super::full(&stream)))
+        .await;
+    http_body_util::BodyExt::collect(answer.into_body()).await.unwrap();
+    let wait = async |usage: Usage| {
+        account.limiter.time_until_available(crate::Demand::new("all", usage)).await.unwrap()
+    };
+    let tokens = wait(usage! { requests: 1, tokens: 5 }).await.unwrap();
+    assert_eq!(tokens, Duration::from_millis(11_054), "of the tokens per minute");
+    assert_eq!(
+        wait(usage! { requests: 1, tokens: 0 }).await,
+        Some(Duration::ZERO),
+        "no tokens, no wait"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn used_up_credit_pauses_nothing() {
+    let account = account();
+    let body = r#"{"code":"x","error":"Your team has either used all available credits or reached its monthly spending limit"}"#;
+    let answer =
+        account.call(&compatible::xai(), CALL, super::response(429, JSON, super::full(body))).await;
+    http_body_util::BodyExt::collect(answer.into_body()).await.unwrap();
+    let status = account.limiter.status("all").await.unwrap();
+    assert!(
+        status.paused_until.is_none() && status.quotas.iter().all(|quota| quota.withheld == 0.0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
