@@ -1,8 +1,8 @@
 //! Limits from a TOML or JSON file.
 //!
 //! [`LimitsFile`] reads all that can be declared: buckets with their quotas, families, classes,
-//! routes, and what becomes of names and demands that none of it covers. What it does not know it
-//! refuses, naming the place.
+//! routes, and the treatment of names that none of these cover. An unknown member is an error that
+//! names its place.
 //!
 //! ```
 //! use tower_throttle::{Limits, Quota, file::LimitsFile};
@@ -102,7 +102,7 @@ use crate::{
     limits::{DEFAULT_PARTITION, Limits, LimitsError, Undeclared},
 };
 
-/// Limits, and what else is declared with them, as a file says: see [the format](self).
+/// The contents of a limits file: limits, routes and the fallback. See [the format](self).
 #[derive(Clone, Debug)]
 pub struct LimitsFile {
     limits: Limits,
@@ -115,8 +115,8 @@ impl LimitsFile {
     /// Reads a file whose name ends in `.toml` or `.json`.
     ///
     /// # Errors
-    /// A file that cannot be read, and whatever in it is unknown or makes no sense: where it
-    /// stands, and why.
+    /// If the file cannot be read, or something in it is unknown or makes no sense. The error tells
+    /// where it stands, and why.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, LimitsError> {
         let path = path.as_ref();
         let parse = match path.extension().and_then(|extension| extension.to_str()) {
@@ -135,7 +135,7 @@ impl LimitsFile {
     /// Reads TOML.
     ///
     /// # Errors
-    /// Whatever is unknown or makes no sense: where it stands, and why.
+    /// If something is unknown or makes no sense. The error tells where it stands, and why.
     pub fn from_toml(text: &str) -> Result<Self, LimitsError> {
         let contents: Contents = toml::from_str(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start);
@@ -154,7 +154,7 @@ impl LimitsFile {
     /// Reads JSON.
     ///
     /// # Errors
-    /// Whatever is unknown or makes no sense: where it stands, and why.
+    /// If something is unknown or makes no sense. The error tells where it stands, and why.
     pub fn from_json(text: &str) -> Result<Self, LimitsError> {
         let contents: Contents = serde_json::from_str(text).map_err(|error| {
             let (line, column, reason) = (error.line(), error.column(), error.to_string());
@@ -164,24 +164,24 @@ impl LimitsFile {
         contents.check()
     }
 
-    /// The limits alone, such as for [`Limiter::update`] when the file has changed.
+    /// Returns the limits alone, for [`Limiter::update`] when the file has changed.
     pub fn limits(&self) -> Limits {
         self.limits.clone()
     }
 
-    /// Builds a limiter within these limits: without more said, one in this process.
+    /// Begins a limiter with these limits, by default in this process.
     pub fn limiter(&self) -> LimiterBuilder {
         Limiter::builder(self.limits()).on_unavailable(self.on_unavailable.unwrap_or_default())
     }
 
-    /// The routes, to which others can be added, such as those that [extract](crate::Route::by)
+    /// Returns the routes. Others can be added, such as those that [extract](crate::Route::by)
     /// demands.
     #[cfg(feature = "routes")]
     pub fn routes<R>(&self) -> RoutesBuilder<R> {
         routes::builder(&self.routes)
     }
 
-    /// Whether it says more than limits: what.
+    /// Returns the name of a member that is no limit, if there is one.
     fn beyond_limits(&self) -> Option<&'static str> {
         #[cfg(feature = "routes")]
         if !self.routes.is_empty() {
@@ -195,8 +195,8 @@ impl Limits {
     /// Reads limits from a TOML or JSON file: see [`file`](crate::file).
     ///
     /// # Errors
-    /// A file that cannot be read, and whatever in it is unknown, makes no sense or is no limit:
-    /// where it stands, and why. One that declares routes too is read with [`LimitsFile::read`].
+    /// If the file cannot be read, or something in it is unknown, makes no sense or is no limit. The
+    /// error tells where it stands, and why. A file with routes is read with [`LimitsFile::read`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, LimitsError> {
         let path = path.as_ref();
         let file = LimitsFile::read(path)?;
@@ -236,7 +236,7 @@ struct Contents {
     _routes: NoRoutes,
 }
 
-/// What to say of routes that cannot be read.
+/// Stands for routes without the feature that reads them.
 #[cfg(not(feature = "routes"))]
 #[derive(Default)]
 struct NoRoutes;
@@ -329,12 +329,12 @@ impl Contents {
             UndeclaredText::Unlimited => Undeclared::Unlimited,
             UndeclaredText::Bucket(bucket) => Undeclared::Bucket(bucket.clone()),
         };
-        // What a resolver knows is in the usual one too.
+        // Buckets of a resolver are in the default partition too.
         Ok(limits.partition(usual).undeclared(undeclared))
     }
 }
 
-/// What is meant by each item of a list, or which of them makes no sense.
+/// Reads each item of a list. The error names the item that makes no sense.
 fn each<T, M>(
     list: impl IntoIterator<Item = T>,
     name: &str,

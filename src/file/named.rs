@@ -7,8 +7,8 @@ use serde::{
     de::{Error, MapAccess, Visitor},
 };
 
-/// What is declared under names, in the order in which it is written. A name stands once: JSON
-/// would allow it twice.
+/// Values by name, in the order in which they are written. A name stands once, though JSON allows
+/// it twice.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct NamedTable<T>(pub(super) Vec<(String, T)>);
 

@@ -42,7 +42,7 @@ enum KindText {
 use KindText::{Concurrency, Fixed, Paced, Sliding, TokenBucket};
 
 impl KindText {
-    /// As the file has it.
+    /// Returns the name that the file has for it.
     fn name(self) -> &'static str {
         match self {
             Sliding => "sliding",
@@ -64,7 +64,7 @@ enum ChargeAtText {
 const WINDOWED: &[KindText] = &[Sliding, TokenBucket, Paced, Fixed];
 
 impl QuotaText {
-    /// The quota, if it makes sense.
+    /// Returns the quota, if it makes sense.
     pub(super) fn quota(&self) -> Result<Quota, String> {
         let kind = self.kind();
         self.means_something(kind)?;
@@ -82,7 +82,7 @@ impl QuotaText {
         self.kind.unwrap_or(if of_days { Fixed } else { Sliding })
     }
 
-    /// Whether every field that is given means something to a quota of this kind.
+    /// Fails if a field is given that means nothing to a quota of this kind.
     fn means_something(&self, kind: KindText) -> Result<(), String> {
         let in_zone = self.per.as_ref().is_some_and(|per| per.zone.is_some());
         let fields = [
@@ -151,7 +151,7 @@ impl QuotaText {
     }
 }
 
-/// The quota with a setting, if that is given.
+/// Returns the quota with a setting, if that is given.
 fn with<T>(quota: Quota, given: Option<T>, set: impl FnOnce(Quota, T) -> Quota) -> Quota {
     match given {
         Some(given) => set(quota, given),

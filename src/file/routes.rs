@@ -8,7 +8,7 @@ use crate::{
     usage::Usage,
 };
 
-/// A route with one aim.
+/// A route with one target.
 #[derive(Clone, Debug)]
 pub(super) struct DeclaredRoute {
     aim: RouteTarget,

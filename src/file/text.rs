@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Deserializer, de::Visitor};
 
 const NANOS: u128 = 1_000_000_000;
-/// Digits behind the point beyond which nothing is left to say.
+/// Digits after the decimal point: nanoseconds.
 const DIGITS: usize = 9;
 
 /// A length of time: a number and a unit.
@@ -13,7 +13,7 @@ const DIGITS: usize = 9;
 #[serde(try_from = "Text")]
 pub(super) struct Length(pub(super) Duration);
 
-/// A window: a length, and whose midnights it begins at.
+/// A window: its length, and the time zone at whose midnights it begins.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Text")]
 pub(super) struct WindowText {
@@ -21,7 +21,7 @@ pub(super) struct WindowText {
     pub(super) zone: Option<String>,
 }
 
-/// Text that says what it should have been.
+/// Text whose error says what it should have been.
 struct Text(String);
 
 impl<'de> Deserialize<'de> for Text {
@@ -94,7 +94,7 @@ fn nanos_of(unit: &str) -> Option<u128> {
     })
 }
 
-/// A decimal number times a unit, exactly.
+/// Multiplies a decimal number by a unit, exactly.
 fn scaled(number: &str, unit: u128) -> Option<u128> {
     let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
     if decimals.len() > DIGITS {

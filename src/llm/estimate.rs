@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-/// Estimates the tokens of a text. A closure `Fn(&str) -> f64` is one, such as one that asks a
-/// tokenizer.
+/// Estimates the tokens of a text. A closure `Fn(&str) -> f64` is an estimator, such as one that asks
+/// a tokenizer.
 pub trait Estimator: Send + Sync {
-    /// The tokens of a text; fractions add up over the texts of a request.
+    /// Returns the tokens of a text. Fractions add up over the texts of a request.
     fn tokens(&self, text: &str) -> f64;
 }
 
@@ -15,11 +15,11 @@ impl<F: Fn(&str) -> f64 + Send + Sync> Estimator for F {
     }
 }
 
-/// Weighs each character by its script: the default.
+/// The default estimator, which weighs each character by its script.
 ///
-/// Its weights were fitted to short texts in 17 languages, code and data, counted with OpenAI's
-/// `o200k_base`. On other such texts, which they were not fitted to, its errors are these (a rule
-/// of bytes/4 is off by -60 % for tables of numbers and by +135 % for Hindi):
+/// The weights were fitted to short texts in 17 languages, code and data, counted with OpenAI's
+/// `o200k_base`. The table has the errors on texts that they were not fitted to. A rule of bytes/4
+/// is off by -60 % for tables of numbers and by +135 % for Hindi.
 ///
 /// | text | error |
 /// |---|---|
@@ -33,8 +33,8 @@ impl<F: Fn(&str) -> f64 + Send + Sync> Estimator for F {
 /// | base64 | +19 % |
 /// | all together, of which half are off by more than 7 % | -2 % |
 ///
-/// On the texts it was fitted to, half are off by more than 2 %. Other tokenizers differ more; what
-/// a call really used corrects it. One pass, no allocation.
+/// On the texts that they were fitted to, half are off by more than 2 %. Other tokenizers differ
+/// more; the settlement corrects that. It reads a text in one pass, without allocation.
 ///
 /// ```
 /// use tower_throttle::llm::{HeuristicEstimator, Estimator};
@@ -110,8 +110,8 @@ const CLASSES: [CharClass; 256] = {
     classes
 };
 
-/// What a character weighs, by the class of the one before it and its own: a table, since text has
-/// no branches that could be foreseen. Digits after the first group of a number come on top.
+/// The weight of a character, by the class of the one before it and its own. It is a table, since a
+/// branch on text cannot be predicted. Digits after the first group of a number come on top.
 const WEIGHT_AFTER: [[u64; 4]; 4] = {
     let mut weights = [[SPACE, LETTER, DIGITS, PUNCTUATION]; 4];
     weights[CharClass::Digit as usize][CharClass::Digit as usize] = 0;
@@ -211,7 +211,7 @@ pub(super) mod tests {
         ],
     );
 
-    /// What they have never seen.
+    /// Texts that they were not fitted to, with their tokens by `o200k_base`.
     const HELD_OUT: (&str, &[(&str, u64)]) = (
         include_str!("held_out.txt"),
         &[

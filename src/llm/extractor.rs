@@ -36,7 +36,7 @@ pub trait Peek {
     /// Returns all bytes of the body, if they are at hand.
     fn peek(&self) -> Option<impl AsRef<[u8]>>;
 
-    /// Puts other bytes in their place.
+    /// Replaces the body's bytes.
     fn replace(&mut self, bytes: Bytes);
 }
 

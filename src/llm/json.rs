@@ -1,8 +1,8 @@
-//! JSON that comes in pieces, read for a few of its members.
+//! Finds a few members in JSON that arrives in pieces.
 //!
-//! Nothing of a body is kept but the values looked for, each up to a bound, so that a body may be
-//! of any length and is never waited for. It checks no grammar: of what is not JSON it finds
-//! nothing, or less than there is.
+//! Only the values that are looked for are kept, each up to a bound, so a body may be of any length
+//! and is never waited for. The grammar is not checked: in what is not JSON, it finds nothing or
+//! less than there is.
 
 use memchr::memchr2;
 
@@ -102,7 +102,7 @@ impl Scanner {
         scanner
     }
 
-    /// Makes ready for another text.
+    /// Begins another text.
     pub(crate) fn reset(&mut self) {
         self.inside = 0;
         self.below = 0;
@@ -140,7 +140,7 @@ impl Scanner {
         }
     }
 
-    /// Within quotes, as far as the bytes go.
+    /// Reads on within quotes, and returns how many bytes it read.
     fn quoted(&mut self, bytes: &[u8], found: &mut impl ValueSink) -> usize {
         let is_key = self.lexing == Lexing::Key;
         let end = memchr2(b'"', b'\\', bytes);
@@ -212,7 +212,7 @@ impl Scanner {
         }
     }
 
-    /// The object or array whose members come, if it is looked into.
+    /// Returns the object or array whose members come, if it is looked into.
     fn level(&self) -> Option<&OpenContainer> {
         if self.below > 0 { None } else { self.levels.get(self.inside.checked_sub(1)?) }
     }
@@ -285,7 +285,7 @@ impl Scanner {
         self.reading = self.paths.iter().enumerate().find(ends).map(|(place, _)| place);
     }
 
-    /// A value ended, unless it lies within the one that is being read.
+    /// Ends a value, unless it lies within the one that is being read.
     fn end_value(&mut self, found: &mut impl ValueSink) {
         if self.below > 0 {
             return;

@@ -1,4 +1,4 @@
-//! A provider in one line: a layer, and a limiter.
+//! A layer, and a limiter on Redis, for a provider in one line.
 
 use super::{Extract, Inspect, Rules, anthropic, openai};
 #[cfg(feature = "redis")]
@@ -8,8 +8,8 @@ use crate::{layer::ThrottleLayer, limiter::Limiter};
 impl ThrottleLayer<Extract, Inspect> {
     /// Throttles calls of OpenAI's API by its rules: see [`llm::openai`](crate::llm::openai).
     ///
-    /// As OpenAI does, they charge the larger of `max_tokens` and the input, and give nothing back
-    /// for answers that are shorter: keep `max_tokens` tight. If your limits are corrected by what
+    /// As at OpenAI, a call is charged the larger of `max_tokens` and its input, and a shorter answer
+    /// gives nothing back: keep `max_tokens` tight. If your limits are corrected by what
     /// was used, say `openai::rules().tokens_at_end(AtEnd::Actual)` to
     /// [`openai_compatible`](Self::openai_compatible).
     ///
@@ -35,8 +35,8 @@ impl ThrottleLayer<Extract, Inspect> {
         Self::openai_compatible(limiter, anthropic::rules())
     }
 
-    /// Throttles calls of an API by rules: those of [`llm::compatible`](crate::llm::compatible), or
-    /// any changed to fit.
+    /// Throttles calls of an API by rules: those of any provider in [`llm`](crate::llm), as they are
+    /// or changed.
     #[must_use]
     pub fn openai_compatible(limiter: Limiter, rules: Rules) -> Self {
         let rules = rules.declared_in(&limiter);
@@ -46,10 +46,10 @@ impl ThrottleLayer<Extract, Inspect> {
 
 #[cfg(feature = "redis")]
 impl Rules {
-    /// Connects to Redis at `url` and limits models there, together with every process that does
-    /// the same: a whole client is two lines.
+    /// Connects to Redis at `url` and limits models there, together with every other process that
+    /// does so.
     ///
-    /// A model stands for all that share its bucket; those that are not named are refused. For
+    /// A model stands for all models that share its bucket. Models without a bucket are refused. For
     /// anything else, build [`Limits`] and a [`Limiter`] yourself.
     ///
     /// ```no_run

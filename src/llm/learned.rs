@@ -1,7 +1,7 @@
-//! What calls turn out to use, learned from those before them.
+//! Learns from the calls of a bucket what the next ones will use.
 //!
-//! Per bucket: how much output all but a few calls stay within, and by how much input differs from
-//! its estimate. It knows nothing of providers or responses, and takes a fixed amount of memory.
+//! It keeps, per bucket, the outputs of the latest calls and the mean error of input estimates. It
+//! knows nothing of providers or responses, and its memory is bounded.
 
 use std::{
     collections::HashMap,
@@ -11,21 +11,21 @@ use std::{
 
 /// The share of calls whose output stays within what is learned.
 const SHARE: f64 = 0.9;
-/// Outputs remembered of a bucket: the latest.
+/// How many of the latest outputs of a bucket are kept.
 const OUTPUTS: usize = 128;
 /// No answer is longer; a response that tells of one is not believed.
 const LONGEST: u64 = 100_000_000;
-/// What the latest call weighs in the mean, once there are enough of them.
+/// The weight of the latest call in the mean, once there are enough calls.
 const LATEST: f64 = 0.05;
 /// No estimate of input is believed to be off by more than this factor.
 const FACTOR: f64 = 3.0;
-/// As many calls weigh for the estimate before any was seen: one odd call must not make others ask
-/// for what no limit admits.
+/// The estimate weighs as much as this many calls. One odd call must not make the next ones ask for
+/// what no limit admits.
 const TRUSTED: u64 = 10;
-/// Buckets learned of. Of others nothing is learned.
+/// How many buckets are learned of.
 const BUCKETS: usize = 1_000;
 
-/// What was estimated of a call before anything learned came in, for the end of the call.
+/// The estimate of a call before anything learned came in, kept for the end of the call.
 #[derive(Clone, Debug)]
 pub(crate) struct CallEstimate {
     pub(crate) bucket: String,
@@ -54,7 +54,7 @@ pub(crate) struct Observed {
 /// What is known of the calls to come.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Expected {
-    /// Output tokens that most answers stay within; nothing before it is known.
+    /// Output tokens that most answers stay within; `None` before that is known.
     pub(crate) output: Option<u64>,
     /// Input tokens for each one that was estimated.
     pub(crate) ratio: f64,
@@ -92,7 +92,7 @@ impl Learned {
         }
     }
 
-    /// What a panic has left behind is still numbers.
+    /// Locks the statistics. After a panic they are still numbers.
     fn lock(&self) -> MutexGuard<'_, HashMap<String, BucketStats>> {
         self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -160,11 +160,11 @@ impl BucketStats {
     }
 }
 
-/// The value that the next one stays within, in this share of cases; nothing if so few values
-/// cannot tell.
+/// Returns the value that the next one stays within, in this share of cases; `None` if there are too
+/// few values.
 ///
-/// That is the estimator of Kaplan and Meier. Values that were cut off say only that the whole is
-/// larger, and count for nothing beyond: what they stand for is spread over the larger ones.
+/// This is the estimator of Kaplan and Meier. A value that was cut off says only that the whole is
+/// larger, so its share is spread over the larger values.
 fn quantile(mut values: Vec<(u64, bool)>, share: f64) -> Option<u64> {
     // Of equal values those that were cut off are the larger ones.
     values.sort_unstable();

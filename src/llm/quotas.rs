@@ -71,12 +71,12 @@ impl Quotas {
         self
     }
 
-    /// Requests per second.
+    /// Limits requests per second.
     pub fn rps(self, limit: u64) -> Self {
         self.with("requests", limit, SECOND)
     }
 
-    /// Requests per minute.
+    /// Limits requests per minute.
     pub fn rpm(self, limit: u64) -> Self {
         let quotas = self.with("requests", limit, MINUTE);
         if !quotas.spreads_requests {
@@ -86,42 +86,42 @@ impl Quotas {
         quotas.with("requests", part(6), 10 * SECOND).with("requests", part(60), SECOND)
     }
 
-    /// Requests per day.
+    /// Limits requests per day.
     pub fn rpd(self, limit: u64) -> Self {
         self.with("requests", limit, DAY)
     }
 
-    /// Tokens per minute, input and output together.
+    /// Limits tokens per minute, input and output together.
     pub fn tpm(self, limit: u64) -> Self {
         self.with("tokens", limit, MINUTE)
     }
 
-    /// Tokens per day, input and output together.
+    /// Limits tokens per day, input and output together.
     pub fn tpd(self, limit: u64) -> Self {
         self.with("tokens", limit, DAY)
     }
 
-    /// Tokens per month of 30 days, input and output together.
+    /// Limits tokens per month of 30 days, input and output together.
     pub fn tokens_per_month(self, limit: u64) -> Self {
         self.with("tokens", limit, MONTH)
     }
 
-    /// Input tokens per minute.
+    /// Limits input tokens per minute.
     pub fn itpm(self, limit: u64) -> Self {
         self.with("input_tokens", limit, MINUTE)
     }
 
-    /// Output tokens per minute.
+    /// Limits output tokens per minute.
     pub fn otpm(self, limit: u64) -> Self {
         self.with("output_tokens", limit, MINUTE)
     }
 
-    /// Texts to embed per minute, counted as `inputs`: see [`Rules::inputs`](super::Rules::inputs).
+    /// Limits texts to embed per minute, counted as `inputs`: see [`Rules::inputs`](super::Rules::inputs).
     pub fn inputs_per_minute(self, limit: u64) -> Self {
         self.with("inputs", limit, MINUTE)
     }
 
-    /// Calls in flight.
+    /// Limits calls in flight.
     pub fn concurrency(self, limit: u64) -> Self {
         self.and(Quota::concurrency(limit))
     }

@@ -43,8 +43,6 @@ pub(crate) struct Sse {
     /// The beginning of the event's data.
     head: Short,
     has_data: bool,
-    /// A line has begun since the last empty one.
-    in_event: bool,
     /// The last byte was a carriage return, so that a line feed belongs to it.
     after_return: bool,
 }
@@ -134,7 +132,6 @@ impl Sse {
     }
 
     fn begin(&mut self, mut name: Short, sink: &mut impl Sink) -> Field {
-        self.in_event = true;
         if name.bytes.starts_with(BYTE_ORDER_MARK.as_bytes()) && name.length <= SHORT {
             name.bytes.rotate_left(BYTE_ORDER_MARK.len());
             name.length -= BYTE_ORDER_MARK.len();
@@ -178,7 +175,6 @@ impl Sse {
     }
 
     fn dispatch(&mut self, sink: &mut impl Sink) {
-        self.in_event = false;
         let event = std::mem::take(&mut self.event);
         let head = std::mem::take(&mut self.head);
         if std::mem::take(&mut self.has_data) {

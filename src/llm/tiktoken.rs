@@ -34,7 +34,7 @@ pub struct Tiktoken {
 }
 
 impl Tiktoken {
-    /// With the vocabulary of this model and its versions; nothing if it is not known to be
+    /// Counts with the vocabulary of this model and its versions; `None` if it is not known to be
     /// OpenAI's.
     pub fn of_model(model: &str) -> Option<Self> {
         get_tokenizer(model).map(|tokenizer| Self { tokenizer })
@@ -50,7 +50,7 @@ impl Estimator for Tiktoken {
     }
 }
 
-/// The text in parts of at most [`PART`] bytes.
+/// Splits the text into parts of at most [`PART`] bytes.
 fn parts(mut text: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
         let end = (0..=PART.min(text.len())).rev().find(|end| text.is_char_boundary(*end))?;
