@@ -1,12 +1,14 @@
-//! What reading LLM providers' requests and streams costs: `cargo bench --bench llm --features llm`.
+//! What reading LLM providers' requests and streams costs: `cargo bench --bench llm --features
+//! llm`.
 //!
-//! Streams come over loopback through hyper's client and the layer, inspected and not. The server runs on the same thread as
-//! the client, so that no time passes in which nobody works: were it elsewhere, what inspection costs would hide in the
-//! time it takes to wake a thread up. So the ratios are of the work of both sides. The server gives way after each event, as
-//! if it had waited for it, or after each 64 KB.
+//! Streams come over loopback through hyper's client and the layer, inspected and not. The server
+//! runs on the same thread as the client. On another thread, the cost of inspection would hide in
+//! the time that a thread takes to wake up. So the ratios are of the work of both sides. The server
+//! yields after each event, or after each 64 KB.
 //!
-//! Streams to be compared follow one another, and the median of their ratios counts, so that whatever else the machine does
-//! hits all alike. What merely looking at each byte takes is measured too: no inspection of what comes at once can take less.
+//! Streams to be compared follow one another, and the median of their ratios counts, so that
+//! whatever else the machine does hits all alike. What merely looking at each byte takes is
+//! measured too: no inspection of what comes at once can take less.
 
 mod support;
 
@@ -205,7 +207,7 @@ async fn start_server() -> SocketAddr {
     address
 }
 
-/// Answers requests for `/events/<size>` and `/pieces/<size>`.
+/// Serves requests for `/events/<size>` and `/pieces/<size>`.
 async fn serve(mut connection: TcpStream) -> std::io::Result<()> {
     connection.set_nodelay(true)?;
     let (events, pieces) = answers();
@@ -238,7 +240,7 @@ async fn serve(mut connection: TcpStream) -> std::io::Result<()> {
 /// What is sent event by event, and what is sent at once.
 fn answers() -> (Vec<String>, Vec<String>) {
     let words: Vec<_> = WORDS.split('|').collect();
-    // No two streams differ, yet nobody can foretell how long the next word is.
+    // Streams do not differ, yet no branch predictor knows how long the next word is.
     let mut random = fastrand::Rng::with_seed(1);
     let events =
         std::iter::repeat_with(|| EVENT.join(random.choice(&words).expect("there are words")));

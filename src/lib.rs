@@ -51,6 +51,7 @@
 //! | `reqwest-middleware` | the layer is a middleware of reqwest-middleware 0.5 |
 //! | `routes` | `Routes`: buckets by host, method and path of a request |
 //! | `llm` | OpenAI, Anthropic and compatible providers, in one line |
+//! | `bedrock` | event streams of AWS Bedrock |
 //! | `tiktoken` | input counted with OpenAI's vocabularies: several megabytes of them |
 //! | `file` | limits from a TOML or JSON file |
 //! | `timezone` | fixed windows that reset at midnight of a time zone |

@@ -38,20 +38,41 @@ impl Standard {
         1 << self as u64
     }
 
-    /// Returns the standard name that `name` may be meant for, if it differs from that only in
-    /// number, case or its stroke. A quota that counts what no usage gives would never bite.
+    /// Returns the standard name that `name` may be meant for: it differs from that in number, case,
+    /// its stroke or one letter, or it is another API's name for the same. A quota that counts what
+    /// no usage gives would never bite.
     pub(crate) fn meant_by(name: &str) -> Option<&'static str> {
         let alike = |name: &str| {
             let name = name.to_lowercase().replace(['-', ' '], "_");
             name.strip_suffix('s').unwrap_or(&name).to_owned()
         };
-        let meant = Self::ALL.into_iter().map(|(_, own)| own).find(|own| alike(own) == alike(name));
-        meant.filter(|own| *own != name)
+        let own = alike(name);
+        let elsewhere = match own.as_str() {
+            "total_token" => Some(TOKENS),
+            "prompt_token" => Some(INPUT_TOKENS),
+            "completion_token" => Some(OUTPUT_TOKENS),
+            _ => None,
+        };
+        let is_near = |standard: &&str| is_one_edit_apart(&own, &alike(standard));
+        let near = || Self::ALL.into_iter().map(|(_, standard)| standard).find(is_near);
+        elsewhere.or_else(near).filter(|standard| *standard != name)
     }
 
     #[inline]
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|(_, own)| *own == name).map(|(standard, _)| standard)
+    }
+}
+
+/// True if one byte that is added, left out or another makes one text of the other, or none does.
+fn is_one_edit_apart(one: &str, other: &str) -> bool {
+    let (short, long) = if one.len() <= other.len() { (one, other) } else { (other, one) };
+    let (short, long) = (short.as_bytes(), long.as_bytes());
+    let start = short.iter().zip(long).take_while(|(a, b)| a == b).count();
+    match long.len() - short.len() {
+        0 => short.iter().skip(start + 1).eq(long.iter().skip(start + 1)),
+        1 => short.iter().skip(start).eq(long.iter().skip(start + 1)),
+        _ => false,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Limits from a TOML or JSON file.
 //!
-//! [`LimitsFile`] reads all that can be declared: buckets with their quotas, families, classes, routes, and what becomes
-//! of names and demands that none of it covers. What it does not know it refuses, naming the place.
+//! [`LimitsFile`] reads all that can be declared: buckets with their quotas, families, classes,
+//! routes, and the treatment of names that none of these cover. An unknown member is an error that
+//! names its place.
 //!
 //! ```
 //! use tower_throttle::{Limits, Quota, file::LimitsFile};
@@ -12,13 +13,14 @@
 //!     [buckets.gpt-4o]
 //!     quotas = [
 //!         { metric = "requests", limit = 500, per = "1 m" },
-//!         { metric = "tokens", limit = 30_000, per = "1 m", kind = "token_bucket", burst = 10_000 },
+//!         { metric = "tokens", limit = 30_000, per = "1 m", kind = "token_bucket" },
 //!     ]
 //! "#)?;
 //! let limiter = file.limiter().build()?;
 //!
 //! let error = LimitsFile::from_toml("[buckets.gpt-4o]\nquota = []").unwrap_err();
-//! assert_eq!(error.to_string(), "line 2, column 1: unknown field `quota`, expected `quotas` or `partition`");
+//! let reason = "unknown field `quota`, expected `quotas` or `partition`";
+//! assert_eq!(error.to_string(), format!("line 2, column 1: {reason}"));
 //! # Ok::<_, tower_throttle::LimitsError>(())
 //! ```
 //!
@@ -26,49 +28,60 @@
 //!
 //! In TOML; JSON has the same members. Everything may be left out, except what is marked *needed*.
 //!
-//! | at the top | |
-//! |---|---|
-//! | `buckets` | a table of buckets by name |
-//! | `families` | a list of `{ pattern = "gpt-4o-20*", bucket = "gpt-4o" }`, in order: see [`Limits::family`] |
-//! | `classes` | a table of `{ head_start = "30 s", headroom = 0.1 }` by name: see [`Limits::class`] |
-//! | `weights` | a table of whole numbers by the name of a share: see [`Limits::weight`] |
-//! | `undeclared` | `"refuse"` (default), `"unlimited"` or `{ bucket = "others" }`: see [`Undeclared`] |
-//! | `partition` | of buckets that do not name one: see [`Limits::partition`] |
-//! | `on_unavailable` | `"fail"` (default), `"allow"` or `{ local = 0.25 }`: see [`OnUnavailable`] |
-//! | `routes` | a list of routes (feature `routes`) |
+//! At the top:
+//!
+//! * `buckets`: a table of buckets by name
+//! * `families`: a list of `{ pattern = "gpt-4o-20*", bucket = "gpt-4o" }`, in order: see
+//!   [`Limits::family`]
+//! * `classes`: a table of `{ head_start = "30 s", headroom = 0.1 }` by name: see [`Limits::class`]
+//! * `weights`: a table of whole numbers by the name of a share: see [`Limits::weight`]
+//! * `undeclared`: `"refuse"` (default), `"unlimited"` or `{ bucket = "others" }`: see
+//!   [`Undeclared`]
+//! * `partition`: of buckets that do not name one: see [`Limits::partition`]
+//! * `on_unavailable`: `"fail"` (default), `"allow"` or `{ local = 0.25 }`: see [`OnUnavailable`]
+//! * `routes`: a list of routes (feature `routes`)
 //!
 //! | a bucket | |
 //! |---|---|
 //! | `quotas` | a list of quotas, *needed* |
 //! | `partition` | as above |
 //!
-//! | a quota | for the kinds | |
-//! |---|---|---|
-//! | `kind` | | `"sliding"` (default), `"token_bucket"`, `"paced"`, `"fixed"` or `"concurrency"` |
-//! | `limit` | all | *needed* |
-//! | `metric` | all but `concurrency` | *needed* |
-//! | `per` | all but `concurrency` | the window, *needed*; `"1 day in America/Los_Angeles"` is a `fixed` one (feature `timezone`) |
-//! | `weights` | all but `concurrency` | `{ output_tokens = 5 }`: see [`Quota::weight`](crate::Quota::weight) |
-//! | `charge_at` | all but `concurrency` | `"start"` (default) or `"end"`: see [`ChargeAt`](crate::ChargeAt) |
-//! | `max_debt` | all but `concurrency` | see [`Quota::max_debt`](crate::Quota::max_debt) |
-//! | `guard` | `sliding` | the jitter guard: see [`Quota::guard`](crate::Quota::guard) |
-//! | `burst`, `burst_times` | `token_bucket` | an amount, or a multiple of the limit: see [`Quota::burst`](crate::Quota::burst) |
-//! | `over` | `paced` | see [`Quota::paced_over`](crate::Quota::paced_over) |
-//! | `longest_call` | `token_bucket`, `paced` | see [`Quota::longest_call`](crate::Quota::longest_call) |
-//! | `anchor` | `fixed` | how long after the Unix epoch a window starts: see [`Quota::anchored`](crate::Quota::anchored) |
-//! | `slots` | `sliding`, `token_bucket`, `paced` | see [`Quota::slots`](crate::Quota::slots) |
-//! | `name` | all | see [`Quota::named`](crate::Quota::named) |
+//! A quota, with the kinds that a field is for in brackets:
 //!
-//! | a route | |
-//! |---|---|
-//! | `match` | the pattern, *needed*: see [`Routes`](crate::Routes) |
-//! | `bucket` | the bucket, whose name may use the pattern's parameters; or `unlimited = true`, or `refuse = true` |
-//! | `and` | a list of buckets to take the same from |
-//! | `usage` | `{ tokens = 1_500 }`: the most that each request may use |
-//! | `class`, `max_wait` | see [`Demand`](crate::Demand) |
+//! * `kind`: `"sliding"` (default), `"token_bucket"`, `"paced"`, `"fixed"` or `"concurrency"`
+//! * `limit`: (all) *needed*
+//! * `metric`: (all but `concurrency`) *needed*
+//! * `per`: (all but `concurrency`) the window, *needed*; `"1 day in
+//!   America/Los_Angeles"` is a `fixed` one (feature `timezone`)
+//! * `weights`: (all but `concurrency`) `{ output_tokens = 5 }`: see
+//!   [`Quota::weight`](crate::Quota::weight)
+//! * `charge_at`: (all but `concurrency`) `"start"` (default) or `"end"`: see
+//!   [`ChargeAt`](crate::ChargeAt)
+//! * `max_debt`: (all but `concurrency`) see
+//!   [`Quota::max_debt`](crate::Quota::max_debt)
+//! * `guard`: (`sliding`) the jitter guard: see [`Quota::guard`](crate::Quota::guard)
+//! * `burst`, `burst_times`: (`token_bucket`) an amount, or a multiple of the limit:
+//!   see [`Quota::burst`](crate::Quota::burst)
+//! * `over`: (`paced`) see [`Quota::paced_over`](crate::Quota::paced_over)
+//! * `longest_call`: (`token_bucket`, `paced`) see
+//!   [`Quota::longest_call`](crate::Quota::longest_call)
+//! * `anchor`: (`fixed`) how long after the Unix epoch a window starts: see
+//!   [`Quota::anchored`](crate::Quota::anchored)
+//! * `slots`: (`sliding`, `token_bucket`, `paced`) see
+//!   [`Quota::slots`](crate::Quota::slots)
+//! * `name`: (all) see [`Quota::named`](crate::Quota::named)
 //!
-//! A length of time is a number, with decimals if need be, and a unit: `300 ms`, `1.5 s`, `1 m`, `12 h`, `30 d`, or
-//! `second`, `minute`, `hour`, `day` in full.
+//! A route:
+//!
+//! * `match`: the pattern, *needed*: see [`Routes`](crate::Routes)
+//! * `bucket`: the bucket, whose name may use the pattern's parameters; or `unlimited = true`, or
+//!   `refuse = true`
+//! * `and`: a list of buckets to take the same from
+//! * `usage`: `{ tokens = 1_500 }`: the most that each request may use
+//! * `class`, `max_wait`: see [`Demand`](crate::Demand)
+//!
+//! A length of time is a number, with decimals if need be, and a unit: `300 ms`, `1.5 s`, `1 m`,
+//! `12 h`, `30 d`, or `second`, `minute`, `hour`, `day` in full.
 
 mod named;
 mod quota;
@@ -82,7 +95,7 @@ use std::{path::Path, time::Duration};
 
 use serde::Deserialize;
 
-use self::{named::Named, text::Length};
+use self::{named::NamedTable, text::Length};
 #[cfg(feature = "routes")]
 use crate::routes::RoutesBuilder;
 use crate::{
@@ -90,20 +103,21 @@ use crate::{
     limits::{DEFAULT_PARTITION, Limits, LimitsError, Undeclared},
 };
 
-/// Limits, and what else is declared with them, as a file says: see [the format](self).
+/// The contents of a limits file: limits, routes and the fallback. See [the format](self).
 #[derive(Clone, Debug)]
 pub struct LimitsFile {
     limits: Limits,
     on_unavailable: Option<OnUnavailable>,
     #[cfg(feature = "routes")]
-    routes: Vec<routes::Declared>,
+    routes: Vec<routes::DeclaredRoute>,
 }
 
 impl LimitsFile {
     /// Reads a file whose name ends in `.toml` or `.json`.
     ///
     /// # Errors
-    /// A file that cannot be read, and whatever in it is unknown or makes no sense: where it stands, and why.
+    /// If the file cannot be read, or something in it is unknown or makes no sense. The error tells
+    /// where it stands, and why.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, LimitsError> {
         let path = path.as_ref();
         let parse = match path.extension().and_then(|extension| extension.to_str()) {
@@ -122,7 +136,7 @@ impl LimitsFile {
     /// Reads TOML.
     ///
     /// # Errors
-    /// Whatever is unknown or makes no sense: where it stands, and why.
+    /// If something is unknown or makes no sense. The error tells where it stands, and why.
     pub fn from_toml(text: &str) -> Result<Self, LimitsError> {
         let contents: Contents = toml::from_str(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start);
@@ -141,7 +155,7 @@ impl LimitsFile {
     /// Reads JSON.
     ///
     /// # Errors
-    /// Whatever is unknown or makes no sense: where it stands, and why.
+    /// If something is unknown or makes no sense. The error tells where it stands, and why.
     pub fn from_json(text: &str) -> Result<Self, LimitsError> {
         let contents: Contents = serde_json::from_str(text).map_err(|error| {
             let (line, column, reason) = (error.line(), error.column(), error.to_string());
@@ -151,23 +165,24 @@ impl LimitsFile {
         contents.check()
     }
 
-    /// The limits alone, such as for [`Limiter::update`] when the file has changed.
+    /// Returns the limits alone, for [`Limiter::update`] when the file has changed.
     pub fn limits(&self) -> Limits {
         self.limits.clone()
     }
 
-    /// Builds a limiter within these limits: without more said, one in this process.
+    /// Begins a limiter with these limits, by default in this process.
     pub fn limiter(&self) -> LimiterBuilder {
         Limiter::builder(self.limits()).on_unavailable(self.on_unavailable.unwrap_or_default())
     }
 
-    /// The routes, to which others can be added, such as those that [extract](crate::Route::by) demands.
+    /// Returns the routes. Others can be added, such as those that [extract](crate::Route::by)
+    /// demands.
     #[cfg(feature = "routes")]
     pub fn routes<R>(&self) -> RoutesBuilder<R> {
         routes::builder(&self.routes)
     }
 
-    /// Whether it says more than limits: what.
+    /// Returns the name of a member that is no limit, if there is one.
     fn beyond_limits(&self) -> Option<&'static str> {
         #[cfg(feature = "routes")]
         if !self.routes.is_empty() {
@@ -181,8 +196,8 @@ impl Limits {
     /// Reads limits from a TOML or JSON file: see [`file`](crate::file).
     ///
     /// # Errors
-    /// A file that cannot be read, and whatever in it is unknown, makes no sense or is no limit: where it stands, and
-    /// why. One that declares routes too is read with [`LimitsFile::read`].
+    /// If the file cannot be read, or something in it is unknown, makes no sense or is no limit. The
+    /// error tells where it stands, and why. A file with routes is read with [`LimitsFile::read`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, LimitsError> {
         let path = path.as_ref();
         let file = LimitsFile::read(path)?;
@@ -206,13 +221,13 @@ fn at_line(line: usize, column: usize, reason: &str) -> LimitsError {
 struct Contents {
     partition: Option<String>,
     #[serde(default)]
-    buckets: Named<Bucket>,
+    buckets: NamedTable<BucketText>,
     #[serde(default)]
     families: Vec<Family>,
     #[serde(default)]
-    classes: Named<Class>,
+    classes: NamedTable<ClassText>,
     #[serde(default)]
-    weights: Named<u32>,
+    weights: NamedTable<u32>,
     #[serde(default)]
     undeclared: UndeclaredText,
     on_unavailable: Option<OnUnavailableText>,
@@ -224,7 +239,7 @@ struct Contents {
     _routes: NoRoutes,
 }
 
-/// What to say of routes that cannot be read.
+/// Stands for routes without the feature that reads them.
 #[cfg(not(feature = "routes"))]
 #[derive(Default)]
 struct NoRoutes;
@@ -238,7 +253,7 @@ impl<'de> Deserialize<'de> for NoRoutes {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Bucket {
+struct BucketText {
     quotas: Vec<quota::QuotaText>,
     partition: Option<String>,
 }
@@ -252,7 +267,7 @@ struct Family {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Class {
+struct ClassText {
     head_start: Option<Length>,
     #[serde(default)]
     headroom: f64,
@@ -300,7 +315,7 @@ impl Contents {
     fn limits(&self) -> Result<Limits, LimitsError> {
         let usual = self.partition.as_deref().unwrap_or(DEFAULT_PARTITION);
         let mut limits = Limits::new();
-        for (name, Bucket { quotas, partition }) in &self.buckets.0 {
+        for (name, BucketText { quotas, partition }) in &self.buckets.0 {
             limits = limits.partition(partition.as_deref().unwrap_or(usual));
             let quotas = each(quotas, &format!("buckets.{name}.quotas"), quota::QuotaText::quota)?;
             limits = limits.bucket(name, quotas);
@@ -308,7 +323,7 @@ impl Contents {
         for Family { pattern, bucket } in &self.families {
             limits = limits.family(pattern, bucket);
         }
-        for (name, Class { head_start, headroom }) in &self.classes.0 {
+        for (name, ClassText { head_start, headroom }) in &self.classes.0 {
             limits =
                 limits.class(name, head_start.map_or(Duration::ZERO, |length| length.0), *headroom);
         }
@@ -320,12 +335,12 @@ impl Contents {
             UndeclaredText::Unlimited => Undeclared::Unlimited,
             UndeclaredText::Bucket(bucket) => Undeclared::Bucket(bucket.clone()),
         };
-        // What a resolver knows is in the usual one too.
+        // Buckets of a resolver are in the default partition too.
         Ok(limits.partition(usual).undeclared(undeclared))
     }
 }
 
-/// What is meant by each item of a list, or which of them makes no sense.
+/// Reads each item of a list. The error names the item that makes no sense.
 fn each<T, M>(
     list: impl IntoIterator<Item = T>,
     name: &str,

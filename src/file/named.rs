@@ -7,17 +7,18 @@ use serde::{
     de::{Error, MapAccess, Visitor},
 };
 
-/// What is declared under names, in the order in which it is written. A name stands once: JSON would allow it twice.
+/// Values by name, in the order in which they are written. A name stands once, though JSON allows
+/// it twice.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Named<T>(pub(super) Vec<(String, T)>);
+pub(super) struct NamedTable<T>(pub(super) Vec<(String, T)>);
 
-impl<T> Default for Named<T> {
+impl<T> Default for NamedTable<T> {
     fn default() -> Self {
         Self(Vec::new())
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for NamedTable<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(NamedVisitor(PhantomData))
     }
@@ -26,13 +27,13 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
 struct NamedVisitor<T>(PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>> Visitor<'de> for NamedVisitor<T> {
-    type Value = Named<T>;
+    type Value = NamedTable<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a table")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Named<T>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<NamedTable<T>, A::Error> {
         let (mut named, mut names) = (Vec::new(), HashSet::new());
         while let Some(name) = map.next_key::<String>()? {
             if !names.insert(name.clone()) {
@@ -40,6 +41,6 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for NamedVisitor<T> {
             }
             named.push((name, map.next_value()?));
         }
-        Ok(Named(named))
+        Ok(NamedTable(named))
     }
 }

@@ -3,20 +3,20 @@
 use serde::Deserialize;
 
 use super::{
-    named::Named,
-    text::{Length, Window},
+    named::NamedTable,
+    text::{Length, WindowText},
 };
 use crate::quota::{ChargeAt, Quota};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct QuotaText {
-    kind: Option<Kind>,
+    kind: Option<KindText>,
     metric: Option<String>,
     limit: u64,
-    per: Option<Window>,
+    per: Option<WindowText>,
     #[serde(default)]
-    weights: Named<f64>,
+    weights: NamedTable<f64>,
     guard: Option<Length>,
     burst: Option<u64>,
     burst_times: Option<f64>,
@@ -31,7 +31,7 @@ pub(super) struct QuotaText {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Kind {
+enum KindText {
     Sliding,
     TokenBucket,
     Paced,
@@ -39,10 +39,10 @@ enum Kind {
     Concurrency,
 }
 
-use Kind::{Concurrency, Fixed, Paced, Sliding, TokenBucket};
+use KindText::{Concurrency, Fixed, Paced, Sliding, TokenBucket};
 
-impl Kind {
-    /// As the file has it.
+impl KindText {
+    /// Returns the name that the file has for it.
     fn name(self) -> &'static str {
         match self {
             Sliding => "sliding",
@@ -61,10 +61,10 @@ enum ChargeAtText {
     End,
 }
 
-const WINDOWED: &[Kind] = &[Sliding, TokenBucket, Paced, Fixed];
+const WINDOWED: &[KindText] = &[Sliding, TokenBucket, Paced, Fixed];
 
 impl QuotaText {
-    /// The quota, if it makes sense.
+    /// Returns the quota, if it makes sense.
     pub(super) fn quota(&self) -> Result<Quota, String> {
         let kind = self.kind();
         self.means_something(kind)?;
@@ -77,13 +77,13 @@ impl QuotaText {
         Ok(quota)
     }
 
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> KindText {
         let of_days = self.per.as_ref().is_some_and(|per| per.zone.is_some());
         self.kind.unwrap_or(if of_days { Fixed } else { Sliding })
     }
 
-    /// Whether every field that is given means something to a quota of this kind.
-    fn means_something(&self, kind: Kind) -> Result<(), String> {
+    /// Fails if a field is given that means nothing to a quota of this kind.
+    fn means_something(&self, kind: KindText) -> Result<(), String> {
         let in_zone = self.per.as_ref().is_some_and(|per| per.zone.is_some());
         let fields = [
             ("metric", self.metric.is_some(), WINDOWED),
@@ -119,7 +119,7 @@ impl QuotaText {
         }
     }
 
-    fn windowed(&self, kind: Kind) -> Result<Quota, String> {
+    fn windowed(&self, kind: KindText) -> Result<Quota, String> {
         let metric =
             self.metric.as_deref().ok_or("it names no metric: write `metric = \"tokens\"`")?;
         let per = self.per.as_ref().ok_or("it has no window: write `per = \"1 m\"`")?;
@@ -151,7 +151,7 @@ impl QuotaText {
     }
 }
 
-/// The quota with a setting, if that is given.
+/// Returns the quota with a setting, if that is given.
 fn with<T>(quota: Quota, given: Option<T>, set: impl FnOnce(Quota, T) -> Quota) -> Quota {
     match given {
         Some(given) => set(quota, given),

@@ -2,21 +2,21 @@
 
 use serde::Deserialize;
 
-use super::{named::Named, text::Length};
+use super::{named::NamedTable, text::Length};
 use crate::{
     routes::{Route, Routes, RoutesBuilder},
     usage::Usage,
 };
 
-/// A route with one aim.
+/// A route with one target.
 #[derive(Clone, Debug)]
-pub(super) struct Declared {
-    aim: Aim,
+pub(super) struct DeclaredRoute {
+    aim: RouteTarget,
     text: RouteText,
 }
 
 #[derive(Clone, Debug)]
-enum Aim {
+enum RouteTarget {
     Bucket(String),
     Unlimited,
     Refuse,
@@ -34,34 +34,34 @@ pub(super) struct RouteText {
     #[serde(default)]
     refuse: bool,
     #[serde(default)]
-    usage: Named<u64>,
+    usage: NamedTable<u64>,
     class: Option<String>,
     max_wait: Option<Length>,
 }
 
 impl RouteText {
-    pub(super) fn declared(self) -> Result<Declared, String> {
+    pub(super) fn declared(self) -> Result<DeclaredRoute, String> {
         let aim = match (&self.bucket, self.unlimited, self.refuse) {
-            (Some(bucket), false, false) => Aim::Bucket(bucket.clone()),
-            (None, true, false) => Aim::Unlimited,
-            (None, false, true) => Aim::Refuse,
+            (Some(bucket), false, false) => RouteTarget::Bucket(bucket.clone()),
+            (None, true, false) => RouteTarget::Unlimited,
+            (None, false, true) => RouteTarget::Refuse,
             _ => {
                 return Err(
                     "a route has a `bucket`, or `unlimited = true`, or `refuse = true`".into()
                 );
             }
         };
-        Ok(Declared { aim, text: self })
+        Ok(DeclaredRoute { aim, text: self })
     }
 }
 
-impl Declared {
+impl DeclaredRoute {
     fn route<R>(&self) -> Route<R> {
         let RouteText { and, usage, class, max_wait, .. } = &self.text;
         let route = match &self.aim {
-            Aim::Bucket(bucket) => Route::to(bucket.clone()),
-            Aim::Unlimited => Route::unlimited(),
-            Aim::Refuse => Route::refuse(),
+            RouteTarget::Bucket(bucket) => Route::to(bucket.clone()),
+            RouteTarget::Unlimited => Route::unlimited(),
+            RouteTarget::Refuse => Route::refuse(),
         };
         let mut route = and.iter().fold(route, |route, bucket| route.and(bucket.clone()));
         if !usage.0.is_empty() {
@@ -80,8 +80,8 @@ impl Declared {
     }
 }
 
-pub(super) fn builder<R>(routes: &[Declared]) -> RoutesBuilder<R> {
-    let route = |builder: RoutesBuilder<R>, declared: &Declared| {
+pub(super) fn builder<R>(routes: &[DeclaredRoute]) -> RoutesBuilder<R> {
+    let route = |builder: RoutesBuilder<R>, declared: &DeclaredRoute| {
         builder.route(declared.text.r#match.clone(), declared.route())
     };
     routes.iter().fold(Routes::builder(), route)

@@ -359,7 +359,8 @@ proptest! {
         };
 
         let contents = Value::Object(contents);
-        let read = [LimitsFile::from_json(&contents.to_string()), LimitsFile::from_toml(&toml_document(&contents))];
+        let json = LimitsFile::from_json(&contents.to_string());
+        let read = [json, LimitsFile::from_toml(&toml_document(&contents))];
         for read in read {
             match (read, limits.compile()) {
                 (Ok(read), Ok(_)) => prop_assert_eq!(format!("{:?}", read.limits()), format!("{limits:?}")),
@@ -390,7 +391,9 @@ proptest! {
             proptest::sample::select(ODD).prop_map(str::to_owned),
         ],
     ) {
-        let (Some(before), Some(after)) = (EXAMPLE.get(..at), EXAMPLE.get(at + length..)) else { return Ok(()) };
-        let _ = LimitsFile::from_toml(&[before, &put, after].concat()).map(|file| file.limiter().build());
+        let (before, after) = (EXAMPLE.get(..at), EXAMPLE.get(at + length..));
+        let (Some(before), Some(after)) = (before, after) else { return Ok(()) };
+        let file = LimitsFile::from_toml(&[before, &put, after].concat());
+        let _ = file.map(|file| file.limiter().build());
     }
 }

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Deserializer, de::Visitor};
 
 const NANOS: u128 = 1_000_000_000;
-/// Digits behind the point beyond which nothing is left to say.
+/// Digits after the decimal point: nanoseconds.
 const DIGITS: usize = 9;
 
 /// A length of time: a number and a unit.
@@ -13,15 +13,15 @@ const DIGITS: usize = 9;
 #[serde(try_from = "Text")]
 pub(super) struct Length(pub(super) Duration);
 
-/// A window: a length, and whose midnights it begins at.
+/// A window: its length, and the time zone at whose midnights it begins.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Text")]
-pub(super) struct Window {
+pub(super) struct WindowText {
     pub(super) length: Duration,
     pub(super) zone: Option<String>,
 }
 
-/// Text that says what it should have been.
+/// Text whose error says what it should have been.
 struct Text(String);
 
 impl<'de> Deserialize<'de> for Text {
@@ -52,7 +52,7 @@ impl TryFrom<Text> for Length {
     }
 }
 
-impl TryFrom<Text> for Window {
+impl TryFrom<Text> for WindowText {
     type Error = String;
 
     fn try_from(Text(text): Text) -> Result<Self, String> {
@@ -94,7 +94,7 @@ fn nanos_of(unit: &str) -> Option<u128> {
     })
 }
 
-/// A decimal number times a unit, exactly.
+/// Multiplies a decimal number by a unit, exactly.
 fn scaled(number: &str, unit: u128) -> Option<u128> {
     let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
     if decimals.len() > DIGITS {
@@ -157,20 +157,24 @@ mod tests {
 
     #[test]
     fn windows_may_be_in_a_time_zone() {
-        let window = |text: &str| Window::try_from(Text(text.to_owned()));
+        let window = |text: &str| WindowText::try_from(Text(text.to_owned()));
         let day = Duration::from_secs(86_400);
         let zone = Some("America/Los_Angeles".to_owned());
-        assert_eq!(window("1 day in America/Los_Angeles"), Ok(Window { length: day, zone }));
-        assert_eq!(window("24 h"), Ok(Window { length: day, zone: None }));
+        assert_eq!(window("1 day in America/Los_Angeles"), Ok(WindowText { length: day, zone }));
+        assert_eq!(window("24 h"), Ok(WindowText { length: day, zone: None }));
         assert!(window("1 day in ").unwrap_err().contains("no time zone"));
         assert!(window("tomorrow in Rome").is_err());
     }
 
     proptest! {
         #[test]
-        fn no_text_is_too_odd(text in "\\PC{0,30}", number in "[0-9.]{0,50}", unit in "(ms|s|m|h|d| in | )") {
-            let _ = Window::try_from(Text(text));
-            let _ = Window::try_from(Text(number + &unit));
+        fn no_text_is_too_odd(
+            text in "\\PC{0,30}",
+            number in "[0-9.]{0,50}",
+            unit in "(ms|s|m|h|d| in | )",
+        ) {
+            let _ = WindowText::try_from(Text(text));
+            let _ = WindowText::try_from(Text(number + &unit));
         }
     }
 }

@@ -1,35 +1,55 @@
-//! Providers that speak OpenAI's protocol, or nearly so.
+//! Providers and servers that speak OpenAI's protocol, or nearly so.
 //!
-//! | provider | limits | `tokens` when admitted | at the end | source |
-//! |---|---|---|---|---|
-//! | [`rules`] | yours | estimated input and the output's bound | those used | |
-//! | [`groq`] | requests and tokens, per minute and day, refilled linearly | the same | those used, without cached ones | <https://console.groq.com/docs/rate-limits> |
-//! | [`mistral`] | requests per second; tokens per minute and month | the same, with 32k of output where no bound is set | the same | <https://docs.mistral.ai/deployment/laplateforme/tier/> |
-//! | [`deepseek`] | calls in flight | | | <https://api-docs.deepseek.com/quick_start/rate_limit> |
-//! | [`openrouter`] | requests per minute, and per day in UTC, of all free models | | | <https://openrouter.ai/docs/api-reference/limits> |
-//! | [`cohere`] | requests per minute; texts to embed per minute | | | <https://docs.cohere.com/docs/rate-limits> |
+//! * [`rules`]: limits: yours; `tokens` when admitted: estimated input and the output's bound; at
+//!   the end: those used
+//! * [`groq`]: limits: requests and tokens, per minute and day, refilled linearly; `tokens` when
+//!   admitted: input and bound; at the end: those used, without cached ones; source:
+//!   <https://console.groq.com/docs/rate-limits>
+//! * [`mistral`]: limits: requests per second; tokens per minute and month; audio seconds apart;
+//!   `tokens` when admitted: input and bound; at the end: those used, without cached ones; source:
+//!   <https://docs.mistral.ai/deployment/laplateforme/tier/>
+//! * [`deepseek`]: limits: calls in flight; source:
+//!   <https://api-docs.deepseek.com/quick_start/rate_limit>
+//! * [`openrouter`]: limits: requests per minute, and per day in UTC, of all free models; source:
+//!   <https://openrouter.ai/docs/api-reference/limits>
+//! * [`cohere`]: limits: requests per minute, of trial keys also per month; texts to embed per
+//!   minute; source: <https://docs.cohere.com/docs/rate-limits>
+//! * [`xai`]: limits: requests and tokens per minute; `tokens` when admitted: input and bound; at
+//!   the end: those used, with reasoning; source:
+//!   <https://docs.x.ai/docs/key-information/consumption-and-rate-limits>
+//! * [`together`]: limits: requests and tokens per minute or second; `tokens` when admitted: input
+//!   and bound; at the end: those used; source: <https://docs.together.ai/docs/rate-limits>
+//! * [`fireworks`]: limits: requests, input and output tokens per minute; `tokens` when admitted:
+//!   input and bound; at the end: those used; source:
+//!   <https://docs.fireworks.ai/guides/quotas_usage/rate-limits>
+//! * [`perplexity`]: limits: requests per minute; source:
+//!   <https://docs.perplexity.ai/guides/usage-tiers>
+//! * [`vllm`], [`ollama`]: limits: calls in flight, of a server of your own; source:
+//!   <https://docs.vllm.ai>, <https://docs.ollama.com>
 //!
-//! What is left is read from OpenAI's headers, where Groq's requests are per day; from Mistral's `x-ratelimitbysize-*`; and from
-//! OpenRouter's `X-RateLimit-*`, which come with refusals only. DeepSeek and Cohere tell nothing.
+//! What is left is read from the headers that each provider sends; [`rules`] reads all of these
+//! names. OpenRouter's come with refusals only, some of them inside the body. DeepSeek, vLLM and
+//! Ollama tell nothing.
 //!
 //! Providers change their rules, and yours may differ: check your own limits.
 
-use super::{Quotas, Rules, table};
+use super::{Quotas, Rules, presets};
 
-/// The rules of a provider that counts what is used, all of it alike.
+/// The rules of a provider that counts all that is used, whatever it is.
 ///
 /// ```
-/// use tower_throttle::{Limiter, Limits, Quota, ThrottleLayer, llm::compatible};
+/// use tower_throttle::{Limiter, Limits, Quota, ThrottleLayer};
+/// use tower_throttle::llm::{Charge, compatible};
 ///
 /// let limits = Limits::new().bucket("llama-3.3-70b", [Quota::per_minute("tokens", 100_000)]);
-/// let rules = compatible::rules().unbounded_output(4_096).on_status(429..=429, tower_throttle::llm::Charge::Request);
+/// let rules = compatible::rules().unbounded_output(4_096).on_status(429..=429, Charge::Request);
 /// let layer = ThrottleLayer::openai_compatible(Limiter::new(limits)?, rules);
 /// # let _ = tower::ServiceBuilder::new().layer(layer);
 /// # Ok::<_, tower_throttle::BoxError>(())
 /// ```
 #[must_use]
 pub fn rules() -> Rules {
-    Rules::new(table::COMPATIBLE)
+    Rules::new(presets::COMPATIBLE)
 }
 
 /// Limits of any window.
@@ -40,7 +60,7 @@ pub fn quotas() -> Quotas {
 /// Groq's rules.
 #[must_use]
 pub fn groq() -> Rules {
-    Rules::new(table::GROQ)
+    Rules::new(presets::GROQ)
 }
 
 /// Groq's limits, which refill linearly.
@@ -51,10 +71,11 @@ pub fn groq_quotas() -> Quotas {
 /// Mistral's rules.
 #[must_use]
 pub fn mistral() -> Rules {
-    Rules::new(table::MISTRAL)
+    Rules::new(presets::MISTRAL_AI)
 }
 
-/// Mistral's limits. They seem to reset on the minute, which a sliding window satisfies at any phase of its clock.
+/// Mistral's limits. They seem to reset on the minute, which a sliding window satisfies at any
+/// phase of its clock.
 pub fn mistral_quotas() -> Quotas {
     Quotas::sliding()
 }
@@ -62,7 +83,7 @@ pub fn mistral_quotas() -> Quotas {
 /// DeepSeek's rules.
 #[must_use]
 pub fn deepseek() -> Rules {
-    Rules::new(table::DEEPSEEK)
+    Rules::new(presets::DEEPSEEK)
 }
 
 /// DeepSeek's limits: `deepseek_quotas().concurrency(50)`.
@@ -73,7 +94,7 @@ pub fn deepseek_quotas() -> Quotas {
 /// OpenRouter's rules. Models whose names end in `:free` share the bucket `free`.
 #[must_use]
 pub fn openrouter() -> Rules {
-    Rules::new(table::OPENROUTER)
+    Rules::new(presets::OPENROUTER)
 }
 
 /// OpenRouter's limits, whose days begin at midnight UTC.
@@ -85,10 +106,77 @@ pub fn openrouter_quotas() -> Quotas {
 /// [`Quotas::inputs_per_minute`].
 #[must_use]
 pub fn cohere() -> Rules {
-    Rules::new(table::COHERE)
+    Rules::new(presets::COHERE_AI)
 }
 
 /// Cohere's limits.
 pub fn cohere_quotas() -> Quotas {
+    Quotas::sliding()
+}
+
+/// xAI's rules. Reasoning that is told beside the answer is output.
+#[must_use]
+pub fn xai() -> Rules {
+    Rules::new(presets::XAI)
+}
+
+/// xAI's limits: `xai_quotas().rpm(480).tpm(2_000_000)`.
+pub fn xai_quotas() -> Quotas {
+    Quotas::sliding()
+}
+
+/// Together's rules.
+#[must_use]
+pub fn together() -> Rules {
+    Rules::new(presets::TOGETHER)
+}
+
+/// Together's limits, which adapt to use.
+pub fn together_quotas() -> Quotas {
+    Quotas::sliding()
+}
+
+/// Fireworks' rules.
+#[must_use]
+pub fn fireworks() -> Rules {
+    Rules::new(presets::FIREWORKS_AI)
+}
+
+/// Fireworks' limits: `fireworks_quotas().rpm(600).itpm(60_000).otpm(6_000)`.
+pub fn fireworks_quotas() -> Quotas {
+    Quotas::sliding()
+}
+
+/// Perplexity's rules.
+#[must_use]
+pub fn perplexity() -> Rules {
+    Rules::new(presets::PERPLEXITY)
+}
+
+/// Perplexity's limits: `perplexity_quotas().rpm(50)`.
+pub fn perplexity_quotas() -> Quotas {
+    Quotas::sliding()
+}
+
+/// The rules of a server of vLLM, which limits nothing itself.
+#[must_use]
+pub fn vllm() -> Rules {
+    Rules::new(presets::VLLM)
+}
+
+/// Limits for a server of vLLM: `vllm_quotas().concurrency(64)`.
+pub fn vllm_quotas() -> Quotas {
+    Quotas::sliding()
+}
+
+/// The rules of a server of Ollama, by its own API or OpenAI's. It queues calls beyond those it
+/// serves at once.
+#[must_use]
+pub fn ollama() -> Rules {
+    Rules::new(presets::OLLAMA)
+}
+
+/// Limits for a server of Ollama: `ollama_quotas().concurrency(4)`.
+pub fn ollama_quotas() -> Quotas {
     Quotas::sliding()
 }

@@ -14,17 +14,17 @@ use crate::{
     extract::{ExtractError, Extractor},
 };
 
-/// An [`Extractor`] that reads what a request asks for by a provider's [`Rules`]: see [`Rules::extractor`].
+/// An [`Extractor`] that reads demands by a provider's [`Rules`]: see [`Rules::extractor`].
 ///
-/// It takes an `http::Request` whose body is [`Peek`], and with feature `reqwest` a `reqwest::Request`. For a request of
-/// another type, a closure with [`Rules::demand`] is one too.
+/// It takes an `http::Request` whose body is [`Peek`], and with feature `reqwest` a
+/// `reqwest::Request`. For a request of another type, a closure with [`Rules::demand`] is one too.
 #[derive(Clone, Debug)]
 pub struct Extract {
     rules: Arc<Rules>,
 }
 
 impl Rules {
-    /// The extractor that reads requests by these rules.
+    /// Makes the extractor that reads requests by these rules.
     #[must_use]
     pub fn extractor(&self) -> Extract {
         Extract { rules: Arc::new(self.clone()) }
@@ -33,10 +33,10 @@ impl Rules {
 
 /// A body whose bytes are at hand, so that they can be read without consuming it.
 pub trait Peek {
-    /// All bytes of the body, if they are at hand.
+    /// Returns all bytes of the body, if they are at hand.
     fn peek(&self) -> Option<impl AsRef<[u8]>>;
 
-    /// Puts other bytes in their place.
+    /// Replaces the body's bytes.
     fn replace(&mut self, bytes: Bytes);
 }
 
@@ -101,6 +101,7 @@ impl Peek for Option<reqwest::Body> {
 impl Extract {
     fn demand(
         &self,
+        path: &str,
         body: &mut impl Peek,
         headers: &mut HeaderMap,
     ) -> Result<Demand, ExtractError> {
@@ -108,7 +109,7 @@ impl Extract {
         let Some(bytes) = body.peek().filter(|_| !is_encoded) else {
             return self.rules.unreadable.clone().ok_or_else(|| BadRequest::Unreadable.into());
         };
-        let demand = self.rules.demand(bytes.as_ref())?;
+        let demand = self.rules.demand_at(path, bytes.as_ref())?;
         let changed = self.rules.include_usage.then(|| asking_for_usage(bytes.as_ref())).flatten();
         drop(bytes);
         if let Some(changed) = changed {
@@ -124,7 +125,8 @@ impl Extract {
 impl<B: Peek> Extractor<http::Request<B>> for Extract {
     fn extract(&self, request: &mut http::Request<B>) -> Result<Demand, ExtractError> {
         let mut headers = std::mem::take(request.headers_mut());
-        let demand = self.demand(request.body_mut(), &mut headers);
+        let path = request.uri().path().to_owned();
+        let demand = self.demand(&path, request.body_mut(), &mut headers);
         *request.headers_mut() = headers;
         demand
     }
@@ -135,7 +137,7 @@ impl Extractor<reqwest::Request> for Extract {
     fn extract(&self, request: &mut reqwest::Request) -> Result<Demand, ExtractError> {
         let mut headers = std::mem::take(request.headers_mut());
         let mut body = request.body_mut().take();
-        let demand = self.demand(&mut body, &mut headers);
+        let demand = self.demand(request.url().path(), &mut body, &mut headers);
         *request.body_mut() = body;
         *request.headers_mut() = headers;
         demand

@@ -7,6 +7,8 @@ use wildmatch::WildMatch;
 /// How a provider names its models, as data.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Naming {
+    /// Beginnings that say where a model is and not which.
+    pub(crate) prefixes: &'static [&'static str],
     /// Endings that tell a version and not a model; `#` stands for a digit.
     pub(crate) versions: &'static [&'static str],
     /// Patterns of models that share the limits of one name.
@@ -14,11 +16,18 @@ pub(crate) struct Naming {
 }
 
 impl Naming {
-    /// The name that stands for all models that share the limits of `model`.
+    /// Returns the name that stands for all models that share the limits of `model`.
     pub(crate) fn family<'m>(&self, model: &'m str) -> Cow<'m, str> {
+        // arn:aws:bedrock:<region>:<account>:inference-profile/<model>
+        let base = if model.starts_with("arn:") {
+            model.rsplit('/').next().unwrap_or(model)
+        } else {
+            model
+        };
         // ft:<base>:<organisation>:<name>:<id> runs on the limits of its base.
+        let base = base.strip_prefix("ft:").and_then(|rest| rest.split(':').next()).unwrap_or(base);
         let base =
-            model.strip_prefix("ft:").and_then(|rest| rest.split(':').next()).unwrap_or(model);
+            self.prefixes.iter().find_map(|prefix| base.strip_prefix(prefix)).unwrap_or(base);
         let base = self.versions.iter().find_map(|version| without(base, version)).unwrap_or(base);
         match self.shared.iter().find(|(pattern, _)| WildMatch::new(pattern).matches(base)) {
             Some((_, family)) => Cow::Borrowed(family),
@@ -27,7 +36,7 @@ impl Naming {
     }
 }
 
-/// What stands before the version, unless nothing does.
+/// Returns what stands before the version, unless nothing does.
 fn without<'m>(model: &'m str, version: &str) -> Option<&'m str> {
     let start = model.len().checked_sub(version.len()).filter(|start| *start > 0)?;
     let (base, end) = model.split_at_checked(start)?;
@@ -41,11 +50,11 @@ fn without<'m>(model: &'m str, version: &str) -> Option<&'m str> {
 mod tests {
     use proptest::prelude::*;
 
-    use crate::llm::table;
+    use crate::llm::presets;
 
     #[test]
     fn aliases_and_dates_share_a_bucket_and_sizes_do_not() {
-        let openai = |model| table::OPENAI.naming.family(model).into_owned();
+        let openai = |model| presets::OPENAI.naming.family(model).into_owned();
         for (model, family) in [
             ("gpt-4o", "gpt-4o"),
             ("gpt-4o-2024-11-20", "gpt-4o"),
@@ -63,7 +72,7 @@ mod tests {
             assert_eq!(openai(model), family, "{model}");
         }
 
-        let anthropic = |model| table::ANTHROPIC.naming.family(model).into_owned();
+        let anthropic = |model| presets::ANTHROPIC.naming.family(model).into_owned();
         for (model, family) in [
             ("claude-sonnet-4-5-20250929", "claude-sonnet-4-5"),
             ("claude-sonnet-4-5", "claude-sonnet-4-5"),
@@ -81,16 +90,49 @@ mod tests {
         }
 
         let others = |naming: super::Naming, model| naming.family(model).into_owned();
-        assert_eq!(others(table::MISTRAL.naming, "mistral-large-2411"), "mistral-large");
-        assert_eq!(others(table::MISTRAL.naming, "mistral-large-latest"), "mistral-large");
-        assert_eq!(others(table::COHERE.naming, "command-r-plus-08-2024"), "command-r-plus");
-        assert_eq!(others(table::OPENROUTER.naming, "meta/llama-3:free"), "free");
-        assert_eq!(others(table::OPENROUTER.naming, "meta/llama-3"), "meta/llama-3");
+        assert_eq!(others(presets::MISTRAL_AI.naming, "mistral-large-2411"), "mistral-large");
+        assert_eq!(others(presets::MISTRAL_AI.naming, "mistral-large-latest"), "mistral-large");
+        assert_eq!(others(presets::COHERE_AI.naming, "command-r-plus-08-2024"), "command-r-plus");
+        assert_eq!(others(presets::OPENROUTER.naming, "meta/llama-3:free"), "free");
+        assert_eq!(others(presets::OPENROUTER.naming, "meta/llama-3"), "meta/llama-3");
+        assert_eq!(
+            others(presets::GEMINI.naming, "models/gemini-2.0-flash-001"),
+            "gemini-2.0-flash"
+        );
+        assert_eq!(others(presets::GEMINI.naming, "gemini-2.5-pro"), "gemini-2.5-pro");
+        for (model, family) in [
+            ("anthropic.claude-sonnet-4-20250514-v1:0", "anthropic.claude-sonnet-4"),
+            ("us.anthropic.claude-sonnet-4-20250514-v1:0", "us.anthropic.claude-sonnet-4"),
+            (
+                "global.anthropic.claude-sonnet-4-5-20250929-v1:0",
+                "global.anthropic.claude-sonnet-4-5",
+            ),
+            ("anthropic.claude-3-haiku-20240307-v1:0:48k", "anthropic.claude-3-haiku"),
+            (
+                "arn:aws:bedrock:us-east-1:1:inference-profile/eu.anthropic.claude-opus-4-1-v1:0",
+                "eu.anthropic.claude-opus-4-1",
+            ),
+            (
+                "arn:aws:bedrock:us-east-1::foundation-model/amazon.nova-lite-v1:0",
+                "amazon.nova-lite",
+            ),
+            ("meta.llama3-3-70b-instruct-v1:0", "meta.llama3-3-70b-instruct"),
+            ("openai.gpt-oss-120b-1:0", "openai.gpt-oss-120b-1"),
+        ] {
+            assert_eq!(others(presets::BEDROCK.naming, model), family, "{model}");
+        }
+        for (model, family) in [
+            ("claude-sonnet-4@20250514", "claude-sonnet-4"),
+            ("claude-3-5-sonnet-v2@20241022", "claude-3-5-sonnet"),
+            ("claude-opus-4-1@20250805", "claude-opus-4-1"),
+        ] {
+            assert_eq!(others(presets::VERTEX_CLAUDE.naming, model), family, "{model}");
+        }
     }
 
     #[test]
     fn nothing_is_not_a_family() {
-        let family = |model| table::OPENAI.naming.family(model).into_owned();
+        let family = |model| presets::OPENAI.naming.family(model).into_owned();
         assert_eq!(family(""), "");
         assert_eq!(family("-2024-11-20"), "-2024-11-20");
         assert_eq!(family("日本-2024-11-20"), "日本");
@@ -99,7 +141,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_family_is_its_own_family(model in "(ft:)?[a-z0-9é:@-]{0,30}") {
-            for naming in [table::OPENAI.naming, table::ANTHROPIC.naming, table::OPENROUTER.naming] {
+            for preset in [presets::OPENAI, presets::ANTHROPIC, presets::BEDROCK] {
+                let naming = preset.naming;
                 let family = naming.family(&model).into_owned();
                 prop_assert!(family.len() <= model.len().max(20));
             }

@@ -1,7 +1,8 @@
-//! JSON that comes in pieces, read for a few of its members.
+//! Finds a few members in JSON that arrives in pieces.
 //!
-//! Nothing of a body is kept but the values looked for, each up to a bound, so that a body may be of any length and is
-//! never waited for. It checks no grammar: of what is not JSON it finds nothing, or less than there is.
+//! Only the values that are looked for are kept, each up to a bound, so a body may be of any length
+//! and is never waited for. The grammar is not checked: in what is not JSON, it finds nothing or
+//! less than there is.
 
 use memchr::memchr2;
 
@@ -10,22 +11,24 @@ const LONGEST_VALUE: usize = 16 * 1024;
 /// How many levels of objects and arrays are looked into.
 const LEVELS: usize = 8;
 /// Longer keys match nothing.
-const LONGEST_KEY: usize = 24;
+const LONGEST_KEY: usize = 40;
 
 /// Where a value stands: the keys that lead to it. Arrays on the way are passed through.
 pub(crate) type Path = &'static [&'static str];
 
-/// What reads the values that were found: the place of the path, and the value as it was written, unless it is too long.
-pub(crate) trait Found {
+/// Takes the values that were found.
+pub(crate) trait ValueSink {
+    /// Takes the value at the path of this number, as it was written; `None` if it is too long.
     fn found(&mut self, path: usize, value: Option<&[u8]>);
 }
 
 /// Finds values in JSON that comes in pieces.
 #[derive(Debug)]
 pub(crate) struct Scanner {
-    /// At most 32, none of which leads into the value of another.
+    /// At most 64. Where one leads into the value of another, the other finds texts, numbers and
+    /// words only.
     paths: &'static [Path],
-    levels: [Level; LEVELS],
+    levels: [OpenContainer; LEVELS],
     /// Levels entered that are looked into.
     inside: usize,
     /// Levels entered below those.
@@ -34,20 +37,20 @@ pub(crate) struct Scanner {
     key: [u8; LONGEST_KEY],
     key_length: usize,
     /// What the value that comes next leads to.
-    coming: Level,
+    coming: OpenContainer,
     value: Vec<u8>,
     /// The path whose value is being read.
     reading: Option<usize>,
     too_long: bool,
-    /// One value, and the end of it, was seen.
-    complete: bool,
+    /// Objects and arrays at the top that were seen to their end.
+    ended: u32,
 }
 
 /// An object or an array that has been entered.
 #[derive(Clone, Copy, Debug, Default)]
-struct Level {
+struct OpenContainer {
     /// The paths that lead here or further, as bits.
-    paths: u32,
+    paths: u64,
     /// How many keys of them have been followed.
     keys: usize,
     is_object: bool,
@@ -73,18 +76,14 @@ enum Quoted {
     Text,
 }
 
-/// Where nothing depends on the bytes that come, as long as they go on in the same way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Idle {
-    /// In a text, up to the quote that ends it.
-    Text,
-    /// In a number or a word.
-    Word,
+impl OpenContainer {
+    /// Around all values at the top.
+    const ROOT: Self = Self { paths: u64::MAX, keys: 0, is_object: false };
 }
 
 impl Scanner {
     pub(crate) fn new(paths: &'static [Path]) -> Self {
-        debug_assert!(paths.len() <= 32, "paths are bits");
+        debug_assert!(paths.len() <= 64, "paths are bits");
         let mut scanner = Self {
             paths,
             levels: Default::default(),
@@ -93,43 +92,37 @@ impl Scanner {
             lexing: Lexing::Between,
             key: [0; LONGEST_KEY],
             key_length: 0,
-            coming: Level::default(),
+            coming: OpenContainer::default(),
             value: Vec::new(),
             reading: None,
             too_long: false,
-            complete: false,
+            ended: 0,
         };
         scanner.reset();
         scanner
     }
 
-    /// Makes ready for another text.
+    /// Begins another text.
     pub(crate) fn reset(&mut self) {
         self.inside = 0;
         self.below = 0;
         self.lexing = Lexing::Between;
-        self.coming = Level { paths: u32::MAX, keys: 0, is_object: false };
+        self.coming = OpenContainer::ROOT;
         self.stop_reading();
-        self.complete = false;
+        self.ended = 0;
     }
 
-    /// Whether one object or array was seen to its end.
+    /// True if an object or array was seen to its end, and no other has begun.
     pub(crate) fn is_complete(&self) -> bool {
-        self.complete
+        self.ended > 0 && self.inside == 0 && self.below == 0
     }
 
-    /// What it is in, if that is a value nobody looks for.
-    pub(crate) fn idle(&self) -> Option<Idle> {
-        match self.lexing {
-            Lexing::Text | Lexing::Escape(Quoted::Text) if self.reading.is_none() => {
-                Some(Idle::Text)
-            }
-            Lexing::Word if self.reading.is_none() => Some(Idle::Word),
-            _ => None,
-        }
+    /// The objects and arrays that were seen to their end, where several texts follow one another.
+    pub(crate) fn ended(&self) -> u32 {
+        self.ended
     }
 
-    pub(crate) fn feed(&mut self, mut bytes: &[u8], found: &mut impl Found) {
+    pub(crate) fn feed(&mut self, mut bytes: &[u8], found: &mut impl ValueSink) {
         while let Some(&byte) = bytes.first() {
             let used = match self.lexing {
                 Lexing::Text | Lexing::Key => self.quoted(bytes, found),
@@ -147,8 +140,8 @@ impl Scanner {
         }
     }
 
-    /// Within quotes, as far as the bytes go.
-    fn quoted(&mut self, bytes: &[u8], found: &mut impl Found) -> usize {
+    /// Reads on within quotes, and returns how many bytes it read.
+    fn quoted(&mut self, bytes: &[u8], found: &mut impl ValueSink) -> usize {
         let is_key = self.lexing == Lexing::Key;
         let end = memchr2(b'"', b'\\', bytes);
         let piece = &bytes[..end.map_or(bytes.len(), |end| end + 1)];
@@ -174,7 +167,7 @@ impl Scanner {
         piece.len()
     }
 
-    fn structural(&mut self, byte: u8, found: &mut impl Found) {
+    fn structural(&mut self, byte: u8, found: &mut impl ValueSink) {
         let was = std::mem::replace(&mut self.lexing, Lexing::Between);
         if was == Lexing::Word && matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\r' | b'\n')
         {
@@ -200,7 +193,7 @@ impl Scanner {
                 self.lexing = Lexing::Key;
             }
             b'"' => {
-                self.begin_value();
+                self.begin_value(false);
                 self.keep(b"\"");
                 self.lexing = Lexing::Text;
             }
@@ -211,7 +204,7 @@ impl Scanner {
             }
             _ => {
                 if was != Lexing::Word {
-                    self.begin_value();
+                    self.begin_value(false);
                 }
                 self.keep(&[byte]);
                 self.lexing = Lexing::Word;
@@ -219,15 +212,15 @@ impl Scanner {
         }
     }
 
-    /// The object or array whose members come, if it is looked into.
-    fn level(&self) -> Option<&Level> {
+    /// Returns the object or array whose members come, if it is looked into.
+    fn level(&self) -> Option<&OpenContainer> {
         if self.below > 0 { None } else { self.levels.get(self.inside.checked_sub(1)?) }
     }
 
     fn enter(&mut self, is_object: bool) {
-        self.begin_value();
+        self.begin_value(true);
         self.keep(if is_object { b"{" } else { b"[" });
-        let coming = Level { is_object, ..std::mem::take(&mut self.coming) };
+        let coming = OpenContainer { is_object, ..std::mem::take(&mut self.coming) };
         let looked_into = self.below == 0 && self.reading.is_none() && coming.paths != 0;
         if looked_into && self.inside < LEVELS {
             self.levels[self.inside] = coming;
@@ -238,12 +231,13 @@ impl Scanner {
         }
     }
 
-    fn leave(&mut self, found: &mut impl Found) {
+    fn leave(&mut self, found: &mut impl ValueSink) {
         if self.below > 0 {
             self.below -= 1;
+            self.ended = self.ended.saturating_add(u32::from(self.below == 0 && self.inside == 0));
         } else {
             self.inside = self.inside.saturating_sub(1);
-            self.complete |= self.inside == 0;
+            self.ended = self.ended.saturating_add(u32::from(self.inside == 0));
         }
         self.end_value(found);
     }
@@ -258,7 +252,7 @@ impl Scanner {
         }
     }
 
-    /// The key is known: which paths does its value lead to?
+    /// Notes which paths the value of the key leads to.
     fn follow_key(&mut self) {
         let Some(level) = self.level().copied() else { return };
         // The closing quote was kept with the key.
@@ -271,22 +265,28 @@ impl Scanner {
             self.paths.iter().enumerate().filter(|(place, _)| level.paths & (1 << place) != 0);
         let paths =
             paths.filter(|(_, path)| leads(path)).fold(0, |paths, (place, _)| paths | 1 << place);
-        self.coming = Level { paths, keys: level.keys + 1, is_object: false };
+        self.coming = OpenContainer { paths, keys: level.keys + 1, is_object: false };
     }
 
-    /// A value begins: is it one of those looked for?
-    fn begin_value(&mut self) {
+    /// Begins to keep a value, if it is one of those looked for.
+    fn begin_value(&mut self, is_container: bool) {
         if self.reading.is_some() || self.below > 0 || self.coming.paths == 0 {
             return;
         }
+        let coming = self.coming;
+        let mut leads =
+            self.paths.iter().enumerate().filter(|(place, _)| coming.paths & (1 << place) != 0);
+        if is_container && leads.any(|(_, path)| path.len() > coming.keys) {
+            return;
+        }
         let ends = |(place, path): &(usize, &Path)| {
-            self.coming.paths & (1 << place) != 0 && path.len() == self.coming.keys
+            coming.paths & (1 << place) != 0 && path.len() == coming.keys
         };
         self.reading = self.paths.iter().enumerate().find(ends).map(|(place, _)| place);
     }
 
-    /// A value ended, unless it lies within the one that is being read.
-    fn end_value(&mut self, found: &mut impl Found) {
+    /// Ends a value, unless it lies within the one that is being read.
+    fn end_value(&mut self, found: &mut impl ValueSink) {
         if self.below > 0 {
             return;
         }
@@ -296,7 +296,8 @@ impl Scanner {
             found.found(path, if self.too_long { None } else { Some(&self.value) });
             self.stop_reading();
         }
-        self.coming = Level::default();
+        let is_top = self.inside == 0 && self.below == 0;
+        self.coming = if is_top { OpenContainer::ROOT } else { OpenContainer::default() };
     }
 
     fn stop_reading(&mut self) {

@@ -1,4 +1,4 @@
-//! A provider in one line: a layer, and a limiter.
+//! A layer, and a limiter on Redis, for a provider in one line.
 
 use super::{Extract, Inspect, Rules, anthropic, openai};
 #[cfg(feature = "redis")]
@@ -8,9 +8,10 @@ use crate::{layer::ThrottleLayer, limiter::Limiter};
 impl ThrottleLayer<Extract, Inspect> {
     /// Throttles calls of OpenAI's API by its rules: see [`llm::openai`](crate::llm::openai).
     ///
-    /// As OpenAI does, they charge the larger of `max_tokens` and the input, and give nothing back for answers that are
-    /// shorter: keep `max_tokens` tight. If your limits are corrected by what was used, say
-    /// `openai::rules().tokens_at_end(AtEnd::Actual)` to [`openai_compatible`](Self::openai_compatible).
+    /// As at OpenAI, a call is charged the larger of `max_tokens` and its input, and a shorter answer
+    /// gives nothing back: keep `max_tokens` tight. If your limits are corrected by what
+    /// was used, say `openai::rules().tokens_at_end(AtEnd::Actual)` to
+    /// [`openai_compatible`](Self::openai_compatible).
     ///
     /// ```
     /// use tower::ServiceBuilder;
@@ -27,13 +28,15 @@ impl ThrottleLayer<Extract, Inspect> {
         Self::openai_compatible(limiter, openai::rules())
     }
 
-    /// Throttles calls of Anthropic's API by its rules: see [`llm::anthropic`](crate::llm::anthropic).
+    /// Throttles calls of Anthropic's API by its rules: see
+    /// [`llm::anthropic`](crate::llm::anthropic).
     #[must_use]
     pub fn anthropic(limiter: Limiter) -> Self {
         Self::openai_compatible(limiter, anthropic::rules())
     }
 
-    /// Throttles calls of an API by rules: those of [`llm::compatible`](crate::llm::compatible), or any changed to fit.
+    /// Throttles calls of an API by rules: those of any provider in [`llm`](crate::llm), as they are
+    /// or changed.
     #[must_use]
     pub fn openai_compatible(limiter: Limiter, rules: Rules) -> Self {
         let rules = rules.declared_in(&limiter);
@@ -43,11 +46,11 @@ impl ThrottleLayer<Extract, Inspect> {
 
 #[cfg(feature = "redis")]
 impl Rules {
-    /// Connects to Redis at `url` and limits models there, together with every process that does the same: a whole
-    /// client is two lines.
+    /// Connects to Redis at `url` and limits models there, together with every other process that
+    /// does so.
     ///
-    /// A model stands for all that share its bucket; those that are not named are refused. For anything else, build
-    /// [`Limits`] and a [`Limiter`] yourself.
+    /// A model stands for all models that share its bucket. Models without a bucket are refused. For
+    /// anything else, build [`Limits`] and a [`Limiter`] yourself.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), tower_throttle::BoxError> {
@@ -65,8 +68,9 @@ impl Rules {
     /// ```
     ///
     /// # Errors
-    /// [`StoreError`](crate::store::StoreError) if Redis cannot be reached, as [`RedisStore::connect`] says;
-    /// [`LimitsError`](crate::LimitsError) if the limits make no sense.
+    /// [`StoreError`](crate::store::StoreError) if Redis cannot be reached, as
+    /// [`RedisStore::connect`] says; [`LimitsError`](crate::LimitsError) if the limits make no
+    /// sense.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.

@@ -1,7 +1,7 @@
-//! What calls turn out to use, learned from those before them.
+//! Learns from the calls of a bucket what the next ones will use.
 //!
-//! Per bucket: how much output all but a few calls stay within, and by how much input differs from its estimate. It
-//! knows nothing of providers or responses, and takes a fixed amount of memory.
+//! It keeps, per bucket, the outputs of the latest calls and the mean error of input estimates. It
+//! knows nothing of providers or responses, and its memory is bounded.
 
 use std::{
     collections::HashMap,
@@ -11,19 +11,32 @@ use std::{
 
 /// The share of calls whose output stays within what is learned.
 const SHARE: f64 = 0.9;
-/// Outputs remembered of a bucket: the latest.
+/// How many of the latest outputs of a bucket are kept.
 const OUTPUTS: usize = 128;
-/// No answer is longer: who tells of one is not believed.
+/// No answer is longer; a response that tells of one is not believed.
 const LONGEST: u64 = 100_000_000;
-/// What the latest call weighs in the mean, once there are enough of them.
+/// The weight of the latest call in the mean, once there are enough calls.
 const LATEST: f64 = 0.05;
 /// No estimate of input is believed to be off by more than this factor.
 const FACTOR: f64 = 3.0;
-/// As many calls weigh for the estimate before any was seen: one odd call must not make others ask for what no limit
-/// admits.
+/// The estimate weighs as much as this many calls. One odd call must not make the next ones ask for
+/// what no limit admits.
 const TRUSTED: u64 = 10;
-/// Buckets learned of. Of others nothing is learned.
+/// How many buckets are learned of.
 const BUCKETS: usize = 1_000;
+
+/// The estimate of a call before anything learned came in, kept for the end of the call.
+#[derive(Clone, Debug)]
+pub(crate) struct CallEstimate {
+    pub(crate) bucket: String,
+    pub(crate) input: u64,
+    /// At least 1.
+    pub(crate) choices: u64,
+    /// How much an output token weighs in `tokens` at the end.
+    pub(crate) output_weight: u64,
+    /// The call teaches something.
+    pub(crate) teaches: bool,
+}
 
 /// What one call turned out to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +54,7 @@ pub(crate) struct Observed {
 /// What is known of the calls to come.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Expected {
-    /// Output tokens that most answers stay within; nothing before it is known.
+    /// Output tokens that most answers stay within; `None` before that is known.
     pub(crate) output: Option<u64>,
     /// Input tokens for each one that was estimated.
     pub(crate) ratio: f64,
@@ -61,26 +74,26 @@ impl Expected {
 /// What has been learned, of each bucket.
 #[derive(Default)]
 pub(crate) struct Learned {
-    buckets: Mutex<HashMap<String, Habits>>,
+    buckets: Mutex<HashMap<String, BucketStats>>,
 }
 
 impl Learned {
     pub(crate) fn expected(&self, bucket: &str) -> Expected {
         let buckets = self.lock();
-        buckets.get(bucket).map_or(Expected::UNKNOWN, Habits::expected)
+        buckets.get(bucket).map_or(Expected::UNKNOWN, BucketStats::expected)
     }
 
     pub(crate) fn observe(&self, bucket: &str, observed: Observed) {
         let mut buckets = self.lock();
-        if let Some(habits) = buckets.get_mut(bucket) {
-            habits.observe(observed);
+        if let Some(stats) = buckets.get_mut(bucket) {
+            stats.observe(observed);
         } else if buckets.len() < BUCKETS {
             buckets.entry(bucket.to_owned()).or_default().observe(observed);
         }
     }
 
-    /// What a panic has left behind is still numbers.
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Habits>> {
+    /// Locks the statistics. After a panic they are still numbers.
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, BucketStats>> {
         self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -91,9 +104,9 @@ impl fmt::Debug for Learned {
     }
 }
 
-/// How the calls of one bucket are.
+/// Statistics of the calls of one bucket.
 #[derive(Default)]
-struct Habits {
+struct BucketStats {
     /// A ring: the outputs of the latest calls, and whether they were cut off there.
     outputs: Vec<(u64, bool)>,
     next: usize,
@@ -106,7 +119,7 @@ struct Habits {
     input: f64,
 }
 
-impl Habits {
+impl BucketStats {
     fn expected(&self) -> Expected {
         Expected {
             output: self.quantile,
@@ -147,10 +160,11 @@ impl Habits {
     }
 }
 
-/// The value that the next one stays within, in this share of cases; nothing if so few values cannot tell.
+/// Returns the value that the next one stays within, in this share of cases; `None` if there are too
+/// few values.
 ///
-/// That is the estimator of Kaplan and Meier. Values that were cut off say only that the whole is larger, and count for
-/// nothing beyond: what they stand for is spread over the larger ones.
+/// This is the estimator of Kaplan and Meier. A value that was cut off says only that the whole is
+/// larger, so its share is spread over the larger values.
 fn quantile(mut values: Vec<(u64, bool)>, share: f64) -> Option<u64> {
     // Of equal values those that were cut off are the larger ones.
     values.sort_unstable();

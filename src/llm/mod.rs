@@ -1,15 +1,22 @@
 //! LLM providers: what their requests ask for, and what their responses used.
 //!
-//! [`ThrottleLayer::openai`](crate::ThrottleLayer::openai), [`anthropic`](crate::ThrottleLayer::anthropic) and
-//! [`openai_compatible`](crate::ThrottleLayer::openai_compatible) throttle a client in one line. What a provider counts when a
-//! call is admitted and at its end is told by its [`Rules`]: [`openai::rules`], [`anthropic::rules`] and those in
-//! [`compatible`], which can be changed. The amounts are yours to bring, since they differ by account.
+//! The rules of each provider are data (presets); requests and responses are read by code that
+//! knows no provider.
 //!
-//! What responses say of limits, in headers, errors and `Retry-After`, holds back all that share the bucket, in every process: see
-//! [`Rules::feedback`].
+//! [`ThrottleLayer::openai`](crate::ThrottleLayer::openai),
+//! [`anthropic`](crate::ThrottleLayer::anthropic) and
+//! [`openai_compatible`](crate::ThrottleLayer::openai_compatible) throttle a client in one line. A
+//! provider's [`Rules`] say what it counts when a call is admitted and when it ends: [`openai`],
+//! [`anthropic`], [`gemini`], [`azure`], [`bedrock`], [`vertex`] and those in [`compatible`]. They
+//! can be changed. The amounts are yours to bring, since they differ by account. All providers side
+//! by side: [`providers`].
 //!
-//! A request's bucket is the family of its model (`gpt-4o-2024-11-20` is a `gpt-4o`), whatever model the response names. Families nobody
-//! declared go where [`Limits::undeclared`](crate::Limits::undeclared) says.
+//! What responses say of limits, in headers, errors and `Retry-After`, holds back all that share
+//! the bucket, in every process: see [`Rules::feedback`].
+//!
+//! A request's bucket is the family of its model (`gpt-4o-2024-11-20` is a `gpt-4o`), whatever
+//! model the response names. A family that is not declared goes where
+//! [`Limits::undeclared`](crate::Limits::undeclared) says.
 //!
 //! ```
 //! use http_body_util::Full;
@@ -23,9 +30,11 @@
 //! let limiter = Limiter::new(Limits::new().bucket("claude-sonnet-4-5", quotas))?;
 //!
 //! let answer = r#"{"usage": {"input_tokens": 11, "output_tokens": 42}}"#;
-//! let client =
-//!     service_fn(move |_| async move { Ok::<_, Infallible>(http::Response::new(Full::from(answer))) });
-//! let client = ServiceBuilder::new().layer(ThrottleLayer::anthropic(limiter.clone())).service(client);
+//! let client = service_fn(move |_| async move {
+//!     Ok::<_, Infallible>(http::Response::new(Full::from(answer)))
+//! });
+//! let layer = ThrottleLayer::anthropic(limiter.clone());
+//! let client = ServiceBuilder::new().layer(layer).service(client);
 //!
 //! let request = r#"{"model": "claude-sonnet-4-5-20250929", "max_tokens": 1024,
 //!     "messages": [{"role": "user", "content": "Why is the sky blue?"}]}"#;
@@ -33,46 +42,60 @@
 //! assert_eq!(limiter.status("claude-sonnet-4-5").await?.quotas[2].in_flight, 1_024);
 //!
 //! http_body_util::BodyExt::collect(response.into_body()).await?;
-//! assert!(limiter.status("claude-sonnet-4-5").await?.quotas[2].charged <= 42.0); // some is refilled by now
+//! // Some is refilled by now.
+//! assert!(limiter.status("claude-sonnet-4-5").await?.quotas[2].charged <= 42.0);
 //! # Ok(())
 //! # }
 //! ```
 
-mod alike;
+#[cfg(feature = "bedrock")]
+mod amazon_events;
 pub mod anthropic;
+pub mod azure;
+pub mod bedrock;
 pub mod compatible;
-mod counts;
 mod estimate;
 mod extractor;
 mod family;
 mod feedback;
-mod image;
+mod format;
+pub mod gemini;
 mod inspector;
 mod json;
 mod layer;
 mod learned;
+mod media;
+mod model_path;
 pub mod openai;
+mod policy;
+mod presets;
+#[doc = include_str!("../../docs/providers.md")]
+pub mod providers {}
 mod quotas;
-mod reader;
 mod request;
+mod response_fields;
+mod responses;
 mod rules;
 mod sse;
 mod stream_options;
-mod table;
-mod telling;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "tiktoken")]
 mod tiktoken;
+mod usage_json;
+mod usage_reader;
+pub mod vertex;
 
 #[cfg(feature = "tiktoken")]
 pub use self::tiktoken::Tiktoken;
 pub use self::{
-    estimate::{ByScript, Estimator},
+    estimate::{Estimator, HeuristicEstimator},
     extractor::{Extract, Peek},
+    format::Format,
     inspector::Inspect,
+    policy::{AtEnd, Charge, Output, Tokens},
     quotas::Quotas,
-    reader::{Format, Reader},
     request::BadRequest,
-    rules::{AtEnd, Charge, Output, Rules, Tokens},
+    rules::Rules,
+    usage_reader::UsageReader,
 };

@@ -1,25 +1,27 @@
 //! OpenAI: chat completions, responses and embeddings.
 //!
-//! | metric | when a call is admitted | at its end |
-//! |---|---|---|
-//! | `requests` | 1 | 1; refused and failed requests count |
-//! | `tokens` | the larger of the output's bound (times `n`) and the estimated input | the same: OpenAI does not correct it |
-//! | `input_tokens`, `output_tokens` | the estimate, the bound | those used |
+//! * `requests`: when a call is admitted: 1; at its end: 1; refused and failed requests count
+//! * `tokens`: when a call is admitted: the larger of the output's bound (times `n`) and the
+//!   estimated input; at its end: the same: OpenAI does not correct it
+//! * `input_tokens`, `output_tokens`: when a call is admitted: the estimate, the bound; at its end:
+//!   those used
 //!
 //! Limits are per organisation and project, refill linearly, and count cached tokens in full
-//! (<https://platform.openai.com/docs/guides/rate-limits>). Long contexts and some families have limits of their own:
-//! check yours under *Settings, Limits*. If yours are corrected by what was used, say
-//! [`tokens_at_end(AtEnd::Actual)`](super::Rules::tokens_at_end).
+//! (<https://platform.openai.com/docs/guides/rate-limits>). Long contexts and some families have
+//! limits of their own: check yours under *Settings, Limits*. If yours are corrected by what was
+//! used, say [`tokens_at_end(AtEnd::Actual)`](super::Rules::tokens_at_end).
 //!
 //! Its `x-ratelimit-*` headers tell what is left, of requests often per day
-//! (<https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers>); Azure's mean "unknown" by `-1` and `0`.
+//! (<https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers>); Azure's mean
+//! "unknown" by `-1` and `0`.
 //!
-//! A stream tells its usage only if it is asked to ([`Rules::include_usage`](super::Rules::include_usage)); without it, what was reserved stays.
+//! A stream tells its usage only if it is asked to
+//! ([`Rules::include_usage`](super::Rules::include_usage)); without it, what was reserved stays.
 
-use super::{Quotas, Rules, table};
+use super::{Quotas, Rules, presets};
 
-/// OpenAI's rules, as far as they are known. A model shares its bucket with its dated versions, and with what was
-/// fine-tuned from it.
+/// OpenAI's rules, as far as they are known. A model shares its bucket with its dated versions, and
+/// with what was fine-tuned from it.
 ///
 /// ```
 /// use tower_throttle::llm::openai;
@@ -29,7 +31,7 @@ use super::{Quotas, Rules, table};
 /// ```
 #[must_use]
 pub fn rules() -> Rules {
-    Rules::new(table::OPENAI)
+    Rules::new(presets::OPENAI)
 }
 
 /// Limits that refill linearly: `openai::quotas().rpm(500).tpm(30_000)`.

@@ -9,7 +9,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
 
-/// The limits of a model, with the windows that its provider has: what is not given is not limited.
+/// Limits of a model, in the windows that its provider has. What is not given is not limited.
 ///
 /// ```
 /// use tower_throttle::{Limits, llm::{anthropic, openai}};
@@ -23,35 +23,47 @@ const MONTH: Duration = Duration::from_secs(30 * 86_400);
 #[must_use = "give it to `Limits::bucket`"]
 pub struct Quotas {
     within: fn(&str, u64, Duration) -> Quota,
+    /// Requests per minute are limited over shorter windows too.
+    spreads_requests: bool,
     quotas: Vec<Quota>,
 }
 
 impl Quotas {
-    /// Of a provider whose limits refill linearly.
+    /// Quotas of a provider whose limits refill linearly.
     pub(super) fn refilling() -> Self {
-        Self {
-            within: |metric, limit, period| Quota::token_bucket(metric, limit, period),
-            quotas: Vec::new(),
-        }
+        Self::within(|metric, limit, period| Quota::token_bucket(metric, limit, period))
     }
 
-    /// Of a provider whose windows are fixed or unknown: at most so much in any window.
+    /// Quotas of a provider whose windows are fixed or unknown: at most so much in any window.
     pub(super) fn sliding() -> Self {
-        Self {
-            within: |metric, limit, window| Quota::sliding_window(metric, limit, window),
-            quotas: Vec::new(),
-        }
+        Self::within(|metric, limit, window| Quota::sliding_window(metric, limit, window))
     }
 
-    /// Of a provider whose days begin at midnight UTC, and whose minutes are unknown.
+    /// Quotas of a provider whose days begin at midnight UTC, and whose minutes are unknown.
     pub(super) fn daily_in_utc() -> Self {
-        Self {
-            within: |metric, limit, window| match window {
-                DAY => Quota::fixed_window(metric, limit, window),
-                _ => Quota::sliding_window(metric, limit, window),
-            },
-            quotas: Vec::new(),
-        }
+        Self::within(|metric, limit, window| match window {
+            DAY => Quota::fixed_window(metric, limit, window),
+            _ => Quota::sliding_window(metric, limit, window),
+        })
+    }
+
+    /// Quotas of a provider whose days begin at midnight Pacific time, and whose minutes are
+    /// unknown.
+    pub(super) fn daily_in_pacific_time() -> Self {
+        Self::within(|metric, limit, window| match window {
+            #[cfg(feature = "timezone")]
+            DAY => Quota::fixed_window(metric, limit, window).in_time_zone("America/Los_Angeles"),
+            _ => Quota::sliding_window(metric, limit, window),
+        })
+    }
+
+    /// Quotas of a provider that checks requests per minute over 1 or 10 seconds.
+    pub(super) fn spread() -> Self {
+        Self { spreads_requests: true, ..Self::sliding() }
+    }
+
+    fn within(within: fn(&str, u64, Duration) -> Quota) -> Self {
+        Self { within, spreads_requests: false, quotas: Vec::new() }
     }
 
     fn with(mut self, metric: &str, limit: u64, window: Duration) -> Self {
@@ -59,57 +71,62 @@ impl Quotas {
         self
     }
 
-    /// Requests per second.
+    /// Limits requests per second.
     pub fn rps(self, limit: u64) -> Self {
         self.with("requests", limit, SECOND)
     }
 
-    /// Requests per minute.
+    /// Limits requests per minute.
     pub fn rpm(self, limit: u64) -> Self {
-        self.with("requests", limit, MINUTE)
+        let quotas = self.with("requests", limit, MINUTE);
+        if !quotas.spreads_requests {
+            return quotas;
+        }
+        let part = |parts: u64| (limit / parts).max(1);
+        quotas.with("requests", part(6), 10 * SECOND).with("requests", part(60), SECOND)
     }
 
-    /// Requests per day.
+    /// Limits requests per day.
     pub fn rpd(self, limit: u64) -> Self {
         self.with("requests", limit, DAY)
     }
 
-    /// Tokens per minute, input and output together.
+    /// Limits tokens per minute, input and output together.
     pub fn tpm(self, limit: u64) -> Self {
         self.with("tokens", limit, MINUTE)
     }
 
-    /// Tokens per day, input and output together.
+    /// Limits tokens per day, input and output together.
     pub fn tpd(self, limit: u64) -> Self {
         self.with("tokens", limit, DAY)
     }
 
-    /// Tokens per month of 30 days, input and output together.
+    /// Limits tokens per month of 30 days, input and output together.
     pub fn tokens_per_month(self, limit: u64) -> Self {
         self.with("tokens", limit, MONTH)
     }
 
-    /// Input tokens per minute.
+    /// Limits input tokens per minute.
     pub fn itpm(self, limit: u64) -> Self {
         self.with("input_tokens", limit, MINUTE)
     }
 
-    /// Output tokens per minute.
+    /// Limits output tokens per minute.
     pub fn otpm(self, limit: u64) -> Self {
         self.with("output_tokens", limit, MINUTE)
     }
 
-    /// Texts to embed per minute, counted as `inputs`: see [`Rules::inputs`](super::Rules::inputs).
+    /// Limits texts to embed per minute, counted as `inputs`: see [`Rules::inputs`](super::Rules::inputs).
     pub fn inputs_per_minute(self, limit: u64) -> Self {
         self.with("inputs", limit, MINUTE)
     }
 
-    /// Calls in flight.
+    /// Limits calls in flight.
     pub fn concurrency(self, limit: u64) -> Self {
         self.and(Quota::concurrency(limit))
     }
 
-    /// Any other.
+    /// Adds any other quota.
     pub fn and(mut self, quota: Quota) -> Self {
         self.quotas.push(quota);
         self
@@ -129,8 +146,10 @@ impl IntoIterator for Quotas {
 mod tests {
     use crate::{
         Quota,
-        llm::{anthropic, compatible, openai},
+        llm::{anthropic, azure, compatible, gemini, openai},
     };
+
+    use super::Duration;
 
     fn all(quotas: super::Quotas) -> Vec<Quota> {
         quotas.into_iter().collect()
@@ -155,5 +174,16 @@ mod tests {
         assert_eq!(all(compatible::mistral_quotas().rps(1)), [Quota::per_second("requests", 1)]);
         assert_eq!(all(compatible::deepseek_quotas().concurrency(5)), [Quota::concurrency(5)]);
         assert_eq!(all(openai::quotas()), []);
+        let windows = [(300, 60), (50, 10), (5, 1)];
+        let spread = windows.map(|(limit, seconds)| {
+            Quota::sliding_window("requests", limit, Duration::from_secs(seconds))
+        });
+        assert_eq!(all(azure::quotas().rpm(300)), spread);
+        assert_eq!(all(gemini::quotas().rpm(5)), [Quota::per_minute("requests", 5)]);
+        #[cfg(feature = "timezone")]
+        assert_eq!(
+            all(gemini::quotas().rpd(5)),
+            [Quota::per_day("requests", 5).in_time_zone("America/Los_Angeles")]
+        );
     }
 }

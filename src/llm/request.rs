@@ -1,4 +1,4 @@
-//! What a request asks for, read from its JSON without a tree of it.
+//! What a request asks for, read from its JSON in one pass and without a tree of it.
 
 use std::{borrow::Cow, fmt};
 
@@ -6,11 +6,12 @@ use serde::{
     Deserialize, Deserializer,
     de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
+use serde_json::Value;
 
 use super::{
-    counts::Amount,
     estimate::Estimator,
-    image::{Blob, Images, base64, data_url},
+    media::{Image, Media, base64, data_url, hidden_base64},
+    usage_json::amount,
 };
 
 /// Tokens that a message takes beside its content, and a name of its author.
@@ -21,17 +22,17 @@ const PER_REPLY: f64 = 3.0;
 /// Tokens that a member of a schema takes beside its name and its content.
 const PER_MEMBER: f64 = 1.0;
 /// No model has a longer name.
-const LONGEST_MODEL: usize = 256;
+pub(super) const LONGEST_MODEL: usize = 256;
 
-/// Why a request's demand cannot be told.
+/// Why the demand of a request is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BadRequest {
-    /// Its body cannot be looked into without consuming it.
+    /// Its body cannot be read without being consumed.
     Unreadable,
     /// Its body is no JSON object.
     NotJson,
-    /// It names no model.
+    /// Neither its body nor its path names a model.
     NoModel,
 }
 
@@ -50,156 +51,343 @@ impl std::error::Error for BadRequest {}
 
 /// What a request asks for.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Asked {
-    pub(crate) model: String,
-    /// Tokens, estimated.
-    pub(crate) input: u64,
+pub(crate) struct ParsedRequest {
+    /// The model that the body names.
+    pub(crate) model: Option<String>,
+    /// Tokens of its texts, estimated.
+    pub(crate) text_tokens: f64,
+    /// What it holds beside text.
+    pub(crate) media: Vec<Media>,
     /// The most tokens of one answer, if it says so.
     pub(crate) bound: Option<u64>,
-    /// Answers asked for.
+    /// How many answers it asks for.
     pub(crate) choices: u64,
     /// It asks for an answer in tokens, and not for embeddings.
     pub(crate) generates: bool,
+    /// It offers tools.
+    pub(crate) has_tools: bool,
     /// Texts to embed.
     pub(crate) inputs: u64,
 }
 
-impl Asked {
-    pub(crate) fn read(
-        body: &[u8],
-        estimator: &dyn Estimator,
-        images: Images,
-    ) -> Result<Self, BadRequest> {
+impl ParsedRequest {
+    pub(crate) fn read(body: &[u8], estimator: &dyn Estimator) -> Result<Self, BadRequest> {
         let mut json = serde_json::Deserializer::from_slice(body);
-        let mut tokens = 0.0;
-        let counter = Counter { estimator, images, tokens: &mut tokens, place: Place::Content };
-        let mut asked = json.deserialize_map(Request(counter)).map_err(|_| BadRequest::NotJson)?;
+        let mut tally = Tally { estimator, tokens: 0.0, media: Vec::new() };
+        let mut parsed =
+            json.deserialize_map(RequestVisitor(&mut tally)).map_err(|_| BadRequest::NotJson)?;
         json.end().map_err(|_| BadRequest::NotJson)?;
-        // The cast saturates, and makes 0 of what is no number.
-        asked.input = tokens.ceil() as u64;
-        asked.choices = asked.choices.max(1);
-        if asked.model.is_empty() || asked.model.len() > LONGEST_MODEL {
-            return Err(BadRequest::NoModel);
+        (parsed.text_tokens, parsed.media) = (tally.tokens, tally.media);
+        parsed.choices = parsed.choices.max(1);
+        parsed.model =
+            parsed.model.filter(|model| !model.is_empty() && model.len() <= LONGEST_MODEL);
+        Ok(parsed)
+    }
+}
+
+/// What has been counted so far.
+struct Tally<'e> {
+    estimator: &'e dyn Estimator,
+    tokens: f64,
+    media: Vec<Media>,
+}
+
+impl Tally<'_> {
+    fn text(&mut self, text: &str, kind: ContentKind) {
+        let is_source = kind == ContentKind::Source && !text.contains(char::is_whitespace);
+        let media = match data_url(text) {
+            // By its address, which is not fetched.
+            None if is_source && text.contains("://") => Some(Media::Image(Image::default())),
+            None if is_source => Some(base64(text)),
+            None => hidden_base64(text, kind != ContentKind::Other),
+            media => media,
+        };
+        match media {
+            Some(media) => self.media.push(media),
+            None => self.tokens += self.estimator.tokens(text),
         }
-        Ok(asked)
     }
 }
 
 /// Reads the members of a request.
-struct Request<'c>(Counter<'c>);
+struct RequestVisitor<'t, 'e>(&'t mut Tally<'e>);
 
-impl<'de> Visitor<'de> for Request<'_> {
-    type Value = Asked;
+impl<'de> Visitor<'de> for RequestVisitor<'_, '_> {
+    type Value = ParsedRequest;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a request")
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Asked, A::Error> {
-        let mut asked = Asked::default();
-        while let Some(Name(key)) = map.next_key()? {
-            match &*key {
-                "model" => asked.model = map.next_value::<Option<String>>()?.unwrap_or_default(),
-                "max_tokens" | "max_completion_tokens" | "max_output_tokens" => {
-                    asked.bound = asked.bound.max(map.next_value::<Amount>()?.0);
-                }
-                "n" | "best_of" => {
-                    asked.choices = asked.choices.max(map.next_value::<Amount>()?.0.unwrap_or(1));
-                }
-                "messages" => {
-                    asked.generates = true;
-                    *self.0.tokens += PER_REPLY;
-                    map.next_value_seed(self.0.at(Place::Content))?;
-                }
-                "prompt" | "message" | "chat_history" => {
-                    asked.generates = true;
-                    map.next_value_seed(self.0.at(Place::Content))?;
-                }
-                "input" | "inputs" | "texts" | "images" => {
-                    asked.inputs = asked.inputs.max(map.next_value_seed(self.0.at(Place::Input))?);
-                }
-                "system" | "instructions" | "preamble" | "documents" | "mcp_servers" => {
-                    map.next_value_seed(self.0.at(Place::Content))?;
-                }
-                "tools" | "functions" | "response_format" | "text" | "output_config" => {
-                    map.next_value_seed(self.0.at(Place::Schema))?;
-                }
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<ParsedRequest, A::Error> {
+        let mut parsed = ParsedRequest::default();
+        while let Some(Key(key)) = map.next_key()? {
+            self.member(&key, &mut map, &mut parsed)?;
         }
-        Ok(asked)
+        Ok(parsed)
     }
 }
 
-/// A key, borrowed where it can be.
-struct Name<'a>(Cow<'a, str>);
+impl RequestVisitor<'_, '_> {
+    fn member<'de, A: MapAccess<'de>>(
+        &mut self,
+        key: &str,
+        map: &mut A,
+        parsed: &mut ParsedRequest,
+    ) -> Result<(), A::Error> {
+        if BOUNDS.contains(&key) {
+            parsed.bound = parsed.bound.max(whole(map)?);
+            return Ok(());
+        }
+        match key {
+            // A model that is no text is no request.
+            "model" => parsed.model = map.next_value::<Option<String>>()?,
+            "n" | "best_of" => parsed.choices = parsed.choices.max(whole(map)?.unwrap_or(1)),
+            "inferenceConfig"
+            | "generationConfig"
+            | "generation_config"
+            | "textGenerationConfig"
+            | "options" => {
+                Settings::of(&map.next_value()?).apply(parsed);
+            }
+            "messages" => {
+                parsed.generates = true;
+                self.0.tokens += PER_REPLY;
+                self.count(map, ContentKind::Text)?;
+            }
+            "prompt" | "message" | "chat_history" | "contents" => {
+                parsed.generates = true;
+                self.count(map, ContentKind::Text)?;
+            }
+            "input" | "inputs" | "inputText" | "texts" | "images" | "requests" | "content" => {
+                let kind = if key == "images" { ContentKind::Source } else { ContentKind::Input };
+                let inputs = self.count(map, kind)?;
+                parsed.inputs = parsed.inputs.max(inputs);
+            }
+            "instructions" | "reasoning" | "previous_response_id" | "store" => {
+                parsed.generates = true;
+                self.count_if(map, key == "instructions", ContentKind::Text)?;
+            }
+            "system" | "preamble" | "documents" | "mcp_servers" | "systemInstruction"
+            | "system_instruction" => {
+                self.count(map, ContentKind::Text)?;
+            }
+            "tools" | "functions" | "toolConfig" => {
+                parsed.generates = true;
+                parsed.has_tools |= self.count(map, ContentKind::Schema)? > 0;
+            }
+            "response_format" | "text" | "output_config" | "format" => {
+                self.count(map, ContentKind::Schema)?;
+            }
+            _ => {
+                parsed.generates |= OF_ANSWERS.contains(&key);
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
+    fn count<'de, A: MapAccess<'de>>(
+        &mut self,
+        map: &mut A,
+        kind: ContentKind,
+    ) -> Result<u64, A::Error> {
+        map.next_value_seed(Counter { tally: self.0, kind })
+    }
+
+    fn count_if<'de, A: MapAccess<'de>>(
+        &mut self,
+        map: &mut A,
+        counts: bool,
+        kind: ContentKind,
+    ) -> Result<(), A::Error> {
+        if counts {
+            self.count(map, kind).map(drop)
+        } else {
+            map.next_value::<IgnoredAny>().map(drop)
+        }
+    }
+}
+
+/// Members that only a request for an answer has.
+const OF_ANSWERS: &[&str] = &[
+    "stream",
+    "temperature",
+    "top_p",
+    "tool_choice",
+    "truncation",
+    "include",
+    "background",
+    "conversation",
+];
+
+/// Names of the bound of an answer.
+const BOUNDS: &[&str] = &[
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "maxOutputTokens",
+    "maxTokens",
+    "maxTokenCount",
+    "max_tokens_to_sample",
+    "max_new_tokens",
+    "max_gen_len",
+    "num_predict",
+];
+
+/// Bounds and choices in an object of their own.
+#[derive(Debug, Default)]
+struct Settings {
+    bound: Option<u64>,
+    choices: Option<u64>,
+}
+
+impl Settings {
+    fn of(value: &Value) -> Self {
+        Self {
+            bound: BOUNDS.iter().filter_map(|name| amount(value.get(name)?)).max(),
+            choices: ["candidateCount", "candidate_count"]
+                .iter()
+                .filter_map(|name| amount(value.get(name)?))
+                .max(),
+        }
+    }
+
+    fn apply(&self, parsed: &mut ParsedRequest) {
+        parsed.bound = parsed.bound.max(self.bound);
+        parsed.choices = parsed.choices.max(self.choices.unwrap_or(1));
+    }
+}
+
+/// The next value, if it is a whole amount.
+fn whole<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<u64>, A::Error> {
+    Ok(amount(&map.next_value()?))
+}
+
+/// A key, borrowed where it can be.
+struct Key<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Key<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Borrowed;
-        impl<'de> Visitor<'de> for Borrowed {
-            type Value = Name<'de>;
+        struct KeyVisitor;
+        impl<'de> Visitor<'de> for KeyVisitor {
+            type Value = Key<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a key")
             }
 
-            fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Name<'de>, E> {
-                Ok(Name(Cow::Borrowed(key)))
+            fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Borrowed(key)))
             }
 
-            fn visit_str<E>(self, key: &str) -> Result<Name<'de>, E> {
-                Ok(Name(Cow::Owned(key.to_owned())))
+            fn visit_str<E>(self, key: &str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Owned(key.to_owned())))
             }
         }
-        deserializer.deserialize_str(Borrowed)
+        deserializer.deserialize_str(KeyVisitor)
     }
 }
 
+/// What a value holds, by the keys that lead to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// Messages and their parts: names of members are the API's, and no input.
-    Content,
+enum ContentKind {
+    /// Messages and their texts. Names of members are the API's, and no input.
+    Text,
+    /// A member of a message that is no text by its name.
+    Other,
     /// What is to be embedded, or to be answered: texts or tokens.
     Input,
-    /// Tools, schemas, arguments: names of members count.
+    /// Tools, schemas, arguments. Names of members count.
     Schema,
     /// What stands for an image, an audio or a document.
     Source,
 }
 
-/// Adds up the tokens of a value. Answers how many values an array holds (an array of tokens being one), else 1.
-struct Counter<'c> {
-    estimator: &'c dyn Estimator,
-    images: Images,
-    tokens: &'c mut f64,
-    place: Place,
+/// Members that hold texts of a message.
+const TEXTS: &[&str] = &[
+    "text",
+    "content",
+    "parts",
+    "thinking",
+    "output",
+    "refusal",
+    "query",
+    "documents",
+    "toolResult",
+    "json",
+];
+/// Members that say nothing to a model.
+const SILENT: &[&str] = &[
+    "type",
+    "id",
+    "tool_call_id",
+    "tool_use_id",
+    "toolUseId",
+    "call_id",
+    "status",
+    "cache_control",
+    "cachePoint",
+    "media_type",
+    "mimeType",
+    "mime_type",
+    "format",
+    "signature",
+    "thoughtSignature",
+    "thought_signature",
+    "encrypted_content",
+    "index",
+    "taskType",
+    "outputDimensionality",
+];
+/// Members that hold an image, an audio or a document.
+const SOURCES: &[&str] = &[
+    "image_url",
+    "source",
+    "input_audio",
+    "audio",
+    "video_url",
+    "file",
+    "file_data",
+    "file_url",
+    "inlineData",
+    "inline_data",
+    "fileData",
+    "file_data_uri",
+    "images",
+];
+
+/// Adds up the tokens of a value. Its result is how many values an array holds (an array of tokens
+/// being one), or 1.
+struct Counter<'t, 'e> {
+    tally: &'t mut Tally<'e>,
+    kind: ContentKind,
 }
 
-impl Counter<'_> {
-    fn at(&mut self, place: Place) -> Counter<'_> {
-        Counter { estimator: self.estimator, images: self.images, tokens: self.tokens, place }
+impl<'e> Counter<'_, 'e> {
+    fn of(&mut self, kind: ContentKind) -> Counter<'_, 'e> {
+        Counter { tally: self.tally, kind }
     }
 
-    fn text(&mut self, text: &str) {
-        let is_source = self.place == Place::Source && !text.contains(char::is_whitespace);
-        let blob = match data_url(text) {
-            // By its address, which is not fetched.
-            None if is_source && text.contains("://") => Some(Blob::Image(None)),
-            None if is_source => Some(base64(text)),
-            blob => blob,
-        };
-        *self.tokens += match blob {
-            Some(Blob::Image(size)) => self.images.tokens(size, false) as f64,
-            Some(Blob::Other) => 0.0,
-            None => self.estimator.tokens(text),
-        };
+    fn number(self) -> u64 {
+        self.tally.tokens += 1.0;
+        0
+    }
+
+    /// The kind of a member's value.
+    fn kind_of(&self, key: &str) -> ContentKind {
+        match self.kind {
+            ContentKind::Schema | ContentKind::Source => self.kind,
+            _ if SOURCES.contains(&key) => ContentKind::Source,
+            // Arguments of a tool, given as an object.
+            _ if matches!(key, "input" | "arguments" | "args") => ContentKind::Schema,
+            _ if TEXTS.contains(&key) => ContentKind::Text,
+            _ => ContentKind::Other,
+        }
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Counter<'_> {
+impl<'de> DeserializeSeed<'de> for Counter<'_, '_> {
     type Value = u64;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<u64, D::Error> {
@@ -207,33 +395,32 @@ impl<'de> DeserializeSeed<'de> for Counter<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Counter<'_> {
+impl<'de> Visitor<'de> for Counter<'_, '_> {
     type Value = u64;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("anything")
     }
 
-    fn visit_str<E>(mut self, text: &str) -> Result<u64, E> {
-        self.text(text);
+    fn visit_str<E>(self, text: &str) -> Result<u64, E> {
+        self.tally.text(text, self.kind);
         Ok(1)
     }
 
     fn visit_u64<E>(self, _: u64) -> Result<u64, E> {
-        *self.tokens += 1.0;
-        Ok(0)
+        Ok(self.number())
     }
 
     fn visit_i64<E: de::Error>(self, _: i64) -> Result<u64, E> {
-        self.visit_u64(0)
+        Ok(self.number())
     }
 
     fn visit_f64<E: de::Error>(self, _: f64) -> Result<u64, E> {
-        self.visit_u64(0)
+        Ok(self.number())
     }
 
     fn visit_bool<E: de::Error>(self, _: bool) -> Result<u64, E> {
-        self.visit_u64(0)
+        Ok(self.number())
     }
 
     fn visit_unit<E>(self) -> Result<u64, E> {
@@ -242,7 +429,7 @@ impl<'de> Visitor<'de> for Counter<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut sequence: A) -> Result<u64, A::Error> {
         let (mut values, mut is_empty) = (0_u64, true);
-        while let Some(value) = sequence.next_element_seed(self.at(self.place))? {
+        while let Some(value) = sequence.next_element_seed(self.of(self.kind))? {
             values += value.min(1);
             is_empty = false;
         }
@@ -251,59 +438,36 @@ impl<'de> Visitor<'de> for Counter<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<u64, A::Error> {
-        let before = *self.tokens;
-        let (mut is_message, mut is_named, mut is_image, mut low_detail) =
-            (false, false, false, false);
-        while let Some(Name(key)) = map.next_key()? {
-            if self.place == Place::Schema {
-                *self.tokens += self.estimator.tokens(&key) + PER_MEMBER;
-                map.next_value_seed(self.at(Place::Schema))?;
-                continue;
-            }
+        let (tokens, media) = (self.tally.tokens, self.tally.media.len());
+        let (mut is_message, mut is_named, mut low_detail) = (false, false, false);
+        while let Some(Key(key)) = map.next_key()? {
             match &*key {
+                name if self.kind == ContentKind::Schema => {
+                    self.tally.tokens += self.tally.estimator.tokens(name) + PER_MEMBER;
+                    map.next_value_seed(self.of(ContentKind::Schema))?;
+                }
                 "role" => {
                     is_message = true;
                     map.next_value::<IgnoredAny>()?;
                 }
-                "detail" => low_detail |= map.next_value_seed(IsLow)?,
-                "type" | "id" | "tool_call_id" | "tool_use_id" | "call_id" | "status"
-                | "cache_control" | "media_type" | "format" | "signature" | "encrypted_content"
-                | "index" => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-                "image_url" | "source" | "input_audio" | "file_data" => {
-                    is_image |= key == "image_url";
-                    map.next_value_seed(self.at(Place::Source))?;
-                }
-                // Arguments of a tool, given as an object.
-                "input" | "arguments" => {
-                    map.next_value_seed(self.at(Place::Schema))?;
-                }
-                _ => {
-                    is_named |= key == "name";
-                    map.next_value_seed(self.at(self.place))?;
+                "detail" => low_detail |= map.next_value::<Value>()?.as_str() == Some("low"),
+                name if SILENT.contains(&name) => drop(map.next_value::<IgnoredAny>()?),
+                name => {
+                    is_named |= name == "name";
+                    let kind = self.kind_of(name);
+                    map.next_value_seed(self.of(kind))?;
                 }
             }
         }
-        if low_detail && (is_image || self.place == Place::Source) {
-            *self.tokens = before + self.images.tokens(None, true) as f64;
+        if low_detail && self.tally.media.len() > media {
+            self.tally.tokens = tokens;
+            self.tally.media.truncate(media);
+            self.tally.media.push(Media::Image(Image { size: None, low_detail }));
         }
         if is_message {
-            *self.tokens += PER_MESSAGE + if is_named { PER_NAME } else { 0.0 };
+            self.tally.tokens += PER_MESSAGE + if is_named { PER_NAME } else { 0.0 };
         }
         Ok(1)
-    }
-}
-
-/// Whether a value is `"low"`.
-struct IsLow;
-
-impl<'de> DeserializeSeed<'de> for IsLow {
-    type Value = bool;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
-        Ok(Option::<Cow<'de, str>>::deserialize(deserializer)?
-            .is_some_and(|detail| detail == "low"))
     }
 }
 

@@ -1,14 +1,17 @@
-//! What is counted of a call when it is admitted and at its end, by the provider's row and the user's changes to it.
+//! What is counted of a call when it is admitted and when it ends: the provider's preset, and the
+//! user's changes to it.
 
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use super::{
-    counts::Counts,
-    estimate::{ByScript, Estimator},
-    feedback::Told,
-    learned::{Expected, Learned, Observed},
-    request::{Asked, BadRequest},
-    table::Row,
+    estimate::{Estimator, HeuristicEstimator},
+    feedback::header_spec::HeaderSpec,
+    learned::{CallEstimate, Expected, Learned, Observed},
+    model_path::model_in_path,
+    policy::{AtEnd, Charge, Excess, ModelPlace, OnStatus, Output, Tokens},
+    presets::Preset,
+    request::{BadRequest, ParsedRequest},
+    usage_json::TokenCounts,
 };
 use crate::{
     demand::Demand,
@@ -18,84 +21,21 @@ use crate::{
     usage::Usage,
 };
 
-/// What `tokens` is when a call is admitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Tokens {
-    /// Input and output together.
-    Sum,
-    /// The larger of both.
-    Larger,
-}
-
-/// How much output is reserved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Output {
-    /// As much as the request allows (`max_tokens` and its kin).
-    Bound,
-    /// This much, or what the request allows if that is less. What comes beyond it becomes a debt.
-    Expected(u64),
-    /// What nine tenths of the latest answers in its bucket stayed within, or what the request allows if that is less
-    /// or there were not enough of them. Input is estimated by how far estimates were off, too.
-    ///
-    /// Answers that were cut off by their bound count as longer than it. Extractor and inspector learn if both are of
-    /// the same [`Rules`] or clones of it, as those of a layer are; of 1,000 buckets at most.
-    ///
-    /// In a simulation of 300 callers with answers of 330 tokens and a `max_tokens` of 8,192 it used 100 % of a limit of
-    /// 100,000 a minute, where the bound used 44 %.
-    Learned,
-}
-
-/// What becomes of the metric `tokens` at a call's end. `input_tokens` and `output_tokens` are those used, always.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum AtEnd {
-    /// It is what was used.
-    Actual,
-    /// It stays as it was reserved, as it does at the provider.
-    Reserved,
-}
-
-/// What a call is charged that did not end well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Charge {
-    /// What it reserved.
-    Reserved,
-    /// What it reserved, or more if more was seen.
-    Seen,
-    /// A request and no tokens.
-    Request,
-    /// Nothing.
-    Nothing,
-}
-
-/// A charge for the statuses from the first to the last.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct OnStatus(pub(crate) u16, pub(crate) u16, pub(crate) Charge);
-
-/// What was estimated of a call before anything learned came in, for the end of the call.
-#[derive(Clone, Debug)]
-pub(super) struct Estimate {
-    bucket: String,
-    input: u64,
-    /// At least 1.
-    choices: u64,
-}
-
 type BucketOf = Arc<dyn Fn(&str) -> String + Send + Sync>;
+type ModelOfPath = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
-/// The rules by which a provider counts, as a preset has them or changed: see [`openai`](super::openai),
-/// [`anthropic`](super::anthropic) and [`compatible`](super::compatible).
+/// The rules by which a provider counts: a preset, as it is or changed. See
+/// [`openai`](super::openai), [`anthropic`](super::anthropic), [`gemini`](super::gemini),
+/// [`azure`](super::azure), [`bedrock`](super::bedrock), [`vertex`](super::vertex) and
+/// [`compatible`](super::compatible).
 ///
-/// They make the [`Extract`](super::Extract) and the [`Inspect`](super::Inspect) of a layer, and do the same for plain
-/// JSON.
+/// They make the [`Extract`](super::Extract) and the [`Inspect`](super::Inspect) of a layer, and do
+/// the same for plain JSON.
 ///
 /// ```
 /// use tower_throttle::{llm::openai, usage};
 ///
-/// let request = br#"{"model":"gpt-4o-2024-11-20","max_tokens":500,"messages":[{"role":"user","content":"Hi"}]}"#;
+/// let request = br#"{"model":"gpt-4o-2024-11-20","max_tokens":500,"messages":[]}"#;
 /// let demand = openai::rules().demand(request)?;
 /// assert_eq!(demand.buckets().collect::<Vec<_>>(), ["gpt-4o"]);
 /// assert_eq!(demand.usage().get("tokens"), Some(500));
@@ -106,9 +46,10 @@ type BucketOf = Arc<dyn Fn(&str) -> String + Send + Sync>;
 /// ```
 #[derive(Clone)]
 pub struct Rules {
-    row: Row,
+    preset: Preset,
     changed_statuses: Vec<OnStatus>,
     bucket_of: Option<BucketOf>,
+    model_of_path: Option<ModelOfPath>,
     declared_in: Option<Limiter>,
     estimator: Arc<dyn Estimator>,
     learned: Arc<Learned>,
@@ -119,13 +60,14 @@ pub struct Rules {
 }
 
 impl Rules {
-    pub(crate) fn new(row: Row) -> Self {
+    pub(crate) fn new(preset: Preset) -> Self {
         Self {
-            row,
+            preset,
             changed_statuses: Vec::new(),
             bucket_of: None,
+            model_of_path: None,
             declared_in: None,
-            estimator: Arc::new(ByScript),
+            estimator: Arc::new(HeuristicEstimator),
             learned: Arc::default(),
             inputs: None,
             unreadable: None,
@@ -134,19 +76,46 @@ impl Rules {
         }
     }
 
-    /// Names the bucket of a model (default: its family, without dates and `-latest`).
+    /// Names the bucket of a model (default: the model's family, without dates and `-latest`).
     ///
-    /// Names that the limiter does not know go where [`Limits::undeclared`](crate::Limits::undeclared) says, so that
-    /// requests make no buckets of their own.
+    /// Names that the limiter does not know go where
+    /// [`Limits::undeclared`](crate::Limits::undeclared) says, so that requests make no buckets of
+    /// their own.
     #[must_use]
     pub fn bucket(mut self, bucket_of: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
         self.bucket_of = Some(Arc::new(bucket_of));
         self
     }
 
-    /// Leaves the names of models alone that are those of buckets in this limiter's limits, or match the pattern of a family
-    /// there and have no bucket of their own family's name. The layers of this module do so with their own limiter. It makes
-    /// no difference where [`bucket`](Self::bucket) names them.
+    /// Reads the model from a request's path, for APIs of one's own that name it there.
+    ///
+    /// Paths of Azure (`/deployments/{name}/..`), Bedrock (`/model/{name}/..`), Gemini and Vertex
+    /// (`/models/{name}:method`) are read without it. Where the closure returns `None`, they still
+    /// are.
+    ///
+    /// ```
+    /// use tower_throttle::llm::compatible;
+    ///
+    /// let rules = compatible::rules()
+    ///     .model_of_path(|path| path.strip_prefix("/tenant-a/").map(|_| "tenant-a".to_owned()));
+    /// let body = br#"{"max_tokens":10,"messages":[]}"#;
+    /// let demand = rules.demand_at("/tenant-a/chat/completions", body)?;
+    /// assert_eq!(demand.buckets().collect::<Vec<_>>(), ["tenant-a"]);
+    /// # Ok::<_, tower_throttle::BoxError>(())
+    /// ```
+    #[must_use]
+    pub fn model_of_path(
+        mut self,
+        model_of: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.model_of_path = Some(Arc::new(model_of));
+        self
+    }
+
+    /// Keeps the names of models that are buckets in this limiter's limits, or that match the
+    /// pattern of a family there and whose own family has no bucket. The layers of this module do
+    /// so with their limiter. It makes no difference where [`bucket`](Self::bucket) names the
+    /// buckets.
     ///
     /// ```
     /// use tower_throttle::{Limiter, Limits, llm::openai};
@@ -164,85 +133,89 @@ impl Rules {
         self
     }
 
-    /// Estimates input in another way.
+    /// Sets the estimator of input tokens (default: [`HeuristicEstimator`]).
     #[must_use]
     pub fn estimator(mut self, estimator: impl Estimator + 'static) -> Self {
         self.estimator = Arc::new(estimator);
         self
     }
 
-    /// What a request asks for whose body cannot be peeked, is no JSON or names no model. Without it, such a
-    /// request fails.
+    /// Sets the demand of a request whose body cannot be read ahead, is no JSON or names no model.
+    /// By default such a request fails.
     #[must_use]
     pub fn unreadable(mut self, demand: Demand) -> Self {
         self.unreadable = Some(demand);
         self
     }
 
-    /// Asks for the usage in streams that do not ask for it themselves (`stream_options.include_usage`). The caller
-    /// then sees one more event, with no choices in it.
+    /// Asks for the usage in streams of chat and completions that do not ask for it themselves
+    /// (`stream_options.include_usage`). The caller then sees one more event, with no choices in
+    /// it. Other requests stay as they are: their streams tell the usage anyway, and providers
+    /// refuse the option there.
     #[must_use]
     pub fn include_usage(mut self) -> Self {
         self.include_usage = true;
         self
     }
 
-    /// What `tokens` is when a call is admitted.
+    /// Sets what `tokens` is when a call is admitted.
     #[must_use]
     pub fn tokens(mut self, tokens: Tokens) -> Self {
-        self.row.tokens = tokens;
+        self.preset.tokens = tokens;
         self
     }
 
-    /// How much output is reserved.
+    /// Sets how much output is reserved.
     #[must_use]
     pub fn output(mut self, output: Output) -> Self {
-        self.row.output = output;
+        self.preset.output = output;
         self
     }
 
-    /// The output of a call that sets no bound itself. The presets say 0 (Mistral's 32,000), since OpenAI counts the
-    /// input alone then: set it to what your calls use, or bound them with `max_tokens`.
+    /// Sets the output of a call that has no bound itself. Most presets say 0, since OpenAI counts
+    /// the input alone then: set it to what your calls use, or bound them with `max_tokens`.
     #[must_use]
     pub fn unbounded_output(mut self, tokens: u64) -> Self {
-        self.row.unbounded = tokens;
+        self.preset.unbounded = tokens;
+        self.preset.maxima = &[];
         self
     }
 
-    /// What becomes of `tokens` at a call's end.
+    /// Sets what becomes of `tokens` when a call ends.
     #[must_use]
     pub fn tokens_at_end(mut self, at_end: AtEnd) -> Self {
-        self.row.tokens_at_end = at_end;
+        self.preset.tokens_at_end = at_end;
         self
     }
 
-    /// What an input token read from a cache counts, from 0 to 1, for all models.
+    /// Sets how much an input token read from a cache counts, from 0 to 1, for all models.
     #[must_use]
     pub fn cached(mut self, weight: f64) -> Self {
-        self.row.cached = if weight.is_nan() { 1.0 } else { weight.clamp(0.0, 1.0) };
-        self.row.cached_in_full = &[];
+        self.preset.cached = if weight.is_nan() { 1.0 } else { weight.clamp(0.0, 1.0) };
+        self.preset.cached_in_full = &[];
         self
     }
 
-    /// Sets what is charged for statuses, the first and the last included. Later calls come first.
+    /// Sets the charge for statuses, the first and the last included. Later calls come first.
     ///
-    /// The presets say it of 429 and 5xx. Any other 4xx is charged a request and no tokens, but 408 and 499,
-    /// which are left to the body: `on_status(400..=499, Charge::Reserved)` keeps what was reserved.
+    /// The presets set those of 429 and 5xx. Any other 4xx is charged a request and no tokens, but 408
+    /// and 499, which are left to the body: `on_status(400..=499, Charge::Reserved)` keeps what was
+    /// reserved.
     #[must_use]
     pub fn on_status(mut self, statuses: std::ops::RangeInclusive<u16>, charge: Charge) -> Self {
         self.changed_statuses.insert(0, OnStatus(*statuses.start(), *statuses.end(), charge));
         self
     }
 
-    /// What is charged after an error in a body that began well.
+    /// Sets the charge after an error in a body that began well.
     #[must_use]
     pub fn on_stream_error(mut self, charge: Charge) -> Self {
-        self.row.on_stream_error = charge;
+        self.preset.on_stream_error = charge;
         self
     }
 
-    /// For how long a bucket is paused after a refusal that may pass and does not say when (default: 1 s), as if the provider
-    /// had said so.
+    /// Sets for how long a bucket is paused after a refusal that may pass and does not say when
+    /// (default: 1 s), as if the provider had said so.
     #[must_use]
     pub fn default_pause(mut self, pause: Duration) -> Self {
         self.default_pause = pause;
@@ -256,63 +229,142 @@ impl Rules {
         self
     }
 
-    /// The bucket of a model.
+    /// Returns the bucket of a model.
     pub fn bucket_of(&self, model: &str) -> String {
         if let Some(bucket_of) = &self.bucket_of {
             return bucket_of(model);
         }
-        let family = self.row.naming.family(model);
+        let family = self.preset.naming.family(model);
         match &self.declared_in {
             Some(limiter) if limiter.declares(model, &family) => model.to_owned(),
             _ => family.into_owned(),
         }
     }
 
-    /// What a request asks for, from its JSON.
+    /// Returns what a request asks for, from its JSON.
     ///
     /// # Errors
-    /// If it is no JSON object, or names no model, and [`unreadable`](Self::unreadable) does not say what then.
+    /// If it is no JSON object, or names no model, and [`unreadable`](Self::unreadable) does not
+    /// say what then.
     pub fn demand(&self, body: &[u8]) -> Result<Demand, BadRequest> {
-        match Asked::read(body, &*self.estimator, self.row.images) {
-            Ok(asked) => Ok(self.demand_of(&asked)),
-            Err(error) => self.unreadable.clone().ok_or(error),
+        self.demand_at("", body)
+    }
+
+    /// Returns what a request asks for, from its path and its JSON.
+    ///
+    /// ```
+    /// use tower_throttle::llm::bedrock;
+    ///
+    /// let path = "/model/us.anthropic.claude-sonnet-4-20250514-v1%3A0/invoke";
+    /// let body = br#"{"anthropic_version":"bedrock-2023-05-31","max_tokens":10,"messages":[]}"#;
+    /// let demand = bedrock::rules().demand_at(path, body)?;
+    /// assert_eq!(demand.buckets().collect::<Vec<_>>(), ["us.anthropic.claude-sonnet-4"]);
+    /// # Ok::<_, tower_throttle::BoxError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If the body is no JSON object, or neither names a model, and
+    /// [`unreadable`](Self::unreadable) does not say what then.
+    pub fn demand_at(&self, path: &str, body: &[u8]) -> Result<Demand, BadRequest> {
+        let demand = self.parse(body).and_then(|mut request| {
+            // A question to OpenAI's Responses may look like a text to embed.
+            request.generates |= path.ends_with("/responses");
+            let model = self.model(path, &request).ok_or(BadRequest::NoModel)?;
+            Ok(self.demand_of(&model, &request))
+        });
+        demand.or_else(|error| self.unreadable.clone().ok_or(error))
+    }
+
+    /// Returns the usage that a request asks for, whatever model it names, for a bucket that a
+    /// route or a closure chooses.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, llm::compatible};
+    ///
+    /// let body = br#"{"max_tokens":10,"messages":[]}"#;
+    /// let demand = Demand::new("gateway", compatible::rules().usage_of_request(body)?);
+    /// assert_eq!(demand.usage().get("output_tokens"), Some(10));
+    /// # Ok::<_, tower_throttle::BoxError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If it is no JSON object.
+    pub fn usage_of_request(&self, body: &[u8]) -> Result<Usage, BadRequest> {
+        let request = self.parse(body)?;
+        let model = request.model.as_deref().unwrap_or_default();
+        Ok(self.reserved(model, &request, Expected::UNKNOWN).0)
+    }
+
+    fn parse(&self, body: &[u8]) -> Result<ParsedRequest, BadRequest> {
+        ParsedRequest::read(body, &*self.estimator)
+    }
+
+    fn model<'r>(&self, path: &'r str, request: &'r ParsedRequest) -> Option<Cow<'r, str>> {
+        let named =
+            || self.model_of_path.as_ref().and_then(|model_of| model_of(path)).map(Cow::Owned);
+        let in_path = || named().or_else(|| model_in_path(path));
+        let in_body = || request.model.as_deref().map(Cow::Borrowed);
+        match self.preset.model {
+            ModelPlace::Body => in_body().or_else(in_path),
+            ModelPlace::Path => in_path().or_else(in_body),
         }
     }
 
-    fn demand_of(&self, asked: &Asked) -> Demand {
-        let bucket = self.bucket_of(&asked.model);
-        if self.row.output != Output::Learned {
-            return Demand::new(bucket, self.asked(asked, Expected::UNKNOWN));
+    fn demand_of(&self, model: &str, request: &ParsedRequest) -> Demand {
+        let bucket = self.bucket_of(model);
+        let teaches = self.preset.output == Output::Learned;
+        let output_weight = self.output_weight(model);
+        if !teaches && output_weight == 1 {
+            return Demand::new(bucket, self.reserved(model, request, Expected::UNKNOWN).0);
         }
-        let usage = self.asked(asked, self.learned.expected(&bucket));
+        let expected = if teaches { self.learned.expected(&bucket) } else { Expected::UNKNOWN };
+        let (usage, input) = self.reserved(model, request, expected);
+        let choices = request.choices;
         let estimate =
-            Estimate { bucket: bucket.clone(), input: asked.input, choices: asked.choices };
+            CallEstimate { bucket: bucket.clone(), input, choices, output_weight, teaches };
         Demand::new(bucket, usage).note(estimate)
     }
 
-    fn asked(&self, asked: &Asked, expected: Expected) -> Usage {
-        let input = expected.input(asked.input);
-        let within = |tokens: u64| asked.bound.map_or(tokens, |bound| bound.min(tokens));
-        let each = match (self.row.output, expected.output) {
-            _ if asked.bound.is_none() && !asked.generates => 0,
-            (Output::Expected(tokens), _) | (Output::Learned, Some(tokens)) => within(tokens),
-            (Output::Bound, _) | (Output::Learned, None) => {
-                asked.bound.unwrap_or(self.row.unbounded)
-            }
-        };
-        let output = each.saturating_mul(asked.choices);
+    /// The usage to reserve, and the estimate of the input before anything learned came in.
+    fn reserved(&self, model: &str, request: &ParsedRequest, expected: Expected) -> (Usage, u64) {
+        let estimated = self.input(model, request);
+        let input = expected.input(estimated);
+        let output = self.output_of(model, request, expected).saturating_mul(request.choices);
         let mut usage = usage! { requests: 1, input_tokens: input, output_tokens: output };
-        if self.row.tokens == Tokens::Larger {
+        if self.preset.tokens == Tokens::Larger {
             usage.set("tokens", input.max(output));
         }
         if let Some(metric) = &self.inputs {
-            usage.set(metric.clone(), asked.inputs);
+            usage.set(metric.clone(), request.inputs);
         }
-        usage
+        (usage, estimated)
+    }
+
+    fn input(&self, model: &str, request: &ParsedRequest) -> u64 {
+        let media = request.media.iter().map(|media| self.preset.media.tokens(model, *media));
+        let tokens = request.text_tokens + media.sum::<f64>();
+        let overhead = self.preset.overhead.tokens(request.has_tools);
+        let overhead = if request.generates { overhead } else { 0 };
+        // The cast saturates, and makes 0 of what is no number.
+        (tokens.ceil() as u64).saturating_add(overhead)
+    }
+
+    fn output_of(&self, model: &str, request: &ParsedRequest, expected: Expected) -> u64 {
+        let within = |tokens: u64| request.bound.map_or(tokens, |bound| bound.min(tokens));
+        match (self.preset.output, expected.output) {
+            _ if request.bound.is_none() && !request.generates => 0,
+            (Output::Expected(tokens), _) | (Output::Learned, Some(tokens)) => within(tokens),
+            (Output::Bound, _) | (Output::Learned, None) => {
+                request.bound.unwrap_or_else(|| self.preset.unbounded(model))
+            }
+        }
     }
 
     /// Learns from a call that has ended well.
-    pub(super) fn learn(&self, estimate: &Estimate, used: &Usage, is_cut: bool) {
+    pub(super) fn learn(&self, estimate: &CallEstimate, used: &Usage, is_cut: bool) {
+        if !estimate.teaches {
+            return;
+        }
         let output = used.get("output_tokens").map(|output| output.div_ceil(estimate.choices));
         let input = used.get("input_tokens");
         self.learned.observe(
@@ -321,20 +373,16 @@ impl Rules {
         );
     }
 
-    /// What was used, from a response's JSON; nothing if that does not tell.
-    pub fn usage(&self, body: &[u8]) -> Option<Usage> {
-        let mut reader = self.reader(super::Format::Json);
-        crate::inspect::BodyObserver::data(&mut reader, body);
-        reader.used()
-    }
-
-    /// What counts of the tokens told.
-    pub(super) fn used(&self, counts: &Counts, in_full: bool) -> Usage {
-        let weight = if in_full { 1.0 } else { self.row.cached };
+    /// The usage that counts of the tokens told.
+    pub(super) fn used(&self, counts: &TokenCounts, in_full: bool) -> Usage {
+        let weight = if in_full { 1.0 } else { self.preset.cached };
         let cached = counts.cached.map(|cached| (cached as f64 * weight).ceil() as u64);
         let input = counts.fresh.map(|fresh| fresh.saturating_add(cached.unwrap_or(0)));
-        let told =
-            [("input_tokens", input), ("output_tokens", counts.output), ("tokens", counts.total)];
+        let told = [
+            ("input_tokens", input.or(cached)),
+            ("output_tokens", counts.output),
+            ("tokens", counts.total),
+        ];
         let mut usage = Usage::new();
         told.into_iter()
             .filter_map(|(metric, amount)| Some((metric, amount?)))
@@ -342,39 +390,50 @@ impl Rules {
         usage
     }
 
-    /// What is charged of it: `tokens` stays as it was reserved, where it does at the provider.
+    /// Returns what is charged of a usage: `tokens` stays as it was reserved, where it does at the
+    /// provider.
     pub fn charged(&self, used: Usage, reserved: &Usage) -> Usage {
-        match (self.row.tokens_at_end, reserved.get("tokens")) {
+        match (self.preset.tokens_at_end, reserved.get("tokens")) {
             (AtEnd::Reserved, Some(tokens)) => used.with("tokens", tokens),
             _ => used,
         }
     }
 
-    /// Whether a token read from a cache counts in full for this model.
+    /// How much an output token of a model weighs in `tokens` when a call ends.
+    fn output_weight(&self, model: &str) -> u64 {
+        let mut weights = self.preset.burndown.iter();
+        weights.find(|(part, _)| model.contains(part)).map_or(1, |(_, weight)| *weight)
+    }
+
+    /// True if a token read from a cache counts in full for this model.
     pub(super) fn cached_in_full(&self, model: &str) -> bool {
-        self.row.cached_in_full.iter().any(|start| model.starts_with(start))
+        self.preset.cached_in_full.iter().any(|start| model.starts_with(start))
     }
 
-    pub(super) fn headers(&self) -> &'static [Told] {
-        self.row.headers
+    pub(super) fn headers(&self) -> &'static [HeaderSpec] {
+        self.preset.headers
     }
 
-    /// Whether it makes a difference which model answers.
+    pub(super) fn excess(&self) -> Excess {
+        self.preset.excess
+    }
+
+    /// True if it makes a difference which model answers.
     pub(super) fn models_matter(&self) -> bool {
-        !self.row.cached_in_full.is_empty()
+        !self.preset.cached_in_full.is_empty()
     }
 
     pub(super) fn after_stream_error(&self) -> Charge {
-        self.row.on_stream_error
+        self.preset.on_stream_error
     }
 
-    /// What a status means, if it means something by itself.
+    /// The charge of a status, if it decides by itself.
     pub(super) fn after_status(&self, status: u16) -> Option<Charge> {
-        let rules = self.changed_statuses.iter().chain(self.row.on_status);
-        let rule =
-            rules.copied().find(|OnStatus(first, last, _)| (*first..=*last).contains(&status));
+        let rules = self.changed_statuses.iter().chain(self.preset.on_status);
+        let is_meant = |OnStatus(first, last, _): &OnStatus| (*first..=*last).contains(&status);
+        let rule = rules.copied().find(is_meant).map(|rule| rule.2);
         // A wrong key must not use up what all share.
-        rule.map(|rule| rule.2).or_else(|| is_bad_request(status).then_some(Charge::Request))
+        rule.or_else(|| is_bad_request(status).then_some(Charge::Request))
     }
 }
 
@@ -391,6 +450,6 @@ impl Charge {
 
 impl fmt::Debug for Rules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rules").field("provider", &self.row.name).finish_non_exhaustive()
+        f.debug_struct("Rules").field("provider", &self.preset.name).finish_non_exhaustive()
     }
 }

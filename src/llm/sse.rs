@@ -1,36 +1,32 @@
 //! Server-sent events, read while they pass.
 //!
-//! The content of an event is handed on as it comes, in pieces, and nothing of it is kept: an event may be of any
-//! length and cut anywhere, between lines, in `\r\n` or within a character. It knows nothing of what events say.
+//! The data of an event is handed on in the pieces in which it comes, and nothing of it is kept. An
+//! event may be of any length and cut anywhere: between lines, in `\r\n` or within a character.
+//! What events say is not known here.
 
 use memchr::memchr2;
 
-/// The longest field name that means something, and the longest content looked at as a whole.
+/// Length of the longest field name that means something, and of the longest data that is compared
+/// as a whole.
 const SHORT: usize = 8;
 
-/// What reads the content of events.
+/// Takes the data of events.
 pub(crate) trait Sink {
-    /// How many bytes are whole events that need not be read. An event begins with the first of them.
-    fn pass_over(&mut self, bytes: &[u8]) -> usize {
-        let _ = bytes;
-        0
-    }
-
-    /// A piece of an event's data. Lines of data come with a line feed between them.
+    /// Takes a piece of an event's data. Lines of data come with a line feed between them.
     fn data(&mut self, piece: &[u8]);
 
-    /// All of an event's data, where it is at hand.
+    /// Takes all of an event's data, where it is at hand.
     fn whole(&mut self, data: &[u8]) {
         self.data(data);
     }
 
-    /// The event is over.
-    fn end(&mut self, event: Event);
+    /// Takes note of the end of an event.
+    fn end(&mut self, event: SseEvent);
 }
 
-/// What is told of an event at its end.
+/// What is known of an event at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Event {
+pub(crate) struct SseEvent {
     /// It is named `error`.
     pub(crate) is_error: bool,
     /// Its data is `[DONE]`.
@@ -47,8 +43,6 @@ pub(crate) struct Sse {
     /// The beginning of the event's data.
     head: Short,
     has_data: bool,
-    /// A line has begun since the last empty one.
-    in_event: bool,
     /// The last byte was a carriage return, so that a line feed belongs to it.
     after_return: bool,
 }
@@ -90,17 +84,12 @@ impl Short {
     }
 }
 
-/// What a stream may begin with.
+/// A stream may begin with this mark.
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 impl Sse {
     pub(crate) fn feed(&mut self, mut bytes: &[u8], sink: &mut impl Sink) {
         while let Some(&first) = bytes.first() {
-            let passed = if self.is_between_events() { sink.pass_over(bytes) } else { 0 };
-            if passed > 0 {
-                bytes = &bytes[passed..];
-                continue;
-            }
             if std::mem::take(&mut self.after_return) && first == b'\n' {
                 bytes = &bytes[1..];
                 continue;
@@ -117,12 +106,7 @@ impl Sse {
         }
     }
 
-    /// Whether the next byte begins an event. Lines that are none, such as comments, begin one all the same.
-    pub(crate) fn is_between_events(&self) -> bool {
-        self.at == At::Name && self.name.length == 0 && !self.in_event && !self.after_return
-    }
-
-    /// The stream is over: what was not ended by an empty line counts as ended.
+    /// Ends the stream, and with it an event that no empty line has ended.
     pub(crate) fn finish(&mut self, sink: &mut impl Sink) {
         self.dispatch(sink);
     }
@@ -148,7 +132,6 @@ impl Sse {
     }
 
     fn begin(&mut self, mut name: Short, sink: &mut impl Sink) -> Field {
-        self.in_event = true;
         if name.bytes.starts_with(BYTE_ORDER_MARK.as_bytes()) && name.length <= SHORT {
             name.bytes.rotate_left(BYTE_ORDER_MARK.len());
             name.length -= BYTE_ORDER_MARK.len();
@@ -192,16 +175,15 @@ impl Sse {
     }
 
     fn dispatch(&mut self, sink: &mut impl Sink) {
-        self.in_event = false;
         let event = std::mem::take(&mut self.event);
         let head = std::mem::take(&mut self.head);
         if std::mem::take(&mut self.has_data) {
-            sink.end(Event { is_error: event.is(b"error"), is_done: head.is(b"[DONE]") });
+            sink.end(SseEvent { is_error: event.is(b"error"), is_done: head.is(b"[DONE]") });
         }
     }
 }
 
-/// Whether what follows the content of a line ends the line and its event.
+/// True if the bytes after the data of a line end the line and its event.
 fn ends_event(rest: &[u8]) -> bool {
     rest.starts_with(b"\n\n") || rest.starts_with(b"\r\n\r\n")
 }
@@ -212,56 +194,26 @@ mod tests {
 
     use super::*;
 
-    /// Counts how often it is asked what to pass over.
-    #[derive(Default)]
-    struct Asked(usize);
-
-    impl Sink for Asked {
-        fn pass_over(&mut self, _: &[u8]) -> usize {
-            self.0 += 1;
-            0
-        }
-
-        fn data(&mut self, _: &[u8]) {}
-
-        fn end(&mut self, _: Event) {}
-    }
-
-    #[test]
-    fn what_to_pass_over_is_asked_where_an_event_begins_and_nowhere_else() {
-        for (text, times) in [
-            (":\n".repeat(1_000), 1),
-            ("x\n".repeat(1_000), 1),
-            ("id: 1\nretry: 2\n".repeat(1_000), 1),
-            (":\n\n".repeat(1_000), 1_000),
-            ("data: a\n\n".repeat(1_000), 1_000),
-        ] {
-            let mut asked = Asked::default();
-            Sse::default().feed(text.as_bytes(), &mut asked);
-            assert_eq!(asked.0, times, "{:?}", &text[..8]);
-        }
-    }
-
     #[derive(Debug, Default, PartialEq)]
-    struct Events {
+    struct Recorded {
         open: Vec<u8>,
-        ended: Vec<(String, Event)>,
+        ended: Vec<(String, SseEvent)>,
     }
 
-    impl Sink for Events {
+    impl Sink for Recorded {
         fn data(&mut self, piece: &[u8]) {
             assert!(!piece.is_empty());
             self.open.extend_from_slice(piece);
         }
 
-        fn end(&mut self, event: Event) {
+        fn end(&mut self, event: SseEvent) {
             let data = String::from_utf8_lossy(&std::mem::take(&mut self.open)).into_owned();
             self.ended.push((data, event));
         }
     }
 
-    fn events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<(String, Event)> {
-        let (mut sse, mut events) = (Sse::default(), Events::default());
+    fn events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<(String, SseEvent)> {
+        let (mut sse, mut events) = (Sse::default(), Recorded::default());
         pieces.into_iter().for_each(|piece| sse.feed(piece, &mut events));
         sse.finish(&mut events);
         events.ended
@@ -291,7 +243,8 @@ mod tests {
     #[test]
     fn the_end_and_errors_are_told() {
         let told = events([
-            &b"event: error\ndata: {}\n\ndata: [DONE]\n\ndata: [DONE]!\n\nevent: errors\ndata: 1\n\n"[..],
+            &b"event: error\ndata: {}\n\ndata: [DONE]\n\n"[..],
+            b"data: [DONE]!\n\nevent: errors\ndata: 1\n\n",
         ]);
         let told: Vec<_> =
             told.into_iter().map(|(_, event)| (event.is_error, event.is_done)).collect();
@@ -303,7 +256,8 @@ mod tests {
         fn any_split_reads_alike(
             text in proptest::collection::vec(
                 prop_oneof![
-                    Just("data"), Just(":"), Just(" "), Just("\n"), Just("\r"), Just("\r\n"), Just("event"),
+                    Just("data"), Just(":"), Just(" "), Just("\n"), Just("\r"), Just("\r\n"),
+                    Just("event"),
                     Just("[DONE]"), Just("error"), Just("日本語"), Just("x"), Just("\u{feff}"),
                 ],
                 0..60,
@@ -313,13 +267,18 @@ mod tests {
             let text = text.concat();
             let whole = events([text.as_bytes()]);
             prop_assert_eq!(&events(text.as_bytes().chunks(1)), &whole);
-            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(text.len())).chain([0, text.len()]).collect();
+            let cuts = cuts.into_iter().map(|cut| cut.min(text.len()));
+            let mut cuts: Vec<_> = cuts.chain([0, text.len()]).collect();
             cuts.sort_unstable();
-            prop_assert_eq!(&events(cuts.windows(2).map(|cut| &text.as_bytes()[cut[0]..cut[1]])), &whole);
+            let pieces = cuts.windows(2).map(|cut| &text.as_bytes()[cut[0]..cut[1]]);
+            prop_assert_eq!(&events(pieces), &whole);
         }
 
         #[test]
-        fn no_bytes_are_too_odd(bytes in proptest::collection::vec(any::<u8>(), 0..500), size in 1usize..20) {
+        fn no_bytes_are_too_odd(
+            bytes in proptest::collection::vec(any::<u8>(), 0..500),
+            size in 1usize..20,
+        ) {
             prop_assert_eq!(events(bytes.chunks(size)), events([&bytes[..]]));
         }
     }

@@ -1,19 +1,21 @@
 //! Asks for the usage in a stream that would not tell it.
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 const OPTIONS: &str = r#""stream_options":{"include_usage":true}"#;
 const OPTION: &str = r#""include_usage":true"#;
 
 #[derive(Deserialize)]
-struct Request<'a> {
+struct StreamingRequest<'a> {
     stream: Option<bool>,
+    messages: Option<IgnoredAny>,
+    prompt: Option<IgnoredAny>,
     #[serde(borrow, default, deserialize_with = "as_written")]
     stream_options: Option<&'a RawValue>,
 }
 
-/// Null too.
+/// Reads a member that is null, too.
 fn as_written<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<&'de RawValue>, D::Error> {
@@ -21,15 +23,17 @@ fn as_written<'de, D: Deserializer<'de>>(
 }
 
 #[derive(Deserialize)]
-struct Options {
+struct UsageOption {
     include_usage: Option<bool>,
 }
 
-/// The same request, asking for the usage, if it streams and does not say whether it wants it. All else stays as it
-/// was written.
+/// Returns the request with a member that asks for the usage, if it is one for chat or completions,
+/// streams, and does not say whether it wants the usage. All else stays as it was written.
+/// Providers refuse the member in other requests.
 pub(crate) fn asking_for_usage(body: &[u8]) -> Option<Vec<u8>> {
-    let request: Request<'_> = serde_json::from_slice(body).ok()?;
-    if request.stream != Some(true) {
+    let request: StreamingRequest<'_> = serde_json::from_slice(body).ok()?;
+    let is_chat = request.messages.is_some() || request.prompt.is_some();
+    if request.stream != Some(true) || !is_chat {
         return None;
     }
     let Some(options) = request.stream_options else {
@@ -43,8 +47,8 @@ pub(crate) fn asking_for_usage(body: &[u8]) -> Option<Vec<u8>> {
     let start = (options.get().as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
     match serde_json::from_str(options.get()).ok()? {
         None => splice(body, start, options.get().len(), &format!("{{{OPTION}}}")),
-        Some(Options { include_usage: Some(_) }) => None,
-        Some(Options { include_usage: None }) => {
+        Some(UsageOption { include_usage: Some(_) }) => None,
+        Some(UsageOption { include_usage: None }) => {
             let is_empty = options.get().trim_start_matches('{').trim_start().starts_with('}');
             splice(
                 body,
@@ -56,7 +60,7 @@ pub(crate) fn asking_for_usage(body: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// The body with a text in the place of some of its bytes.
+/// Returns the body with a text in the place of some of its bytes.
 fn splice(body: &[u8], start: usize, length: usize, text: &str) -> Option<Vec<u8>> {
     Some([body.get(..start)?, text.as_bytes(), body.get(start + length..)?].concat())
 }
@@ -65,8 +69,12 @@ fn splice(body: &[u8], start: usize, length: usize, text: &str) -> Option<Vec<u8
 mod tests {
     use super::*;
 
+    /// With messages at its end.
     fn asking(body: &str) -> Option<String> {
-        asking_for_usage(body.as_bytes()).map(|body| String::from_utf8(body).unwrap())
+        let chat = body.replacen(r#""stream":true"#, r#""stream":true,"messages":[]"#, 1);
+        let asking = asking_for_usage(chat.as_bytes())?;
+        assert_eq!(asking_for_usage(body.as_bytes()), None, "it is no request for chat");
+        Some(String::from_utf8(asking).unwrap().replacen(r#","messages":[]"#, "", 1))
     }
 
     #[test]

@@ -5,18 +5,19 @@ use tiktoken_rs::{
     tokenizer::{Tokenizer, get_tokenizer},
 };
 
-use super::estimate::{ByScript, Estimator};
+use super::estimate::{Estimator, HeuristicEstimator};
 
-/// Longer texts are counted in parts of this many bytes: the tokenizer's expressions backtrack, and give up on long
-/// runs of blanks. A cut adds a token or two.
+/// Longer texts are counted in parts of this many bytes: the tokenizer's expressions backtrack, and
+/// give up on long runs of blanks. A cut adds a token or two.
 const PART: usize = 16 * 1024;
 
 /// Counts tokens with the vocabulary of a model of OpenAI's.
 ///
-/// It takes about a hundred times as long as [`ByScript`], the default (0.1 to 0.2 ms per 1,000 tokens), and several
-/// megabytes for the vocabulary, which is loaded at its first use. What a provider adds to the texts remains an
-/// estimate; where it is learned ([`Output::Learned`](super::Output::Learned)), or where `tokens` is the larger of input
-/// and output, this gains little.
+/// It takes about a hundred times as long as [`HeuristicEstimator`], the default (0.1 to 0.2 ms per
+/// 1,000 tokens), and several megabytes for the vocabulary, which is loaded at its first use. What
+/// a provider adds to the texts remains an estimate; where it is learned
+/// ([`Output::Learned`](super::Output::Learned)), or where `tokens` is the larger of input and
+/// output, this gains little.
 ///
 /// ```
 /// use tower_throttle::llm::{Estimator, Tiktoken, openai};
@@ -33,7 +34,8 @@ pub struct Tiktoken {
 }
 
 impl Tiktoken {
-    /// With the vocabulary of this model and its versions; nothing if it is not known to be OpenAI's.
+    /// Counts with the vocabulary of this model and its versions; `None` if it is not known to be
+    /// OpenAI's.
     pub fn of_model(model: &str) -> Option<Self> {
         get_tokenizer(model).map(|tokenizer| Self { tokenizer })
     }
@@ -42,13 +44,13 @@ impl Tiktoken {
 impl Estimator for Tiktoken {
     fn tokens(&self, text: &str) -> f64 {
         let Ok(vocabulary) = bpe_for_tokenizer(self.tokenizer) else {
-            return ByScript.tokens(text);
+            return HeuristicEstimator.tokens(text);
         };
         parts(text).map(|part| vocabulary.count_ordinary(part) as f64).sum()
     }
 }
 
-/// The text in parts of at most [`PART`] bytes.
+/// Splits the text into parts of at most [`PART`] bytes.
 fn parts(mut text: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
         let end = (0..=PART.min(text.len())).rev().find(|end| text.is_char_boundary(*end))?;

@@ -1,126 +1,141 @@
-//! What responses say of limits, read from their status, their headers and the errors in their bodies.
+//! What responses say of limits, read from their status, their headers and the errors in their
+//! bodies.
 
-mod headers;
-mod refusal;
-#[cfg(test)]
-mod tests;
+pub(crate) mod error_report;
+pub(crate) mod header_spec;
 mod time;
+mod words;
 
 use std::time::Duration;
 
 use http::{HeaderMap, header::RETRY_AFTER};
 
-pub(crate) use self::{headers::Told, refusal::Refusal};
 use self::{
-    headers::text,
-    time::{Clock, duration},
+    error_report::ErrorReport,
+    header_spec::{Reading, text},
+    time::Clock,
 };
-use super::{Format, rules::Rules};
-use crate::{
-    feedback::{Feedback, Left, Named, Wait},
-    inspect::BodyObserver,
-};
+use super::rules::Rules;
+use crate::feedback::{Feedback, Left, Named, Wait};
+
+/// A longer wait counts only if no other is told.
+const LONGEST_PLAUSIBLE: Duration = Duration::from_secs(31 * 86_400);
+
+/// What the head of a response says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct HeadFeedback {
+    pub(super) feedback: Feedback,
+    /// The quota that the refusal is about, if the headers name one.
+    of: Option<Named>,
+    clock: Clock,
+}
 
 impl Rules {
-    /// What a response says of the provider's limits, for [`Limiter::feedback`](crate::Limiter::feedback) and for whoever
-    /// decides whether to try again. The layers of this module do so by themselves.
-    ///
-    /// | said by | is |
-    /// |---|---|
-    /// | headers on what is left, limits and resets | what is left of a quota; placeholders for "unknown" are ignored |
-    /// | `retry-after-ms`, `retry-after`, Google's `RetryInfo`, on 429, 503 and 529 | how long to wait: for the quota that has nothing left or that the error names, or else for all |
-    /// | 429 and 529, and errors of that kind in a body, with no time said | a wait of [`default_pause`](Self::default_pause) |
-    /// | 402, `x-should-retry: false`, `insufficient_quota`, spend limits, requests larger than a limit | a refusal that no waiting helps |
-    ///
-    /// Times of day are held against the response's own `Date`. Without a body, which is nothing yet known of it, there is
-    /// no wait but one that the headers tell.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use tower_throttle::llm::{Rules, openai};
-    ///
-    /// /// When to try again, for a retry policy outside of the throttle.
-    /// fn again(rules: &Rules, response: &http::Response<&str>) -> Option<Duration> {
-    ///     let body = response.body().as_bytes();
-    ///     let said = rules.feedback(response.status().as_u16(), response.headers(), Some(body));
-    ///     if said.is_permanent() { None } else { said.retry_after() }
-    /// }
-    ///
-    /// let refused = |body| http::Response::builder().status(429).header("retry-after-ms", "1500").body(body).unwrap();
-    /// let slower = refused(r#"{"error":{"type":"tokens","code":"rate_limit_exceeded"}}"#);
-    /// assert_eq!(again(&openai::rules(), &slower), Some(Duration::from_millis(1_500)));
-    /// let broke = refused(r#"{"error":{"type":"insufficient_quota","code":"insufficient_quota"}}"#);
-    /// assert_eq!(again(&openai::rules(), &broke), None);
-    /// ```
-    #[must_use]
-    pub fn feedback(&self, status: u16, headers: &HeaderMap, body: Option<&[u8]>) -> Feedback {
-        let mut feedback = self.feedback_of_head(status, headers);
-        let Some(body) = body else { return feedback };
-        let mut reader = self.reader(Format::Json);
-        reader.data(body);
-        let refusal = reader.take_refusal();
-        feedback.permanent |= refusal.as_ref().is_some_and(|refusal| refusal.permanent);
-        if feedback.wait.is_none() {
-            feedback.wait = self.feedback_of_error(status, refusal.as_ref()).wait;
+    /// Reads the status and the headers of a response.
+    pub(super) fn feedback_of_head(&self, status: u16, headers: &HeaderMap) -> HeadFeedback {
+        let clock = Clock::of(headers);
+        let readings = self.readings(status, headers, clock);
+        let of = only(readings.iter().filter_map(|reading| reading.exhausted.clone()));
+        let of = of.filter(|_| status == 429);
+        let reset = only(readings.iter().filter_map(|reading| reading.reset_alone.clone()));
+        let never = headers.get("x-should-retry").and_then(text) == Some("false");
+        let is_off_plan = readings.iter().any(|reading| reading.is_zero);
+        let permanent = status == 402 || is_off_plan || is_refusal(status) && never;
+        let left: Vec<Left> = readings.into_iter().filter_map(|reading| reading.left).collect();
+
+        let time = if is_refusal(status) { retry_after(headers, clock) } else { None };
+        let (of, time) = match (of, time, reset) {
+            (None, time, Some((of, reset))) => (Some(of), time.max(Some(reset))),
+            (of, time, _) => (of, time),
+        };
+        let wait = time.map(|time| Wait { of: of.clone(), time });
+        HeadFeedback { feedback: Feedback { left, wait, permanent }, of, clock }
+    }
+
+    fn readings(&self, status: u16, headers: &HeaderMap, clock: Clock) -> Vec<Reading> {
+        let specs = self.headers().iter();
+        let readings = specs.map(|spec| spec.read(headers, clock, status == 429));
+        readings.filter(|reading| *reading != Reading::default()).collect()
+    }
+
+    /// Reads what an error in a body says beyond the head: its wait is longer, or the head told
+    /// none.
+    pub(super) fn feedback_of_body(
+        &self,
+        status: u16,
+        head: &HeadFeedback,
+        error: Option<&ErrorReport>,
+    ) -> Feedback {
+        let mut feedback = Feedback::new();
+        let Some(error) = error else {
+            feedback.wait = self.wait(status, head, &ErrorReport::default());
+            return feedback;
+        };
+        let window = error.of.as_ref().and_then(|of| of.window);
+        let readings = self.readings(429, &error.headers, head.clock).into_iter();
+        feedback.left = readings.filter_map(|reading| reading.left).collect();
+        // Words tell the window better than the time to a reset does.
+        let left = feedback.left.iter_mut().filter(|_| window.is_some());
+        left.for_each(|left| left.of.window = window);
+        feedback.permanent = error.permanent;
+        if !error.permanent {
+            feedback.wait = self.wait(status, head, error);
         }
         feedback
     }
 
-    pub(super) fn feedback_of_head(&self, status: u16, headers: &HeaderMap) -> Feedback {
-        let refused = is_refusal(status);
-        let told: Vec<_> =
-            self.headers().iter().filter_map(|told| told.read(headers, status == 429)).collect();
-        let mut exhausted = told.iter().filter(|(_, nothing)| *nothing).map(|(left, _)| &left.of);
-        let of = match (exhausted.next(), exhausted.next()) {
-            (Some(only), None) if status == 429 => Some(only.clone()),
-            _ => None,
-        };
-        let time = if refused { retry_after(headers) } else { None };
-        let never = headers.get("x-should-retry").and_then(text) == Some("false");
-        Feedback {
-            left: told.into_iter().map(|(left, _)| left).collect::<Vec<Left>>(),
-            wait: time.map(|time| Wait { of, time }),
-            permanent: status == 402 || refused && never,
-        }
+    fn wait(&self, status: u16, head: &HeadFeedback, error: &ErrorReport) -> Option<Wait> {
+        let (told, passes) = (head.feedback.wait.as_ref(), pauses(status) || error.transient);
+        let delay = error.delay.filter(|_| passes || is_refusal(status));
+        let default = || (passes && told.is_none()).then_some(self.default_pause);
+        let time = delay.or_else(default)?;
+        let is_longer = told.is_none_or(|told| told.time < time);
+        is_longer.then(|| Wait { of: error.of.clone().or_else(|| head.of.clone()), time })
     }
 
-    /// What an error in a body says, or that there is none.
-    pub(super) fn feedback_of_error(&self, status: u16, refusal: Option<&Refusal>) -> Feedback {
-        let wait = |time, of: Option<&Named>| Feedback {
-            wait: Some(Wait { of: of.cloned(), time }),
-            ..Feedback::new()
-        };
-        let passes = pauses(status) || refusal.is_some_and(|refusal| refusal.transient);
-        match refusal {
-            Some(refusal) if refusal.permanent => Feedback::new().with_permanent_refusal(),
-            Some(Refusal { delay: Some(delay), of, .. }) if passes || is_refusal(status) => {
-                wait(*delay, of.as_ref())
-            }
-            refusal if passes => {
-                wait(self.default_pause, refusal.and_then(|refusal| refusal.of.as_ref()))
-            }
-            _ => Feedback::new(),
+    /// Reads a whole response.
+    pub(super) fn feedback_of_whole(
+        &self,
+        status: u16,
+        head: HeadFeedback,
+        error: Option<&ErrorReport>,
+    ) -> Feedback {
+        let body = self.feedback_of_body(status, &head, error);
+        let mut feedback = head.feedback;
+        feedback.permanent |= body.permanent;
+        feedback.left.extend(body.left);
+        feedback.wait = body.wait.or(feedback.wait);
+        if let Some(wait) = &mut feedback.wait {
+            wait.of = wait.of.take().or_else(|| error?.of.clone());
         }
+        feedback
     }
 }
 
-/// Statuses that ask for less, or may.
+/// The only item, if there is but one.
+fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
+    items.next().filter(|_| items.next().is_none())
+}
+
+/// True for statuses that ask for less, or may.
 fn is_refusal(status: u16) -> bool {
     pauses(status) || status == 503
 }
 
-/// Statuses after which nothing is sent for a while, whatever else is said.
+/// True for statuses after which nothing is sent for a while, whatever else is said.
 pub(super) fn pauses(status: u16) -> bool {
     matches!(status, 429 | 529)
 }
 
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let millis = headers
-        .get("retry-after-ms")
-        .and_then(text)
-        .and_then(duration)
-        .map(|seconds| seconds / 1_000);
-    millis.or_else(|| {
-        headers.get(RETRY_AFTER).and_then(text).and_then(|text| Clock(headers).until(text))
-    })
+/// The longest wait of those that are told. Zero, a time that has passed and what is no time are
+/// not told.
+fn retry_after(headers: &HeaderMap, clock: Clock) -> Option<Duration> {
+    let told = |name: &str| {
+        headers.get_all(name).iter().filter_map(|value| clock.read(text(value)?)?.ahead())
+    };
+    let millis =
+        told("retry-after-ms").chain(told("x-ms-retry-after-ms")).map(|seconds| seconds / 1_000);
+    let waits: Vec<_> = millis.chain(told(RETRY_AFTER.as_str())).collect();
+    let plausible = waits.iter().copied().filter(|wait| *wait <= LONGEST_PLAUSIBLE).max();
+    plausible.or_else(|| waits.into_iter().max())
 }

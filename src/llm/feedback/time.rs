@@ -5,71 +5,127 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::{HeaderMap, header::DATE};
 use jiff::Timestamp;
 
-/// A number of seconds from here on is no duration but a time since 1970, and from the second on one in milliseconds.
+/// A number of seconds from here on is no duration but a time since 1970, and from the second on
+/// one in milliseconds.
 const EPOCH_SECONDS: f64 = 1e9;
 const EPOCH_MILLIS: f64 = 1e11;
 
-/// The provider's clock, by its own response where that tells.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Clock<'h>(pub(super) &'h HeaderMap);
+/// A time that a text tells.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Time {
+    /// A number without a unit: seconds, if nothing speaks for milliseconds.
+    Number(f64),
+    /// From now on.
+    In(Duration),
+    /// At a time that has passed.
+    Passed,
+}
 
-impl Clock<'_> {
-    /// The time until what `text` tells, which may be a duration: `6m0s`, `12ms`, `8.64`; or a time: `2026-01-05T07:00:00Z`,
-    /// `Mon, 05 Jan 2026 07:00:00 GMT`, seconds or milliseconds since 1970. None at all if it has passed.
-    pub(super) fn until(self, text: &str) -> Option<Duration> {
-        let then = match duration(text) {
-            Some(since_1970) if since_1970.as_secs_f64() >= EPOCH_MILLIS => since_1970 / 1_000,
-            Some(since_1970) if since_1970.as_secs_f64() >= EPOCH_SECONDS => since_1970,
-            Some(duration) => return Some(duration),
-            None => timestamp(text).or_else(|| date(text))?,
+impl Time {
+    /// The time from now on, if it is in the future. A number counts as seconds.
+    pub(super) fn ahead(self) -> Option<Duration> {
+        let time = match self {
+            Self::Number(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
+            Self::In(time) => time,
+            Self::Passed => return None,
         };
-        Some(then.saturating_sub(self.now()))
+        Some(time).filter(|time| !time.is_zero())
+    }
+}
+
+/// The provider's clock: by its own response, if that tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Clock {
+    since_1970: Option<Duration>,
+}
+
+impl Clock {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        Self { since_1970: headers.get(DATE).and_then(|date| date.to_str().ok()).and_then(date) }
     }
 
-    /// Since 1970.
-    fn now(self) -> Duration {
-        let told = self.0.get(DATE).and_then(|date| date.to_str().ok()).and_then(date);
+    /// Reads a duration (`6m0s`, `12ms`, `2 seconds`), a number (`8.64`) or a time
+    /// (`2026-01-05T07:00:00Z`, `Mon, 05 Jan 2026 07:00:00 GMT`, seconds or milliseconds since
+    /// 1970). `None` for anything else, such as a negative number.
+    pub(super) fn read(self, text: &str) -> Option<Time> {
+        let text = text.trim();
+        if let Ok(number) = text.parse::<f64>() {
+            let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+            return is_number.then(|| self.of_number(number)).flatten();
+        }
+        if let Some(duration) = duration(text) {
+            return Some(Time::In(duration));
+        }
+        timestamp(text).or_else(|| date(text)).map(|then| self.until(then))
+    }
+
+    fn of_number(self, number: f64) -> Option<Time> {
+        let seconds = match number {
+            number if number >= EPOCH_MILLIS => number / 1_000.0,
+            number if number >= EPOCH_SECONDS => number,
+            number => return Some(Time::Number(number)),
+        };
+        Some(self.until(Duration::try_from_secs_f64(seconds).ok()?))
+    }
+
+    fn until(self, then: Duration) -> Time {
         let system = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        told.unwrap_or_else(system)
+        let now = self.since_1970.unwrap_or_else(system);
+        then.checked_sub(now).filter(|time| !time.is_zero()).map_or(Time::Passed, Time::In)
     }
 }
 
 /// The date of an HTTP header, in any of its three forms, since 1970.
 fn date(text: &str) -> Option<Duration> {
-    httpdate::parse_http_date(text.trim()).ok()?.duration_since(UNIX_EPOCH).ok()
+    httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()
 }
 
 /// A time as of RFC 3339, since 1970.
 fn timestamp(text: &str) -> Option<Duration> {
-    text.trim().parse::<Timestamp>().ok()?.as_duration().try_into().ok()
+    text.parse::<Timestamp>().ok()?.as_duration().try_into().ok()
 }
 
-/// A number of seconds, or numbers with units.
+/// Numbers with units, and nothing else.
 pub(super) fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text.trim();
-    let mut sum = Duration::ZERO;
+    let (duration, rest) = leading_duration(text.trim())?;
+    rest.trim().is_empty().then_some(duration)
+}
+
+/// The numbers with units at the beginning of a text (`15m55.6s`, `1 minute and 5 seconds`), and
+/// the rest of it.
+pub(super) fn leading_duration(text: &str) -> Option<(Duration, &str)> {
+    let (mut sum, mut rest) = leading_part(text)?;
     loop {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let (number, after) = rest.split_at(digits);
-        let letters = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
-        let (unit, after) = after.split_at(letters);
-        let seconds = match unit {
-            "" if number.len() == text.trim().len() => 1.0,
-            "us" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3_600.0,
-            "d" => 86_400.0,
-            _ => return None,
-        };
-        let part = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
-        sum = sum.saturating_add(part);
-        rest = after;
-        if rest.is_empty() {
-            return Some(sum);
-        }
+        let next = rest.trim_start_matches([' ', ',']);
+        let next = next.strip_prefix("and ").unwrap_or(next);
+        let Some((part, after)) = leading_part(next) else { return Some((sum, rest)) };
+        (sum, rest) = (sum.saturating_add(part), after);
     }
+}
+
+/// One number with a unit.
+fn leading_part(text: &str) -> Option<(Duration, &str)> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, rest) = text.split_at(digits);
+    let number: f64 = number.parse().ok()?;
+    let rest = rest.trim_start();
+    let letters = rest.find(|c: char| !c.is_alphabetic()).unwrap_or(rest.len());
+    let (unit, rest) = rest.split_at(letters);
+    let part = Duration::try_from_secs_f64(number * seconds_of(unit)?).ok()?;
+    Some((part, rest))
+}
+
+fn seconds_of(unit: &str) -> Option<f64> {
+    Some(match unit.to_ascii_lowercase().as_str() {
+        "ns" => 1e-9,
+        "us" | "µs" | "μs" => 1e-6,
+        "ms" | "msec" | "millis" | "millisecond" | "milliseconds" => 1e-3,
+        "s" | "sec" | "secs" | "second" | "seconds" => 1.0,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60.0,
+        "h" | "hr" | "hrs" | "hour" | "hours" => 3_600.0,
+        "d" | "day" | "days" => 86_400.0,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -87,16 +143,15 @@ mod tests {
             ("2m59.56s", 179.56),
             ("1h30m", 5_400.0),
             ("1d", 86_400.0),
-            ("20", 20.0),
-            ("0.5", 0.5),
-            (" 7 ", 7.0),
             ("34.4s", 34.4),
-            ("0", 0.0),
+            ("2 seconds", 2.0),
+            ("1 minute and 5 seconds", 65.0),
+            ("1 hour, 2 minutes", 3_720.0),
         ] {
             assert_eq!(duration(text), Some(Duration::from_secs_f64(expected)), "{text}");
         }
         for text in
-            ["", "s", "-1", "-1s", "1x", "6m0", "1 s", "NaN", "inf", "1e5", "1..2", "٣s", "1s2"]
+            ["", "s", "-1", "-1s", "1x", "6m0", "NaN", "inf", "1e5", "1..2s", "٣s", "1s2", "20"]
         {
             assert_eq!(duration(text), None, "{text}");
         }
@@ -107,7 +162,9 @@ mod tests {
         let mut headers = HeaderMap::new();
         // In another year than the system's, by any clock.
         headers.insert(DATE, HeaderValue::from_static("Mon, 05 Jan 2015 07:00:00 GMT"));
-        let until = |text| Clock(&headers).until(text).map(|time| time.as_secs_f64());
+        let until = |text| {
+            Clock::of(&headers).read(text).and_then(Time::ahead).map(|time| time.as_secs_f64())
+        };
         assert_eq!(until("2015-01-05T07:00:12.5Z"), Some(12.5));
         assert_eq!(until("2015-01-05T08:01:00+01:00"), Some(60.0));
         assert_eq!(until("Mon, 05 Jan 2015 07:02:00 GMT"), Some(120.0));
@@ -115,13 +172,15 @@ mod tests {
         assert_eq!(until("Mon Jan  5 07:02:00 2015"), Some(120.0));
         assert_eq!(until("1420441203"), Some(3.0));
         assert_eq!(until("1420441203500"), Some(3.5));
-        assert_eq!(until("2015-01-05T06:00:00Z"), Some(0.0), "it has passed");
-        assert_eq!(until("soon"), None);
-        assert_eq!(until("0001-01-01T00:00:00Z"), None);
+        assert_eq!(until(" 7 "), Some(7.0));
+        for text in ["soon", "0001-01-01T00:00:00Z", "-5", "nan", "inf", "1e300", "", "0", "0s"] {
+            assert_eq!(until(text), None, "{text}");
+        }
+        assert_eq!(Clock::of(&headers).read("2015-01-05T06:00:00Z"), Some(Time::Passed));
 
         headers.remove(DATE);
-        assert_eq!(Clock(&headers).until("2015-01-05T07:00:12Z"), Some(Duration::ZERO));
-        let far = Clock(&headers).until("9999-12-31T23:59:59Z");
-        assert!(far.is_none_or(|far| far > Duration::from_secs(86_400)));
+        assert_eq!(Clock::of(&headers).read("2015-01-05T07:00:12Z"), Some(Time::Passed));
+        let far = Clock::of(&headers).read("9999-12-30T00:00:00Z").and_then(Time::ahead);
+        assert!(far > Some(Duration::from_secs(86_400)));
     }
 }

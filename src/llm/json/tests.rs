@@ -8,7 +8,7 @@ const PATHS: &[Path] =
 #[derive(Debug, Default, PartialEq)]
 struct Values(Vec<(usize, Option<String>)>);
 
-impl Found for Values {
+impl ValueSink for Values {
     fn found(&mut self, path: usize, value: Option<&[u8]>) {
         self.0.push((path, value.map(|value| String::from_utf8_lossy(value).into_owned())));
     }

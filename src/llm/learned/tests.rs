@@ -21,8 +21,8 @@ fn cut(output: u64) -> Observed {
     Observed { is_cut: true, ..whole(output) }
 }
 
-fn after(observed: impl IntoIterator<Item = Observed>) -> Habits {
-    let mut habits = Habits::default();
+fn after(observed: impl IntoIterator<Item = Observed>) -> BucketStats {
+    let mut habits = BucketStats::default();
     observed.into_iter().for_each(|observed| habits.observe(observed));
     habits
 }
@@ -33,7 +33,7 @@ fn output(observed: impl IntoIterator<Item = Observed>) -> Option<u64> {
 
 #[test]
 fn nothing_is_expected_before_there_are_enough() {
-    assert_eq!(Habits::default().expected(), Expected::UNKNOWN);
+    assert_eq!(BucketStats::default().expected(), Expected::UNKNOWN);
     assert_eq!(output((1..=8).map(whole)), None);
     assert_eq!(output((1..=9).map(whole)), Some(9));
     assert_eq!(output((1..=99).map(whole)), Some(90));
@@ -43,7 +43,7 @@ fn nothing_is_expected_before_there_are_enough() {
 #[test]
 fn nine_tenths_stay_within_what_is_learned() {
     for seed in 0..5 {
-        let (mut habits, mut within, mut calls) = (Habits::default(), 0, 0);
+        let (mut habits, mut within, mut calls) = (BucketStats::default(), 0, 0);
         for output in outputs(seed, 200.0).take(5_000) {
             if let Some(expected) = habits.expected().output {
                 within += u32::from(output <= expected);
@@ -91,7 +91,7 @@ fn what_was_cut_off_is_not_taken_for_whole() {
     let mean = sum / 40;
     assert!((600..880).contains(&mean), "{mean}");
 
-    // Where all are cut off, nobody knows how long they would have been.
+    // Where all are cut off, it is not known how long they would have been.
     assert_eq!(output((0..OUTPUTS).map(|_| cut(300))), None);
 }
 
@@ -167,7 +167,8 @@ proptest! {
         before in proptest::collection::vec((0..1_000_u64, any::<bool>()), 0..OUTPUTS - 1),
         at in 0..1_000_u64,
     ) {
-        let mut habits = after(before.into_iter().map(|(output, is_cut)| Observed { is_cut, ..whole(output) }));
+        let observed = |(output, is_cut)| Observed { is_cut, ..whole(output) };
+        let mut habits = after(before.into_iter().map(observed));
         let unknown = u64::MAX;
         let before = habits.expected().output.unwrap_or(unknown);
         habits.observe(cut(at));

@@ -1,18 +1,21 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::llm::media::MediaRates;
 
 /// One token per word.
 fn words(text: &str) -> f64 {
     text.split_whitespace().count() as f64
 }
 
-fn asked(json: &str) -> Asked {
-    Asked::read(json.as_bytes(), &words, Images::TILES).unwrap()
+fn asked(json: &str) -> ParsedRequest {
+    ParsedRequest::read(json.as_bytes(), &words).unwrap()
 }
 
 fn input(json: &str) -> u64 {
-    asked(&format!(r#"{{"model":"m",{json}}}"#)).input
+    let asked = asked(&format!(r#"{{"model":"m",{json}}}"#));
+    let media = asked.media.iter().map(|media| MediaRates::OPENAI.tokens("m", *media));
+    (asked.text_tokens + media.sum::<f64>()) as u64
 }
 
 #[test]
@@ -21,7 +24,7 @@ fn bounds_and_choices_are_read() {
         asked(r#"{"model":"m","max_tokens":5,"max_completion_tokens":9,"n":3,"messages":[]}"#);
     assert_eq!((one.bound, one.choices, one.generates), (Some(9), 3, true));
     let none = asked(r#"{"model":"m","max_tokens":null,"n":null,"temperature":{"a":[1]}}"#);
-    assert_eq!((none.bound, none.choices, none.generates, none.input), (None, 1, false, 0));
+    assert_eq!((none.bound, none.choices, none.generates, none.text_tokens), (None, 1, true, 0.0));
     assert_eq!(asked(r#"{"model":"m","max_tokens":-5}"#).bound, None);
 }
 
@@ -97,7 +100,7 @@ fn images_count_by_their_size_and_not_by_their_bytes() {
 fn what_is_to_be_embedded_is_counted() {
     let embed = |inputs: &str| {
         let asked = asked(&format!(r#"{{"model":"m",{inputs}}}"#));
-        (asked.inputs, asked.input, asked.generates)
+        (asked.inputs, asked.text_tokens as u64, asked.generates)
     };
     assert_eq!(embed(r#""input":"one two""#), (1, 2, false));
     assert_eq!(embed(r#""input":["one two","three"]"#), (2, 3, false));
@@ -108,21 +111,25 @@ fn what_is_to_be_embedded_is_counted() {
 
 #[test]
 fn what_is_no_request_is_told() {
-    let read = |json: &str| Asked::read(json.as_bytes(), &words, Images::TILES).unwrap_err();
+    let read = |json: &str| ParsedRequest::read(json.as_bytes(), &words).unwrap_err();
     for json in ["", "[]", "\"x\"", "{", r#"{"model":7}"#, "{} {}", "\u{0}"] {
         assert_eq!(read(json), BadRequest::NotJson, "{json}");
     }
-    assert_eq!(read("{}"), BadRequest::NoModel);
-    assert_eq!(read(r#"{"model":null}"#), BadRequest::NoModel);
-    assert_eq!(read(&format!(r#"{{"model":"{}"}}"#, "x".repeat(300))), BadRequest::NoModel);
+    let model = |json: &str| asked(json).model;
+    assert_eq!(model("{}"), None);
+    assert_eq!(model(r#"{"model":null}"#), None);
+    assert_eq!(model(&format!(r#"{{"model":"{}"}}"#, "x".repeat(300))), None);
     assert_eq!(read(&format!(r#"{{"messages":{}"#, "[".repeat(100_000))), BadRequest::NotJson);
 }
 
 proptest! {
     #[test]
-    fn no_bytes_are_too_odd(bytes in proptest::collection::vec(any::<u8>(), 0..200), text in any::<String>()) {
-        let _ = Asked::read(&bytes, &words, Images::AREA);
+    fn no_bytes_are_too_odd(
+        bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        text in any::<String>(),
+    ) {
+        let _ = ParsedRequest::read(&bytes, &words);
         let body = serde_json::json!({ "model": "m", "messages": [{ "role": text, "content": text, &*text: [text] }] });
-        prop_assert!(Asked::read(body.to_string().as_bytes(), &words, Images::AREA).is_ok());
+        prop_assert!(ParsedRequest::read(body.to_string().as_bytes(), &words).is_ok());
     }
 }

@@ -5,6 +5,7 @@
 pub(super) struct Fixture {
     pub(super) name: &'static str,
     pub(super) rules: fn() -> Rules,
+    /// The body, after a line with the path where that tells the model.
     pub(super) request: &'static str,
     /// The bucket asked for, and requests, input, output and tokens reserved.
     pub(super) bucket: &'static str,
@@ -20,7 +21,35 @@ pub(super) struct Fixture {
     pub(super) after_refusal: [u64; 4],
 }
 
-use crate::llm::{Output, Rules, anthropic, compatible, openai};
+use crate::{
+    Demand,
+    llm::{Output, Rules, anthropic, azure, bedrock, compatible, gemini, openai, vertex},
+};
+
+/// The path of a request that begins with one, and its body.
+pub(super) fn path_and_body(request: &'static str) -> (&'static str, &'static str) {
+    if request.starts_with('/') { request.split_once('\n').unwrap() } else { ("/", request) }
+}
+
+impl Fixture {
+    pub(super) fn demand(&self, rules: &Rules) -> Demand {
+        let (path, body) = path_and_body(self.request);
+        rules.demand_at(path, body.as_bytes()).unwrap()
+    }
+}
+
+/// Calls of one test teach nothing for the next ones.
+fn gemini_unlearned() -> Rules {
+    gemini::rules().output(Output::Bound)
+}
+
+fn vertex_gemini_unlearned() -> Rules {
+    vertex::gemini_rules().output(Output::Bound)
+}
+
+fn vertex_claude_unlearned() -> Rules {
+    vertex::claude_rules().output(Output::Bound)
+}
 
 /// Calls of one test teach nothing for the next ones.
 fn anthropic_unlearned() -> Rules {
@@ -138,10 +167,10 @@ pub(super) const FIXTURES: &[Fixture] = &[
         rules: compatible::mistral,
         request: r#"{"model":"mistral-large-2411","messages":[{"role":"user","content":"Bonjour"}]}"#,
         bucket: "mistral-large",
-        reserved: [1, 8, 32_000, 32_008],
+        reserved: [1, 8, 0, 8],
         json: r#"{"id":"m1","object":"chat.completion","model":"mistral-large-2411","usage":{"prompt_tokens":7,"total_tokens":19,"completion_tokens":12},
             "choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"Bonjour !"}}]}"#,
-        after_json: [1, 7, 12, 32_008],
+        after_json: [1, 7, 12, 19],
         stream: concat!(
             r#"data: {"id":"m2","choices":[{"index":0,"delta":{"role":"assistant","content":"Bon"},"finish_reason":null}]}"#,
             "\n\n",
@@ -149,8 +178,8 @@ pub(super) const FIXTURES: &[Fixture] = &[
             "\n\n",
             "data: [DONE]\n\n",
         ),
-        after_stream: [1, 7, 4, 32_008],
-        after_break: [1, 8, 32_000, 32_008],
+        after_stream: [1, 7, 4, 11],
+        after_break: [1, 8, 0, 8],
         refusal: r#"{"object":"error","message":"Requests rate limit exceeded","type":"rate_limited","param":null,"code":"1300"}"#,
         after_refusal: NOTHING,
     },
@@ -222,6 +251,238 @@ pub(super) const FIXTURES: &[Fixture] = &[
         after_stream: [1, 68, 4, 72],
         after_break: [1, 7, 50, 57],
         refusal: r#"{"message":"trial token rate limit exceeded"}"#,
+        after_refusal: NOTHING,
+    },
+    Fixture {
+        name: "Azure OpenAI",
+        rules: azure::rules,
+        request: r#"/openai/deployments/chat-prod/chat/completions
+{"max_tokens":64,"messages":[{"role":"user","content":"Hi"}]}"#,
+        bucket: "chat-prod",
+        reserved: [1, 7, 64, 71],
+        json: r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12}}"#,
+        after_json: [1, 9, 3, 71],
+        stream: concat!(
+            r#"data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}"#,
+            "\n\n",
+            r#"data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#,
+            "\n\n",
+            r#"data: {"object":"chat.completion.chunk","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12}}"#,
+            "\n\n",
+            "data: [DONE]\n\n",
+        ),
+        after_stream: [1, 9, 3, 71],
+        after_break: [1, 7, 64, 71],
+        refusal: r#"{"error":{"code":"429","message":"Please retry after 5 seconds."}}"#,
+        after_refusal: NOTHING,
+    },
+    Fixture {
+        name: "xAI",
+        rules: compatible::xai,
+        request: r#"{"model":"grok-4-0709","max_tokens":64,"messages":[{"role":"user","content":"Hi"}]}"#,
+        bucket: "grok-4",
+        reserved: [1, 197, 64, 261],
+        json: r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":200,"completion_tokens":2,"total_tokens":502,"completion_tokens_details":{"reasoning_tokens":300}}}"#,
+        after_json: [1, 200, 302, 502],
+        stream: concat!(
+            r#"data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}"#,
+            "\n\n",
+            r#"data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#,
+            "\n\n",
+            r#"data: {"object":"chat.completion.chunk","choices":[],"usage":{"prompt_tokens":200,"completion_tokens":2,"total_tokens":502,"completion_tokens_details":{"reasoning_tokens":300}}}"#,
+            "\n\n",
+            "data: [DONE]\n\n",
+        ),
+        after_stream: [1, 200, 302, 502],
+        after_break: [1, 197, 64, 261],
+        refusal: r#"{"code":"rate","error":"Too many requests"}"#,
+        after_refusal: NOTHING,
+    },
+    Fixture {
+        name: "Together",
+        rules: compatible::together,
+        request: r#"{"model":"meta-llama/Llama-3.3-70B-Instruct-Turbo","max_tokens":64,"messages":[{"role":"user","content":"Hi"}]}"#,
+        bucket: "meta-llama/Llama-3.3-70B-Instruct-Turbo",
+        reserved: [1, 7, 64, 71],
+        json: r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12}}"#,
+        after_json: [1, 9, 3, 12],
+        stream: concat!(
+            r#"data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}"#,
+            "\n\n",
+            r#"data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#,
+            "\n\n",
+            r#"data: {"object":"chat.completion.chunk","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12}}"#,
+            "\n\n",
+            "data: [DONE]\n\n",
+        ),
+        after_stream: [1, 9, 3, 12],
+        after_break: [1, 7, 64, 71],
+        refusal: r#"{"error":{"message":"Rate limit reached","type":"tokens","code":"rate_limit_exceeded"}}"#,
+        after_refusal: NOTHING,
+    },
+    Fixture {
+        name: "Fireworks",
+        rules: compatible::fireworks,
+        request: r#"{"model":"accounts/fireworks/models/llama-v3p1-8b-instruct","max_tokens":64,"messages":[{"role":"user","content":"Hi"}]}"#,
+        bucket: "accounts/fireworks/models/llama-v3p1-8b-instruct",
+        reserved: [1, 7, 64, 71],
+        json: r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12}}"#,
+        after_json: [1, 9, 3, 12],
+        stream: concat!(
+            r#"data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}"#,
+            "\n\n",
+            r#"data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#,
+            "\n\n",
+            r#"data: {"object":"chat.completion.chunk","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12}}"#,
+            "\n\n",
+            "data: [DONE]\n\n",
+        ),
+        after_stream: [1, 9, 3, 12],
+        after_break: [1, 7, 64, 71],
+        refusal: r#"{"error":{"message":"Rate limit reached","type":"tokens","code":"rate_limit_exceeded"}}"#,
+        after_refusal: NOTHING,
+    },
+    Fixture {
+        name: "Perplexity",
+        rules: compatible::perplexity,
+        request: r#"{"model":"sonar-pro","max_tokens":64,"messages":[{"role":"user","content":"Hi"}]}"#,
+        bucket: "sonar-pro",
+        reserved: [1, 7, 64, 71],
+        json: r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12,"search_context_size":"low"}}"#,
+        after_json: [1, 9, 3, 12],
+        stream: concat!(
+            r#"data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}"#,
+            "\n\n",
+            r#"data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#,
+            "\n\n",
+            r#"data: {"object":"chat.completion.chunk","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12,"search_context_size":"low"}}"#,
+            "\n\n",
+            "data: [DONE]\n\n",
+        ),
+        after_stream: [1, 9, 3, 12],
+        after_break: [1, 7, 64, 71],
+        refusal: r#"{"error":{"message":"Rate limit reached","type":"tokens","code":"rate_limit_exceeded"}}"#,
+        after_refusal: NOTHING,
+    },
+    Fixture {
+        name: "vLLM",
+        rules: compatible::vllm,
+        request: r#"{"model":"my-model","max_tokens":64,"messages":[{"role":"user","content":"Hi"}]}"#,
+        bucket: "my-model",
+        reserved: [1, 7, 64, 71],
+        json: r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12,"prompt_tokens_details":null}}"#,
+        after_json: [1, 9, 3, 12],
+        stream: concat!(
+            r#"data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}"#,
+            "\n\n",
+            r#"data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#,
+            "\n\n",
+            r#"data: {"object":"chat.completion.chunk","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12,"prompt_tokens_details":null}}"#,
+            "\n\n",
+            "data: [DONE]\n\n",
+        ),
+        after_stream: [1, 9, 3, 12],
+        after_break: [1, 7, 64, 71],
+        refusal: r#"{"error":{"message":"Rate limit reached","type":"tokens","code":"rate_limit_exceeded"}}"#,
+        after_refusal: NOTHING,
+    },
+    Fixture {
+        name: "Gemini API",
+        rules: gemini_unlearned,
+        request: "/v1beta/models/gemini-2.5-pro:generateContent\n{\"contents\":[{\"role\":\"user\",\"parts\":[{\"text\":\"Hi\"}]}],\"generationConfig\":{\"maxOutputTokens\":64}}",
+        bucket: "gemini-2.5-pro",
+        reserved: [1, 4, 64, 68],
+        json: r#"{"candidates":[{"content":{"parts":[{"text":"Hi"}],"role":"model"},"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":9,"cachedContentTokenCount":4,"candidatesTokenCount":3,"thoughtsTokenCount":20,"toolUsePromptTokenCount":5,"totalTokenCount":37},"modelVersion":"gemini-2.5-pro"}"#,
+        after_json: [1, 14, 23, 37],
+        stream: concat!(
+            r#"data: {"candidates":[{"content":{"parts":[{"text":"H"}]}}],"usageMetadata":{"promptTokenCount":9,"totalTokenCount":9},"modelVersion":"gemini-2.5-pro"}"#,
+            "\r\n\r\n",
+            r#"data: {"candidates":[{"content":{"parts":[{"text":"i"}]},"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":9,"cachedContentTokenCount":4,"candidatesTokenCount":3,"thoughtsTokenCount":20,"toolUsePromptTokenCount":5,"totalTokenCount":37},"modelVersion":"gemini-2.5-pro"}"#,
+            "\r\n\r\n",
+        ),
+        after_stream: [1, 14, 23, 37],
+        after_break: [1, 9, 64, 73],
+        refusal: r#"{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","message":"Quota exceeded","details":[{"retryDelay":"3s"}]}}"#,
+        after_refusal: [1, 0, 0, 0],
+    },
+    Fixture {
+        name: "Gemini on Vertex AI",
+        rules: vertex_gemini_unlearned,
+        request: "/v1/projects/p/locations/l/publishers/google/models/gemini-2.5-pro:streamGenerateContent\n{\"contents\":[{\"role\":\"user\",\"parts\":[{\"text\":\"Hi\"}]}],\"generationConfig\":{\"maxOutputTokens\":64}}",
+        bucket: "gemini-2.5-pro",
+        reserved: [1, 4, 64, 68],
+        json: r#"{"candidates":[{"content":{"parts":[{"text":"Hi"}],"role":"model"},"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":9,"cachedContentTokenCount":4,"candidatesTokenCount":3,"thoughtsTokenCount":20,"toolUsePromptTokenCount":5,"totalTokenCount":37},"modelVersion":"gemini-2.5-pro"}"#,
+        after_json: [1, 14, 23, 37],
+        stream: concat!(
+            r#"data: {"candidates":[{"content":{"parts":[{"text":"H"}]}}],"usageMetadata":{"promptTokenCount":9,"totalTokenCount":9},"modelVersion":"gemini-2.5-pro"}"#,
+            "\r\n\r\n",
+            r#"data: {"candidates":[{"content":{"parts":[{"text":"i"}]},"finishReason":"STOP"}],"usageMetadata":{"promptTokenCount":9,"cachedContentTokenCount":4,"candidatesTokenCount":3,"thoughtsTokenCount":20,"toolUsePromptTokenCount":5,"totalTokenCount":37},"modelVersion":"gemini-2.5-pro"}"#,
+            "\r\n\r\n",
+        ),
+        after_stream: [1, 14, 23, 37],
+        after_break: [1, 9, 64, 73],
+        refusal: r#"{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","message":"Quota exceeded","details":[{"retryDelay":"3s"}]}}"#,
+        after_refusal: [1, 0, 0, 0],
+    },
+    Fixture {
+        name: "Claude on Vertex AI",
+        rules: vertex_claude_unlearned,
+        request: "/v1/projects/p/locations/l/publishers/anthropic/models/claude-sonnet-4@20250514:streamRawPredict\n\
+            {\"anthropic_version\":\"vertex-2023-10-16\",\"max_tokens\":64,\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}]}",
+        bucket: "claude-sonnet-4",
+        reserved: [1, 7, 64, 71],
+        json: r#"{"type":"message","model":"claude-sonnet-4-20250514","stop_reason":"end_turn","usage":{"input_tokens":9,"cache_read_input_tokens":50,"output_tokens":3}}"#,
+        after_json: [1, 9, 3, 12],
+        stream: concat!(
+            "event: message_start\n",
+            r#"data: {"type":"message_start","message":{"id":"msg_v1","model":"claude-sonnet-4-20250514","usage":{"input_tokens":9,"output_tokens":1}}}"#,
+            "\n\n",
+            "event: message_delta\n",
+            r#"data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":3}}"#,
+            "\n\n",
+            "event: message_stop\n",
+            r#"data: {"type":"message_stop"}"#,
+            "\n\n",
+        ),
+        after_stream: [1, 9, 3, 12],
+        after_break: [1, 9, 64, 73],
+        refusal: r#"{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","message":"Quota exceeded"}}"#,
+        after_refusal: NOTHING,
+    },
+    // Its streams are not text: see the tests of Bedrock.
+    Fixture {
+        name: "AWS Bedrock",
+        rules: bedrock::rules,
+        request: "/model/us.anthropic.claude-sonnet-4-20250514-v1%3A0/converse\n\
+            {\"messages\":[{\"role\":\"user\",\"content\":[{\"text\":\"Hi\"}]}],\"inferenceConfig\":{\"maxTokens\":64}}",
+        bucket: "us.anthropic.claude-sonnet-4",
+        reserved: [1, 7, 64, 71],
+        json: r#"{"metrics":{"latencyMs":5},"output":{"message":{"content":[{"text":"Hi"}],"role":"assistant"}},"stopReason":"end_turn",
+            "usage":{"inputTokens":9,"outputTokens":3,"totalTokens":162,"cacheReadInputTokens":100,"cacheWriteInputTokens":50}}"#,
+        after_json: [1, 59, 3, 59 + 5 * 3],
+        stream: "data: [DONE]\n\n",
+        after_stream: [1, 7, 64, 71],
+        after_break: [1, 7, 64, 71],
+        refusal: r#"{"message":"Too many tokens, please wait before trying again."}"#,
+        after_refusal: NOTHING,
+    },
+    Fixture {
+        name: "Ollama",
+        rules: compatible::ollama,
+        request: r#"{"model":"llama3.2:latest","messages":[{"role":"user","content":"Hi"}],"options":{"num_predict":64}}"#,
+        bucket: "llama3.2",
+        reserved: [1, 7, 64, 71],
+        json: r#"{"model":"llama3.2","message":{"role":"assistant","content":"Hi"},"done_reason":"stop","done":true,"prompt_eval_count":9,"eval_count":3}"#,
+        after_json: [1, 9, 3, 12],
+        stream: concat!(
+            r#"{"model":"llama3.2","message":{"role":"assistant","content":"H"},"done":false}"#,
+            "\n",
+            r#"{"model":"llama3.2","message":{"role":"assistant","content":""},"done_reason":"stop","done":true,"prompt_eval_count":9,"eval_count":3}"#,
+            "\n",
+        ),
+        after_stream: [1, 9, 3, 12],
+        after_break: [1, 7, 64, 71],
+        refusal: "",
         after_refusal: NOTHING,
     },
 ];

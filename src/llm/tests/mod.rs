@@ -1,5 +1,8 @@
 //! Whole calls through the layer: what providers send, and what is charged for it.
 
+#[cfg(feature = "bedrock")]
+mod bedrock;
+mod cases;
 mod feedback;
 mod fixtures;
 mod learning;
@@ -86,7 +89,12 @@ impl Account {
             let response = response.lock().unwrap().take();
             async move { response.ok_or_else(|| BoxError::from("called twice")) }
         });
-        layer.layer(service).oneshot(Request::new(request.to_owned())).await.unwrap()
+        let (path, body) = match request.split_once('\n') {
+            Some((path, body)) if path.starts_with('/') => (path, body),
+            _ => ("/", request),
+        };
+        let request = Request::post(path).body(body.to_owned()).unwrap();
+        layer.layer(service).oneshot(request).await.unwrap()
     }
 }
 

@@ -6,7 +6,7 @@ use crate::llm::{AtEnd, Charge, Output, anthropic, compatible, openai};
 #[test]
 fn requests_ask_for_what_the_provider_counts() {
     for fixture in FIXTURES {
-        let demand = (fixture.rules)().demand(fixture.request.as_bytes()).unwrap();
+        let demand = fixture.demand(&(fixture.rules)());
         let reserved = super::METRICS.map(|metric| demand.usage().get(metric).unwrap());
         assert_eq!(reserved, fixture.reserved, "{}", fixture.name);
         assert_eq!(demand.buckets().collect::<Vec<_>>(), [fixture.bucket], "{}", fixture.name);
@@ -55,7 +55,8 @@ async fn streams_are_settled_on_what_they_tell() {
 async fn broken_streams_are_charged_what_was_seen_and_no_less_than_was_reserved() {
     for fixture in FIXTURES {
         let (rules, stream) = ((fixture.rules)(), fixture.stream);
-        let cut = stream.rfind(r#""usage":{"#).unwrap_or(3);
+        let cut =
+            stream.rfind(r#""usage":{"#).or(stream.rfind(r#""usageMetadata":{"#)).unwrap_or(3);
         for ending in [Ending::Read, Ending::Dropped, Ending::Failed] {
             let after =
                 charged(&rules, fixture.request, EVENTS, [&stream.as_bytes()[..cut]], ending).await;

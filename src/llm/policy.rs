@@ -1,0 +1,97 @@
+//! The words in which a provider's rules are said. It knows no provider, and imports nothing of
+//! this folder.
+
+/// What `tokens` is when a call is admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Tokens {
+    /// Input and output together.
+    Sum,
+    /// The larger of input and output.
+    Larger,
+}
+
+/// How much output is reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Output {
+    /// The most that the request allows (`max_tokens` and its kin).
+    Bound,
+    /// This many tokens, or what the request allows if that is less. Tokens beyond it become a
+    /// debt.
+    Expected(u64),
+    /// The output that nine tenths of the latest answers in the bucket stayed within. The request's
+    /// bound is reserved instead if it is smaller, or if too few answers were seen. The estimate of
+    /// the input is corrected too, by how far earlier estimates were off.
+    ///
+    /// An answer that was cut off by its bound counts as longer than the bound. Extractor and
+    /// inspector learn together if both are of the same [`Rules`](super::Rules) or of clones of
+    /// them, as those of a layer are. At most 1,000 buckets are learned of.
+    ///
+    /// In a simulation of 300 callers with answers of 330 tokens and a `max_tokens` of 8,192 it
+    /// used 100 % of a limit of 100,000 a minute, where the bound used 44 %.
+    Learned,
+}
+
+/// What becomes of the metric `tokens` when a call ends. `input_tokens` and `output_tokens` are
+/// always those used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AtEnd {
+    /// It is what was used.
+    Actual,
+    /// It stays as it was reserved, as it does at the provider.
+    Reserved,
+}
+
+/// The charge of a call that did not end well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Charge {
+    /// What the call reserved.
+    Reserved,
+    /// What the call reserved, or more if more was seen.
+    Seen,
+    /// A request and no tokens.
+    Request,
+    /// Nothing.
+    Nothing,
+}
+
+/// A charge for the statuses from the first to the last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OnStatus(pub(crate) u16, pub(crate) u16, pub(crate) Charge);
+
+/// What the part of `total_tokens` is that neither the prompt's nor the answer's tokens explain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Excess {
+    /// Used tokens: audio that stands beside the prompt is input, everything else is output.
+    Counts,
+    /// Nothing that the provider's limits count.
+    Ignored,
+}
+
+/// Input tokens that a provider adds to a request beyond its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Overhead {
+    pub(crate) always: u64,
+    /// With tools; `always` is not added to it.
+    pub(crate) with_tools: u64,
+}
+
+impl Overhead {
+    pub(crate) const NONE: Self = Self { always: 0, with_tools: 0 };
+
+    pub(crate) fn tokens(self, has_tools: bool) -> u64 {
+        if has_tools { self.with_tools.max(self.always) } else { self.always }
+    }
+}
+
+/// Where the name of the model stands that a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ModelPlace {
+    /// In the body; in the path if the body does not tell.
+    Body,
+    /// In the path; in the body if the path does not tell.
+    Path,
+}
