@@ -140,8 +140,8 @@ impl World {
             .collect();
         let batch = Batch { session, seq, lease: self.lease, buckets: &buckets, ops };
         let result = apply(&mut states, &batch, self.wall);
-        if cfg!(debug_assertions) && ops.len() < 1_000 {
-            // Whatever a test does to a state, its bytes say all of it.
+        if seq % 16 == 1 && ops.len() < 1_000 {
+            // Whatever a test does to a state, its bytes say all of it. Some of them: it takes time.
             states.iter().for_each(|state| bytes::assert_round_trip(state));
         }
         result
