@@ -1,6 +1,8 @@
 -- A batch, once.
 
-local APPLIED, STALE, UNCHARTED = 0, 1, 2
+local APPLIED = 0
+local STALE = 1
+local UNCHARTED = 2
 
 local function reply(outcome, rest)
   return struct.pack('<ddd', 24 + #rest, wall, outcome) .. rest
@@ -32,8 +34,7 @@ for b = 1, count do
   bucket_advance(buckets[b], wall)
   has_flows = has_flows or buckets[b].flow_count > 0
 end
-if has_flows then need_waiting() end
-if not has_flows or not perform_in_turns(at, last) then each_run(at, last, perform) end
+if not has_flows or not rare.waiting.perform_in_turns(at, last) then each_run(at, last, perform) end
 
 if edited then refold() end
 if seq > 0 then bucket_enter(buckets[1]) end
@@ -41,10 +42,9 @@ local seen, n = {}, 0
 for b = 1, count do
   local bucket = buckets[b]
   if bucket.is_told then
-    need_waiting()
-    stand(bucket)
+    rare.waiting.stand(bucket)
   end
-  if bucket.heads then wake(bucket, ARGV[2], is_sharded == 1 and 'SPUBLISH' or 'PUBLISH') end
+  if bucket.heads then rare.waiting.wake(bucket, ARGV[2], is_sharded == 1 and 'SPUBLISH' or 'PUBLISH') end
   bucket_end(bucket, lease, seq > 0, wall)
   seen[n + 1], seen[n + 2], seen[n + 3], seen[n + 4] = bucket.now, bucket.was, bucket.born, bucket.expires
   n = n + 4

@@ -66,40 +66,36 @@ local function bucket_advance(bucket, wall)
   end
   local stored = nil
   if not is_known then
-    need_changes()
-    stored = bucket_stored(bucket, state)
+    stored = rare.changes.bucket_stored(bucket, state)
   end
   if found[3] then
-    need_waiting()
-    bucket.heads, bucket.is_plain, bucket.rare = heads_decoded(found[3]), false, true
+    bucket.heads, bucket.is_plain, bucket.rare = rare.waiting.heads_decoded(found[3]), false, true
   end
   if found[4] then
-    need_provider()
-    bucket_decode_gates(bucket, found[4], stored or quotas)
+    rare.provider.bucket_decode_gates(bucket, found[4], stored or quotas)
   end
 
   -- A small step back is waited out, a large one is made up for from then on.
-  local now = max(bucket.offset > STEP and wall + bucket.offset or wall, bucket.was)
+  local now = math.max(bucket.offset > STEP and wall + bucket.offset or wall, bucket.was)
   if bucket.born == 0 then bucket.born = now end
   bucket.now, bucket.offset = now, drained(now, wall)
   if stored then
-    bucket_place(bucket, stored, wall)
+    rare.changes.bucket_place(bucket, stored, wall)
     quotas = bucket.quotas
   else
     for k = 1, bucket.count do
       local quota = quotas[k]
       quota_pass(quota, now)
-      if quota.cap then bucket_pass_cap(bucket, quota) end
+      if quota.cap then rare.provider.bucket_pass_cap(bucket, quota) end
       if quota.kind == FIXED and fixed_advance(quota, quota.begin, quota.next, wall) then quota.since = now end
       quota.taken = quota.holds and quota_held_and_charged(quota) or quota.charged
     end
   end
   if found[2] then bucket.own = own_record_decoded(bucket, found[2]) end
   if bucket.due_first <= now then
-    need_changes()
-    bucket_sweep(bucket, wall)
+    rare.changes.bucket_sweep(bucket, wall)
   end
-  if bucket.gate then bucket_pass_gate(bucket) end
+  if bucket.gate then rare.provider.bucket_pass_gate(bucket) end
 end
 
 -- The record of the sending session, which is made if there is none.
@@ -116,29 +112,28 @@ local function bucket_end(bucket, lease, is_numbered, wall)
     own.lease_until, own.forget_at = sum(now, lease), sum(now, SESSION_MEMORY)
     local due = record_due(own, quotas)
     if due < own.indexed_at or own.indexed_at <= now then
-      need_changes()
-      due_insert(bucket, due, 's', session)
+      rare.changes.due_insert(bucket, due, 's', session)
       own.indexed_at = due
     end
-    if is_numbered then expires = max(expires, own.forget_at) end
+    if is_numbered and own.forget_at > expires then expires = own.forget_at end
   end
-  lease = min(lease, SESSION_MEMORY)
+  if lease > SESSION_MEMORY then lease = SESSION_MEMORY end
   for k = 1, bucket.count do
     local until_then = sum(now, quota_lasts(quotas[k], lease, now, wall))
     if until_then > expires then expires = until_then end
   end
-  if bucket.gate then expires = max(expires, sum(now, gate_lasts(bucket.gate, now))) end
+  if bucket.gate then expires = math.max(expires, sum(now, rare.provider.gate_lasts(bucket.gate, now))) end
   bucket.expires = expires
 end
 
 local function bucket_save(bucket, wall)
   local key, list, own, quotas = bucket.key, bucket.numbers or {}, bucket.own, bucket.quotas
-  local needed = own and max(bucket.expires, own.lease_until) or bucket.expires
+  local needed = own and math.max(bucket.expires, own.lease_until) or bucket.expires
   needed = needed - bucket.now + wall
   local keep_for = nil
   if needed > bucket.kept_until then
     -- A minute more than needed, and so once in a minute.
-    keep_for = ceil((needed - wall) / 1000) + 60000
+    keep_for = math.ceil((needed - wall) / 1000) + 60000
     bucket.kept_until = needed + 59000000
   end
   list[1], list[2], list[3], list[4] = bucket.digest, bucket.born, bucket.now, bucket.offset
@@ -156,31 +151,30 @@ local function bucket_save(bucket, wall)
     local quota = quotas[k]
     local ring = quota.ring
     if ring and (ring.touched > 0 or ring.is_changed) then
-      fields[n + 1], fields[n + 2] = ring_field(quota), ring_packed(quota, ring)
+      fields[n + 1], fields[n + 2] = rare.rings.ring_field(quota), rare.rings.ring_packed(quota)
       n = n + 2
     end
   end
   if bucket.rare then
-    need_rest()
-    bucket_save_rest(bucket, fields)
+    rare.rest.bucket_save_rest(bucket, fields)
   end
   for first = 1, #fields, 2000 do
-    redis.call('HSET', key, unpack(fields, first, min(first + 1999, #fields)))
+    redis.call('HSET', key, unpack(fields, first, math.min(first + 1999, #fields)))
   end
   if keep_for then redis.call('PEXPIRE', key, keep_for) end
   if keep_for or bucket.due_changed then
-    redis.call('PEXPIRE', bucket.due_key, ceil((bucket.kept_until - wall) / 1000) + 1000)
+    redis.call('PEXPIRE', bucket.due_key, math.ceil((bucket.kept_until - wall) / 1000) + 1000)
   end
 end
 
 -- RARE provider
 
 -- The gate of the bucket and the caps of its quotas.
-function bucket_decode_gates(bucket, packed, quotas)
+function provider.bucket_decode_gates(bucket, packed, quotas)
   local list, count = numbers(packed)
-  bucket.is_plain, bucket.rare = false, true
+  bucket.is_plain, bucket.rare, bucket.has_gates = false, true, true
   for i = 1, count, 12 do
-    local gate = gate_decoded(list, i + 1)
+    local gate = provider.gate_decoded(list, i + 1)
     if list[i] < 0 then bucket.gate = gate end
     for _, quota in ipairs(quotas) do
       if quota.id == list[i] then quota.cap = gate end
@@ -190,26 +184,26 @@ end
 
 -- How many demands wait.
 local function waiting_in(bucket)
-  return bucket.heads and heads_waiting(bucket) or 0
+  return bucket.heads and rare.waiting.heads_waiting(bucket) or 0
 end
 
 -- How many demands wait for a quota.
 local function waiting_for(bucket, quota)
-  return bucket.heads and heads_waiting_for(bucket, quota.id) or 0
+  return bucket.heads and rare.waiting.heads_waiting_for(bucket, quota.id) or 0
 end
 
-function bucket_pass_cap(bucket, quota)
-  if not cap_pass(quota.cap, waiting_for(bucket, quota), bucket.now) then quota.cap = false end
+function provider.bucket_pass_cap(bucket, quota)
+  if not provider.cap_pass(quota.cap, waiting_for(bucket, quota), bucket.now) then quota.cap = false end
 end
 
-function bucket_pass_gate(bucket)
+function provider.bucket_pass_gate(bucket)
   gate_pass(bucket.gate, waiting_in(bucket), bucket.now)
   if gate_is_gone(bucket.gate) then bucket.gate = false end
 end
 
--- The gate of a bucket, or the cap of a quota, to be changed.
+-- The gate of a bucket, to be changed.
 local function bucket_gate(bucket)
-  bucket.gate, bucket.is_plain, bucket.rare = bucket.gate or gate_new(), false, true
+  bucket.gate = bucket.gate or gate_new()
   return bucket.gate
 end
 
@@ -232,11 +226,11 @@ local function bucket_answered_well(bucket, at)
   return is_probe
 end
 
-function gates_encoded(bucket)
+function provider.gates_encoded(bucket)
   local list = {}
   local function append(id, gate)
     list[#list + 1] = id
-    gate_append(gate, list)
+    provider.gate_append(gate, list)
   end
   if bucket.gate then append(-1, bucket.gate) end
   for _, quota in ipairs(bucket.quotas) do
@@ -248,7 +242,8 @@ end
 -- RARE changes
 
 -- How many numbers of a state a quota has, by its kind, and how many its shape has.
-local SIZES, SHAPE = {5, 11, 4, 2}, 10
+local SIZES = {5, 11, 4, 2}
+local SHAPE = 10
 
 local function shape_append(quota, to)
   local n = #to
@@ -268,7 +263,7 @@ local function quota_of_shape(bucket, list, i)
 end
 
 -- The quotas of a state that other rules left. What is not a state of ours is an error, and stays as it is.
-function bucket_stored(bucket, state)
+function changes.bucket_stored(bucket, state)
   local stored = {}
   bucket.shapes_changed, bucket.rare = true, true
   if not state then return stored end
@@ -301,8 +296,7 @@ local function bucket_other(bucket, id)
       other.indexed_at, other.is_aside = list[1], true
       local i = quota_decode(other, list, SHAPE + 2)
       if i <= count then
-        need_provider()
-        other.cap = gate_decoded(list, i)
+        other.cap = rare.provider.gate_decoded(list, i)
       end
     end
     bucket.others[id], bucket.rare = other or false, true
@@ -310,15 +304,15 @@ local function bucket_other(bucket, id)
   return other or nil
 end
 
-function other_encoded(quota)
+function changes.other_encoded(quota)
   local list = {quota.indexed_at}
   shape_append(quota, list)
   quota_encode(quota, list, SHAPE + 2)
-  if quota.cap then gate_append(quota.cap, list) end
+  if quota.cap then rare.provider.gate_append(quota.cap, list) end
   return packed_numbers(list, #list)
 end
 
-function shapes_encoded(bucket)
+function changes.shapes_encoded(bucket)
   local list = {VERSION}
   for _, quota in ipairs(bucket.quotas) do shape_append(quota, list) end
   return packed_numbers(list, #list)
@@ -328,7 +322,7 @@ end
 local function quota_follow(bucket, quota, rule, wall)
   local now = bucket.now
   quota_pass(quota, now)
-  if quota.cap then bucket_pass_cap(bucket, quota) end
+  if quota.cap then rare.provider.bucket_pass_cap(bucket, quota) end
   quota.begin, quota.next = rule.begin, rule.next
   if quota.kind == DRAINING then
     if quota.cap then quota.cap.withheld = rescaled(quota.cap.withheld, quota.units, rule.units) end
@@ -341,7 +335,7 @@ local function quota_follow(bucket, quota, rule, wall)
 end
 
 -- Puts quotas in the order of the rules. Those that no rule has are kept for as long as they mean something.
-function bucket_place(bucket, quotas, wall)
+function changes.bucket_place(bucket, quotas, wall)
   local now = bucket.now
   bucket.quotas = quotas
   for index, rule in ipairs(bucket.rules) do
@@ -352,7 +346,7 @@ function bucket_place(bucket, quotas, wall)
       if other then
         due_remove(bucket, 'q', rule.id)
         bucket.others[rule.id] = false
-        if other.cap then bucket.is_plain, bucket.rare = false, true end
+        if other.cap then bucket.is_plain, bucket.has_gates = false, true end
       end
       quotas[found] = other or quota_new(rule, now)
     end
@@ -366,12 +360,12 @@ function bucket_place(bucket, quotas, wall)
     local quota = quotas[index]
     quota.indexed_at, quotas[index] = now, nil
     bucket.others[quota.id], quota.is_aside = quota, true
-    due_insert(bucket, now, 'q', quota.id)
+    changes.due_insert(bucket, now, 'q', quota.id)
   end
 end
 
 -- The record of a session or of a claim, if there is one.
-function bucket_record(bucket, id)
+function changes.bucket_record(bucket, id)
   if id == session then return bucket.own or nil end
   bucket.records = bucket.records or {}
   local record = bucket.records[id]
@@ -410,16 +404,16 @@ local function record_abandon(bucket, record)
 end
 
 local function look_at_record(bucket, id)
-  local record = bucket_record(bucket, id)
+  local record = changes.bucket_record(bucket, id)
   if not record then return end
   if record.lease_until <= bucket.now then
     record_abandon(bucket, record)
-    if bucket.heads then heads_replace(bucket, id, {}) end
+    if bucket.heads then rare.waiting.heads_replace(bucket, id, {}) end
   end
   local due = record_due(record, record == bucket.own and bucket.quotas or {})
   record.indexed_at = due
   if due > bucket.now then
-    due_insert(bucket, due, 's', id)
+    changes.due_insert(bucket, due, 's', id)
   elseif record == bucket.own then
     bucket.own, bucket.is_own_gone = false, true
   else
@@ -434,21 +428,20 @@ local function look_at_other(bucket, id, wall)
   local again = quota_outlives(quota, bucket.now, wall)
   if again then
     quota.indexed_at = again
-    due_insert(bucket, again, 'q', id)
+    changes.due_insert(bucket, again, 'q', id)
   else
     bucket.others[id] = false
-    if quota.width then bucket.gone[ring_field(quota)] = true end
+    if quota.width then bucket.gone[rare.rings.ring_field(quota)] = true end
   end
 end
 
 local function look_at_flow(bucket, id)
-  need_waiting()
-  local again = flow_forget(bucket, id)
-  if again then due_insert(bucket, again, 'f', id) end
+  local again = rare.waiting.flow_forget(bucket, id)
+  if again then changes.due_insert(bucket, again, 'f', id) end
 end
 
 -- Looks at some of the records that are due.
-function bucket_sweep(bucket, wall)
+function changes.bucket_sweep(bucket, wall)
   local taken = due_taken(bucket)
   for i = 1, #taken, 2 do
     local kind, id = taken[i], taken[i + 1]
@@ -472,12 +465,12 @@ end
 
 -- The record of a claim, which is made if there is none.
 local function bucket_enter_claim(bucket, claim)
-  local record = bucket_record(bucket, claim)
+  local record = changes.bucket_record(bucket, claim)
   if not record then
     record = record_new(bucket.now)
     record.shares = {}
     bucket.records[claim], bucket.rare = record, true
-    due_insert(bucket, record.indexed_at, 's', claim)
+    changes.due_insert(bucket, record.indexed_at, 's', claim)
   end
   return record
 end
@@ -495,7 +488,7 @@ local function bucket_detach(bucket, claim, message, at, lease, wall)
   to.lease_until, to.forget_at = until_then, until_then
   if until_then < to.indexed_at or to.indexed_at <= now then
     to.indexed_at = until_then
-    due_insert(bucket, until_then, 's', claim)
+    changes.due_insert(bucket, until_then, 's', claim)
   end
   bucket.expires = max(bucket.expires, until_then)
   for k = 1, bucket.count do

@@ -6,17 +6,20 @@
 local function fixed_advance(window, begin, next, wall)
   local has_ended = wall >= window.window_end
   if has_ended then window.window_end, window.charged = next, 0 end
-  window.window_end = min(window.window_end, wall + (next - begin))
+  local latest = wall + (next - begin)
+  if window.window_end > latest then window.window_end = latest end
   return has_ended
 end
 
 local function fixed_charge(window, amount)
-  window.charged = min(window.charged + amount, MAX_TAKEN)
+  local charged = window.charged + amount
+  window.charged = charged < MAX_TAKEN and charged or MAX_TAKEN
 end
 
 -- Replaces what was charged in this window; what belongs to an earlier one changes nothing.
 local function fixed_amend(window, reserved, actual, of_this_window)
   if of_this_window then
-    window.charged = min(drained(window.charged + actual, reserved), MAX_TAKEN)
+    local charged = drained(window.charged + actual, reserved)
+    window.charged = charged < MAX_TAKEN and charged or MAX_TAKEN
   end
 end

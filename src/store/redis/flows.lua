@@ -40,30 +40,29 @@ local function flow_set(bucket, flow, start)
   bucket.flows, bucket.rare = bucket.flows or {}, true
   bucket.flows[flow] = {start = start, touched = bucket.now, changed = true}
   if not known then
-    need_changes()
     bucket.flow_count = bucket.flow_count + 1
-    due_insert(bucket, bucket.now + FLOW_MEMORY, 'f', flow)
+    rare.changes.due_insert(bucket, bucket.now + FLOW_MEMORY, 'f', flow)
   end
 end
 
 -- Where a flow starts that takes turns in `space`.
 local function start_of(bucket, flow, space)
   if bucket.flow_count == 0 then return 0 end
-  return flow_start(bucket, flow, heads_wait(bucket, flow, space))
+  return flow_start(bucket, flow, waiting.heads_wait(bucket, flow, space))
 end
 
 -- A demand of a flow is granted that moves it on by `step`.
-function flow_serve(bucket, flow, step)
+function waiting.flow_serve(bucket, flow, step)
   local start = start_of(bucket, flow, bucket.id)
   bucket.virtual_time = max(bucket.virtual_time, start)
   flow_set(bucket, flow, start + step)
 end
 
 -- Forgets a flow that does not wait, if it was not served for long. Otherwise returns when to look again.
-function flow_forget(bucket, flow)
+function waiting.flow_forget(bucket, flow)
   local known = flow_known(bucket, flow)
   if not known then return nil end
-  local touched = heads_wait(bucket, flow) and bucket.now or known.touched
+  local touched = waiting.heads_wait(bucket, flow) and bucket.now or known.touched
   if touched + FLOW_MEMORY > bucket.now then return touched + FLOW_MEMORY end
   bucket.flows[flow], bucket.flow_count, bucket.rare = false, bucket.flow_count - 1, true
   bucket.gone['f' .. struct.pack('<d', flow)] = true

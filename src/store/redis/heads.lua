@@ -12,7 +12,7 @@ local NAMES = {
   'due', 'held_until',
 }
 
-function heads_decoded(packed)
+function waiting.heads_decoded(packed)
   local list, count = numbers(packed)
   local heads, n = {}, 0
   for i = 1, count, 14 do
@@ -26,7 +26,7 @@ function heads_decoded(packed)
   return heads
 end
 
-function heads_encoded(bucket)
+function waiting.heads_encoded(bucket)
   local list, n = {}, 0
   for _, head in ipairs(bucket.heads) do
     for i = 1, 14 do list[n + i] = head[NAMES[i]] end
@@ -93,7 +93,7 @@ local function heads_arrival(bucket, waiter, age)
 end
 
 -- Whether a flow waits here that takes turns in `space` (in any if there is none): in a session that is not late.
-function heads_wait(bucket, flow, space)
+function waiting.heads_wait(bucket, flow, space)
   for _, head in ipairs(bucket.heads or {}) do
     if head.flow == flow and (not space or head.space == space) and not head_is_late(head, bucket.now) then
       return true
@@ -111,7 +111,7 @@ local function goes_first(one, other)
 end
 
 -- Replaces a session's heads.
-function heads_replace(bucket, of_session, mine)
+function waiting.heads_replace(bucket, of_session, mine)
   local heads, n = {}, 0
   for _, head in ipairs(bucket.heads or {}) do
     if head.session ~= of_session then
@@ -143,7 +143,7 @@ local function heads_before(bucket, place, quota, tolerance)
 end
 
 -- How many demands wait: of each session that is not late as many as on the quota for which most do.
-function heads_waiting(bucket)
+function waiting.heads_waiting(bucket)
   local counts, most, waiting = {}, {}, 0
   for _, head in ipairs(bucket.heads or {}) do
     if not head_is_late(head, bucket.now) then
@@ -158,7 +158,7 @@ function heads_waiting(bucket)
 end
 
 -- How many demands wait for a quota, of sessions that are not late.
-function heads_waiting_for(bucket, quota)
+function waiting.heads_waiting_for(bucket, quota)
   local waiting = 0
   for _, head in ipairs(bucket.heads or {}) do
     if head_is_live(head, -1, quota, bucket.now) then waiting = sum(waiting, head.count) end

@@ -9,10 +9,21 @@
 --   7  status: how many levels, those (see quota_append_level), until when the bucket is paused, the end of a
 --      wait that was asked for, how many wait.
 
-local GRANTED, PROBE, FITS, DONE, NO_CLAIM, REFUSED, STATUS = 1, 2, 3, 4, 5, 6, 7
+local GRANTED = 1
+local PROBE = 2
+local FITS = 3
+local DONE = 4
+local NO_CLAIM = 5
+local REFUSED = 6
+local STATUS = 7
 
 -- Kinds of operations.
-local WAIT, DRY, CLOSE, ADJUST, DETACH, WAITING = 1, 3, 4, 5, 8, 9
+local WAIT = 1
+local DRY = 3
+local CLOSE = 4
+local ADJUST = 5
+local DETACH = 8
+local WAITING = 9
 
 local message, buckets, wall, verdicts = nil, {}, nil, {}
 
@@ -78,25 +89,23 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, tag)
       end
     end
     if not fits then
-      need_waiting()
-      demand = demand_at(mode, first, of, quotas, count, headroom, flow, weight, tag)
-      fits = not is_plain and demand_fits(demand)
+      demand = rare.waiting.demand_at(mode, first, of, quotas, count, headroom, flow, weight, tag)
+      fits = not is_plain and rare.waiting.demand_fits(demand)
     end
     if fits and mode ~= DRY then
       local is_probe = false
       for b = 1, #of do
         bucket_enter(of[b])
-        if of[b].gate and gate_grant(of[b].gate, of[b].now) then is_probe = true end
+        if of[b].gate and rare.provider.gate_grant(of[b].gate, of[b].now) then is_probe = true end
       end
       for k = 1, count do
         local quota, cost = quotas[k], message[first + k]
         quota_reserve(quota, cost)
-        if quota.cap and cost > 0 and gate_grant(quota.cap, quota.bucket.now) then is_probe = true end
+        if quota.cap and cost > 0 and rare.provider.gate_grant(quota.cap, quota.bucket.now) then is_probe = true end
       end
       if space.flow_count > 0 then
-        need_waiting()
-        demand = demand or demand_at(mode, first, of, quotas, count, headroom, flow, weight, tag)
-        flow_serve(space, flow, demand.step)
+        demand = demand or rare.waiting.demand_at(mode, first, of, quotas, count, headroom, flow, weight, tag)
+        rare.waiting.flow_serve(space, flow, demand.step)
       end
       if is_probe then
         if granted > 0 then answer(GRANTED, granted) end
@@ -108,7 +117,7 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, tag)
     else
       if granted > 0 then answer(GRANTED, granted) end
       granted = 0
-      if fits then answer(FITS, 1) else refuse(demand) end
+      if fits then answer(FITS, 1) else rare.waiting.refuse(demand) end
       is_plain = is_plain and not ahead
     end
   end
@@ -147,14 +156,11 @@ local function perform(kind, at, many, of, count, x, y, z, tag)
   elseif kind <= ADJUST then
     settles(at, many, of, count, kind == CLOSE)
   elseif kind <= DETACH then
-    need_changes()
-    for _ = 1, many do at = perform_of_claim(kind, at, of, count, x, y) end
+    for _ = 1, many do at = rare.changes.perform_of_claim(kind, at, of, count, x, y) end
   elseif kind == WAITING then
-    need_waiting()
-    wait(of, at)
+    rare.waiting.wait(of, at)
   else
-    need_provider()
-    perform_of_provider(kind, at, of)
+    rare.provider.perform_of_provider(kind, at, of)
   end
 end
 
@@ -188,14 +194,15 @@ end
 
 -- Where grants come faster than round trips, strict order over processes would let all of them wait for each
 -- other: there a session may grant what arrived this much after another one's head, and more where many wait.
-local TOLERANCE, TOLERANCE_PER_HEAD = 20000, 2000
+local TOLERANCE = 20000
+local TOLERANCE_PER_HEAD = 2000
 
 -- A head counts for the order of flows with this many of a session's groups on a quota at most.
 local MAX_LINES = 4
 
 -- The reserve whose costs follow index `first` of the message. `step` is how far it moves its flow on: the part of
 -- its last bucket's limits that it takes, by its weight.
-function demand_at(mode, first, of, quotas, count, headroom, flow, weight, tag)
+function waiting.demand_at(mode, first, of, quotas, count, headroom, flow, weight, tag)
   local space, part = of[#of], 0
   for k = count - space.count + 1, count do
     local part_of_quota = message[first + k] / max(quotas[k].whole, 1)
@@ -262,10 +269,10 @@ local function paused_for(demand, bucket, k)
       most = max(most, asked_of(demand, k + rule - 1, bucket, rule).before)
     end
   end
-  return gate_wait(bucket.gate, most, bucket.now)
+  return rare.provider.gate_wait(bucket.gate, most, bucket.now)
 end
 
-function demand_fits(demand)
+function waiting.demand_fits(demand)
   local k = 1
   for _, bucket in ipairs(demand.of) do
     for rule = 1, bucket.count do
@@ -293,7 +300,7 @@ local function violations_of(demand)
     if wait > 0 then
       violations[#violations + 1] = {
         bucket = bucket, by = -index, available = 0, wait = wait, at_best = wait,
-        asked = gate_asked(bucket.gate, bucket.now), holds = true, rank = 0, before = 0,
+        asked = rare.provider.gate_asked(bucket.gate, bucket.now), holds = true, rank = 0, before = 0,
       }
     end
     k = k + bucket.count
@@ -382,7 +389,7 @@ local function line_up_behind_pauses(demand, violations, due_in)
   end
 end
 
-function refuse(demand)
+function waiting.refuse(demand)
   local violations, is_to_wait, is_known, longest = violations_of(demand), demand.mode == WAIT, true, 0
   for index, violation in ipairs(violations) do
     -- For how long the others hold it back.
@@ -418,7 +425,7 @@ function refuse(demand)
 end
 
 -- Lines of waiters that are not in the batch: see arguments.lua.
-function wait(bucket, at)
+function waiting.wait(bucket, at)
   local now = bucket.now
   for i = at + 1, at + 11 * message[at], 11 do
     local rule = message[i] + 1
@@ -460,7 +467,7 @@ end
 
 -- Applies the operations in such an order that flows of one space and class take turns. Returns false if that is as
 -- they come, and then does nothing.
-function perform_in_turns(first, last)
+function waiting.perform_in_turns(first, last)
   local ops, has_flows, moved, groups, in_order = {}, false, {}, {}, {}
   each_run(first, last, function(kind, at, many, of, count, x, y, z)
     local size = kind <= DRY and count + 2 or kind < DETACH and #of + 2 * count or count
@@ -473,7 +480,7 @@ function perform_in_turns(first, last)
   for i, op in ipairs(ops) do
     if op.kind == WAIT then
       local space, flow, headroom = op.of[#op.of], op.y, op.x
-      local demand = demand_at(WAIT, op.at + 1, op.of, quotas_of(op.of), op.count, headroom, flow, op.z, 0)
+      local demand = waiting.demand_at(WAIT, op.at + 1, op.of, quotas_of(op.of), op.count, headroom, flow, op.z, 0)
       local of_space = moved[space] or {}
       moved[space] = of_space
       op.tag = of_space[flow] or start_of(space, flow, space.id)
@@ -505,7 +512,7 @@ function perform_in_turns(first, last)
 end
 
 -- Replaces the session's heads in a bucket by those of the batch.
-function stand(bucket)
+function waiting.stand(bucket)
   local mine, starts = bucket.mine or {}, {}
   local needs_flows = bucket.flow_count > 0
   for _, head in ipairs(mine) do
@@ -522,7 +529,7 @@ function stand(bucket)
   -- The end of its lease takes its heads along.
   if #mine > 0 then bucket_enter(bucket) end
   if bucket.own then bucket.own.waits = #mine > 0 and 1 or 0 end
-  if #mine > 0 or bucket.heads then heads_replace(bucket, session, mine) end
+  if #mine > 0 or bucket.heads then waiting.heads_replace(bucket, session, mine) end
 end
 
 -- All heads on a quota.
@@ -547,7 +554,7 @@ local function front_of(quota)
   for n, head in ipairs(heads) do
     local capacity = capacity_for(quota, head.cost, head.headroom)
     local ask = {cost = head.cost, ahead = amount, before = n - 1, capacity = capacity}
-    if not quota_fits(quota, ask, now) or bucket.gate and gate_wait(bucket.gate, n - 1, now) > 0 then break end
+    if not quota_fits(quota, ask, now) or bucket.gate and rare.provider.gate_wait(bucket.gate, n - 1, now) > 0 then break end
     front[n], amount = head, sum(amount, head.cost)
   end
   return front
@@ -556,7 +563,7 @@ end
 -- Wakes the heads of other sessions at the front of each quota of a bucket, as far as all of them fit; all heads if
 -- the batch has changed when they may pass. Each session is expected to come back at once, and told so if
 -- it was not yet.
-function wake(bucket, channel, command)
+function waiting.wake(bucket, channel, command)
   local woken, now = {}, bucket.now
   local function publish(of_session)
     local to = channel .. string.format('%.0f', of_session)
@@ -578,8 +585,7 @@ end
 -- RARE provider
 
 local function status(bucket)
-  need_waiting()
-  local now, asked = bucket.now, bucket.gate and gate_asked(bucket.gate, bucket.now)
+  local now, asked = bucket.now, bucket.gate and provider.gate_asked(bucket.gate, bucket.now)
   verdicts[#verdicts + 1] = STATUS
   verdicts[#verdicts + 1] = bucket.count
   for k = 1, bucket.count do quota_append_level(bucket.quotas[k], verdicts, now, wall) end
@@ -590,14 +596,14 @@ local function status(bucket)
 end
 
 -- An operation that is about one bucket: see arguments.lua.
-function perform_of_provider(kind, at, bucket)
+function provider.perform_of_provider(kind, at, bucket)
   local now = bucket.now
   local function quota_of(id)
     for k = 1, bucket.count do
       if bucket.quotas[k].id == id then return bucket.quotas[k] end
     end
   end
-  bucket.is_plain, bucket.rare = false, true
+  bucket.is_plain, bucket.rare, bucket.has_gates = false, true, true
   if kind == 10 then
     if message[at] == 0 then
       bucket_resume(bucket)
@@ -633,7 +639,7 @@ end
 -- RARE changes
 
 -- Settles a claim, or detaches: see arguments.lua. Returns the index after it.
-function perform_of_claim(kind, at, of, count, claim, lease)
+function changes.perform_of_claim(kind, at, of, count, claim, lease)
   if kind == DETACH then
     for _, bucket in ipairs(of) do
       bucket_detach(bucket, claim, message, at - 1, lease, wall)
@@ -645,14 +651,14 @@ function perform_of_claim(kind, at, of, count, claim, lease)
   local first = at
   at = at + #of
   for _, bucket in ipairs(of) do
-    if not bucket_record(bucket, claim) then
+    if not changes.bucket_record(bucket, claim) then
       answer(NO_CLAIM, 1)
       return at + 2 * count
     end
   end
   edited = true
   for b, bucket in ipairs(of) do
-    local shares = bucket_record(bucket, claim).shares
+    local shares = changes.bucket_record(bucket, claim).shares
     for k = 1, bucket.count do
       local quota, reserved, actual = bucket.quotas[k], message[at], message[at + count]
       local share = shares[quota.id] or 0

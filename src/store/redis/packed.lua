@@ -9,9 +9,9 @@ end
 -- The numbers of a string, and how many they are.
 local function numbers(packed)
   local count = (#packed - #packed % 8) / 8
-  local list = {struct.unpack(format_of(min(count, AT_ONCE)), packed)}
+  local list = {struct.unpack(format_of(count < AT_ONCE and count or AT_ONCE), packed)}
   for first = AT_ONCE, count - 1, AT_ONCE do
-    local more = {struct.unpack(format_of(min(count - first, AT_ONCE)), packed, 8 * first + 1)}
+    local more = {struct.unpack(format_of(math.min(count - first, AT_ONCE)), packed, 8 * first + 1)}
     for i = 1, #more do list[first + i] = more[i] end
   end
   list[count + 1] = nil -- the position after them
@@ -22,7 +22,7 @@ local function packed_numbers(list, count)
   if count <= AT_ONCE then return struct.pack(format_of(count), unpack(list, 1, count)) end
   local parts = {}
   for first = 1, count, AT_ONCE do
-    local last = min(first + AT_ONCE - 1, count)
+    local last = math.min(first + AT_ONCE - 1, count)
     parts[#parts + 1] = struct.pack(format_of(last - first + 1), unpack(list, first, last))
   end
   return table.concat(parts)

@@ -13,7 +13,7 @@ local function quota_held_and_charged(quota)
   local held, kind = quota.in_flight, quota.kind
   if kind == IN_FLIGHT then return held end
   -- Nothing fits behind more than a burst that is held; amounts stay exact.
-  if kind == DRAINING then held = product(min(held, 2 * quota.burst), quota.units) end
+  if kind == DRAINING then held = product(math.min(held, 2 * quota.burst), quota.units) end
   return sum(quota.charged, held)
 end
 
@@ -63,7 +63,7 @@ end
 local function quota_pass(quota, now)
   local kind = quota.kind
   if kind == SLIDING then
-    if now >= quota.began + quota.slot then sliding_advance(quota, now) end
+    if now >= quota.began + quota.slot then rare.rings.sliding_advance(quota, now) end
   elseif kind == DRAINING then
     local target = (now - now % quota.tick) / quota.tick
     if target > quota.at then
@@ -76,7 +76,7 @@ end
 local function quota_charge(quota, amount)
   local kind = quota.kind
   if kind == SLIDING then
-    sliding_add(quota, quota.head, amount)
+    sliding_charge(quota, amount)
   elseif kind == DRAINING then
     draining_charge(quota, amount)
   elseif kind == FIXED then
@@ -86,8 +86,9 @@ end
 
 -- Charges a reserve of the sending session.
 local function quota_reserve(quota, cost)
-  quota.in_flight = min(quota.in_flight + cost, MAX_TAKEN)
-  quota.share = min(quota.share + cost, MAX_TAKEN)
+  local in_flight, share = quota.in_flight + cost, quota.share + cost
+  quota.in_flight = in_flight < MAX_TAKEN and in_flight or MAX_TAKEN
+  quota.share = share < MAX_TAKEN and share or MAX_TAKEN
   if quota.holds then
     quota.taken = quota_held_and_charged(quota)
   else
@@ -106,7 +107,7 @@ local function quota_settle(quota, at, reserved, actual, in_flight, close)
   end
   if not close then
     open = amount
-    left = min(left + open, MAX_TAKEN)
+    left = left + open < MAX_TAKEN and left + open or MAX_TAKEN
   end
   quota.in_flight = left
 
@@ -140,10 +141,10 @@ local function quota_lasts(quota, lease, now, wall)
   elseif kind == DRAINING then
     lasts = draining_until_drained(quota, sum(quota.taken, quota.excess), now)
   elseif kind == FIXED then
-    lasts = max(holds and quota.next - quota.begin or 0, drained(quota.window_end, wall))
+    lasts = math.max(holds and quota.next - quota.begin or 0, drained(quota.window_end, wall))
   end
   if holds then lasts = sum(lease, lasts) end
-  return quota.cap and max(lasts, cap_lasts(quota.cap, now)) or lasts
+  return quota.cap and math.max(lasts, rare.provider.cap_lasts(quota.cap, now)) or lasts
 end
 
 -- RARE waiting
@@ -172,12 +173,12 @@ end
 
 -- For how long a pause holds back a demand.
 local function quota_paused_for(quota, ask, now)
-  return quota.cap and ask.cost > 0 and gate_wait(quota.cap, ask.before, now) or 0
+  return quota.cap and ask.cost > 0 and rare.provider.gate_wait(quota.cap, ask.before, now) or 0
 end
 
 -- What is left of a wait that demands of this cost are not to wait for, or nil.
 local function quota_asked(quota, cost, now)
-  return quota.cap and cost > 0 and gate_asked(quota.cap, now) or nil
+  return quota.cap and cost > 0 and rare.provider.gate_asked(quota.cap, now) or nil
 end
 
 local function quota_fits(quota, ask, now)
@@ -235,7 +236,7 @@ end
 local function quota_append_level(quota, to, now, wall)
   local kind, cap, charged, reset, n = quota.kind, quota.cap, quota.charged, 0, #to
   if kind == SLIDING then
-    if charged > 0 then reset = sliding_until_left(quota, charged, now) or 0 end
+    if charged > 0 then reset = rare.waiting.sliding_until_left(quota, charged, now) or 0 end
   elseif kind == DRAINING then
     reset = draining_until_drained(quota, charged, now)
   elseif kind == FIXED then
@@ -249,7 +250,7 @@ local function quota_append_level(quota, to, now, wall)
     withheld_for = max(drained(cap.withheld_until, now), drained(paused_until, now))
   end
   to[n + 1], to[n + 2], to[n + 3] = charged, quota.in_flight, reset
-  to[n + 4], to[n + 5], to[n + 6] = withheld, withheld_for, cap and gate_asked(cap, now) or -1
+  to[n + 4], to[n + 5], to[n + 6] = withheld, withheld_for, cap and provider.gate_asked(cap, now) or -1
 end
 
 -- RARE changes
@@ -263,7 +264,7 @@ local function quota_new(quota, now)
   if quota.kind == SLIDING then
     quota.head = (now - now % quota.slot) / quota.slot
     quota.began = quota.head * quota.slot
-    ring_new(quota)
+    rare.rings.ring_new(quota)
   elseif quota.kind == DRAINING then
     draining_renew(quota, quota, (now - now % quota.tick) / quota.tick)
   elseif quota.kind == FIXED then
@@ -286,7 +287,7 @@ end
 local function quota_outlives(quota, now, wall)
   local kind, lasts, charged = quota.kind, 0, quota.charged
   quota_pass(quota, now)
-  if quota.cap and not cap_pass(quota.cap, 0, now) then quota.cap = false end
+  if quota.cap and not rare.provider.cap_pass(quota.cap, 0, now) then quota.cap = false end
   charged = quota.charged
   if quota.in_flight > 0 then
     lasts = LOOK_AGAIN
@@ -297,6 +298,6 @@ local function quota_outlives(quota, now, wall)
   elseif kind == FIXED and charged > 0 then
     lasts = drained(quota.window_end, wall)
   end
-  if quota.cap then lasts = max(lasts, cap_lasts(quota.cap, now)) end
+  if quota.cap then lasts = max(lasts, rare.provider.cap_lasts(quota.cap, now)) end
   return lasts > 0 and sum(now, lasts) or nil
 end

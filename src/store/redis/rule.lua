@@ -6,7 +6,10 @@
 --   3  fixed window: length, anchor;    4  in flight: nothing;
 --   5  calendar, a fixed window with boundaries: how many, and those.
 
-local SLIDING, DRAINING, FIXED, IN_FLIGHT = 1, 2, 3, 4
+local SLIDING = 1
+local DRAINING = 2
+local FIXED = 3
+local IN_FLIGHT = 4
 
 -- The rule at index `i` of the message, and the index after it.
 local function rule_decoded(message, i, wall)
@@ -56,10 +59,12 @@ end
 -- `whole` without the share of a class that leaves `headroom` (in ten-thousandths) to others, with nothing in
 -- between that is not exact.
 local function less_headroom(whole, headroom)
-  headroom = min(headroom, 10000)
+  headroom = math.min(headroom, 10000)
   local rest = whole % 10000
-  return whole - (whole - rest) / 10000 * headroom - floor(rest * headroom / 10000)
+  return whole - (whole - rest) / 10000 * headroom - math.floor(rest * headroom / 10000)
 end
+
+-- RARE waiting
 
 -- What one demand of this cost can get at most, of a class that leaves `headroom` to others. One that needs
 -- nothing is not held up by what is left to others, only by a debt.

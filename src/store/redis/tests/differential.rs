@@ -110,12 +110,12 @@ fn difference(sending: &Sending, script: &Answer, engine: &Answer) -> String {
 
 #[tokio::test]
 async fn random_operations_are_answered_as_by_the_engine() {
-    compare(600_000, 32, true).await;
+    compare(60_000, 32, true).await;
 }
 
 #[tokio::test]
 async fn so_are_those_of_small_batches() {
-    compare(200_000, 3, true).await;
+    compare(30_000, 3, true).await;
 }
 
 #[tokio::test]
