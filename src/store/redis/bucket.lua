@@ -26,152 +26,11 @@ local SESSION_MEMORY = 600000000
 -- A clock that goes back by more than this has been stepped; by less, time stands still until it is caught up.
 local STEP = 1000000
 
--- The bucket that is declared at index `i` of the message, and the index after it.
-local function bucket_declared(message, i, index, wall)
-  local key, rules = KEYS[2 * index - 1], {}
-  local bucket = {
-    key = key, due_key = KEYS[2 * index], index = index, id = message[i], is_told = message[i + 1] == 1,
-    digest = message[i + 2], size = message[i + 3], count = message[i + 4], rules = rules, quotas = rules,
-    found = redis.call('HMGET', key, 's', record_field, 'h', 'g'), numbers = false, own = false,
-    born = 0, now = 0, was = 0, offset = 0, expires = 0, kept_until = 0, due_first = MAX_AMOUNT, due_count = 0,
-    virtual_time = 0, flow_count = 0, heads = false, gate = false, is_plain = true, rare = false, gone = {},
-  }
-  i = i + 5
-  for k = 1, bucket.count do
-    rules[k], i = rule_decoded(message, i, wall)
-    rules[k].bucket = bucket
-  end
-  return bucket, i
-end
-
--- Takes in the numbers of its state but for those of the quotas.
-local function bucket_decode(bucket, list)
-  bucket.numbers, bucket.born, bucket.was, bucket.offset, bucket.expires = list, list[2], list[3], list[4], list[5]
-  bucket.kept_until, bucket.due_first, bucket.due_count = list[6], list[7], list[8]
-  bucket.virtual_time, bucket.flow_count = list[9], list[10]
-end
-
--- Brings clock, quotas and leases to the present, with the quotas in the order of the rules.
-local function bucket_advance(bucket, wall)
-  local found, quotas = bucket.found, bucket.quotas
-  local state, is_known = found[1], false
-  if state and #state == 8 * bucket.size then
-    local list = {struct.unpack(format_of(bucket.size), state)}
-    if list[1] == bucket.digest then
-      is_known = true
-      bucket_decode(bucket, list)
-      local i = OF_BUCKET + 1
-      for k = 1, bucket.count do i = quota_decode(quotas[k], list, i) end
-    end
-  end
-  local stored = nil
-  if not is_known then
-    stored = rare.changes.bucket_stored(bucket, state)
-  end
-  if found[3] then
-    bucket.heads, bucket.is_plain, bucket.rare = rare.waiting.heads_decoded(found[3]), false, true
-  end
-  if found[4] then
-    rare.provider.bucket_decode_gates(bucket, found[4], stored or quotas)
-  end
-
-  -- A small step back is waited out, a large one is made up for from then on.
-  local now = math.max(bucket.offset > STEP and wall + bucket.offset or wall, bucket.was)
-  if bucket.born == 0 then bucket.born = now end
-  bucket.now, bucket.offset = now, drained(now, wall)
-  if stored then
-    rare.changes.bucket_place(bucket, stored, wall)
-    quotas = bucket.quotas
-  else
-    for k = 1, bucket.count do
-      local quota = quotas[k]
-      quota_pass(quota, now)
-      if quota.cap then rare.provider.bucket_pass_cap(bucket, quota) end
-      if quota.kind == FIXED and fixed_advance(quota, quota.begin, quota.next, wall) then quota.since = now end
-      quota.taken = quota.holds and quota_held_and_charged(quota) or quota.charged
-    end
-  end
-  if found[2] then bucket.own = own_record_decoded(bucket, found[2]) end
-  if bucket.due_first <= now then
-    rare.changes.bucket_sweep(bucket, wall)
-  end
-  if bucket.gate then rare.provider.bucket_pass_gate(bucket) end
-end
-
--- The record of the sending session, which is made if there is none.
-local function bucket_enter(bucket)
-  local own = bucket.own or record_new(bucket.now)
-  bucket.own = own
-  return own
-end
-
--- Gives the session time until its next batch, and the state as long as it means something.
-local function bucket_end(bucket, lease, is_numbered, wall)
-  local now, own, expires, quotas = bucket.now, bucket.own, bucket.expires, bucket.quotas
-  if own then
-    own.lease_until, own.forget_at = sum(now, lease), sum(now, SESSION_MEMORY)
-    local due = record_due(own, quotas)
-    if due < own.indexed_at or own.indexed_at <= now then
-      rare.changes.due_insert(bucket, due, 's', session)
-      own.indexed_at = due
-    end
-    if is_numbered and own.forget_at > expires then expires = own.forget_at end
-  end
-  if lease > SESSION_MEMORY then lease = SESSION_MEMORY end
-  for k = 1, bucket.count do
-    local until_then = sum(now, quota_lasts(quotas[k], lease, now, wall))
-    if until_then > expires then expires = until_then end
-  end
-  if bucket.gate then expires = math.max(expires, sum(now, rare.provider.gate_lasts(bucket.gate, now))) end
-  bucket.expires = expires
-end
-
-local function bucket_save(bucket, wall)
-  local key, list, own, quotas = bucket.key, bucket.numbers or {}, bucket.own, bucket.quotas
-  local needed = own and math.max(bucket.expires, own.lease_until) or bucket.expires
-  needed = needed - bucket.now + wall
-  local keep_for = nil
-  if needed > bucket.kept_until then
-    -- A minute more than needed, and so once in a minute.
-    keep_for = math.ceil((needed - wall) / 1000) + 60000
-    bucket.kept_until = needed + 59000000
-  end
-  list[1], list[2], list[3], list[4] = bucket.digest, bucket.born, bucket.now, bucket.offset
-  list[5], list[6], list[7], list[8] = bucket.expires, bucket.kept_until, bucket.due_first, bucket.due_count
-  list[9], list[10] = bucket.virtual_time, bucket.flow_count
-  local i = OF_BUCKET + 1
-  for k = 1, bucket.count do i = quota_encode(quotas[k], list, i) end
-
-  local fields, n = {'s', packed_numbers(list, bucket.size)}, 2
-  if own then
-    fields[3], fields[4] = record_field, record_encoded(own, quotas)
-    n = 4
-  end
-  for k = 1, bucket.count do
-    local quota = quotas[k]
-    local ring = quota.ring
-    if ring and (ring.touched > 0 or ring.is_changed) then
-      fields[n + 1], fields[n + 2] = rare.rings.ring_field(quota), rare.rings.ring_packed(quota)
-      n = n + 2
-    end
-  end
-  if bucket.rare then
-    rare.rest.bucket_save_rest(bucket, fields)
-  end
-  for first = 1, #fields, 2000 do
-    redis.call('HSET', key, unpack(fields, first, math.min(first + 1999, #fields)))
-  end
-  if keep_for then redis.call('PEXPIRE', key, keep_for) end
-  if keep_for or bucket.due_changed then
-    redis.call('PEXPIRE', bucket.due_key, math.ceil((bucket.kept_until - wall) / 1000) + 1000)
-  end
-end
-
 -- RARE provider
 
 -- The gate of the bucket and the caps of its quotas.
 function provider.bucket_decode_gates(bucket, packed, quotas)
-  local list, count = numbers(packed)
+  local list, count = rare.packed.numbers(packed)
   bucket.is_plain, bucket.rare, bucket.has_gates = false, true, true
   for i = 1, count, 12 do
     local gate = provider.gate_decoded(list, i + 1)
@@ -236,7 +95,7 @@ function provider.gates_encoded(bucket)
   for _, quota in ipairs(bucket.quotas) do
     if quota.cap then append(quota.id, quota.cap) end
   end
-  return #list > 0 and packed_numbers(list, #list)
+  return #list > 0 and rare.packed.pack(list, #list)
 end
 
 -- RARE changes
@@ -262,12 +121,25 @@ local function quota_of_shape(bucket, list, i)
   }
 end
 
+-- Takes in the numbers of its state but for those of the quotas.
+local function bucket_decode(bucket, list)
+  bucket.born, bucket.was, bucket.offset, bucket.expires = list[2], list[3], list[4], list[5]
+  bucket.kept_until, bucket.due_first, bucket.due_count = list[6], list[7], list[8]
+  bucket.virtual_time, bucket.flow_count = list[9], list[10]
+end
+
+-- The record of the sending session, which is made if there is none.
+function changes.bucket_enter(bucket)
+  bucket.own = bucket.own or record_new(bucket.now)
+  return bucket.own
+end
+
 -- The quotas of a state that other rules left. What is not a state of ours is an error, and stays as it is.
 function changes.bucket_stored(bucket, state)
   local stored = {}
-  bucket.shapes_changed, bucket.rare = true, true
+  bucket.shapes_changed, bucket.rare, bucket.due_first = true, true, MAX_AMOUNT
   if not state then return stored end
-  local shapes, count = numbers(redis.call('HGET', bucket.key, 'd') or '')
+  local shapes, count = rare.packed.numbers(redis.call('HGET', bucket.key, 'd') or '')
   if shapes[1] ~= VERSION then
     error('the state of this bucket was not written by this version of tower-throttle; use another prefix')
   end
@@ -277,11 +149,16 @@ function changes.bucket_stored(bucket, state)
     stored[#stored + 1], size = quota, size + SIZES[quota.kind]
   end
   if #state ~= 8 * size then error('the state of this bucket is cut short') end
-  local list, i = numbers(state), OF_BUCKET + 1
+  local list, i = rare.packed.numbers(state), OF_BUCKET + 1
   bucket_decode(bucket, list)
-  bucket.numbers = {}
   for _, quota in ipairs(stored) do i = quota_decode(quota, list, i) end
   return stored
+end
+
+-- A field is to be deleted.
+function changes.bucket_forget(bucket, field)
+  bucket.gone = bucket.gone or {}
+  bucket.gone[field], bucket.rare = true, true
 end
 
 -- A quota that is set aside, if there is one of this id.
@@ -291,7 +168,7 @@ local function bucket_other(bucket, id)
   if other == nil then
     local packed = redis.call('HGET', bucket.key, 'o' .. struct.pack('<d', id))
     if packed then
-      local list, count = numbers(packed)
+      local list, count = rare.packed.numbers(packed)
       other = quota_of_shape(bucket, list, 2)
       other.indexed_at, other.is_aside = list[1], true
       local i = quota_decode(other, list, SHAPE + 2)
@@ -307,15 +184,15 @@ end
 function changes.other_encoded(quota)
   local list = {quota.indexed_at}
   shape_append(quota, list)
-  quota_encode(quota, list, SHAPE + 2)
+  changes.quota_encode(quota, list, SHAPE + 2)
   if quota.cap then rare.provider.gate_append(quota.cap, list) end
-  return packed_numbers(list, #list)
+  return rare.packed.pack(list, #list)
 end
 
 function changes.shapes_encoded(bucket)
   local list = {VERSION}
   for _, quota in ipairs(bucket.quotas) do shape_append(quota, list) end
-  return packed_numbers(list, #list)
+  return rare.packed.pack(list, #list)
 end
 
 -- Brings a quota to the present and to its rule, which may have changed.
@@ -327,7 +204,7 @@ local function quota_follow(bucket, quota, rule, wall)
   if quota.kind == DRAINING then
     if quota.cap then quota.cap.withheld = rescaled(quota.cap.withheld, quota.units, rule.units) end
     if draining_adopt(quota, rule) then quota.since = now end
-  elseif quota.kind == FIXED and fixed_advance(quota, rule.begin, rule.next, wall) then
+  elseif quota.kind == FIXED and rare.fixed.fixed_advance(quota, rule.begin, rule.next, wall) then
     quota.since = now
   end
   quota.whole, quota.units, quota.room, quota.rate = rule.whole, rule.units, rule.room, rule.rate
@@ -371,7 +248,7 @@ function changes.bucket_record(bucket, id)
   local record = bucket.records[id]
   if record == nil then
     local packed = redis.call('HGET', bucket.key, 'r' .. struct.pack('<d', id))
-    record = packed and record_decoded(packed)
+    record = packed and changes.record_decoded(packed)
     bucket.records[id], bucket.rare = record, true
   end
   return record or nil
@@ -410,7 +287,7 @@ local function look_at_record(bucket, id)
     record_abandon(bucket, record)
     if bucket.heads then rare.waiting.heads_replace(bucket, id, {}) end
   end
-  local due = record_due(record, record == bucket.own and bucket.quotas or {})
+  local due = changes.record_due(record, record == bucket.own and bucket.quotas or {})
   record.indexed_at = due
   if due > bucket.now then
     changes.due_insert(bucket, due, 's', id)
@@ -431,7 +308,7 @@ local function look_at_other(bucket, id, wall)
     changes.due_insert(bucket, again, 'q', id)
   else
     bucket.others[id] = false
-    if quota.width then bucket.gone[rare.rings.ring_field(quota)] = true end
+    if quota.width then changes.bucket_forget(bucket, rare.rings.ring_field(quota)) end
   end
 end
 
@@ -477,7 +354,7 @@ end
 
 -- Gives what the session has in flight of a reservation to a claim.
 local function bucket_detach(bucket, claim, message, at, lease, wall)
-  bucket_enter(bucket)
+  changes.bucket_enter(bucket)
   local to, now = bucket_enter_claim(bucket, claim), bucket.now
   for k, quota in ipairs(bucket.quotas) do
     local moved = min(message[at + k], quota.share)

@@ -65,6 +65,6 @@ function waiting.flow_forget(bucket, flow)
   local touched = waiting.heads_wait(bucket, flow) and bucket.now or known.touched
   if touched + FLOW_MEMORY > bucket.now then return touched + FLOW_MEMORY end
   bucket.flows[flow], bucket.flow_count, bucket.rare = false, bucket.flow_count - 1, true
-  bucket.gone['f' .. struct.pack('<d', flow)] = true
+  rare.changes.bucket_forget(bucket, 'f' .. struct.pack('<d', flow))
   if bucket.flow_count == 0 then bucket.virtual_time = 0 end
 end

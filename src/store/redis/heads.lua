@@ -13,7 +13,7 @@ local NAMES = {
 }
 
 function waiting.heads_decoded(packed)
-  local list, count = numbers(packed)
+  local list, count = rare.packed.numbers(packed)
   local heads, n = {}, 0
   for i = 1, count, 14 do
     n = n + 1
@@ -32,7 +32,7 @@ function waiting.heads_encoded(bucket)
     for i = 1, 14 do list[n + i] = head[NAMES[i]] end
     n = n + 14
   end
-  return packed_numbers(list, n)
+  return rare.packed.pack(list, n)
 end
 
 -- Whether a head blocks younger demands: not while it is held back elsewhere for longer than its quota's

@@ -37,7 +37,8 @@ local edited = false
 
 local function answer(verdict, many)
   local n = #verdicts
-  verdicts[n + 1], verdicts[n + 2] = verdict, many
+  verdicts[n + 1] = verdict
+  verdicts[n + 2] = many
 end
 
 -- Makes the edits of the settles so far count.
@@ -49,28 +50,17 @@ local function refold()
     for k = 1, bucket.count do
       local quota = quotas[k]
       if quota.edited then
-        draining_refold(quota)
+        rare.draining.draining_refold(quota)
         quota.taken = quota.charged
       end
     end
   end
 end
 
--- The quotas of buckets, in a row.
-local function quotas_of(of)
-  if #of == 1 then return of[1].quotas end
-  local all, n = {}, 0
-  for _, bucket in ipairs(of) do
-    for k = 1, bucket.count do all[n + k] = bucket.quotas[k] end
-    n = n + bucket.count
-  end
-  return all
-end
-
 -- Reserves on the same buckets. The first one is at index `at` of the message; `tag` is the start tag of its flow,
 -- if the operations take turns.
 local function reserves(mode, at, many, of, count, headroom, flow, weight, tag)
-  local quotas, space, granted, is_plain = quotas_of(of), of[#of], 0, not ahead
+  local quotas, space, granted, is_plain = of.quotas, of[#of], 0, not ahead
   for b = 1, #of do is_plain = is_plain and of[b].is_plain end
   for first = at + 1, at + 1 + (many - 1) * (count + 2), count + 2 do
     if edited then refold() end
@@ -80,7 +70,7 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, tag)
         local quota, cost = quotas[k], message[first + k]
         local room = quota.room
         if headroom > 0 and cost > 0 then
-          room = product(less_headroom(quota.whole, headroom), quota.units)
+          room = product(rare.classes.less_headroom(quota.whole, headroom), quota.units)
         end
         if quota.taken + cost * quota.units > room then
           fits = false
@@ -95,7 +85,7 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, tag)
     if fits and mode ~= DRY then
       local is_probe = false
       for b = 1, #of do
-        bucket_enter(of[b])
+        if not of[b].own then rare.changes.bucket_enter(of[b]) end
         if of[b].gate and rare.provider.gate_grant(of[b].gate, of[b].now) then is_probe = true end
       end
       for k = 1, count do
@@ -127,7 +117,9 @@ end
 -- Settles of the session on the same buckets.
 local function settles(at, many, of, count, close)
   local n = #of
-  for b = 1, n do bucket_enter(of[b]) end
+  for b = 1, n do
+    if not of[b].own then rare.changes.bucket_enter(of[b]) end
+  end
   for first = at, at + (many - 1) * (n + 2 * count), n + 2 * count do
     local i = first + n
     for b = 1, n do
@@ -180,6 +172,18 @@ local function each_run(at, last, perform)
         count = count + of[b].count
       end
       at = at + n + 1
+      -- The quotas of these buckets, in a row.
+      of.quotas = of[1].quotas
+      if n > 1 then
+        local quotas, k = {}, 0
+        for b = 1, n do
+          for rule = 1, of[b].count do
+            k = k + 1
+            quotas[k] = of[b].quotas[rule]
+          end
+        end
+        of.quotas = quotas
+      end
       perform(kind, at, many, of, count, x, y, z)
       local size = kind <= DRY and count + 2 or kind < DETACH and n + 2 * count or count
       at = at + many * size
@@ -480,7 +484,7 @@ function waiting.perform_in_turns(first, last)
   for i, op in ipairs(ops) do
     if op.kind == WAIT then
       local space, flow, headroom = op.of[#op.of], op.y, op.x
-      local demand = waiting.demand_at(WAIT, op.at + 1, op.of, quotas_of(op.of), op.count, headroom, flow, op.z, 0)
+      local demand = waiting.demand_at(WAIT, op.at + 1, op.of, op.of.quotas, op.count, headroom, flow, op.z, 0)
       local of_space = moved[space] or {}
       moved[space] = of_space
       op.tag = of_space[flow] or start_of(space, flow, space.id)
@@ -527,7 +531,7 @@ function waiting.stand(bucket)
     end
   end
   -- The end of its lease takes its heads along.
-  if #mine > 0 then bucket_enter(bucket) end
+  if #mine > 0 then rare.changes.bucket_enter(bucket) end
   if bucket.own then bucket.own.waits = #mine > 0 and 1 or 0 end
   if #mine > 0 or bucket.heads then waiting.heads_replace(bucket, session, mine) end
 end

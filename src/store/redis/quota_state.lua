@@ -17,48 +17,6 @@ local function quota_held_and_charged(quota)
   return sum(quota.charged, held)
 end
 
--- Takes in the numbers of its state from index `i` on. Returns the index after them.
-local function quota_decode(quota, list, i)
-  local kind = quota.kind
-  quota.since, quota.in_flight = list[i], list[i + 1]
-  if kind == SLIDING then
-    quota.charged, quota.head, quota.newest = list[i + 2], list[i + 3], list[i + 4]
-    quota.began = quota.head * quota.slot
-    return i + 5
-  elseif kind == DRAINING then
-    local at, slot = list[i + 3], quota.slot
-    quota.charged, quota.at, quota.newest, quota.drain = list[i + 2], at, list[i + 4], list[i + 5]
-    quota.before, quota.max_used, quota.excess = list[i + 6], list[i + 7], list[i + 8]
-    quota.excess_rate, quota.ceiling = list[i + 9], list[i + 10]
-    quota.head = (at - at % slot) / slot
-    quota.began = quota.head * slot * quota.tick
-    return i + 11
-  elseif kind == FIXED then
-    quota.charged, quota.window_end = list[i + 2], list[i + 3]
-    return i + 4
-  end
-  return i + 2
-end
-
--- Puts them there. Returns the same.
-local function quota_encode(quota, list, i)
-  local kind = quota.kind
-  list[i], list[i + 1] = quota.since, quota.in_flight
-  if kind == SLIDING then
-    list[i + 2], list[i + 3], list[i + 4] = quota.charged, quota.head, quota.newest
-    return i + 5
-  elseif kind == DRAINING then
-    list[i + 2], list[i + 3], list[i + 4], list[i + 5] = quota.charged, quota.at, quota.newest, quota.drain
-    list[i + 6], list[i + 7], list[i + 8] = quota.before, quota.max_used, quota.excess
-    list[i + 9], list[i + 10] = quota.excess_rate, quota.ceiling
-    return i + 11
-  elseif kind == FIXED then
-    list[i + 2], list[i + 3] = quota.charged, quota.window_end
-    return i + 4
-  end
-  return i + 2
-end
-
 -- Lets time pass, as far as that takes no rule.
 local function quota_pass(quota, now)
   local kind = quota.kind
@@ -67,7 +25,7 @@ local function quota_pass(quota, now)
   elseif kind == DRAINING then
     local target = (now - now % quota.tick) / quota.tick
     if target > quota.at then
-      local unused = draining_advance(quota, target)
+      local unused = rare.draining.draining_advance(quota, target)
       if quota.cap then quota.cap.withheld = drained(quota.cap.withheld, unused) end
     end
   end
@@ -78,9 +36,9 @@ local function quota_charge(quota, amount)
   if kind == SLIDING then
     sliding_charge(quota, amount)
   elseif kind == DRAINING then
-    draining_charge(quota, amount)
+    rare.draining.draining_charge(quota, amount)
   elseif kind == FIXED then
-    fixed_charge(quota, amount)
+    rare.fixed.fixed_charge(quota, amount)
   end
 end
 
@@ -118,9 +76,9 @@ local function quota_settle(quota, at, reserved, actual, in_flight, close)
     if kind == SLIDING then
       sliding_amend(quota, at, reserved, actual, at >= quota.since)
     elseif kind == DRAINING then
-      draining_amend(quota, at, reserved, actual, at >= quota.since)
+      rare.draining.draining_amend(quota, at, reserved, actual, at >= quota.since)
     else
-      fixed_amend(quota, reserved, actual, at >= quota.since)
+      rare.fixed.fixed_amend(quota, reserved, actual, at >= quota.since)
     end
     quota.taken = quota.charged
   end
@@ -139,7 +97,7 @@ local function quota_lasts(quota, lease, now, wall)
   if kind == SLIDING then
     lasts = product(quota.len, quota.slot)
   elseif kind == DRAINING then
-    lasts = draining_until_drained(quota, sum(quota.taken, quota.excess), now)
+    lasts = rare.draining.draining_until_drained(quota, sum(quota.taken, quota.excess), now)
   elseif kind == FIXED then
     lasts = math.max(holds and quota.next - quota.begin or 0, drained(quota.window_end, wall))
   end
@@ -238,7 +196,7 @@ local function quota_append_level(quota, to, now, wall)
   if kind == SLIDING then
     if charged > 0 then reset = rare.waiting.sliding_until_left(quota, charged, now) or 0 end
   elseif kind == DRAINING then
-    reset = draining_until_drained(quota, charged, now)
+    reset = rare.draining.draining_until_drained(quota, charged, now)
   elseif kind == FIXED then
     reset = drained(quota.window_end, wall)
   end
@@ -255,10 +213,52 @@ end
 
 -- RARE changes
 
+-- Takes in the numbers of its state from index `i` on. Returns the index after them.
+local function quota_decode(quota, list, i)
+  local kind = quota.kind
+  quota.since, quota.in_flight = list[i], list[i + 1]
+  if kind == SLIDING then
+    quota.charged, quota.head, quota.newest = list[i + 2], list[i + 3], list[i + 4]
+    quota.began = quota.head * quota.slot
+    return i + 5
+  elseif kind == DRAINING then
+    local at, slot = list[i + 3], quota.slot
+    quota.charged, quota.at, quota.newest, quota.drain = list[i + 2], at, list[i + 4], list[i + 5]
+    quota.before, quota.max_used, quota.excess = list[i + 6], list[i + 7], list[i + 8]
+    quota.excess_rate, quota.ceiling = list[i + 9], list[i + 10]
+    quota.head = (at - at % slot) / slot
+    quota.began = quota.head * slot * quota.tick
+    return i + 11
+  elseif kind == FIXED then
+    quota.charged, quota.window_end = list[i + 2], list[i + 3]
+    return i + 4
+  end
+  return i + 2
+end
+
+-- Puts them there. Returns the same.
+function changes.quota_encode(quota, list, i)
+  local kind = quota.kind
+  list[i], list[i + 1] = quota.since, quota.in_flight
+  if kind == SLIDING then
+    list[i + 2], list[i + 3], list[i + 4] = quota.charged, quota.head, quota.newest
+    return i + 5
+  elseif kind == DRAINING then
+    list[i + 2], list[i + 3], list[i + 4], list[i + 5] = quota.charged, quota.at, quota.newest, quota.drain
+    list[i + 6], list[i + 7], list[i + 8] = quota.before, quota.max_used, quota.excess
+    list[i + 9], list[i + 10] = quota.excess_rate, quota.ceiling
+    return i + 11
+  elseif kind == FIXED then
+    list[i + 2], list[i + 3] = quota.charged, quota.window_end
+    return i + 4
+  end
+  return i + 2
+end
+
 -- What cannot tell by itself when it is over is looked at again after this long.
 local LOOK_AGAIN = 60000000
 
--- A quota that was not known.
+-- A quota that was not known: its state is all zeros so far.
 local function quota_new(quota, now)
   quota.since = now
   if quota.kind == SLIDING then
@@ -294,7 +294,7 @@ local function quota_outlives(quota, now, wall)
   elseif kind == SLIDING and charged > 0 then
     lasts = product(quota.len, quota.slot)
   elseif kind == DRAINING and charged + quota.excess > 0 then
-    lasts = draining_until_drained(quota, sum(charged, quota.excess), now)
+    lasts = rare.draining.draining_until_drained(quota, sum(charged, quota.excess), now)
   elseif kind == FIXED and charged > 0 then
     lasts = drained(quota.window_end, wall)
   end

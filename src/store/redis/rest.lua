@@ -18,7 +18,7 @@ function rest.bucket_save_rest(bucket, fields)
   if bucket.has_gates then put('g', rare.provider.gates_encoded(bucket)) end
   if bucket.is_own_gone and not bucket.own then put(record_field, false) end
   for id, record in pairs(bucket.records or {}) do
-    put('r' .. struct.pack('<d', id), record and record_encoded(record, {}))
+    put('r' .. struct.pack('<d', id), record and rare.changes.record_encoded(record, {}))
   end
   for id, other in pairs(bucket.others or {}) do
     put('o' .. struct.pack('<d', id), other and rare.changes.other_encoded(other))
@@ -30,7 +30,7 @@ function rest.bucket_save_rest(bucket, fields)
       put('f' .. struct.pack('<d', id), struct.pack('<dd', flow.start, flow.touched))
     end
   end
-  for field in pairs(bucket.gone) do put(field, false) end
+  for field in pairs(bucket.gone or {}) do put(field, false) end
   for first = 1, #gone, 1000 do
     redis.call('HDEL', bucket.key, unpack(gone, first, min(first + 999, #gone)))
   end

@@ -78,11 +78,11 @@ function rings.ring_packed(quota)
   for index = 1, len do
     if not slots[index] then ring_decode(quota, ring, index) end
   end
-  if width == 8 then return packed_numbers(slots, len) end
+  if width == 8 then return rare.packed.pack(slots, len) end
   local list = {}
   for index = 1, len do
     local i = 3 * index
     list[i - 2], list[i - 1], list[i] = slots[index], drains[index], folds[index]
   end
-  return packed_numbers(list, 3 * len)
+  return rare.packed.pack(list, 3 * len)
 end

@@ -9,6 +9,8 @@
 
 local RECORD_NUMBERS = 7
 
+-- RARE changes
+
 local function record_new(now)
   return {
     seq = 0, answer = '', lease_until = now, forget_at = now, indexed_at = now, since = now, waits = 0,
@@ -17,7 +19,7 @@ local function record_new(now)
 end
 
 -- One that has its shares by quotas' ids.
-local function record_decoded(packed)
+function changes.record_decoded(packed)
   local list = {struct.unpack('<ddddddd', packed)}
   local record, count = record_new(0), list[7]
   record.seq, record.lease_until, record.forget_at = list[1], list[2], list[3]
@@ -32,26 +34,10 @@ local function record_decoded(packed)
   return record
 end
 
--- That of the sending session in a bucket, whose quotas take over their shares.
-local function own_record_decoded(bucket, packed)
-  local quotas, count = bucket.quotas, bucket.count
-  local numbers = RECORD_NUMBERS + 2 * count
-  if #packed >= 8 * numbers then
-    local list = {struct.unpack(format_of(numbers), packed)}
-    local is_known = list[7] == count
-    for k = 1, count do
-      if list[2 * k + 6] ~= quotas[k].id then is_known = false end
-    end
-    if is_known then
-      for k = 1, count do quotas[k].share = list[2 * k + 7] end
-      return {
-        seq = list[1], lease_until = list[2], forget_at = list[3], indexed_at = list[4], since = list[5],
-        waits = list[6], answer = string.sub(packed, 8 * numbers + 1), shares = nil,
-      }
-    end
-  end
-  local record = record_decoded(packed)
-  for _, quota in ipairs(quotas) do
+-- That of the sending session in a bucket, where its shares are not as the quotas are.
+function changes.own_record_decoded(bucket, packed)
+  local record = changes.record_decoded(packed)
+  for _, quota in ipairs(bucket.quotas) do
     quota.share, record.shares[quota.id] = record.shares[quota.id] or 0, nil
   end
   if not next(record.shares) then record.shares = nil end
@@ -59,7 +45,7 @@ local function own_record_decoded(bucket, packed)
 end
 
 -- Its quotas are those whose shares are not in the record itself.
-local function record_encoded(record, quotas)
+function changes.record_encoded(record, quotas)
   local list, n = {
     record.seq, record.lease_until, record.forget_at, record.indexed_at, record.since, record.waits, 0,
   }, RECORD_NUMBERS
@@ -76,12 +62,12 @@ local function record_encoded(record, quotas)
     end
   end
   list[7] = (n - RECORD_NUMBERS) / 2
-  return packed_numbers(list, n) .. record.answer
+  return rare.packed.pack(list, n) .. record.answer
 end
 
 -- When the bucket has to look at this record again: the end of its lease matters if it has heads there, or
 -- something in flight.
-local function record_due(record, quotas)
+function changes.record_due(record, quotas)
   if record.waits > 0 then return record.lease_until end
   for k = 1, #quotas do
     if quotas[k].share > 0 then return record.lease_until end

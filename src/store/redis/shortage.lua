@@ -9,7 +9,7 @@ local function quota_until_back(quota, over, held, ask, now, wall)
   if kind == IN_FLIGHT then return nil end
   if kind == DRAINING then
     if held + ask.cost > ask.capacity then return nil end
-    return draining_until_drained(quota, over, now)
+    return rare.draining.draining_until_drained(quota, over, now)
   end
   local beyond = drained(over, quota.charged)
   if beyond > 0 and held > 0 then return nil end

@@ -6,6 +6,8 @@
 -- Each slot of the ring also has the fold at its end, so that a fold begins at the earliest slot that was
 -- edited. The index of the newest slot has that of the slot which has just left: Rust's `base`.
 
+-- RARE draining
+
 -- Lets ticks pass within the newest slot. Returns how many units would have drained and were not in use.
 local function draining_drain(bucket, ticks)
   local drain, used, excess = product(bucket.rate, ticks), bucket.charged, bucket.excess
@@ -18,9 +20,10 @@ local function draining_drain(bucket, ticks)
   bucket.drain, bucket.charged, bucket.at = sum(bucket.drain, all), drained(used, drain), bucket.at + ticks
   return unused
 end
+draining.draining_drain = draining_drain
 
 -- Lets time pass up to a later tick. Returns the same.
-local function draining_advance(bucket, target)
+function draining.draining_advance(bucket, target)
   if target < (bucket.head + 1) * bucket.slot then return draining_drain(bucket, target - bucket.at) end
   return rare.rings.draining_advance_slots(bucket, target)
 end
@@ -30,15 +33,16 @@ local function draining_add(bucket, units)
   bucket.newest = sum(bucket.newest, units)
   bucket.charged = used < bucket.max_used and used or bucket.max_used
 end
+draining.draining_add = draining_add
 
-local function draining_charge(bucket, amount)
+function draining.draining_charge(bucket, amount)
   -- What a session leaves behind may add up to more than is believed.
   local most = bucket.burst + bucket.max_debt
   draining_add(bucket, product(amount < most and amount or most, bucket.units))
 end
 
 -- Replaces what was charged at `at`. What is older than the ring gets no refund; its debit is paid now.
-local function draining_amend(bucket, at, reserved, actual, refundable)
+function draining.draining_amend(bucket, at, reserved, actual, refundable)
   bucket.edited = true
   if at < bucket.began then
     return rare.rings.draining_amend_older(bucket, at, reserved, actual, refundable)
@@ -54,9 +58,10 @@ local function draining_fold(bucket)
   local folded = drained(bucket.before, bucket.drain) + bucket.newest
   return folded < bucket.ceiling and folded or bucket.ceiling
 end
+draining.draining_fold = draining_fold
 
 -- Lowers what is used to what the edited ring says: one fold, however many settles came before it.
-local function draining_refold(bucket)
+function draining.draining_refold(bucket)
   if bucket.earliest then rare.rings.draining_fold_from(bucket, bucket.earliest) end
   bucket.edited, bucket.earliest = false, nil
   if bucket.charged + bucket.excess == 0 then return end
@@ -66,7 +71,7 @@ local function draining_refold(bucket)
 end
 
 -- Time until `units` have drained.
-local function draining_until_drained(bucket, units, now)
+function draining.draining_until_drained(bucket, units, now)
   local rate = bucket.rate
   local ticks = math.ceil(units / (rate > 1 and rate or 1))
   return drained(product(bucket.at + ticks, bucket.tick), now)
@@ -80,9 +85,9 @@ local function draining_skip(bucket, target)
   local last = (target - target % slot) / slot
   local first = drained(last, len)
   if first <= bucket.head then return 0 end
-  local folded = draining_fold(bucket)
+  local folded = rare.draining.draining_fold(bucket)
   bucket.drain = 0
-  local unused = draining_drain(bucket, first * slot - bucket.at)
+  local unused = rare.draining.draining_drain(bucket, first * slot - bucket.at)
   folded = drained(folded, bucket.drain)
   bucket.head, bucket.newest, bucket.drain, bucket.before = first, 0, 0, folded
   rings.ring_new(bucket, true)
@@ -103,9 +108,9 @@ function rings.draining_advance_slots(bucket, target)
   local unused = draining_skip(bucket, target)
   while true do
     local next = (bucket.head + 1) * slot
-    unused = sum(unused, draining_drain(bucket, min(target, next) - bucket.at))
+    unused = sum(unused, rare.draining.draining_drain(bucket, min(target, next) - bucket.at))
     if target < next then break end
-    local folded = draining_fold(bucket)
+    local folded = rare.draining.draining_fold(bucket)
     ring_write(ring_of(bucket), bucket.head % len + 1, bucket.newest, bucket.drain, folded)
     bucket.head, bucket.newest, bucket.drain, bucket.before = bucket.head + 1, 0, 0, folded
   end
@@ -119,7 +124,7 @@ function rings.draining_amend_older(bucket, at, reserved, actual, refundable)
   local is_known = refundable and bucket.head - slot < bucket.len
   if actual >= reserved then
     units = product(actual - reserved, bucket.units)
-    if not is_known then return draining_add(bucket, units) end
+    if not is_known then return rare.draining.draining_add(bucket, units) end
     bucket.charged = min(bucket.charged + units, bucket.max_used)
   end
   if not is_known then return end
