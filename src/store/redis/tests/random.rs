@@ -23,6 +23,8 @@ pub(super) struct World {
     rules: Vec<Vec<Rule>>,
     sessions: Vec<Session>,
     claims: Vec<(u64, Reservation)>,
+    /// Most demands fit, and are settled on less than was reserved.
+    calm: bool,
 }
 
 struct Session {
@@ -60,20 +62,27 @@ pub(super) struct Sending {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, ids: [u64; BUCKETS]) -> Self {
+    /// A world in which anything happens, or a calm one.
+    pub(super) fn new(seed: u64, ids: [u64; BUCKETS], calm: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
         let wall = 1_700_000_000 * SECOND + rng.u64(0..DAY);
-        let rules = (0..BUCKETS)
-            .map(|bucket| (1..=8).map(|n| rule(&mut rng, (bucket * 8 + n) as u64, wall)).collect())
-            .collect();
+        let mut rule = |id| {
+            let mut rule = rule(&mut rng, id, wall);
+            if calm && rule.window != Window::InFlight {
+                rule.limit = rule.limit.max(100_000);
+            }
+            rule
+        };
+        let rules =
+            (0..BUCKETS).map(|bucket| (1..=8).map(|n| rule((bucket * 8 + n) as u64)).collect()).collect();
         let sessions = (0..5).map(|_| Session::new(&mut rng)).collect();
-        Self { rng, wall, ids, rules, sessions, claims: Vec::new() }
+        Self { rng, wall, ids, rules, sessions, claims: Vec::new(), calm }
     }
 
     /// The next batch. Steps time first, and changes some rules now and then.
     pub(super) fn next(&mut self, ops: usize) -> Sending {
         self.step_time();
-        if self.rng.u8(..) < 8 {
+        if self.rng.u8(..) < if self.calm { 2 } else { 8 } {
             self.change_rules();
         }
         let by = self.rng.usize(..self.sessions.len());
@@ -92,7 +101,7 @@ impl World {
         let count = 1 + self.rng.usize(..2 * ops);
         let mut ops: Vec<Op> = (0..count).map(|_| self.op(by, &buckets)).collect();
         for index in 0..buckets.len() {
-            if self.rng.u8(..5) < 2 {
+            if self.rng.u8(..20) < if self.calm { 1 } else { 8 } {
                 let told = self.waiting(by, &buckets, index);
                 ops.insert(self.rng.usize(..=ops.len()), told);
             }
@@ -211,7 +220,12 @@ impl World {
     fn op(&mut self, by: usize, buckets: &[usize]) -> Op {
         let on = self.some_buckets(buckets.len());
         let limits: Vec<u64> = self.rules_on(by, buckets, &on).iter().map(|rule| rule.capacity(0)).collect();
-        match self.rng.u8(..100) {
+        let kind = match self.rng.u8(..100) {
+            // What a provider says is rare, and all in flight is settled some time.
+            85.. if self.calm && self.rng.u8(..8) > 0 => 50,
+            kind => kind,
+        };
+        match kind {
             0..45 => Op::Reserve(self.reserve(by, buckets, on, &limits)),
             45..85 => Op::Settle(self.settle(by, buckets, on, limits)),
             85..89 => {
@@ -242,17 +256,20 @@ impl World {
         if mode == Mode::Wait && rng.bool() && !session.waiters.is_empty() {
             // One that waits comes back, if its buckets are here.
             let waiter = &session.waiters[rng.usize(..session.waiters.len())];
-            if let Some(on) = places(buckets, &waiter.on).filter(|here| *here == on) {
+            if let Some(on) = places(buckets, &waiter.on) {
                 let mut costs = waiter.costs.clone();
                 // What it asked when its session went by other rules.
-                fit(&mut costs, limits);
-                return Reserve { on, costs, age: waiter.age + rng.u64(..SECOND), ..waiter.clone() };
+                let limits: Vec<u64> =
+                    self.rules_on(by, buckets, &on).iter().map(|rule| rule.capacity(0)).collect();
+                fit(&mut costs, &limits);
+                let (rng, waiter) = (&mut self.rng, waiter.clone());
+                return Reserve { on, costs, age: waiter.age + rng.u64(..SECOND), ..waiter };
             }
         }
         let flow = if rng.bool() { 0 } else { rng.u64(1..5) };
         Reserve {
             on,
-            costs: costs(rng, limits),
+            costs: if self.calm { small_costs(rng, limits) } else { costs(rng, limits) },
             headroom: [0, 0, 0, 1_000, 9_999, 10_000][rng.usize(..6)],
             mode,
             waiter: if rng.u8(..4) == 0 { 0 } else { rng.u64(1..1_000) },
@@ -280,7 +297,7 @@ impl World {
         // What was granted, or claimed, when a limit was another, or by a session that goes by other rules.
         fit(&mut reserved, &limits);
         let rng = &mut self.rng;
-        let actual = match rng.u8(..4) {
+        let actual = match rng.u8(..if self.calm { 60 } else { 4 }) {
             0 => costs(rng, &believed),
             1 => reserved.clone(),
             _ => reserved.iter().map(|&cost| rng.u64(..=cost)).collect(),
@@ -415,6 +432,10 @@ fn costs(rng: &mut Rng, limits: &[u64]) -> Costs {
         _ => rng.u64(..=limit / 16),
     };
     limits.iter().map(cost).collect()
+}
+
+fn small_costs(rng: &mut Rng, limits: &[u64]) -> Costs {
+    limits.iter().map(|&limit| rng.u64(..=limit.div_ceil(200)).min(limit)).collect()
 }
 
 fn some_rules(rng: &mut Rng) -> Vec<usize> {
