@@ -68,8 +68,11 @@ impl World {
         let wall = 1_700_000_000 * SECOND + rng.u64(0..DAY);
         let mut rule = |id| {
             let mut rule = rule(&mut rng, id, wall);
-            if calm && rule.window != Window::InFlight {
-                rule.limit = rule.limit.max(100_000);
+            match &mut rule.window {
+                Window::InFlight => {}
+                Window::TokenBucket(shape) if calm => shape.burst = shape.burst.max(100_000),
+                _ if calm => rule.limit = rule.limit.max(100_000),
+                _ => {}
             }
             rule
         };
@@ -217,9 +220,13 @@ impl World {
         rules.collect()
     }
 
+    fn limits_on(&self, by: usize, buckets: &[usize], on: &On) -> Vec<u64> {
+        self.rules_on(by, buckets, on).iter().map(|rule| rule.capacity(0)).collect()
+    }
+
     fn op(&mut self, by: usize, buckets: &[usize]) -> Op {
         let on = self.some_buckets(buckets.len());
-        let limits: Vec<u64> = self.rules_on(by, buckets, &on).iter().map(|rule| rule.capacity(0)).collect();
+        let limits = self.limits_on(by, buckets, &on);
         let kind = match self.rng.u8(..100) {
             // What a provider says is rare, and all in flight is settled some time.
             85.. if self.calm && self.rng.u8(..8) > 0 => 50,
@@ -229,8 +236,8 @@ impl World {
             0..45 => Op::Reserve(self.reserve(by, buckets, on, &limits)),
             45..85 => Op::Settle(self.settle(by, buckets, on, limits)),
             85..89 => {
-                let mut reserved = self.remembered(by, buckets, &on, &limits).costs;
-                fit(&mut reserved, &limits);
+                let Reservation { on, costs: mut reserved, .. } = self.remembered(by, buckets, &on, &limits);
+                fit(&mut reserved, &self.limits_on(by, buckets, &on));
                 let rng = &mut self.rng;
                 Op::Detach { on, claim: rng.u64(1..100), reserved, lease: rng.u64(..100 * SECOND) }
             }
@@ -259,9 +266,7 @@ impl World {
             if let Some(on) = places(buckets, &waiter.on) {
                 let mut costs = waiter.costs.clone();
                 // What it asked when its session went by other rules.
-                let limits: Vec<u64> =
-                    self.rules_on(by, buckets, &on).iter().map(|rule| rule.capacity(0)).collect();
-                fit(&mut costs, &limits);
+                fit(&mut costs, &self.limits_on(by, buckets, &on));
                 let (rng, waiter) = (&mut self.rng, waiter.clone());
                 return Reserve { on, costs, age: waiter.age + rng.u64(..SECOND), ..waiter };
             }
@@ -305,17 +310,16 @@ impl World {
         Settle { on, at, reserved, actual, close: rng.u8(..5) > 0, claim }
     }
 
-    /// A reservation that the session has, which it then has no longer.
+    /// A reservation that the session has, which it then has no longer; if it is of other buckets, one that it never had.
     fn remembered(&mut self, by: usize, buckets: &[usize], on: &On, limits: &[u64]) -> Reservation {
         let reservations = &mut self.sessions[by].reservations;
         if reservations.is_empty() {
             return self.invented(on, limits);
         }
         let index = self.rng.usize(..reservations.len());
-        // A detach is of these buckets.
         match places(buckets, &reservations[index].on) {
-            Some(here) if here == *on => Reservation { on: here, ..reservations.swap_remove(index) },
-            _ => self.invented(on, limits),
+            Some(on) => Reservation { on, ..reservations.swap_remove(index) },
+            None => self.invented(on, limits),
         }
     }
 
