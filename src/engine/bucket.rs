@@ -90,8 +90,8 @@ impl BucketState {
         &self.heads
     }
 
-    pub(super) fn heads_mut(&mut self) -> &mut Heads {
-        &mut self.heads
+    pub(super) fn quota_and_heads(&mut self, quota: usize) -> (&QuotaState, &mut Heads) {
+        (&self.quotas[quota], &mut self.heads)
     }
 
     pub(super) fn flows(&self) -> Option<&Flows> {
@@ -137,7 +137,9 @@ impl BucketState {
     /// Puts the quota of a rule at `index`, which is made if it is not known.
     #[cold]
     fn place(&mut self, index: usize, rule: &Rule, wall: Micros) {
-        if let Some(found) = (index..self.quotas.len()).find(|&other| self.quotas[other].id == rule.id) {
+        if let Some(found) =
+            (index..self.quotas.len()).find(|&other| self.quotas[other].id == rule.id)
+        {
             self.quotas.swap(index, found);
             return;
         }
@@ -221,7 +223,9 @@ impl BucketState {
     fn abandon(&mut self, shares: &[Share]) {
         for share in shares {
             let others = self.others.iter_mut().map(|(_, quota)| quota);
-            if let Some(quota) = self.quotas.iter_mut().chain(others).find(|quota| quota.id == share.quota) {
+            if let Some(quota) =
+                self.quotas.iter_mut().chain(others).find(|quota| quota.id == share.quota)
+            {
                 quota.abandon(share.amount, self.now);
             }
         }
@@ -332,7 +336,9 @@ impl BucketState {
         let index = self.enter(session);
         let record = &mut self.records[index];
         let mut is_probe = false;
-        for (index, ((rule, state), &cost)) in rules.iter().zip(&mut self.quotas).zip(costs).enumerate() {
+        for (index, ((rule, state), &cost)) in
+            rules.iter().zip(&mut self.quotas).zip(costs).enumerate()
+        {
             is_probe |= state.reserve(rule, cost, self.now);
             let share = record.share(index, rule.id);
             *share = (*share + cost).min(MAX_TAKEN);
@@ -391,6 +397,7 @@ impl BucketState {
             let share = self.records[to].share(index, rule.id);
             *share = (*share + moved).min(MAX_TAKEN);
         }
+        self.records[to].become_claim();
         let until = sum(self.now, lease);
         self.extend(to, until, until);
         self.expires = self.expires.max(until);
@@ -405,7 +412,7 @@ impl BucketState {
     /// A demand of a flow is granted that moves it on by `step`.
     pub(super) fn serve(&mut self, flow: u64, space: u64, step: f64) {
         let Some(flows) = &mut self.flows else { return };
-        let start = flows.start(flow, self.heads.waits(flow, space, self.now));
+        let start = flows.start(flow, self.heads.waits(flow, space, self.now), self.now);
         if flows.serve(flow, start, step, self.now) {
             self.due.insert(self.now + FLOW_MEMORY, Owner::Flow(flow));
         }
@@ -413,26 +420,25 @@ impl BucketState {
 
     /// Where a flow starts.
     pub(super) fn start_of(&self, flow: u64, space: u64) -> f64 {
-        self.flows().map_or(0.0, |flows| flows.start(flow, self.heads.waits(flow, space, self.now)))
+        let waits = || self.heads.waits(flow, space, self.now);
+        self.flows().map_or(0.0, |flows| flows.start(flow, waits(), self.now))
+    }
+
+    /// A demand of a flow waits, whichever bucket of it refused that. `until` is when it looks again at the latest.
+    pub(super) fn wait_in_flow(&mut self, flow: u64, space: u64, until: Micros) {
+        if self.flows.is_none() && flow == 0 {
+            return;
+        }
+        let start = self.start_of(flow, space);
+        if self.flows.get_or_insert_default().wait(flow, start, until, self.now) {
+            self.due.insert(self.now + FLOW_MEMORY, Owner::Flow(flow));
+        }
     }
 
     /// Replaces a session's heads. `id` is the bucket's own.
     pub(super) fn stand(&mut self, session: u64, id: u64, heads: SmallVec<[Head; 2]>) {
-        let needs_flows = heads.iter().any(|head| head.flow != 0 && head.space == id);
-        if needs_flows && self.flows.is_none() {
-            self.flows = Some(Box::default());
-        }
-        let starts: SmallVec<[_; 2]> = heads
-            .iter()
-            .filter(|head| head.space == id)
-            .map(|head| (head.flow, self.start_of(head.flow, id)))
-            .collect();
-        if let Some(flows) = &mut self.flows {
-            for (flow, start) in starts {
-                if flows.wait(flow, start, self.now) {
-                    self.due.insert(self.now + FLOW_MEMORY, Owner::Flow(flow));
-                }
-            }
+        for head in heads.iter().filter(|head| head.space == id) {
+            self.wait_in_flow(head.flow, id, self.now);
         }
         // The end of its lease takes its heads along.
         if !heads.is_empty() {
@@ -471,12 +477,19 @@ impl BucketState {
     #[inline]
     pub(super) fn keep_while_charged(&mut self, rules: &[Rule], lease: Micros, wall: Micros) {
         for (state, rule) in self.quotas.iter().zip(rules) {
-            self.expires = self.expires.max(sum(self.now, state.lasts(rule, lease, self.now, wall)));
+            self.expires =
+                self.expires.max(sum(self.now, state.lasts(rule, lease, self.now, wall)));
         }
     }
 
     /// Keeps the answer to a session's batch whose first bucket this is.
-    pub(super) fn answered(&mut self, session: u64, seq: u64, seen: SmallVec<[Seen; 1]>, verdicts: Verdicts) {
+    pub(super) fn answered(
+        &mut self,
+        session: u64,
+        seq: u64,
+        seen: SmallVec<[Seen; 1]>,
+        verdicts: Verdicts,
+    ) {
         let index = self.enter(session);
         self.records[index].answered(seq, seen, verdicts);
     }
@@ -486,6 +499,10 @@ impl BucketState {
 impl BucketState {
     pub(super) fn records(&self) -> impl Iterator<Item = &SessionRecord> {
         self.records.iter().map(|record| &**record)
+    }
+
+    pub(super) fn due_entries(&self) -> usize {
+        self.due.len()
     }
 
     /// How many quotas are kept, those set aside too.
@@ -498,7 +515,10 @@ impl Reserve {
     /// The part of its last bucket's limits that it takes, by its weight: how far it moves its flow on.
     pub(super) fn step(&self, rules: &[Rule]) -> f64 {
         let costs = &self.costs[self.costs.len().saturating_sub(rules.len())..];
-        let parts = rules.iter().zip(costs).map(|(rule, &cost)| cost as f64 / rule.capacity(0).max(1) as f64);
+        let parts = rules
+            .iter()
+            .zip(costs)
+            .map(|(rule, &cost)| cost as f64 / rule.capacity(0).max(1) as f64);
         self.flow.step(parts.fold(0.0, f64::max))
     }
 }

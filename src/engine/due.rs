@@ -48,4 +48,9 @@ impl Due {
         let count = self.0.iter().take(AT_ONCE).take_while(|(at, _)| *at <= now).count();
         self.0.drain(..count).map(|(_, owner)| owner).collect()
     }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
 }

@@ -24,6 +24,8 @@ struct Tag {
     start: f64,
     /// When it was last moved, or began to wait.
     touched: Micros,
+    /// It waits until then, as far as is known: its waiters may be heads of other buckets only.
+    waits_until: Micros,
 }
 
 impl Flows {
@@ -31,30 +33,31 @@ impl Flows {
         self.tags.binary_search_by_key(&flow, |tag| tag.flow)
     }
 
-    /// The start tag of a flow, which `waits` here or does not.
-    pub(crate) fn start(&self, flow: u64, waits: bool) -> f64 {
+    /// The start tag of a flow, which `waits` here or not.
+    pub(crate) fn start(&self, flow: u64, waits: bool, now: Micros) -> f64 {
         match self.find(flow) {
-            Ok(index) if waits => self.tags[index].start,
+            Ok(index) if waits || self.tags[index].waits_until > now => self.tags[index].start,
             Ok(index) => self.tags[index].start.max(self.virtual_time),
             Err(_) => self.virtual_time,
         }
     }
 
-    /// A flow that starts at `start` begins to wait, or goes on waiting. Returns whether it was not known.
-    pub(crate) fn wait(&mut self, flow: u64, start: f64, now: Micros) -> bool {
-        self.set(flow, start, now)
+    /// A flow that starts at `start` begins to wait, or goes on waiting, until then at least. Returns whether it was not
+    /// known.
+    pub(crate) fn wait(&mut self, flow: u64, start: f64, until: Micros, now: Micros) -> bool {
+        let known = self.find(flow).map_or(0, |index| self.tags[index].waits_until);
+        self.set(Tag { flow, start, touched: now, waits_until: known.max(until) })
     }
 
     /// A demand is granted of a flow that starts at `start`, and takes this part of the limit by its weight. Returns whether
     /// the flow was not known.
     pub(crate) fn serve(&mut self, flow: u64, start: f64, part: f64, now: Micros) -> bool {
         self.virtual_time = self.virtual_time.max(start);
-        self.set(flow, start + part, now)
+        self.set(Tag { flow, start: start + part, touched: now, waits_until: 0 })
     }
 
-    fn set(&mut self, flow: u64, start: f64, touched: Micros) -> bool {
-        let tag = Tag { flow, start, touched };
-        match self.find(flow) {
+    fn set(&mut self, tag: Tag) -> bool {
+        match self.find(tag.flow) {
             Ok(index) => {
                 self.tags[index] = tag;
                 false
@@ -69,7 +72,8 @@ impl Flows {
     /// Forgets a flow that does not wait, if it was not served for long. Otherwise returns when to look again.
     pub(crate) fn forget(&mut self, flow: u64, waits: bool, now: Micros) -> Option<Micros> {
         let index = self.find(flow).ok()?;
-        let until = if waits { now } else { self.tags[index].touched };
+        let Tag { touched, waits_until, .. } = self.tags[index];
+        let until = if waits { now } else { touched.max(waits_until.min(now)) };
         if until + FLOW_MEMORY > now {
             return Some(until + FLOW_MEMORY);
         }

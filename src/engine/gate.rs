@@ -3,10 +3,13 @@
 //! A pause of the user's ends and is gone. One that a provider's refusal caused ends half open: one demand goes first, as
 //! a probe. When that was answered well, or was not refused within a second, the waiters follow, spread over a second.
 
-use super::{MAX_AMOUNT, Micros, exact::sum};
+use super::{MAX_AMOUNT, Micros, exact::sum, heads::LATE};
 
 /// A probe that is not answered within this counts as answered well.
 const PROBE: Micros = 1_000_000;
+
+/// What is behind the demand that should probe looks again after this long: that may be late.
+const PROBE_LATE: Micros = LATE + 50_000;
 
 /// The waiters follow a probe over this long.
 const SPREAD: Micros = 1_000_000;
@@ -64,7 +67,8 @@ impl Gate {
         let Refusal { at, asked, lasts, longest } = refusal;
         let lasts = lasts.min(MAX_AMOUNT);
         let is_further = self.length > 0 && at >= self.until;
-        let lasts = if is_further { lasts.max(sum(self.length, self.length).min(longest)) } else { lasts };
+        let lasts =
+            if is_further { lasts.max(sum(self.length, self.length).min(longest)) } else { lasts };
         self.length = if is_further { lasts } else { self.length.max(lasts) };
         self.until = self.until.max(sum(now, lasts));
         self.phase = Phase::HalfOpen { probe: 0 };
@@ -95,7 +99,8 @@ impl Gate {
     fn spread(&mut self, waiting: u64, now: Micros) {
         match SPREAD.checked_div(waiting) {
             Some(step) => {
-                self.phase = Phase::Spreading { until: sum(now, SPREAD), next: now, step: step.max(1) };
+                self.phase =
+                    Phase::Spreading { until: sum(now, SPREAD), next: now, step: step.max(1) };
             }
             None => self.resume(),
         }
@@ -124,9 +129,11 @@ impl Gate {
         match self.phase {
             Phase::Plain => 0,
             Phase::HalfOpen { probe: 0 } if before == 0 => 0,
-            Phase::HalfOpen { probe: 0 } => PROBE,
+            Phase::HalfOpen { probe: 0 } => PROBE_LATE,
             Phase::HalfOpen { probe } => (probe + PROBE).saturating_sub(now),
-            Phase::Spreading { next, step, .. } => sum(next, step.saturating_mul(before)).saturating_sub(now),
+            Phase::Spreading { next, step, .. } => {
+                sum(next, step.saturating_mul(before)).saturating_sub(now)
+            }
         }
     }
 

@@ -1,10 +1,10 @@
 //! What waits in a bucket: of each session its first waiter on each quota, for each class and flow. A demand is measured
 //! against those of other sessions that go before it.
 
-use super::{Flow, Line, Micros, exact::sum, flows::Flows};
+use super::{Flow, Line, Micros, exact::sum};
 
 /// A head whose session does not come back within this long is passed over: it may have died.
-const LATE: Micros = 200_000;
+pub(crate) const LATE: Micros = 200_000;
 
 /// A head counts for the order of flows with this many of a session's groups on a quota at most.
 pub(crate) const MAX_LINES: usize = 4;
@@ -32,6 +32,10 @@ pub(crate) struct Head {
     pub(crate) due: Micros,
     /// Other quotas hold it back until then, as far as is known.
     pub(crate) held_until: Micros,
+    /// It would fit if nothing went before it, on all of its quotas, and has since its session last looked.
+    pub(crate) is_behind: bool,
+    /// It fitted here when the bucket was last looked at, so its session knows or was hinted.
+    pub(crate) fits: bool,
 }
 
 /// A demand, as far as its place among heads goes.
@@ -77,6 +81,8 @@ impl Head {
             // It was not looked at: its session is about to.
             due: now,
             held_until: 0,
+            is_behind: false,
+            fits: false,
         }
     }
 
@@ -97,15 +103,35 @@ impl Head {
         self.due > 0 && now > self.due + LATE
     }
 
+    /// Expects its session to come back at once. Returns whether it was not expected yet.
+    pub(crate) fn expect(&mut self, now: Micros) -> bool {
+        let is_news = self.due == 0 || self.due > now;
+        if is_news {
+            self.due = now;
+        }
+        is_news
+    }
+
     /// Whether it blocks younger demands: not while it is held back elsewhere for longer than its quota's `horizon`.
     pub(crate) fn holds(&self, horizon: Micros, now: Micros) -> bool {
         self.held_until <= sum(now, horizon)
     }
 
+    /// Its place among the heads of all sessions, its flow starting at `tag`.
+    pub(crate) fn place(&self, tag: f64) -> Place {
+        let Self { session, headroom, flow, space, arrival, .. } = *self;
+        Place { session: 0, tie: session, headroom, flow, space, arrival, tag }
+    }
+
     /// How many of those that wait with it go before a demand, and what they ask.
-    fn before(&self, place: &Place, tolerance: Micros, flows: Option<&Flows>) -> (u64, u64) {
+    fn before(
+        &self,
+        place: &Place,
+        tolerance: Micros,
+        start_of: &dyn Fn(u64) -> f64,
+    ) -> (u64, u64) {
         if self.space == place.space && self.headroom == place.headroom && self.flow != place.flow {
-            return self.before_by_tag(place, flows.map_or(0.0, |flows| flows.start(self.flow, true)));
+            return self.before_by_tag(place, start_of(self.flow));
         }
         let arrival = sum(self.arrival, tolerance);
         if (arrival, self.session) >= (place.arrival, place.tie) {
@@ -121,12 +147,17 @@ impl Head {
     }
 
     fn before_by_tag(&self, place: &Place, start: f64) -> (u64, u64) {
+        // An older demand need not wait for a younger one that waits for others: the others may wait for the older one.
+        if self.is_behind && (place.arrival, place.tie) < (self.arrival, self.session) {
+            return (0, 0);
+        }
         let is_before = start < place.tag
             || start == place.tag && (self.arrival, self.session) < (place.arrival, place.tie);
         if !is_before {
             return (0, 0);
         }
-        let turns = if self.part > 0.0 { ((place.tag - start) / self.part).ceil().max(1.0) } else { 1.0 };
+        let turns =
+            if self.part > 0.0 { ((place.tag - start) / self.part).ceil().max(1.0) } else { 1.0 };
         if turns >= self.count as f64 {
             return (self.count, self.sum);
         }
@@ -152,13 +183,15 @@ impl Heads {
 
     /// A session's head on a quota that is this waiter.
     pub(crate) fn find(&self, session: u64, quota: u64, waiter: u64) -> Option<&Head> {
-        self.0.iter().find(|head| (head.session, head.quota, head.waiter) == (session, quota, waiter))
+        self.0
+            .iter()
+            .find(|head| (head.session, head.quota, head.waiter) == (session, quota, waiter))
     }
 
     /// When a waiter arrived, if it is a head.
     pub(crate) fn arrival(&self, session: u64, waiter: u64) -> Option<Micros> {
-        let mut heads = self.0.iter().filter(|head| head.session == session);
-        heads.find(|head| waiter > 0 && head.waiter == waiter).map(|head| head.arrival)
+        let is_it = |head: &&Head| (head.session, head.waiter) == (session, waiter);
+        self.0.iter().filter(|_| waiter > 0).find(is_it).map(|head| head.arrival)
     }
 
     /// Whether a flow waits here that takes turns in `space`: in a session that is not late.
@@ -175,10 +208,11 @@ impl Heads {
     pub(crate) fn replace(&mut self, session: u64, heads: impl IntoIterator<Item = Head>) {
         self.remove(session);
         self.0.extend(heads);
-        self.0.sort_by_key(|head| (head.arrival, head.session, head.quota, head.headroom, head.flow));
+        self.0
+            .sort_by_key(|head| (head.arrival, head.session, head.quota, head.headroom, head.flow));
     }
 
-    /// What goes before a demand on a quota.
+    /// What goes before a demand on a quota. `start_of` tells the start tag of a flow of the demand's space.
     pub(crate) fn before(
         &self,
         place: &Place,
@@ -186,14 +220,14 @@ impl Heads {
         horizon: Micros,
         tolerance: Micros,
         now: Micros,
-        flows: Option<&Flows>,
+        start_of: &dyn Fn(u64) -> f64,
     ) -> Before {
         let mut before = Before::default();
         for head in self.live(place.session, quota, now) {
             if head.headroom > place.headroom || !head.holds(horizon, now) {
                 continue;
             }
-            let (demands, amount) = head.before(place, tolerance, flows);
+            let (demands, amount) = head.before(place, tolerance, start_of);
             before.amount = sum(before.amount, amount);
             before.demands = sum(before.demands, demands);
             before.heads += u64::from(demands > 0);
@@ -202,7 +236,12 @@ impl Heads {
     }
 
     /// The heads on a quota that are not late, those of one session left out.
-    pub(crate) fn live(&self, session: u64, quota: u64, now: Micros) -> impl Iterator<Item = &Head> {
+    pub(crate) fn live(
+        &self,
+        session: u64,
+        quota: u64,
+        now: Micros,
+    ) -> impl Iterator<Item = &Head> {
         self.0.iter().filter(move |head| {
             head.quota == quota && (session == 0 || head.session != session) && !head.is_late(now)
         })
@@ -221,7 +260,8 @@ impl Heads {
             }
         }
         counts.sort_unstable();
-        let most_of = |of: &[(u64, u64, u64)]| of.iter().map(|(.., count)| *count).max().unwrap_or(0);
+        let most_of =
+            |of: &[(u64, u64, u64)]| of.iter().map(|(.., count)| *count).max().unwrap_or(0);
         counts.chunk_by(|one, other| one.0 == other.0).map(most_of).fold(0, sum)
     }
 
@@ -230,13 +270,9 @@ impl Heads {
         self.live(0, quota, now).map(|head| head.count).fold(0, sum)
     }
 
-    /// Expects the session of a head to come back at once. Returns whether it was not expected yet.
-    pub(crate) fn wake(&mut self, session: u64, quota: u64, waiter: u64, now: Micros) -> bool {
-        let mut heads = self.0.iter_mut();
-        let head = heads.find(|head| (head.session, head.quota, head.waiter) == (session, quota, waiter));
-        let Some(head) = head.filter(|head| head.due == 0 || head.due > now) else { return false };
-        head.due = now;
-        true
+    /// The heads, to be changed in place.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Head> {
+        self.0.iter_mut()
     }
 }
 

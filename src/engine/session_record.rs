@@ -20,7 +20,15 @@ pub(crate) struct SessionRecord {
     since: Micros,
     /// It has heads in the bucket.
     waits: bool,
+    /// It is a claim's.
+    is_claim: bool,
     in_flight: SmallVec<[Share; 4]>,
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often a record was looked at.
+    pub(super) static LOOKS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 /// What a session has in flight on one quota.
@@ -41,6 +49,7 @@ impl SessionRecord {
             indexed_at: now,
             since: now,
             waits: false,
+            is_claim: false,
             in_flight: SmallVec::new(),
         }
     }
@@ -80,10 +89,11 @@ impl SessionRecord {
 
     #[cold]
     fn place_share(&mut self, index: usize, quota: u64) -> usize {
-        let found = self.in_flight.iter().position(|share| share.quota == quota).unwrap_or_else(|| {
-            self.in_flight.push(Share { quota, amount: 0 });
-            self.in_flight.len() - 1
-        });
+        let found =
+            self.in_flight.iter().position(|share| share.quota == quota).unwrap_or_else(|| {
+                self.in_flight.push(Share { quota, amount: 0 });
+                self.in_flight.len() - 1
+            });
         if index >= self.in_flight.len() {
             return found;
         }
@@ -93,7 +103,18 @@ impl SessionRecord {
 
     /// Whether the end of its lease matters: it has something in flight, or heads.
     pub(crate) fn is_active(&self) -> bool {
+        #[cfg(test)]
+        LOOKS.with(|looks| looks.set(looks.get() + 1));
         self.waits || self.in_flight.iter().any(|share| share.amount > 0)
+    }
+
+    /// Whether it is a claim's, which may be settled by any session that knows the claim.
+    pub(crate) fn is_claim(&self) -> bool {
+        self.is_claim
+    }
+
+    pub(crate) fn become_claim(&mut self) {
+        self.is_claim = true;
     }
 
     /// Says whether it has heads in the bucket.

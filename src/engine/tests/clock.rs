@@ -1,6 +1,8 @@
 //! A clock that steps, and a state that is lost.
 
-use super::*;
+use proptest::prelude::*;
+
+use super::{fleet::on, moves::cases, *};
 
 fn windows() -> [Rule; 3] {
     [token_bucket(1, 60, MINUTE, 60), sliding(1, 60, MINUTE, 60), held(sliding(1, 60, MINUTE, 60))]
@@ -79,7 +81,10 @@ fn every_bucket_keeps_its_own_time() {
     world.settle(&grant, &[4, 7]);
     assert_eq!([world.available(0), world.available(1)], [6, 3]);
     world.pass(SECOND);
-    assert_eq!(world.take(&[10, 10]).at.to_vec(), [START + 61 * SECOND, START + HOUR + 61 * SECOND]);
+    assert_eq!(
+        world.take(&[10, 10]).at.to_vec(),
+        [START + 61 * SECOND, START + HOUR + 61 * SECOND]
+    );
 }
 
 /// Admitted through a child and by its parent alone, each in turn, while the clock goes back by a step.
@@ -93,7 +98,8 @@ fn admitted_beside_a_step(step: Micros) -> u64 {
         let sent = world.send(SESSION, &[op]);
         is_granted(&sent.verdicts[0])
     };
-    let alone = |world: &mut World| is_granted(&world.send_on(SESSION, &[1], &[reserve(&[1])]).verdicts[0]);
+    let alone =
+        |world: &mut World| is_granted(&world.send_on(SESSION, &[1], &[reserve(&[1])]).verdicts[0]);
     for round in 0..6 {
         while both(&mut world) || alone(&mut world) {
             admitted += 1;
@@ -147,4 +153,57 @@ fn a_state_that_was_lost_shows_in_its_birth() {
     world.states[0] = BucketState::unused();
     world.take(&[1]);
     assert_eq!(world.seen(0).born, world.wall);
+}
+
+/// A store whose clock is stepped back, over and over, by more and by less than a second.
+#[derive(Clone, Debug)]
+enum Act {
+    Pass(Micros),
+    Back(Micros),
+    /// Of the child and the parent, of the other child and the parent, or of the parent alone; parts of the limit, in 10.
+    Take(usize, u64),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let one = prop_oneof![
+        3 => prop_oneof![0..SECOND, 0..30 * SECOND].prop_map(Act::Pass),
+        2 => prop_oneof![0..2 * SECOND, 0..HOUR, 0..400 * DAY].prop_map(Act::Back),
+        6 => (0..3usize, 1..=10u64).prop_map(|(on, parts)| Act::Take(on, parts)),
+    ];
+    proptest::collection::vec(one, 1..80)
+}
+
+proptest! {
+    #![proptest_config(cases(256))]
+
+    /// Whatever a clock does, time itself goes on: no window of it holds more than the limit.
+    #[test]
+    fn no_step_back_admits_anything_twice(acts in acts()) {
+        let buckets = vec![vec![sliding(1, 100, MINUTE, 60)], vec![sliding(2, 100, MINUTE, 60)], vec![sliding(3, 100, MINUTE, 60)]];
+        let mut world = World::with_buckets(buckets);
+        let mut time = START;
+        let mut logs = [const { Vec::<(Micros, u64)>::new() }; 3];
+        for act in &acts {
+            match *act {
+                Act::Pass(passed) => {
+                    time += passed;
+                    world.pass(passed);
+                }
+                Act::Back(step) => world.wall -= step,
+                Act::Take(which, parts) => {
+                    let buckets: &[u16] = [&[0, 2][..], &[1, 2], &[2]][which];
+                    let cost = 10 * parts;
+                    let demand = on(&[0, 1][..buckets.len()], &vec![cost; buckets.len()]);
+                    if is_granted(&world.send_on(SESSION, buckets, &[Op::Reserve(demand)]).verdicts[0]) {
+                        for &bucket in buckets {
+                            let log = &mut logs[usize::from(bucket)];
+                            log.push((time, cost));
+                            let used: u64 = log.iter().filter(|(at, _)| at + MINUTE >= time).map(|(_, cost)| cost).sum();
+                            prop_assert!(used <= 100, "{} of 100 in bucket {}", used, bucket);
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

@@ -12,6 +12,8 @@ pub(super) struct Waiting {
     /// By the clock of the tests, less its head start.
     pub(super) arrived: Micros,
     pub(super) demand: Reserve,
+    /// The quotas that hold it back as far as its session knows, by bucket and rule.
+    filed: Vec<(u16, u16)>,
 }
 
 /// A demand that was granted.
@@ -45,15 +47,17 @@ impl Look {
 pub(super) struct Fleet {
     pub(super) world: World,
     pub(super) sessions: BTreeMap<u64, Vec<Waiting>>,
-    /// So many waiters travel in a batch; of the others it says how many there are.
+    /// So many waiters of each class and flow travel in a batch; of the others it says how many there are.
     pub(super) most_sent: usize,
+    /// So long a batch is on its way: what the store takes as an age is that much too little.
+    pub(super) latency: Micros,
     waiters: u64,
 }
 
 impl Fleet {
     pub(super) fn new(rules: Vec<Vec<Rule>>) -> Self {
         let world = World { lease: HOUR, ..World::with_buckets(rules) };
-        Self { world, sessions: BTreeMap::new(), most_sent: usize::MAX, waiters: 0 }
+        Self { world, sessions: BTreeMap::new(), most_sent: usize::MAX, latency: 0, waiters: 0 }
     }
 
     pub(super) fn pass(&mut self, time: Micros) {
@@ -69,7 +73,7 @@ impl Fleet {
         self.waiters += 1;
         let waiter = self.waiters;
         let waiting = self.sessions.entry(session).or_default();
-        let entered = Waiting { waiter, arrived: self.world.wall - age, demand };
+        let entered = Waiting { waiter, arrived: self.world.wall - age, demand, filed: Vec::new() };
         let index = waiting.partition_point(|other| other.arrived <= entered.arrived);
         waiting.insert(index, entered);
         waiter
@@ -85,7 +89,9 @@ impl Fleet {
         let waiter = self.enter(session, demand);
         let look = self.look(session);
         let granted = look.granted.into_iter().find(|running| running.waiter == waiter);
-        granted.ok_or_else(|| look.refused.into_iter().find(|(refused, _)| *refused == waiter).unwrap())
+        granted.ok_or_else(|| {
+            look.refused.into_iter().find(|(refused, _)| *refused == waiter).unwrap()
+        })
     }
 
     /// The caller of a waiter gives up. Its session says so with its next batch.
@@ -106,14 +112,21 @@ impl Fleet {
     pub(super) fn look_and(&mut self, session: u64, first: &[Op]) -> Look {
         let now = self.world.wall;
         let waiting = self.sessions.entry(session).or_default().clone();
-        let (sent, others) = waiting.split_at(self.most_sent.min(waiting.len()));
+        let mut groups: HashMap<_, usize> = HashMap::new();
+        let (sent, others): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|waiting| {
+            let of_group =
+                groups.entry((waiting.demand.headroom, waiting.demand.flow)).or_default();
+            *of_group += 1;
+            *of_group <= self.most_sent
+        });
         let mut ops = first.to_vec();
         ops.extend(sent.iter().map(|waiting| {
-            let (waiter, age) = (waiting.waiter, now - waiting.arrived);
+            let (waiter, age) =
+                (waiting.waiter, (now - waiting.arrived).saturating_sub(self.latency));
             Op::Reserve(Reserve { mode: Mode::Wait, waiter, age, ..waiting.demand.clone() })
         }));
         for bucket in 0..self.world.states.len() as u16 {
-            ops.push(Op::Waiting { bucket, lines: self.lines(bucket, others).into() });
+            ops.push(Op::Waiting { bucket, lines: self.lines(bucket, &others).into() });
         }
         let answer = self.world.send(session, &ops);
         let mut look = Look::default();
@@ -122,17 +135,29 @@ impl Fleet {
             match verdict {
                 Verdict::Granted { probe } => {
                     let on = waiting.demand.on.clone();
-                    let at = on.iter().map(|&bucket| answer.seen[usize::from(bucket)].now).collect();
-                    let grant = Grant { session, on, at, costs: waiting.demand.costs.clone(), probe: *probe };
-                    let Waiting { waiter, arrived, demand } = waiting.clone();
+                    let at =
+                        on.iter().map(|&bucket| answer.seen[usize::from(bucket)].now).collect();
+                    let grant = Grant {
+                        session,
+                        on,
+                        at,
+                        costs: waiting.demand.costs.clone(),
+                        probe: *probe,
+                    };
+                    let Waiting { waiter, arrived, demand, .. } = waiting.clone();
                     look.granted.push(Running { waiter, arrived, demand, grant, since: now });
                 }
-                Verdict::Refused(refused) => look.refused.push((waiting.waiter, (**refused).clone())),
+                Verdict::Refused(refused) => {
+                    look.refused.push((waiting.waiter, (**refused).clone()))
+                }
                 other => panic!("{other:?}"),
             }
         }
         let granted = look.waiters();
-        self.sessions.get_mut(&session).unwrap().retain(|waiting| !granted.contains(&waiting.waiter));
+        self.sessions
+            .get_mut(&session)
+            .unwrap()
+            .retain(|waiting| !granted.contains(&waiting.waiter));
         look
     }
 
@@ -140,11 +165,12 @@ impl Fleet {
     fn lines(&self, bucket: u16, waiting: &[Waiting]) -> Vec<super::Line> {
         let (rules, now) = (&self.world.rules[usize::from(bucket)], self.world.wall);
         let mut lines: Vec<super::Line> = Vec::new();
-        for Waiting { waiter, arrived, demand } in waiting {
+        for Waiting { waiter, arrived, demand, .. } in waiting {
             assert_eq!((rules.len(), demand.on.len()), (1, 1), "lines are for worlds of one quota");
             let (cost, age) = (demand.costs[0], now - arrived);
-            let group =
-                |line: &&mut super::Line| (line.headroom, line.flow) == (demand.headroom, demand.flow);
+            let group = |line: &&mut super::Line| {
+                (line.headroom, line.flow) == (demand.headroom, demand.flow)
+            };
             if let Some(line) = lines.iter_mut().find(group) {
                 (line.count, line.sum, line.last) = (line.count + 1, line.sum + cost, age);
                 continue;
@@ -166,6 +192,190 @@ impl Fleet {
                 sum,
                 last: age,
             });
+        }
+        lines
+    }
+
+    /// The quotas that a demand needs, by bucket and rule, and what it asks of them.
+    fn needs(&self, demand: &Reserve) -> Vec<((u16, u16), u64)> {
+        let rules = |&bucket: &u16| {
+            (0..self.world.rules[usize::from(bucket)].len() as u16).map(move |rule| (bucket, rule))
+        };
+        let all = demand.on.iter().flat_map(rules).zip(demand.costs.iter().copied());
+        all.filter(|(_, cost)| *cost > 0).collect()
+    }
+
+    /// The session looks as one does that has many waiters: it files each under what refused it, sends the first `look` of
+    /// every quota, says how many others there are, and names only buckets that this takes, unless it is to name `all`.
+    pub(super) fn look_filed(&mut self, session: u64, look: usize, all: bool) -> Look {
+        let now = self.world.wall;
+        let mut waiting = self.sessions.entry(session).or_default().clone();
+        // Of each quota the waiters so far: class, and whether it is sent.
+        let mut lines: HashMap<(u16, u16), Vec<(u64, bool)>> = HashMap::new();
+        let mut is_sent = Vec::new();
+        for one in &mut waiting {
+            let mut filed = std::mem::take(&mut one.filed);
+            let class = one.demand.headroom;
+            let before =
+                |quota: (u16, u16), lines: &HashMap<(u16, u16), Vec<(u64, bool)>>| -> Vec<bool> {
+                    let line = lines.get(&quota).into_iter().flatten();
+                    line.filter(|(headroom, _)| *headroom <= class).map(|(_, sent)| *sent).collect()
+                };
+            for (quota, _) in self.needs(&one.demand) {
+                if !filed.contains(&quota) && !before(quota, &lines).is_empty() {
+                    filed.push(quota);
+                }
+            }
+            let sends = filed.iter().all(|quota| {
+                let before = before(*quota, &lines);
+                before.len() < look && before.iter().all(|sent| *sent)
+            });
+            filed.iter().for_each(|quota| {
+                lines.entry(*quota).or_default().push((one.demand.headroom, sends))
+            });
+            one.filed = filed;
+            is_sent.push(sends);
+        }
+        let sent: Vec<_> = waiting
+            .iter()
+            .zip(&is_sent)
+            .filter(|(_, sent)| **sent)
+            .map(|(one, _)| one.clone())
+            .collect();
+        let others: Vec<_> = waiting
+            .iter()
+            .zip(&is_sent)
+            .filter(|(_, sent)| !**sent)
+            .map(|(one, _)| one.clone())
+            .collect();
+        let mut buckets: On = sent.iter().flat_map(|one| one.demand.on.clone()).collect();
+        if all {
+            buckets = self.world.all();
+        }
+        buckets.sort_unstable();
+        buckets.dedup();
+        if buckets.is_empty() {
+            self.sessions.insert(session, waiting);
+            return Look::default();
+        }
+        let index_of =
+            |bucket: u16| buckets.iter().position(|other| *other == bucket).unwrap() as u16;
+        let mut ops: Vec<_> = sent
+            .iter()
+            .map(|one| {
+                let (waiter, age) = (one.waiter, (now - one.arrived).saturating_sub(self.latency));
+                let on = one.demand.on.iter().map(|&bucket| index_of(bucket)).collect();
+                Op::Reserve(Reserve { on, mode: Mode::Wait, waiter, age, ..one.demand.clone() })
+            })
+            .collect();
+        for &bucket in &buckets {
+            ops.push(Op::Waiting {
+                bucket: index_of(bucket),
+                lines: self.filed_lines(bucket, &others).into(),
+            });
+        }
+        let answer = self.world.send_on(session, &buckets, &ops);
+        let mut found = Look {
+            woken: answer.wakes.iter().map(|wake| wake.session).collect(),
+            ..Look::default()
+        };
+        for (one, verdict) in sent.into_iter().zip(&answer.verdicts) {
+            let on = one.demand.on.clone();
+            match verdict {
+                Verdict::Granted { probe } => {
+                    let at = on
+                        .iter()
+                        .map(|&bucket| answer.seen[usize::from(index_of(bucket))].now)
+                        .collect();
+                    let grant =
+                        Grant { session, on, at, costs: one.demand.costs.clone(), probe: *probe };
+                    let Waiting { waiter, arrived, demand, .. } = one;
+                    found.granted.push(Running { waiter, arrived, demand, grant, since: now });
+                }
+                Verdict::Refused(refused) => {
+                    let known =
+                        waiting.iter_mut().find(|other| other.waiter == one.waiter).unwrap();
+                    known.filed = self.filed(&one.demand, refused);
+                    found.refused.push((one.waiter, (**refused).clone()));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let granted = found.waiters();
+        waiting.retain(|one| !granted.contains(&one.waiter));
+        self.sessions.insert(session, waiting);
+        found
+    }
+
+    /// Under which quotas a refused waiter is filed.
+    fn filed(&self, demand: &Reserve, refused: &Refused) -> Vec<(u16, u16)> {
+        let all: Vec<_> = demand
+            .on
+            .iter()
+            .flat_map(|&bucket| {
+                (0..self.world.rules[usize::from(bucket)].len() as u16)
+                    .map(move |rule| (bucket, rule))
+            })
+            .collect();
+        let any_holds = refused.violations.iter().any(|violation| violation.holds);
+        let mut filed = Vec::new();
+        for violation in refused.violations.iter().filter(|violation| violation.holds || !any_holds)
+        {
+            match violation.by {
+                RefusedBy::Rule(index) => filed.push(all[index]),
+                RefusedBy::Pause(of) => {
+                    let needs = self.needs(demand).into_iter().map(|(quota, _)| quota);
+                    filed.extend(needs.filter(|(bucket, _)| *bucket == demand.on[of]));
+                }
+            }
+        }
+        filed.sort_unstable();
+        filed.dedup();
+        filed
+    }
+
+    /// What a session says of waiters that it does not send, of the first four groups of each quota.
+    fn filed_lines(&self, bucket: u16, others: &[Waiting]) -> Vec<super::Line> {
+        let now = self.world.wall;
+        let mut lines: Vec<super::Line> = Vec::new();
+        for one in others {
+            let demand = &one.demand;
+            let age = now - one.arrived;
+            let last = *demand.on.last().unwrap();
+            let rules = &self.world.rules[usize::from(last)];
+            let costs = &demand.costs[demand.costs.len() - rules.len()..];
+            let parts =
+                rules.iter().zip(costs).map(|(rule, &cost)| cost as f64 / rule.capacity(0) as f64);
+            let part = parts.fold(0.0, f64::max) / f64::from(demand.flow.weight);
+            for (quota, cost) in self.needs(demand) {
+                if quota.0 != bucket || !one.filed.contains(&quota) {
+                    continue;
+                }
+                let (headroom, flow, space) = (demand.headroom, demand.flow, World::id(last));
+                let is_group = |line: &&mut super::Line| {
+                    (line.rule, line.headroom, line.flow.id, line.space)
+                        == (quota.1, headroom, flow.id, space)
+                };
+                if let Some(line) = lines.iter_mut().find(is_group) {
+                    (line.count, line.sum, line.last) = (line.count + 1, line.sum + cost, age);
+                } else if lines.iter().filter(|line| line.rule == quota.1).count() < 4 {
+                    let (rule, waiter) = (quota.1, one.waiter);
+                    let (count, sum, last) = (1, cost, age);
+                    lines.push(super::Line {
+                        rule,
+                        headroom,
+                        flow,
+                        space,
+                        waiter,
+                        age,
+                        cost,
+                        part,
+                        count,
+                        sum,
+                        last,
+                    });
+                }
+            }
         }
         lines
     }

@@ -211,6 +211,79 @@ fn the_tolerance_is_for_fast_buckets_only() {
     fleet.ask(2, demand(&[1])).unwrap_err();
 }
 
+/// Two demands on two buckets, whose batches took different times to arrive: each came first to one of the buckets.
+#[test]
+fn two_demands_on_two_buckets_do_not_block_each_other() {
+    let mut fleet = Fleet::new(vec![vec![concurrency(1, 1)], vec![concurrency(2, 1)]]);
+    let first = fleet.ask(9, on(&[0], &[1])).unwrap();
+    fleet.enter(1, on(&[0, 1], &[1, 1]));
+    fleet.look(1);
+    fleet.pass(MS);
+    fleet.enter(2, on(&[0, 1], &[1, 1]));
+    fleet.look(2);
+    let second = fleet.ask(8, on(&[1], &[1])).unwrap();
+    fleet.end_all(&first);
+    fleet.pass(10 * MS);
+    for (session, latency) in [(1, 5 * MS), (2, 0)] {
+        fleet.latency = latency;
+        fleet.look(session);
+    }
+    fleet.end_all(&second);
+    let granted = fleet.settle_down();
+    assert_eq!(granted.iter().map(|granted| granted.waiter).collect::<Vec<_>>(), [2], "the oldest");
+}
+
+/// Two flows take turns in one bucket, and a demand that takes turns elsewhere came between them: each is behind another one.
+#[test]
+fn flows_and_arrival_do_not_block_each_other() {
+    for order in [[1, 2, 3], [3, 2, 1], [2, 1, 3], [2, 3, 1]] {
+        let mut fleet = Fleet::new(vec![
+            vec![concurrency(1, 1)],
+            vec![concurrency(2, 10)],
+            vec![concurrency(3, 10)],
+        ]);
+        let flow =
+            |id, parent: u16| Reserve { flow: Flow { id, weight: 1 }, ..on(&[0, parent], &[1, 1]) };
+        // The first flow has been served.
+        let mut running = fleet.ask(1, flow(7, 1)).unwrap();
+        let (next, _) = fleet.ask(1, flow(7, 1)).unwrap_err();
+        fleet.end_all(&running);
+        running = fleet.look(1).granted.remove(0);
+        assert_eq!(running.waiter, next);
+        for (session, demand) in [(1, flow(7, 1)), (2, flow(0, 2)), (3, flow(8, 1))] {
+            fleet.pass(MS);
+            fleet.ask(session, demand).unwrap_err();
+        }
+        fleet.end_all(&running);
+        for round in 0..3 {
+            let looks: Vec<_> = (0..2)
+                .flat_map(|_| order)
+                .flat_map(|session| fleet.look(session).granted)
+                .collect();
+            assert_eq!(looks.len(), 1, "round {round} of {order:?}");
+            fleet.end_all(&looks[0]);
+        }
+    }
+}
+
+/// What a class that may use less waits for is not ahead of one that may use more, though others of its session wait too.
+#[test]
+fn a_class_is_behind_those_of_its_batch_that_may_use_as_much() {
+    let mut fleet = Fleet::new(vec![vec![concurrency(1, 10), concurrency(2, 1)]]);
+    let large = fleet.ask(9, demand(&[8, 0])).unwrap();
+    fleet.ask(9, demand(&[2, 1])).unwrap();
+    fleet.enter(1, batch_class(&[8, 0]));
+    fleet.pass(MS);
+    fleet.enter(1, demand(&[3, 1]));
+    assert_eq!(fleet.look(1).granted.len(), 0);
+    fleet.end_all(&large);
+    // 2 in use, 8 of the other class, 3 that keep their place.
+    fleet.enter(1, demand(&[5, 0]));
+    assert_eq!(fleet.clone().look(1).granted.len(), 1);
+    fleet.enter_aged(1, demand(&[1, 0]), 0);
+    assert_eq!(fleet.look(1).granted.len(), 1);
+}
+
 /// Grants of 20 rounds, in which calls of streams on A alone and on B alone end in turns.
 fn rounds_until_both(first: &[u16], second: &[u16]) -> usize {
     let mut fleet = Fleet::new(vec![vec![concurrency(1, 1)], vec![concurrency(2, 1)]]);
@@ -224,7 +297,8 @@ fn rounds_until_both(first: &[u16], second: &[u16]) -> usize {
             fleet.enter(session, ones(buckets));
             fleet.look(session);
             // Never both at once.
-            if let Some(index) = running.iter().position(|running| running.grant.session == session) {
+            if let Some(index) = running.iter().position(|running| running.grant.session == session)
+            {
                 let ended = running.swap_remove(index);
                 fleet.end_all(&ended);
             }
@@ -248,8 +322,10 @@ fn two_streams_on_one_bucket_each_do_not_starve_a_demand_on_both() {
 
 #[test]
 fn a_head_that_its_own_bucket_holds_back_for_hours_does_not_block_a_parent() {
-    for parent in [concurrency(2, 10), sliding(2, 10, MINUTE, 60), token_bucket(2, 10, MINUTE, 10)] {
-        let mut fleet = Fleet::new(vec![vec![fixed(1, 10, DAY, START % DAY)], vec![parent.clone()]]);
+    for parent in [concurrency(2, 10), sliding(2, 10, MINUTE, 60), token_bucket(2, 10, MINUTE, 10)]
+    {
+        let mut fleet =
+            Fleet::new(vec![vec![fixed(1, 10, DAY, START % DAY)], vec![parent.clone()]]);
         fleet.ask(9, on(&[0, 1], &[10, 8])).unwrap();
         let (_, refused) = fleet.ask(1, on(&[0, 1], &[1, 5])).unwrap_err();
         let holds: Vec<_> = refused.violations.iter().map(|violation| violation.holds).collect();
@@ -311,10 +387,14 @@ fn a_waiter_is_counted_once_whatever_refuses_it() {
     assert_eq!(refused.violations.len(), 3);
     assert_eq!(fleet.world.status(0).waiting, 1);
     let (_, refused) = fleet.ask(1, demand(&[1, 1])).unwrap_err();
-    assert!(refused.violations.iter().all(|violation| violation.rank == 0), "both are of one session");
+    assert!(
+        refused.violations.iter().all(|violation| violation.rank == 0),
+        "both are of one session"
+    );
     assert_eq!(fleet.world.status(0).waiting, 2);
     let (_, refused) = fleet.ask(2, demand(&[1, 1])).unwrap_err();
-    let before = |by| refused.violations.iter().find(|violation| violation.by == by).unwrap().before;
+    let before =
+        |by| refused.violations.iter().find(|violation| violation.by == by).unwrap().before;
     // What the second quota holds back for a minute does not block the first.
     assert_eq!([RefusedBy::Rule(0), RefusedBy::Rule(1)].map(before), [0, 2]);
     assert_eq!(fleet.world.status(0).waiting, 3);
@@ -362,7 +442,10 @@ impl Life {
     /// What heads of other sessions ask that go before a demand. All of them look whenever something ends, so none is late.
     fn ahead(&self, session: u64, arrived: (Micros, u64)) -> u64 {
         let others = self.heads.iter().filter(|(.., head)| *head > 0);
-        others.filter(|(at, of, _)| *of != session && (*at, *of) < arrived).map(|(.., cost)| cost).sum()
+        others
+            .filter(|(at, of, _)| *of != session && (*at, *of) < arrived)
+            .map(|(.., cost)| cost)
+            .sum()
     }
 
     /// A session looks, and then all that are hinted.
@@ -390,13 +473,16 @@ impl Life {
                 own += cost;
             }
         }
-        if let Some(first) = waiting.first().filter(|first| !look.waiters().contains(&first.waiter)) {
+        if let Some(first) = waiting.first().filter(|first| !look.waiters().contains(&first.waiter))
+        {
             let others: u64 = self
                 .fleet
                 .sessions
                 .iter()
                 .filter(|(of, _)| **of != session)
-                .flat_map(|(of, all)| all.iter().map(move |waiting| (waiting.arrived, *of, waiting)))
+                .flat_map(|(of, all)| {
+                    all.iter().map(move |waiting| (waiting.arrived, *of, waiting))
+                })
                 .filter(|(at, of, _)| (*at, *of) < (first.arrived, session))
                 .map(|(.., waiting)| waiting.demand.costs[0])
                 .sum();
@@ -434,8 +520,11 @@ impl Life {
                 }
             }
             Act::Cancel(which) => {
-                let all =
-                    self.fleet.sessions.iter().flat_map(|(of, all)| all.iter().map(|one| (*of, one.waiter)));
+                let all = self
+                    .fleet
+                    .sessions
+                    .iter()
+                    .flat_map(|(of, all)| all.iter().map(|one| (*of, one.waiter)));
                 if let Some((session, waiter)) = super::moves::choose(&mut all.collect(), which) {
                     self.fleet.cancel(session, waiter);
                     self.look(session)?;

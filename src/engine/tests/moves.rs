@@ -48,7 +48,11 @@ pub(super) fn choose<T>(open: &mut Vec<T>, which: usize) -> Option<T> {
     }
 }
 
-/// Few cases of long lives: what goes wrong needs a history.
+/// Few cases of long lives: what goes wrong needs a history. `PROPTEST_CASES` asks for more.
 pub(super) fn cases(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+    let default = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => default,
+        None => ProptestConfig { cases, ..default },
+    }
 }

@@ -46,7 +46,7 @@ impl Log {
     pub(super) fn replay(&self, drain: Drain, now: Micros) -> u64 {
         let mut used = 0u128;
         let mut at = 0;
-        for entry in &self.entries {
+        for entry in self.entries.iter().take_while(|entry| entry.at <= now) {
             used = used.saturating_sub(u128::from(drain.rate) * u128::from(entry.at - at));
             used += u128::from(entry.amount) * u128::from(drain.units);
             used = used.min(u128::from(drain.most));

@@ -38,6 +38,7 @@ const RARE: &str = "\n-- RARE ";
 
 /// End the lines that read the clock and that send a wake-up.
 const TIME: &str = "-- TIME";
+#[cfg(test)]
 const PUBLISH: &str = "-- PUBLISH";
 
 /// The script and its digest.
@@ -79,7 +80,8 @@ impl ApplyScript {
 }
 
 fn replaced(code: &str, marker: &str, line: &str) -> String {
-    let lines: Vec<_> = code.lines().map(|code| if code.ends_with(marker) { line } else { code }).collect();
+    let lines: Vec<_> =
+        code.lines().map(|code| if code.ends_with(marker) { line } else { code }).collect();
     lines.join("\n")
 }
 
@@ -138,7 +140,8 @@ fn constant(line: &str) -> Option<(&str, &str)> {
 }
 
 fn call(name: &str, script: &str, keys: &[Vec<u8>], arguments: &[Vec<u8>]) -> Cmd {
-    let bytes = keys.iter().chain(arguments).map(Vec::len).sum::<usize>() + name.len() + script.len() + 4;
+    let bytes =
+        keys.iter().chain(arguments).map(Vec::len).sum::<usize>() + name.len() + script.len() + 4;
     let mut cmd = Cmd::with_capacity(3 + keys.len() + arguments.len(), bytes);
     cmd.arg(name).arg(script).arg(keys.len());
     keys.iter().chain(arguments).for_each(|bytes| {
