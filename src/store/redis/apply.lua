@@ -143,7 +143,7 @@ for b = 1, count do
       for k = 1, bucket.count do quotas[k].share = list[2 * k + 7] end
       bucket.own = {
         seq = list[1], lease_until = list[2], forget_at = list[3], indexed_at = list[4], since = list[5],
-        waits = list[6], answer = (b > 1 or seq == 0) and string.sub(record, 8 * numbers + 1) or '',
+        marks = list[6], answer = (b > 1 or seq == 0) and string.sub(record, 8 * numbers + 1) or '',
         shares = nil,
       }
     else
@@ -170,7 +170,7 @@ for b = 1, count do
   if own then
     local lease_until, forget_at = sum(now, lease), sum(now, SESSION_MEMORY)
     own.lease_until, own.forget_at = lease_until, forget_at
-    local due = (own.waits > 0 or own.shares) and rare.changes.record_due(own, quotas) or forget_at
+    local due = (own.marks > 0 or own.shares) and rare.changes.record_due(own, quotas) or forget_at
     for k = 1, bucket.count do
       if quotas[k].share > 0 then due = lease_until end
     end
@@ -243,7 +243,7 @@ for b = 1, count do
       fields[4] = rare.changes.record_encoded(own, quotas)
     else
       local r, n = {
-        own.seq, own.lease_until, own.forget_at, own.indexed_at, own.since, own.waits, bucket.count,
+        own.seq, own.lease_until, own.forget_at, own.indexed_at, own.since, own.marks, bucket.count,
       }, RECORD_NUMBERS
       for k = 1, bucket.count do
         local quota = quotas[k]

@@ -267,7 +267,8 @@ end
 -- The owner of what a record has in flight is gone.
 local function record_abandon(bucket, record)
   local shares = record.shares
-  record.since, record.waits, record.shares = bucket.now, 0, nil
+  record.since, record.shares = bucket.now, nil
+  changes.record_set_waits(record, false)
   if record == bucket.own then
     for _, quota in ipairs(bucket.quotas) do
       local share = quota.share
@@ -361,6 +362,7 @@ local function bucket_detach(bucket, claim, message, at, lease, wall)
     quota.share = quota.share - moved
     to.shares[quota.id] = min((to.shares[quota.id] or 0) + moved, MAX_TAKEN)
   end
+  if not changes.record_is_claim(to) then to.marks = to.marks + 2 end
   local until_then = sum(now, lease)
   to.lease_until, to.forget_at = until_then, until_then
   if until_then < to.indexed_at or to.indexed_at <= now then

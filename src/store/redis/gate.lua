@@ -11,6 +11,9 @@
 local ANSWERED_WITHIN = 1000000
 local SPREAD = 1000000
 
+-- What is behind the demand that should probe looks again after this long: that may be late.
+local PROBE_LATE = 250000
+
 -- Ends every pause.
 local function gate_resume(gate)
   gate.until_then, gate.surfaced_until, gate.asked_until, gate.length, gate.phase = 0, 0, 0, 0, 0
@@ -80,7 +83,7 @@ function provider.gate_wait(gate, before, now)
   if phase == 0 then return 0 end
   if phase == 2 then return drained(sum(gate.next, gate.step * before), now) end
   if probe > 0 then return drained(probe + ANSWERED_WITHIN, now) end
-  return before == 0 and 0 or ANSWERED_WITHIN
+  return before == 0 and 0 or PROBE_LATE
 end
 
 -- A demand passes. Returns whether it is a probe.

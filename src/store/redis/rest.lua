@@ -27,7 +27,7 @@ function rest.bucket_save_rest(bucket, fields)
   end
   for id, flow in pairs(bucket.flows or {}) do
     if flow and flow.changed then
-      put('f' .. struct.pack('<d', id), struct.pack('<dd', flow.start, flow.touched))
+      put('f' .. struct.pack('<d', id), struct.pack('<ddd', flow.start, flow.touched, flow.waits_until))
     end
   end
   for field in pairs(bucket.gone or {}) do put(field, false) end

@@ -1,10 +1,11 @@
 -- What a bucket knows of a session, or of a detached reservation (a claim): {seq, answer, lease_until, forget_at,
--- indexed_at, since, waits, shares}. `seq` and `answer` are of the last batch whose first bucket this was.
+-- indexed_at, since, marks, shares}. `seq` and `answer` are of the last batch whose first bucket this was. `marks`
+-- is 1 if it has heads in the bucket, and 2 more if it is a claim's.
 -- What was granted before `since` is not in the shares: the session was not known yet, or its lease had ended.
 -- Of the sending session, the shares of the quotas in use are kept in these; `shares` has what it has in
 -- flight on others, or is nil.
 --
--- Stored as numbers: seq, lease_until, forget_at, indexed_at, since, waits, how many shares, those (a quota's
+-- Stored as numbers: seq, lease_until, forget_at, indexed_at, since, marks, how many shares, those (a quota's
 -- id and an amount each); then the answer.
 
 local RECORD_NUMBERS = 7
@@ -13,7 +14,7 @@ local RECORD_NUMBERS = 7
 
 local function record_new(now)
   return {
-    seq = 0, answer = '', lease_until = now, forget_at = now, indexed_at = now, since = now, waits = 0,
+    seq = 0, answer = '', lease_until = now, forget_at = now, indexed_at = now, since = now, marks = 0,
     shares = nil,
   }
 end
@@ -23,7 +24,7 @@ function changes.record_decoded(packed)
   local list = {struct.unpack('<ddddddd', packed)}
   local record, count = record_new(0), list[7]
   record.seq, record.lease_until, record.forget_at = list[1], list[2], list[3]
-  record.indexed_at, record.since, record.waits, record.shares = list[4], list[5], list[6], {}
+  record.indexed_at, record.since, record.marks, record.shares = list[4], list[5], list[6], {}
   local from = 8 * RECORD_NUMBERS + 1
   for _ = 1, count do
     local id, amount
@@ -47,7 +48,7 @@ end
 -- Its quotas are those whose shares are not in the record itself.
 function changes.record_encoded(record, quotas)
   local list, n = {
-    record.seq, record.lease_until, record.forget_at, record.indexed_at, record.since, record.waits, 0,
+    record.seq, record.lease_until, record.forget_at, record.indexed_at, record.since, record.marks, 0,
   }, RECORD_NUMBERS
   for k = 1, #quotas do
     list[n + 1], list[n + 2] = quotas[k].id, quotas[k].share
@@ -65,10 +66,20 @@ function changes.record_encoded(record, quotas)
   return rare.packed.pack(list, n) .. record.answer
 end
 
+-- Says whether a session has heads in the bucket.
+function changes.record_set_waits(record, waits)
+  record.marks = record.marks - record.marks % 2 + (waits and 1 or 0)
+end
+
+-- Whether it is a claim's, which may be settled by any session that knows the claim.
+function changes.record_is_claim(record)
+  return record.marks >= 2
+end
+
 -- When the bucket has to look at this record again: the end of its lease matters if it has heads there, or
 -- something in flight.
 function changes.record_due(record, quotas)
-  if record.waits > 0 then return record.lease_until end
+  if record.marks % 2 == 1 then return record.lease_until end
   for k = 1, #quotas do
     if quotas[k].share > 0 then return record.lease_until end
   end

@@ -299,7 +299,12 @@ impl World {
                         ..reservation.clone()
                     },
                 ),
-                None => (Some(self.rng.u64(1..100)), self.invented(&on, &limits)),
+                // No claim, or the id of a session, which is none.
+                None if self.rng.bool() => (Some(self.rng.u64(1..100)), self.invented(&on, &limits)),
+                None => {
+                    let session = self.rng.usize(..self.sessions.len());
+                    (Some(self.sessions[session].id), self.invented(&on, &limits))
+                }
             },
             1 => (None, self.invented(&on, &limits)),
             _ => (None, self.remembered(by, buckets, &on, &limits)),
