@@ -50,7 +50,8 @@ const LAST: &str = "data: {\"id\":\"chatcmpl-b1\",\"object\":\"chat.completion.c
 
 fn main() {
     let mut report = Report::default();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let server = start_server().await;
         memory_of_a_long_stream(&mut report, server).await;
@@ -70,7 +71,8 @@ async fn overhead(report: &mut Report, server: SocketAddr) {
     let client: Client<_, _> = Client::builder(TokioExecutor::new()).build_http();
     let layer = ThrottleLayer::new(limiter(), openai::rules().extractor());
     let bare = layer.layer(client.clone());
-    let looking = layer.clone().inspector(inspect::body(|_: &Parts| Look::default())).layer(client.clone());
+    let looking =
+        layer.clone().inspector(inspect::body(|_: &Parts| Look::default())).layer(client.clone());
     let inspected = ThrottleLayer::openai(limiter()).layer(client);
 
     let events = format!("http://{server}/events/{MEGABYTE}");
@@ -78,9 +80,18 @@ async fn overhead(report: &mut Report, server: SocketAddr) {
     let remark = "inspected over not, event by event; at most 1.05";
     compare(report, "llm.sse_overhead", remark, ROUNDS, &events, (&bare, &inspected)).await;
     let remark = "the same, 64 KB at once";
-    compare(report, "llm.sse_overhead_at_once", remark, ROUNDS_AT_ONCE, &pieces, (&bare, &inspected)).await;
+    compare(
+        report,
+        "llm.sse_overhead_at_once",
+        remark,
+        ROUNDS_AT_ONCE,
+        &pieces,
+        (&bare, &inspected),
+    )
+    .await;
     let remark = "of that, only to look at each byte, for the ends of lines";
-    compare(report, "llm.sse_look_at_once", remark, ROUNDS_AT_ONCE, &pieces, (&bare, &looking)).await;
+    compare(report, "llm.sse_look_at_once", remark, ROUNDS_AT_ONCE, &pieces, (&bare, &looking))
+        .await;
 }
 
 /// How many times longer a stream takes through the second service than through the first.
@@ -150,8 +161,9 @@ fn estimate(report: &mut Report) {
         );
     }
     let text: String = text.chars().take(10_000).collect();
-    let request =
-        format!(r#"{{"model":"gpt-4o","max_tokens":500,"messages":[{{"role":"user","content":"{text}"}}]}}"#);
+    let request = format!(
+        r#"{{"model":"gpt-4o","max_tokens":500,"messages":[{{"role":"user","content":"{text}"}}]}}"#
+    );
     let rules = openai::rules();
     let mut samples = Vec::new();
     for _ in 0..ROUNDS {
@@ -203,7 +215,9 @@ async fn serve(mut connection: TcpStream) -> std::io::Result<()> {
         let length = connection.read(&mut buffer).await?;
         let request = String::from_utf8_lossy(&buffer[..length]).into_owned();
         let path = request.split(' ').nth(1).unwrap_or_default();
-        let Some((kind, size)) = path.trim_start_matches('/').split_once('/') else { return Ok(()) };
+        let Some((kind, size)) = path.trim_start_matches('/').split_once('/') else {
+            return Ok(());
+        };
         let size: usize = size.parse().unwrap_or_default();
         let parts = if kind == "events" { &events } else { &pieces };
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -226,7 +240,8 @@ fn answers() -> (Vec<String>, Vec<String>) {
     let words: Vec<_> = WORDS.split('|').collect();
     // No two streams differ, yet nobody can foretell how long the next word is.
     let mut random = fastrand::Rng::with_seed(1);
-    let events = std::iter::repeat_with(|| EVENT.join(random.choice(&words).expect("there are words")));
+    let events =
+        std::iter::repeat_with(|| EVENT.join(random.choice(&words).expect("there are words")));
     let events: Vec<_> = events.take(1_000).collect();
     let mut piece = String::new();
     for event in &events {

@@ -66,7 +66,8 @@ fn limiter<Q: IntoIterator<Item = Quota>>(
     names: impl IntoIterator<Item = String>,
     quotas: fn() -> Q,
 ) -> Limiter {
-    let limits = names.into_iter().fold(Limits::new(), |limits, name| limits.bucket(name, quotas()));
+    let limits =
+        names.into_iter().fold(Limits::new(), |limits, name| limits.bucket(name, quotas()));
     Limiter::new(limits).expect("the limits are valid")
 }
 
@@ -102,8 +103,10 @@ fn pairs(report: &mut Report) {
 /// it reads the demand, reserves on one quota, calls and settles.
 fn layer(report: &mut Report) {
     let limiter = limiter(NAMES.into_iter().map(str::to_owned), one_quota);
-    let mut bare = service_fn(async |name: &'static str| Ok::<_, Infallible>(black_box(name.len())));
-    let demand = |name: &mut &'static str| Ok(Demand::new(*name, usage! { requests: 1, tokens: 1_500 }));
+    let mut bare =
+        service_fn(async |name: &'static str| Ok::<_, Infallible>(black_box(name.len())));
+    let demand =
+        |name: &mut &'static str| Ok(Demand::new(*name, usage! { requests: 1, tokens: 1_500 }));
     let layer = ThrottleLayer::new(limiter.clone(), demand)
         .inspector(|_: &usize| Settlement::Exact(usage! { tokens: 412 }));
     let mut throttled = layer.layer(bare);
@@ -143,6 +146,10 @@ fn memory_of_many_buckets(report: &mut Report) {
     }
     let bytes = resident_bytes().saturating_sub(before) as f64;
     drop(limiter);
-    report.add("memory.bytes_per_bucket", bytes / MANY_BUCKETS as f64, "three quotas at default slots");
+    report.add(
+        "memory.bytes_per_bucket",
+        bytes / MANY_BUCKETS as f64,
+        "three quotas at default slots",
+    );
     report.add("memory.mb_100k_buckets", bytes / 1e6, "at most 300");
 }

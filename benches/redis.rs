@@ -98,8 +98,10 @@ fn with_concurrency() -> Vec<Quota> {
 
 impl Case {
     async fn limiter(&self, server: &RedisServer) -> Limiter {
-        let store = RedisStore::connect(&server.url()).await.expect("the server is up").prefix(self.name);
-        let limits = Limits::new().bucket("gpt-4o", (self.quotas)()).bucket("everyone", (self.quotas)());
+        let store =
+            RedisStore::connect(&server.url()).await.expect("the server is up").prefix(self.name);
+        let limits =
+            Limits::new().bucket("gpt-4o", (self.quotas)()).bucket("everyone", (self.quotas)());
         Limiter::with_store(limits, store).expect("the limits are valid")
     }
 
@@ -128,12 +130,20 @@ async fn main() {
     for case in CASES.iter().filter(|case| only.as_deref().is_none_or(|only| case.name == only)) {
         let limiter = case.limiter(&server).await;
         // Scripts are loaded and connections are made.
-        case.reserve(&limiter).await.settle(usage! { tokens: 412 }).await.expect("the store answers");
+        case.reserve(&limiter)
+            .await
+            .settle(usage! { tokens: 412 })
+            .await
+            .expect("the store answers");
         alone(case, &server, &reference, &limiter, &mut report).await;
         together(case, &reference, &limiter, &mut report).await;
         if case.name == CASES[0].name {
             let bytes = bytes(&server, case.name);
-            report.add("redis.bucket_bytes", bytes as f64, "three quotas at default slots; at most 4096");
+            report.add(
+                "redis.bucket_bytes",
+                bytes as f64,
+                "three quotas at default slots; at most 4096",
+            );
         }
         limiter.close().await;
     }
@@ -161,7 +171,10 @@ impl Reference {
         let digest: String = server.command(&["SCRIPT", "LOAD", "return 1"]);
         let mut script = redis::cmd("EVALSHA");
         script.arg(digest).arg(0);
-        Self { script, connections: connections.into_iter().map(|made| made.expect("it connects")).collect() }
+        Self {
+            script,
+            connections: connections.into_iter().map(|made| made.expect("it connects")).collect(),
+        }
     }
 
     async fn run(&self, connection: &mut MultiplexedConnection) {
@@ -243,14 +256,19 @@ async fn together(case: &Case, reference: &Reference, limiter: &Limiter, report:
     let (bare, pairs) = (median(bare), median(pairs));
     let (at_least, _) = case.wanted;
     if is_first {
-        report.add("redis.bare_evalsha_per_s", bare, format!("the reference on {CONNECTIONS} connections"));
+        report.add(
+            "redis.bare_evalsha_per_s",
+            bare,
+            format!("the reference on {CONNECTIONS} connections"),
+        );
         report.add("redis.reserve_p99_us_256", median(slowest), "at most 10000");
     }
     for (rates, (_, key)) in fewer.into_iter().zip(FEWER_TASKS).filter(|_| is_first) {
         let rate = median(rates);
         report.add(key, rate, format!("{:.2} times the reference", rate / bare));
     }
-    let remark = format!("reserve + settle; {:.2} times the reference, at least {at_least}", pairs / bare);
+    let remark =
+        format!("reserve + settle; {:.2} times the reference, at least {at_least}", pairs / bare);
     report.add(case.keys[0], pairs, remark);
 }
 

@@ -1,9 +1,13 @@
-//! One limits file for everything that a shop buys and sells: `cargo run --example limits_file --all-features`.
+//! One limits file for everything that a shop buys and sells: `cargo run --example limits_file
+//! --all-features`.
 //!
-//! The file says which requests go where; those to OpenAI and Anthropic tell it themselves, by the model they name.
+//! The file says which requests go where; those to OpenAI and Anthropic tell it themselves, by the
+//! model they name.
+
+use std::convert::Infallible;
 
 use http::{Request, Response};
-use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower::{ServiceBuilder, service_fn};
 use tower_throttle::{
     BoxError, Route, ThrottleLayer,
     file::LimitsFile,
@@ -24,14 +28,22 @@ async fn main() -> Result<(), BoxError> {
 
     // Stands for all of them: each call uses 300 tokens of input and 40 of output.
     let answer = r#"{"usage":{"input_tokens":300,"output_tokens":40}}"#;
-    let provider =
-        service_fn(async move |_: Request<String>| Ok::<_, BoxError>(Response::new(answer.to_owned())));
-    let layer = ThrottleLayer::new(limiter.clone(), routes).inspector(compatible::rules().inspector());
+    let provider = service_fn(move |_: Request<String>| async move {
+        Ok::<_, Infallible>(Response::new(answer.to_owned()))
+    });
+    let layer =
+        ThrottleLayer::new(limiter.clone(), routes).inspector(compatible::rules().inspector());
     let client = ServiceBuilder::new().layer(layer).service(provider);
 
     for (url, body) in [
-        ("https://api.openai.com/v1/chat/completions", r#"{"model":"gpt-4o-2024-11-20","messages":[]}"#),
-        ("https://api.openai.com/v1/embeddings", r#"{"model":"text-embedding-3-large","input":"a text"}"#),
+        (
+            "https://api.openai.com/v1/chat/completions",
+            r#"{"model":"gpt-4o-2024-11-20","messages":[]}"#,
+        ),
+        (
+            "https://api.openai.com/v1/embeddings",
+            r#"{"model":"text-embedding-3-large","input":"a text"}"#,
+        ),
         ("https://api.openai.com/v1/chat/completions", r#"{"model":"brand-new","messages":[]}"#),
         ("https://api.anthropic.com/v1/messages", r#"{"model":"claude-sonnet-4-5","messages":[]}"#),
         ("http://shop/tenants/acme/orders", ""),
@@ -42,13 +54,20 @@ async fn main() -> Result<(), BoxError> {
         http_body_util::BodyExt::collect(response.into_body()).await?;
     }
 
-    for bucket in
-        ["gpt-4o", "embeddings", "claude-sonnet-4-5", "tenant:acme", "tenant:globex", "all tenants", "others"]
-    {
+    for bucket in [
+        "gpt-4o",
+        "embeddings",
+        "claude-sonnet-4-5",
+        "tenant:acme",
+        "tenant:globex",
+        "all tenants",
+        "others",
+    ] {
         let status = limiter.status(bucket).await?;
         let quotas = status.quotas.iter();
-        let quotas: Vec<_> =
-            quotas.map(|quota| format!("{}: {:.0} of {}", quota.quota, quota.charged, quota.limit)).collect();
+        let quotas: Vec<_> = quotas
+            .map(|quota| format!("{}: {:.0} of {}", quota.quota, quota.charged, quota.limit))
+            .collect();
         println!("{bucket:18} {}", quotas.join(", "));
     }
     Ok(())

@@ -44,7 +44,8 @@ mod zoned {
             let around = Timestamp::from_microsecond(i64::try_from(around).ok()?).ok()?;
             let today = around.to_zoned(self.zone.clone()).date();
             DAYS.map(|days| {
-                let midnight = today.checked_add(days.days()).ok()?.to_zoned(self.zone.clone()).ok()?;
+                let midnight =
+                    today.checked_add(days.days()).ok()?.to_zoned(self.zone.clone()).ok()?;
                 u64::try_from(midnight.timestamp().as_microsecond()).ok()
             })
             .collect()

@@ -23,21 +23,27 @@ pub struct Demand {
     pub(crate) usage: Usage,
     pub(crate) class: Option<Cow<'static, str>>,
     pub(crate) max_wait: Option<Duration>,
-    pub(crate) note: Note,
+    /// Boxed, since a short demand is moved faster and most have none of it.
+    more: Option<Box<More>>,
 }
 
-/// Whatever an extractor leaves for the inspector of the same call. It makes no difference to what is asked.
+/// The rare parts of a demand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct More {
+    share: Option<Cow<'static, str>>,
+    account: Option<Cow<'static, str>>,
+    /// Usages of buckets that are not asked for [`Demand::usage`], by the bucket's index.
+    usages: Vec<(u16, Usage)>,
+    note: Note,
+}
+
+/// A value that an extractor leaves for the inspector of the same call. It makes no difference to what is asked.
 ///
-/// Boxed twice, since a short demand is moved faster, and most have none.
+/// Boxed twice, so that a reservation carries a thin pointer.
 #[derive(Clone, Default)]
 pub(crate) struct Note(Option<Arc<Box<dyn Any + Send + Sync>>>);
 
 impl Note {
-    #[inline]
-    pub(crate) fn is_some(&self) -> bool {
-        self.0.is_some()
-    }
-
     pub(crate) fn get<T: Any>(&self) -> Option<&T> {
         self.0.as_deref()?.as_ref().downcast_ref()
     }
@@ -63,11 +69,7 @@ impl Demand {
     pub fn new(bucket: impl Into<Cow<'static, str>>, usage: Usage) -> Self {
         let mut buckets = SmallVec::new();
         buckets.push(bucket.into());
-        let usage = match usage.given(Standard::Requests) {
-            Some(_) => usage,
-            None => usage.with(REQUESTS, 1),
-        };
-        Self { buckets, usage, class: None, max_wait: None, note: Note::default() }
+        Self { buckets, usage: with_a_request(usage), class: None, max_wait: None, more: None }
     }
 
     /// Asks no bucket for anything: it is granted at once, and charged nowhere.
@@ -77,7 +79,7 @@ impl Demand {
             usage: Usage::new(),
             class: None,
             max_wait: None,
-            note: Note::default(),
+            more: None,
         }
     }
 
@@ -85,6 +87,42 @@ impl Demand {
     #[must_use]
     pub fn and(mut self, bucket: impl Into<Cow<'static, str>>) -> Self {
         self.buckets.push(bucket.into());
+        self
+    }
+
+    /// Asks another bucket, which is asked for another usage: a company's budget in cents beside a model's tokens, say.
+    /// It is granted by all buckets or by none.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, usage};
+    ///
+    /// let demand = Demand::new("gpt-4o", usage! { tokens: 1_500 }).and_with("budget", usage! { cents: 3 });
+    /// ```
+    ///
+    /// A settle gives both buckets the same actual usage; metrics that it does not name keep what the bucket was asked
+    /// for.
+    #[must_use]
+    pub fn and_with(mut self, bucket: impl Into<Cow<'static, str>>, usage: Usage) -> Self {
+        // More buckets than this are refused when the demand is looked up.
+        let index = u16::try_from(self.buckets.len()).unwrap_or(u16::MAX);
+        self.more_mut().usages.push((index, with_a_request(usage)));
+        self.and(bucket)
+    }
+
+    /// The flow it belongs to, such as a tenant. Inside a class, flows that wait for the same bucket are served in turns,
+    /// by their [weights](crate::Limits::weight); inside a flow the oldest demand goes first. Demands without a share are one
+    /// flow.
+    #[must_use]
+    pub fn share(mut self, share: impl Into<Cow<'static, str>>) -> Self {
+        self.more_mut().share = Some(share.into());
+        self
+    }
+
+    /// Which of its buckets stands for the provider's account: the one that
+    /// [`Reservation::feedback`](crate::Reservation::feedback) is about (default: the last one).
+    #[must_use]
+    pub fn account(mut self, bucket: impl Into<Cow<'static, str>>) -> Self {
+        self.more_mut().account = Some(bucket.into());
         self
     }
 
@@ -122,8 +160,50 @@ impl Demand {
     /// ```
     #[must_use]
     pub fn note(mut self, note: impl Any + Send + Sync) -> Self {
-        self.note = Note(Some(Arc::new(Box::new(note))));
+        self.more_mut().note = Note(Some(Arc::new(Box::new(note))));
         self
+    }
+
+    fn more_mut(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    /// The flow it belongs to, if it names one.
+    pub(crate) fn share_name(&self) -> Option<&str> {
+        self.more.as_ref()?.share.as_deref()
+    }
+
+    /// The index of the bucket that stands for the provider's account, if the demand names one of its own.
+    pub(crate) fn account_index(&self) -> Option<usize> {
+        let account = self.more.as_ref()?.account.as_deref()?;
+        self.buckets.iter().position(|bucket| bucket == account)
+    }
+
+    /// Usages of buckets that are not asked for [`usage`](Self::usage), by the bucket's index.
+    #[inline]
+    pub(crate) fn other_usages(&self) -> &[(u16, Usage)] {
+        self.more.as_ref().map_or(&[], |more| &more.usages)
+    }
+
+    /// What it leaves for the inspector.
+    #[inline]
+    pub(crate) fn left_note(&self) -> Note {
+        self.more.as_ref().map_or_else(Note::default, |more| more.note.clone())
+    }
+
+    /// True if there is nothing to it that a reservation has to remember besides its usage.
+    #[inline]
+    pub(crate) fn is_short(&self) -> bool {
+        self.more.is_none()
+    }
+
+    /// True if only its buckets can be unknown, as for most demands: no class, no share, standard metrics.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        let is_plain = |more: &More| more.share.is_none() && more.usages.is_empty();
+        self.class.is_none()
+            && self.usage.is_standard()
+            && self.more.as_deref().is_none_or(is_plain)
     }
 
     /// The first of its buckets, as observers are told.
@@ -139,5 +219,14 @@ impl Demand {
     /// The most that the call may use.
     pub fn usage(&self) -> &Usage {
         &self.usage
+    }
+}
+
+/// A usage that does not name `requests` is one request.
+#[inline]
+fn with_a_request(usage: Usage) -> Usage {
+    match usage.given(Standard::Requests) {
+        Some(_) => usage,
+        None => usage.with(REQUESTS, 1),
     }
 }

@@ -1,27 +1,56 @@
-//! Why a demand was not granted.
+//! Why a demand was not granted. It knows limits and stores, and neither limiter nor layer.
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
+use ref_cast::RefCast;
+
 use crate::{limits::LimitsError, store::StoreError};
 
-/// Any error.
-pub type BoxError = Box<dyn Error + Send + Sync>;
-
-/// Why a demand was not granted. What to do about it differs by variant, so each says what it is about.
-#[derive(Clone, Debug)]
+/// Why a demand was not granted. What to do about it differs by variant.
+///
+/// | variant | what to do |
+/// |---|---|
+/// | `NotNow`, `Deadline`, `Paused` | come again after [`retry_after`](Self::retry_after) |
+/// | `ExceedsCapacity`, `BadDemand` | ask for something else, or change the limits |
+/// | `QueueFull` | shed load |
+/// | `Store` | repair the store; until then [`OnUnavailable`](crate::OnUnavailable) decides |
+/// | `NoRuntime`, `Closed` | repair the program |
+///
+/// A throttled service boxes it: `error.downcast_ref::<Throttled>()` finds it there, and
+/// [`Throttled::find`] below the errors of other layers and clients.
+///
+/// # In tests
+/// All variants can be made, to test what a program does about them:
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_throttle::{Refusal, Shortage, Throttled};
+///
+/// let shortage = Shortage::new("gpt-4o", "tokens per minute")
+///     .with_limit(30_000)
+///     .with_requested(1_500)
+///     .with_available(200)
+///     .with_retry_after(Duration::from_secs(3));
+/// let error = Throttled::Deadline(Refusal::new([shortage]).into());
+/// assert_eq!((error.kind(), error.retry_after()), ("deadline", Some(Duration::from_secs(3))));
+/// ```
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum Throttled {
-    /// It does not fit now, and it was not to wait.
+    /// The demand does not fit now, and it was not to wait.
     NotNow(Box<Refusal>),
-    /// It cannot be granted, or was not, within its longest wait.
+    /// The demand cannot be granted, or was not, within its longest wait.
     Deadline(Box<Refusal>),
-    /// The provider asked for a wait that is longer than [`longest_pause`](crate::LimiterBuilder::longest_pause), which
-    /// nobody waits out: what it holds back is refused at once. [`retry_after`](Self::retry_after) is what is left of the
-    /// wait that was asked for, or more if a quota is short for longer.
+    /// The provider asked for a wait that is longer than
+    /// [`longest_pause`](crate::LimiterBuilder::longest_pause). Demands that it holds back are
+    /// refused at once instead of waiting. [`retry_after`](Self::retry_after) is what is left of
+    /// the wait that was asked for, or more if a quota is short for longer.
     Paused(Box<Refusal>),
-    /// It asks for more than some quota could ever admit: do not try again, ask for less or raise the limit.
+    /// The demand asks for more than some quota could ever admit: do not try again, ask for less or
+    /// raise the limit.
     ExceedsCapacity(Box<Refusal>),
-    /// It has to wait, and as many demands wait for the bucket as may.
+    /// The demand would have to wait, and as many demands wait for the bucket as may.
+    #[non_exhaustive]
     QueueFull {
         /// The bucket.
         bucket: Arc<str>,
@@ -32,14 +61,24 @@ pub enum Throttled {
     Store(Arc<StoreError>),
     /// The demand itself is wrong.
     BadDemand(BadDemand),
+    /// The demand would have to wait, or to ask a store that is elsewhere, and there is no tokio
+    /// runtime here.
+    NoRuntime,
     /// The limiter was closed.
     Closed,
 }
 
 impl Throttled {
-    /// The throttle's refusal inside an error that came through other layers and clients, however they wrapped it:
-    /// reqwest, reqwest-middleware and its retries, hyper, tower's layers, `io::Error`, boxes.
-    /// A throttled service's error has the refusal as its source, so that downcasting it would not do.
+    /// A full queue: [`QueueFull`](Self::QueueFull), for tests.
+    pub fn queue_full(bucket: impl Into<Arc<str>>, max_waiting: usize) -> Self {
+        Self::QueueFull { bucket: bucket.into(), max_waiting }
+    }
+
+    /// Returns the limiter's error inside an error that came through other layers and clients,
+    /// however they wrapped it: reqwest, reqwest-middleware and its retries, hyper, tower's layers,
+    /// `io::Error`, boxes.
+    ///
+    /// Where nothing wraps it, `error.downcast_ref::<Throttled>()` does the same.
     ///
     /// ```
     /// use tower_throttle::{BoxError, Throttled};
@@ -47,35 +86,61 @@ impl Throttled {
     /// fn is_ours(error: &BoxError) -> bool {
     ///     Throttled::find(error.as_ref()).is_some()
     /// }
-    /// # assert!(is_ours(&BoxError::from(Throttled::Closed)));
+    /// assert!(is_ours(&std::io::Error::other(Throttled::Closed).into()));
+    /// assert!(!is_ours(&"the line is dead".into()));
     /// ```
     pub fn find<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Self> {
         let mut next = Some(error);
         while let Some(error) = next {
-            let shared = || error.downcast_ref::<Arc<Self>>().map(AsRef::as_ref);
-            let inner = error.downcast_ref::<Self>().or_else(shared);
-            if let Some(inner) = inner.or_else(|| boxed(error).and_then(Self::find)) {
-                return Some(inner);
+            let reported = || error.downcast_ref::<Reported>().map(|reported| &reported.0);
+            let this = error.downcast_ref::<Self>().or_else(reported);
+            if let Some(this) = this.or_else(|| in_io_error(error).and_then(Self::find)) {
+                return Some(this);
             }
             next = error.source();
         }
         None
     }
 
-    /// After how long it may be worth trying again: nothing where that is unknown, or never.
+    /// A short name that never changes, for metrics and logs: `not_now`, `deadline`, `paused`,
+    /// `exceeds_capacity`, `queue_full`, `store_unavailable`, `store_rejected`, `bad_demand`,
+    /// `no_runtime` or `closed`.
+    ///
+    /// ```
+    /// assert_eq!(tower_throttle::Throttled::Closed.kind(), "closed");
+    /// ```
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NotNow(_) => "not_now",
+            Self::Deadline(_) => "deadline",
+            Self::Paused(_) => "paused",
+            Self::ExceedsCapacity(_) => "exceeds_capacity",
+            Self::QueueFull { .. } => "queue_full",
+            Self::Store(error) if error.is_unavailable() => "store_unavailable",
+            Self::Store(_) => "store_rejected",
+            Self::BadDemand(_) => "bad_demand",
+            Self::NoRuntime => "no_runtime",
+            Self::Closed => "closed",
+        }
+    }
+
+    /// Returns the time after which another attempt is worthwhile; nothing where that is unknown,
+    /// or never.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::NotNow(refusal) | Self::Deadline(refusal) | Self::Paused(refusal) => refusal.retry_after(),
+            Self::NotNow(refusal) | Self::Deadline(refusal) | Self::Paused(refusal) => {
+                refusal.retry_after()
+            }
             _ => None,
         }
     }
 
-    /// Whether the same demand can never be granted as things are declared.
+    /// True if the same demand can never be granted as things are declared.
     pub fn is_permanent(&self) -> bool {
         matches!(self, Self::ExceedsCapacity(_) | Self::BadDemand(_) | Self::Closed)
     }
 
-    /// What refused, if quotas did.
+    /// Returns what refused the demand, if quotas did.
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::NotNow(refusal)
@@ -87,35 +152,60 @@ impl Throttled {
     }
 }
 
-/// A refusal on its way out through other layers and clients.
+/// A [`Throttled`] as its own source, under another type and with another text.
 ///
-/// Some of them give an error out as if it were their own, with its sources but without itself
-/// (`#[error(transparent)]`): what is to be found in there has to be a source.
-pub(crate) struct Carried(pub(crate) Throttled);
+/// Some clients give an error out as if it were their own, with its sources but without itself
+/// (`#[error(transparent)]`). [`Throttled::find`] can then only reach what is a source, and the
+/// text must not be printed twice.
+#[derive(RefCast)]
+#[repr(transparent)]
+struct Reported(Throttled);
 
-/// What a program prints whose `main` answers it.
-impl fmt::Debug for Carried {
+impl fmt::Debug for Reported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-impl fmt::Display for Carried {
+impl fmt::Display for Reported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        f.write_str("reported by tower-throttle")
     }
 }
 
-impl Error for Carried {
+impl Error for Reported {
+    /// What the text of the error itself does not tell.
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.0)
+        match &self.0 {
+            Throttled::Store(error) => error.source(),
+            Throttled::BadDemand(error) => error.source(),
+            _ => None,
+        }
     }
 }
 
-/// The error in an [`io::Error`](std::io::Error), which is not its own content's source.
-fn boxed<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
+/// Returns the error in an [`io::Error`](std::io::Error), which is not its own content's source.
+fn in_io_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
     let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
     Some(inner)
+}
+
+/// The text, after the variant: a program prints it whose `main` returns the error.
+impl fmt::Debug for Throttled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let variant = match self {
+            Self::NotNow(_) => "NotNow",
+            Self::Deadline(_) => "Deadline",
+            Self::Paused(_) => "Paused",
+            Self::ExceedsCapacity(_) => "ExceedsCapacity",
+            Self::QueueFull { .. } => "QueueFull",
+            Self::Store(_) => "Store",
+            Self::BadDemand(_) => "BadDemand",
+            Self::NoRuntime => "NoRuntime",
+            Self::Closed => "Closed",
+        };
+        write!(f, "{variant}({self})")
+    }
 }
 
 impl fmt::Display for Throttled {
@@ -123,23 +213,29 @@ impl fmt::Display for Throttled {
         match self {
             Self::NotNow(refusal) => write!(f, "throttled: {refusal}"),
             Self::Deadline(refusal) => write!(f, "throttled beyond the longest wait: {refusal}"),
-            Self::Paused(refusal) => {
-                write!(
-                    f,
-                    "the provider asked for a wait longer than `longest_pause`, come back after it: {refusal}"
-                )
-            }
-            Self::ExceedsCapacity(refusal) => {
-                write!(f, "more than could ever be admitted, ask for less or raise the limit: {refusal}")
-            }
+            Self::Paused(refusal) => write!(
+                f,
+                "the provider asked for a wait longer than `longest_pause`, \
+                 come back after it: {refusal}"
+            ),
+            Self::ExceedsCapacity(refusal) => write!(
+                f,
+                "more than could ever be admitted, ask for less or raise the limit: {refusal}"
+            ),
             Self::QueueFull { bucket, max_waiting: 0 } => {
-                write!(f, "nobody may wait for bucket `{bucket}`: `max_waiting` is 0")
+                write!(f, "no demand may wait for bucket `{bucket}`: `max_waiting` is 0")
             }
             Self::QueueFull { bucket, max_waiting } => {
-                write!(f, "{max_waiting} demands wait for bucket `{bucket}` already, and no more may")
+                write!(
+                    f,
+                    "{max_waiting} demands wait for bucket `{bucket}` already, and no more may"
+                )
             }
             Self::Store(error) => error.fmt(f),
             Self::BadDemand(error) => error.fmt(f),
+            Self::NoRuntime => {
+                f.write_str("what has to wait needs a tokio runtime: call it inside of one")
+            }
             Self::Closed => f.write_str("the limiter was closed"),
         }
     }
@@ -147,15 +243,34 @@ impl fmt::Display for Throttled {
 
 impl Error for Throttled {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Store(error) => error.source(),
-            Self::BadDemand(error) => Some(error),
-            _ => None,
-        }
+        Some(Reported::ref_cast(self))
+    }
+}
+
+impl From<StoreError> for Throttled {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl From<BadDemand> for Throttled {
+    fn from(error: BadDemand) -> Self {
+        Self::BadDemand(error)
     }
 }
 
 /// What a demand was refused by.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_throttle::{Refusal, Shortage};
+///
+/// let minute = Shortage::new("api", "tokens per minute").with_retry_after(Duration::from_secs(9));
+/// let day = Shortage::new("api", "requests per day").with_retry_after(Duration::from_secs(7_200));
+/// let refusal = Refusal::new([minute, day]);
+/// assert_eq!(refusal.binding().map(|shortage| &*shortage.quota), Some("requests per day"));
+/// assert_eq!(refusal.retry_after(), Some(Duration::from_secs(7_200)));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refusal {
@@ -164,19 +279,32 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// Everything that refused it.
+    /// A refusal by these quotas. Another attempt is worthwhile when all of them can give what is
+    /// asked, if that is known.
+    pub fn new(shortages: impl IntoIterator<Item = Shortage>) -> Self {
+        let shortages: Vec<_> = shortages.into_iter().collect();
+        let retry_after = shortages
+            .iter()
+            .map(|shortage| shortage.retry_after)
+            .try_fold(Duration::ZERO, |longest, wait| Some(longest.max(wait?)));
+        let retry_after = retry_after.filter(|_| !shortages.is_empty());
+        Self { shortages, retry_after }
+    }
+
+    /// Returns every quota that refused the demand.
     pub fn shortages(&self) -> &[Shortage] {
         &self.shortages
     }
 
-    /// What it has to wait for longest.
+    /// Returns the quota with the longest wait.
     pub fn binding(&self) -> Option<&Shortage> {
-        // What nobody can tell the end of is longer than anything known.
+        // An unknown end is taken for later than any known one.
         self.shortages.iter().max_by_key(|shortage| shortage.retry_after.unwrap_or(Duration::MAX))
     }
 
-    /// Time until it fits if nothing is refunded; nothing where that depends on calls in flight, or is never. No less than
-    /// what is left of a wait that the provider asked for.
+    /// Returns the time until the demand fits if nothing is refunded; nothing where that depends on
+    /// calls in flight, or is never. No less than what is left of a wait that the provider asked
+    /// for.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
@@ -207,13 +335,51 @@ pub struct Shortage {
     pub quota: Arc<str>,
     /// What the quota admits at most, to the demand's class; 0 for a pause.
     pub limit: u64,
-    /// What it has left for the demand's class; negative in debt. Where a demand exceeds the capacity: the capacity.
+    /// What the quota has left for the demand's class; negative in debt. Where a demand exceeds the
+    /// capacity: the capacity.
     pub available: i64,
-    /// What the demand asks of it.
+    /// What the demand asks of the quota.
     pub requested: u64,
-    /// Time until it can give that if nothing is refunded; nothing where that depends on calls in flight, or is never. No
-    /// less than what is left of a wait that the provider asked for.
+    /// Time until the quota can give that if nothing is refunded; nothing where that depends on
+    /// calls in flight, or is never. No less than what is left of a wait that the provider asked
+    /// for.
     pub retry_after: Option<Duration>,
+}
+
+impl Shortage {
+    /// A shortage of one quota, for tests: nothing is asked, nothing is left and no time is known.
+    pub fn new(bucket: impl Into<Arc<str>>, quota: impl Into<Arc<str>>) -> Self {
+        let (bucket, quota) = (bucket.into(), quota.into());
+        Self { bucket, quota, limit: 0, available: 0, requested: 0, retry_after: None }
+    }
+
+    /// Sets what the quota admits at most.
+    #[must_use]
+    pub fn with_limit(mut self, limit: u64) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Sets what the quota has left.
+    #[must_use]
+    pub fn with_available(mut self, available: i64) -> Self {
+        self.available = available;
+        self
+    }
+
+    /// Sets what the demand asks of the quota.
+    #[must_use]
+    pub fn with_requested(mut self, requested: u64) -> Self {
+        self.requested = requested;
+        self
+    }
+
+    /// Sets the time until the quota can give that.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
 }
 
 impl fmt::Display for Shortage {
@@ -224,7 +390,8 @@ impl fmt::Display for Shortage {
             _ => {
                 write!(
                     f,
-                    "bucket `{bucket}`: {requested} asked of {available} left, and `{quota}` admits {limit} at most"
+                    "bucket `{bucket}`: {requested} asked of {available} left, \
+                     and `{quota}` admits {limit} at most"
                 )
             }
         }
@@ -235,15 +402,15 @@ impl fmt::Display for Shortage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BadDemand {
-    /// Nobody declared this bucket.
+    /// This bucket is not declared.
     UnknownBucket(Arc<str>),
-    /// Nobody declared this class.
+    /// This class is not declared.
     UnknownClass(Arc<str>),
     /// No quota counts this metric, and it is no standard one: a typo?
     UnknownMetric(Arc<str>),
-    /// It names this bucket twice.
+    /// The demand names this bucket twice.
     SameBucketTwice(Arc<str>),
-    /// It names buckets of two partitions, which cannot be charged as one.
+    /// The demand names buckets of two partitions, which cannot be charged as one.
     TwoPartitions(Arc<str>, Arc<str>),
     /// The resolver's quotas for the bucket make no sense.
     InvalidLimits(LimitsError),
@@ -257,10 +424,13 @@ impl fmt::Display for BadDemand {
             Self::UnknownBucket(name) => {
                 write!(
                     f,
-                    "bucket `{name}` is not declared: add it to the limits, or say what becomes of others"
+                    "bucket `{name}` is not declared: \
+                     add it to the limits, or say what becomes of others"
                 )
             }
-            Self::UnknownClass(name) => write!(f, "class `{name}` is not declared: add it to the limits"),
+            Self::UnknownClass(name) => {
+                write!(f, "class `{name}` is not declared: add it to the limits")
+            }
             Self::UnknownMetric(name) => {
                 write!(f, "no quota counts metric `{name}`: is it misspelt?")
             }
@@ -275,3 +445,75 @@ impl fmt::Display for BadDemand {
 }
 
 impl Error for BadDemand {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn every_kind() -> Vec<Throttled> {
+        let refusal = || Box::new(Refusal::new([Shortage::new("api", "tokens").with_limit(9)]));
+        vec![
+            Throttled::NotNow(refusal()),
+            Throttled::Deadline(refusal()),
+            Throttled::Paused(refusal()),
+            Throttled::ExceedsCapacity(refusal()),
+            Throttled::queue_full("api", 3),
+            StoreError::Unavailable(std::io::Error::other("hung up").into()).into(),
+            StoreError::Rejected("wrong password".into()).into(),
+            BadDemand::UnknownBucket("api".into()).into(),
+            Throttled::NoRuntime,
+            Throttled::Closed,
+        ]
+    }
+
+    /// As `#[error(transparent)]` makes an error: its text and source are those of the error
+    /// inside.
+    #[derive(Debug)]
+    struct Transparent(Box<dyn Error + Send + Sync>);
+
+    impl fmt::Display for Transparent {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.fmt(f)
+        }
+    }
+
+    impl Error for Transparent {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.0.source()
+        }
+    }
+
+    #[test]
+    fn every_kind_downcasts_is_found_and_prints_its_chain_once() {
+        let mut kinds = std::collections::HashSet::new();
+        for error in every_kind() {
+            assert!(kinds.insert(error.kind()), "{error:?}");
+            let text = error.to_string();
+            let error: Box<dyn Error + Send + Sync> = error.into();
+            assert!(error.downcast_ref::<Throttled>().is_some(), "{text}");
+
+            let mut links = vec![text.clone()];
+            let mut next = error.source();
+            while let Some(link) = next {
+                links.push(link.to_string());
+                next = link.source();
+            }
+            for (index, link) in links.iter().enumerate() {
+                let others = links.iter().take(index);
+                assert!(others.clone().all(|other| !other.contains(link)), "{links:?}");
+            }
+
+            let wrapped = Transparent(Transparent(error).into());
+            let found = Throttled::find(&wrapped).expect("it is found");
+            assert_eq!((found.to_string(), wrapped.to_string()), (text.clone(), text));
+        }
+    }
+
+    #[test]
+    fn a_refusal_knows_when_to_come_again_only_if_all_of_it_does() {
+        let known = || Shortage::new("a", "b").with_retry_after(Duration::from_secs(2));
+        assert_eq!(Refusal::new([known()]).retry_after(), Some(Duration::from_secs(2)));
+        assert_eq!(Refusal::new([known(), Shortage::new("a", "c")]).retry_after(), None);
+        assert_eq!(Refusal::new([]).retry_after(), None);
+    }
+}

@@ -1,35 +1,62 @@
-//! Share an API's rate limits between tasks, processes and machines: reserve what a call may use, wait in line until that
-//! fits, call, and settle on what was really used.
+//! Share an API's rate limits between tasks, processes and machines: reserve what a call may use,
+//! wait in a fair queue until that fits, call, and settle on what was really used.
 //!
-//! * [`Limits`] declares buckets and their [`Quota`]s; a [`Limiter`] grants [`Demand`]s within them, as [`Reservation`]s.
-//! * [`ThrottleLayer`] does so around any tower service: an [`Extractor`] reads the demand from a request, an
-//!   [`Inspector`] the actual usage from the response.
+//! * [`Limits`] declares buckets and their [`Quota`]s; a [`Limiter`] grants [`Demand`]s within
+//!   them, as [`Reservation`]s.
+//! * [`ThrottleLayer`] does so around any tower service: an [`Extractor`] reads the demand from a
+//!   request, an [`Inspector`] the actual usage from the response.
 //! * State lives in a [`Store`]: in memory, or in Redis for any number of processes.
 //!
 //! ```
+//! use std::convert::Infallible;
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
-//! use tower_throttle::{BoxError, Demand, Limiter, Limits, Quota, Settlement, ThrottleLayer, usage};
+//! use tower_throttle::{
+//!     BoxError, Demand, Limiter, Limits, Quota, Settlement, ThrottleLayer, usage,
+//! };
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), BoxError> {
 //! let limits = Limits::new()
 //!     .bucket("api", [Quota::per_minute("requests", 500), Quota::per_minute("tokens", 30_000)]);
 //! let limiter = Limiter::new(limits)?;
-//! let layer = ThrottleLayer::new(limiter.clone(), |prompt: &mut String| {
+//! let layer = ThrottleLayer::from_fn(limiter.clone(), |prompt: &mut String| {
 //!     Ok(Demand::new("api", usage! { requests: 1, tokens: prompt.len() as u64 + 1_000 }))
 //! })
 //! .inspector(|answer: &String| Settlement::Exact(usage! { tokens: answer.len() as u64 }));
 //!
-//! let client = service_fn(async |prompt: String| Ok::<_, BoxError>(prompt + "?"));
+//! let client = service_fn(|prompt: String| async move { Ok::<_, Infallible>(prompt + "?") });
 //! let client = ServiceBuilder::new().layer(layer).service(client);
 //! assert_eq!(client.oneshot("why".into()).await?, "why?");
 //! assert_eq!(limiter.status("api").await?.quotas[1].charged, 4.0);
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Guide
+//! The module [`guide`] says which quotas to declare, what to put around the layer and inside, what
+//! to do when it does not compile, and what happens while it runs.
+//!
+//! # Features
+//! None is on by default.
+//!
+//! | feature | brings |
+//! |---|---|
+//! | `redis` | `store::RedisStore`: shared state in Redis >= 6.2 or Valkey |
+//! | `redis-tls` | `rediss://` URLs, by rustls |
+//! | `redis-cluster` | Redis Cluster connections as a store |
+//! | `redis-connection-manager` | redis-rs's `ConnectionManager` as a store |
+//! | `reqwest` | requests of reqwest 0.13 are read, and bodies of its responses followed |
+//! | `reqwest-middleware` | the layer is a middleware of reqwest-middleware 0.5 |
+//! | `routes` | `Routes`: buckets by host, method and path of a request |
+//! | `llm` | OpenAI, Anthropic and compatible providers, in one line |
+//! | `tiktoken` | input counted with OpenAI's vocabularies: several megabytes of them |
+//! | `file` | limits from a TOML or JSON file |
+//! | `timezone` | fixed windows that reset at midnight of a time zone |
+//! | `tracing` | what happens, as `tracing` events |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod body;
+mod box_error;
+mod bucket;
 mod calendar;
 mod demand;
 pub mod engine;
@@ -39,57 +66,46 @@ mod feedback;
 #[cfg(feature = "file")]
 pub mod file;
 mod fingerprint;
-mod future;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 pub mod inspect;
 mod layer;
 mod limiter;
 mod limits;
 #[cfg(feature = "llm")]
 pub mod llm;
-#[cfg(feature = "reqwest-middleware")]
-mod middleware;
 mod observe;
 mod quota;
-#[cfg(feature = "reqwest")]
-mod reqwest_response;
-mod respond;
 #[cfg(feature = "routes")]
 mod routes;
-mod service;
 pub mod store;
 mod usage;
 
-pub use body::MeteredBody;
+pub use box_error::BoxError;
 pub use demand::Demand;
-pub use error::{BadDemand, BoxError, Refusal, Shortage, Throttled};
-pub use extract::Extractor;
+pub use error::{BadDemand, Refusal, Shortage, Throttled};
+pub use extract::{ExtractError, Extractor};
 pub use feedback::{Feedback, Named};
-pub use future::ResponseFuture;
 pub use inspect::Inspector;
-pub use layer::ThrottleLayer;
+pub use layer::{
+    MeteredBody, Respond, RespondFuture, RespondLayer, ResponseFuture, Throttle, ThrottleLayer,
+};
 pub use limiter::{
-    Limiter, LimiterBuilder, OnUnavailable, QuotaStatus, Reservation, ReservationId, Retries, Settlement,
-    Settling, Status, Tracked,
+    Limiter, LimiterBuilder, OnUnavailable, QuotaStatus, Reservation, ReservationId, Retries,
+    Settlement, Settling, Status, Tracked,
 };
 pub use limits::{Limits, LimitsError, Undeclared};
 pub use observe::{Event, Observer};
 pub use quota::{ChargeAt, Quota};
-pub use respond::{Respond, RespondFuture, RespondLayer};
 #[cfg(feature = "routes")]
 pub use routes::{Route, RouteError, Routes, RoutesBuilder, RoutesError};
-pub use service::Throttle;
 pub use store::{MemoryStore, Store};
-pub use usage::Usage;
+pub use usage::{Usage, UsageIter};
 
 #[cfg(feature = "redis")]
 pub use redis;
 
 /// The examples of the README are compiled and run.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "llm", feature = "redis", feature = "reqwest"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
-
-/// So are those of what goes around the layer and inside.
-#[cfg(all(doctest, feature = "reqwest-middleware", feature = "routes"))]
-#[doc = include_str!("../docs/composing.md")]
-struct Composing;

@@ -7,10 +7,12 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 use wildmatch::WildMatch;
 
 pub(crate) use self::table::{BucketSpec, Resolved, Standing, Table, Unresolved};
-use crate::{engine::HEADROOM_PARTS, quota::Quota, store::BucketKey};
+use crate::{bucket::BucketKey, engine::HEADROOM_PARTS, quota::Quota};
 
 /// Of buckets for which no partition is named.
 pub(crate) const DEFAULT_PARTITION: &str = "default";
+
+const MAX_WEIGHT: u32 = 1_000_000;
 
 type Resolver = Arc<dyn Fn(&str) -> Option<Vec<Quota>> + Send + Sync>;
 
@@ -33,6 +35,7 @@ pub struct Limits {
     buckets: Vec<Declared>,
     families: Vec<(String, String)>,
     classes: Vec<Class>,
+    weights: Vec<(String, u32)>,
     resolver: Option<Resolver>,
     undeclared: Undeclared,
 }
@@ -78,6 +81,7 @@ impl Limits {
             buckets: Vec::new(),
             families: Vec::new(),
             classes: Vec::new(),
+            weights: Vec::new(),
             resolver: None,
             undeclared: Undeclared::default(),
         }
@@ -93,9 +97,17 @@ impl Limits {
 
     /// Declares a bucket and the quotas that all its demands share.
     #[must_use]
-    pub fn bucket(mut self, name: impl Into<String>, quotas: impl IntoIterator<Item = Quota>) -> Self {
+    pub fn bucket(
+        mut self,
+        name: impl Into<String>,
+        quotas: impl IntoIterator<Item = Quota>,
+    ) -> Self {
         let quotas = quotas.into_iter().collect();
-        self.buckets.push(Declared { partition: self.partition.clone(), name: name.into(), quotas });
+        self.buckets.push(Declared {
+            partition: self.partition.clone(),
+            name: name.into(),
+            quotas,
+        });
         self
     }
 
@@ -115,13 +127,31 @@ impl Limits {
         self
     }
 
+    /// Gives the demands of a [share](crate::Demand::share) a weight, from 1 (the default) up to 1,000,000: where shares wait
+    /// for the same quota, one of weight 3 gets three times as much of it as one of weight 1.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, Limits, Quota, usage};
+    ///
+    /// let limits = Limits::new().bucket("gpt-4o", [Quota::per_minute("tokens", 30_000)]).weight("tenant-7", 3);
+    /// let demand = Demand::new("gpt-4o", usage! { tokens: 1_500 }).share("tenant-7");
+    /// ```
+    #[must_use]
+    pub fn weight(mut self, share: impl Into<String>, weight: u32) -> Self {
+        self.weights.push((share.into(), weight));
+        self
+    }
+
     /// Asks this function for the quotas of names that are neither declared nor in a family. Its answers are asked for
     /// again every few seconds, so quotas may change; `None` leaves the name undeclared.
     ///
     /// It may take its time, which only those who ask for that name wait for, and use the limiter; but an
     /// [`update`](crate::Limiter::update) asks it again for every name in use.
     #[must_use]
-    pub fn resolver(mut self, resolver: impl Fn(&str) -> Option<Vec<Quota>> + Send + Sync + 'static) -> Self {
+    pub fn resolver(
+        mut self,
+        resolver: impl Fn(&str) -> Option<Vec<Quota>> + Send + Sync + 'static,
+    ) -> Self {
         self.resolver = Some(Arc::new(resolver));
         self
     }
@@ -140,12 +170,15 @@ impl Limits {
             bucket.quotas.iter_mut().for_each(|quota| *quota = quota.scaled(share));
         }
         limits.resolver = self.resolver.clone().map(|resolver| -> Resolver {
-            Arc::new(move |name| Some(resolver(name)?.iter().map(|quota| quota.scaled(share)).collect()))
+            Arc::new(move |name| {
+                Some(resolver(name)?.iter().map(|quota| quota.scaled(share)).collect())
+            })
         });
         limits
     }
 
     pub(crate) fn compile(&self) -> Result<Table, LimitsError> {
+        self.check_partitions()?;
         let mut buckets = HashMap::new();
         let mut before: Option<(&[Quota], BucketSpec)> = None;
         for Declared { partition, name, quotas } in &self.buckets {
@@ -153,7 +186,8 @@ impl Limits {
             let spec = match before {
                 // Many are often declared alike; they share what comes of it.
                 Some((others, spec)) if others == quotas => spec.named(key),
-                _ => BucketSpec::new(key, quotas).map_err(|reason| LimitsError::bucket(name, reason))?,
+                _ => BucketSpec::new(key, quotas)
+                    .map_err(|reason| LimitsError::bucket(name, reason))?,
             };
             before = Some((quotas, spec.clone()));
             if buckets.insert(name.clone(), Arc::new(spec)).is_some() {
@@ -162,9 +196,13 @@ impl Limits {
         }
         let declared = |name: &String, by: &str| match buckets.contains_key(name) {
             true => Ok(()),
-            false => Err(LimitsError::bucket(name, format!("{by} names it, and it is not declared"))),
+            false => {
+                Err(LimitsError::bucket(name, format!("{by} names it, and it is not declared")))
+            }
         };
-        self.families.iter().try_for_each(|(pattern, to)| declared(to, &format!("family `{pattern}`")))?;
+        self.families
+            .iter()
+            .try_for_each(|(pattern, to)| declared(to, &format!("family `{pattern}`")))?;
         if let Undeclared::Bucket(bucket) = &self.undeclared {
             declared(bucket, "the default")?;
         }
@@ -177,6 +215,7 @@ impl Limits {
                 .map(|(_, pattern, to)| (WildMatch::new(pattern), (*to).clone()))
                 .collect(),
             classes: self.classes()?,
+            weights: self.weights()?,
             resolver: self.resolver.clone(),
             undeclared: self.undeclared.clone(),
             partition: self.partition.clone(),
@@ -184,11 +223,42 @@ impl Limits {
         })
     }
 
+    /// In Redis a partition is a hash tag.
+    fn check_partitions(&self) -> Result<(), LimitsError> {
+        let declared = self.buckets.iter().map(|bucket| &bucket.partition).chain([&self.partition]);
+        for name in declared {
+            if name.is_empty() || name.contains(['{', '}']) {
+                let reason =
+                    "its name must not be empty nor contain `{` or `}`: it is a hash tag in Redis";
+                return Err(LimitsError::at(format!("partition `{name}`"), reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn weights(&self) -> Result<HashMap<String, u32>, LimitsError> {
+        let mut weights = HashMap::new();
+        for (share, weight) in &self.weights {
+            let place = || format!("weight of share `{share}`");
+            if !(1..=MAX_WEIGHT).contains(weight) {
+                return Err(LimitsError::at(
+                    place(),
+                    format!("it is {weight}, and must be from 1 to {MAX_WEIGHT}"),
+                ));
+            }
+            if weights.insert(share.clone(), *weight).is_some() {
+                return Err(LimitsError::at(place(), "it is declared twice"));
+            }
+        }
+        Ok(weights)
+    }
+
     fn classes(&self) -> Result<Vec<(Box<str>, Standing)>, LimitsError> {
         let mut classes: Vec<(Box<str>, Standing)> = Vec::new();
         for Class { name, head_start, headroom } in &self.classes {
             if !(0.0..1.0).contains(headroom) {
-                let reason = format!("its headroom is {headroom}, and must be from 0 up to below 1");
+                let reason =
+                    format!("its headroom is {headroom}, and must be from 0 up to below 1");
                 return Err(LimitsError::class(name, reason));
             }
             if classes.iter().any(|(other, _)| **other == **name) {
@@ -208,6 +278,7 @@ impl fmt::Debug for Limits {
             .field("buckets", &self.buckets)
             .field("families", &self.families)
             .field("classes", &self.classes)
+            .field("weights", &self.weights)
             .field("undeclared", &self.undeclared)
             .finish_non_exhaustive()
     }

@@ -148,7 +148,9 @@ fn trace(event: &Event<'_>) {
         Event::LongWait { bucket, quota, predicted } => {
             warn!(bucket, quota, ?predicted, "still waiting for quota");
         }
-        Event::Granted { bucket, waited, degraded, .. } => debug!(bucket, ?waited, degraded, "granted"),
+        Event::Granted { bucket, waited, degraded, .. } => {
+            debug!(bucket, ?waited, degraded, "granted")
+        }
         Event::Settled { bucket, actual, .. } => debug!(bucket, ?actual, "settled"),
         Event::Refused { bucket, error } => debug!(bucket, %error, "refused"),
         Event::Paused { bucket, quota, asked, applied } if applied < asked => {

@@ -1,6 +1,6 @@
 //! What a call uses: an amount per metric.
 
-use std::{borrow::Cow, fmt};
+use std::{array, borrow::Cow, fmt, slice};
 
 /// Calls made: counted as 1 per call unless a usage says otherwise.
 pub(crate) const REQUESTS: &str = "requests";
@@ -28,18 +28,18 @@ impl Standard {
         (Self::Tokens, TOKENS),
     ];
 
-    /// Whether `tokens` stands for it where only that is given.
+    /// True if `tokens` stands for it where only that is given.
     pub(crate) fn is_part(self) -> bool {
         matches!(self, Self::Input | Self::Output)
     }
 
-    /// Its place in a set.
+    /// Its bit in a set of metrics.
     const fn bit(self) -> u64 {
         1 << self as u64
     }
 
-    /// The name that somebody may have meant who wrote one that differs in number, case or its stroke: a quota that counts
-    /// what no usage gives would never bite.
+    /// Returns the standard name that `name` may be meant for, if it differs from that only in
+    /// number, case or its stroke. A quota that counts what no usage gives would never bite.
     pub(crate) fn meant_by(name: &str) -> Option<&'static str> {
         let alike = |name: &str| {
             let name = name.to_lowercase().replace(['-', ' '], "_");
@@ -57,16 +57,20 @@ impl Standard {
 
 /// What one call uses, estimated or actual: whole amounts per metric.
 ///
-/// Any name is a metric. Four are known without a quota: `requests`, `input_tokens`, `output_tokens` and `tokens`.
-/// `tokens` stands for input and output together where only those are given, and a usage that gives only
-/// `tokens` counts as that many on a quota over input or output.
+/// Any name is a metric. Four are known without a quota: `requests`, `input_tokens`,
+/// `output_tokens` and `tokens`. `tokens` stands for input and output together where only those are
+/// given, and a usage that gives only `tokens` counts as that many on a quota over input or output.
 ///
 /// ```
 /// use tower_throttle::{Usage, usage};
 ///
 /// let usage = usage! { requests: 1, input_tokens: 300, output_tokens: 112 };
 /// assert_eq!(usage.get("tokens"), Some(412));
-/// assert_eq!(usage, Usage::new().with("requests", 1).with("input_tokens", 300).with("output_tokens", 112));
+///
+/// // Names that are not literals, and pairs.
+/// let pairs = [("requests", 1), ("input_tokens", 300), ("output_tokens", 112)];
+/// assert_eq!(usage, Usage::from_iter(pairs));
+/// assert_eq!(usage.iter().map(|(_, amount)| amount).sum::<u64>(), 413);
 /// ```
 #[derive(Default)]
 pub struct Usage {
@@ -81,9 +85,10 @@ type Others = Vec<(Cow<'static, str>, u64)>;
 /// An amount of each [`Standard`] metric that is given.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Amounts {
-    /// 0 where it is not given.
+    /// 0 where an amount is not given.
     amounts: [u64; 4],
-    /// A bit for each that is. As wide as an amount, since what has gaps is slow to move.
+    /// A bit for each amount that is given. As wide as an amount: a struct with padding is slower
+    /// to move.
     given: u64,
 }
 
@@ -98,7 +103,7 @@ impl Amounts {
         self.given |= metric.bit();
     }
 
-    /// Takes over the amounts of these metrics, a bit for each, that are given there and not here.
+    /// Copies the amounts of `metrics`, a bit for each, that `from` gives and this does not.
     #[inline]
     fn fill(&mut self, metrics: u64, from: &Self) {
         let filled = metrics & from.given & !self.given;
@@ -121,7 +126,7 @@ impl Amounts {
         const WHOLE: u64 = Standard::Tokens.bit();
 
         let (told, known) = (actual.given, actual.given | self.given);
-        // What is left of a part follows from the whole, and the whole from its parts.
+        // A part that was reserved would contradict a whole that was used, and the other way round.
         let parts = if told & WHOLE != 0 { 0 } else { PARTS };
         let whole = if told & PARTS != 0 && known & PARTS == PARTS { 0 } else { WHOLE };
         actual.fill(REQUESTS | parts | whole, &self);
@@ -130,7 +135,7 @@ impl Amounts {
 }
 
 impl Usage {
-    /// Nothing.
+    /// A usage of nothing.
     #[inline]
     pub const fn new() -> Self {
         Self { standard: Amounts { amounts: [0; 4], given: 0 }, others: None }
@@ -154,7 +159,7 @@ impl Usage {
         }
     }
 
-    /// Apart, so that what is known of a literal name is all that is left where it is set.
+    /// Apart, so that the compiler reduces `set` of a literal name to a store.
     #[cold]
     fn set_other(&mut self, metric: Cow<'static, str>, amount: u64) {
         let others = self.others.get_or_insert_default();
@@ -164,7 +169,8 @@ impl Usage {
         }
     }
 
-    /// The amount of one metric, if it is given or follows from `tokens`, `input_tokens` and `output_tokens`.
+    /// Returns the amount of one metric, if it is given or follows from `tokens`, `input_tokens`
+    /// and `output_tokens`.
     #[inline]
     pub fn get(&self, metric: &str) -> Option<u64> {
         match Standard::named(metric) {
@@ -173,20 +179,26 @@ impl Usage {
         }
     }
 
-    /// The amount of a standard metric, if it is given itself.
+    /// Returns the amount of a standard metric, if it is given itself.
     #[inline]
     pub(crate) fn given(&self, metric: Standard) -> Option<u64> {
         self.standard.get(metric)
     }
 
-    /// The amount of a standard metric, if it is given or follows from others.
+    /// Returns the amount of a standard metric, if it is given or follows from others.
     pub(crate) fn standard(&self, metric: Standard) -> Option<u64> {
         let given = |metric| self.standard.get(metric);
         given(metric).or_else(|| match metric {
             Standard::Requests => None,
-            Standard::Input => Some(given(Standard::Tokens)?.saturating_sub(given(Standard::Output)?)),
-            Standard::Output => Some(given(Standard::Tokens)?.saturating_sub(given(Standard::Input)?)),
-            Standard::Tokens => Some(given(Standard::Input)?.saturating_add(given(Standard::Output)?)),
+            Standard::Input => {
+                Some(given(Standard::Tokens)?.saturating_sub(given(Standard::Output)?))
+            }
+            Standard::Output => {
+                Some(given(Standard::Tokens)?.saturating_sub(given(Standard::Input)?))
+            }
+            Standard::Tokens => {
+                Some(given(Standard::Input)?.saturating_add(given(Standard::Output)?))
+            }
         })
     }
 
@@ -194,32 +206,38 @@ impl Usage {
         self.iter_others().find(|(name, _)| *name == metric).map(|(_, amount)| amount)
     }
 
-    /// The amounts that were given.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
-        let standard = Standard::ALL.into_iter();
-        standard
-            .filter_map(|(metric, name)| Some((name, self.standard.get(metric)?)))
-            .chain(self.iter_others())
+    /// Returns the amounts that were given, as pairs of a metric and an amount.
+    pub fn iter(&self) -> UsageIter<'_> {
+        UsageIter {
+            standard: Standard::ALL.into_iter(),
+            amounts: self.standard,
+            others: self.others.as_deref().map_or(&[][..], Vec::as_slice).iter(),
+        }
     }
 
-    /// Whether it gives nothing but standard metrics.
+    /// True if it gives nothing but standard metrics.
     #[inline]
     pub(crate) fn is_standard(&self) -> bool {
         self.others.is_none()
     }
 
-    /// Those of metrics that somebody has to know.
+    /// Returns the amounts of metrics that are not standard, so that some quota has to know them.
     pub(crate) fn iter_others(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.others.iter().flat_map(|others| others.iter()).map(|(metric, amount)| (metric.as_ref(), *amount))
+        self.others
+            .iter()
+            .flat_map(|others| others.iter())
+            .map(|(metric, amount)| (metric.as_ref(), *amount))
     }
 
-    /// Whether it gives `tokens` and says nothing of input and output.
+    /// Returns `tokens`, if it gives that and neither input nor output.
     pub(crate) fn only_tokens(&self) -> Option<u64> {
-        let names_part = self.standard.gives(Standard::Input) || self.standard.gives(Standard::Output);
+        let names_part =
+            self.standard.gives(Standard::Input) || self.standard.gives(Standard::Output);
         if names_part { None } else { self.standard.get(Standard::Tokens) }
     }
 
-    /// This estimate, corrected by what is known of the actual usage: what `actual` does not name keeps its amount.
+    /// Returns this estimate, corrected by the actual usage: what `actual` does not name keeps its
+    /// amount.
     #[inline]
     pub(crate) fn corrected(&self, actual: &Self) -> Self {
         let others = match (&self.others, &actual.others) {
@@ -240,7 +258,7 @@ impl Usage {
         corrected
     }
 
-    /// The larger of both amounts, metric by metric.
+    /// Returns the larger of both amounts, metric by metric.
     pub(crate) fn at_least(&self, seen: &Self) -> Self {
         let mut larger = self.corrected(seen);
         larger.for_each(|metric, amount| *amount = (*amount).max(self.get(metric).unwrap_or(0)));
@@ -255,7 +273,15 @@ impl Usage {
         larger
     }
 
-    /// The same metrics, nothing of each.
+    /// Returns a usage of the same metrics with nothing of each but of requests.
+    pub(crate) fn requests_only(&self) -> Self {
+        let requests = self.standard.get(Standard::Requests).unwrap_or(1);
+        let mut usage = self.zeroed();
+        usage.standard.set(Standard::Requests, requests);
+        usage
+    }
+
+    /// Returns a usage of the same metrics with nothing of each.
     pub(crate) fn zeroed(&self) -> Self {
         let mut zeroed = self.clone();
         zeroed.for_each(|_, amount| *amount = 0);
@@ -302,6 +328,55 @@ impl PartialEq for Usage {
 
 impl Eq for Usage {}
 
+/// The amounts of a [`Usage`]: see [`Usage::iter`].
+#[derive(Clone)]
+pub struct UsageIter<'a> {
+    standard: array::IntoIter<(Standard, &'static str), 4>,
+    amounts: Amounts,
+    others: slice::Iter<'a, (Cow<'static, str>, u64)>,
+}
+
+impl<'a> Iterator for UsageIter<'a> {
+    type Item = (&'a str, u64);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let amounts = self.amounts;
+        self.standard
+            .find_map(|(metric, name)| Some((name, amounts.get(metric)?)))
+            .or_else(|| self.others.next().map(|(metric, amount)| (metric.as_ref(), *amount)))
+    }
+}
+
+impl fmt::Debug for UsageIter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.clone()).finish()
+    }
+}
+
+impl<'a> IntoIterator for &'a Usage {
+    type Item = (&'a str, u64);
+    type IntoIter = UsageIter<'a>;
+
+    fn into_iter(self) -> UsageIter<'a> {
+        self.iter()
+    }
+}
+
+/// Sets the amounts one after the other, as [`Usage::set`] does: the last one of a metric counts.
+impl<M: Into<Cow<'static, str>>> Extend<(M, u64)> for Usage {
+    fn extend<T: IntoIterator<Item = (M, u64)>>(&mut self, amounts: T) {
+        amounts.into_iter().for_each(|(metric, amount)| self.set(metric, amount));
+    }
+}
+
+impl<M: Into<Cow<'static, str>>> FromIterator<(M, u64)> for Usage {
+    fn from_iter<T: IntoIterator<Item = (M, u64)>>(amounts: T) -> Self {
+        let mut usage = Self::new();
+        usage.extend(amounts);
+        usage
+    }
+}
+
 /// A [`Usage`] from `metric: amount` pairs.
 ///
 /// ```
@@ -321,16 +396,41 @@ mod tests {
     use super::*;
 
     #[test]
+    fn it_collects_from_and_iterates_over_pairs() {
+        let pairs = vec![(String::from("rows"), 7), ("requests".into(), 2), ("tokens".into(), 0)];
+        let mut usage: Usage = pairs.into_iter().collect();
+        assert_eq!(usage, usage! { requests: 2, tokens: 0, rows: 7 });
+        usage.extend([("rows", 8), ("input_tokens", 3)]);
+        let mut seen = Vec::new();
+        for (metric, amount) in &usage {
+            seen.push((metric, amount));
+        }
+        let expected = [("requests", 2), ("input_tokens", 3), ("tokens", 0), ("rows", 8)];
+        assert_eq!(seen, expected);
+        assert_eq!(
+            seen.into_iter().map(|(metric, n)| (metric.to_owned(), n)).collect::<Usage>(),
+            usage
+        );
+        assert_eq!(Usage::new().iter().next(), None);
+    }
+
+    #[test]
     fn what_a_settle_does_not_name_keeps_its_amount() {
         let reserved = usage! { requests: 1, tokens: 1_500 };
-        assert_eq!(reserved.corrected(&usage! { tokens: 412 }), usage! { requests: 1, tokens: 412 });
+        assert_eq!(
+            reserved.corrected(&usage! { tokens: 412 }),
+            usage! { requests: 1, tokens: 412 }
+        );
         assert_eq!(reserved.corrected(&usage! {}), reserved);
     }
 
     #[test]
     fn tokens_follow_input_and_output() {
         let reserved = usage! { tokens: 1_500 };
-        assert_eq!(reserved.corrected(&usage! { input_tokens: 3, output_tokens: 4 }).get(TOKENS), Some(7));
+        assert_eq!(
+            reserved.corrected(&usage! { input_tokens: 3, output_tokens: 4 }).get(TOKENS),
+            Some(7)
+        );
 
         let split = usage! { input_tokens: 1_000, output_tokens: 500 };
         assert_eq!(split.corrected(&usage! { output_tokens: 20 }).get(TOKENS), Some(1_020));

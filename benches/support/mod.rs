@@ -19,7 +19,8 @@ pub(crate) fn percentile(samples: &mut [f64], share: f64) -> f64 {
 pub(crate) fn resident_bytes() -> usize {
     const PAGE: usize = 4_096;
     let pages = fs::read_to_string("/proc/self/statm").ok();
-    let resident = pages.as_deref().and_then(|pages| pages.split(' ').nth(1)?.parse::<usize>().ok());
+    let resident =
+        pages.as_deref().and_then(|pages| pages.split(' ').nth(1)?.parse::<usize>().ok());
     resident.unwrap_or(0) * PAGE
 }
 

@@ -1,4 +1,5 @@
-//! hyper's client in a stack of tower's layers, each in its place: `cargo run --example hyper_client`.
+//! hyper's client in a stack of tower's layers, each in its place: `cargo run --example
+//! hyper_client`.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ async fn main() -> Result<(), BoxError> {
 
     let tokens = Quota::sliding_window("tokens", TOKENS, WINDOW).guard(Duration::from_millis(400));
     let limiter = Limiter::new(Limits::new().bucket("chat", [tokens]))?;
-    let throttle = ThrottleLayer::new(limiter.clone(), |_: &mut Request<Full<Bytes>>| {
+    let throttle = ThrottleLayer::from_fn(limiter.clone(), |_: &mut Request<Full<Bytes>>| {
         Ok(Demand::new("chat", usage! { tokens: 40 }))
     })
     .inspector(inspect::by_status(inspect::bytes(1 << 20, used)));
@@ -44,13 +45,18 @@ async fn main() -> Result<(), BoxError> {
     });
     let answers = try_join_all(calls).await?;
     let Counts { served, rejected, tokens, .. } = provider.counts();
-    println!("{} calls in {:.1?}: {served} served, {rejected} rejected", answers.len(), started.elapsed());
+    println!(
+        "{} calls in {:.1?}: {served} served, {rejected} rejected",
+        answers.len(),
+        started.elapsed()
+    );
     assert_eq!((served, rejected, tokens), (CALLS as u64, 0, 10 * CALLS as u64));
     assert!(started.elapsed() < 4 * WINDOW);
 
     // A call that is given up while it waits leaves nothing behind.
     limiter.pause("chat", Duration::from_secs(60)).await?;
-    let impatient = ServiceBuilder::new().timeout(Duration::from_millis(100)).service(client.clone());
+    let impatient =
+        ServiceBuilder::new().timeout(Duration::from_millis(100)).service(client.clone());
     let error = impatient.oneshot(request(false)?).await.err().ok_or("the bucket is paused")?;
     println!("while the bucket is paused: {error}");
     assert!(error.is::<Elapsed>());

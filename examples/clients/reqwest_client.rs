@@ -1,4 +1,5 @@
-//! One reqwest client for two providers, each with limits of its own: `cargo run --example reqwest_client`.
+//! One reqwest client for two providers, each with limits of its own: `cargo run --example
+//! reqwest_client`.
 
 use std::time::{Duration, Instant};
 
@@ -6,9 +7,10 @@ use clients_example::{Counts, Provider, TOKENS, WINDOW, used};
 use futures_util::future::try_join_all;
 use reqwest::{Client, Request, Response};
 use serde_json::{Value, json};
-use tower::{ServiceBuilder, ServiceExt};
+use tower::ServiceBuilder;
 use tower_throttle::{
-    BoxError, Limiter, Limits, Quota, Route, RouteError, Routes, ThrottleLayer, Usage, inspect, usage,
+    BoxError, ExtractError, Limiter, Limits, Quota, Route, RouteError, Routes, ThrottleLayer,
+    Usage, inspect, usage,
 };
 
 const CALLS: usize = 30;
@@ -19,20 +21,27 @@ async fn main() -> Result<(), BoxError> {
 
     // Which requests go to which bucket, and the most that they may use.
     let routes = Routes::builder()
-        .route(format!("POST {}/v1/chat/completions", one.host()), Route::to("one").usage_of(max_tokens))
+        .route(
+            format!("POST {}/v1/chat/completions", one.host()),
+            Route::to("one").usage_of(max_tokens),
+        )
         .route(format!("POST {}", other.host()), Route::to("other").usage_of(max_tokens))
         .build()?;
-    // What the providers enforce. Two fifths of a second for requests that arrive less evenly than they were sent.
-    let tokens = || [Quota::sliding_window("tokens", TOKENS, WINDOW).guard(Duration::from_millis(400))];
+    // What the providers enforce. Two fifths of a second for requests that arrive less evenly than
+    // they were sent.
+    let tokens =
+        || [Quota::sliding_window("tokens", TOKENS, WINDOW).guard(Duration::from_millis(400))];
     let limiter = Limiter::new(Limits::new().bucket("one", tokens()).bucket("other", tokens()))?;
 
-    let layer =
-        ThrottleLayer::new(limiter, routes).inspector(inspect::by_status(inspect::bytes(1 << 20, used)));
+    let layer = ThrottleLayer::new(limiter, routes)
+        .inspector(inspect::by_status(inspect::bytes(1 << 20, used)));
     let client = ServiceBuilder::new().layer(layer).service(Client::new());
 
     let started = Instant::now();
-    let urls =
-        [format!("http://{}/v1/chat/completions", one.host()), format!("http://{}/messages", other.host())];
+    let urls = [
+        format!("http://{}/v1/chat/completions", one.host()),
+        format!("http://{}/messages", other.host()),
+    ];
     let calls = urls.iter().flat_map(|url| (0..CALLS).map(move |n| request(url, n % 2 == 0)));
     let calls = calls.map(async |request| answer(client.clone().oneshot(request?).await?).await);
     let answered = try_join_all(calls).await?;
@@ -43,7 +52,8 @@ async fn main() -> Result<(), BoxError> {
         println!("provider {name}: {served} served, {rejected} rejected, {tokens} tokens used");
         assert_eq!((served, rejected, tokens), (CALLS as u64, 0, 10 * CALLS as u64));
     }
-    // Forty tokens are reserved for a call that uses ten: with refunds, all fit in two windows and not in six.
+    // Forty tokens are reserved for a call that uses ten: with refunds, all fit in two windows and
+    // not in six.
     assert!(started.elapsed() < 4 * WINDOW);
 
     // What no route is for goes nowhere.
@@ -64,7 +74,7 @@ async fn answer(response: Response) -> Result<String, BoxError> {
     Ok(response.error_for_status()?.text().await?)
 }
 
-fn max_tokens(request: &Request) -> Result<Usage, BoxError> {
+fn max_tokens(request: &Request) -> Result<Usage, ExtractError> {
     let body = request.body().and_then(reqwest::Body::as_bytes).ok_or("the request has no body")?;
     let body: Value = serde_json::from_slice(body)?;
     Ok(usage! { tokens: body["max_tokens"].as_u64().ok_or("the request has no max_tokens")? })

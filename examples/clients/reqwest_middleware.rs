@@ -1,4 +1,5 @@
-//! The throttle in a chain of reqwest-middleware, inside the retries: `cargo run --example reqwest_middleware`.
+//! The throttle in a chain of reqwest-middleware, inside the retries: `cargo run --example
+//! reqwest_middleware`.
 
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use reqwest::{Client, Request};
 use reqwest_middleware::ClientBuilder;
 use reqwest_retry::{RetryTransientMiddleware, policies::ExponentialBackoff};
 use serde_json::json;
-use tower_throttle::{BoxError, Demand, Limiter, Limits, Quota, ThrottleLayer, Throttled, inspect, usage};
+use tower_throttle::{
+    BoxError, Demand, Limiter, Limits, Quota, ThrottleLayer, Throttled, inspect, usage,
+};
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
@@ -17,11 +20,12 @@ async fn main() -> Result<(), BoxError> {
 
     let quotas = [Quota::per_minute("requests", 10), Quota::per_minute("tokens", 100)];
     let limiter = Limiter::new(Limits::new().bucket("chat", quotas))?;
-    let throttle = ThrottleLayer::new(limiter.clone(), |_: &mut Request| {
+    let throttle = ThrottleLayer::from_fn(limiter.clone(), |_: &mut Request| {
         Ok(Demand::new("chat", usage! { tokens: 40 }).max_wait(Duration::from_secs(1)))
     })
     .inspector(
-        inspect::by_status(inspect::bytes(1 << 20, used)).server_error(tower_throttle::Settlement::Release),
+        inspect::by_status(inspect::bytes(1 << 20, used))
+            .server_error(tower_throttle::Settlement::Release),
     );
 
     // The first is the outermost: each attempt goes through the throttle.

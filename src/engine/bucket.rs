@@ -137,7 +137,9 @@ impl BucketState {
     /// Puts the quota of a rule at `index`, which is made if it is not known.
     #[cold]
     fn place(&mut self, index: usize, rule: &Rule, wall: Micros) {
-        if let Some(found) = (index..self.quotas.len()).find(|&other| self.quotas[other].id == rule.id) {
+        if let Some(found) =
+            (index..self.quotas.len()).find(|&other| self.quotas[other].id == rule.id)
+        {
             self.quotas.swap(index, found);
             return;
         }
@@ -221,7 +223,9 @@ impl BucketState {
     fn abandon(&mut self, shares: &[Share]) {
         for share in shares {
             let others = self.others.iter_mut().map(|(_, quota)| quota);
-            if let Some(quota) = self.quotas.iter_mut().chain(others).find(|quota| quota.id == share.quota) {
+            if let Some(quota) =
+                self.quotas.iter_mut().chain(others).find(|quota| quota.id == share.quota)
+            {
                 quota.abandon(share.amount, self.now);
             }
         }
@@ -332,7 +336,9 @@ impl BucketState {
         let index = self.enter(session);
         let record = &mut self.records[index];
         let mut is_probe = false;
-        for (index, ((rule, state), &cost)) in rules.iter().zip(&mut self.quotas).zip(costs).enumerate() {
+        for (index, ((rule, state), &cost)) in
+            rules.iter().zip(&mut self.quotas).zip(costs).enumerate()
+        {
             is_probe |= state.reserve(rule, cost, self.now);
             let share = record.share(index, rule.id);
             *share = (*share + cost).min(MAX_TAKEN);
@@ -471,12 +477,19 @@ impl BucketState {
     #[inline]
     pub(super) fn keep_while_charged(&mut self, rules: &[Rule], lease: Micros, wall: Micros) {
         for (state, rule) in self.quotas.iter().zip(rules) {
-            self.expires = self.expires.max(sum(self.now, state.lasts(rule, lease, self.now, wall)));
+            self.expires =
+                self.expires.max(sum(self.now, state.lasts(rule, lease, self.now, wall)));
         }
     }
 
     /// Keeps the answer to a session's batch whose first bucket this is.
-    pub(super) fn answered(&mut self, session: u64, seq: u64, seen: SmallVec<[Seen; 1]>, verdicts: Verdicts) {
+    pub(super) fn answered(
+        &mut self,
+        session: u64,
+        seq: u64,
+        seen: SmallVec<[Seen; 1]>,
+        verdicts: Verdicts,
+    ) {
         let index = self.enter(session);
         self.records[index].answered(seq, seen, verdicts);
     }
@@ -498,7 +511,10 @@ impl Reserve {
     /// The part of its last bucket's limits that it takes, by its weight: how far it moves its flow on.
     pub(super) fn step(&self, rules: &[Rule]) -> f64 {
         let costs = &self.costs[self.costs.len().saturating_sub(rules.len())..];
-        let parts = rules.iter().zip(costs).map(|(rule, &cost)| cost as f64 / rule.capacity(0).max(1) as f64);
+        let parts = rules
+            .iter()
+            .zip(costs)
+            .map(|(rule, &cost)| cost as f64 / rule.capacity(0).max(1) as f64);
         self.flow.step(parts.fold(0.0, f64::max))
     }
 }

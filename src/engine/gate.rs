@@ -64,7 +64,8 @@ impl Gate {
         let Refusal { at, asked, lasts, longest } = refusal;
         let lasts = lasts.min(MAX_AMOUNT);
         let is_further = self.length > 0 && at >= self.until;
-        let lasts = if is_further { lasts.max(sum(self.length, self.length).min(longest)) } else { lasts };
+        let lasts =
+            if is_further { lasts.max(sum(self.length, self.length).min(longest)) } else { lasts };
         self.length = if is_further { lasts } else { self.length.max(lasts) };
         self.until = self.until.max(sum(now, lasts));
         self.phase = Phase::HalfOpen { probe: 0 };
@@ -95,7 +96,8 @@ impl Gate {
     fn spread(&mut self, waiting: u64, now: Micros) {
         match SPREAD.checked_div(waiting) {
             Some(step) => {
-                self.phase = Phase::Spreading { until: sum(now, SPREAD), next: now, step: step.max(1) };
+                self.phase =
+                    Phase::Spreading { until: sum(now, SPREAD), next: now, step: step.max(1) };
             }
             None => self.resume(),
         }
@@ -126,7 +128,9 @@ impl Gate {
             Phase::HalfOpen { probe: 0 } if before == 0 => 0,
             Phase::HalfOpen { probe: 0 } => PROBE,
             Phase::HalfOpen { probe } => (probe + PROBE).saturating_sub(now),
-            Phase::Spreading { next, step, .. } => sum(next, step.saturating_mul(before)).saturating_sub(now),
+            Phase::Spreading { next, step, .. } => {
+                sum(next, step.saturating_mul(before)).saturating_sub(now)
+            }
         }
     }
 

@@ -105,7 +105,8 @@ impl Head {
     /// How many of those that wait with it go before a demand, and what they ask.
     fn before(&self, place: &Place, tolerance: Micros, flows: Option<&Flows>) -> (u64, u64) {
         if self.space == place.space && self.headroom == place.headroom && self.flow != place.flow {
-            return self.before_by_tag(place, flows.map_or(0.0, |flows| flows.start(self.flow, true)));
+            return self
+                .before_by_tag(place, flows.map_or(0.0, |flows| flows.start(self.flow, true)));
         }
         let arrival = sum(self.arrival, tolerance);
         if (arrival, self.session) >= (place.arrival, place.tie) {
@@ -126,7 +127,8 @@ impl Head {
         if !is_before {
             return (0, 0);
         }
-        let turns = if self.part > 0.0 { ((place.tag - start) / self.part).ceil().max(1.0) } else { 1.0 };
+        let turns =
+            if self.part > 0.0 { ((place.tag - start) / self.part).ceil().max(1.0) } else { 1.0 };
         if turns >= self.count as f64 {
             return (self.count, self.sum);
         }
@@ -152,7 +154,9 @@ impl Heads {
 
     /// A session's head on a quota that is this waiter.
     pub(crate) fn find(&self, session: u64, quota: u64, waiter: u64) -> Option<&Head> {
-        self.0.iter().find(|head| (head.session, head.quota, head.waiter) == (session, quota, waiter))
+        self.0
+            .iter()
+            .find(|head| (head.session, head.quota, head.waiter) == (session, quota, waiter))
     }
 
     /// When a waiter arrived, if it is a head.
@@ -175,7 +179,8 @@ impl Heads {
     pub(crate) fn replace(&mut self, session: u64, heads: impl IntoIterator<Item = Head>) {
         self.remove(session);
         self.0.extend(heads);
-        self.0.sort_by_key(|head| (head.arrival, head.session, head.quota, head.headroom, head.flow));
+        self.0
+            .sort_by_key(|head| (head.arrival, head.session, head.quota, head.headroom, head.flow));
     }
 
     /// What goes before a demand on a quota.
@@ -202,7 +207,12 @@ impl Heads {
     }
 
     /// The heads on a quota that are not late, those of one session left out.
-    pub(crate) fn live(&self, session: u64, quota: u64, now: Micros) -> impl Iterator<Item = &Head> {
+    pub(crate) fn live(
+        &self,
+        session: u64,
+        quota: u64,
+        now: Micros,
+    ) -> impl Iterator<Item = &Head> {
         self.0.iter().filter(move |head| {
             head.quota == quota && (session == 0 || head.session != session) && !head.is_late(now)
         })
@@ -221,7 +231,8 @@ impl Heads {
             }
         }
         counts.sort_unstable();
-        let most_of = |of: &[(u64, u64, u64)]| of.iter().map(|(.., count)| *count).max().unwrap_or(0);
+        let most_of =
+            |of: &[(u64, u64, u64)]| of.iter().map(|(.., count)| *count).max().unwrap_or(0);
         counts.chunk_by(|one, other| one.0 == other.0).map(most_of).fold(0, sum)
     }
 
@@ -233,7 +244,8 @@ impl Heads {
     /// Expects the session of a head to come back at once. Returns whether it was not expected yet.
     pub(crate) fn wake(&mut self, session: u64, quota: u64, waiter: u64, now: Micros) -> bool {
         let mut heads = self.0.iter_mut();
-        let head = heads.find(|head| (head.session, head.quota, head.waiter) == (session, quota, waiter));
+        let head =
+            heads.find(|head| (head.session, head.quota, head.waiter) == (session, quota, waiter));
         let Some(head) = head.filter(|head| head.due == 0 || head.due > now) else { return false };
         head.due = now;
         true

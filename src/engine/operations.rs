@@ -3,8 +3,8 @@
 use smallvec::SmallVec;
 
 use super::{
-    Batch, BucketLevel, BucketState, Costs, Line, Micros, Mode, On, Op, Refused, RefusedBy, Reserve, Rule,
-    Seen, Settle, Verdict, Verdicts, Violation, Wake, Wakes,
+    Batch, BucketLevel, BucketState, Costs, Line, Micros, Mode, On, Op, Refused, RefusedBy,
+    Reserve, Rule, Seen, Settle, Verdict, Verdicts, Violation, Wake, Wakes,
     bucket::Change,
     exact::sum,
     gate::Refusal,
@@ -59,13 +59,18 @@ struct At {
 
 impl<'a, 'b> Operations<'a, 'b> {
     /// Brings the states to the present.
-    pub(super) fn begin(states: &'a mut [&'b mut BucketState], batch: &'a Batch<'a>, wall: Micros) -> Self {
+    pub(super) fn begin(
+        states: &'a mut [&'b mut BucketState],
+        batch: &'a Batch<'a>,
+        wall: Micros,
+    ) -> Self {
         let was = states.iter().map(|state| state.now()).collect();
         for (state, bucket) in states.iter_mut().zip(batch.buckets) {
             state.advance(bucket.rules, wall);
         }
-        let told =
-            |op: &Op| if let Op::Waiting { bucket, .. } = op { Some(usize::from(*bucket)) } else { None };
+        let told = |op: &Op| {
+            if let Op::Waiting { bucket, .. } = op { Some(usize::from(*bucket)) } else { None }
+        };
         let told = batch.ops.iter().filter_map(told).collect();
         Self {
             states,
@@ -82,7 +87,9 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     pub(super) fn run(&mut self) -> Verdicts {
         let ops = self.batch.ops;
-        let Some(order) = self.order() else { return ops.iter().map(|op| self.apply(op, None)).collect() };
+        let Some(order) = self.order() else {
+            return ops.iter().map(|op| self.apply(op, None)).collect();
+        };
         let mut verdicts = Verdicts::from_elem(Verdict::Done, ops.len());
         for (index, tag) in order {
             verdicts[index] = self.apply(&ops[index], tag);
@@ -162,7 +169,10 @@ impl<'a, 'b> Operations<'a, 'b> {
             |reserve: &Reserve| reserve.flow.id != 0 || self.space_of(reserve).1.flows().is_some();
         let waiting = |op: &Op| matches!(op, Op::Reserve(reserve) if reserve.mode == Mode::Wait);
         let ops = self.batch.ops;
-        if !ops.iter().any(|op| matches!(op, Op::Reserve(r) if r.mode == Mode::Wait && has_flows(r))) {
+        if !ops
+            .iter()
+            .any(|op| matches!(op, Op::Reserve(r) if r.mode == Mode::Wait && has_flows(r)))
+        {
             return None;
         }
         let mut order: Vec<_> = (0..ops.len()).map(|index| (index, None)).collect();
@@ -261,7 +271,13 @@ impl<'a, 'b> Operations<'a, 'b> {
     }
 
     /// For how long a pause of a bucket holds back a reserve of these costs there.
-    fn paused_for(&self, reserve: &Reserve, tag: Option<f64>, bucket: usize, costs: &[u64]) -> Micros {
+    fn paused_for(
+        &self,
+        reserve: &Reserve,
+        tag: Option<f64>,
+        bucket: usize,
+        costs: &[u64],
+    ) -> Micros {
         if !self.states[bucket].has_gate() {
             return 0;
         }
@@ -295,7 +311,8 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     /// What waiters of this session go before a demand on a quota.
     fn mine(&self, bucket: usize, rule: usize, headroom: u64) -> Before {
-        let mut mine = self.ahead.iter().filter(|ahead| (ahead.bucket, ahead.rule) == (bucket, rule));
+        let mut mine =
+            self.ahead.iter().filter(|ahead| (ahead.bucket, ahead.rule) == (bucket, rule));
         match mine.next() {
             Some(ahead) if headroom >= ahead.headroom => {
                 Before { amount: ahead.amount, demands: ahead.demands, heads: 1 }
@@ -305,7 +322,13 @@ impl<'a, 'b> Operations<'a, 'b> {
     }
 
     /// What heads of other sessions go before a demand on a quota.
-    fn before(&self, reserve: &Reserve, tag: Option<f64>, bucket: usize, rule_index: usize) -> Before {
+    fn before(
+        &self,
+        reserve: &Reserve,
+        tag: Option<f64>,
+        bucket: usize,
+        rule_index: usize,
+    ) -> Before {
         let state = &self.states[bucket];
         if state.heads().is_empty() {
             return Before::default();
@@ -315,7 +338,11 @@ impl<'a, 'b> Operations<'a, 'b> {
         let space = self.batch.buckets[space].id;
         let place = Place {
             session: if self.told.contains(&bucket) { self.batch.session } else { 0 },
-            tie: if reserve.mode == Mode::Wait && reserve.waiter > 0 { self.batch.session } else { u64::MAX },
+            tie: if reserve.mode == Mode::Wait && reserve.waiter > 0 {
+                self.batch.session
+            } else {
+                u64::MAX
+            },
             headroom: reserve.headroom,
             flow: reserve.flow.id,
             space,
@@ -349,7 +376,9 @@ impl<'a, 'b> Operations<'a, 'b> {
         let capacity = rule.capacity_for(oldest.cost, oldest.headroom);
         let ask = Ask { cost: oldest.cost, ahead: 0, before: 0, capacity };
         match quota.shortage(rule, ask, state.now(), self.wall).wait {
-            Some(wait) if wait < TOLERANCE => TOLERANCE.max(TOLERANCE_PER_HEAD * (1 + live.count() as u64)),
+            Some(wait) if wait < TOLERANCE => {
+                TOLERANCE.max(TOLERANCE_PER_HEAD * (1 + live.count() as u64))
+            }
             _ => 0,
         }
     }
@@ -364,7 +393,8 @@ impl<'a, 'b> Operations<'a, 'b> {
             others.map(|(_, wait)| *wait).max().unwrap_or(0)
         };
         for (index, (at, violation)) in violations.iter_mut().enumerate() {
-            let horizon = at.map_or(Micros::MAX, |at| self.states[at.bucket].quotas()[at.rule].horizon());
+            let horizon =
+                at.map_or(Micros::MAX, |at| self.states[at.bucket].quotas()[at.rule].horizon());
             violation.holds = held_for(index) <= horizon;
         }
         let (space, state) = self.space_of(reserve);
@@ -392,7 +422,11 @@ impl<'a, 'b> Operations<'a, 'b> {
     }
 
     /// The reasons of a refusal, with the quotas that refused.
-    fn violations(&self, reserve: &Reserve, tag: Option<f64>) -> SmallVec<[(Option<At>, Violation); 2]> {
+    fn violations(
+        &self,
+        reserve: &Reserve,
+        tag: Option<f64>,
+    ) -> SmallVec<[(Option<At>, Violation); 2]> {
         let mut violations = SmallVec::new();
         let mut costs = &*reserve.costs;
         for (index, &bucket) in reserve.on.iter().enumerate() {
@@ -404,8 +438,16 @@ impl<'a, 'b> Operations<'a, 'b> {
                 let (by, asked) = (RefusedBy::Pause(index), self.states[bucket].asked());
                 let wait = Some(wait);
                 let at_best = wait.unwrap_or(0);
-                let violation =
-                    Violation { by, available: 0, wait, at_best, asked, holds: true, rank: 0, before: 0 };
+                let violation = Violation {
+                    by,
+                    available: 0,
+                    wait,
+                    at_best,
+                    asked,
+                    holds: true,
+                    rank: 0,
+                    before: 0,
+                };
                 violations.push((None, violation));
             }
         }
@@ -439,11 +481,22 @@ impl<'a, 'b> Operations<'a, 'b> {
     fn keeps(&self, reserve: &Reserve, at: At) -> bool {
         let quota = self.rules(at.bucket)[at.rule].id;
         let is_waiter = reserve.mode == Mode::Wait && reserve.waiter > 0 && at.cost > 0;
-        is_waiter && self.states[at.bucket].heads().find(self.batch.session, quota, reserve.waiter).is_some()
+        is_waiter
+            && self.states[at.bucket]
+                .heads()
+                .find(self.batch.session, quota, reserve.waiter)
+                .is_some()
     }
 
     /// A refused waiter goes before what comes later on a quota, and is a head there.
-    fn line_up(&mut self, reserve: &Reserve, at: At, pending: Pending, held_for: Micros, holds: bool) {
+    fn line_up(
+        &mut self,
+        reserve: &Reserve,
+        at: At,
+        pending: Pending,
+        held_for: Micros,
+        holds: bool,
+    ) {
         if holds {
             self.go_ahead(at.bucket, at.rule, reserve.headroom, at.cost, 1);
         }
@@ -474,7 +527,11 @@ impl<'a, 'b> Operations<'a, 'b> {
     }
 
     /// What a pause of a bucket holds back is a head on all quotas of the bucket that it needs: those that did not refuse it.
-    fn behind_pauses(&self, reserve: &Reserve, violations: &[(Option<At>, Violation)]) -> SmallVec<[At; 4]> {
+    fn behind_pauses(
+        &self,
+        reserve: &Reserve,
+        violations: &[(Option<At>, Violation)],
+    ) -> SmallVec<[At; 4]> {
         let paused = |at: &At| {
             let pauses = violations.iter().filter_map(|(_, violation)| match violation.by {
                 RefusedBy::Pause(of) => Some(usize::from(reserve.on[of])),
@@ -482,14 +539,16 @@ impl<'a, 'b> Operations<'a, 'b> {
             });
             pauses.into_iter().any(|bucket| bucket == at.bucket)
         };
-        let refused =
-            |at: &At| violations.iter().any(|(other, _)| other.is_some_and(|other| other.index == at.index));
+        let refused = |at: &At| {
+            violations.iter().any(|(other, _)| other.is_some_and(|other| other.index == at.index))
+        };
         let needed = self.quotas(&reserve.on, &reserve.costs).filter(|at| at.cost > 0);
         needed.filter(|at| paused(at) && !refused(at)).collect()
     }
 
     fn go_ahead(&mut self, bucket: usize, rule: usize, headroom: u64, amount: u64, demands: u64) {
-        let known = self.ahead.iter_mut().find(|ahead| (ahead.bucket, ahead.rule) == (bucket, rule));
+        let known =
+            self.ahead.iter_mut().find(|ahead| (ahead.bucket, ahead.rule) == (bucket, rule));
         match known {
             Some(ahead) => {
                 ahead.amount = sum(ahead.amount, amount);
@@ -522,7 +581,8 @@ impl<'a, 'b> Operations<'a, 'b> {
             let Some(rule) = self.rules(bucket).get(usize::from(line.rule)) else { continue };
             let mut head = Head::of_line(session, rule.id, line, now);
             if let Some(known) = self.states[bucket].heads().find(session, rule.id, line.waiter) {
-                (head.arrival, head.due, head.held_until) = (known.arrival, known.due, known.held_until);
+                (head.arrival, head.due, head.held_until) =
+                    (known.arrival, known.due, known.held_until);
                 head.last = head.last.max(known.arrival);
             }
             if head.holds(self.states[bucket].quotas()[usize::from(line.rule)].horizon(), now) {
@@ -549,8 +609,13 @@ impl<'a, 'b> Operations<'a, 'b> {
             reserved = rest;
             let (used, rest) = actual.split_at(rules.len().min(actual.len()));
             actual = rest;
-            let change =
-                Change { at, reserved: mine, actual: used, close: *close, is_claim: claim.is_some() };
+            let change = Change {
+                at,
+                reserved: mine,
+                actual: used,
+                close: *close,
+                is_claim: claim.is_some(),
+            };
             self.states[usize::from(bucket)].settle(owner, rules, change);
         }
         Verdict::Done
@@ -613,12 +678,18 @@ impl<'a, 'b> Operations<'a, 'b> {
     fn wake(&mut self, bucket: usize, wakes: &mut Wakes) {
         let stirred = self.stirred.contains(&bucket);
         for (rule_index, rule) in self.rules(bucket).iter().enumerate() {
-            let heads = if stirred { self.all(bucket, rule) } else { self.front(bucket, rule_index, rule) };
+            let heads =
+                if stirred { self.all(bucket, rule) } else { self.front(bucket, rule_index, rule) };
             for head in heads {
                 let is_mine = head.session == self.batch.session;
                 let now = self.states[bucket].now();
                 if is_mine
-                    || !self.states[bucket].heads_mut().wake(head.session, head.quota, head.waiter, now)
+                    || !self.states[bucket].heads_mut().wake(
+                        head.session,
+                        head.quota,
+                        head.waiter,
+                        now,
+                    )
                 {
                     continue;
                 }
@@ -639,7 +710,8 @@ impl<'a, 'b> Operations<'a, 'b> {
     /// The heads at the front of a quota that fit together.
     fn front(&self, bucket: usize, rule_index: usize, rule: &Rule) -> SmallVec<[Head; 4]> {
         let state = &self.states[bucket];
-        let (quota, now, id) = (&state.quotas()[rule_index], state.now(), self.batch.buckets[bucket].id);
+        let (quota, now, id) =
+            (&state.quotas()[rule_index], state.now(), self.batch.buckets[bucket].id);
         let mut heads: SmallVec<[Head; 4]> = state
             .heads()
             .live(0, rule.id, now)

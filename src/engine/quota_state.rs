@@ -96,7 +96,9 @@ pub(crate) struct Amendment {
 impl QuotaState {
     pub(crate) fn new(rule: &Rule, now: Micros, wall: Micros) -> Self {
         let charges = match &rule.window {
-            Window::Sliding { slot, slots } => Charges::Sliding(SlidingWindow::new(*slot, *slots, now)),
+            Window::Sliding { slot, slots } => {
+                Charges::Sliding(SlidingWindow::new(*slot, *slots, now))
+            }
             Window::TokenBucket(shape) => {
                 Charges::Draining(Box::new(DrainingBucket::new(rule.limit, *shape, now)))
             }
@@ -110,7 +112,13 @@ impl QuotaState {
 
     /// Brings the state to `now`, and to the rule if that has changed. `waiting` demands wait for it.
     #[inline]
-    pub(crate) fn advance(&mut self, rule: &Rule, waiting: impl Fn() -> u64, now: Micros, wall: Micros) {
+    pub(crate) fn advance(
+        &mut self,
+        rule: &Rule,
+        waiting: impl Fn() -> u64,
+        now: Micros,
+        wall: Micros,
+    ) {
         self.pass(now);
         if self.cap.is_some() {
             self.pass_cap(waiting(), now);
@@ -164,7 +172,9 @@ impl QuotaState {
         let lasts = match &self.charges {
             _ if self.in_flight > 0 => LOOK_AGAIN,
             Charges::Sliding(window) if window.charged() > 0 => window.length(),
-            Charges::Draining(bucket) if bucket.total() > 0 => bucket.until_drained(bucket.total(), now),
+            Charges::Draining(bucket) if bucket.total() > 0 => {
+                bucket.until_drained(bucket.total(), now)
+            }
             Charges::Fixed(window) if window.charged() > 0 => window.end().saturating_sub(wall),
             _ => 0,
         };
@@ -283,7 +293,8 @@ impl QuotaState {
         let Amendment { at, reserved, actual, in_flight, close } = change;
         self.in_flight = self.in_flight.saturating_sub(in_flight);
         // What went with a lease became a charge then.
-        let amount = if rule.holds() { actual.saturating_sub(reserved - in_flight) } else { actual };
+        let amount =
+            if rule.holds() { actual.saturating_sub(reserved - in_flight) } else { actual };
         let open = if close { 0 } else { amount };
         self.in_flight = (self.in_flight + open).min(MAX_TAKEN);
 
@@ -297,7 +308,8 @@ impl QuotaState {
             Charges::None => {}
         }
         if let (Some(cap), Some(more)) = (&mut self.cap, actual.checked_sub(reserved)) {
-            let units = if let Charges::Draining(bucket) = &self.charges { bucket.units() } else { 1 };
+            let units =
+                if let Charges::Draining(bucket) = &self.charges { bucket.units() } else { 1 };
             cap.count(product(more, units));
         }
         open
@@ -405,10 +417,9 @@ impl QuotaState {
             in_flight: self.in_flight,
             reset,
             withheld: if is_paused { part.max(left) } else { part },
-            withheld_for: self
-                .cap
-                .as_ref()
-                .map_or(0, |cap| cap.lifts_in(now).max(cap.gate().paused_until(now).saturating_sub(now))),
+            withheld_for: self.cap.as_ref().map_or(0, |cap| {
+                cap.lifts_in(now).max(cap.gate().paused_until(now).saturating_sub(now))
+            }),
             asked: self.asked(1, now),
         }
     }

@@ -31,7 +31,11 @@ impl Ring {
     #[inline]
     fn index(&self, slot: u64) -> usize {
         let age = (self.head - slot) as usize;
-        if age <= self.head_index { self.head_index - age } else { self.head_index + self.slots.len() - age }
+        if age <= self.head_index {
+            self.head_index - age
+        } else {
+            self.head_index + self.slots.len() - age
+        }
     }
 
     fn next_index(&self) -> usize {

@@ -80,10 +80,11 @@ impl SessionRecord {
 
     #[cold]
     fn place_share(&mut self, index: usize, quota: u64) -> usize {
-        let found = self.in_flight.iter().position(|share| share.quota == quota).unwrap_or_else(|| {
-            self.in_flight.push(Share { quota, amount: 0 });
-            self.in_flight.len() - 1
-        });
+        let found =
+            self.in_flight.iter().position(|share| share.quota == quota).unwrap_or_else(|| {
+                self.in_flight.push(Share { quota, amount: 0 });
+                self.in_flight.len() - 1
+            });
         if index >= self.in_flight.len() {
             return found;
         }

@@ -16,7 +16,13 @@ pub(crate) struct SlidingWindow {
 impl SlidingWindow {
     pub(crate) fn new(slot: Micros, slots: u64, now: Micros) -> Self {
         let ring = Ring::new(now / slot, slots + 1);
-        Self { slot, began: product(ring.head(), slot), length: product(ring.len(), slot), charged: 0, ring }
+        Self {
+            slot,
+            began: product(ring.head(), slot),
+            length: product(ring.len(), slot),
+            charged: 0,
+            ring,
+        }
     }
 
     #[inline]

@@ -135,8 +135,9 @@ impl DrainingBucket {
         if self.rate == rate && self.shape == shape {
             return false;
         }
-        let is_laid_out_anew = (self.shape.tick, self.shape.units, self.shape.slot, self.shape.slots)
-            != (shape.tick, shape.units, shape.slot, shape.slots);
+        let is_laid_out_anew =
+            (self.shape.tick, self.shape.units, self.shape.slot, self.shape.slots)
+                != (shape.tick, shape.units, shape.slot, shape.slots);
         let (old, old_rate) = (self.shape, self.rate);
         let rescale = |used: u64| rescaled(used, old.units, shape.units);
         // A debt is kept whole, with room above it for what a demand adds.

@@ -129,7 +129,8 @@ impl LimitsFile {
             let line = before.rsplit('\n').next().unwrap_or_default();
             let name = line.trim_start().strip_prefix("[buckets.").unwrap_or_default();
             let is_bare = name.contains('.') && !name.starts_with(['"', '\'']);
-            let hint = if is_bare { "; a name with dots is quoted: `[buckets.\"gpt-4.1\"]`" } else { "" };
+            let hint =
+                if is_bare { "; a name with dots is quoted: `[buckets.\"gpt-4.1\"]`" } else { "" };
             let reason = format!("{}{hint}", error.message());
             at_line(before.matches('\n').count() + 1, line.chars().count() + 1, &reason)
         })?;
@@ -186,7 +187,8 @@ impl Limits {
         let file = LimitsFile::read(path)?;
         match file.beyond_limits() {
             Some(more) => {
-                let reason = "it is more than limits can hold: read the file with `LimitsFile::read`";
+                let reason =
+                    "it is more than limits can hold: read the file with `LimitsFile::read`";
                 Err(LimitsError::at(more, reason).in_file(path))
             }
             None => Ok(file.limits),
@@ -286,7 +288,9 @@ impl Contents {
         };
         file.limits.compile()?;
         #[cfg(feature = "routes")]
-        file.routes::<()>().build().map_err(|error| LimitsError::at("routes", error.to_string()))?;
+        file.routes::<()>()
+            .build()
+            .map_err(|error| LimitsError::at("routes", error.to_string()))?;
         Ok(file)
     }
 
@@ -302,7 +306,8 @@ impl Contents {
             limits = limits.family(pattern, bucket);
         }
         for (name, Class { head_start, headroom }) in &self.classes.0 {
-            limits = limits.class(name, head_start.map_or(Duration::ZERO, |length| length.0), *headroom);
+            limits =
+                limits.class(name, head_start.map_or(Duration::ZERO, |length| length.0), *headroom);
         }
         let undeclared = match &self.undeclared {
             UndeclaredText::Refuse => Undeclared::Refuse,

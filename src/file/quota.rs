@@ -120,7 +120,8 @@ impl QuotaText {
     }
 
     fn windowed(&self, kind: Kind) -> Result<Quota, String> {
-        let metric = self.metric.as_deref().ok_or("it names no metric: write `metric = \"tokens\"`")?;
+        let metric =
+            self.metric.as_deref().ok_or("it names no metric: write `metric = \"tokens\"`")?;
         let per = self.per.as_ref().ok_or("it has no window: write `per = \"1 m\"`")?;
         let (limit, window) = (self.limit, per.length);
         let quota = match kind {
@@ -129,8 +130,11 @@ impl QuotaText {
             Paced => Quota::token_bucket(metric, limit, window).paced(),
             Sliding | Concurrency => Quota::sliding_window(metric, limit, window),
         };
-        let quota =
-            self.weights.0.iter().fold(quota, |quota, (metric, weight)| quota.weight(metric, *weight));
+        let quota = self
+            .weights
+            .0
+            .iter()
+            .fold(quota, |quota, (metric, weight)| quota.weight(metric, *weight));
         let quota = with(quota, self.guard, |quota, guard| quota.guard(guard.0));
         let quota = with(quota, self.burst, Quota::burst);
         let quota = with(quota, self.burst_times, Quota::burst_times);

@@ -45,7 +45,11 @@ impl RouteText {
             (Some(bucket), false, false) => Aim::Bucket(bucket.clone()),
             (None, true, false) => Aim::Unlimited,
             (None, false, true) => Aim::Refuse,
-            _ => return Err("a route has a `bucket`, or `unlimited = true`, or `refuse = true`".into()),
+            _ => {
+                return Err(
+                    "a route has a `bucket`, or `unlimited = true`, or `refuse = true`".into()
+                );
+            }
         };
         Ok(Declared { aim, text: self })
     }
@@ -62,8 +66,9 @@ impl Declared {
         let mut route = and.iter().fold(route, |route, bucket| route.and(bucket.clone()));
         if !usage.0.is_empty() {
             let amounts = usage.0.iter().cloned();
-            route =
-                route.usage(amounts.fold(Usage::new(), |usage, (metric, amount)| usage.with(metric, amount)));
+            route = route.usage(
+                amounts.fold(Usage::new(), |usage, (metric, amount)| usage.with(metric, amount)),
+            );
         }
         if let Some(class) = class {
             route = route.class(class.clone());

@@ -30,11 +30,14 @@ fn the_example_is_read() {
     for quota in [
         Quota::token_bucket("tokens", 30_000, minute).burst_times(0.5),
         Quota::per_day("requests", 10_000),
-        Quota::fixed_window("requests", 250, Duration::from_secs(86_400)).in_time_zone("America/Los_Angeles"),
+        Quota::fixed_window("requests", 250, Duration::from_secs(86_400))
+            .in_time_zone("America/Los_Angeles"),
         Quota::per_minute("input_tokens", 200_000).weight("output_tokens", 5.0).named("tpm"),
         Quota::concurrency(50),
         Quota::per_minute("requests", 3_000).paced_over(Duration::from_secs(1)),
-        Quota::per_minute("tokens", 1_000_000).guard(Duration::from_secs(1)).charge_at(ChargeAt::End),
+        Quota::per_minute("tokens", 1_000_000)
+            .guard(Duration::from_secs(1))
+            .charge_at(ChargeAt::End),
     ] {
         assert!(limits.contains(&format!("{quota:?}")), "{quota:?} in {limits}");
     }
@@ -53,7 +56,10 @@ fn what_is_unknown_is_refused_where_it_stands() {
         ("[buckets.a]\nquotas = []\n\nquota = []", "line 4, column 1: unknown field `quota`"),
         ("[[families]]\npattern = 'x'\nbukket = 'a'", "line 3, column 1: unknown field `bukket`"),
         ("[classes.a]\nheadrom = 0.1", "line 2, column 1: unknown field `headrom`"),
-        ("undeclared = 'pass'", "line 1, column 14: unknown variant `pass`, expected one of `refuse`"),
+        (
+            "undeclared = 'pass'",
+            "line 1, column 14: unknown variant `pass`, expected one of `refuse`",
+        ),
         ("on_unavailable = { locale = 1 }", "unknown variant `locale`"),
         ("[buckets.a]\nquotas = [", "line 2"),
         ("[buckets.a]\n[buckets.a]", "line 2, column"),
@@ -96,13 +102,25 @@ fn quotas_that_make_no_sense_are_refused_where_they_stand() {
         ("{ limit = nan, metric = 'm', per = '1 m' }", "expected u64"),
         ("{ limit = 9223372036854775807, metric = 'm', per = '1 m' }", "limits above"),
         ("{ limit = 5, metric = 'm', per = '0 s' }", "between a millisecond and 400 days"),
-        ("{ limit = 5, metric = 'm', per = '18446744073709551615 s' }", "between a millisecond and 400 days"),
+        (
+            "{ limit = 5, metric = 'm', per = '18446744073709551615 s' }",
+            "between a millisecond and 400 days",
+        ),
         ("{ limit = 5, metric = 'm', per = '18446744073709551615 d' }", "is too long"),
         ("{ limit = 5, metric = 'm', per = '-1 s' }", "write `90 s` or `1 day`"),
         ("{ limit = 5, metric = 'm', per = 'nan s' }", "write `90 s` or `1 day`"),
-        ("{ limit = 5, metric = 'm', per = 60 }", "expected a length of time with its unit, such as `90 s`"),
-        ("{ limit = 5, metric = 'm', per = '1 m', weights = { n = nan } }", "the weight of `n` is NaN"),
-        ("{ limit = 5, metric = 'm', per = '1 m', weights = { n = -1 } }", "the weight of `n` is -1"),
+        (
+            "{ limit = 5, metric = 'm', per = 60 }",
+            "expected a length of time with its unit, such as `90 s`",
+        ),
+        (
+            "{ limit = 5, metric = 'm', per = '1 m', weights = { n = nan } }",
+            "the weight of `n` is NaN",
+        ),
+        (
+            "{ limit = 5, metric = 'm', per = '1 m', weights = { n = -1 } }",
+            "the weight of `n` is -1",
+        ),
         (
             "{ limit = 5, metric = 'm', per = '1 m', burst = 3 }",
             "burst means nothing to a quota of kind `sliding`: it is for `token_bucket`",
@@ -129,7 +147,8 @@ fn quotas_that_make_no_sense_are_refused_where_they_stand() {
         ("{ limit = 5, metric = 'm', per = '1 day in Europe/Rome' }", "feature `timezone`"),
     ] {
         let refused = refused_quota(quota);
-        let place = refused.starts_with("line 3, column ") || refused.starts_with("buckets.b.quotas[0]: ");
+        let place =
+            refused.starts_with("line 3, column ") || refused.starts_with("buckets.b.quotas[0]: ");
         assert!(place && refused.contains(reason), "{quota}: {refused}");
     }
 }
@@ -143,7 +162,10 @@ fn the_rest_is_checked_too() {
             "[[families]]\npattern = 'x'\nbucket = 'a'",
             "bucket `a`: family `x` names it, and it is not declared",
         ),
-        ("undeclared = { bucket = 'a' }", "bucket `a`: the default names it, and it is not declared"),
+        (
+            "undeclared = { bucket = 'a' }",
+            "bucket `a`: the default names it, and it is not declared",
+        ),
         ("[classes.c]\nheadroom = 1", "class `c`: its headroom is 1"),
         ("[classes.c]\nheadroom = nan", "class `c`: its headroom is NaN"),
         ("[classes.c]\nhead_start = '-1 s'", "line 2, column 14"),
@@ -168,7 +190,8 @@ fn the_rest_is_checked_too() {
 
 #[test]
 fn files_are_read_by_their_names() {
-    let directory = std::env::temp_dir().join(format!("tower-throttle-file-{}", std::process::id()));
+    let directory =
+        std::env::temp_dir().join(format!("tower-throttle-file-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let write = |name: &str, text: &str| {
         let path = directory.join(name);
@@ -205,11 +228,15 @@ fn files_are_read_by_their_names() {
 fn toml(value: &Value) -> String {
     match value {
         Value::Object(members) => {
-            let members: Vec<_> =
-                members.iter().map(|(key, value)| format!("{} = {}", json!(key), toml(value))).collect();
+            let members: Vec<_> = members
+                .iter()
+                .map(|(key, value)| format!("{} = {}", json!(key), toml(value)))
+                .collect();
             format!("{{ {} }}", members.join(", "))
         }
-        Value::Array(items) => format!("[{}]", items.iter().map(toml).collect::<Vec<_>>().join(", ")),
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(toml).collect::<Vec<_>>().join(", "))
+        }
         // JSON escapes nothing that TOML does not.
         other => other.to_string(),
     }
@@ -256,7 +283,8 @@ fn quota() -> impl Strategy<Value = (Quota, Value)> {
         (1_u64..500).prop_map(|n| (Duration::from_secs(3_600 * n), format!("{n} hours"))),
         (1_u64..300).prop_map(|n| (Duration::from_secs(86_400 * n), format!("{n} d"))),
     ];
-    let windowed = (windows, 1_u64..1_000_000, proptest::sample::select(kinds()), any::<[bool; 5]>());
+    let windowed =
+        (windows, 1_u64..1_000_000, proptest::sample::select(kinds()), any::<[bool; 5]>());
     let windowed = windowed.prop_map(|((window, per), limit, (quota, kind, own), given)| {
         let mut written = json!({ "limit": limit, "metric": "tokens", "per": per });
         if let Some(kind) = kind {
@@ -277,8 +305,9 @@ fn quota() -> impl Strategy<Value = (Quota, Value)> {
         });
         (quota, written)
     });
-    let concurrency = (1_u64..1_000_000)
-        .prop_map(|limit| (Quota::concurrency(limit), json!({ "limit": limit, "kind": "concurrency" })));
+    let concurrency = (1_u64..1_000_000).prop_map(|limit| {
+        (Quota::concurrency(limit), json!({ "limit": limit, "kind": "concurrency" }))
+    });
     prop_oneof![8 => windowed, 1 => concurrency]
 }
 

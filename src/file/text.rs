@@ -61,7 +61,9 @@ impl TryFrom<Text> for Window {
             None => (&*text, None),
         };
         if zone.as_deref() == Some("") {
-            return Err(format!("`{text}` is in no time zone: write `1 day in America/Los_Angeles`"));
+            return Err(format!(
+                "`{text}` is in no time zone: write `1 day in America/Los_Angeles`"
+            ));
         }
         Ok(Self { length: length(text)?, zone })
     }
@@ -71,8 +73,9 @@ fn length(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
-    let nanos_each = nanos_of(unit.trim())
-        .ok_or_else(|| format!("`{text}` does not end in ms, s, m, h or d: write `90 s` or `1 day`"))?;
+    let nanos_each = nanos_of(unit.trim()).ok_or_else(|| {
+        format!("`{text}` does not end in ms, s, m, h or d: write `90 s` or `1 day`")
+    })?;
     let nanos = scaled(number, nanos_each)
         .ok_or_else(|| format!("`{text}` does not begin with a number of nine decimals at most"))?;
     let seconds = u64::try_from(nanos / NANOS).map_err(|_| format!("`{text}` is too long"))?;

@@ -2,37 +2,14 @@
 
 use http::{HeaderMap, response::Parts};
 
-use super::Inspector;
+use super::{
+    body_observer::{BodyEnd, BodyObserver},
+    inspector::Inspector,
+};
 use crate::{
-    body::MeteredBody,
+    layer::body::MeteredBody,
     limiter::{Reservation, Settlement},
 };
-
-/// How a body ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum BodyEnd {
-    /// All of it was seen.
-    Complete,
-    /// With an error.
-    Failed,
-    /// Its reader dropped it.
-    Dropped,
-}
-
-/// Follows one body while it passes, unchanged and undelayed.
-pub trait BodyObserver: Send + Sync {
-    /// A piece of the body, cut anywhere.
-    fn data(&mut self, piece: &[u8]);
-
-    /// The trailers.
-    fn trailers(&mut self, trailers: &HeaderMap) {
-        let _ = trailers;
-    }
-
-    /// The body has ended: what to charge. Called once.
-    fn end(&mut self, end: BodyEnd) -> Settlement;
-}
 
 /// Follows the body of every response, with an observer made from its head.
 pub fn body<F, O>(observer: F) -> BodyInspector<F>
@@ -43,8 +20,8 @@ where
     BodyInspector { observer }
 }
 
-/// Hands all bytes of a body to a closure, at its end. A body of more than `max_bytes`, or one that ended early, keeps
-/// what it reserved; the bytes pass on in any case.
+/// Hands all bytes of a body to a closure, at its end. A body of more than `max_bytes`, or one that
+/// ended early, keeps what it reserved; the bytes pass on in any case.
 ///
 /// ```
 /// use tower_throttle::{Settlement, inspect, usage};
@@ -81,19 +58,21 @@ where
     O: BodyObserver + 'static,
     R: Carrier,
 {
-    type Response = R::Metered;
+    type Inspected = R::Metered;
 
     fn inspect(&self, response: R, reservation: Reservation) -> R::Metered {
         response.metered(reservation, |head| Box::new((self.observer)(head)))
     }
 }
 
-/// A response with a body that can be followed.
-pub trait Carrier {
+/// A response with a body that can be followed: `http::Response<B>`, and with feature `reqwest`
+/// `reqwest::Response`. Sealed: a response of another kind is inspected by an [`Inspector`] of its
+/// own.
+pub trait Carrier: sealed::Sealed {
     /// The response with its body followed.
     type Metered;
 
-    /// Its headers.
+    /// Returns the headers.
     fn headers(&self) -> &HeaderMap;
 
     /// Lets the body take the reservation along to its end.
@@ -103,6 +82,13 @@ pub trait Carrier {
         observer: impl FnOnce(&Parts) -> Box<dyn BodyObserver>,
     ) -> Self::Metered;
 }
+
+pub(crate) mod sealed {
+    /// Implemented by the responses that this crate knows.
+    pub trait Sealed {}
+}
+
+impl<B> sealed::Sealed for http::Response<B> {}
 
 impl<B: http_body::Body<Data = bytes::Bytes>> Carrier for http::Response<B> {
     type Metered = http::Response<MeteredBody<B>>;

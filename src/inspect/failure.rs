@@ -1,17 +1,15 @@
-//! Settlement of calls that failed.
+//! Settles calls that failed without a response.
 
-use std::error::Error;
-
-use super::Inspector;
+use super::{call_error::CallError, inspector::Inspector};
 use crate::limiter::{Reservation, Settlement};
 
-/// Settles calls that failed without a response as `settle` says, where it says something, and leaves all else to
-/// `inspector`.
+/// Settles failed calls as `settle` says. Where it returns nothing, and in all else, `inspector`
+/// decides.
 ///
-/// Some layers inside fail a call that they never made, and it keeps its charge unless its error is known here:
+/// Some layers inside fail a call that they never made. Such a call keeps its charge unless its
+/// error is known here:
 ///
 /// ```
-/// use std::error::Error;
 /// use tower::load_shed::error::Overloaded;
 /// use tower_throttle::{Settlement, inspect};
 ///
@@ -21,7 +19,7 @@ use crate::limiter::{Reservation, Settlement};
 /// ```
 pub fn on_failure<I, F>(inspector: I, settle: F) -> OnFailure<I, F>
 where
-    F: Fn(&(dyn Error + Send + Sync + 'static)) -> Option<Settlement>,
+    F: Fn(CallError<'_>) -> Option<Settlement>,
 {
     OnFailure { inspector, settle }
 }
@@ -33,18 +31,18 @@ pub struct OnFailure<I, F> {
     settle: F,
 }
 
-impl<I, F, R> Inspector<R> for OnFailure<I, F>
+impl<I, F, Response> Inspector<Response> for OnFailure<I, F>
 where
-    I: Inspector<R>,
-    F: Fn(&(dyn Error + Send + Sync + 'static)) -> Option<Settlement>,
+    I: Inspector<Response>,
+    F: Fn(CallError<'_>) -> Option<Settlement>,
 {
-    type Response = I::Response;
+    type Inspected = I::Inspected;
 
-    fn inspect(&self, response: R, reservation: Reservation) -> I::Response {
+    fn inspect(&self, response: Response, reservation: Reservation) -> I::Inspected {
         self.inspector.inspect(response, reservation)
     }
 
-    fn failed(&self, error: &(dyn Error + Send + Sync + 'static)) -> Settlement {
+    fn failed(&self, error: CallError<'_>) -> Settlement {
         (self.settle)(error).unwrap_or_else(|| self.inspector.failed(error))
     }
 

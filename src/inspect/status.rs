@@ -1,15 +1,18 @@
-//! Settlement by status.
+//! Settles by status.
 
 use std::error::Error;
 
 use http::StatusCode;
 
-use super::Inspector;
-use crate::limiter::{Reservation, Settlement};
+use super::{call_error::CallError, inspector::Inspector};
+use crate::{
+    limiter::{Reservation, Settlement},
+    usage::Usage,
+};
 
 /// A response with a status.
 pub trait HasStatus {
-    /// The status.
+    /// Returns the status.
     fn status(&self) -> StatusCode;
 }
 
@@ -19,14 +22,30 @@ impl<B> HasStatus for http::Response<B> {
     }
 }
 
-/// Settles refusals (429), server errors (5xx) and failed connections, and leaves all else to `inspector`.
+/// Settles by status, and leaves all else to `inspector`:
 ///
-/// By default a refused call is released, since its provider did not serve it, a failed connection is released, and
-/// a server error keeps its charge, since providers may count it. Providers differ: say what yours does.
+/// | what came | is charged by default | changed by |
+/// |---|---|---|
+/// | 429 | nothing: it was not served | [`refused`](ByStatus::refused) |
+/// | 4xx but 408, 429, 499 | a request, nothing else | [`bad_request`](ByStatus::bad_request) |
+/// | 5xx | what was reserved: it may count | [`server_error`](ByStatus::server_error) |
+/// | a refused connection | nothing: it did not arrive | [`unreachable`](ByStatus::unreachable) |
+///
+/// A bad request (400, 401, 403, 404, 413, 422 ..) does not keep its tokens, so that a wrong key
+/// does not use up everything that others share. Providers differ: say what yours does.
+///
+/// ```
+/// use tower_throttle::{Settlement, inspect, usage};
+///
+/// let inspector = inspect::by_status(inspect::KeepReserved)
+///     .refused(Settlement::Exact(usage! { tokens: 0 })) // a refused request counts as a request
+///     .bad_request(Settlement::Keep);
+/// ```
 pub fn by_status<I>(inspector: I) -> ByStatus<I> {
     ByStatus {
         inspector,
         refused: Settlement::Release,
+        bad_request: OnBadRequest::ChargeRequest,
         server_error: Settlement::Keep,
         unreachable: Settlement::Release,
     }
@@ -37,54 +56,103 @@ pub fn by_status<I>(inspector: I) -> ByStatus<I> {
 pub struct ByStatus<I> {
     inspector: I,
     refused: Settlement,
+    bad_request: OnBadRequest,
     server_error: Settlement,
     unreachable: Settlement,
 }
 
+/// What becomes of a call whose request was refused as bad.
+#[derive(Clone, Debug)]
+enum OnBadRequest {
+    /// Its requests are charged, and no other metric.
+    ChargeRequest,
+    Settle(Settlement),
+    /// The inspector inside decides.
+    Inspect,
+}
+
 impl<I> ByStatus<I> {
-    /// What a call is charged that was answered 429.
+    /// Sets the settlement of calls that were answered 429 (default: they are released).
     #[must_use]
     pub fn refused(mut self, settlement: Settlement) -> Self {
         self.refused = settlement;
         self
     }
 
-    /// What a call is charged that was answered 5xx.
+    /// Sets the settlement of calls that were answered with another 4xx, but 408 and 499 (default:
+    /// they keep their requests and nothing else).
+    #[must_use]
+    pub fn bad_request(mut self, settlement: Settlement) -> Self {
+        self.bad_request = OnBadRequest::Settle(settlement);
+        self
+    }
+
+    /// Leaves calls that were answered with another 4xx to the inspector inside. For an API whose
+    /// "not found" is an answer like any other.
+    #[must_use]
+    pub fn inspect_bad_requests(mut self) -> Self {
+        self.bad_request = OnBadRequest::Inspect;
+        self
+    }
+
+    /// Sets the settlement of calls that were answered 5xx (default: they keep their charge).
     #[must_use]
     pub fn server_error(mut self, settlement: Settlement) -> Self {
         self.server_error = settlement;
         self
     }
 
-    /// What a call is charged whose connection was refused, so that it cannot have arrived.
+    /// Sets the settlement of calls whose connection was refused (default: they are released).
     #[must_use]
     pub fn unreachable(mut self, settlement: Settlement) -> Self {
         self.unreachable = settlement;
         self
     }
+
+    /// Returns what the status decides, if it does.
+    fn settlement(&self, status: StatusCode, reserved: &Usage) -> Option<Settlement> {
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            Some(self.refused.clone())
+        } else if status.is_server_error() {
+            Some(self.server_error.clone())
+        } else if is_bad_request(status.as_u16()) {
+            match &self.bad_request {
+                OnBadRequest::ChargeRequest => Some(Settlement::Exact(reserved.requests_only())),
+                OnBadRequest::Settle(settlement) => Some(settlement.clone()),
+                OnBadRequest::Inspect => None,
+            }
+        } else {
+            None
+        }
+    }
 }
 
-impl<I, R> Inspector<R> for ByStatus<I>
-where
-    I: Inspector<R>,
-    R: HasStatus,
-{
-    type Response = I::Response;
+/// True if a provider that answers with this status did no work: all of 4xx but 429, a time-out
+/// (408) and a caller that has gone (499).
+pub(crate) fn is_bad_request(status: u16) -> bool {
+    matches!(status, 400..=499) && !matches!(status, 408 | 429 | 499)
+}
 
-    fn inspect(&self, response: R, mut reservation: Reservation) -> I::Response {
-        let settlement = match response.status() {
-            StatusCode::TOO_MANY_REQUESTS => Some(&self.refused),
-            status if status.is_server_error() => Some(&self.server_error),
-            _ => None,
-        };
-        if let Some(settlement) = settlement {
-            reservation.conclude_early(settlement);
+impl<I, Response> Inspector<Response> for ByStatus<I>
+where
+    I: Inspector<Response>,
+    Response: HasStatus,
+{
+    type Inspected = I::Inspected;
+
+    fn inspect(&self, response: Response, mut reservation: Reservation) -> I::Inspected {
+        if let Some(settlement) = self.settlement(response.status(), reservation.usage()) {
+            reservation.conclude_early(&settlement);
         }
         self.inspector.inspect(response, reservation)
     }
 
-    fn failed(&self, error: &(dyn Error + Send + Sync + 'static)) -> Settlement {
-        if never_connected(error) { self.unreachable.clone() } else { self.inspector.failed(error) }
+    fn failed(&self, error: CallError<'_>) -> Settlement {
+        if never_connected(error.get_ref()) {
+            self.unreachable.clone()
+        } else {
+            self.inspector.failed(error)
+        }
     }
 
     fn dropped(&self) -> Settlement {
@@ -92,7 +160,7 @@ where
     }
 }
 
-/// Whether the connection was refused, so that the request cannot have arrived.
+/// True if the connection was refused, so that the request cannot have arrived.
 pub(crate) fn never_connected(error: &(dyn Error + 'static)) -> bool {
     #[cfg(feature = "reqwest")]
     if error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect) {

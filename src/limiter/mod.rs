@@ -1,61 +1,40 @@
 //! The limiter: reserve, call, settle; without tower.
 
-mod admission;
-mod ask;
-mod feedback;
-mod health;
-mod id;
-mod landing;
-mod lane;
-mod line;
-mod lives;
-mod names;
-mod neighbours;
-mod options;
-mod path;
-mod place;
-mod pump;
-mod queue;
+mod acquire;
+mod bucket_handle;
+mod bucket_set;
+mod builder;
+mod context;
+mod inner;
+mod provider_feedback;
 mod registry;
 mod reservation;
-mod route;
-mod seats;
-mod settling;
-mod shared;
+mod reservation_id;
+mod session;
+mod settle;
+mod state_loss;
 mod status;
-mod surfaced;
-mod track;
-mod trip;
+mod target;
+mod tracked_stream;
 
-use std::{
-    fmt,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, task::Poll, time::Duration};
 
-pub(crate) use self::feedback::Origin;
+pub(crate) use self::provider_feedback::Origin;
+use self::{bucket_set::GrantedAt, inner::Inner, registry::Names};
 pub use self::{
-    id::ReservationId,
-    options::{LimiterBuilder, OnUnavailable, Retries},
+    builder::{LimiterBuilder, OnUnavailable, Retries},
     reservation::{Reservation, Settlement},
-    settling::Settling,
+    reservation_id::ReservationId,
+    settle::Settling,
     status::{QuotaStatus, Status},
-    track::Tracked,
-};
-use self::{
-    lane::Lane,
-    names::Names,
-    options::Options,
-    registry::{Found, Registry},
-    route::Route,
-    shared::Shared,
+    tracked_stream::Tracked,
 };
 use crate::{
     demand::Demand,
-    engine::{MAX_AMOUNT, Op, Verdict},
+    engine::{MAX_AMOUNT, Micros, Mode, Op, Settle, Verdict},
     error::{BadDemand, Throttled},
     feedback::Feedback,
-    limits::{Limits, LimitsError, Table},
+    limits::{Limits, LimitsError},
     quota::micros,
     store::Store,
     usage::Usage,
@@ -85,13 +64,6 @@ pub struct Limiter {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    shared: Arc<Shared>,
-    registry: RwLock<Registry>,
-    /// Stands in while the store cannot be reached.
-    fallback: Option<Limiter>,
-}
-
 impl Limiter {
     /// A limiter with its state in this process.
     ///
@@ -114,17 +86,11 @@ impl Limiter {
         LimiterBuilder::new(limits)
     }
 
-    fn assemble(table: Table, store: Arc<dyn Store>, options: Options, fallback: Option<Self>) -> Self {
-        let shared = Arc::new(Shared::new(store, options));
-        let registry = RwLock::new(Registry::new(Arc::new(table)));
-        Self { inner: Arc::new(Inner { shared, registry, fallback }) }
-    }
-
-    /// Waits in line until the demand fits on all its quotas, and reserves it there.
+    /// Waits until the demand fits on all its quotas and all that wait for the same have had their turn, and reserves it.
     ///
     /// # Errors
     /// See [`Throttled`]. A demand that could not be granted within its longest wait, even if everything in flight
-    /// were refunded, is refused at once; so is one that would have to wait for what the provider asked to leave alone for
+    /// were refunded, is refused at once; so is one that is held back by a wait which the provider asked for and which is
     /// longer than [`LimiterBuilder::longest_pause`]. [`Throttled::Store`] also outside of a tokio runtime, where nothing can
     /// wait and no store but one in memory can be asked.
     ///
@@ -132,34 +98,45 @@ impl Limiter {
     /// If it has to wait in a runtime whose timers are not enabled.
     ///
     /// # Cancel safety
-    /// A dropped future leaves no trace: it gives up its place, and a grant on its way to it is given back.
-    pub fn reserve(&self, demand: Demand) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
-        self.acquire::<true>(demand)
+    /// A dropped future leaves no trace: it gives up its place in the queue, and a grant on its way to it is given back.
+    pub fn reserve(
+        &self,
+        demand: Demand,
+    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
+        self.inner.clone().acquire::<true>(demand)
     }
 
-    /// Reserves the demand if it fits now and nobody who waits needs the same.
+    /// Reserves the demand if it fits now and none that waits needs the same.
     ///
     /// # Errors
     /// [`Throttled::NotNow`] if it does not, and see [`Throttled`].
     ///
     /// # Cancel safety
     /// A dropped future leaves no trace.
-    pub fn try_reserve(&self, demand: Demand) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
-        self.acquire::<false>(demand)
+    pub fn try_reserve(
+        &self,
+        demand: Demand,
+    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
+        self.inner.clone().acquire::<false>(demand)
     }
 
     /// How long the demand would have to wait if nothing were refunded: zero if it fits now, nothing if that depends
     /// on calls in flight. Reserves nothing.
     ///
-    /// Those that wait before it in this process are counted in, the first hundred of them at least. Where the provider
-    /// asked for a wait that nobody waits out, it is what is left of that.
+    /// Those that wait before it are counted in, as far as their sessions have told the store. Where the provider asked for a
+    /// wait that is longer than [`LimiterBuilder::longest_pause`], it is what is left of that.
     ///
     /// # Errors
     /// See [`Throttled`].
-    pub async fn time_until_available(&self, demand: Demand) -> Result<Option<Duration>, Throttled> {
-        match self.ask_dry(&demand).await {
+    pub async fn time_until_available(
+        &self,
+        demand: Demand,
+    ) -> Result<Option<Duration>, Throttled> {
+        match self.inner.ask_dry(&demand).await {
             Ok(()) => Ok(Some(Duration::ZERO)),
-            Err(Throttled::NotNow(refusal) | Throttled::Paused(refusal)) => Ok(refusal.retry_after()),
+            Err(Throttled::NotNow(refusal) | Throttled::Paused(refusal)) => {
+                Ok(refusal.retry_after())
+            }
             Err(error) => Err(error),
         }
     }
@@ -169,28 +146,16 @@ impl Limiter {
     /// # Errors
     /// [`Throttled::BadDemand`] for a bucket without quotas, [`Throttled::Store`] if the store does not answer.
     pub async fn status(&self, bucket: &str) -> Result<Status, Throttled> {
-        match (self.store_status(bucket).await, &self.inner.fallback) {
+        match (status(&self.inner, bucket).await, self.inner.fallback()) {
             (Err(Throttled::Store(error)), Some(fallback)) if error.is_unavailable() => {
-                let status = Box::pin(fallback.status(bucket)).await?;
-                Ok(Status { degraded: true, ..status })
+                Ok(Status { degraded: true, ..status(fallback, bucket).await? })
             }
             (status, _) => status,
         }
     }
 
-    async fn store_status(&self, bucket: &str) -> Result<Status, Throttled> {
-        let route = self.route_to(bucket)?;
-        match route.say(Op::Status).verdict().await? {
-            Verdict::Status(levels, paused) => {
-                let status = Status::new(&route.path, &levels, paused);
-                Ok(Status { waiting: route.lane.neighbours.waiting(&route.lane), ..status })
-            }
-            _ => Err(Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into()))),
-        }
-    }
-
-    /// Settles a reservation that was [detached](Reservation::detach), wherever that was. Answers whether this did it:
-    /// a reservation is settled once, and keeps its charge after its lease.
+    /// Settles a reservation that was [detached](Reservation::detach), in this process or in another one. Returns true if this
+    /// did it: a reservation is settled once, and keeps its charge after its lease.
     ///
     /// # Errors
     /// See [`Throttled`].
@@ -199,15 +164,20 @@ impl Limiter {
     /// A dropped future may or may not have settled it.
     pub async fn settle(&self, id: &ReservationId, actual: Usage) -> Result<bool, Throttled> {
         let names: Names = id.buckets.iter().map(|name| name.clone().into()).collect();
-        let Some(route) = self.find(&names)? else { return Ok(false) };
-        let settle = Op::Settle {
-            at: id.at,
-            reserved: route.path.costs(&id.usage),
-            actual: route.path.costs(&id.usage.corrected(&actual)),
+        let Some(target) = self.inner.find(&names)? else { return Ok(false) };
+        let set = &target.set;
+        let used: Vec<_> =
+            id.others.iter().map(|(index, usage)| (*index, usage.corrected(&actual))).collect();
+        let at = GrantedAt::new(id.at.iter().copied());
+        let settle = Op::Settle(Settle {
+            on: set.all(),
+            at: at.times(set.buckets().len()),
+            reserved: set.costs(&id.usage, &id.others),
+            actual: set.costs(&id.usage.corrected(&actual), &used),
             close: true,
             claim: Some(id.claim),
-        };
-        Ok(route.change(settle, false).verdict().await? != Verdict::NoClaim)
+        });
+        Ok(target.change(settle, 0, false).verdict().await? != Verdict::NoClaim)
     }
 
     /// Lets nothing pass on a bucket for at least this long, in all processes that share it: demands wait for the end of it
@@ -216,7 +186,12 @@ impl Limiter {
     /// # Errors
     /// See [`Throttled`].
     pub async fn pause(&self, bucket: &str, duration: Duration) -> Result<(), Throttled> {
-        self.route_to(bucket)?.say(Op::Pause(micros(duration).clamp(1, MAX_PAUSE))).await
+        tell(
+            &self.inner,
+            bucket,
+            Op::Pause { bucket: 0, lasts: micros(duration).clamp(1, MAX_PAUSE) },
+        )
+        .await
     }
 
     /// Ends all pauses of a bucket and of its quotas, those that its provider asked for too. What the provider said to be left
@@ -225,11 +200,7 @@ impl Limiter {
     /// # Errors
     /// See [`Throttled`].
     pub async fn resume(&self, bucket: &str) -> Result<(), Throttled> {
-        let route = self.route_to(bucket)?;
-        route.say(Op::Pause(0)).await?;
-        route.lane.look_now();
-        route.lane.neighbours.look_now(&route.lane);
-        Ok(())
+        tell(&self.inner, bucket, Op::Pause { bucket: 0, lasts: 0 }).await
     }
 
     /// Holds all that share a bucket to what its provider said. Where a reservation is at hand,
@@ -241,8 +212,8 @@ impl Limiter {
     /// Those of the future: [`Throttled::BadDemand`] for a bucket without quotas, [`Throttled::Store`] if the store does
     /// not answer. It is not sent again then, since the provider will say it anew.
     pub fn feedback(&self, bucket: &str, feedback: &Feedback) -> Settling {
-        match self.route_to(bucket) {
-            Ok(route) => Origin { route, at: MAX_AMOUNT }.feedback(feedback),
+        match self.inner.find_bucket(bucket) {
+            Ok(target) => Origin::new(target, 0, MAX_AMOUNT).feedback(feedback),
             Err(error) => Settling::failed(error),
         }
     }
@@ -252,80 +223,69 @@ impl Limiter {
     /// # Errors
     /// A declaration that makes no sense: which one, and why. Then nothing changes.
     pub fn update(&self, limits: Limits) -> Result<(), LimitsError> {
-        let table = Arc::new(limits.compile()?);
-        if let Some(fallback) = &self.inner.fallback
-            && let OnUnavailable::Local { share } = self.inner.shared.options.on_unavailable
-        {
-            fallback.update(limits.scaled(share))?;
-        }
-        let lanes = self.write().replace(table);
-        for names in lanes {
-            let name = || names.first().map_or("", AsRef::as_ref).into();
-            let error = match self.find(&names) {
-                Ok(Some(_)) => continue,
-                Ok(None) => Throttled::BadDemand(BadDemand::UnknownBucket(name())),
-                Err(error) => error,
-            };
-            self.read().refuse_waiting(&names, &error);
-        }
-        Ok(())
+        self.inner.update(&limits)
     }
 
     /// Refuses every demand from now on, and those that wait; then waits until the settles so far have reached the
     /// store, or it does not answer.
+    ///
+    /// # Cancel safety
+    /// It refuses when it is first polled; a dropped future only does not wait for the settles.
     pub async fn close(&self) {
-        if let Some(fallback) = &self.inner.fallback {
-            Box::pin(fallback.close()).await;
-        }
-        let lanes = self.write().close();
-        lanes.iter().for_each(Lane::close);
-        for lane in lanes.iter().filter(|lane| !lane.is_idle()) {
-            // What could not be told is sent again for as long as the runtime lives.
-            let _ = lane.send(Op::Status).verdict().await;
-        }
+        self.inner.close().await;
+    }
+
+    /// Grants or refuses a demand where that can be told at once, without a future.
+    pub(crate) fn acquire_at_once(
+        &self,
+        demand: &Demand,
+        mode: Mode,
+    ) -> Poll<Result<Reservation, Throttled>> {
+        self.inner.acquire_at_once(demand, mode)
     }
 
     /// Whether the limits say more of this name than of another one that it could have.
     #[cfg(feature = "llm")]
     pub(crate) fn declares(&self, name: &str, or_rather: &str) -> bool {
-        self.read().table.declares(name, or_rather)
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, Registry> {
-        self.inner.registry.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Registry> {
-        self.inner.registry.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn find(&self, names: &Names) -> Result<Option<Arc<Route>>, Throttled> {
-        if let Some(route) = self.read().find(names) {
-            return Ok(Some(route.clone()));
-        }
-        loop {
-            let table = self.read().table()?;
-            let found = Found::of(names, &table)?;
-            if let Ok(entry) = self.write().find_or_make(names, found, &table, &self.inner.shared) {
-                return Ok(entry);
-            }
-        }
-    }
-
-    fn route_to(&self, bucket: &str) -> Result<Arc<Route>, Throttled> {
-        let names = Names::from_iter([bucket.to_owned().into()]);
-        self.find(&names)?.ok_or_else(|| Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into())))
+        self.inner.registry().table().declares(name, or_rather)
     }
 }
 
+impl LimiterBuilder {
+    /// The limiter.
+    ///
+    /// # Errors
+    /// A declaration or an option that makes no sense: which one, and why.
+    pub fn build(self) -> Result<Limiter, LimitsError> {
+        let (limits, store, options) = self.validated()?;
+        Ok(Limiter { inner: Inner::new(&limits, store, options)? })
+    }
+}
+
+async fn status(inner: &Inner, bucket: &str) -> Result<Status, Throttled> {
+    let target = inner.find_bucket(bucket)?;
+    let id = target.set.handles().next().map_or(0, |handle| handle.id());
+    match target.tell(id, Op::Status { bucket: 0 }).verdict().await? {
+        Verdict::Status(level) => Ok(Status::new(&target.set, &level)),
+        _ => Err(Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into()))),
+    }
+}
+
+/// Sends an operation on one bucket.
+async fn tell(inner: &Inner, bucket: &str, op: Op) -> Result<(), Throttled> {
+    let target = inner.find_bucket(bucket)?;
+    let id = target.set.handles().next().map_or(0, |handle| handle.id());
+    target.tell(id, op).await
+}
+
 /// The longest pause: a week.
-const MAX_PAUSE: u64 = 7 * 86_400 * 1_000_000;
+const MAX_PAUSE: Micros = 7 * 86_400 * 1_000_000;
 
 impl fmt::Debug for Limiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Limiter")
-            .field("lanes", &self.read().len())
-            .field("options", &self.inner.shared.options)
+            .field("buckets", &self.inner.registry().len())
+            .field("options", self.inner.context().options())
             .finish_non_exhaustive()
     }
 }

@@ -1,204 +1,283 @@
-//! Which lane a demand goes to. Lanes are made when they are first needed and forgotten when nothing is on them.
+//! What names stand for: buckets are made when they are first named, and forgotten when nothing is on them.
 
 use std::{
     borrow::Cow,
     collections::HashMap,
-    hash::BuildHasher,
+    hash::{BuildHasher, Hasher},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use foldhash::fast::{FoldHasher, RandomState};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{
-    lane::Lane,
-    names::{NameHashes, Names},
-    neighbours::{Neighbours, Sharers},
-    path::Path,
-    route::Route,
-    shared::Shared,
+    bucket_handle::{BucketHandle, Declared},
+    bucket_set::{BucketSet, Outdated},
+    context::Context,
+    session::{Session, driver},
+    target::Target,
 };
 use crate::{
-    engine::{MAX_AMOUNT, Micros},
+    engine::Micros,
     error::{BadDemand, Throttled},
     limits::{BucketSpec, Resolved, Table, Unresolved},
     store::BucketKey,
 };
 
-/// Below this many lanes nobody looks whether some can go.
+/// With fewer names than this there is no look at which can be forgotten.
 const FEW: usize = 1_024;
 /// How long the resolver's answer for a name is good.
 const RESOLVED_FOR: Duration = Duration::from_secs(5);
 
+/// The names of a demand's buckets.
+pub(super) type Names = SmallVec<[Cow<'static, str>; 1]>;
+
 /// What the names of a demand stand for.
 pub(super) struct Found {
-    /// Nothing, if the demand is unlimited.
-    path: Option<Arc<Path>>,
+    /// Each with the index of its name. Empty if the demand is unlimited.
+    specs: SmallVec<[(u16, Arc<BucketSpec>); 1]>,
     /// When the resolver is to be asked again.
     stale_at: Option<Instant>,
 }
 
 impl Found {
-    /// May ask the user's resolver, which may take its time or use the limiter: not to be called under its lock.
+    /// Looks names up. May ask the user's resolver, which may take its time or use the limiter: no lock may be held.
     pub(super) fn of(names: &Names, table: &Table) -> Result<Self, Throttled> {
         let bad = |error| Err(Throttled::BadDemand(error));
-        let mut specs: SmallVec<[Arc<BucketSpec>; 1]> = SmallVec::new();
-        let mut stale_at = None;
-        for name in names {
+        let mut found = Self { specs: SmallVec::new(), stale_at: None };
+        for (index, name) in names.iter().enumerate() {
             let spec = match table.resolve(name) {
                 Ok(Resolved::Unlimited) => continue,
                 Ok(Resolved::Bucket(spec)) => spec,
                 Ok(Resolved::Dynamic(spec)) => {
-                    stale_at = Some(Instant::now() + RESOLVED_FOR);
+                    found.stale_at = Some(Instant::now() + RESOLVED_FOR);
                     spec
                 }
-                Err(Unresolved::Undeclared) => return bad(BadDemand::UnknownBucket(name.as_ref().into())),
-                Err(Unresolved::Invalid(error)) => return bad(BadDemand::InvalidLimits(error)),
+                Err(error) => return bad(unresolved(name, error)),
             };
-            if specs.iter().any(|other| other.key == spec.key) {
+            if found.specs.iter().any(|(_, other)| other.key == spec.key) {
                 return bad(BadDemand::SameBucketTwice(spec.name().into()));
             }
-            if let Some(first) = specs.first().filter(|first| first.key.partition() != spec.key.partition()) {
+            if let Some((_, first)) = found.specs.first()
+                && first.key.partition() != spec.key.partition()
+            {
                 let (one, other) = (first.key.partition().into(), spec.key.partition().into());
                 return bad(BadDemand::TwoPartitions(one, other));
             }
-            specs.push(spec);
+            found.specs.push((u16::try_from(index).unwrap_or(u16::MAX), spec));
         }
-        let path = (!specs.is_empty()).then(|| Arc::new(Path::new(specs, system_time())));
-        Ok(Self { path, stale_at })
+        Ok(found)
     }
 }
 
-/// The limits were replaced meanwhile, or it was closed.
-pub(super) struct Outdated;
+fn unresolved(name: &str, error: Unresolved) -> BadDemand {
+    match error {
+        Unresolved::Undeclared => BadDemand::UnknownBucket(name.into()),
+        Unresolved::Invalid(error) => BadDemand::InvalidLimits(error),
+    }
+}
+
+/// The limits were replaced meanwhile, or the limiter was closed.
+pub(super) struct Superseded;
 
 #[derive(Clone)]
 struct Entry {
-    route: Arc<Route>,
+    target: Arc<Target>,
     /// When the resolver is to be asked again.
     stale_at: Option<Instant>,
-    /// The names are not the buckets' own.
-    is_alias: bool,
 }
 
+/// Names, buckets and sessions of a limiter.
 pub(super) struct Registry {
     closed: bool,
-    pub(super) table: Arc<Table>,
-    lanes: HashMap<Names, Entry, NameHashes>,
-    sharers: HashMap<Arc<BucketKey>, Arc<Sharers>>,
-    look_again_at: usize,
+    table: Arc<Table>,
+    names: HashMap<Names, Entry, NameHashes>,
+    buckets: HashMap<Arc<BucketKey>, Arc<BucketHandle>>,
+    sessions: HashMap<Box<str>, Arc<Session>>,
+    /// How many names there are when it is next looked which can be forgotten.
+    tidy_at: usize,
 }
 
 impl Registry {
     pub(super) fn new(table: Arc<Table>) -> Self {
-        let (lanes, sharers) = Default::default();
-        Self { closed: false, table, lanes, sharers, look_again_at: FEW }
+        let (names, buckets, sessions) = Default::default();
+        Self { closed: false, table, names, buckets, sessions, tidy_at: FEW }
     }
 
-    /// The way of a demand, if it is known, its limits are as they were and no resolver has to be asked again.
+    /// Where a demand is counted, if it is known, its limits are as they were and no resolver has to be asked again.
     #[inline]
-    pub(super) fn find(&self, names: &Names) -> Option<&Arc<Route>> {
-        let entry = self.lanes.get(names)?;
+    pub(super) fn find(&self, names: &Names) -> Option<&Arc<Target>> {
+        let entry = self.names.get(names)?;
         let is_fresh = entry.stale_at.is_none_or(|stale_at| Instant::now() < stale_at);
-        (is_fresh && entry.route.is_current()).then_some(&entry.route)
+        (is_fresh && entry.target.set.is_current()).then_some(&entry.target)
+    }
+
+    pub(super) fn table(&self) -> &Arc<Table> {
+        &self.table
     }
 
     /// The limits to look a demand's names up in.
-    pub(super) fn table(&self) -> Result<Arc<Table>, Throttled> {
+    ///
+    /// # Errors
+    /// The limiter was closed.
+    pub(super) fn open_table(&self) -> Result<Arc<Table>, Throttled> {
         if self.closed { Err(Throttled::Closed) } else { Ok(self.table.clone()) }
     }
 
-    /// The lane of a demand whose names were found in `table`, made if need be; nothing if the demand is unlimited.
-    /// An error if that is not known any more: other limits came meanwhile, or none do any more.
+    /// Where a demand is counted whose names were found in `table`, made if need be; nothing if it is unlimited. With it
+    /// whether the limits of a bucket have changed, so that its session has to follow.
     pub(super) fn find_or_make(
         &mut self,
         names: &Names,
-        Found { path, stale_at }: Found,
+        Found { specs, stale_at }: Found,
         table: &Arc<Table>,
-        shared: &Arc<Shared>,
-    ) -> Result<Option<Arc<Route>>, Outdated> {
-        if let Some(route) = self.find(names) {
-            return Ok(Some(route.clone()));
+        context: &Arc<Context>,
+    ) -> Result<Option<(Arc<Target>, bool)>, Superseded> {
+        if let Some(target) = self.find(names) {
+            return Ok(Some((target.clone(), false)));
         }
         if self.closed || !Arc::ptr_eq(table, &self.table) {
-            return Err(Outdated);
+            return Err(Superseded);
         }
-        let Some(path) = path else { return Ok(None) };
-        let own_names: Names = path.specs().iter().map(|spec| Cow::Owned(spec.name().to_owned())).collect();
-        let lane = match self.lanes.get(&own_names) {
-            Some(Entry { route, .. }) => {
-                if !route.path.counts_like(&path) {
-                    route.lane.adopt(path);
-                }
-                route.lane.clone()
-            }
-            None => self.make(&own_names, path, shared),
-        };
+        let Some((_, first)) = specs.first() else { return Ok(None) };
+        let session = self.session(first.key.partition(), context);
+        let mut has_changed = false;
+        let mut handles: SmallVec<[_; 1]> = SmallVec::new();
+        for (index, spec) in specs {
+            let (handle, is_changed) = self.declare(spec);
+            has_changed |= is_changed;
+            handles.push((index, handle));
+        }
+        // They were all declared just now, under the same lock.
+        let set = BucketSet::new(handles).map_err(|_: Outdated| Superseded)?;
+        let target = Arc::new(Target { session, set: Arc::new(set) });
         self.tidy();
-        let is_alias = own_names != *names;
-        let route = Arc::new(Route::to(lane));
-        let entry = Entry { route: route.clone(), stale_at, is_alias };
-        self.lanes.insert(own_names, Entry { is_alias: false, ..entry.clone() });
-        self.lanes.insert(names.clone(), entry);
-        Ok(Some(route))
+        self.names.insert(names.clone(), Entry { target: target.clone(), stale_at });
+        Ok(Some((target, has_changed)))
     }
 
-    fn make(&mut self, names: &Names, path: Arc<Path>, shared: &Arc<Shared>) -> Arc<Lane> {
-        let sharers =
-            path.specs().iter().map(|spec| self.sharers.entry(spec.key.clone()).or_default().clone());
-        let neighbours = Neighbours(sharers.collect());
-        // The same after the lane was forgotten: the store keeps one record of it.
-        let id = shared.ids.hash_one(names) & MAX_AMOUNT;
-        let lane = Arc::new(Lane::new(shared.clone(), id.max(1), path, neighbours));
-        lane.neighbours.join(&lane);
-        lane
+    fn session(&mut self, partition: &str, context: &Arc<Context>) -> Arc<Session> {
+        if let Some(session) = self.sessions.get(partition) {
+            return session.clone();
+        }
+        let session = Session::new(context.clone(), partition, driver::start);
+        self.sessions.insert(partition.into(), session.clone());
+        session
     }
 
-    /// Takes over other limits, in which every name has to be looked up anew. Answers those of the lanes.
-    pub(super) fn replace(&mut self, table: Arc<Table>) -> Vec<Names> {
-        self.table = table;
-        self.lanes.retain(|_, entry| !entry.is_alias);
-        let now = Instant::now();
-        self.lanes.values_mut().for_each(|entry| entry.stale_at = Some(now));
-        self.lanes.keys().cloned().collect()
-    }
-
-    /// Refuses those that wait on a lane whose names stand for nothing any more. The lane stays, for what is in flight
-    /// on it and in case they do again.
-    pub(super) fn refuse_waiting(&self, names: &Names, error: &Throttled) {
-        if let Some(entry) = self.lanes.get(names) {
-            entry.route.lane.refuse_waiting(error);
+    /// The handle of a bucket, and whether it was declared otherwise before.
+    fn declare(&mut self, spec: Arc<BucketSpec>) -> (Arc<BucketHandle>, bool) {
+        let (key, declared) = (spec.key.clone(), Declared::new(spec, system_time()));
+        match self.buckets.get(&key) {
+            Some(handle) => {
+                let before = handle.version();
+                handle.declare(declared);
+                (handle.clone(), handle.version() != before)
+            }
+            None => {
+                let handle = Arc::new(BucketHandle::new(key.clone(), declared));
+                self.buckets.insert(key, handle.clone());
+                (handle, false)
+            }
         }
     }
 
-    /// How many names it knows lanes for.
+    /// Takes over other limits, in which every name has to be looked up anew. Returns the buckets that are in use.
+    pub(super) fn replace(&mut self, table: Arc<Table>) -> Vec<Arc<BucketHandle>> {
+        self.table = table;
+        self.names.clear();
+        self.buckets.retain(|_, handle| Arc::strong_count(handle) > 1);
+        self.buckets.values().cloned().collect()
+    }
+
+    /// Declares buckets as they were found in `table`, unless other limits came meanwhile. Returns the sessions that have to
+    /// follow.
+    pub(super) fn declare_all(
+        &mut self,
+        table: &Arc<Table>,
+        all: Vec<(Arc<BucketHandle>, Declared)>,
+    ) -> Vec<Arc<Session>> {
+        if Arc::ptr_eq(table, &self.table) {
+            all.into_iter().for_each(|(handle, declared)| handle.declare(declared));
+        }
+        self.sessions.values().cloned().collect()
+    }
+
+    /// How many buckets it knows.
     pub(super) fn len(&self) -> usize {
-        self.lanes.len()
+        self.buckets.len()
     }
 
-    /// Makes no lane from now on. Answers those that there are.
-    pub(super) fn close(&mut self) -> Vec<Arc<Lane>> {
+    /// Finds no demand a place from now on. Returns the sessions.
+    pub(super) fn close(&mut self) -> Vec<Arc<Session>> {
         self.closed = true;
-        self.lanes.values().filter(|entry| !entry.is_alias).map(|entry| entry.route.lane.clone()).collect()
+        self.sessions.values().cloned().collect()
     }
 
-    /// Forgets aliases, and lanes with nothing on them, once there are twice as many as last time.
+    /// Forgets names and buckets that are not in use, once there are twice as many as last time.
     fn tidy(&mut self) {
-        if self.lanes.len() < self.look_again_at {
+        if self.names.len() < self.tidy_at {
             return;
         }
-        self.lanes.retain(|_, entry| !entry.is_alias);
-        // Nobody can be about to use a lane that only the registry knows, for whoever is has a share of it.
-        self.lanes.retain(|_, Entry { route, .. }| {
-            Arc::strong_count(route) > 1 || Arc::strong_count(&route.lane) > 1 || !route.lane.is_idle()
+        // Every user of a target or of a bucket holds an `Arc` to it, or to a set with the bucket.
+        self.names.retain(|_, entry| {
+            Arc::strong_count(&entry.target) > 1 || Arc::strong_count(&entry.target.set) > 1
         });
-        self.sharers.retain(|_, sharers| !sharers.is_deserted());
-        self.look_again_at = FEW.max(2 * self.lanes.len());
+        self.buckets.retain(|_, handle| Arc::strong_count(handle) > 1);
+        self.tidy_at = FEW.max(2 * self.names.len());
+    }
+}
+
+/// What a bucket's own name stands for now.
+pub(super) fn declared_now(handle: &BucketHandle, table: &Table) -> Declared {
+    match table.resolve(handle.name()) {
+        Ok(Resolved::Bucket(spec) | Resolved::Dynamic(spec)) if spec.key == *handle.key() => {
+            Declared::new(spec, system_time())
+        }
+        Ok(_) => Declared::Elsewhere,
+        Err(error) => Declared::Gone(Throttled::BadDemand(unresolved(handle.name(), error))),
     }
 }
 
 /// Only to look up calendars around the present; a store whose clock differs says so.
 fn system_time() -> Micros {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as Micros)
+}
+
+/// Hashes names by their bytes alone, which is all there is to most: where one ends and the next begins is left to the
+/// comparison.
+#[derive(Clone, Default)]
+struct NameHashes(RandomState);
+
+impl BuildHasher for NameHashes {
+    type Hasher = NameHasher;
+
+    #[inline]
+    fn build_hasher(&self) -> NameHasher {
+        NameHasher(self.0.build_hasher())
+    }
+}
+
+struct NameHasher(FoldHasher<'static>);
+
+impl Hasher for NameHasher {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.write(bytes);
+    }
+
+    /// The end of a name.
+    #[inline]
+    fn write_u8(&mut self, _: u8) {}
+
+    /// How many names there are.
+    #[inline]
+    fn write_usize(&mut self, _: usize) {}
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0.finish()
+    }
 }

@@ -4,17 +4,20 @@ use std::{
     any::Any,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::Stream;
 
-use super::{feedback::Origin, id::ReservationId, route::Route, settling::Settling, track::Tracked};
+use super::{
+    bucket_set::GrantedAt, provider_feedback::Origin, reservation_id::ReservationId,
+    settle::Settling, target::Target, tracked_stream::Tracked,
+};
 use crate::{
     demand::{Demand, Note},
-    engine::{Costs, MAX_AMOUNT, Micros, Op},
+    engine::{Costs, MAX_AMOUNT, Micros, Op, Settle},
     error::{BadDemand, Throttled},
     feedback::Feedback,
     observe::Event,
@@ -44,15 +47,15 @@ pub enum Settlement {
 #[derive(Debug)]
 #[must_use = "a dropped reservation keeps what it reserved: settle it on what was really used"]
 pub struct Reservation {
-    /// 0 until somebody asks for it.
+    /// 0 until it is needed.
     id: AtomicU64,
-    at: Micros,
+    at: GrantedAt,
     usage: Usage,
     on_drop: OnDrop,
     /// Boxed, since a reservation changes hands several times, and a short one does so faster.
     more: Option<Box<More>>,
     /// Where its usage is charged. Nothing, if it is not or was settled.
-    route: Option<Arc<Route>>,
+    target: Option<Arc<Target>>,
 }
 
 /// What becomes of a reservation that is dropped. As wide as what is beside it, since what has gaps is slow to move.
@@ -65,47 +68,63 @@ enum OnDrop {
     Release,
 }
 
-/// What there is to tell of few.
+/// The rare parts of a reservation.
 #[derive(Debug, Default)]
 struct More {
     waited: Duration,
     position: usize,
     note: Note,
     degraded: bool,
+    /// Usages of buckets that are charged another one, by the index of their names in the demand.
+    others: Box<[(u16, Usage)]>,
+    /// The index of the bucket that stands for the provider's account, if that is not the last one.
+    account: Option<usize>,
+    /// It is the first call after a provider's refusal, and nothing is known of its response yet.
+    probe: AtomicBool,
 }
 
 impl More {
-    /// Most demands have no note.
+    /// Most demands have none of it.
     #[inline]
-    fn with(note: &Note) -> Option<Box<Self>> {
-        if note.is_some() { Some(Self::noting(note)) } else { None }
+    fn of(demand: &Demand) -> Option<Box<Self>> {
+        if demand.is_short() { None } else { Some(Self::make(demand)) }
     }
 
     #[cold]
-    fn noting(note: &Note) -> Box<Self> {
-        Box::new(Self { note: note.clone(), ..Self::default() })
+    fn make(demand: &Demand) -> Box<Self> {
+        let others = demand.other_usages().into();
+        Box::new(Self {
+            note: demand.left_note(),
+            others,
+            account: demand.account_index(),
+            ..Self::default()
+        })
     }
 }
 
 impl Reservation {
     /// Of a demand that is granted.
     #[inline(always)]
-    pub(super) fn of(demand: &Demand, at: Micros, route: Option<Arc<Route>>) -> Self {
-        let (id, more) = (AtomicU64::new(0), More::with(&demand.note));
-        Self { id, at, usage: demand.usage.clone(), on_drop: OnDrop::Keep, more, route }
+    pub(super) fn new(demand: &Demand, at: GrantedAt, target: Option<Arc<Target>>) -> Self {
+        let (id, more) = (AtomicU64::new(0), More::of(demand));
+        Self { id, at, usage: demand.usage.clone(), on_drop: OnDrop::Keep, more, target }
     }
 
     /// Of a call that nothing limits.
     pub(super) fn uncounted(demand: &Demand) -> Self {
-        Self::of(demand, 0, None)
+        Self::new(demand, GrantedAt::All(0), None)
     }
 
-    /// Of a grant that has yet to reach its caller; of no `route`, nothing is charged.
-    pub(super) fn on_its_way(usage: Usage, at: Micros, route: Option<Arc<Route>>) -> Self {
-        Self { id: AtomicU64::new(0), at, usage, on_drop: OnDrop::Release, more: None, route }
+    /// Marks a reservation as the first call after a provider's refusal.
+    #[inline]
+    pub(super) fn probing(mut self, is_probe: bool) -> Self {
+        if is_probe {
+            self.more.get_or_insert_default().probe = AtomicBool::new(true);
+        }
+        self
     }
 
-    /// The same, of a demand that was queued.
+    /// Notes how long its demand waited, and behind how many others.
     pub(super) fn after(mut self, waited: Duration, position: usize) -> Self {
         let more = self.more.get_or_insert_default();
         (more.waited, more.position) = (waited, position);
@@ -116,7 +135,7 @@ impl Reservation {
     pub fn id(&self) -> u64 {
         let id = &self.id;
         let made = fastrand::u64(1..MAX_AMOUNT);
-        // Whoever asks first makes it.
+        // The first call makes it.
         match id.compare_exchange(0, made, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => made,
             Err(id) => id,
@@ -133,14 +152,15 @@ impl Reservation {
         self.more.as_ref().map_or(Duration::ZERO, |more| more.waited)
     }
 
-    /// How many demands of its process waited before it when it came.
+    /// How many demands that need the same waited before it when it came, as far as was known: those of its process, and of
+    /// other processes those that wait for the same quota.
     pub fn position(&self) -> usize {
         self.more.as_ref().map_or(0, |more| more.position)
     }
 
     /// When it was granted, by the store's clock.
     pub fn granted_at(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_micros(self.at)
+        UNIX_EPOCH + Duration::from_micros(self.at.of(0))
     }
 
     /// Whether it was granted without the shared state, because that could not be reached.
@@ -148,16 +168,9 @@ impl Reservation {
         self.more.as_ref().is_some_and(|more| more.degraded)
     }
 
-    /// What the demand left for whoever settles it: see [`Demand::note`](crate::Demand::note).
+    /// What the demand left for the inspector: see [`Demand::note`](crate::Demand::note).
     pub fn note<T: Any>(&self) -> Option<&T> {
         self.more.as_ref()?.note.get()
-    }
-
-    /// Leaves a note of its demand.
-    pub(super) fn leave(&mut self, note: &Note) {
-        if note.is_some() {
-            self.more.get_or_insert_default().note = note.clone();
-        }
     }
 
     pub(super) fn degrade(mut self) -> Self {
@@ -179,22 +192,33 @@ impl Reservation {
     /// Charges what was really used. It is applied, or enqueued, when this returns; the future only reports.
     ///
     /// What `actual` does not name keeps its reserved amount; a metric that no quota of its buckets counts changes nothing.
+    ///
+    /// # Errors
+    /// Those of the future: see [`Settling`].
     pub fn settle(mut self, actual: Usage) -> Settling {
-        let actual = self.usage.corrected(&actual);
-        self.charge(Some(&actual), false)
+        self.end(&Settlement::Exact(actual))
     }
 
     /// Leaves the charge as it was reserved.
+    ///
+    /// # Errors
+    /// Those of the future: see [`Settling`].
     pub fn keep(self) -> Settling {
         self.conclude(Settlement::Keep)
     }
 
     /// Gives everything back: the call was not made.
+    ///
+    /// # Errors
+    /// Those of the future: see [`Settling`].
     pub fn release(self) -> Settling {
         self.conclude(Settlement::Release)
     }
 
     /// Charges what a [`Settlement`] says.
+    ///
+    /// # Errors
+    /// Those of the future: see [`Settling`].
     pub fn conclude(mut self, settlement: Settlement) -> Settling {
         self.end(&settlement)
     }
@@ -206,32 +230,74 @@ impl Reservation {
 
     /// Replaces the estimate while the call goes on; metrics it does not name stay as they are. It never waits: more
     /// than is available becomes a debt.
+    ///
+    /// # Errors
+    /// Those of the future: see [`Settling`].
     pub fn adjust(&mut self, estimate: Usage) -> Settling {
-        let Some(route) = &self.route else { return Settling::done() };
-        let usage = self.usage.corrected(&estimate);
-        let (reserved, actual) = (route.path.costs(&self.usage), route.path.costs(&usage));
-        self.usage = usage;
-        route.settle(self.at, &reserved, &actual, false)
+        let Some(target) = self.target.clone() else { return Settling::done() };
+        let reserved = self.costs(&target);
+        self.usage = self.usage.corrected(&estimate);
+        if let Some(more) = &mut self.more {
+            more.others.iter_mut().for_each(|(_, usage)| *usage = usage.corrected(&estimate));
+        }
+        let settle = self.op(&target, reserved, self.costs(&target), false);
+        target.change(settle, self.id(), false)
     }
 
-    /// Holds all that share its first bucket to what the provider said in the call's response: say it before the call is
-    /// settled, so that nobody takes what is given back in between.
+    /// Says that the provider answered the call well, by its status: do not wait for the end of a streamed body. After a
+    /// provider's refusal one call goes first, as a probe; the others follow when this was said of it, or when it was settled
+    /// without feedback on a wait, or after a second. Of any other call this changes nothing.
+    ///
+    /// It is applied, or enqueued, when this returns; the future only reports.
+    ///
+    /// # Errors
+    /// Those of the future: see [`Settling`].
+    pub fn answered(&self) -> Settling {
+        let Some(target) = self.target.as_ref().filter(|_| self.ends_probe()) else {
+            return Settling::done();
+        };
+        let handles = target.set.handles().enumerate();
+        let answers = handles.map(|(index, handle)| {
+            target.tell(handle.id(), Op::Answered { bucket: 0, at: self.at.of(index) })
+        });
+        answers.last().unwrap_or_else(Settling::done)
+    }
+
+    /// Returns true once, if this is a probe.
+    #[inline]
+    fn ends_probe(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.probe.swap(false, Ordering::Relaxed))
+    }
+
+    /// Holds all that share its account's bucket to what the provider said in the call's response: say it before the call is
+    /// settled, so that no other call takes what is given back in between. The bucket is the one that
+    /// [`Demand::account`](crate::Demand::account) names, or else the last one.
     ///
     /// What comes back between the grant and the response is left besides what the provider said, as is what the settle
     /// gives back: of a call that the provider refused and did not count, say what is left once it is released, with
     /// [`Limiter::feedback`](crate::Limiter::feedback). It is applied, or enqueued, when this returns; the future only
     /// reports.
+    ///
+    /// # Errors
+    /// Those of the future: [`Throttled::Store`] if the store does not answer. It is not sent again then, since the provider
+    /// will say it anew.
     pub fn feedback(&self, feedback: &Feedback) -> Settling {
+        if feedback.retry_after().is_some() {
+            self.ends_probe();
+        }
         self.origin().map_or_else(Settling::done, |origin| origin.feedback(feedback))
     }
 
     /// Where feedback on the call goes, also when it has been settled.
     pub(crate) fn origin(&self) -> Option<Origin> {
-        self.route.as_ref().map(|route| Origin { route: route.clone(), at: self.at })
+        let target = self.target.as_ref()?;
+        let named = self.more.as_ref().and_then(|more| target.set.index_of_named(more.account?));
+        let account = named.unwrap_or(target.set.handles().len().saturating_sub(1));
+        Some(Origin::new(target.clone(), account, self.at.of(account)))
     }
 
-    /// Lets another process settle it, once, within `lease`: with [`Limiter::settle`](crate::Limiter::settle) and the
-    /// id answered. After the lease it keeps its charge.
+    /// Lets another process settle it, once, within `lease` (at most 30 days): with
+    /// [`Limiter::settle`](crate::Limiter::settle) and the id returned. After the lease it keeps its charge.
     ///
     /// # Errors
     /// [`Throttled::Store`] if the store does not answer; [`Throttled::BadDemand`] for a reservation that is not
@@ -240,22 +306,29 @@ impl Reservation {
     /// # Cancel safety
     /// A dropped future leaves it detached or about to be.
     pub async fn detach(mut self, lease: Duration) -> Result<ReservationId, Throttled> {
-        let Some(route) = self.route.take() else {
+        let Some(target) = self.target.take() else {
             return Err(Throttled::BadDemand(BadDemand::InvalidId));
         };
+        let set = &target.set;
+        let others = self.others().iter().filter_map(|(named, usage)| {
+            let index = set.index_of_named((*named).into())?;
+            Some((u16::try_from(index).ok()?, usage.clone()))
+        });
         let id = ReservationId {
             claim: self.id(),
-            at: self.at,
-            buckets: route.path.specs().iter().map(|spec| spec.name().to_owned()).collect(),
+            at: self.at.times(set.buckets().len()).to_vec(),
+            buckets: set.specs().map(|spec| spec.name().to_owned()).collect(),
             usage: self.usage.clone(),
+            others: others.collect(),
         };
-        let (reserved, lease) = (route.path.costs(&self.usage), micros(lease).clamp(1, MAX_LEASE));
-        route.change(Op::Detach { claim: self.id(), reserved, lease }, true).verdict().await?;
+        let (reserved, lease) = (self.costs(&target), micros(lease).clamp(1, MAX_LEASE));
+        let detach = Op::Detach { on: set.all(), claim: self.id(), reserved, lease };
+        target.change(detach, 0, true).verdict().await?;
         Ok(id)
     }
 
-    /// Follows a stream of typed items, `usage_of` telling what an item says of the usage so far. When the stream
-    /// ends, the last usage told is charged; if it is dropped before, at least that.
+    /// Follows a stream of typed items. `usage_of` reads from an item the usage of the call so far, if it says so. When the
+    /// stream ends, the last one is charged; if it is dropped before, at least that.
     pub fn track<S, F>(self, stream: S, usage_of: F) -> Tracked<S, F>
     where
         S: Stream,
@@ -264,35 +337,64 @@ impl Reservation {
         Tracked::new(self, stream, usage_of)
     }
 
+    fn others(&self) -> &[(u16, Usage)] {
+        self.more.as_ref().map_or(&[], |more| &more.others)
+    }
+
+    /// What it is charged now.
+    #[inline]
+    fn costs(&self, target: &Target) -> Costs {
+        target.set.costs(&self.usage, self.others())
+    }
+
+    #[inline]
+    fn op(&self, target: &Target, reserved: Costs, actual: Costs, close: bool) -> Op {
+        let (on, at) = (target.set.all(), self.at.times(target.set.buckets().len()));
+        Op::Settle(Settle { on, at, reserved, actual, close, claim: None })
+    }
+
+    #[inline]
     fn end(&mut self, settlement: &Settlement) -> Settling {
-        let reserved = &self.usage;
         match settlement {
-            Settlement::Exact(actual) => self.charge(Some(&reserved.corrected(actual)), false),
-            Settlement::AtLeast(seen) => self.charge(Some(&reserved.at_least(seen)), true),
-            Settlement::Keep => self.charge(None, false),
-            Settlement::Release => self.charge(Some(&reserved.zeroed()), false),
+            Settlement::Exact(actual) => self.charge(|reserved| reserved.corrected(actual), false),
+            Settlement::AtLeast(seen) => self.charge(|reserved| reserved.at_least(seen), true),
+            Settlement::Keep => self.charge(Usage::clone, false),
+            Settlement::Release => {
+                // It was not called, so that nothing is known of the provider.
+                self.ends_probe();
+                self.charge(Usage::zeroed, false)
+            }
         }
     }
 
-    /// Charges `actual` instead of what is reserved, or the larger of both on each quota.
+    /// Charges another usage instead of what is reserved, or the larger of both on each quota.
     #[inline]
-    fn charge(&mut self, actual: Option<&Usage>, at_least: bool) -> Settling {
-        let Some(route) = self.route.take() else { return Settling::done() };
-        let (usage, observing) = (&self.usage, &route.lane.shared.options.observing);
-        let (mut reserved, mut costs) = (Costs::new(), Costs::new());
-        route.path.put_costs(&mut reserved, usage);
-        match actual {
-            Some(actual) => route.path.put_costs(&mut costs, actual),
-            None => costs.extend_from_slice(&reserved),
+    fn charge(&mut self, actual: impl Fn(&Usage) -> Usage, at_least: bool) -> Settling {
+        if self.more.is_some() {
+            drop(self.answered());
         }
+        let Some(target) = self.target.take() else { return Settling::done() };
+        let (used, reserved) = (actual(&self.usage), self.costs(&target));
+        let mut costs = match self.others() {
+            [] => target.set.costs(&used, &[]),
+            others => {
+                let others: Vec<_> =
+                    others.iter().map(|(named, usage)| (*named, actual(usage))).collect();
+                target.set.costs(&used, &others)
+            }
+        };
         if at_least {
-            costs.iter_mut().zip(&reserved).for_each(|(actual, &reserved)| *actual = reserved.max(*actual));
+            costs
+                .iter_mut()
+                .zip(&reserved)
+                .for_each(|(actual, &reserved)| *actual = reserved.max(*actual));
         }
-        let settling = route.settle(self.at, &reserved, &costs, true);
-        observing.tell(|| Event::Settled {
-            bucket: route.path.name(),
-            reserved: usage,
-            actual: actual.unwrap_or(usage),
+        let op = self.op(&target, reserved, costs, true);
+        let settling = target.change(op, *self.id.get_mut(), true);
+        target.session.context().tell(|| Event::Settled {
+            bucket: target.set.name(),
+            reserved: &self.usage,
+            actual: &used,
         });
         settling
     }
@@ -300,7 +402,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if self.route.is_some() {
+        if self.target.is_some() {
             drop(match self.on_drop {
                 OnDrop::Keep => self.end(&Settlement::Keep),
                 OnDrop::Release => self.end(&Settlement::Release),
@@ -328,9 +430,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_reservation_is_told_in_short() {
-        let quotas = [Quota::per_minute("tokens", 100), Quota::per_day("requests", 9), Quota::concurrency(2)];
+        let quotas = [
+            Quota::per_minute("tokens", 100),
+            Quota::per_day("requests", 9),
+            Quota::concurrency(2),
+        ];
         let limiter = Limiter::new(Limits::new().bucket("a", quotas)).expect("they are valid");
-        let reservation = limiter.reserve(Demand::new("a", usage! { tokens: 7 })).await.expect("it fits");
+        let reservation =
+            limiter.reserve(Demand::new("a", usage! { tokens: 7 })).await.expect("it fits");
         let told = format!("{reservation:?}");
         assert!(told.contains("\"tokens\": 7"), "{told}");
         assert!(told.len() < 200, "{told}");

@@ -5,9 +5,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::path::Path;
+use super::bucket_set::BucketSet;
 use crate::{
-    engine::{Level, Micros, Paused, Rule, Window},
+    engine::{BucketLevel, Level, Micros, Rule, Window},
     quota::Meter,
 };
 
@@ -19,7 +19,8 @@ pub struct Status {
     pub bucket: Arc<str>,
     /// Its quotas, as declared.
     pub quotas: Vec<QuotaStatus>,
-    /// How many demands of this process wait for it.
+    /// How many demands wait for it, of all processes that share the bucket. Those of other processes are as of their last
+    /// batch.
     pub waiting: usize,
     /// Until when it is paused, by the store's clock.
     pub paused_until: Option<SystemTime>,
@@ -61,18 +62,18 @@ pub struct QuotaStatus {
 }
 
 impl Status {
-    pub(super) fn new(path: &Path, levels: &[Level], paused: Paused) -> Self {
+    /// That of a set of one bucket.
+    pub(super) fn new(set: &BucketSet, level: &BucketLevel) -> Self {
         let time = |time: Micros| (time > 0).then(|| UNIX_EPOCH + Duration::from_micros(time));
+        let quotas = set.meters().zip(&level.quotas);
+        let own = set.handles().map(|handle| handle.waiting()).max().unwrap_or(0);
         Self {
-            bucket: path.name().into(),
-            quotas: path
-                .meters()
-                .zip(levels)
-                .map(|((_, meter), level)| QuotaStatus::new(meter, level))
-                .collect(),
-            waiting: 0,
-            paused_until: time(paused.until),
-            asked_until: time(paused.asked_until),
+            bucket: set.name().into(),
+            quotas: quotas.map(|((_, meter), level)| QuotaStatus::new(meter, level)).collect(),
+            // The store may not have heard of the latest of this process yet.
+            waiting: own.max(usize::try_from(level.waiting).unwrap_or(usize::MAX)),
+            paused_until: time(level.paused_until),
+            asked_until: time(level.asked_until),
             degraded: false,
         }
     }

@@ -6,9 +6,10 @@ use wildmatch::WildMatch;
 
 use super::{LimitsError, Resolver, Undeclared};
 use crate::{
-    engine::{Micros, Rule, Window},
+    bucket::BucketKey,
+    engine::{Flow, Micros, Rule, Window},
+    fingerprint::fingerprint,
     quota::{Meter, Quota},
-    store::BucketKey,
     usage::Usage,
 };
 
@@ -24,6 +25,7 @@ pub(crate) struct Table {
     pub(super) buckets: HashMap<String, Arc<BucketSpec>>,
     pub(super) families: Vec<(WildMatch, String)>,
     pub(super) classes: Vec<(Box<str>, Standing)>,
+    pub(super) weights: HashMap<String, u32>,
     pub(super) resolver: Option<Resolver>,
     pub(super) undeclared: Undeclared,
     /// Of the buckets that the resolver knows.
@@ -69,7 +71,10 @@ impl Table {
 
     /// The bucket of the family that a name belongs to.
     fn family(&self, name: &str) -> Option<&str> {
-        self.families.iter().find(|(pattern, _)| pattern.matches(name)).map(|(_, bucket)| bucket.as_str())
+        self.families
+            .iter()
+            .find(|(pattern, _)| pattern.matches(name))
+            .map(|(_, bucket)| bucket.as_str())
     }
 
     /// Whether a name is that of a bucket, or one of a family's where the other name is that of no bucket.
@@ -85,13 +90,26 @@ impl Table {
         self.classes.iter().find(|(name, _)| &**name == class).map(|(_, standing)| *standing)
     }
 
+    /// The flow of a share; that of demands without one, if none is named.
+    pub(crate) fn flow(&self, share: Option<&str>) -> Flow {
+        let Some(share) = share else { return Flow::default() };
+        // 0 is the flow of demands without a share.
+        let id = fingerprint(share.bytes()).max(1);
+        Flow { id, weight: self.weights.get(share).copied().unwrap_or(1) }
+    }
+
     fn counts(&self, metric: &str) -> bool {
         self.buckets.values().any(|bucket| bucket.counts(metric))
     }
 
     /// The first metric that no quota and no standard name knows: a typo must not be a quota that never bites.
-    pub(crate) fn unknown_metric<'u>(&self, usage: &'u Usage, path: &[Arc<BucketSpec>]) -> Option<&'u str> {
-        let known = |metric: &str| path.iter().any(|bucket| bucket.counts(metric)) || self.counts(metric);
+    pub(crate) fn unknown_metric<'u>(
+        &self,
+        usage: &'u Usage,
+        specs: &[Arc<BucketSpec>],
+    ) -> Option<&'u str> {
+        let known =
+            |metric: &str| specs.iter().any(|bucket| bucket.counts(metric)) || self.counts(metric);
         usage.iter_others().map(|(metric, _)| metric).find(|metric| !known(metric))
     }
 }

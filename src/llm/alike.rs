@@ -52,7 +52,9 @@ impl Alike {
             let Some(after) = self.learn(rest, rules) else { break };
             rest = after;
         }
-        if !rest.is_empty() && self.pattern.as_ref().is_some_and(|pattern| pattern.begins_with(rest)) {
+        if !rest.is_empty()
+            && self.pattern.as_ref().is_some_and(|pattern| pattern.begins_with(rest))
+        {
             self.begun.extend_from_slice(rest);
             rest = &[];
         }
@@ -62,7 +64,9 @@ impl Alike {
     /// What comes after the event that was begun, if it went on like others. If not, [`begun`](Self::begun) is to be read.
     pub(super) fn resume<'b>(&mut self, bytes: &'b [u8]) -> Option<&'b [u8]> {
         let length = self.begun.len();
-        let Some(pattern) = self.pattern.as_mut().filter(|_| length > 0) else { return Some(bytes) };
+        let Some(pattern) = self.pattern.as_mut().filter(|_| length > 0) else {
+            return Some(bytes);
+        };
         self.begun.extend_from_slice(&bytes[..bytes.len().min(LONGEST)]);
         if let Some(rest) = pattern.after(&self.begun) {
             let passed = self.begun.len() - rest.len() - length;
@@ -155,7 +159,9 @@ impl Pattern {
         for gap in &self.varying {
             let same = &self.event[at..gap.start];
             let Some(content) = rest.strip_prefix(same) else { return same.starts_with(rest) };
-            let Some(length) = length_of(gap.holds, content) else { return is_cut(gap.holds, content) };
+            let Some(length) = length_of(gap.holds, content) else {
+                return is_cut(gap.holds, content);
+            };
             (rest, at) = (&content[length..], gap.end);
         }
         self.event[at..].starts_with(rest)
@@ -184,7 +190,9 @@ impl Pattern {
 fn length_of(holds: Idle, bytes: &[u8]) -> Option<usize> {
     match holds {
         Idle::Text => length_of_text(bytes),
-        Idle::Word => bytes.iter().position(|byte| !byte.is_ascii_digit()).filter(|length| *length > 0),
+        Idle::Word => {
+            bytes.iter().position(|byte| !byte.is_ascii_digit()).filter(|length| *length > 0)
+        }
     }
 }
 
@@ -278,8 +286,11 @@ impl Sink for Study<'_> {
         let end = if self.event.ends_with(b"\r\n\r\n") { 4 } else { 2 };
         let start = self.event.len() - end - data.len();
         let told_nothing = self.read(data, start) && self.gaps.len() <= MOST_GAPS;
-        self.verdict =
-            if told_nothing && self.verdict == Verdict::Unread { Verdict::Read } else { Verdict::Tells };
+        self.verdict = if told_nothing && self.verdict == Verdict::Unread {
+            Verdict::Read
+        } else {
+            Verdict::Tells
+        };
     }
 
     fn end(&mut self, event: Event) {
@@ -305,7 +316,10 @@ impl Study<'_> {
                 }
             };
             let Some(length) = length_of(holds, &data[first..]) else { return false };
-            scanner.feed(&data[at + 1..first + length], &mut Telling { seen: &mut seen, rules: self.rules });
+            scanner.feed(
+                &data[at + 1..first + length],
+                &mut Telling { seen: &mut seen, rules: self.rules },
+            );
             at = first + length;
             self.gaps.push(Gap { start: start + first, end: start + at, holds });
         }

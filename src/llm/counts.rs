@@ -91,13 +91,19 @@ impl Wire {
             // Embeddings have no output, and tell none.
             let rest = self.total_tokens.0.map(|total| total.saturating_sub(prompt));
             let output = self.completion_tokens.0.or(rest);
-            Counts { fresh: Some(prompt.saturating_sub(cached.unwrap_or(0))), cached, output, total: None }
+            Counts {
+                fresh: Some(prompt.saturating_sub(cached.unwrap_or(0))),
+                cached,
+                output,
+                total: None,
+            }
         } else {
             let within = inside(self.input_tokens_details);
             let input = self.input_tokens.0.map(|input| input.saturating_sub(within.unwrap_or(0)));
             let output = self.output_tokens.0.or(self.completion_tokens.0);
             let fresh = plus(input, self.cache_creation_input_tokens.0);
-            let total = if fresh.is_none() && output.is_none() { self.total_tokens.0 } else { None };
+            let total =
+                if fresh.is_none() && output.is_none() { self.total_tokens.0 } else { None };
             Counts { fresh, cached: within.or(self.cache_read_input_tokens.0), output, total }
         };
         // The sum of the steps where the whole leaves some out.
@@ -264,7 +270,8 @@ mod tests {
     #[test]
     fn later_numbers_replace_earlier_ones_and_missing_ones_do_not() {
         let mut counts =
-            Counts::read(br#"{"input_tokens":25,"cache_read_input_tokens":7,"output_tokens":1}"#).unwrap();
+            Counts::read(br#"{"input_tokens":25,"cache_read_input_tokens":7,"output_tokens":1}"#)
+                .unwrap();
         counts.merge(Counts::read(br#"{"output_tokens":15}"#).unwrap());
         counts.merge(Counts::read(br#"{"input_tokens":30,"output_tokens":40}"#).unwrap());
         // A duplicate of what came first.

@@ -267,7 +267,8 @@ pub(super) mod tests {
     }
 
     fn median_error(corpus: &[Counted]) -> i64 {
-        let errors = corpus.iter().map(|(_, text, tokens)| error(ByScript.tokens(text), *tokens).abs());
+        let errors =
+            corpus.iter().map(|(_, text, tokens)| error(ByScript.tokens(text), *tokens).abs());
         let mut errors: Vec<_> = errors.collect();
         errors.sort_unstable();
         errors[errors.len() / 2]
@@ -295,12 +296,19 @@ pub(super) mod tests {
             let extremes = (errors.iter().min(), errors.iter().max());
             assert_eq!(extremes, (Some(least), Some(most)), "{titles:?}: {errors:?}");
         }
-        assert_eq!(documented.iter().map(|(titles, ..)| titles.len()).sum::<usize>(), held_out.len());
+        assert_eq!(
+            documented.iter().map(|(titles, ..)| titles.len()).sum::<usize>(),
+            held_out.len()
+        );
 
         let estimated: f64 = held_out.iter().map(|(_, text, _)| ByScript.tokens(text)).sum();
         let all = error(estimated, held_out.iter().map(|(.., tokens)| tokens).sum());
         assert_eq!((all, median_error(&held_out), median_error(&fitted)), (-2, 7, 2));
-        assert_eq!((held_out_error("Numbers").1, held_out_error("Hindi").1), (-60, 135), "by bytes");
+        assert_eq!(
+            (held_out_error("Numbers").1, held_out_error("Hindi").1),
+            (-60, 135),
+            "by bytes"
+        );
     }
 
     #[test]
@@ -320,7 +328,9 @@ pub(super) mod tests {
         let (mut total, mut digits, mut at) = (0, 0, 0);
         while let Some(&c) = chars.get(at) {
             let word = chars[at..].iter().take_while(|c| goes_on(c)).count();
-            if word > LONGEST_WORD && !at.checked_sub(1).is_some_and(|before| goes_on(&chars[before])) {
+            if word > LONGEST_WORD
+                && !at.checked_sub(1).is_some_and(|before| goes_on(&chars[before]))
+            {
                 total += word as u64 * GIBBERISH;
                 at += word;
                 continue;

@@ -9,7 +9,10 @@ use http::{
 };
 
 use super::{request::BadRequest, rules::Rules, stream_options::asking_for_usage};
-use crate::{demand::Demand, error::BoxError, extract::Extractor};
+use crate::{
+    demand::Demand,
+    extract::{ExtractError, Extractor},
+};
 
 /// An [`Extractor`] that reads what a request asks for by a provider's [`Rules`]: see [`Rules::extractor`].
 ///
@@ -96,7 +99,11 @@ impl Peek for Option<reqwest::Body> {
 }
 
 impl Extract {
-    fn demand(&self, body: &mut impl Peek, headers: &mut HeaderMap) -> Result<Demand, BoxError> {
+    fn demand(
+        &self,
+        body: &mut impl Peek,
+        headers: &mut HeaderMap,
+    ) -> Result<Demand, ExtractError> {
         let is_encoded = headers.contains_key(CONTENT_ENCODING);
         let Some(bytes) = body.peek().filter(|_| !is_encoded) else {
             return self.rules.unreadable.clone().ok_or_else(|| BadRequest::Unreadable.into());
@@ -115,7 +122,7 @@ impl Extract {
 }
 
 impl<B: Peek> Extractor<http::Request<B>> for Extract {
-    fn extract(&self, request: &mut http::Request<B>) -> Result<Demand, BoxError> {
+    fn extract(&self, request: &mut http::Request<B>) -> Result<Demand, ExtractError> {
         let mut headers = std::mem::take(request.headers_mut());
         let demand = self.demand(request.body_mut(), &mut headers);
         *request.headers_mut() = headers;
@@ -125,7 +132,7 @@ impl<B: Peek> Extractor<http::Request<B>> for Extract {
 
 #[cfg(feature = "reqwest")]
 impl Extractor<reqwest::Request> for Extract {
-    fn extract(&self, request: &mut reqwest::Request) -> Result<Demand, BoxError> {
+    fn extract(&self, request: &mut reqwest::Request) -> Result<Demand, ExtractError> {
         let mut headers = std::mem::take(request.headers_mut());
         let mut body = request.body_mut().take();
         let demand = self.demand(&mut body, &mut headers);
@@ -179,7 +186,9 @@ mod tests {
         let extract = |rules: &crate::llm::Rules, body: &str, encoding: Option<&'static str>| {
             let mut request = Request::new(body.to_owned());
             if let Some(encoding) = encoding {
-                request.headers_mut().insert("content-encoding", http::HeaderValue::from_static(encoding));
+                request
+                    .headers_mut()
+                    .insert("content-encoding", http::HeaderValue::from_static(encoding));
             }
             let demand = rules.extractor().extract(&mut request);
             assert_eq!(request.body(), body);
@@ -190,7 +199,10 @@ mod tests {
             ("", None, "no JSON"),
             ("{}", None, "names no model"),
         ] {
-            assert!(extract(&refuse, body, encoding).unwrap_err().to_string().contains(reason), "{body}");
+            assert!(
+                extract(&refuse, body, encoding).unwrap_err().to_string().contains(reason),
+                "{body}"
+            );
             assert_eq!(extract(&charge, body, encoding).unwrap(), "others");
         }
     }

@@ -17,7 +17,8 @@ impl Naming {
     /// The name that stands for all models that share the limits of `model`.
     pub(crate) fn family<'m>(&self, model: &'m str) -> Cow<'m, str> {
         // ft:<base>:<organisation>:<name>:<id> runs on the limits of its base.
-        let base = model.strip_prefix("ft:").and_then(|rest| rest.split(':').next()).unwrap_or(model);
+        let base =
+            model.strip_prefix("ft:").and_then(|rest| rest.split(':').next()).unwrap_or(model);
         let base = self.versions.iter().find_map(|version| without(base, version)).unwrap_or(base);
         match self.shared.iter().find(|(pattern, _)| WildMatch::new(pattern).matches(base)) {
             Some((_, family)) => Cow::Borrowed(family),
@@ -30,8 +31,9 @@ impl Naming {
 fn without<'m>(model: &'m str, version: &str) -> Option<&'m str> {
     let start = model.len().checked_sub(version.len()).filter(|start| *start > 0)?;
     let (base, end) = model.split_at_checked(start)?;
-    let alike =
-        |(byte, pattern): (u8, u8)| if pattern == b'#' { byte.is_ascii_digit() } else { byte == pattern };
+    let alike = |(byte, pattern): (u8, u8)| {
+        if pattern == b'#' { byte.is_ascii_digit() } else { byte == pattern }
+    };
     end.bytes().zip(version.bytes()).all(alike).then_some(base)
 }
 

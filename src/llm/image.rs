@@ -23,8 +23,10 @@ impl Images {
             Self::Tiles { base, .. } if low_detail => base,
             Self::Tiles { base, tile, side } => {
                 let (long, short) = (width.max(height), width.min(height));
-                let (long, short) = if long > 2_048 { (2_048, short * 2_048 / long) } else { (long, short) };
-                let (long, short) = if short > 768 { (long * 768 / short, 768) } else { (long, short) };
+                let (long, short) =
+                    if long > 2_048 { (2_048, short * 2_048 / long) } else { (long, short) };
+                let (long, short) =
+                    if short > 768 { (long * 768 / short, 768) } else { (long, short) };
                 base + tile * long.div_ceil(side) * short.max(1).div_ceil(side)
             }
             Self::Area { pixels, most } => width.saturating_mul(height).div_ceil(pixels).min(most),
@@ -61,20 +63,38 @@ pub(crate) fn base64(content: &str) -> Blob {
     // Enough for all but JPEG, whose size may come after a preview of it.
     let head: Vec<u8> = decoded(content).take(32).collect();
     let be = |at: usize| Some(u32::from_be_bytes(head.get(at..at + 4)?.try_into().ok()?));
-    let le = |at: usize| Some(u32::from(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?)));
-    let le24 =
-        |at: usize| Some(u32::from_le_bytes([*head.get(at)?, *head.get(at + 1)?, *head.get(at + 2)?, 0]));
+    let le =
+        |at: usize| Some(u32::from(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?)));
+    let le24 = |at: usize| {
+        Some(u32::from_le_bytes([*head.get(at)?, *head.get(at + 1)?, *head.get(at + 2)?, 0]))
+    };
     match head.as_slice() {
         [0x89, b'P', b'N', b'G', ..] => Blob::Image(be(16).zip(be(20))),
         [b'G', b'I', b'F', b'8', ..] => Blob::Image(le(6).zip(le(8))),
         [0xff, 0xd8, 0xff, ..] => Blob::Image(jpeg(decoded(content).take(HEAD))),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', b'V', b'P', b'8', kind, ..] => {
-            Blob::Image(match kind {
-                b'X' => le24(24).zip(le24(27)).map(|(w, h)| (w + 1, h + 1)),
-                b' ' => le(26).zip(le(28)).map(|(w, h)| (w & 0x3fff, h & 0x3fff)),
-                _ => le(21).zip(le24(22)).map(|(w, h)| ((w & 0x3fff) + 1, (h >> 6 & 0x3fff) + 1)),
-            })
-        }
+        [
+            b'R',
+            b'I',
+            b'F',
+            b'F',
+            _,
+            _,
+            _,
+            _,
+            b'W',
+            b'E',
+            b'B',
+            b'P',
+            b'V',
+            b'P',
+            b'8',
+            kind,
+            ..,
+        ] => Blob::Image(match kind {
+            b'X' => le24(24).zip(le24(27)).map(|(w, h)| (w + 1, h + 1)),
+            b' ' => le(26).zip(le(28)).map(|(w, h)| (w & 0x3fff, h & 0x3fff)),
+            _ => le(21).zip(le24(22)).map(|(w, h)| ((w & 0x3fff) + 1, (h >> 6 & 0x3fff) + 1)),
+        }),
         _ => Blob::Other,
     }
 }
@@ -90,7 +110,8 @@ fn jpeg(mut bytes: impl Iterator<Item = u8>) -> Option<(u32, u32)> {
             0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => {
                 pair()?;
                 bytes.next()?;
-                let mut pair = || Some(u32::from(u16::from_be_bytes([bytes.next()?, bytes.next()?])));
+                let mut pair =
+                    || Some(u32::from(u16::from_be_bytes([bytes.next()?, bytes.next()?])));
                 let height = pair()?;
                 return Some((pair()?, height));
             }
@@ -140,8 +161,8 @@ mod tests {
         for group in bytes.chunks(3) {
             let bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte))
                 << (8 * (3 - group.len()));
-            let digits =
-                (0..=group.len()).map(|digit| DIGITS[(bits >> (18 - 6 * digit) & 63) as usize] as char);
+            let digits = (0..=group.len())
+                .map(|digit| DIGITS[(bits >> (18 - 6 * digit) & 63) as usize] as char);
             text.extend(digits);
         }
         text
@@ -160,7 +181,9 @@ mod tests {
             Some(Blob::Image(Some((1_024, 768))))
         );
         assert_eq!(size(&[b"GIF89a", &[44, 1, 200, 0], &[0; 9]]), Blob::Image(Some((300, 200))));
-        let jpeg = [&[0xff, 0xd8, 0xff, 0xe0, 0, 6, 1, 2, 0xff, 0xc0, 0xff, 0xc0, 0, 17, 8, 1, 0, 2, 0][..]];
+        let jpeg = [&[
+            0xff, 0xd8, 0xff, 0xe0, 0, 6, 1, 2, 0xff, 0xc0, 0xff, 0xc0, 0, 17, 8, 1, 0, 2, 0,
+        ][..]];
         assert_eq!(size(&jpeg), Blob::Image(Some((512, 256))), "not what its preview says");
         assert_eq!(
             size(&[b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0", &[0xff, 3, 0, 0xff, 1, 0]]),
@@ -192,7 +215,10 @@ mod tests {
             (765, 765)
         );
         let area = |size| Images::AREA.tokens(size, false);
-        assert_eq!((area(Some((1_000, 1_000))), area(Some((200, 200))), area(None)), (1_334, 54, 1_399));
+        assert_eq!(
+            (area(Some((1_000, 1_000))), area(Some((200, 200))), area(None)),
+            (1_334, 54, 1_399)
+        );
         assert_eq!(area(Some((u32::MAX, u32::MAX))), 1_600);
     }
 

@@ -1,6 +1,6 @@
 //! Settles calls by what their responses tell.
 
-use std::{error::Error, sync::Arc};
+use std::sync::Arc;
 
 use http::{
     HeaderMap,
@@ -12,7 +12,7 @@ use super::{
     rules::Rules,
 };
 use crate::{
-    inspect::{Carrier, HasStatus, Inspector, never_connected},
+    inspect::{CallError, Carrier, HasStatus, Inspector, never_connected},
     limiter::{Reservation, Settlement},
     usage::Usage,
 };
@@ -22,6 +22,7 @@ use crate::{
 /// | response | is charged |
 /// |---|---|
 /// | a status that the rules name | what they say |
+/// | another 4xx (400, 401, 404 ..), but 408 and 499 | a request and no tokens, unless [`Rules::on_status`] says otherwise |
 /// | JSON, or a stream to its end | the usage it tells |
 /// | a stream that breaks off or is dropped | what was reserved, or what was seen if that is more |
 /// | a stream that tells of an error | what the rules say |
@@ -65,7 +66,8 @@ impl Rules {
 impl Format {
     /// The format that a response's headers tell.
     pub fn of(headers: &HeaderMap) -> Self {
-        let is_plain = |encoding: &http::HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
+        let is_plain =
+            |encoding: &http::HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
         if !headers.get_all(CONTENT_ENCODING).iter().all(is_plain) {
             return Self::Unreadable;
         }
@@ -82,7 +84,7 @@ impl Format {
 }
 
 impl<R: Carrier + HasStatus> Inspector<R> for Inspect {
-    type Response = R::Metered;
+    type Inspected = R::Metered;
 
     fn inspect(&self, response: R, mut reservation: Reservation) -> R::Metered {
         let reserved = reservation.usage().clone();
@@ -100,12 +102,13 @@ impl<R: Carrier + HasStatus> Inspector<R> for Inspect {
         let hearing = origin.filter(|_| !is_told).map(|origin| Hearing { origin, status });
         let estimate = reservation.note().cloned();
         response.metered(reservation, |head| {
-            let reader = Reader::new(self.rules.clone(), Format::of(&head.headers), reserved, estimate);
+            let reader =
+                Reader::new(self.rules.clone(), Format::of(&head.headers), reserved, estimate);
             Box::new(reader.hearing(hearing))
         })
     }
 
-    fn failed(&self, error: &(dyn Error + Send + Sync + 'static)) -> Settlement {
-        if never_connected(error) { Settlement::Release } else { Settlement::Keep }
+    fn failed(&self, error: CallError<'_>) -> Settlement {
+        if never_connected(error.get_ref()) { Settlement::Release } else { Settlement::Keep }
     }
 }

@@ -121,7 +121,9 @@ impl Scanner {
     /// What it is in, if that is a value nobody looks for.
     pub(crate) fn idle(&self) -> Option<Idle> {
         match self.lexing {
-            Lexing::Text | Lexing::Escape(Quoted::Text) if self.reading.is_none() => Some(Idle::Text),
+            Lexing::Text | Lexing::Escape(Quoted::Text) if self.reading.is_none() => {
+                Some(Idle::Text)
+            }
             Lexing::Word if self.reading.is_none() => Some(Idle::Word),
             _ => None,
         }
@@ -164,7 +166,9 @@ impl Scanner {
                     self.end_value(found);
                 }
             }
-            Some(_) => self.lexing = Lexing::Escape(if is_key { Quoted::Key } else { Quoted::Text }),
+            Some(_) => {
+                self.lexing = Lexing::Escape(if is_key { Quoted::Key } else { Quoted::Text })
+            }
             None => {}
         }
         piece.len()
@@ -172,7 +176,8 @@ impl Scanner {
 
     fn structural(&mut self, byte: u8, found: &mut impl Found) {
         let was = std::mem::replace(&mut self.lexing, Lexing::Between);
-        if was == Lexing::Word && matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\r' | b'\n') {
+        if was == Lexing::Word && matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\r' | b'\n')
+        {
             self.end_value(found);
         }
         match byte {
@@ -262,8 +267,10 @@ impl Scanner {
             _ => &[],
         };
         let leads = |path: &Path| path.get(level.keys).is_some_and(|name| name.as_bytes() == key);
-        let paths = self.paths.iter().enumerate().filter(|(place, _)| level.paths & (1 << place) != 0);
-        let paths = paths.filter(|(_, path)| leads(path)).fold(0, |paths, (place, _)| paths | 1 << place);
+        let paths =
+            self.paths.iter().enumerate().filter(|(place, _)| level.paths & (1 << place) != 0);
+        let paths =
+            paths.filter(|(_, path)| leads(path)).fold(0, |paths, (place, _)| paths | 1 << place);
         self.coming = Level { paths, keys: level.keys + 1, is_object: false };
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Extract, Inspect, Rules, anthropic, openai};
 #[cfg(feature = "redis")]
-use crate::{error::BoxError, limits::Limits, quota::Quota, store::RedisStore};
+use crate::{box_error::BoxError, limits::Limits, quota::Quota, store::RedisStore};
 use crate::{layer::ThrottleLayer, limiter::Limiter};
 
 impl ThrottleLayer<Extract, Inspect> {

@@ -13,7 +13,8 @@
 //!
 //! ```
 //! use http_body_util::Full;
-//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//! use std::convert::Infallible;
+//! use tower::{ServiceBuilder, service_fn};
 //! use tower_throttle::{BoxError, Limiter, Limits, ThrottleLayer, llm::anthropic};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -22,7 +23,8 @@
 //! let limiter = Limiter::new(Limits::new().bucket("claude-sonnet-4-5", quotas))?;
 //!
 //! let answer = r#"{"usage": {"input_tokens": 11, "output_tokens": 42}}"#;
-//! let client = service_fn(move |_| async move { Ok::<_, BoxError>(http::Response::new(Full::from(answer))) });
+//! let client =
+//!     service_fn(move |_| async move { Ok::<_, Infallible>(http::Response::new(Full::from(answer))) });
 //! let client = ServiceBuilder::new().layer(ThrottleLayer::anthropic(limiter.clone())).service(client);
 //!
 //! let request = r#"{"model": "claude-sonnet-4-5-20250929", "max_tokens": 1024,

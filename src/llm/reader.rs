@@ -58,7 +58,17 @@ impl Reader {
         estimate: Option<Estimate>,
     ) -> Self {
         let (sse, scanner, alike) = (Sse::default(), Scanner::new(PATHS), Alike::default());
-        Self { rules, reserved, estimate, format, sse, scanner, alike, seen: Seen::default(), hearing: None }
+        Self {
+            rules,
+            reserved,
+            estimate,
+            format,
+            sse,
+            scanner,
+            alike,
+            seen: Seen::default(),
+            hearing: None,
+        }
     }
 
     /// The same, telling what errors say of limits.
@@ -148,7 +158,9 @@ impl BodyObserver for Reader {
         let used = used.map(|used| self.rules.charged(used, &self.reserved));
         match used {
             Some(used) if self.seen.is_final => Settlement::Exact(used),
-            used if self.seen.failed => self.rules.after_stream_error().settlement(&self.reserved, used),
+            used if self.seen.failed => {
+                self.rules.after_stream_error().settlement(&self.reserved, used)
+            }
             used => used.map_or(Settlement::Keep, Settlement::AtLeast),
         }
     }

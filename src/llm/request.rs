@@ -65,7 +65,11 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    pub(crate) fn read(body: &[u8], estimator: &dyn Estimator, images: Images) -> Result<Self, BadRequest> {
+    pub(crate) fn read(
+        body: &[u8],
+        estimator: &dyn Estimator,
+        images: Images,
+    ) -> Result<Self, BadRequest> {
         let mut json = serde_json::Deserializer::from_slice(body);
         let mut tokens = 0.0;
         let counter = Counter { estimator, images, tokens: &mut tokens, place: Place::Content };
@@ -248,7 +252,8 @@ impl<'de> Visitor<'de> for Counter<'_> {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<u64, A::Error> {
         let before = *self.tokens;
-        let (mut is_message, mut is_named, mut is_image, mut low_detail) = (false, false, false, false);
+        let (mut is_message, mut is_named, mut is_image, mut low_detail) =
+            (false, false, false, false);
         while let Some(Name(key)) = map.next_key()? {
             if self.place == Place::Schema {
                 *self.tokens += self.estimator.tokens(&key) + PER_MEMBER;
@@ -261,8 +266,9 @@ impl<'de> Visitor<'de> for Counter<'_> {
                     map.next_value::<IgnoredAny>()?;
                 }
                 "detail" => low_detail |= map.next_value_seed(IsLow)?,
-                "type" | "id" | "tool_call_id" | "tool_use_id" | "call_id" | "status" | "cache_control"
-                | "media_type" | "format" | "signature" | "encrypted_content" | "index" => {
+                "type" | "id" | "tool_call_id" | "tool_use_id" | "call_id" | "status"
+                | "cache_control" | "media_type" | "format" | "signature" | "encrypted_content"
+                | "index" => {
                     map.next_value::<IgnoredAny>()?;
                 }
                 "image_url" | "source" | "input_audio" | "file_data" => {
@@ -296,7 +302,8 @@ impl<'de> DeserializeSeed<'de> for IsLow {
     type Value = bool;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
-        Ok(Option::<Cow<'de, str>>::deserialize(deserializer)?.is_some_and(|detail| detail == "low"))
+        Ok(Option::<Cow<'de, str>>::deserialize(deserializer)?
+            .is_some_and(|detail| detail == "low"))
     }
 }
 

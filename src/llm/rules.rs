@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     demand::Demand,
+    inspect::is_bad_request,
     limiter::{Limiter, Settlement},
     usage,
     usage::Usage,
@@ -223,7 +224,10 @@ impl Rules {
         self
     }
 
-    /// What is charged for statuses, the first and the last included. Later calls come first.
+    /// Sets what is charged for statuses, the first and the last included. Later calls come first.
+    ///
+    /// The presets say it of 429 and 5xx. Any other 4xx is charged a request and no tokens, but 408 and 499,
+    /// which are left to the body: `on_status(400..=499, Charge::Reserved)` keeps what was reserved.
     #[must_use]
     pub fn on_status(mut self, statuses: std::ops::RangeInclusive<u16>, charge: Charge) -> Self {
         self.changed_statuses.insert(0, OnStatus(*statuses.start(), *statuses.end(), charge));
@@ -281,7 +285,8 @@ impl Rules {
             return Demand::new(bucket, self.asked(asked, Expected::UNKNOWN));
         }
         let usage = self.asked(asked, self.learned.expected(&bucket));
-        let estimate = Estimate { bucket: bucket.clone(), input: asked.input, choices: asked.choices };
+        let estimate =
+            Estimate { bucket: bucket.clone(), input: asked.input, choices: asked.choices };
         Demand::new(bucket, usage).note(estimate)
     }
 
@@ -291,7 +296,9 @@ impl Rules {
         let each = match (self.row.output, expected.output) {
             _ if asked.bound.is_none() && !asked.generates => 0,
             (Output::Expected(tokens), _) | (Output::Learned, Some(tokens)) => within(tokens),
-            (Output::Bound, _) | (Output::Learned, None) => asked.bound.unwrap_or(self.row.unbounded),
+            (Output::Bound, _) | (Output::Learned, None) => {
+                asked.bound.unwrap_or(self.row.unbounded)
+            }
         };
         let output = each.saturating_mul(asked.choices);
         let mut usage = usage! { requests: 1, input_tokens: input, output_tokens: output };
@@ -308,7 +315,10 @@ impl Rules {
     pub(super) fn learn(&self, estimate: &Estimate, used: &Usage, is_cut: bool) {
         let output = used.get("output_tokens").map(|output| output.div_ceil(estimate.choices));
         let input = used.get("input_tokens");
-        self.learned.observe(&estimate.bucket, Observed { estimated: estimate.input, input, output, is_cut });
+        self.learned.observe(
+            &estimate.bucket,
+            Observed { estimated: estimate.input, input, output, is_cut },
+        );
     }
 
     /// What was used, from a response's JSON; nothing if that does not tell.
@@ -323,7 +333,8 @@ impl Rules {
         let weight = if in_full { 1.0 } else { self.row.cached };
         let cached = counts.cached.map(|cached| (cached as f64 * weight).ceil() as u64);
         let input = counts.fresh.map(|fresh| fresh.saturating_add(cached.unwrap_or(0)));
-        let told = [("input_tokens", input), ("output_tokens", counts.output), ("tokens", counts.total)];
+        let told =
+            [("input_tokens", input), ("output_tokens", counts.output), ("tokens", counts.total)];
         let mut usage = Usage::new();
         told.into_iter()
             .filter_map(|(metric, amount)| Some((metric, amount?)))
@@ -360,7 +371,10 @@ impl Rules {
     /// What a status means, if it means something by itself.
     pub(super) fn after_status(&self, status: u16) -> Option<Charge> {
         let rules = self.changed_statuses.iter().chain(self.row.on_status);
-        rules.copied().find(|OnStatus(first, last, _)| (*first..=*last).contains(&status)).map(|rule| rule.2)
+        let rule =
+            rules.copied().find(|OnStatus(first, last, _)| (*first..=*last).contains(&status));
+        // A wrong key must not use up what all share.
+        rule.map(|rule| rule.2).or_else(|| is_bad_request(status).then_some(Charge::Request))
     }
 }
 
@@ -369,10 +383,7 @@ impl Charge {
         match self {
             Self::Reserved => Settlement::Keep,
             Self::Seen => seen.map_or(Settlement::Keep, Settlement::AtLeast),
-            Self::Request => {
-                let requests = reserved.get("requests").unwrap_or(1);
-                Settlement::Exact(reserved.zeroed().with("requests", requests))
-            }
+            Self::Request => Settlement::Exact(reserved.requests_only()),
             Self::Nothing => Settlement::Release,
         }
     }

@@ -173,7 +173,8 @@ impl Sse {
         match field {
             Field::Data if !piece.is_empty() => {
                 // Nothing else came before it, since that would be in the head.
-                let is_whole = self.head.length == 0 && end.is_some_and(|end| ends_event(&bytes[end..]));
+                let is_whole =
+                    self.head.length == 0 && end.is_some_and(|end| ends_event(&bytes[end..]));
                 self.head.push(piece);
                 if is_whole { sink.whole(piece) } else { sink.data(piece) }
             }
@@ -292,7 +293,8 @@ mod tests {
         let told = events([
             &b"event: error\ndata: {}\n\ndata: [DONE]\n\ndata: [DONE]!\n\nevent: errors\ndata: 1\n\n"[..],
         ]);
-        let told: Vec<_> = told.into_iter().map(|(_, event)| (event.is_error, event.is_done)).collect();
+        let told: Vec<_> =
+            told.into_iter().map(|(_, event)| (event.is_error, event.is_done)).collect();
         assert_eq!(told, [(true, false), (false, true), (false, false), (false, false)]);
     }
 

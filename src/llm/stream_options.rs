@@ -14,7 +14,9 @@ struct Request<'a> {
 }
 
 /// Null too.
-fn as_written<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+fn as_written<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
@@ -31,7 +33,12 @@ pub(crate) fn asking_for_usage(body: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     let Some(options) = request.stream_options else {
-        return splice(body, body.iter().position(|byte| *byte == b'{')? + 1, 0, &format!("{OPTIONS},"));
+        return splice(
+            body,
+            body.iter().position(|byte| *byte == b'{')? + 1,
+            0,
+            &format!("{OPTIONS},"),
+        );
     };
     let start = (options.get().as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
     match serde_json::from_str(options.get()).ok()? {
@@ -39,7 +46,12 @@ pub(crate) fn asking_for_usage(body: &[u8]) -> Option<Vec<u8>> {
         Some(Options { include_usage: Some(_) }) => None,
         Some(Options { include_usage: None }) => {
             let is_empty = options.get().trim_start_matches('{').trim_start().starts_with('}');
-            splice(body, start + 1, 0, &if is_empty { OPTION.to_owned() } else { format!("{OPTION},") })
+            splice(
+                body,
+                start + 1,
+                0,
+                &if is_empty { OPTION.to_owned() } else { format!("{OPTION},") },
+            )
         }
     }
 }

@@ -58,9 +58,13 @@ const HEADERS: &[Told] = &[
 
 /// Resets are times of full refill. Tokens are rounded to the nearest thousand.
 const ANTHROPIC_HEADERS: &[Told] = &[
-    Told::new("requests", "anthropic-ratelimit-requests-limit", "anthropic-ratelimit-requests-remaining")
-        .reset("anthropic-ratelimit-requests-reset")
-        .per(MINUTE),
+    Told::new(
+        "requests",
+        "anthropic-ratelimit-requests-limit",
+        "anthropic-ratelimit-requests-remaining",
+    )
+    .reset("anthropic-ratelimit-requests-reset")
+    .per(MINUTE),
     Told::new("tokens", "anthropic-ratelimit-tokens-limit", "anthropic-ratelimit-tokens-remaining")
         .reset("anthropic-ratelimit-tokens-reset")
         .per(MINUTE)
@@ -87,12 +91,14 @@ const MISTRAL_HEADERS: &[Told] = &[
     Told::new("tokens", "x-ratelimitbysize-limit-minute", "x-ratelimitbysize-remaining-minute")
         .reset("ratelimitbysize-reset")
         .per(MINUTE),
-    Told::new("tokens", "x-ratelimitbysize-limit-month", "x-ratelimitbysize-remaining-month").per(MONTH),
+    Told::new("tokens", "x-ratelimitbysize-limit-month", "x-ratelimitbysize-remaining-month")
+        .per(MONTH),
 ];
 
 /// Only on refusals.
 const OPENROUTER_HEADERS: &[Told] =
-    &[Told::new("requests", "x-ratelimit-limit", "x-ratelimit-remaining").reset("x-ratelimit-reset")];
+    &[Told::new("requests", "x-ratelimit-limit", "x-ratelimit-remaining")
+        .reset("x-ratelimit-reset")];
 
 /// For whom nothing else is known: what is used counts.
 pub(crate) const COMPATIBLE: Row = Row {
@@ -144,8 +150,12 @@ pub(crate) const ANTHROPIC: Row = Row {
 };
 
 /// As used, less what was cached.
-pub(crate) const GROQ: Row =
-    Row { name: "Groq", cached: 0.0, headers: &[HEADERS[0].per(DAY), HEADERS[1].per(MINUTE)], ..COMPATIBLE };
+pub(crate) const GROQ: Row = Row {
+    name: "Groq",
+    cached: 0.0,
+    headers: &[HEADERS[0].per(DAY), HEADERS[1].per(MINUTE)],
+    ..COMPATIBLE
+};
 
 /// The bound, which is about 32k where none is set, and it stays.
 pub(crate) const MISTRAL: Row = Row {

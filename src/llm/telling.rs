@@ -30,9 +30,9 @@ enum Tells {
 /// Where they stand, in the bodies and events of all providers.
 const MEMBERS: &[(Path, Tells)] = &[
     (&["usage"], Tells::Usage),
-    (&["message", "usage"], Tells::Usage),  // Anthropic, in message_start
+    (&["message", "usage"], Tells::Usage), // Anthropic, in message_start
     (&["response", "usage"], Tells::Usage), // OpenAI responses, in response.completed
-    (&["delta", "usage"], Tells::Usage),    // Cohere, in message-end
+    (&["delta", "usage"], Tells::Usage),   // Cohere, in message-end
     (&["x_groq", "usage"], Tells::Usage),
     (&["meta", "billed_units"], Tells::Usage), // Cohere embeddings
     (&["error"], Tells::Error),
@@ -42,8 +42,8 @@ const MEMBERS: &[(Path, Tells)] = &[
     (&["choices", "finish_reason"], Tells::Finish),
     (&["delta", "stop_reason"], Tells::Finish),
     (&["delta", "finish_reason"], Tells::Finish),
-    (&["stop_reason"], Tells::Finish),                  // Anthropic's JSON
-    (&["finish_reason"], Tells::Finish),                // Cohere's JSON
+    (&["stop_reason"], Tells::Finish),   // Anthropic's JSON
+    (&["finish_reason"], Tells::Finish), // Cohere's JSON
     (&["incomplete_details", "reason"], Tells::Finish), // OpenAI responses
     (&["response", "incomplete_details", "reason"], Tells::Finish),
     (&["type"], Tells::Kind),
@@ -62,11 +62,20 @@ pub(super) const PATHS: &[Path] = &{
 };
 
 /// Events that end a response, and those that tell of a failure.
-const LAST: &[&[u8]] =
-    &[b"\"response.completed\"", b"\"response.incomplete\"", b"\"message_stop\"", b"\"message-end\""];
+const LAST: &[&[u8]] = &[
+    b"\"response.completed\"",
+    b"\"response.incomplete\"",
+    b"\"message_stop\"",
+    b"\"message-end\"",
+];
 /// Why an answer is shorter than it would have been.
-const CUT: &[&[u8]] =
-    &[b"\"length\"", b"\"max_tokens\"", b"\"MAX_TOKENS\"", b"\"max_output_tokens\"", b"\"model_length\""];
+const CUT: &[&[u8]] = &[
+    b"\"length\"",
+    b"\"max_tokens\"",
+    b"\"MAX_TOKENS\"",
+    b"\"max_output_tokens\"",
+    b"\"model_length\"",
+];
 const FAILING: &[&[u8]] = &[b"\"error\"", b"\"response.failed\""];
 
 /// What a body has told.
@@ -132,7 +141,8 @@ impl Found for Telling<'_> {
             }
             Tells::Model => {
                 let model = serde_json::from_slice::<std::borrow::Cow<'_, str>>(value);
-                self.seen.cached_in_full |= model.is_ok_and(|model| self.rules.cached_in_full(&model));
+                self.seen.cached_in_full |=
+                    model.is_ok_and(|model| self.rules.cached_in_full(&model));
             }
         }
     }
@@ -152,14 +162,16 @@ const KIND: &[u8] = b"\"type\"";
 
 /// What [`MEMBERS`] end in. Models come first, since they do not always matter.
 static KEYS: LazyLock<[Finder<'static>; 6]> = LazyLock::new(|| {
-    [&b"\"model\""[..], b"\"usage\"", b"reason\"", KIND, b"\"error\"", b"\"billed_units\""].map(Finder::new)
+    [&b"\"model\""[..], b"\"usage\"", b"reason\"", KIND, b"\"error\"", b"\"billed_units\""]
+        .map(Finder::new)
 });
 
 /// Whether what follows a key is null, or a kind of event that means nothing.
 fn tells_nothing(is_kind: bool, after_key: &[u8]) -> bool {
     let Some(value) = after_key.trim_ascii_start().strip_prefix(b":") else { return false };
     let value = value.trim_ascii_start();
-    let rest = value.strip_prefix(b"null").or_else(|| is_kind.then(|| after_idle_kind(value)).flatten());
+    let rest =
+        value.strip_prefix(b"null").or_else(|| is_kind.then(|| after_idle_kind(value)).flatten());
     rest.is_some_and(|rest| matches!(rest.trim_ascii_start().first(), Some(b',' | b'}')))
 }
 

@@ -41,7 +41,9 @@ impl Tiktoken {
 
 impl Estimator for Tiktoken {
     fn tokens(&self, text: &str) -> f64 {
-        let Ok(vocabulary) = bpe_for_tokenizer(self.tokenizer) else { return ByScript.tokens(text) };
+        let Ok(vocabulary) = bpe_for_tokenizer(self.tokenizer) else {
+            return ByScript.tokens(text);
+        };
         parts(text).map(|part| vocabulary.count_ordinary(part) as f64).sum()
     }
 }

@@ -36,14 +36,18 @@ impl Quota {
         if self.limit > MAX_LIMIT || self.max_debt.is_some_and(|debt| debt > 8 * MAX_LIMIT) {
             return Err(format!("limits above {MAX_LIMIT} are not supported"));
         }
-        if let Some((metric, weight)) = self.weights.iter().find(|(_, weight)| !(0.0..=1e6).contains(weight))
+        if let Some((metric, weight)) =
+            self.weights.iter().find(|(_, weight)| !(0.0..=1e6).contains(weight))
         {
-            return Err(format!("the weight of `{metric}` is {weight}, and must be between 0 and 1000000"));
+            return Err(format!(
+                "the weight of `{metric}` is {weight}, and must be between 0 and 1000000"
+            ));
         }
         if self.weights.iter().any(|(metric, _)| metric.is_empty()) {
             return Err("a metric has an empty name".into());
         }
-        let misspelt = self.metrics().find_map(|metric| Some((metric, Standard::meant_by(metric)?)));
+        let misspelt =
+            self.metrics().find_map(|metric| Some((metric, Standard::meant_by(metric)?)));
         if let Some((metric, meant)) = misspelt {
             return Err(format!(
                 "it counts `{metric}`: do you mean `{meant}`? Anything else needs another name"
@@ -94,7 +98,12 @@ impl Quota {
         let weights: Box<[Weight]> = self.weights.iter().map(Weight::new).collect();
         let name = self.name.as_deref().unwrap_or_default();
         let identity = format!("{}|{weights:?}|{window}|{layout}|{held}|{name}", self.kind.name());
-        let rule = Rule { id: fingerprint(identity.bytes()), limit: self.limit, held, window: rule_window };
+        let rule = Rule {
+            id: fingerprint(identity.bytes()),
+            limit: self.limit,
+            held,
+            window: rule_window,
+        };
         let most = rule.capacity(0) + self.max_debt.unwrap_or(4 * rule.capacity(0));
         let plain = match (&self.kind, &*weights) {
             (Kind::Concurrency, _) => None,
@@ -139,8 +148,10 @@ impl Quota {
             window.is_multiple_of(**tick)
                 && u128::from(8 * burst + max_debt) * units <= u128::from(MAX_AMOUNT)
         };
-        let tick =
-            TICKS.iter().find(exact).ok_or("its burst is too large for its period: use a sliding window")?;
+        let tick = TICKS
+            .iter()
+            .find(exact)
+            .ok_or("its burst is too large for its period: use a sliding window")?;
         Ok(TokenBucket::new(*tick, window, burst, max_debt, span, slots))
     }
 

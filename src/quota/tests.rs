@@ -9,11 +9,16 @@ fn id(quota: Quota) -> u64 {
 
 #[test]
 fn a_quota_stays_the_same_whatever_its_limit_and_burst() {
-    let bucket = |limit, burst| Quota::token_bucket("tokens", limit, Duration::from_secs(1_234)).burst(burst);
+    let bucket = |limit, burst| {
+        Quota::token_bucket("tokens", limit, Duration::from_secs(1_234)).burst(burst)
+    };
     // So different that the ticks differ too.
     assert_eq!(id(bucket(10, 10)), id(bucket(3_000_000_000, 1)));
     assert_eq!(id(bucket(10, 10)), id(bucket(10, 3_000_000_000)));
-    assert_eq!(id(Quota::per_minute("tokens", 1)), id(Quota::per_minute("tokens", 900_000_000_000)));
+    assert_eq!(
+        id(Quota::per_minute("tokens", 1)),
+        id(Quota::per_minute("tokens", 900_000_000_000))
+    );
 }
 
 #[test]
@@ -47,8 +52,9 @@ const PER_MINUTE: u64 = 3_206_383_264_455_543;
 #[test]
 fn a_cost_is_a_weighted_sum_rounded_up() {
     let meter = |quota: Quota| quota.compile().expect("it is valid");
-    let combined =
-        meter(Quota::per_minute("input_tokens", 100).weight("output_tokens", 5.0).weight("cached", 0.1));
+    let combined = meter(
+        Quota::per_minute("input_tokens", 100).weight("output_tokens", 5.0).weight("cached", 0.1),
+    );
     let cost = |usage| combined.cost(&usage);
     assert_eq!(cost(usage! { input_tokens: 3, output_tokens: 2, cached: 1 }), 14);
     assert_eq!(cost(usage! { tokens: 7 }), 7);
@@ -92,7 +98,10 @@ fn nonsense_is_told_with_the_quota_and_the_reason() {
             Quota::sliding_window("a", 1, 401 * day).named("n"),
             "quota `n`: a window must be between a millisecond and 400 days long",
         ),
-        (Quota::per_minute("a", 1).named("n").slots(0), "quota `n`: slots must be between 1 and 1000"),
+        (
+            Quota::per_minute("a", 1).named("n").slots(0),
+            "quota `n`: slots must be between 1 and 1000",
+        ),
         (
             Quota::token_bucket("a", 1, day).burst(0).named("n"),
             "quota `n`: its burst is 0, and must be between 1 and 900000000000",

@@ -1,27 +1,34 @@
 //! Demands by host, method and path: which requests go to which bucket.
 //!
-//! It knows nothing of quotas: those stay in [`Limits`](crate::Limits). It never lets a stranger's path become a name:
-//! what no route matches has no name of its own, and what a path puts into a bucket's name has to be declared.
+//! It knows nothing of quotas: those stay in [`Limits`](crate::Limits). It never lets a stranger's
+//! path become a name: what no route matches has no name of its own, and what a path puts into a
+//! bucket's name has to be declared.
 
+mod error;
 mod pattern;
 mod route;
 mod target;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use http::Method;
 use matchit::{InsertError, Params};
-use smallvec::SmallVec;
 
-pub use self::route::Route;
+pub use self::{
+    error::{RouteError, RoutesError},
+    route::Route,
+};
 use self::{
-    pattern::Pattern,
-    route::Rule,
+    pattern::RoutePattern,
+    route::{CompiledRoute, Names},
     target::{Target, canonical},
 };
-use crate::{demand::Demand, error::BoxError, extract::Extractor};
+use crate::{
+    demand::Demand,
+    extract::{ExtractError, Extractor},
+};
 
 /// Reads a demand from a request's host, method and path. One client may so call several providers.
 ///
@@ -35,32 +42,39 @@ use crate::{demand::Demand, error::BoxError, extract::Extractor};
 /// | `/v1/models/{model}:generateContent` | one segment for `model`, on any host |
 /// | `/tenants/{tenant}/{*rest}` | one segment for `tenant`, and whatever follows |
 ///
-/// A route with a host comes before those without, then one with a port, then one with a method; among those that
-/// are left, fixed text comes before parameters (where one route has `{name}`, no other may have `{*rest}`). Hosts are compared without their case, paths
-/// with it; slashes at the end of a path make no difference, nor does percent-encoding of what needs none. `GET` does
-/// not stand for `HEAD`. Queries are not looked at. `{{` and `}}` stand for braces.
+/// A route with a host comes before those without, then one with a port, then one with a method;
+/// among those that are left, fixed text comes before parameters (where one route has `{name}`, no
+/// other may have `{*rest}`). Hosts are compared without their case, paths with it; slashes at the
+/// end of a path make no difference, nor does percent-encoding of what needs none. `GET` does not
+/// stand for `HEAD`. Queries are not looked at. `{{` and `}}` stand for braces.
 ///
 /// # What becomes a bucket
-/// A bucket's name may use the path's parameters. Their values are percent-decoded, and must be UTF-8 of 1 to 256
-/// bytes. Such a name means nothing yet: it has to be declared in [`Limits`](crate::Limits), as a bucket, by a family
-/// (`tenant:*`) or by a resolver, which decides whether there is such a tenant at all. So no request can make up a
-/// key. Begin such names with text of their own, so that no value can name another bucket.
+/// A bucket's name may use the path's parameters. Their values are percent-decoded, and must be
+/// UTF-8 of 1 to 256 bytes. Such a name means nothing yet: it has to be declared in
+/// [`Limits`](crate::Limits), as a bucket, by a family (`tenant:*`) or by a resolver, which decides
+/// whether there is such a tenant at all. So no request can make up a key. Begin such names with
+/// text of their own, so that no value can name another bucket.
 ///
-/// What no route matches is refused, unless [`otherwise`](RoutesBuilder::otherwise) says something else.
+/// What no route matches is refused, unless [`otherwise`](RoutesBuilder::otherwise) says something
+/// else.
 ///
 /// ```
 /// use tower_throttle::{Demand, Extractor, Route, Routes, usage};
 ///
 /// # fn main() -> Result<(), tower_throttle::BoxError> {
 /// let routes = Routes::builder()
-///     .route("POST api.openai.com/v1/chat/completions", Route::to("gpt-4o").usage(usage! { tokens: 1_500 }))
+///     .route(
+///         "POST api.openai.com/v1/chat/completions",
+///         Route::to("gpt-4o").usage(usage! { tokens: 1_500 }),
+///     )
 ///     .route("api.anthropic.com", Route::to("claude").class("batch"))
 ///     .route("/tenants/{tenant}/{*rest}", Route::to("tenant:{tenant}").and("all tenants"))
 ///     .route("GET /health", Route::unlimited())
 ///     .build()?;
 ///
 /// let mut request = http::Request::get("http://gateway/tenants/acme/orders").body(())?;
-/// assert_eq!(routes.extract(&mut request)?, Demand::new("tenant:acme", usage! {}).and("all tenants"));
+/// let demand = routes.extract(&mut request).expect("a route matches");
+/// assert_eq!(demand, Demand::new("tenant:acme", usage! {}).and("all tenants"));
 ///
 /// let mut request = http::Request::get("http://gateway/favicon.ico").body(())?;
 /// assert!(routes.extract(&mut request).is_err());
@@ -68,14 +82,14 @@ use crate::{demand::Demand, error::BoxError, extract::Extractor};
 /// # }
 /// ```
 pub struct Routes<R> {
-    inner: Arc<Table<R>>,
+    inner: Arc<RouteTable<R>>,
 }
 
-struct Table<R> {
+struct RouteTable<R> {
     /// The most specific first.
     scopes: Vec<Scope>,
-    rules: Vec<Rule<R>>,
-    otherwise: Rule<R>,
+    rules: Vec<CompiledRoute<R>>,
+    otherwise: CompiledRoute<R>,
 }
 
 /// The paths of one host, port and method.
@@ -87,22 +101,24 @@ struct Scope {
 }
 
 impl<R> Routes<R> {
-    /// No routes yet; what none of them matches is refused.
+    /// Returns a builder without routes. What none of them matches is refused.
     pub fn builder() -> RoutesBuilder<R> {
         RoutesBuilder { routes: Vec::new(), otherwise: Route::refuse() }
     }
 
-    fn demand(&self, request: &mut R, target: fn(&R) -> Target<'_>) -> Result<Demand, BoxError> {
+    fn demand(
+        &self,
+        request: &mut R,
+        target: fn(&R) -> Target<'_>,
+    ) -> Result<Demand, ExtractError> {
         let (rule, names) = self.inner.look_up(&target(request))?;
         rule.demand(request, names)
     }
 }
 
-type Names = SmallVec<[Cow<'static, str>; 2]>;
-
-impl<R> Table<R> {
-    /// The rule of a request, and the names of its buckets.
-    fn look_up(&self, target: &Target<'_>) -> Result<(&Rule<R>, Names), RouteError> {
+impl<R> RouteTable<R> {
+    /// Returns the route of a request, and the names of its buckets.
+    fn look_up(&self, target: &Target<'_>) -> Result<(&CompiledRoute<R>, Names), RouteError> {
         let path = canonical(target.path);
         for scope in self.scopes.iter().filter(|scope| scope.covers(target)) {
             let Ok(found) = scope.paths.at(&path) else { continue };
@@ -118,13 +134,14 @@ impl<R> Table<R> {
 
 impl Scope {
     fn covers(&self, target: &Target<'_>) -> bool {
-        let same_host = |host: &str| target.host.is_some_and(|other| other.eq_ignore_ascii_case(host));
+        let same_host =
+            |host: &str| target.host.is_some_and(|other| other.eq_ignore_ascii_case(host));
         self.host.as_deref().is_none_or(same_host)
             && self.port.is_none_or(|port| target.port == Some(port))
             && self.method.as_ref().is_none_or(|method| target.method == method)
     }
 
-    fn is_of(&self, pattern: &Pattern) -> bool {
+    fn is_of(&self, pattern: &RoutePattern) -> bool {
         (&self.host, self.port, &self.method) == (&pattern.host, pattern.port, &pattern.method)
     }
 
@@ -134,14 +151,14 @@ impl Scope {
 }
 
 impl<B> Extractor<http::Request<B>> for Routes<http::Request<B>> {
-    fn extract(&self, request: &mut http::Request<B>) -> Result<Demand, BoxError> {
+    fn extract(&self, request: &mut http::Request<B>) -> Result<Demand, ExtractError> {
         self.demand(request, |request| Target::of_http(request))
     }
 }
 
 #[cfg(feature = "reqwest")]
 impl Extractor<reqwest::Request> for Routes<reqwest::Request> {
-    fn extract(&self, request: &mut reqwest::Request) -> Result<Demand, BoxError> {
+    fn extract(&self, request: &mut reqwest::Request) -> Result<Demand, ExtractError> {
         self.demand(request, |request| Target::of_reqwest(request))
     }
 }
@@ -154,9 +171,12 @@ impl<R> Clone for Routes<R> {
 
 impl<R> fmt::Debug for Routes<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Table { rules, otherwise, .. } = &*self.inner;
+        let RouteTable { rules, otherwise, .. } = &*self.inner;
         let routes: Vec<_> = rules.iter().map(|rule| &rule.route).collect();
-        f.debug_struct("Routes").field("routes", &routes).field("otherwise", &otherwise.route).finish()
+        f.debug_struct("Routes")
+            .field("routes", &routes)
+            .field("otherwise", &otherwise.route)
+            .finish()
     }
 }
 
@@ -189,11 +209,11 @@ impl<R> RoutesBuilder<R> {
         let mut scopes: Vec<Scope> = Vec::new();
         let mut rules = Vec::new();
         for (index, (text, route)) in self.routes.into_iter().enumerate() {
-            let error = |reason: String| RoutesError { route: text.clone(), reason };
-            let pattern = Pattern::parse(&text).map_err(error)?;
+            let error = |reason: String| RoutesError::new(text.clone(), reason);
+            let pattern = RoutePattern::parse(&text).map_err(error)?;
             let position = scopes.iter().position(|scope| scope.is_of(&pattern));
             let position = position.unwrap_or_else(|| {
-                let Pattern { host, port, method, .. } = pattern.clone();
+                let RoutePattern { host, port, method, .. } = pattern.clone();
                 scopes.push(Scope { host, port, method, paths: matchit::Router::new() });
                 scopes.len() - 1
             });
@@ -201,13 +221,13 @@ impl<R> RoutesBuilder<R> {
                 let inserted = scopes[position].paths.insert(path.as_str(), index);
                 inserted.map_err(|why| error(explain(&why)))?;
             }
-            rules.push(Rule::compile(route, &pattern.parameters()).map_err(error)?);
+            rules.push(CompiledRoute::compile(route, &pattern.parameters()).map_err(error)?);
         }
         // Stable, though no two can be alike.
         scopes.sort_by_key(Scope::rank);
-        let otherwise = Rule::compile(self.otherwise, &[]);
-        let otherwise = otherwise.map_err(|reason| RoutesError { route: "otherwise".into(), reason })?;
-        Ok(Routes { inner: Arc::new(Table { scopes, rules, otherwise }) })
+        let otherwise = CompiledRoute::compile(self.otherwise, &[]);
+        let otherwise = otherwise.map_err(|reason| RoutesError::new("otherwise", reason))?;
+        Ok(Routes { inner: Arc::new(RouteTable { scopes, rules, otherwise }) })
     }
 }
 
@@ -228,85 +248,3 @@ fn explain(why: &InsertError) -> String {
         _ => "a parameter has no name, or its braces do not match".into(),
     }
 }
-
-/// A route that makes no sense: which one, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RoutesError {
-    route: String,
-    reason: String,
-}
-
-impl RoutesError {
-    /// The pattern of the route; `otherwise` for what no route matches.
-    pub fn route(&self) -> &str {
-        &self.route
-    }
-}
-
-impl fmt::Display for RoutesError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "route `{}`: {}", self.route, self.reason)
-    }
-}
-
-impl std::error::Error for RoutesError {}
-
-/// Why a request has no demand.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RouteError {
-    /// No route matches it.
-    NoRoute {
-        /// Its method.
-        method: Method,
-        /// Its host, where it names one.
-        host: Option<String>,
-        /// Its port, or the usual one of its scheme, where it has one.
-        port: Option<u16>,
-        /// Its path.
-        path: String,
-    },
-    /// It is refused by its route.
-    Refused,
-    /// A parameter in its path cannot be part of a bucket's name.
-    BadParameter {
-        /// The parameter.
-        name: String,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
-}
-
-/// As much of a stranger's path as is worth telling.
-const TOLD: usize = 200;
-
-impl RouteError {
-    fn no_route(target: &Target<'_>) -> Self {
-        let short = |text: &str| text.chars().take(TOLD).collect();
-        Self::NoRoute {
-            method: target.method.clone(),
-            host: target.host.map(short),
-            port: target.port,
-            path: short(target.path),
-        }
-    }
-}
-
-impl fmt::Display for RouteError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            // Escaped, since it comes from a stranger.
-            Self::NoRoute { method, host, port, path } => {
-                let host = host.as_deref().unwrap_or_default();
-                write!(f, "no route matches {method} {}", host.escape_debug())?;
-                port.map_or(Ok(()), |port| write!(f, ":{port}"))?;
-                write!(f, "{}", path.escape_debug())
-            }
-            Self::Refused => f.write_str("requests of this route are refused"),
-            Self::BadParameter { name, reason } => write!(f, "parameter `{name}` of the path {reason}"),
-        }
-    }
-}
-
-impl std::error::Error for RouteError {}

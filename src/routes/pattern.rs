@@ -8,7 +8,7 @@ use super::target::{canonical, split_port};
 
 /// What a route matches, as it is written.
 #[derive(Clone, Debug)]
-pub(super) struct Pattern {
+pub(super) struct RoutePattern {
     pub(super) method: Option<Method>,
     pub(super) host: Option<String>,
     pub(super) port: Option<u16>,
@@ -16,7 +16,7 @@ pub(super) struct Pattern {
     pub(super) paths: Vec<String>,
 }
 
-impl Pattern {
+impl RoutePattern {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (method, place) = match text.split_once(' ') {
             Some((method, place)) => (Some(parse_method(method)?), place),
@@ -35,8 +35,9 @@ impl Pattern {
         let (name, port) = split_port(host);
         let name = name.strip_suffix('.').unwrap_or(name);
         let is_host = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-        let is_address =
-            |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_hexdigit() || ":.".contains(c));
+        let is_address = |text: &str| {
+            !text.is_empty() && text.chars().all(|c| c.is_ascii_hexdigit() || ":.".contains(c))
+        };
         let bracketed = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         if !(bracketed.is_some_and(is_address) || !name.is_empty() && name.chars().all(is_host)) {
             return Err(format!(
@@ -93,7 +94,11 @@ pub(super) fn pieces(text: &str) -> Result<Vec<Piece>, String> {
                     match rest.next() {
                         Some('}') => break,
                         Some(c) if c != '{' => name.push(c),
-                        _ => return Err(format!("a brace is not closed in `{text}`; `{{{{` stands for one")),
+                        _ => {
+                            return Err(format!(
+                                "a brace is not closed in `{text}`; `{{{{` stands for one"
+                            ));
+                        }
                     }
                 }
                 if name.trim_start_matches('*').is_empty() {
@@ -104,7 +109,9 @@ pub(super) fn pieces(text: &str) -> Result<Vec<Piece>, String> {
                 }
                 pieces.push(Piece::Parameter(name));
             }
-            '}' => return Err(format!("a brace was not opened in `{text}`; `}}}}` stands for one")),
+            '}' => {
+                return Err(format!("a brace was not opened in `{text}`; `}}}}` stands for one"));
+            }
             c => plain.push(c),
         }
     }

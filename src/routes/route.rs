@@ -4,12 +4,20 @@ use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use matchit::Params;
 use percent_encoding::percent_decode_str;
+use smallvec::SmallVec;
 
 use super::{
-    Names, RouteError,
+    error::RouteError,
     pattern::{Piece, pieces},
 };
-use crate::{demand::Demand, error::BoxError, extract::Extractor, usage::Usage};
+use crate::{
+    demand::Demand,
+    extract::{ExtractError, Extractor},
+    usage::Usage,
+};
+
+/// The names of a demand's buckets.
+pub(super) type Names = SmallVec<[Cow<'static, str>; 2]>;
 
 /// The longest value of a parameter in a bucket's name, in bytes.
 const MAX_VALUE: usize = 256;
@@ -27,15 +35,15 @@ const MAX_VALUE: usize = 256;
 ///     .max_wait(Duration::from_secs(30));
 /// ```
 pub struct Route<R> {
-    aim: Aim<R>,
-    /// Of buckets.
+    destination: Destination<R>,
+    /// The usage of a route to a bucket.
     usage: Option<UsageRule<R>>,
     parents: Vec<Cow<'static, str>>,
     class: Option<Cow<'static, str>>,
     max_wait: Option<Duration>,
 }
 
-enum Aim<R> {
+enum Destination<R> {
     Bucket(Cow<'static, str>),
     Extractor(Arc<dyn Extractor<R> + Send + Sync>),
     Unlimited,
@@ -47,66 +55,67 @@ enum UsageRule<R> {
     Of(Arc<UsageOf<R>>),
 }
 
-type UsageOf<R> = dyn Fn(&R) -> Result<Usage, BoxError> + Send + Sync;
+type UsageOf<R> = dyn Fn(&R) -> Result<Usage, ExtractError> + Send + Sync;
 
 impl<R> Route<R> {
-    /// Sends them to a bucket, whose name may use the pattern's parameters: `tenant:{tenant}`. `{{` and `}}` stand for
-    /// braces. Each is one request, and nothing else unless a usage is given.
+    /// Sends requests to a bucket, whose name may use the pattern's parameters: `tenant:{tenant}`.
+    /// `{{` and `}}` stand for braces. Each is one request, and nothing else unless a usage is
+    /// given.
     pub fn to(bucket: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Aim::Bucket(bucket.into()))
+        Self::new(Destination::Bucket(bucket.into()))
     }
 
-    /// Lets an extractor say what they may use, and of which bucket.
+    /// Lets an extractor say what requests may use, and of which bucket.
     pub fn by(extractor: impl Extractor<R> + Send + Sync + 'static) -> Self {
-        Self::new(Aim::Extractor(Arc::new(extractor)))
+        Self::new(Destination::Extractor(Arc::new(extractor)))
     }
 
-    /// Lets them pass at once, uncounted.
+    /// Lets requests pass at once, uncounted.
     pub fn unlimited() -> Self {
-        Self::new(Aim::Unlimited)
+        Self::new(Destination::Unlimited)
     }
 
-    /// Refuses them with a [`RouteError`].
+    /// Refuses requests with a [`RouteError`].
     pub fn refuse() -> Self {
-        Self::new(Aim::Refuse)
+        Self::new(Destination::Refuse)
     }
 
-    fn new(aim: Aim<R>) -> Self {
-        Self { aim, usage: None, parents: Vec::new(), class: None, max_wait: None }
+    fn new(destination: Destination<R>) -> Self {
+        Self { destination, usage: None, parents: Vec::new(), class: None, max_wait: None }
     }
 
-    /// Takes the same from another bucket too: see [`Demand::and`].
+    /// Asks another bucket for the same usage, too: see [`Demand::and`].
     #[must_use]
     pub fn and(mut self, bucket: impl Into<Cow<'static, str>>) -> Self {
         self.parents.push(bucket.into());
         self
     }
 
-    /// The most that each of them may use.
+    /// Sets the most that each request may use.
     #[must_use]
     pub fn usage(mut self, usage: Usage) -> Self {
         self.usage = Some(UsageRule::Fixed(usage));
         self
     }
 
-    /// Reads from each of them the most that it may use.
+    /// Reads from each request the most that it may use. The closure may use `?` on any error.
     #[must_use]
     pub fn usage_of<F>(mut self, usage_of: F) -> Self
     where
-        F: Fn(&R) -> Result<Usage, BoxError> + Send + Sync + 'static,
+        F: Fn(&R) -> Result<Usage, ExtractError> + Send + Sync + 'static,
     {
         self.usage = Some(UsageRule::Of(Arc::new(usage_of)));
         self
     }
 
-    /// The class they belong to, which [`Limits::class`](crate::Limits::class) declares.
+    /// Sets the class of requests, which [`Limits::class`](crate::Limits::class) declares.
     #[must_use]
     pub fn class(mut self, class: impl Into<Cow<'static, str>>) -> Self {
         self.class = Some(class.into());
         self
     }
 
-    /// The longest that each of them may wait.
+    /// Sets the longest wait of each request.
     #[must_use]
     pub fn max_wait(mut self, max_wait: Duration) -> Self {
         self.max_wait = Some(max_wait);
@@ -116,29 +125,29 @@ impl<R> Route<R> {
 
 impl<R> Clone for Route<R> {
     fn clone(&self) -> Self {
-        let aim = match &self.aim {
-            Aim::Bucket(name) => Aim::Bucket(name.clone()),
-            Aim::Extractor(extractor) => Aim::Extractor(extractor.clone()),
-            Aim::Unlimited => Aim::Unlimited,
-            Aim::Refuse => Aim::Refuse,
+        let destination = match &self.destination {
+            Destination::Bucket(name) => Destination::Bucket(name.clone()),
+            Destination::Extractor(extractor) => Destination::Extractor(extractor.clone()),
+            Destination::Unlimited => Destination::Unlimited,
+            Destination::Refuse => Destination::Refuse,
         };
         let usage = self.usage.as_ref().map(|usage| match usage {
             UsageRule::Fixed(usage) => UsageRule::Fixed(usage.clone()),
             UsageRule::Of(usage_of) => UsageRule::Of(usage_of.clone()),
         });
         let (parents, class) = (self.parents.clone(), self.class.clone());
-        Self { aim, usage, parents, class, max_wait: self.max_wait }
+        Self { destination, usage, parents, class, max_wait: self.max_wait }
     }
 }
 
 impl<R> fmt::Debug for Route<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Route");
-        match &self.aim {
-            Aim::Bucket(name) => debug.field("bucket", name),
-            Aim::Extractor(_) => debug.field("bucket", &"by an extractor"),
-            Aim::Unlimited => debug.field("bucket", &"unlimited"),
-            Aim::Refuse => debug.field("bucket", &"refused"),
+        match &self.destination {
+            Destination::Bucket(name) => debug.field("bucket", name),
+            Destination::Extractor(_) => debug.field("bucket", &"by an extractor"),
+            Destination::Unlimited => debug.field("bucket", &"unlimited"),
+            Destination::Refuse => debug.field("bucket", &"refused"),
         };
         let Self { parents, class, max_wait, .. } = self;
         debug.field("parents", parents).field("class", class).field("max_wait", max_wait);
@@ -147,38 +156,42 @@ impl<R> fmt::Debug for Route<R> {
 }
 
 /// A [`Route`] that makes sense.
-pub(super) struct Rule<R> {
+pub(super) struct CompiledRoute<R> {
     pub(super) route: Route<R>,
     /// Of the bucket, if it is the route's own, and of its parents.
-    names: Vec<Name>,
+    names: Vec<BucketName>,
 }
 
-enum Name {
+enum BucketName {
     Fixed(Cow<'static, str>),
     Composed(Vec<Piece>),
 }
 
-impl<R> Rule<R> {
+impl<R> CompiledRoute<R> {
     pub(super) fn compile(route: Route<R>, parameters: &[String]) -> Result<Self, String> {
-        let Route { aim, usage, parents, class, max_wait } = &route;
-        match aim {
-            Aim::Bucket(_) => {}
-            Aim::Extractor(_) if usage.is_some() => return Err("its extractor tells the usage itself".into()),
-            Aim::Extractor(_) => {}
-            Aim::Unlimited | Aim::Refuse => {
+        let Route { destination, usage, parents, class, max_wait } = &route;
+        match destination {
+            Destination::Bucket(_) => {}
+            Destination::Extractor(_) if usage.is_some() => {
+                return Err("its extractor tells the usage itself".into());
+            }
+            Destination::Extractor(_) => {}
+            Destination::Unlimited | Destination::Refuse => {
                 if usage.is_some() || !parents.is_empty() || class.is_some() || max_wait.is_some() {
                     return Err("a bucket, a usage, a class or a wait means nothing to it".into());
                 }
             }
         }
-        let own = if let Aim::Bucket(name) = aim { Some(name) } else { None };
+        let own = if let Destination::Bucket(name) = destination { Some(name) } else { None };
         let names = own.into_iter().chain(parents);
-        let names = names.map(|name| Name::compile(name.clone(), parameters)).collect::<Result<_, _>>()?;
+        let names = names
+            .map(|name| BucketName::compile(name.clone(), parameters))
+            .collect::<Result<_, _>>()?;
         Ok(Self { names, route })
     }
 
     pub(super) fn refuses(&self) -> bool {
-        matches!(self.route.aim, Aim::Refuse)
+        matches!(self.route.destination, Destination::Refuse)
     }
 
     /// The buckets of a request with these parameters.
@@ -186,13 +199,13 @@ impl<R> Rule<R> {
         self.names.iter().map(|name| name.fill_in(parameters)).collect()
     }
 
-    pub(super) fn demand(&self, request: &mut R, names: Names) -> Result<Demand, BoxError> {
+    pub(super) fn demand(&self, request: &mut R, names: Names) -> Result<Demand, ExtractError> {
         let mut names = names.into_iter();
-        let mut demand = match &self.route.aim {
-            Aim::Unlimited => return Ok(Demand::unlimited()),
-            Aim::Refuse => return Err(RouteError::Refused.into()),
-            Aim::Extractor(extractor) => extractor.extract(request)?,
-            Aim::Bucket(_) => {
+        let mut demand = match &self.route.destination {
+            Destination::Unlimited => return Ok(Demand::unlimited()),
+            Destination::Refuse => return Err(RouteError::Refused.into()),
+            Destination::Extractor(extractor) => extractor.extract(request)?,
+            Destination::Bucket(_) => {
                 let usage = match &self.route.usage {
                     Some(UsageRule::Fixed(usage)) => usage.clone(),
                     Some(UsageRule::Of(usage_of)) => usage_of(request)?,
@@ -212,14 +225,16 @@ impl<R> Rule<R> {
     }
 }
 
-impl Name {
+impl BucketName {
     fn compile(text: Cow<'static, str>, parameters: &[String]) -> Result<Self, String> {
         let pieces = pieces(&text)?;
         for piece in &pieces {
             if let Piece::Parameter(name) = piece
                 && !parameters.contains(name)
             {
-                return Err(format!("its bucket `{text}` uses `{name}`, which is no parameter of its path"));
+                return Err(format!(
+                    "its bucket `{text}` uses `{name}`, which is no parameter of its path"
+                ));
             }
         }
         match pieces.is_empty() {

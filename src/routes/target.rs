@@ -64,8 +64,8 @@ pub(super) fn split_port(text: &str) -> (&str, Option<u16>) {
     }
 }
 
-/// Writes equal paths alike: without slashes at the end, and with nothing percent-encoded that need not be (RFC 3986,
-/// section 6.2.2).
+/// Writes equal paths alike: without slashes at the end, and with nothing percent-encoded that need
+/// not be (RFC 3986, section 6.2.2).
 pub(super) fn canonical(path: &str) -> Cow<'_, str> {
     let path = path.trim_end_matches('/');
     if path.is_empty() {

@@ -124,8 +124,10 @@ impl Inner {
     fn apply(&self, batch: &Batch<'_>) -> (Answer, Wakes) {
         let Batch { session, seq, lease, buckets, ops } = *batch;
         let cells: SmallVec<[_; 2]> = buckets.iter().map(|bucket| self.cell(&bucket.key)).collect();
-        let buckets: SmallVec<[_; 2]> =
-            buckets.iter().map(|bucket| BucketRules { id: bucket.key.id(), rules: &bucket.rules }).collect();
+        let buckets: SmallVec<[_; 2]> = buckets
+            .iter()
+            .map(|bucket| BucketRules { id: bucket.key.id(), rules: &bucket.rules })
+            .collect();
         let batch = engine::Batch { session, seq, lease, buckets: &buckets, ops };
 
         // Several locks are taken in one order, or two batches could wait for each other.
@@ -186,7 +188,8 @@ impl Inner {
         }
         let next = now + SWEEP_EVERY;
         // Of the batches that find it due, one does it.
-        if self.next_sweep.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if self.next_sweep.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
             self.forget(|state| state.is_over(now));
         }
     }

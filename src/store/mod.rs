@@ -8,7 +8,6 @@ mod redis;
 use std::{
     any::Any,
     fmt,
-    hash::{Hash, Hasher},
     pin::Pin,
     sync::{
         Arc,
@@ -19,10 +18,10 @@ use std::{
 pub use self::memory::MemoryStore;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
+pub use crate::bucket::BucketKey;
 use crate::{
+    box_error::BoxError,
     engine::{Answer, Micros, Op, Rule},
-    error::BoxError,
-    fingerprint::fingerprint,
 };
 
 /// Applies batches of operations to buckets: atomically, each batch once, on the store's own clock.
@@ -135,7 +134,13 @@ pub struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// A batch of `session`, its `seq`-th.
-    pub fn new(session: u64, seq: u64, lease: Micros, buckets: &'a [Bucket], ops: &'a [Op]) -> Self {
+    pub fn new(
+        session: u64,
+        seq: u64,
+        lease: Micros,
+        buckets: &'a [Bucket],
+        ops: &'a [Op],
+    ) -> Self {
         Self { session, seq, lease, buckets, ops }
     }
 }
@@ -154,43 +159,6 @@ impl Bucket {
     /// The bucket found by `key`, obeying `rules`.
     pub fn new(key: Arc<BucketKey>, rules: Arc<[Rule]>) -> Self {
         Self { key, rules }
-    }
-}
-
-/// What the state of a bucket is found by. Its id is computed once.
-#[derive(Debug, PartialEq, Eq)]
-pub struct BucketKey {
-    id: u64,
-    partition: Box<str>,
-    name: Box<str>,
-}
-
-impl BucketKey {
-    /// The key of the bucket `name` in `partition`.
-    pub fn new(partition: &str, name: &str) -> Self {
-        let id = fingerprint(partition.bytes().chain([0xff]).chain(name.bytes()));
-        Self { id, partition: partition.into(), name: name.into() }
-    }
-
-    /// Identifies the bucket to every process that knows it: below 2^53, and the same in all versions.
-    pub fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// Buckets of one partition may be part of one batch.
-    pub fn partition(&self) -> &str {
-        &self.partition
-    }
-
-    /// The name, unique in its partition.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-}
-
-impl Hash for BucketKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.id);
     }
 }
 
@@ -222,7 +190,8 @@ impl fmt::Display for StoreError {
 impl std::error::Error for StoreError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Unavailable(cause) | Self::Rejected(cause) => Some(cause.as_ref()),
+            // Its text is printed already.
+            Self::Unavailable(cause) | Self::Rejected(cause) => cause.source(),
         }
     }
 }

@@ -1,41 +1,87 @@
-//! One Lua script call per batch: the engine once more, in `redis/*.lua`, on state in Redis or Valkey. It knows
-//! keys, connections and the script; what operations mean, only the script knows.
+//! One Lua script call per batch: the engine once more, in `redis/*.lua`, on state in Redis or
+//! Valkey. This puts keys, connections, hints and the script together; what operations mean, only
+//! the script knows.
 
+/// Commands that the server's user needs, for the documentation, the advice of an error and the
+/// tests.
+macro_rules! commands {
+    () => {
+        "EVALSHA, EVAL, TIME, HMGET, HGET, HKEYS, HSET, HDEL, PEXPIRE, ZADD, ZCARD, ZRANGEBYSCORE, ZREM, \
+         PUBLISH, SUBSCRIBE, UNSUBSCRIBE"
+    };
+}
+
+mod client;
 mod connection;
 mod error;
+mod hints;
+mod keys;
 mod script;
 #[cfg(test)]
 mod tests;
 mod wire;
 
-use std::{fmt, fmt::Write, sync::Arc};
+use std::{fmt, sync::Arc};
 
-use redis::{ErrorKind, ServerErrorKind, Value, aio::ConnectionLike};
+use redis::{
+    Client, ErrorKind, RedisResult, ServerErrorKind, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+};
 
 use self::{
     connection::{Connection, Own, Reconnecting},
-    error::{rejected, store_error},
+    error::{rejected, store_error, wrong_server},
+    hints::Hints,
+    keys::PartitionKeys,
     script::ApplyScript,
     wire::Unreadable,
 };
-use super::{Batch, BucketKey, Reply, Store, StoreError};
+use super::{Batch, Hint, Listening, Reply, Store, StoreError};
 use crate::engine::Answer;
 
-/// Keeps the state of buckets in Redis (6.2 or later) or Valkey, for any number of processes and machines.
+/// Keeps the state of buckets in Redis (6.2 or later) or Valkey, for any number of processes and
+/// machines.
 ///
-/// A batch is one call of a Lua script and one round trip: atomic, on the server's clock, applied once however often
-/// it arrives. A bucket is one hash, `prefix:{partition}:name`, which the server forgets by itself when it means
-/// nothing any more; a server that evicts keys before that (any `maxmemory-policy` but `noeviction`) may forget what
-/// was used. All keys of a partition are in one slot of a cluster.
+/// A batch is one call of a Lua script and one round trip: atomic, on the server's clock, applied
+/// once however often it arrives.
 ///
-/// The server's user needs the commands `EVALSHA`, `EVAL`, `HMGET`, `HGET`, `HGETALL`, `HSET`, `HDEL`, `PEXPIRE`
-/// and `TIME`. Cloning is cheap and shares the connection.
+/// # Keys
+/// A bucket is two keys: `prefix:{partition}:name`, a hash, and `prefix:{partition}:name!due`, a
+/// sorted set of what ends there when. The server forgets both by itself when they mean nothing any
+/// more. A server that evicts keys before that (any `maxmemory-policy` but `noeviction`) may forget
+/// what was used. All keys of a partition are in one slot of a cluster.
+///
+/// # Hints
+/// Waiters look for capacity by themselves. Hints make that faster: a batch that makes room for a
+/// waiter of another process publishes a message on the channel `prefix:{partition}:wake:session`,
+/// and the waiter's process looks at once. They take a second connection, which exists while any
+/// limiter uses the store. Nothing depends on them: without hints a waiter starts later.
+///
+/// A store that was made from a URL or a client has hints. One that uses a connection of yours has
+/// them after [`hints_from`](Self::hints_from) or, on a cluster, `hints_from_cluster`. A store
+/// without hints sends none either, so set them in every process or in none.
+///
+/// # Permissions
+#[doc = concat!("The server's user needs the commands ", commands!(), ".")]
+/// On a cluster `SPUBLISH`, `SSUBSCRIBE` and `SUNSUBSCRIBE` take the place of the last three. A URL
+/// with a database also needs `SELECT`. The user needs the keys below the prefix and, for hints,
+/// the channels:
+///
+/// ```text
+/// ACL SETUSER app on >password ~throttle:* resetchannels &throttle:* +evalsha +eval ..
+/// ```
+///
+/// A user that may not subscribe has no hints, which is no error.
+///
+/// # Cloning
+/// Cloning is cheap and shares the connections.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), tower_throttle::store::StoreError> {
 /// use tower_throttle::store::RedisStore;
 ///
-/// let store = RedisStore::connect("redis://user:password@localhost:6379/0").await?.prefix("myapp");
+/// let store = RedisStore::connect("redis://user:password@localhost:6379/0").await?;
+/// let store = store.prefix("myapp");
 /// # Ok(())
 /// # }
 /// ```
@@ -44,6 +90,7 @@ pub struct RedisStore {
     connection: Arc<dyn Connection>,
     script: Arc<ApplyScript>,
     prefix: Arc<str>,
+    hints: Option<Hints>,
 }
 
 impl fmt::Debug for RedisStore {
@@ -59,144 +106,217 @@ impl RedisStore {
     /// Connects to the server that `url` names: `redis://user:password@host:port/db`,
     /// `redis+unix:///path?user=..&pass=..&db=..`, or, with feature `redis-tls`, `rediss://..`.
     ///
-    /// With TLS the authorities that the machine trusts are trusted, or those in the file that `SSL_CERT_FILE` names.
-    /// Cryptography is that of the process's default provider of rustls; where there is none, ring becomes it. For
-    /// certificates of your own see `redis::Client::build_with_tls` and [`new`](Self::new).
+    /// With TLS the authorities that the machine trusts are trusted, or those in the file that
+    /// `SSL_CERT_FILE` names. Cryptography is that of the process's default provider of rustls;
+    /// where there is none, ring becomes it. For certificates of your own see
+    /// [`from_client`](Self::from_client).
     ///
-    /// The connection is one for all, and made anew whenever it is in doubt: after an error, a reply that nobody waited
-    /// for to its end, a master that became a replica. So an outage ends when the server's does.
+    /// All batches share one connection. It is replaced whenever it is in doubt: after an error, a
+    /// reply that did not come in time, a master that became a replica. So an outage ends when the
+    /// server's does.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] if the server cannot be reached within 3 seconds or is not ready;
-    /// [`StoreError::Rejected`] if the URL is malformed or the server refuses the credentials.
+    /// [`StoreError::Unavailable`] if the server cannot be reached within 3 seconds or is not
+    /// ready; [`StoreError::Rejected`] if the URL is malformed, the server refuses the credentials,
+    /// or a file of certificates cannot be read.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        let connection = Reconnecting::new(url).map_err(|error| store_error(error, ""))?;
+        let client = client::client(url).map_err(|error| store_error(error, ""))?;
+        let (store, connection) = Self::reconnecting(client);
         connection.connect().await.map_err(|error| store_error(error, connection.server()))?;
-        Ok(Self::with(Arc::new(connection)))
+        Ok(store)
     }
 
-    /// The same without connecting yet, for a service that must start while its server is down.
+    /// Uses the server that `url` names, as [`connect`](Self::connect) does, but connects when the
+    /// first batch is sent. This is for a service that must start while its server is down.
     ///
     /// # Errors
     /// [`StoreError::Rejected`] if the URL is malformed.
     pub fn lazy(url: &str) -> Result<Self, StoreError> {
-        let connection = Reconnecting::new(url).map_err(|error| store_error(error, ""))?;
-        Ok(Self::with(Arc::new(connection)))
+        Ok(Self::from_client(client::client(url).map_err(|error| store_error(error, ""))?))
     }
 
-    /// Uses a connection of your own; it decides what happens when it breaks. A
-    /// [`MultiplexedConnection`](redis::aio::MultiplexedConnection) stays broken; `ConnectionManager` (feature
-    /// `redis-connection-manager`) and `ClusterConnection` (feature `redis-cluster`) recover from most errors.
+    /// Uses the server that `client` leads to, as [`lazy`](Self::lazy) does. This is for
+    /// certificates of your own: see `redis::Client::build_with_tls`.
+    pub fn from_client(client: Client) -> Self {
+        Self::reconnecting(client).0
+    }
+
+    /// Uses connections that `connect` makes, and replaces them as [`connect`](Self::connect) does.
+    /// This is for servers that redis-rs finds in other ways, as by Sentinel.
     ///
-    /// Mind its own time-out for replies, which is half a second unless you set another.
+    /// There are no hints: see [`hints_from`](Self::hints_from).
+    ///
+    /// ```no_run
+    /// use redis::Client;
+    /// use tower_throttle::store::RedisStore;
+    ///
+    /// # fn address_of_the_master() -> String { String::new() }
+    /// let store = RedisStore::connect_with(|| async {
+    ///     Client::open(address_of_the_master())?.get_multiplexed_async_connection().await
+    /// });
+    /// ```
+    pub fn connect_with<C, F>(connect: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        C: ConnectionLike + Clone + Send + Sync + 'static,
+        F: Future<Output = RedisResult<C>> + Send + 'static,
+    {
+        Self::with(Arc::new(Reconnecting::new(String::new(), connect)), None)
+    }
+
+    /// Uses a connection of your own, which decides what happens when it breaks.
+    ///
+    /// * A [`MultiplexedConnection`] never recovers.
+    /// * A `ConnectionManager` (feature `redis-connection-manager`) recovers after the server closed
+    ///   it, with a backoff of its own. It stays with a silent connection, and with a server that
+    ///   became a replica.
+    /// * A `ClusterConnection` (feature `redis-cluster`) recovers from most errors.
+    ///
+    /// [`connect`](Self::connect), [`from_client`](Self::from_client) and
+    /// [`connect_with`](Self::connect_with) recover from all of these, also with connections of
+    /// these types.
+    ///
+    /// A connection has a time-out of its own for replies, half a second unless you set another.
+    /// There are no hints: see [`hints_from`](Self::hints_from).
     pub fn new<C>(connection: C) -> Self
     where
         C: ConnectionLike + Clone + Send + Sync + 'static,
     {
-        Self::with(Arc::new(Own(connection)))
+        Self::with(Arc::new(Own(connection)), None)
     }
 
-    fn with(connection: Arc<dyn Connection>) -> Self {
-        Self { connection, script: Arc::new(ApplyScript::new()), prefix: "throttle".into() }
+    fn reconnecting(client: Client) -> (Self, Arc<Reconnecting<MultiplexedConnection>>) {
+        let hints = Hints::from_server(client.clone());
+        let connection = Arc::new(client::reconnecting(client));
+        (Self::with(connection.clone(), Some(hints)), connection)
     }
 
-    /// What all keys begin with, "throttle" unless set. Stores with different prefixes share nothing.
+    fn with(connection: Arc<dyn Connection>, hints: Option<Hints>) -> Self {
+        Self { connection, script: Arc::new(ApplyScript::new()), prefix: "throttle".into(), hints }
+    }
+
+    /// Takes [hints](Self#hints) from the server that `client` leads to. It has to be the server of
+    /// the connection, or one that gets its messages.
+    pub fn hints_from(self, client: Client) -> Self {
+        Self { hints: Some(Hints::from_server(client)), ..self }
+    }
+
+    /// Takes [hints](Self#hints) from a cluster of Redis 7.0 or later, or Valkey. The protocol
+    /// becomes RESP3.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use redis::cluster::ClusterClientBuilder;
+    /// use tower_throttle::store::RedisStore;
+    ///
+    /// let nodes = ["redis://localhost:7000", "redis://localhost:7001"];
+    /// let cluster = || ClusterClientBuilder::new(nodes);
+    /// let connection = cluster().build()?.get_async_connection().await?;
+    /// let store = RedisStore::new(connection).hints_from_cluster(cluster())?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`StoreError::Rejected`] if the settings do not fit together.
+    #[cfg(feature = "redis-cluster")]
+    pub fn hints_from_cluster(
+        self,
+        builder: redis::cluster::ClusterClientBuilder,
+    ) -> Result<Self, StoreError> {
+        let client = builder.use_protocol(redis::ProtocolVersion::RESP3).build();
+        let client = client.map_err(|error| store_error(error, ""))?;
+        Ok(Self { hints: Some(Hints::from_cluster(client)), ..self })
+    }
+
+    /// Sets what all keys and channels begin with: "throttle" unless set. Stores with different
+    /// prefixes share nothing.
     pub fn prefix(self, prefix: &str) -> Self {
         Self { prefix: prefix.into(), ..self }
     }
 
-    /// For tests that step time: replaces the one line of the script that reads the clock, which must define a
-    /// function `clock` that returns microseconds since the epoch.
+    /// For tests that step time: replaces the one line of the script that reads the clock, which
+    /// must define a function `clock` that returns microseconds since the epoch.
     #[doc(hidden)]
     pub fn with_clock(self, line: &str) -> Self {
         Self { script: Arc::new(self.script.with_clock(line)), ..self }
     }
 
-    /// For tests that see wake-ups: replaces the one line of the script that sends one `to` a channel.
+    /// For tests that see wake-ups: replaces the one line of the script that sends one `to` a
+    /// channel.
     #[cfg(test)]
     fn with_wakes(self, line: &str) -> Self {
         Self { script: Arc::new(self.script.with_wakes(line)), ..self }
     }
 
-    /// What the keys of a partition and its channels begin with.
-    fn begin(&self, partition: &str) -> String {
-        let mut name = String::with_capacity(self.prefix.len() + 64);
-        escape(&mut name, &self.prefix);
-        name.push_str(":{");
-        escape(&mut name, partition);
-        name.push_str("}:");
-        name
-    }
-
-    fn key(&self, key: &BucketKey) -> Vec<u8> {
-        let mut name = self.begin(key.partition());
-        escape(&mut name, key.name());
-        name.into_bytes()
-    }
-
-    /// The keys of a bucket: that of its state, and that of its index of due times. No name has a `!`.
-    fn keys(&self, key: &BucketKey) -> [Vec<u8>; 2] {
-        let state = self.key(key);
-        let due = [&state[..], b"!due"].concat();
-        [state, due]
-    }
-
-    /// What the channels of wake-ups in a partition begin with: a session's number follows.
-    fn channel(&self, partition: &str) -> Vec<u8> {
-        (self.begin(partition) + "wake:").into_bytes()
-    }
-}
-
-/// Appends `part` with all that could mean something in a key or in a log percent-encoded.
-fn escape(to: &mut String, part: &str) {
-    for byte in part.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'/' | b'@' => {
-                to.push(byte.into());
+    async fn call(
+        &self,
+        keys: &[Vec<u8>],
+        arguments: &[Vec<u8>],
+        ops: usize,
+    ) -> Result<Answer, StoreError> {
+        let query = |cmd| self.connection.clone().query(cmd);
+        let reply = match query(self.script.evalsha(keys, arguments)).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                query(self.script.eval(keys, arguments)).await
             }
-            // Writing to a string cannot fail.
-            _ => _ = write!(to, "%{byte:02X}"),
-        }
+            reply => reply,
+        };
+        let reply = reply.map_err(|error| {
+            if let (true, Some(hints)) = (wrong_server(&error), &self.hints) {
+                hints.doubt();
+            }
+            store_error(error, self.connection.server())
+        })?;
+        let answer = match &reply {
+            Value::BulkString(bytes) => wire::decode(bytes, keys.len() / 2, ops),
+            _ => Err(Unreadable::Foreign),
+        };
+        answer.map_err(|unreadable| match unreadable {
+            Unreadable::Cut => {
+                StoreError::Unavailable("the server's reply was cut on its way".into())
+            }
+            Unreadable::Foreign => rejected("the server's reply is none of the script's"),
+        })
+    }
+
+    fn partition_keys(&self, partition: &str) -> PartitionKeys {
+        PartitionKeys::new(&self.prefix, partition)
+    }
+
+    /// What the channels begin with that the script publishes on. Empty if the store has no hints:
+    /// then nothing is published.
+    fn channel_prefix(&self, keys: &PartitionKeys) -> Vec<u8> {
+        self.hints.as_ref().map(|_| keys.channel_prefix()).unwrap_or_default()
+    }
+
+    /// True if the script has to publish on one shard of a cluster (SPUBLISH).
+    fn publishes_sharded(&self) -> bool {
+        self.hints.as_ref().is_some_and(Hints::are_sharded)
     }
 }
 
 impl Store for RedisStore {
     fn apply(&self, batch: &Batch<'_>) -> Reply {
-        let keys: Vec<_> = batch.buckets.iter().flat_map(|bucket| self.keys(&bucket.key)).collect();
-        let channel = batch.buckets.first().map(|bucket| self.channel(bucket.key.partition()));
-        let arguments = wire::encode(batch, &channel.unwrap_or_default(), false);
-        let ops = batch.ops.len();
-        let (connection, script) = (self.connection.clone(), self.script.clone());
+        if let Some(hints) = &self.hints {
+            hints.revive();
+        }
+        // All buckets of a batch are in one partition.
+        let partition = batch.buckets.first().map_or("", |bucket| bucket.key.partition());
+        let keys = self.partition_keys(partition);
+        let arguments = wire::encode(batch, &self.channel_prefix(&keys), self.publishes_sharded());
+        let keys: Vec<_> =
+            batch.buckets.iter().flat_map(|bucket| keys.of_bucket(bucket.key.name())).collect();
+        let (store, ops) = (self.clone(), batch.ops.len());
         Reply::Later(Box::pin(async move {
             let arguments = arguments.map_err(rejected)?;
-            call(&connection, &script, &keys, &arguments, ops).await
+            store.call(&keys, &arguments, ops).await
         }))
     }
-}
 
-async fn call(
-    connection: &Arc<dyn Connection>,
-    script: &ApplyScript,
-    keys: &[Vec<u8>],
-    arguments: &[Vec<u8>],
-    ops: usize,
-) -> Result<Answer, StoreError> {
-    let reply = match connection.clone().query(script.evalsha(keys, arguments)).await {
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            connection.clone().query(script.eval(keys, arguments)).await
-        }
-        reply => reply,
-    };
-    let reply = reply.map_err(|error| store_error(error, connection.server()))?;
-    let answer = match &reply {
-        Value::BulkString(bytes) => wire::decode(bytes, keys.len() / 2, ops),
-        _ => Err(Unreadable::Foreign),
-    };
-    answer.map_err(|unreadable| match unreadable {
-        Unreadable::Cut => StoreError::Unavailable("the server's reply was cut off on its way".into()),
-        Unreadable::Foreign => rejected("the server's reply is none of the script's"),
-    })
+    fn listen(&self, partition: &str, session: u64, hint: Hint) -> Option<Listening> {
+        Some(self.hints.as_ref()?.listen(self.partition_keys(partition), session, hint))
+    }
 }

@@ -37,7 +37,8 @@ async fn s30_a_retry_policy_reads_when_to_come_again() {
     let (limiter, ledger) = Ledger::limiter();
     let probe = Probe::new(Act::Answer(0));
     let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).reject();
-    let service = ServiceBuilder::new().retry(WhenItFits { tries: 1 }).layer(layer).service(probe.clone());
+    let service =
+        ServiceBuilder::new().retry(WhenItFits { tries: 1 }).layer(layer).service(probe.clone());
 
     service.clone().oneshot(90).await.unwrap();
     let started = Instant::now();
@@ -52,7 +53,8 @@ async fn a_refusal_for_good_tells_no_time() {
     let (limiter, ledger) = Ledger::limiter();
     let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract);
     let probe = Probe::new(Act::Answer(0));
-    let service = ServiceBuilder::new().retry(WhenItFits { tries: 9 }).layer(layer).service(probe.clone());
+    let service =
+        ServiceBuilder::new().retry(WhenItFits { tries: 9 }).layer(layer).service(probe.clone());
     let error = service.oneshot(101).await.unwrap_err();
     assert!(Throttled::find(error.as_ref()).is_some_and(Throttled::is_permanent), "{error}");
     settled(&limiter, &ledger, (0, 0), "what can never be granted").await;
@@ -62,7 +64,7 @@ async fn a_refusal_for_good_tells_no_time() {
 #[tokio::test(start_paused = true)]
 async fn a_longest_wait_is_for_each_attempt_and_a_total_timeout_for_all() {
     let (limiter, _) = Ledger::limiter();
-    let layer = ThrottleLayer::new(limiter.clone(), |request: &mut u64| {
+    let layer = ThrottleLayer::from_fn(limiter.clone(), |request: &mut u64| {
         Ok(Demand::new("api", usage! { tokens: *request }).max_wait(Duration::from_secs(5)))
     });
     let service = ServiceBuilder::new()

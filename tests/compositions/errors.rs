@@ -4,7 +4,7 @@ use std::{error::Error, fmt, io, sync::Arc};
 
 use tower_throttle::{BoxError, Throttled};
 
-/// An error of somebody's own.
+/// An error of a caller's own.
 #[derive(Debug)]
 struct Wrapped(BoxError);
 

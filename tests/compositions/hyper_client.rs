@@ -8,7 +8,9 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use tower::{ServiceBuilder, ServiceExt};
-use tower_throttle::{BoxError, Demand, Limiter, Settlement, ThrottleLayer, inspect, usage};
+use tower_throttle::{
+    BoxError, Demand, ExtractError, Limiter, Settlement, ThrottleLayer, inspect, usage,
+};
 
 use crate::{
     ledger::{Ledger, settled},
@@ -22,7 +24,7 @@ fn client() -> Client<HttpConnector, Body> {
     Client::builder(TokioExecutor::new()).build_http()
 }
 
-fn demand(_: &mut Request<Body>) -> Result<Demand, BoxError> {
+fn demand(_: &mut Request<Body>) -> Result<Demand, ExtractError> {
     Ok(Demand::new("api", usage! { tokens: RESERVED }))
 }
 
@@ -61,7 +63,8 @@ async fn s30_each_attempt_of_a_retry_outside_reserves_and_settles() {
         status: Response::status,
     };
     let service = ServiceBuilder::new().retry(policy).layer(layer).service(client());
-    let request = Request::get(provider.url("/third-time")).body(Full::default()).expect("a valid request");
+    let request =
+        Request::get(provider.url("/third-time")).body(Full::default()).expect("a valid request");
     let response = service.oneshot(request).await.expect("an answer");
     assert_eq!(provider.hits(), 3);
     response.into_body().collect().await.expect("all of it");
@@ -76,7 +79,8 @@ async fn many_calls_at_once_keep_to_the_limit() {
     let layer = ThrottleLayer::new(limiter.clone(), demand).inspector(inspector()).reject();
     let service = ServiceBuilder::new().layer(layer).service(client());
     let calls = (0..8).map(|_| {
-        let request = Request::get(provider.url("/chunked")).body(Full::default()).expect("a valid request");
+        let request =
+            Request::get(provider.url("/chunked")).body(Full::default()).expect("a valid request");
         service.clone().oneshot(request)
     });
     // Three times 30 of 100 fit at once.

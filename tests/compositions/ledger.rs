@@ -20,8 +20,10 @@ impl Ledger {
     /// A limiter that is watched: 100 tokens and 10 requests a minute.
     pub(crate) fn limiter() -> (Limiter, Self) {
         Self::watching(
-            Limits::new()
-                .bucket("api", [Quota::per_minute("tokens", 100), Quota::per_minute("requests", 10)]),
+            Limits::new().bucket(
+                "api",
+                [Quota::per_minute("tokens", 100), Quota::per_minute("requests", 10)],
+            ),
         )
     }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use http::Response;
 use tokio::time::{Instant, timeout};
 use tower::{
-    Service, ServiceBuilder, ServiceExt, load_shed::error::Overloaded, service_fn, timeout::error::Elapsed,
+    Service, ServiceBuilder, ServiceExt, load_shed::error::Overloaded, service_fn,
+    timeout::error::Elapsed,
 };
 use tower_throttle::{BoxError, Settlement, ThrottleLayer, inspect};
 
@@ -38,8 +39,10 @@ async fn a_throttle_is_always_ready_so_an_outer_load_shed_never_sheds() {
 #[tokio::test(start_paused = true)]
 async fn an_outer_buffer_never_fills() {
     let limiter = limiter();
-    let service =
-        ServiceBuilder::new().buffer(1).layer(keeping(&limiter)).service(Probe::new(Act::Answer(0)));
+    let service = ServiceBuilder::new()
+        .buffer(1)
+        .layer(keeping(&limiter))
+        .service(Probe::new(Act::Answer(0)));
     service.clone().oneshot(100).await.unwrap();
     let waiting: Vec<_> = (0..5).map(|_| tokio::spawn(service.clone().oneshot(1))).collect();
     tokio::time::sleep(SOON).await;
@@ -52,7 +55,8 @@ async fn an_inner_load_shed_sheds_in_the_call_which_only_its_error_tells() {
     let overloaded = || Probe::new(Act::BeReadyAfter(Duration::from_secs(1)));
 
     let (limiter, ledger) = Ledger::limiter();
-    let mut service = ServiceBuilder::new().layer(keeping(&limiter)).load_shed().service(overloaded());
+    let mut service =
+        ServiceBuilder::new().layer(keeping(&limiter)).load_shed().service(overloaded());
     let error = service.ready().await.unwrap().call(80).await.unwrap_err();
     assert!(error.is::<Overloaded>(), "{error}");
     settled(&limiter, &ledger, (80, 1), "it counts as a call that was made").await;
@@ -62,14 +66,21 @@ async fn an_inner_load_shed_sheds_in_the_call_which_only_its_error_tells() {
         error.is::<Overloaded>().then_some(Settlement::Release)
     });
     let layer = keeping(&limiter).inspector(inspector);
-    ServiceBuilder::new().layer(layer).load_shed().service(overloaded()).oneshot(80).await.unwrap_err();
+    ServiceBuilder::new()
+        .layer(layer)
+        .load_shed()
+        .service(overloaded())
+        .oneshot(80)
+        .await
+        .unwrap_err();
     settled(&limiter, &ledger, (0, 0), "unless the inspector knows better").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_inner_service_that_is_never_ready_fails_the_call_and_not_the_throttle() {
     let limiter = limiter();
-    let mut service = ServiceBuilder::new().layer(keeping(&limiter)).service(Probe::new(Act::FailToBeReady));
+    let mut service =
+        ServiceBuilder::new().layer(keeping(&limiter)).service(Probe::new(Act::FailToBeReady));
     let error = service.ready().await.expect("always ready").call(80).await.unwrap_err();
     assert_eq!(error.to_string(), "not ready, never");
     assert_eq!(charged(&limiter).await, (0, 0, 0));
@@ -79,11 +90,15 @@ async fn an_inner_service_that_is_never_ready_fails_the_call_and_not_the_throttl
 async fn a_concurrency_limit_inside_counts_calls_and_outside_also_those_that_wait() {
     let limiter = limiter();
     let layer = keeping(&limiter);
-    let inside =
-        ServiceBuilder::new().layer(layer.clone()).concurrency_limit(1).service(Probe::new(Act::Answer(0)));
-    let outside = ServiceBuilder::new().concurrency_limit(1).layer(layer).service(Probe::new(Act::Answer(0)));
+    let inside = ServiceBuilder::new()
+        .layer(layer.clone())
+        .concurrency_limit(1)
+        .service(Probe::new(Act::Answer(0)));
+    let outside =
+        ServiceBuilder::new().concurrency_limit(1).layer(layer).service(Probe::new(Act::Answer(0)));
     inside.clone().oneshot(90).await.unwrap();
-    let _waits = [tokio::spawn(inside.clone().oneshot(50)), tokio::spawn(outside.clone().oneshot(50))];
+    let _waits =
+        [tokio::spawn(inside.clone().oneshot(50)), tokio::spawn(outside.clone().oneshot(50))];
     tokio::time::sleep(SOON).await;
 
     // Both permits are free for what asks for nothing, and needs none of the tokens they wait for.
@@ -98,9 +113,14 @@ async fn a_timeout_outside_limits_the_wait_and_one_inside_only_the_call() {
     let (limiter, ledger) = Ledger::limiter();
     let second = Duration::from_secs(1);
     let probe = Probe::new(Act::Answer(0));
-    let outside = ServiceBuilder::new().timeout(second).layer(keeping(&limiter)).service(probe.clone());
-    let inside = ServiceBuilder::new().layer(keeping(&limiter)).timeout(second).service(probe.clone());
-    let slow = ServiceBuilder::new().layer(keeping(&limiter)).timeout(second).service(Probe::new(Act::Hang));
+    let outside =
+        ServiceBuilder::new().timeout(second).layer(keeping(&limiter)).service(probe.clone());
+    let inside =
+        ServiceBuilder::new().layer(keeping(&limiter)).timeout(second).service(probe.clone());
+    let slow = ServiceBuilder::new()
+        .layer(keeping(&limiter))
+        .timeout(second)
+        .service(Probe::new(Act::Hang));
     inside.clone().oneshot(80).await.unwrap();
 
     let error = outside.oneshot(40).await.unwrap_err();
@@ -119,22 +139,28 @@ async fn a_timeout_outside_limits_the_wait_and_one_inside_only_the_call() {
 async fn a_filter_outside_costs_nothing_and_one_inside_comes_too_late() {
     let (limiter, ledger) = Ledger::limiter();
     let refuse = |_: u64| Err::<u64, BoxError>("filtered".into());
-    let outside =
-        ServiceBuilder::new().filter(refuse).layer(keeping(&limiter)).service(Probe::new(Act::Answer(0)));
+    let outside = ServiceBuilder::new()
+        .filter(refuse)
+        .layer(keeping(&limiter))
+        .service(Probe::new(Act::Answer(0)));
     assert_eq!(outside.oneshot(80).await.unwrap_err().to_string(), "filtered");
     settled(&limiter, &ledger, (0, 0), "nothing was reserved").await;
 
-    let inside =
-        ServiceBuilder::new().layer(keeping(&limiter)).filter(refuse).service(Probe::new(Act::Answer(0)));
+    let inside = ServiceBuilder::new()
+        .layer(keeping(&limiter))
+        .filter(refuse)
+        .service(Probe::new(Act::Answer(0)));
     assert_eq!(inside.oneshot(80).await.unwrap_err().to_string(), "filtered");
     settled(&limiter, &ledger, (80, 1), "it counts as a call that was made").await;
 }
 
-/// Steer is ready when all its services are, so that a slow one delays the others, inside as outside.
+/// Steer is ready when all its services are, so that a slow one delays the others, inside as
+/// outside.
 #[tokio::test(start_paused = true)]
 async fn a_steer_inside_waits_for_all_its_services() {
     let limiter = limiter();
-    let services = [Probe::new(Act::Answer(0)), Probe::new(Act::BeReadyAfter(Duration::from_millis(300)))];
+    let services =
+        [Probe::new(Act::Answer(0)), Probe::new(Act::BeReadyAfter(Duration::from_millis(300)))];
     let steer = tower::steer::Steer::new(services, |_: &u64, _: &[Probe]| 0);
     let started = Instant::now();
     ServiceBuilder::new().layer(keeping(&limiter)).service(steer).oneshot(80).await.unwrap();

@@ -1,4 +1,4 @@
-//! The layer in people's stacks: other layers of tower around it and inside it.
+//! The layer in stacks: other layers of tower around it and inside it.
 
 #[allow(dead_code, reason = "shared with the tests of the layer")]
 #[path = "../layer/frames.rs"]
@@ -8,6 +8,8 @@ mod frames;
 mod probe;
 
 mod attempts;
+#[cfg(all(feature = "llm", feature = "reqwest-middleware", feature = "routes"))]
+mod documented;
 mod errors;
 mod hyper_client;
 mod ledger;
@@ -20,5 +22,7 @@ mod reqwest_middleware;
 #[cfg(feature = "routes")]
 mod routes;
 mod scenarios;
+#[cfg(all(feature = "llm", feature = "reqwest-middleware", feature = "routes"))]
+mod spawned;
 mod stacks;
 mod wire;

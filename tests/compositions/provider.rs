@@ -1,4 +1,5 @@
-//! A provider on the loopback that writes what it is told to, byte by byte, and hangs up after each answer.
+//! A provider on the loopback that writes what it is told to, byte by byte, and hangs up after each
+//! answer.
 
 use std::{
     net::SocketAddr,
@@ -70,7 +71,7 @@ impl Provider {
     }
 }
 
-/// A port where nobody listens, kept from others.
+/// A port without a listener, kept from others.
 #[derive(Debug)]
 pub(crate) struct Nowhere {
     bound: TcpSocket,
@@ -128,25 +129,30 @@ async fn read(stream: &mut TcpStream) -> std::io::Result<Option<(String, String)
         }
     };
     let text = String::from_utf8_lossy(&received[..head]).to_lowercase();
-    let length = text.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+    let length =
+        text.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
     while received.len() < head + length.unwrap_or(0) {
         if stream.read_buf(&mut received).await? == 0 {
             return Ok(None);
         }
     }
-    let line = String::from_utf8_lossy(&received[..head]).lines().next().unwrap_or_default().to_owned();
+    let line =
+        String::from_utf8_lossy(&received[..head]).lines().next().unwrap_or_default().to_owned();
     let mut words = line.split(' ').map(str::to_owned);
     Ok(words.next().zip(words.next()))
 }
 
 fn answer(path: &str, hit: usize) -> (String, Vec<u8>) {
-    let sized =
-        |status: &str, body: &[u8]| (format!("{status}\r\ncontent-length: {}", body.len()), body.to_vec());
+    let sized = |status: &str, body: &[u8]| {
+        (format!("{status}\r\ncontent-length: {}", body.len()), body.to_vec())
+    };
     let chunked = "200 OK\r\ntransfer-encoding: chunked";
     match path {
         "/empty" => ("204 No Content".into(), Vec::new()),
         "/not-modified" => ("304 Not Modified\r\netag: \"1\"".into(), Vec::new()),
-        "/redirect" => ("302 Found\r\nlocation: /answer?again\r\ncontent-length: 0".into(), Vec::new()),
+        "/redirect" => {
+            ("302 Found\r\nlocation: /answer?again\r\ncontent-length: 0".into(), Vec::new())
+        }
         "/chunked" => (chunked.into(), b"b\r\nsome text, \r\n7\r\nused: 8\r\n0\r\n\r\n".to_vec()),
         "/untold" => (chunked.into(), b"b\r\nsome text, \r\n0\r\n\r\n".to_vec()),
         "/endless" => (chunked.into(), b"b\r\nsome text, \r\n".to_vec()),

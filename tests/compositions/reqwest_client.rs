@@ -3,7 +3,9 @@
 use http::Method;
 use reqwest::{Client, Request, Response};
 use tower::{ServiceBuilder, ServiceExt};
-use tower_throttle::{BoxError, Demand, Limiter, Settlement, ThrottleLayer, inspect, usage};
+use tower_throttle::{
+    BoxError, Demand, ExtractError, Limiter, Settlement, ThrottleLayer, inspect, usage,
+};
 
 use crate::{
     ledger::{Ledger, settled},
@@ -12,7 +14,7 @@ use crate::{
     wire::{self, Answer, RESERVED, UntilServed, erased, inspector},
 };
 
-fn demand(_: &mut Request) -> Result<Demand, BoxError> {
+fn demand(_: &mut Request) -> Result<Demand, ExtractError> {
     Ok(Demand::new("api", usage! { tokens: RESERVED }))
 }
 
@@ -101,10 +103,13 @@ async fn a_response_stays_what_it_is() {
     ] {
         for method in [Method::GET, Method::HEAD, Method::POST] {
             let (limiter, ledger) = Ledger::limiter();
-            let bare =
-                Client::new().execute(request(method.clone(), &provider.url(path), "")).await.expect(path);
-            let throttled =
-                execute(&limiter, request(method.clone(), &provider.url(path), "")).await.expect(path);
+            let bare = Client::new()
+                .execute(request(method.clone(), &provider.url(path), ""))
+                .await
+                .expect(path);
+            let throttled = execute(&limiter, request(method.clone(), &provider.url(path), ""))
+                .await
+                .expect(path);
             assert_eq!(told(throttled).await, told(bare).await, "{method} {path}");
             assert_eq!(charged(&limiter).await.2, 0, "{method} {path}");
             assert_eq!(ledger.counts(), (1, 1), "{method} {path}");
@@ -118,14 +123,16 @@ async fn a_stream_of_bytes_is_settled_at_its_end() {
 
     let provider = Provider::start().await;
     let (limiter, ledger) = Ledger::limiter();
-    let response =
-        execute(&limiter, request(Method::GET, &provider.url("/chunked"), "")).await.expect("it begins");
+    let response = execute(&limiter, request(Method::GET, &provider.url("/chunked"), ""))
+        .await
+        .expect("it begins");
     let pieces: Vec<_> = response.bytes_stream().collect().await;
     assert!(pieces.iter().all(Result::is_ok));
     settled(&limiter, &ledger, (8, 1), "a stream").await;
 
-    let response =
-        execute(&limiter, request(Method::GET, &provider.url("/chunked"), "")).await.expect("it begins");
+    let response = execute(&limiter, request(Method::GET, &provider.url("/chunked"), ""))
+        .await
+        .expect("it begins");
     response.error_for_status().expect("200").text().await.expect("text");
     settled(&limiter, &ledger, (16, 2), "a text").await;
 }

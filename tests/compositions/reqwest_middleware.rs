@@ -4,8 +4,10 @@ use http::Method;
 use reqwest::{Client, Request, StatusCode};
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Error};
 use reqwest_retry::{Jitter, RetryTransientMiddleware, policies::ExponentialBackoff};
-use tower::{ServiceBuilder, ServiceExt};
-use tower_throttle::{BoxError, Demand, Limiter, Settlement, ThrottleLayer, Throttled, inspect, usage};
+use tower::ServiceBuilder;
+use tower_throttle::{
+    BoxError, Demand, ExtractError, Limiter, Settlement, ThrottleLayer, Throttled, inspect, usage,
+};
 
 use crate::{
     ledger::{Ledger, settled},
@@ -13,7 +15,7 @@ use crate::{
     wire::{self, Answer, Inspector, RESERVED, erased, inspector},
 };
 
-type Extract = fn(&mut Request) -> Result<Demand, BoxError>;
+type Extract = fn(&mut Request) -> Result<Demand, ExtractError>;
 
 fn layer(limiter: &Limiter) -> ThrottleLayer<Extract, Inspector> {
     let demand: Extract = |_| Ok(Demand::new("api", usage! { tokens: RESERVED }));
@@ -47,7 +49,8 @@ wire::on_the_wire!(send, unzips: true);
 async fn ten_megabytes_pass_an_inspector_that_wants_one() {
     let send = async |limiter: &Limiter, _: Method, url: String, _: &'static str| {
         let layer = layer(limiter).inspector(inspect::bytes(1 << 20, |_| Settlement::Release));
-        let response = ClientBuilder::new(Client::new()).with(layer).build().get(url).send().await?;
+        let response =
+            ClientBuilder::new(Client::new()).with(layer).build().get(url).send().await?;
         Ok(erased(http::Response::<reqwest::Body>::from(response)))
     };
     wire::a_big_body_is_not_kept(send).await;
@@ -70,7 +73,14 @@ async fn a_retry_inside_is_one_reservation_whatever_it_does() {
     let provider = Provider::start().await;
     let (limiter, ledger) = Ledger::limiter();
     let client = ClientBuilder::new(Client::new()).with(layer(&limiter)).with(retry()).build();
-    client.get(provider.url("/third-time")).send().await.expect("an answer").text().await.expect("text");
+    client
+        .get(provider.url("/third-time"))
+        .send()
+        .await
+        .expect("an answer")
+        .text()
+        .await
+        .expect("text");
     assert_eq!(provider.hits(), 3);
     settled(&limiter, &ledger, (8, 1), "the wrong order").await;
 }
@@ -95,11 +105,16 @@ async fn a_refusal_is_not_tried_again_and_is_found() {
     let provider = Provider::start().await;
     let (limiter, ledger) = Ledger::limiter();
     let bare = ClientBuilder::new(Client::new()).with(layer(&limiter).reject()).build();
-    let retrying = ClientBuilder::new(Client::new()).with(retry()).with(layer(&limiter).reject()).build();
-    let twice =
-        ClientBuilder::new(Client::new()).with(retry()).with(retry()).with(layer(&limiter).reject()).build();
+    let retrying =
+        ClientBuilder::new(Client::new()).with(retry()).with(layer(&limiter).reject()).build();
+    let twice = ClientBuilder::new(Client::new())
+        .with(retry())
+        .with(retry())
+        .with(layer(&limiter).reject())
+        .build();
     let held: Vec<_> =
-        futures_util::future::join_all((0..3).map(|_| bare.get(provider.url("/answer")).send())).await;
+        futures_util::future::join_all((0..3).map(|_| bare.get(provider.url("/answer")).send()))
+            .await;
     assert!(held.iter().all(Result::is_ok));
 
     for client in [bare, retrying, twice] {
@@ -109,6 +124,15 @@ async fn a_refusal_is_not_tried_again_and_is_found() {
         let throttled = Throttled::find(&error).expect("the throttle's");
         assert!(matches!(throttled, Throttled::NotNow(_)), "{throttled}");
         assert!(throttled.retry_after().is_some());
+        let mut chain = String::new();
+        let mut next: Option<&dyn std::error::Error> = Some(&error);
+        while let Some(link) = next {
+            chain += &format!("{link}\n");
+            next = link.source();
+        }
+        let told = format!("the request was not sent: {throttled}");
+        assert_eq!(chain.matches(&told).count(), 1, "{chain}");
+        assert_eq!(chain.matches("throttled: bucket").count(), 1, "{chain}");
         assert!(Throttled::find(BoxError::from(error).as_ref()).is_some());
         assert_eq!(
             (ledger.counts().0, provider.hits()),
@@ -124,7 +148,8 @@ async fn a_refusal_is_not_tried_again_and_is_found() {
 async fn what_an_extractor_says_is_found_too() {
     let nowhere = Nowhere::new();
     let (limiter, ledger) = Ledger::limiter();
-    let layer = ThrottleLayer::new(limiter.clone(), |_: &mut Request| Err(Throttled::Closed.into()));
+    let layer =
+        ThrottleLayer::from_fn(limiter.clone(), |_: &mut Request| Err(Throttled::Closed.into()));
     let client = ClientBuilder::new(Client::new()).with(retry()).with(layer).build();
     let error = client.get(nowhere.url()).send().await.expect_err("not sent");
     assert!(matches!(Throttled::find(&error), Some(Throttled::Closed)));
@@ -140,7 +165,8 @@ async fn a_client_with_middleware_is_an_inner_service() {
     let inner = ClientBuilder::new(Client::new()).build();
     let service = ServiceBuilder::new().layer(layer(&limiter)).service(inner);
     let request = |url: String| Request::new(Method::GET, url.parse().expect("a URL"));
-    let response = service.clone().oneshot(request(provider.url("/answer"))).await.expect("an answer");
+    let response =
+        service.clone().oneshot(request(provider.url("/answer"))).await.expect("an answer");
     response.text().await.expect("text");
     settled(&limiter, &ledger, (8, 1), "settled on its body").await;
     service.oneshot(request(nowhere.url())).await.expect_err("nobody listens");

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use http::Request;
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, service_fn};
 use tower_throttle::{
-    BadDemand, BoxError, Limiter, Limits, MemoryStore, Quota, Route, RouteError, Routes, Settlement,
-    ThrottleLayer, Throttled, Undeclared, usage,
+    BadDemand, BoxError, Limiter, Limits, MemoryStore, Quota, Route, RouteError, Routes,
+    Settlement, ThrottleLayer, Throttled, Undeclared, usage,
 };
 
 type Plain = Request<()>;
@@ -29,7 +29,8 @@ fn tenants() -> Routes<Plain> {
 /// A limiter and the store that shows which buckets there are.
 fn limiter(limits: Limits) -> (Limiter, Arc<MemoryStore>) {
     let store = Arc::new(MemoryStore::new());
-    let limiter = Limiter::builder(limits).shared_store(store.clone()).build().expect("valid limits");
+    let limiter =
+        Limiter::builder(limits).shared_store(store.clone()).build().expect("valid limits");
     (limiter, store)
 }
 
@@ -49,7 +50,8 @@ async fn tokens(limiter: &Limiter, bucket: &str) -> f64 {
 
 #[tokio::test(start_paused = true)]
 async fn paths_that_nobody_thought_of_leave_nothing_behind() {
-    let (limiter, store) = limiter(Limits::new().bucket("all", quotas()).bucket("tenant:acme", quotas()));
+    let (limiter, store) =
+        limiter(Limits::new().bucket("all", quotas()).bucket("tenant:acme", quotas()));
     send(&limiter, "/tenants/acme/x").await.expect("declared");
     assert_eq!(store.len(), 2);
     for n in 0..1_000 {
@@ -57,7 +59,10 @@ async fn paths_that_nobody_thought_of_leave_nothing_behind() {
         assert!(matches!(error.downcast_ref(), Some(RouteError::NoRoute { .. })), "{error}");
         let error = send(&limiter, &format!("/tenants/{n}/x")).await.expect_err("no such tenant");
         let throttled = Throttled::find(error.as_ref()).expect("the throttle's");
-        assert!(matches!(throttled, Throttled::BadDemand(BadDemand::UnknownBucket(_))), "{throttled}");
+        assert!(
+            matches!(throttled, Throttled::BadDemand(BadDemand::UnknownBucket(_))),
+            "{throttled}"
+        );
         send(&limiter, "/health").await.expect("unlimited");
     }
     assert_eq!(store.len(), 2, "no request has made a key");
@@ -66,7 +71,8 @@ async fn paths_that_nobody_thought_of_leave_nothing_behind() {
 
 #[tokio::test(start_paused = true)]
 async fn tenants_of_a_family_or_a_default_share_a_bucket() {
-    let family = Limits::new().bucket("all", quotas()).bucket("small", quotas()).family("tenant:*", "small");
+    let family =
+        Limits::new().bucket("all", quotas()).bucket("small", quotas()).family("tenant:*", "small");
     let default = Limits::new()
         .bucket("all", quotas())
         .bucket("small", quotas())
@@ -110,12 +116,16 @@ async fn one_providers_limit_does_not_hold_up_another() {
     let (limiter, _) = limiter(limits);
     let routes = Routes::builder()
         .route("api.openai.com", Route::to("openai").usage(usage! { tokens: 60 }))
-        .route("api.anthropic.com", Route::to("claude").usage_of(|_: &Plain| Ok(usage! { tokens: 60 })))
+        .route(
+            "api.anthropic.com",
+            Route::to("claude").usage_of(|_: &Plain| Ok(usage! { tokens: 60 })),
+        )
         .build()
         .expect("valid routes");
     let layer = ThrottleLayer::new(limiter.clone(), routes).reject();
     let service = layer.layer(service_fn(async |_: Plain| Ok::<_, BoxError>(())));
-    let get = |url: &str| service.clone().oneshot(Request::get(url).body(()).expect("a valid request"));
+    let get =
+        |url: &str| service.clone().oneshot(Request::get(url).body(()).expect("a valid request"));
     get("https://api.openai.com/v1/x").await.expect("it fits");
     get("https://api.openai.com/v1/x").await.expect_err("60 of 40 left");
     get("https://api.anthropic.com/v1/x").await.expect("another bucket");

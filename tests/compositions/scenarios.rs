@@ -31,7 +31,12 @@ fn empty(_: u64) -> Response<Frames> {
     Response::builder().status(204).body(Frames::of(&[])).expect("a valid response")
 }
 
-fn build(stack: Stack, limiter: &Limiter, probe: &Probe, answer: fn(u64) -> Response<Frames>) -> Stacked {
+fn build(
+    stack: Stack,
+    limiter: &Limiter,
+    probe: &Probe,
+    answer: fn(u64) -> Response<Frames>,
+) -> Stacked {
     (stack.build)(throttle(limiter), ServiceExt::<u64>::map_response(probe.clone(), answer))
 }
 
@@ -40,7 +45,8 @@ async fn a_call_is_settled_on_what_its_body_tells() {
     for stack in STACKS {
         let (limiter, ledger) = Ledger::limiter();
         let probe = Probe::new(Act::Answer(8));
-        let response = build(stack, &limiter, &probe, streamed).oneshot(30).await.expect(stack.name);
+        let response =
+            build(stack, &limiter, &probe, streamed).oneshot(30).await.expect(stack.name);
         assert_eq!(charged(&limiter).await, (30, 1, 30), "{}: not before its end", stack.name);
         assert_eq!(
             response.into_body().collect().await.unwrap().to_bytes(),
@@ -56,7 +62,8 @@ async fn s27_a_service_that_fails_before_dispatch_costs_nothing_where_the_thrott
     for stack in STACKS {
         let (limiter, ledger) = Ledger::limiter();
         let probe = Probe::new(Act::FailToBeReady);
-        let error = build(stack, &limiter, &probe, streamed).oneshot(30).await.expect_err(stack.name);
+        let error =
+            build(stack, &limiter, &probe, streamed).oneshot(30).await.expect_err(stack.name);
         let mut causes =
             std::iter::successors(Some(&*error as &dyn std::error::Error), |error| error.source());
         assert!(
@@ -76,7 +83,8 @@ async fn s27_a_call_that_fails_after_dispatch_is_kept() {
     for stack in STACKS {
         let (limiter, ledger) = Ledger::limiter();
         let probe = Probe::new(Act::Fail);
-        let error = build(stack, &limiter, &probe, streamed).oneshot(30).await.expect_err(stack.name);
+        let error =
+            build(stack, &limiter, &probe, streamed).oneshot(30).await.expect_err(stack.name);
         assert_eq!(error.to_string(), "the call failed", "{}", stack.name);
         let (reserved, made) = stack.attempts;
         settled(&limiter, &ledger, (30 * reserved, reserved), stack.name).await;
@@ -89,14 +97,18 @@ async fn s28_a_stream_that_is_dropped_or_tells_no_usage_is_kept() {
     for stack in STACKS {
         let (limiter, ledger) = Ledger::limiter();
         let probe = Probe::new(Act::Answer(8));
-        let mut body =
-            build(stack, &limiter, &probe, streamed).oneshot(30).await.expect(stack.name).into_body();
+        let mut body = build(stack, &limiter, &probe, streamed)
+            .oneshot(30)
+            .await
+            .expect(stack.name)
+            .into_body();
         body.frame().await.unwrap().unwrap();
         drop(body);
         settled(&limiter, &ledger, (30, 1), stack.name).await;
 
         let probe = Probe::new(Act::Answer(0));
-        let response = build(stack, &limiter, &probe, streamed).oneshot(30).await.expect(stack.name);
+        let response =
+            build(stack, &limiter, &probe, streamed).oneshot(30).await.expect(stack.name);
         response.into_body().collect().await.unwrap();
         settled(&limiter, &ledger, (60, 2), stack.name).await;
     }
@@ -107,7 +119,8 @@ async fn s29_a_body_whose_end_nobody_polls_is_settled_once() {
     for stack in STACKS {
         let (limiter, ledger) = Ledger::limiter();
         let probe = Probe::new(Act::Answer(8));
-        let response = build(stack, &limiter, &probe, announced).oneshot(30).await.expect(stack.name);
+        let response =
+            build(stack, &limiter, &probe, announced).oneshot(30).await.expect(stack.name);
         let mut body = response.into_body();
         body.frame().await.unwrap().unwrap();
         body.frame().await.unwrap().unwrap();
@@ -125,8 +138,9 @@ async fn s30_each_attempt_of_a_retry_outside_reserves_and_settles() {
     for stack in STACKS {
         let (limiter, ledger) = Ledger::limiter();
         let probe = Probe::new(Act::Fail);
-        let service =
-            ServiceBuilder::new().retry(Thrice::new()).service(build(stack, &limiter, &probe, streamed));
+        let service = ServiceBuilder::new()
+            .retry(Thrice::new())
+            .service(build(stack, &limiter, &probe, streamed));
         service.oneshot(10).await.expect_err(stack.name);
         let (reserved, made) = stack.attempts;
         settled(&limiter, &ledger, (30 * reserved, 3 * reserved), stack.name).await;
@@ -145,7 +159,11 @@ async fn a_refusal_and_its_time_are_found_outside() {
         let error = service.oneshot(20).await.expect_err(stack.name);
         let throttled = Throttled::find(error.as_ref()).expect(stack.name);
         assert!(matches!(throttled, Throttled::NotNow(_)), "{}: {throttled}", stack.name);
-        assert!((59..63).contains(&throttled.retry_after().expect(stack.name).as_secs()), "{}", stack.name);
+        assert!(
+            (59..63).contains(&throttled.retry_after().expect(stack.name).as_secs()),
+            "{}",
+            stack.name
+        );
         settled(&limiter, &ledger, (90, 1), stack.name).await;
         assert_eq!(probe.calls(), 1, "{}", stack.name);
     }
@@ -171,7 +189,8 @@ async fn s35_what_is_given_up_while_it_waits_leaves_no_trace_and_later_is_kept()
     }
 }
 
-/// The service becomes ready after longer than a grant is good, twice, and somebody else takes what is given back.
+/// The service becomes ready after longer than a grant is good, twice, and another call takes what
+/// is given back.
 #[tokio::test(start_paused = true)]
 async fn a_grant_that_grew_old_is_made_anew() {
     // A load-shed inside does not wait for it.
@@ -181,9 +200,14 @@ async fn a_grant_that_grew_old_is_made_anew() {
         let started = Instant::now();
         let call = tokio::spawn(build(stack, &limiter, &probe, empty).oneshot(80));
         tokio::task::yield_now().await;
-        let other =
-            throttle(&limiter).layer(ServiceExt::<u64>::map_response(Probe::new(Act::Answer(0)), empty));
-        drop(timeout(Duration::from_secs(65), other.oneshot(30)).await.expect(stack.name).expect(stack.name));
+        let other = throttle(&limiter)
+            .layer(ServiceExt::<u64>::map_response(Probe::new(Act::Answer(0)), empty));
+        drop(
+            timeout(Duration::from_secs(65), other.oneshot(30))
+                .await
+                .expect(stack.name)
+                .expect(stack.name),
+        );
 
         drop(call.await.expect("nobody panics").expect(stack.name));
         if stack.asks_inner {

@@ -40,8 +40,9 @@ impl BodyObserver for Told {
 
     fn end(&mut self, end: BodyEnd) -> Settlement {
         let text = Bytes::from(std::mem::take(&mut self.text));
-        let tokens =
-            std::str::from_utf8(&text).ok().and_then(|text| text.rsplit_once("used: ")?.1.parse().ok());
+        let tokens = std::str::from_utf8(&text)
+            .ok()
+            .and_then(|text| text.rsplit_once("used: ")?.1.parse().ok());
         match (end, tokens) {
             (BodyEnd::Complete, Some(tokens)) => Settlement::Exact(usage! { tokens: tokens }),
             _ => Settlement::Keep,
@@ -176,7 +177,10 @@ pub(crate) const STACKS: [Stack; 24] = [
     Stack {
         asks_inner: false,
         ..stack("rate-limit inside", |throttle, inner| {
-            let rate = ServiceBuilder::new().buffer(8).rate_limit(100, Duration::from_secs(1)).service(inner);
+            let rate = ServiceBuilder::new()
+                .buffer(8)
+                .rate_limit(100, Duration::from_secs(1))
+                .service(inner);
             boxed(throttle.layer(rate))
         })
     },
@@ -187,14 +191,20 @@ pub(crate) const STACKS: [Stack; 24] = [
         boxed(ServiceBuilder::new().layer(throttle).filter(pass as fn(_) -> _).service(inner))
     }),
     stack("asynchronous filter inside", |throttle, inner| {
-        boxed(ServiceBuilder::new().layer(throttle).filter_async(pass_later as fn(_) -> _).service(inner))
+        boxed(
+            ServiceBuilder::new()
+                .layer(throttle)
+                .filter_async(pass_later as fn(_) -> _)
+                .service(inner),
+        )
     }),
     stack("steer outside", |throttle, inner| {
         let services = [throttle.layer(inner.clone()), throttle.layer(inner)];
         boxed(Steer::new(services, |request: &u64, _: &[_]| (*request % 2) as usize))
     }),
     stack("steer inside", |throttle, inner| {
-        let steer = Steer::new([inner.clone(), inner], |request: &u64, _: &[_]| (*request % 2) as usize);
+        let steer =
+            Steer::new([inner.clone(), inner], |request: &u64, _: &[_]| (*request % 2) as usize);
         boxed(throttle.layer(steer))
     }),
     stack("boxed outside", |throttle, inner| boxed(boxed(throttle.layer(inner)))),
@@ -210,7 +220,11 @@ pub(crate) const STACKS: [Stack; 24] = [
         boxed(ServiceBuilder::new().layer(throttle).map_err(same).service(inner))
     }),
     stack("the whole order", |throttle, inner| {
-        let stack = ServiceBuilder::new().load_shed().timeout(MINUTES).concurrency_limit(64).layer(throttle);
+        let stack = ServiceBuilder::new()
+            .load_shed()
+            .timeout(MINUTES)
+            .concurrency_limit(64)
+            .layer(throttle);
         boxed(stack.timeout(MINUTES).concurrency_limit(8).service(inner))
     }),
 ];

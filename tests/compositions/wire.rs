@@ -99,7 +99,12 @@ fn cases(unzips: bool) -> Vec<Case> {
         case("/until-the-end", 200, TEXT.len(), (8, 1)),
         case("/trailers", 200, 9, (8, 1)),
         case("/big", 200, BIG, (8, 1)),
-        case("/gzip", 200, if unzips { TEXT.len() } else { 38 }, if unzips { (8, 1) } else { kept }),
+        case(
+            "/gzip",
+            200,
+            if unzips { TEXT.len() } else { 38 },
+            if unzips { (8, 1) } else { kept },
+        ),
         case("/429", 429, 9, (0, 0)),
         case("/500", 500, 4, kept),
     ]
@@ -111,7 +116,10 @@ pub(crate) trait Sender:
 {
 }
 
-impl<F> Sender for F where F: AsyncFn(&Limiter, Method, String, &'static str) -> Result<Answer, BoxError> {}
+impl<F> Sender for F where
+    F: AsyncFn(&Limiter, Method, String, &'static str) -> Result<Answer, BoxError>
+{
+}
 
 /// The tests that every client passes: `$send` sends with it, and `$unzips` what it gets or not.
 macro_rules! on_the_wire {
@@ -167,8 +175,10 @@ pub(crate) async fn a_call_without_an_answer(send: impl Sender) {
 pub(crate) async fn a_body_whose_end_nobody_polls(send: impl Sender) {
     let provider = Provider::start().await;
     let (limiter, ledger) = Ledger::limiter();
-    let mut body =
-        send(&limiter, Method::GET, provider.url("/answer"), "").await.expect("an answer").into_body();
+    let mut body = send(&limiter, Method::GET, provider.url("/answer"), "")
+        .await
+        .expect("an answer")
+        .into_body();
     let mut seen = 0;
     while seen < TEXT.len() {
         let frame = body.frame().await.expect("more of it").expect("more of it");
@@ -231,7 +241,8 @@ pub(crate) async fn an_answer_that_breaks_off(send: impl Sender) {
 pub(crate) async fn a_reader_that_hangs_up(send: impl Sender) {
     let provider = Provider::start().await;
     let (limiter, ledger) = Ledger::limiter();
-    let response = send(&limiter, Method::GET, provider.url("/endless"), "").await.expect("it begins");
+    let response =
+        send(&limiter, Method::GET, provider.url("/endless"), "").await.expect("it begins");
     assert_eq!(response.status(), StatusCode::OK);
     let mut body = response.into_body();
     body.frame().await.expect("a piece").expect("a piece");

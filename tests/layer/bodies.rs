@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, service_fn};
 use tower_throttle::{
     BoxError, Inspector, Limiter, MeteredBody, Settlement, ThrottleLayer, inspect,
     inspect::{BodyEnd, BodyObserver},
@@ -26,7 +26,7 @@ fn by_length(bytes: &[u8]) -> Settlement {
 /// What becomes of `body` behind the layer, 80 tokens being reserved.
 async fn through<I, B>(limiter: &Limiter, inspector: I, body: B) -> Response<MeteredBody<B>>
 where
-    I: Inspector<Response<B>, Response = Response<MeteredBody<B>>>,
+    I: Inspector<Response<B>, Inspected = Response<MeteredBody<B>>>,
     B: Send + 'static,
 {
     let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).inspector(inspector);
@@ -78,7 +78,7 @@ async fn s29_a_body_that_says_it_is_at_its_end_is_settled() {
     assert_eq!(charged(&limiter).await, (5, 1, 0));
 }
 
-/// As after HEAD, or with 204: nobody polls it at all.
+/// As after HEAD, or with 204: it is not polled at all.
 #[tokio::test(start_paused = true)]
 async fn s29_an_empty_body_is_settled_at_once() {
     let limiter = limiter();
@@ -119,7 +119,8 @@ async fn a_body_past_the_bound_passes_and_keeps_its_charge() {
 #[tokio::test(start_paused = true)]
 async fn a_body_of_just_the_bound_is_seen() {
     let limiter = limiter();
-    let body = through(&limiter, inspect::bytes(7, by_length), Frames::of(&["1234567"])).await.into_body();
+    let body =
+        through(&limiter, inspect::bytes(7, by_length), Frames::of(&["1234567"])).await.into_body();
     body.collect().await.unwrap();
     assert_eq!(charged(&limiter).await, (7, 1, 0));
 }
@@ -141,11 +142,14 @@ async fn a_body_that_is_not_json_keeps_its_charge() {
         ("", 80),
         (r#"{"usage":null}"#, 80),
         (r#"{"usage":{"total_tokens":-1}}"#, 80),
-        // More than anybody can have used is not believed: the limit, and four times the limit of debt.
+        // More than a call can have used is not believed: the limit, and four times the limit of
+        // debt.
         (r#"{"usage":{"total_tokens":18446744073709551615}}"#, 500),
     ] {
         let limiter = limiter();
-        let body = through(&limiter, inspect::bytes(1_000, of_json), Frames::of(&[text])).await.into_body();
+        let body = through(&limiter, inspect::bytes(1_000, of_json), Frames::of(&[text]))
+            .await
+            .into_body();
         assert_eq!(body.collect().await.unwrap().to_bytes(), text);
         assert_eq!(charged(&limiter).await, (tokens, 1, 0), "{text}");
     }

@@ -5,7 +5,10 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_throttle::{BoxError, Demand, Inspector, Reservation, Settlement, ThrottleLayer, Throttled, usage};
+use tower_throttle::{
+    BoxError, Demand, Inspector, Reservation, Settlement, ThrottleLayer, Throttled,
+    inspect::CallError, usage,
+};
 
 use crate::probe::{Act, Extract, Probe, charged, limiter, tokens};
 
@@ -26,7 +29,8 @@ async fn a_call_is_settled_on_its_answer() {
 #[tokio::test(start_paused = true)]
 async fn without_an_inspector_a_call_keeps_what_it_reserved() {
     let limiter = limiter();
-    let service = ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Answer(7)));
+    let service =
+        ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Answer(7)));
 
     assert_eq!(service.oneshot(80).await.unwrap(), 7);
     assert_eq!(charged(&limiter).await, (80, 1, 0));
@@ -35,7 +39,8 @@ async fn without_an_inspector_a_call_keeps_what_it_reserved() {
 #[tokio::test(start_paused = true)]
 async fn a_request_waits_until_it_fits() {
     let limiter = limiter();
-    let service = ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Answer(0)));
+    let service =
+        ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Answer(0)));
     let started = Instant::now();
 
     service.clone().oneshot(100).await.unwrap();
@@ -73,17 +78,76 @@ async fn a_layer_bounds_the_wait_of_demands_that_do_not() {
     service.oneshot(2).await.unwrap();
 }
 
+/// A quota of which nothing comes back for an hour.
+fn hourly() -> tower_throttle::Limiter {
+    let quotas = [tower_throttle::Quota::per_hour("tokens", 100)];
+    let limits = tower_throttle::Limits::new().bucket("api", quotas);
+    tower_throttle::Limiter::new(limits).expect("the limits are valid")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_waits_for_ten_minutes_at_most_and_says_for_what_and_how_long() {
+    let limiter = hourly();
+    let service =
+        ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Hang));
+    // While a call may still give something back, the next one waits.
+    let in_flight = tokio::spawn(service.clone().oneshot(100));
+    tokio::task::yield_now().await;
+    let started = Instant::now();
+    let error = service.clone().oneshot(1).await.unwrap_err();
+    let waited = started.elapsed();
+    assert!((599..602).contains(&waited.as_secs()), "{waited:?}");
+    let told = error.to_string();
+    assert!(told.contains("`tokens per 3600s`") && told.contains("retry after 30"), "{told}");
+    let Some(Throttled::Deadline(refusal)) = error.downcast_ref() else { panic!("{error}") };
+    assert_eq!(&*refusal.binding().expect("the quota").bucket, "api");
+    assert!(refusal.retry_after() > Some(Duration::from_secs(2_900)), "{refusal}");
+
+    // Once nothing can come back in time, there is nothing to wait for.
+    in_flight.abort();
+    in_flight.await.unwrap_err();
+    let started = Instant::now();
+    let error = service.oneshot(1).await.unwrap_err();
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    assert!(error.to_string().contains("`tokens per 3600s`"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_waits_for_ever_where_it_is_told_to() {
+    let limiter = hourly();
+    let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).wait_forever();
+    let service = layer.layer(Probe::new(Act::Answer(7)));
+    service.clone().oneshot(100).await.unwrap();
+    let started = Instant::now();
+    assert_eq!(service.oneshot(1).await.unwrap(), 7);
+    assert!(started.elapsed() >= Duration::from_secs(3_600));
+
+    // The limiter alone waits as long as it is asked to.
+    let limiter = hourly();
+    limiter
+        .reserve(Demand::new("api", usage! { tokens: 100 }))
+        .await
+        .unwrap()
+        .keep()
+        .await
+        .unwrap();
+    let started = Instant::now();
+    drop(limiter.reserve(Demand::new("api", usage! { tokens: 1 })).await.unwrap());
+    assert!(started.elapsed() >= Duration::from_secs(3_600));
+}
+
 #[tokio::test(start_paused = true)]
 async fn it_is_ready_at_once_whatever_the_inner_service_is() {
-    let mut service = ThrottleLayer::new(limiter(), tokens as Extract).layer(Probe::new(Act::FailToBeReady));
+    let mut service =
+        ThrottleLayer::new(limiter(), tokens as Extract).layer(Probe::new(Act::FailToBeReady));
     assert!(service.ready().await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
 async fn s27_a_service_that_fails_before_dispatch_costs_nothing() {
     let limiter = limiter();
-    let service =
-        ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::FailToBeReady));
+    let service = ThrottleLayer::new(limiter.clone(), tokens as Extract)
+        .layer(Probe::new(Act::FailToBeReady));
 
     let error = service.oneshot(80).await.unwrap_err();
     assert_eq!(error.to_string(), "not ready, never");
@@ -93,7 +157,8 @@ async fn s27_a_service_that_fails_before_dispatch_costs_nothing() {
 #[tokio::test(start_paused = true)]
 async fn s27_a_call_that_fails_after_dispatch_is_kept() {
     let limiter = limiter();
-    let service = ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Fail));
+    let service =
+        ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Fail));
 
     let error = service.oneshot(80).await.unwrap_err();
     assert_eq!(error.to_string(), "the call failed");
@@ -104,14 +169,14 @@ async fn s27_a_call_that_fails_after_dispatch_is_kept() {
 struct Lenient;
 
 impl Inspector<u64> for Lenient {
-    type Response = u64;
+    type Inspected = u64;
 
     fn inspect(&self, response: u64, reservation: Reservation) -> u64 {
         drop(reservation.settle(usage! { tokens: response }));
         response
     }
 
-    fn failed(&self, error: &(dyn std::error::Error + Send + Sync + 'static)) -> Settlement {
+    fn failed(&self, error: CallError<'_>) -> Settlement {
         assert_eq!(error.to_string(), "the call failed");
         Settlement::Exact(usage! { tokens: 3 })
     }
@@ -133,7 +198,8 @@ async fn s27_an_inspector_may_say_otherwise_of_a_failed_call() {
 #[tokio::test(start_paused = true)]
 async fn s35_a_future_dropped_while_it_waits_leaves_no_trace() {
     let limiter = limiter();
-    let service = ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Answer(0)));
+    let service =
+        ThrottleLayer::new(limiter.clone(), tokens as Extract).layer(Probe::new(Act::Answer(0)));
 
     service.clone().oneshot(90).await.unwrap();
     timeout(Duration::from_secs(1), service.clone().oneshot(20)).await.unwrap_err();
@@ -168,7 +234,9 @@ async fn s35_an_inspector_may_say_otherwise_of_a_dropped_call() {
     let limiter = limiter();
     let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).inspector(Lenient);
 
-    timeout(Duration::from_secs(1), layer.layer(Probe::new(Act::Hang)).oneshot(80)).await.unwrap_err();
+    timeout(Duration::from_secs(1), layer.layer(Probe::new(Act::Hang)).oneshot(80))
+        .await
+        .unwrap_err();
     assert_eq!(charged(&limiter).await, (0, 0, 0));
 }
 
@@ -184,7 +252,8 @@ async fn a_grant_that_grew_old_is_made_anew() {
     assert_eq!(started.elapsed().as_secs(), 2);
     assert_eq!((charged(&limiter).await, probe.calls()), ((80, 1, 0), 1));
 
-    // The charge is that of the second grant: it leaves two seconds later than the first would have.
+    // The charge is that of the second grant: it leaves two seconds later than the first would
+    // have.
     tokio::time::advance(Duration::from_millis(59_500)).await;
     assert_eq!(charged(&limiter).await, (80, 1, 0));
     tokio::time::advance(Duration::from_millis(3_000)).await;
@@ -195,8 +264,8 @@ async fn a_grant_that_grew_old_is_made_anew() {
 #[tokio::test(start_paused = true)]
 async fn nothing_inside_is_held_while_a_request_waits() {
     let limiter = limiter();
-    let layer = ThrottleLayer::new(limiter.clone(), |request: &mut (&'static str, u64)| {
-        Ok::<_, BoxError>(Demand::new(request.0, usage! { tokens: request.1 }))
+    let layer = ThrottleLayer::from_fn(limiter.clone(), |request: &mut (&'static str, u64)| {
+        Ok(Demand::new(request.0, usage! { tokens: request.1 }))
     });
     let limits = tower_throttle::Limits::new()
         .bucket("api", [tower_throttle::Quota::per_minute("tokens", 100)])
@@ -220,9 +289,11 @@ async fn nothing_inside_is_held_while_a_request_waits() {
 async fn nothing_inside_is_held_while_an_old_grant_is_made_anew() {
     let quotas = || [tower_throttle::Quota::per_minute("tokens", 100)];
     let limits = tower_throttle::Limits::new().bucket("api", quotas()).bucket("other", quotas());
-    let layer = ThrottleLayer::new(
+    let layer = ThrottleLayer::from_fn(
         tower_throttle::Limiter::new(limits).unwrap(),
-        |request: &mut (&'static str, u64, u64)| Ok(Demand::new(request.0, usage! { tokens: request.1 })),
+        |request: &mut (&'static str, u64, u64)| {
+            Ok(Demand::new(request.0, usage! { tokens: request.1 }))
+        },
     );
     let service = ServiceBuilder::new().layer(layer).concurrency_limit(1).service(service_fn(
         async |call: (_, _, u64)| {
@@ -239,7 +310,8 @@ async fn nothing_inside_is_held_while_an_old_grant_is_made_anew() {
     let granted = begin(("api", 100, 0)).await;
     let waits = begin(("api", 50, 0)).await;
     holds_the_permit.await.unwrap().unwrap();
-    // The grant has become too old, and went to the one that waited; its own call has to wait for it.
+    // The grant has become too old, and went to the one that waited; its own call has to wait for
+    // it.
     let soon = Duration::from_millis(10);
     timeout(soon, waits).await.expect("nobody holds the permit").unwrap().unwrap();
     timeout(soon, service.clone().oneshot(("other", 1, 0))).await.expect("nor now").unwrap();
@@ -251,7 +323,7 @@ async fn nothing_inside_is_held_while_an_old_grant_is_made_anew() {
 #[tokio::test(start_paused = true)]
 async fn a_longest_wait_counts_from_the_first_time_it_is_asked_for() {
     let limiter = limiter();
-    let layer = ThrottleLayer::new(limiter.clone(), |request: &mut u64| {
+    let layer = ThrottleLayer::from_fn(limiter.clone(), |request: &mut u64| {
         Ok(Demand::new("api", usage! { tokens: *request }).max_wait(Duration::from_secs(61)))
     });
     let probe = Probe::new(Act::BeReadyAfter(Duration::from_secs(30)));
@@ -259,7 +331,8 @@ async fn a_longest_wait_counts_from_the_first_time_it_is_asked_for() {
     tokio::task::yield_now().await;
     let waits = tokio::spawn(layer.layer(Probe::new(Act::Answer(0))).oneshot(100));
 
-    // After half a minute the grant goes to the one that waits, and would come again only after a minute more.
+    // After half a minute the grant goes to the one that waits, and would come again only after a
+    // minute more.
     let error = call.await.unwrap().unwrap_err();
     assert!(matches!(Throttled::find(error.as_ref()), Some(Throttled::Deadline(_))), "{error}");
     assert_eq!((waits.await.unwrap().unwrap(), probe.calls()), (0, 0));
@@ -292,14 +365,16 @@ async fn s30_each_attempt_of_a_retry_outside_reserves_and_settles() {
 
     // 30 tokens fit three times; the fourth attempt is refused, and no retry makes that better.
     let error = service.oneshot(30).await.unwrap_err();
-    assert!(Throttled::find(error.as_ref()).is_some_and(|throttled| throttled.retry_after().is_some()));
+    assert!(
+        Throttled::find(error.as_ref()).is_some_and(|throttled| throttled.retry_after().is_some())
+    );
     assert_eq!((charged(&limiter).await, probe.calls()), ((90, 3, 0), 3));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_extractor_that_errs_fails_the_request_and_reserves_nothing() {
     let limiter = limiter();
-    let layer = ThrottleLayer::new(limiter.clone(), |_: &mut u64| Err::<Demand, _>("no model named".into()));
+    let layer = ThrottleLayer::from_fn(limiter.clone(), |_: &mut u64| Err("no model named".into()));
     let probe = Probe::new(Act::Answer(0));
 
     let error = layer.layer(probe.clone()).oneshot(1).await.unwrap_err();
@@ -309,8 +384,8 @@ async fn an_extractor_that_errs_fails_the_request_and_reserves_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_demand_of_a_misspelt_metric_is_an_error() {
-    let layer = ThrottleLayer::new(limiter(), |_: &mut u64| {
-        Ok::<_, BoxError>(Demand::new("api", usage! { tokenz: 1 }))
+    let layer = ThrottleLayer::from_fn(limiter(), |_: &mut u64| {
+        Ok(Demand::new("api", usage! { tokenz: 1 }))
     });
     let error = layer.layer(Probe::new(Act::Answer(0))).call(1).await.unwrap_err();
     assert_eq!(error.to_string(), "no quota counts metric `tokenz`: is it misspelt?");
@@ -324,7 +399,8 @@ async fn a_request_that_could_never_fit_fails_at_once() {
     assert!(throttled.is_permanent() && throttled.retry_after().is_none(), "{throttled}");
 }
 
-/// As `#[error(transparent)]` makes an error: what it shows and its source are those of the error inside.
+/// As `#[error(transparent)]` makes an error: what it shows and its source are those of the error
+/// inside.
 #[derive(Debug)]
 struct Transparent(BoxError);
 
@@ -351,6 +427,32 @@ async fn a_refusal_is_found_inside_an_error_that_shows_only_the_source_of_what_i
     let found = Throttled::find(&wrapped).expect("it is in there");
     assert!(matches!(found, Throttled::ExceedsCapacity(_)), "{found}");
     assert_eq!((wrapped.to_string(), found.to_string()), (shown.clone(), shown));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_downcasts_where_nothing_wraps_it() {
+    let layer = ThrottleLayer::new(limiter(), tokens as Extract);
+    let refused = layer.layer(Probe::new(Act::Answer(0))).call(101).await.unwrap_err();
+    let throttled = refused.downcast_ref::<Throttled>().expect("it is the error itself");
+    assert_eq!(throttled.kind(), "exceeds_capacity");
+    let again = refused.source().expect("where it comes from").to_string();
+    assert!(!refused.to_string().contains(&again), "{refused}: {again}");
+}
+
+/// A program that calls through a layer before its runtime has started.
+#[test]
+fn to_wait_without_a_runtime_is_an_error_of_its_own() {
+    let limiter = limiter();
+    let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract);
+    let mut now = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut poll = |amount| {
+        let mut call = Box::pin(layer.layer(Probe::new(Act::Answer(0))).call(amount));
+        std::future::Future::poll(call.as_mut(), &mut now)
+    };
+    // What fits in memory needs none.
+    assert!(matches!(poll(100), std::task::Poll::Ready(Ok(0))));
+    let std::task::Poll::Ready(Err(error)) = poll(1) else { panic!("it cannot wait") };
+    assert!(matches!(error.downcast_ref(), Some(Throttled::NoRuntime)), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -21,12 +21,14 @@ pub(crate) struct Frames {
 
 impl Frames {
     pub(crate) fn of(pieces: &[&'static str]) -> Self {
-        let frames = pieces.iter().map(|piece| Frame::data(Bytes::from_static(piece.as_bytes()))).collect();
+        let frames =
+            pieces.iter().map(|piece| Frame::data(Bytes::from_static(piece.as_bytes()))).collect();
         Self { frames, fails: false, size: SizeHint::default() }
     }
 
     pub(crate) fn announced(mut self) -> Self {
-        let length = self.frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
+        let length =
+            self.frames.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
         self.size = SizeHint::with_exact(length);
         self
     }
@@ -37,8 +39,10 @@ impl Frames {
     }
 
     pub(crate) fn with_trailers(mut self, name: &'static str, value: &'static str) -> Self {
-        let trailers =
-            HeaderMap::from_iter([(http::HeaderName::from_static(name), HeaderValue::from_static(value))]);
+        let trailers = HeaderMap::from_iter([(
+            http::HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        )]);
         self.frames.push_back(Frame::trailers(trailers));
         self
     }

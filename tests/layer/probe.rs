@@ -13,9 +13,9 @@ use std::{
 use futures_util::future::BoxFuture;
 use tokio::time::Sleep;
 use tower::Service;
-use tower_throttle::{BoxError, Demand, Limiter, Limits, Quota, usage};
+use tower_throttle::{BoxError, Demand, ExtractError, Limiter, Limits, Quota, usage};
 
-pub(crate) type Extract = fn(&mut u64) -> Result<Demand, BoxError>;
+pub(crate) type Extract = fn(&mut u64) -> Result<Demand, ExtractError>;
 
 /// 100 tokens and 10 requests a minute.
 pub(crate) fn limiter() -> Limiter {
@@ -24,7 +24,7 @@ pub(crate) fn limiter() -> Limiter {
 }
 
 /// A request is the number of tokens it may use.
-pub(crate) fn tokens(request: &mut u64) -> Result<Demand, BoxError> {
+pub(crate) fn tokens(request: &mut u64) -> Result<Demand, ExtractError> {
     Ok(Demand::new("api", usage! { tokens: *request }))
 }
 

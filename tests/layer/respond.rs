@@ -5,7 +5,7 @@ use std::{convert::Infallible, time::Duration};
 use http::{Response, StatusCode};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_throttle::{
-    BoxError, Demand, Feedback, Limiter, RespondLayer, ThrottleLayer,
+    Demand, Feedback, Limiter, RespondLayer, ThrottleLayer,
     inspect::KeepReserved,
     store::{Batch, Reply, Store, StoreError},
     usage,
@@ -14,7 +14,8 @@ use tower_throttle::{
 use crate::probe::{Extract, limiter, tokens};
 
 async fn send(layer: &RespondLayer<Extract, KeepReserved>, request: u64) -> Response<String> {
-    let service = service_fn(async |_: u64| Ok::<_, Infallible>(Response::new(String::from("served"))));
+    let service =
+        service_fn(async |_: u64| Ok::<_, Infallible>(Response::new(String::from("served"))));
     // The error type is the inner service's own.
     let Ok(response) = layer.layer(service).oneshot(request).await;
     response
@@ -44,7 +45,8 @@ async fn what_fits_is_served_and_what_does_not_is_told_when_to_come_again() {
 
 #[tokio::test(start_paused = true)]
 async fn the_ietf_fields_are_added_when_asked_for() {
-    let layer = ThrottleLayer::new(limiter(), tokens as Extract).reject().respond().rate_limit_fields();
+    let layer =
+        ThrottleLayer::new(limiter(), tokens as Extract).reject().respond().rate_limit_fields();
     send(&layer, 90).await;
     let refused = send(&layer, 20).await;
     let retry_after = header(&refused, "retry-after").unwrap();
@@ -61,7 +63,10 @@ async fn a_provider_s_long_wait_is_handed_on_and_not_waited_for() {
     let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).respond();
     let began = tokio::time::Instant::now();
     let refused = send(&layer, 20).await;
-    assert_eq!((refused.status(), began.elapsed()), (StatusCode::TOO_MANY_REQUESTS, Duration::ZERO));
+    assert_eq!(
+        (refused.status(), began.elapsed()),
+        (StatusCode::TOO_MANY_REQUESTS, Duration::ZERO)
+    );
     assert_eq!(header(&refused, "retry-after"), Some("3600"));
     assert_eq!(refused.body(), "too many requests");
     let rejects = ThrottleLayer::new(limiter, tokens as Extract).reject().respond();
@@ -77,13 +82,34 @@ async fn what_could_never_fit_is_told_no_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_nobody_can_meter_is_a_bad_request() {
-    let no_model: Extract = |_| Err::<Demand, BoxError>("no model named".into());
-    let unknown: Extract = |_| Ok(Demand::new("nobody", usage! {}));
-    let answer = send(&ThrottleLayer::new(limiter(), no_model).respond(), 1).await;
-    assert_eq!((answer.status(), answer.body().as_str()), (StatusCode::BAD_REQUEST, "no model named"));
-    let answer = send(&ThrottleLayer::new(limiter(), unknown).respond(), 1).await;
-    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+async fn a_request_that_cannot_be_metered_is_told_nothing_of_the_inside() {
+    let no_key: Extract = |_| Err("key sk-s3cret is not in table `keys`".into());
+    let unknown: Extract = |_| Ok(Demand::new("tenant s3cret", usage! {}));
+    let twice: Extract = |_| Ok(Demand::new("api", usage! {}).and("api"));
+    for extract in [no_key, unknown, twice] {
+        let answer = send(&ThrottleLayer::new(limiter(), extract).respond(), 1).await;
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(answer.body(), "this request cannot be metered");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_demand_that_is_the_server_s_own_mistake_is_its_own_fault() {
+    let no_class: Extract = |_| Ok(Demand::new("api", usage! {}).class("s3cret"));
+    let no_metric: Extract = |_| Ok(Demand::new("api", usage! { s3cret: 1 }));
+    for extract in [no_class, no_metric] {
+        let answer = send(&ThrottleLayer::new(limiter(), extract).respond(), 1).await;
+        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(answer.body(), "requests cannot be metered");
+    }
+}
+
+#[test]
+fn the_inner_service_is_at_hand() {
+    let layer = ThrottleLayer::new(limiter(), tokens as Extract).respond();
+    let mut service = layer.layer(7);
+    *service.get_mut() += 1;
+    assert_eq!((*service.get_ref(), service.into_inner()), (8, 8));
 }
 
 #[derive(Debug)]
@@ -97,8 +123,8 @@ impl Store for Gone {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_fails_is_not_the_callers_fault() {
-    let limits =
-        tower_throttle::Limits::new().bucket("api", [tower_throttle::Quota::per_minute("tokens", 1)]);
+    let limits = tower_throttle::Limits::new()
+        .bucket("api", [tower_throttle::Quota::per_minute("tokens", 1)]);
     let limiter = Limiter::with_store(limits, Gone).unwrap();
     let answer = send(&ThrottleLayer::new(limiter, tokens as Extract).respond(), 1).await;
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);

@@ -1,18 +1,20 @@
 //! Settlement by status.
 
 use http::Response;
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, service_fn};
 use tower_throttle::{BoxError, Settlement, ThrottleLayer, inspect, usage};
 
 use crate::probe::{Extract, charged, limiter, tokens};
 
-async fn charged_for(status: u16, inspector: inspect::ByStatus<inspect::KeepReserved>) -> (u64, u64, u64) {
+async fn charged_for(
+    status: u16,
+    inspector: inspect::ByStatus<inspect::KeepReserved>,
+) -> (u64, u64, u64) {
     let limiter = limiter();
     let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).inspector(inspector);
-    let service =
-        service_fn(
-            move |_: u64| async move { Ok::<_, BoxError>(Response::builder().status(status).body(())?) },
-        );
+    let service = service_fn(move |_: u64| async move {
+        Ok::<_, BoxError>(Response::builder().status(status).body(())?)
+    });
     layer.layer(service).oneshot(80).await.unwrap();
     charged(&limiter).await
 }
@@ -21,7 +23,7 @@ async fn charged_for(status: u16, inspector: inspect::ByStatus<inspect::KeepRese
 async fn refused_calls_are_released_and_failed_ones_kept() {
     let by_status = || inspect::by_status(inspect::KeepReserved);
     assert_eq!(charged_for(200, by_status()).await, (80, 1, 0));
-    assert_eq!(charged_for(404, by_status()).await, (80, 1, 0));
+    assert_eq!(charged_for(408, by_status()).await, (80, 1, 0));
     assert_eq!(charged_for(429, by_status()).await, (0, 0, 0));
     assert_eq!(charged_for(503, by_status()).await, (80, 1, 0));
 }
@@ -36,6 +38,35 @@ async fn what_a_status_means_can_be_said() {
     };
     assert_eq!(charged_for(429, by_status()).await, (0, 1, 0));
     assert_eq!(charged_for(500, by_status()).await, (0, 0, 0));
+    let by_status = inspect::by_status(inspect::KeepReserved);
+    assert_eq!(charged_for(404, by_status.clone().bad_request(Settlement::Keep)).await, (80, 1, 0));
+    assert_eq!(charged_for(404, by_status.inspect_bad_requests()).await, (80, 1, 0));
+}
+
+/// A wrong key must not use up what all share.
+#[tokio::test(start_paused = true)]
+async fn bad_requests_keep_a_request_and_nothing_else() {
+    for status in [400, 401, 403, 404, 405, 409, 413, 415, 422, 451] {
+        let by_status = inspect::by_status(inspect::KeepReserved);
+        assert_eq!(charged_for(status, by_status).await, (0, 1, 0), "{status}");
+    }
+}
+
+/// What the body of a bad request tells is not asked, unless the inspector is.
+#[tokio::test(start_paused = true)]
+async fn bad_requests_can_be_left_to_the_inspector() {
+    for (asked, expected) in [(false, (0, 1, 0)), (true, (7, 1, 0))] {
+        let limiter = limiter();
+        let seven = |_: &Response<()>| Settlement::Exact(usage! { tokens: 7 });
+        let by_status = inspect::by_status(seven);
+        let inspector = if asked { by_status.inspect_bad_requests() } else { by_status };
+        let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).inspector(inspector);
+        let service = service_fn(|_: u64| async {
+            Ok::<_, BoxError>(Response::builder().status(404).body(())?)
+        });
+        layer.layer(service).oneshot(80).await.unwrap();
+        assert_eq!(charged(&limiter).await, expected);
+    }
 }
 
 #[tokio::test(start_paused = true)]

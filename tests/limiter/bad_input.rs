@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tower_throttle::{
-    BadDemand, ChargeAt, Demand, Limiter, Limits, OnUnavailable, Quota, Retries, Throttled, Undeclared,
-    Usage, usage,
+    BadDemand, ChargeAt, Demand, Limiter, Limits, OnUnavailable, Quota, Retries, Throttled,
+    Undeclared, Usage, usage,
 };
 
 use crate::fake::*;
@@ -76,16 +76,27 @@ async fn limits_that_make_no_sense() {
         Limits::new().bucket("a", []),
         quota(tokens()).bucket("a", [tokens()]),
         quota(tokens()).family("*", "b"),
+        Limits::new().partition("").bucket("a", [tokens()]),
+        Limits::new().partition("{p}").bucket("a", [tokens()]),
+        quota(tokens()).partition("p}"),
+        quota(tokens()).weight("tenant", 0),
+        quota(tokens()).weight("tenant", 1_000_001),
+        quota(tokens()).weight("tenant", 2).weight("tenant", 3),
         quota(tokens()).undeclared(Undeclared::Bucket("b".into())),
         quota(tokens()).class("c", Duration::ZERO, f64::NAN),
         quota(tokens()).class("c", Duration::ZERO, 1.0),
         quota(tokens()).class("c", Duration::ZERO, -0.1),
-        quota(tokens()).class("c", Duration::ZERO, 0.1).class("d", secs(1), 0.2).class("c", secs(1), 0.2),
+        quota(tokens()).class("c", Duration::ZERO, 0.1).class("d", secs(1), 0.2).class(
+            "c",
+            secs(1),
+            0.2,
+        ),
     ] {
         let told = format!("{limits:?}");
         let error = Limiter::new(limits).map(drop).expect_err(&told).to_string();
         // It says what it is about.
-        assert!(error.contains("`a`") || error.contains("`b`") || error.contains("`c`"), "{error} of {told}");
+        let named = ["bucket `a`", "bucket `b`", "class `c`", "partition `", "share `tenant`"];
+        assert!(named.iter().any(|name| error.contains(name)), "{error} of {told}");
     }
 }
 
@@ -143,7 +154,8 @@ async fn the_largest_amounts() {
     let requests = Demand::new("a", usage! { requests: u64::MAX });
     limiter.reserve(requests).await.expect("no quota counts them").keep().await.unwrap();
 
-    let mut call = limiter.reserve(Demand::new("a", usage! { tokens: 1, images: 1 })).await.unwrap();
+    let mut call =
+        limiter.reserve(Demand::new("a", usage! { tokens: 1, images: 1 })).await.unwrap();
     let bogus = || usage! { tokens: u64::MAX, images: u64::MAX, requests: u64::MAX };
     for _ in 0..100 {
         call.adjust(bogus()).await.unwrap();
@@ -216,7 +228,7 @@ async fn a_pause_of_no_time_and_one_that_ends() {
 #[tokio::test(start_paused = true)]
 async fn names_of_any_characters() {
     let names = ["{a}", "a\nb", "a b=c%", "", "\0", "🦀", ":", "a}{b", "*", "?"];
-    let limits = names.iter().fold(Limits::new().partition("{p}\n"), |limits, name| {
+    let limits = names.iter().fold(Limits::new().partition("p ü%\n"), |limits, name| {
         limits.bucket(*name, [Quota::per_hour(format!("{name}m"), 100).named(*name)])
     });
     let limiter = Limiter::new(limits).unwrap();

@@ -60,7 +60,10 @@ async fn s22_in_memory_too() {
         }
         quiet().await;
         let status = limiter.status("a").await.unwrap();
-        assert_eq!((status.waiting, status.quotas[0].charged, status.quotas[0].in_flight), (0, 0.0, 0));
+        assert_eq!(
+            (status.waiting, status.quotas[0].charged, status.quotas[0].in_flight),
+            (0, 0.0, 0)
+        );
     }
 }
 
@@ -129,7 +132,10 @@ async fn the_longest_wait_may_end_while_a_batch_is_on_its_way() {
     let call = limiter.reserve(tokens(100)).await.unwrap();
     // The store is looking at it when its time is up: it says why, and leaves nothing.
     let error = limiter.reserve(tokens(10).max_wait(ms(650))).await.unwrap_err();
-    assert!(matches!(&error, Throttled::Deadline(refusal) if refusal.shortages().len() == 1), "{error:?}");
+    assert!(
+        matches!(&error, Throttled::Deadline(refusal) if refusal.shortages().len() == 1),
+        "{error:?}"
+    );
     drop(call.release());
     limiter.status("a").await.unwrap();
     tokio::time::advance(secs(1)).await;
@@ -151,7 +157,9 @@ async fn whose_time_is_up_behind_others_is_told_what_it_asked_itself() {
         tokio::time::sleep(ms(50)).await;
         let error = limiter.reserve(tokens(7).max_wait(secs(2))).await.unwrap_err();
         let Throttled::Deadline(refusal) = &error else { panic!("{error}") };
-        let told = |shortage: &Shortage| (shortage.quota.to_string(), shortage.requested, shortage.available);
+        let told = |shortage: &Shortage| {
+            (shortage.quota.to_string(), shortage.requested, shortage.available)
+        };
         let told: Vec<_> = refusal.shortages().iter().map(told).collect();
         assert_eq!(told, [("tokens per 3600s".to_owned(), 7, 0)]);
         assert!(refusal.retry_after().is_some_and(|wait| wait > secs(3_000)), "{error}");
@@ -166,7 +174,10 @@ async fn no_wait_at_all_is_enough_where_there_is_room() {
     let store = FakeStore::new();
     store.delay(ms(10));
     for limiter in [memory, on(&store)] {
-        let call = limiter.reserve(tokens(100).max_wait(Duration::ZERO)).await.expect("the trip is no wait");
+        let call = limiter
+            .reserve(tokens(100).max_wait(Duration::ZERO))
+            .await
+            .expect("the trip is no wait");
         let error = limiter.reserve(tokens(1).max_wait(Duration::ZERO)).await.unwrap_err();
         assert!(
             matches!(&error, Throttled::Deadline(refusal) if refusal.shortages().len() == 1),

@@ -11,7 +11,9 @@ use std::{
 
 use futures_util::FutureExt;
 
-use tower_throttle::{BadDemand, Demand, Limiter, Limits, Quota, Throttled, Undeclared, Usage, usage};
+use tower_throttle::{
+    BadDemand, Demand, Limiter, Limits, Quota, Throttled, Undeclared, Usage, usage,
+};
 
 use crate::fake::*;
 
@@ -93,7 +95,8 @@ async fn a_resolver_may_change_its_mind() {
             Some(vec![Quota::per_hour("requests", (*limit.lock().unwrap())?)])
         }
     };
-    let limits = Limits::new().bucket("declared", [Quota::per_hour("requests", 1)]).resolver(resolver);
+    let limits =
+        Limits::new().bucket("declared", [Quota::per_hour("requests", 1)]).resolver(resolver);
     let limiter = Limiter::new(limits).unwrap();
     for _ in 0..10 {
         limiter.try_reserve(request("tenant")).await.unwrap().keep().await.unwrap();
@@ -108,7 +111,11 @@ async fn a_resolver_may_change_its_mind() {
     *limit.lock().unwrap() = Some(11);
     tokio::time::sleep(secs(6)).await;
     let status = limiter.status("tenant").await.unwrap();
-    assert_eq!((status.quotas[0].limit, status.quotas[0].charged), (11, 10.0), "what was used is kept");
+    assert_eq!(
+        (status.quotas[0].limit, status.quotas[0].charged),
+        (11, 10.0),
+        "what was used is kept"
+    );
     quiet().await;
     assert!(waits.is_finished(), "who waits is told too");
 
@@ -153,9 +160,11 @@ fn try_now(limiter: &Limiter, demand: Demand) -> Result<(), Throttled> {
 #[test]
 fn a_resolver_may_use_the_limiter_and_replace_its_limits() {
     without_hanging(|| {
-        let (limiter, asked) = (Arc::new(OnceLock::<Limiter>::new()), Arc::new(AtomicUsize::new(0)));
-        let limits =
-            |resolver| Limits::new().bucket("a", [Quota::per_hour("requests", 9)]).resolver(resolver);
+        let (limiter, asked) =
+            (Arc::new(OnceLock::<Limiter>::new()), Arc::new(AtomicUsize::new(0)));
+        let limits = |resolver| {
+            Limits::new().bucket("a", [Quota::per_hour("requests", 9)]).resolver(resolver)
+        };
         let resolver = {
             let (limiter, asked) = (limiter.clone(), asked.clone());
             move |_: &str| {
@@ -163,10 +172,15 @@ fn a_resolver_may_use_the_limiter_and_replace_its_limits() {
                 asked.fetch_add(1, Ordering::Relaxed);
                 try_now(limiter, request("a")).ok()?;
                 limiter.status("a").now_or_never();
-                let others =
-                    |_: &str| Some(vec![Quota::per_day("requests", 5), Quota::per_hour("requests", 2)]);
+                let others = |_: &str| {
+                    Some(vec![Quota::per_day("requests", 5), Quota::per_hour("requests", 2)])
+                };
                 limiter
-                    .update(Limits::new().bucket("a", [Quota::per_hour("requests", 9)]).resolver(others))
+                    .update(
+                        Limits::new()
+                            .bucket("a", [Quota::per_hour("requests", 9)])
+                            .resolver(others),
+                    )
                     .ok()?;
                 Some(vec![Quota::per_hour("requests", 1)])
             }
@@ -257,8 +271,9 @@ async fn quotas_that_come_and_go_keep_what_the_others_count() {
     limiter.update(with(vec![minute(), hour()])).unwrap();
     // It was reserved under other quotas, in another order.
     call.settle(usage! { tokens: 20 }).await.unwrap();
-    let charged =
-        |status: tower_throttle::Status| status.quotas.iter().map(|q| q.charged).collect::<Vec<_>>();
+    let charged = |status: tower_throttle::Status| {
+        status.quotas.iter().map(|q| q.charged).collect::<Vec<_>>()
+    };
     assert_eq!(charged(limiter.status("a").await.unwrap()), [0.0, 20.0]);
     limiter.reserve(tokens(5)).await.unwrap().keep().await.unwrap();
     limiter.update(with(vec![day(), hour(), minute()])).unwrap();
@@ -271,7 +286,8 @@ async fn quotas_that_come_and_go_keep_what_the_others_count() {
 
 #[tokio::test(start_paused = true)]
 async fn calls_that_began_under_older_limits_are_settled_under_those_now() {
-    let limits = |limit| Limits::new().bucket("a", [Quota::token_bucket("tokens", limit, secs(60))]);
+    let limits =
+        |limit| Limits::new().bucket("a", [Quota::token_bucket("tokens", limit, secs(60))]);
     let limiter = Limiter::new(limits(100)).unwrap();
     let mut calls = Vec::new();
     for _ in 0..2 {

@@ -15,7 +15,7 @@ use std::{
 use tokio::runtime::Runtime;
 use tower_throttle::{
     Demand, Limiter, Limits, Quota, Reservation, Store, Throttled,
-    engine::{self, Answer, BucketState, Outcome},
+    engine::{self, Answer, BucketRules, BucketState, Outcome},
     store::{Batch, BucketKey, Reply},
     usage,
 };
@@ -37,15 +37,21 @@ impl Store for Elsewhere {
             .iter()
             .map(|bucket| states.remove(&bucket.key).unwrap_or_else(BucketState::unused))
             .collect();
-        let rules: Vec<_> = batch.buckets.iter().map(|bucket| &*bucket.rules).collect();
+        let buckets: Vec<_> = batch
+            .buckets
+            .iter()
+            .map(|bucket| BucketRules { id: bucket.key.id(), rules: &bucket.rules })
+            .collect();
         let engine_batch = engine::Batch {
-            lane: batch.lane,
+            session: batch.session,
             seq: batch.seq,
             lease: batch.lease,
-            rules: &rules,
+            buckets: &buckets,
             ops: batch.ops,
         };
-        let answer = engine::apply(&mut taken, &engine_batch, self.wall.load(Ordering::SeqCst));
+        let mut borrowed: Vec<_> = taken.iter_mut().collect();
+        let (answer, _) =
+            engine::apply(&mut borrowed, &engine_batch, self.wall.load(Ordering::SeqCst));
         states.extend(batch.buckets.iter().map(|bucket| bucket.key.clone()).zip(taken));
         Reply::Later(Box::pin(ready(Ok(answer))))
     }
@@ -60,8 +66,11 @@ struct Client {
 
 impl Client {
     fn new(store: &Arc<Elsewhere>, off: Duration) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
         let quotas = [
             Quota::per_minute("tokens", 100),
             Quota::token_bucket("requests", 10, Duration::from_secs(60)),
@@ -140,7 +149,8 @@ fn a_calendar_that_never_reaches_is_an_error() {
         thread::spawn(move || {
             let limits = Limits::new().bucket("a", [Quota::per_minute("tokens", 100)]);
             let limiter = Limiter::with_store(limits, Never { in_process }).unwrap();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let outcome = runtime.block_on(limiter.reserve(Demand::new("a", usage! {})));
             tell.send(outcome.map(drop)).unwrap();
         });
@@ -154,11 +164,20 @@ async fn s32_a_loss_is_told_also_where_the_next_server_s_clock_is_behind() {
     let store = Arc::new(Elsewhere::default());
     let recorder = Recorder::default();
     let limits = Limits::new().bucket("a", [Quota::per_minute("tokens", 100)]);
-    let limiter =
-        Limiter::builder(limits).shared_store(store.clone()).observer(recorder.clone()).build().unwrap();
+    let limiter = Limiter::builder(limits)
+        .shared_store(store.clone())
+        .observer(recorder.clone())
+        .build()
+        .unwrap();
     let ask_at = async |seconds: u64| {
         store.wall.store(1_700_000_000_000_000 + seconds * 1_000_000, Ordering::SeqCst);
-        limiter.reserve(Demand::new("a", usage! { tokens: 1 })).await.unwrap().keep().await.unwrap();
+        limiter
+            .reserve(Demand::new("a", usage! { tokens: 1 }))
+            .await
+            .unwrap()
+            .keep()
+            .await
+            .unwrap();
         recorder.count("StateLost")
     };
     let lose = || store.states.lock().unwrap().clear();

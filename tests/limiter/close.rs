@@ -4,7 +4,9 @@ use std::sync::{Arc, OnceLock};
 
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
-use tower_throttle::{Demand, Limiter, Limits, OnUnavailable, Quota, Retries, Throttled, Usage, usage};
+use tower_throttle::{
+    Demand, Limiter, Limits, OnUnavailable, Quota, Retries, Throttled, Usage, usage,
+};
 
 use crate::fake::*;
 
@@ -13,7 +15,8 @@ async fn closing_refuses_all_and_lets_settles_through() {
     let store = FakeStore::new();
     store.delay(ms(10));
     let limiter = on(&store);
-    let calls = [limiter.reserve(tokens(50)).await.unwrap(), limiter.reserve(tokens(50)).await.unwrap()];
+    let calls =
+        [limiter.reserve(tokens(50)).await.unwrap(), limiter.reserve(tokens(50)).await.unwrap()];
     let waits: Vec<_> = (0..10).map(|_| waiting(&limiter, tokens(10))).collect();
     tokio::time::sleep(ms(100)).await;
     let [first, second] = calls;
@@ -40,13 +43,15 @@ async fn closing_refuses_all_and_lets_settles_through() {
 
 #[tokio::test]
 async fn closing_refuses_what_would_be_granted_at_once() {
-    let limiter = Limiter::new(Limits::new().bucket("a", [Quota::per_hour("requests", 10)])).unwrap();
+    let limiter =
+        Limiter::new(Limits::new().bucket("a", [Quota::per_hour("requests", 10)])).unwrap();
     let demand = || Demand::new("a", Usage::new());
     let call = limiter.try_reserve(demand()).await.unwrap();
     limiter.close().await;
-    for error in
-        [limiter.try_reserve(demand()).await.unwrap_err(), limiter.reserve(demand()).await.unwrap_err()]
-    {
+    for error in [
+        limiter.try_reserve(demand()).await.unwrap_err(),
+        limiter.reserve(demand()).await.unwrap_err(),
+    ] {
         assert!(matches!(error, Throttled::Closed), "{error}");
     }
     call.release().await.unwrap();

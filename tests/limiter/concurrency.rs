@@ -52,7 +52,10 @@ async fn hammer(limiter: Limiter, pairs: u64, is_shared: bool) {
                     _ => Some(limiter.reserve(demand).await.unwrap()),
                 };
                 let Some(call) = reserved else { continue };
-                assert!(in_flight.fetch_add(1, Ordering::SeqCst) < SLOTS, "more in flight than may be");
+                assert!(
+                    in_flight.fetch_add(1, Ordering::SeqCst) < SLOTS,
+                    "more in flight than may be"
+                );
                 if random(&mut state, 4) == 0 {
                     tokio::task::yield_now().await;
                 }
@@ -78,7 +81,8 @@ async fn hammer(limiter: Limiter, pairs: u64, is_shared: bool) {
 }
 
 fn limits() -> Limits {
-    Limits::new().bucket("a", [Quota::per_day("tokens", 100_000_000), Quota::concurrency(SLOTS as u64)])
+    Limits::new()
+        .bucket("a", [Quota::per_day("tokens", 100_000_000), Quota::concurrency(SLOTS as u64)])
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -118,8 +122,7 @@ async fn no_wake_up_is_lost() {
     }
 }
 
-/// How a bucket stands once nothing is in flight there: what was dropped last may still be on its way, in another lane
-/// than the question.
+/// How a bucket stands once nothing is in flight there: what was dropped last may still be on its way.
 async fn nothing_in_flight(limiter: &Limiter, bucket: &str) -> Status {
     let settled = async {
         loop {
@@ -134,7 +137,7 @@ async fn nothing_in_flight(limiter: &Limiter, bucket: &str) -> Status {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn lanes_that_share_buckets_lose_no_wake_up_either() {
+async fn demands_that_share_buckets_lose_no_wake_up_either() {
     let limits = Limits::new()
         .bucket("parent", [Quota::concurrency(2)])
         .resolver(|_| Some(vec![Quota::concurrency(2), Quota::per_day("requests", 1_000_000)]));
@@ -145,7 +148,9 @@ async fn lanes_that_share_buckets_lose_no_wake_up_either() {
         tokio::spawn(async move {
             for n in 0..200 {
                 let child = format!("child {}", (task + n) % 5);
-                drop(limiter.reserve(Demand::new(child, Usage::new()).and("parent")).await.unwrap());
+                drop(
+                    limiter.reserve(Demand::new(child, Usage::new()).and("parent")).await.unwrap(),
+                );
             }
         })
     });
@@ -161,8 +166,9 @@ async fn lanes_that_share_buckets_lose_no_wake_up_either() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn limits_that_change_under_load_leak_nothing() {
-    let limits =
-        |n| Limits::new().bucket("a", [Quota::concurrency(n), Quota::per_day("tokens", 1_000_000 + n)]);
+    let limits = |n| {
+        Limits::new().bucket("a", [Quota::concurrency(n), Quota::per_day("tokens", 1_000_000 + n)])
+    };
     let limiter = Limiter::new(limits(4)).unwrap();
     let tasks = (0..16_u64).map(|task| {
         let limiter = limiter.clone();
@@ -191,9 +197,9 @@ async fn s24_of_many_tries_exactly_those_that_fit_pass() {
             let limiter = Limiter::builder(limits).shared_store(store.clone()).build().unwrap();
             (0..6).map(move |_| {
                 let limiter = limiter.clone();
-                tokio::spawn(
-                    async move { limiter.try_reserve(tokens(1)).await.map(std::mem::forget).is_ok() },
-                )
+                tokio::spawn(async move {
+                    limiter.try_reserve(tokens(1)).await.map(std::mem::forget).is_ok()
+                })
             })
         });
         let passed = all(tries.collect()).await.into_iter().filter(|passed| *passed).count();
@@ -204,7 +210,8 @@ async fn s24_of_many_tries_exactly_those_that_fit_pass() {
 #[test]
 fn updates_meanwhile_confuse_no_quotas() {
     let limits = |requests_first: bool| {
-        let mut quotas = [Quota::per_day("tokens", 90_000_000), Quota::per_day("requests", 90_000_000)];
+        let mut quotas =
+            [Quota::per_day("tokens", 90_000_000), Quota::per_day("requests", 90_000_000)];
         if requests_first {
             quotas.reverse();
         }
@@ -217,7 +224,8 @@ fn updates_meanwhile_confuse_no_quotas() {
             scope.spawn(|| {
                 for _ in 0..calls {
                     let demand = Demand::new("a", usage! { requests: 1, tokens: 7 });
-                    let call = limiter.try_reserve(demand).now_or_never().expect("memory answers at once");
+                    let call =
+                        limiter.try_reserve(demand).now_or_never().expect("memory answers at once");
                     drop(call.unwrap().keep());
                 }
             })
@@ -240,7 +248,9 @@ fn updates_meanwhile_confuse_no_quotas() {
 async fn demands_of_the_same_buckets_in_another_order_do_not_wait_for_each_other() {
     let quota = || [Quota::per_minute("tokens", 1_000_000_000)];
     let store = Arc::new(MemoryStore::new());
-    let limits = ["a", "b", "c"].into_iter().fold(Limits::new(), |limits, name| limits.bucket(name, quota()));
+    let limits = ["a", "b", "c"]
+        .into_iter()
+        .fold(Limits::new(), |limits, name| limits.bucket(name, quota()));
     let limiter = Limiter::builder(limits).shared_store(store.clone()).build().unwrap();
     let orders = [["a", "b", "c"], ["c", "b", "a"], ["b", "c", "a"], ["a", "c", "b"]];
     let tasks = orders.map(|[first, second, third]| {

@@ -13,7 +13,9 @@ async fn s31_a_reserve_whose_reply_is_lost_is_granted_once() {
         let call = limiter.reserve(tokens(30)).await.unwrap();
         assert_eq!(truth(&store).await, (30.0, 30), "{fate:?}");
         let sent = store.sent();
-        assert!(sent.iter().all(|again| (again.lane, again.seq) == (sent[0].lane, sent[0].seq)));
+        assert!(
+            sent.iter().all(|again| (again.session, again.seq) == (sent[0].session, sent[0].seq))
+        );
         call.release().await.unwrap();
         assert_eq!(truth(&store).await, (0.0, 0), "{fate:?}");
     }
@@ -95,7 +97,7 @@ async fn what_nobody_answers_for_longer_than_the_store_could_remember_it_is_sent
     limiter.reserve(tokens(1)).await.unwrap().keep().await.unwrap();
     assert_eq!(truth(&store).await, (31.0, 0));
     assert!(store.sent().iter().flat_map(|sent| &sent.ops).all(|op| match op {
-        Op::Settle { reserved, .. } => reserved[0] == 1,
+        Op::Settle(settle) => settle.reserved[0] == 1,
         _ => true,
     }));
 }
@@ -127,7 +129,9 @@ async fn every_mix_of_faults_ends_with_what_was_really_used() {
         let limiter = builder(&store).attempt_timeout(ms(50)).build().unwrap();
         let mut random = seed;
         let mut next = |below: u64| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (random >> 33) % below
         };
         let mut used = 0;
@@ -182,7 +186,7 @@ async fn settles_travel_before_demands() {
     front.await.unwrap().unwrap().keep().await.unwrap();
     behind.await.unwrap().unwrap().keep().await.unwrap();
     for batch in store.sent() {
-        let settles = batch.ops.iter().map(|op| matches!(op, Op::Settle { .. }));
+        let settles = batch.ops.iter().map(|op| matches!(op, Op::Settle(_)));
         assert!(settles.is_sorted_by(|before, after| before >= after), "{:?}", batch.ops);
     }
     assert_eq!(truth(&store).await, (100.0, 0));

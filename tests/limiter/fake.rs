@@ -11,7 +11,8 @@ use std::{
 
 use tokio::{sync::watch, time::sleep};
 use tower_throttle::{
-    Demand, Limiter, LimiterBuilder, Limits, MemoryStore, Quota, Reservation, Store, Throttled, Usage,
+    Demand, Limiter, LimiterBuilder, Limits, MemoryStore, Quota, Reservation, Store, Throttled,
+    Usage,
     engine::{Answer, Op},
     store::{Batch, Bucket, Reply, StoreError},
 };
@@ -37,7 +38,7 @@ pub(crate) enum Fate {
 /// One batch as it was sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
-    pub(crate) lane: u64,
+    pub(crate) session: u64,
     pub(crate) seq: u64,
     pub(crate) ops: Vec<Op>,
     lease: u64,
@@ -135,7 +136,13 @@ impl FakeStore {
 
     /// Applies a batch as it was sent.
     pub(crate) fn apply_now(&self, sent: &Sent) -> Answer {
-        match self.inner.apply(&Batch::new(sent.lane, sent.seq, sent.lease, &sent.buckets, &sent.ops)) {
+        match self.inner.apply(&Batch::new(
+            sent.session,
+            sent.seq,
+            sent.lease,
+            &sent.buckets,
+            &sent.ops,
+        )) {
             Reply::Now(answer) => answer,
             Reply::Later(_) => panic!("memory answers at once"),
         }
@@ -175,7 +182,8 @@ async fn trip(delay: Duration) {
 impl Store for FakeStore {
     fn apply(&self, batch: &Batch<'_>) -> Reply {
         let (ops, buckets) = (batch.ops.to_vec(), batch.buckets.to_vec());
-        let sent = Sent { lane: batch.lane, seq: batch.seq, ops, lease: batch.lease, buckets };
+        let sent =
+            Sent { session: batch.session, seq: batch.seq, ops, lease: batch.lease, buckets };
         let mut plan = self.plan();
         plan.sent.push(sent.clone());
         plan.open += 1;

@@ -17,7 +17,8 @@ fn retry_after(time: Duration) -> Feedback {
 #[tokio::test(start_paused = true)]
 async fn a_wait_beyond_the_longest_is_told_and_ends_with_it() {
     let recorder = Recorder::default();
-    let limiter = Limiter::builder(limits()).observer(recorder.clone()).longest_pause(secs(60)).build();
+    let limiter =
+        Limiter::builder(limits()).observer(recorder.clone()).longest_pause(secs(60)).build();
     let limiter = limiter.unwrap();
     limiter.feedback("a", &retry_after(Duration::MAX)).await.unwrap();
     assert_eq!(recorder.count("asked: 18446744073709551615.999999999s, applied: 60s"), 1);
@@ -31,19 +32,26 @@ async fn a_wait_beyond_the_longest_is_told_and_ends_with_it() {
     // What is left is no wait that was asked for, however far its reset is.
     let nothing = Feedback::new().with_left(Named::metric("tokens"), 0, Some(secs(86_400)));
     limiter.feedback("a", &nothing).await.unwrap();
-    assert_eq!(recorder.count(r#"quota: Some("tokens per 3600s"), asked: 86400s, applied: 60s"#), 1);
+    assert_eq!(
+        recorder.count(r#"quota: Some("tokens per 3600s"), asked: 86400s, applied: 60s"#),
+        1
+    );
     let began = Instant::now();
     drop(limiter.reserve(tokens(1)).await.unwrap());
     assert_eq!(began.elapsed(), secs(60));
 
     // What a user asks for is not bounded.
     limiter.pause("a", secs(600)).await.unwrap();
-    let Err(Throttled::NotNow(refusal)) = limiter.try_reserve(tokens(1)).await else { panic!("granted") };
+    let Err(Throttled::NotNow(refusal)) = limiter.try_reserve(tokens(1)).await else {
+        panic!("granted")
+    };
     assert_eq!(refusal.retry_after(), Some(secs(600)));
     // Nor is it ended by what a provider says.
     limiter.feedback("a", &retry_after(secs(1))).await.unwrap();
     limiter.feedback("a", &retry_after(Duration::from_nanos(1))).await.unwrap();
-    let Err(Throttled::NotNow(refusal)) = limiter.try_reserve(tokens(1)).await else { panic!("granted") };
+    let Err(Throttled::NotNow(refusal)) = limiter.try_reserve(tokens(1)).await else {
+        panic!("granted")
+    };
     assert_eq!(refusal.retry_after(), Some(secs(600)));
 }
 
@@ -91,16 +99,21 @@ async fn without_a_store_it_is_lost_and_nothing_else_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_about_the_first_bucket_of_several() {
+async fn it_is_about_the_last_bucket_of_several_unless_the_demand_names_another() {
     let limits = Limits::new()
         .bucket("model", [Quota::per_minute("tokens", 100)])
         .bucket("tenant", [Quota::per_minute("tokens", 100)]);
     let limiter = Limiter::new(limits).unwrap();
-    let tokens =
-        |bucket: &str| tower_throttle::Demand::new(bucket.to_owned(), tower_throttle::usage! { tokens: 10 });
-    let call = limiter.reserve(tokens("model").and("tenant")).await.unwrap();
-    call.feedback(&Feedback::new().with_left(Named::metric("tokens").limit(100), 5, None)).await.unwrap();
+    let tokens = |bucket: &str| {
+        tower_throttle::Demand::new(bucket.to_owned(), tower_throttle::usage! { tokens: 10 })
+    };
+    let said = |left| Feedback::new().with_left(Named::metric("tokens").limit(100), left, None);
     let available = async |bucket| limiter.status(bucket).await.unwrap().quotas[0].available;
-    assert_eq!((available("model").await, available("tenant").await), (5.0, 90.0));
+    let call = limiter.reserve(tokens("tenant").and("model")).await.unwrap();
+    call.feedback(&said(50)).await.unwrap();
+    assert_eq!((available("model").await, available("tenant").await), (50.0, 90.0));
+    let call = limiter.reserve(tokens("tenant").and("model").account("tenant")).await.unwrap();
+    call.feedback(&said(5)).await.unwrap();
+    assert_eq!((available("model").await, available("tenant").await), (40.0, 5.0));
     assert!(limiter.feedback("nobody", &retry_after(secs(1))).await.is_err());
 }

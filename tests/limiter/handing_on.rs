@@ -28,7 +28,7 @@ impl Store for HoldsUpSettles {
     }
 
     fn apply(&self, batch: &Batch<'_>) -> Reply {
-        if matches!(batch.ops, [Op::Settle { .. }]) {
+        if matches!(batch.ops, [Op::Settle(_)]) {
             self.arrived.send(()).unwrap();
             self.go_on.lock().unwrap().recv().unwrap();
         }

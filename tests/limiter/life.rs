@@ -4,7 +4,8 @@ use std::pin::pin;
 
 use futures_util::{Stream, StreamExt, stream};
 use tower_throttle::{
-    BadDemand, ChargeAt, Limiter, Limits, Quota, Reservation, ReservationId, Throttled, Usage, usage,
+    BadDemand, ChargeAt, Limiter, Limits, Quota, Reservation, ReservationId, Throttled, Usage,
+    usage,
 };
 
 use crate::fake::*;
@@ -87,7 +88,8 @@ async fn of_many_who_settle_one_does() {
 async fn a_claim_ends_with_its_lease_and_keeps_the_charge() {
     for (charge_at, before) in [(ChargeAt::Start, 60.0), (ChargeAt::End, 0.0)] {
         let store = FakeStore::new();
-        let limits = Limits::new().bucket("a", [Quota::per_hour("tokens", 100).charge_at(charge_at)]);
+        let limits =
+            Limits::new().bucket("a", [Quota::per_hour("tokens", 100).charge_at(charge_at)]);
         let limiter = Limiter::builder(limits).store(store.clone()).build().unwrap();
         let id = limiter.reserve(tokens(60)).await.unwrap().detach(secs(20)).await.unwrap();
         tokio::time::sleep(secs(19)).await;
@@ -102,7 +104,9 @@ async fn a_claim_ends_with_its_lease_and_keeps_the_charge() {
 #[tokio::test(start_paused = true)]
 async fn an_id_of_something_else() {
     let limiter = Limiter::new(limits()).unwrap();
-    for text in ["", "nonsense", "1 2", "1 2 3 a=b=c", "9 1 1 a", "1 -1 1 a", "1 1 99999999999999999999 a"] {
+    for text in
+        ["", "nonsense", "1 2", "1 2 3 a=b=c", "9 1 1 a", "1 -1 1 a", "1 1 99999999999999999999 a"]
+    {
         assert_eq!(text.parse::<ReservationId>(), Err(BadDemand::InvalidId), "{text}");
     }
     let never: ReservationId = "1 17 1 a requests=1 tokens=18446744073709551615".parse().unwrap();
@@ -176,7 +180,8 @@ fn s35_a_reservation_may_be_dropped_outside_of_a_runtime() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let store = FakeStore::new();
     let limiter = on(&store);
-    let calls: Vec<_> = (0..3).map(|_| runtime.block_on(limiter.reserve(tokens(10))).unwrap()).collect();
+    let calls: Vec<_> =
+        (0..3).map(|_| runtime.block_on(limiter.reserve(tokens(10))).unwrap()).collect();
     let [kept, settled, released] = <[_; 3]>::try_from(calls).unwrap();
     drop(kept);
     drop(settled.settle(usage! { tokens: 3 }));

@@ -2,19 +2,19 @@
 
 mod bad_input;
 mod cancel;
-mod carrying;
 mod changing;
 mod clocks;
 mod close;
 mod concurrency;
+mod driving;
 mod ended;
 mod exactly_once;
 mod fake;
 mod feedback;
 mod handing_on;
-mod lanes;
 mod life;
 mod observer;
 mod outage;
+mod queueing;
 mod surfaced;
 mod usage;

@@ -43,7 +43,11 @@ async fn each_step_of_a_demand_is_told_once() {
         let behind = waiting(&limiter, tokens(20));
         quiet().await;
         // Whoever waits is told of once, the first as well as those behind it.
-        assert_eq!(recorder.names(), ["Granted", "WaitStarted", "WaitStarted"], "shared: {is_shared}");
+        assert_eq!(
+            recorder.names(),
+            ["Granted", "WaitStarted", "WaitStarted"],
+            "shared: {is_shared}"
+        );
         assert_eq!((recorder.count("position: 0"), recorder.count("position: 1")), (1, 1));
         limiter.try_reserve(tokens(1)).await.unwrap_err();
         call.settle(usage! { tokens: 0 }).await.unwrap();
@@ -74,8 +78,13 @@ async fn a_long_wait_is_told_once_with_its_reason() {
     let told: Vec<_> =
         recorder.0.lock().unwrap().iter().filter(|e| e.contains("LongWait")).cloned().collect();
     assert_eq!(told.len(), 1);
-    assert!(told[0].contains(r#"bucket: "a", quota: "tokens per 86400s", predicted: Some("#), "{}", told[0]);
-    let seconds: f64 = told[0].split("Some(").nth(1).unwrap().trim_end_matches("s) }").parse().unwrap();
+    assert!(
+        told[0].contains(r#"bucket: "a", quota: "tokens per 86400s", predicted: Some("#),
+        "{}",
+        told[0]
+    );
+    let seconds: f64 =
+        told[0].split("Some(").nth(1).unwrap().trim_end_matches("s) }").parse().unwrap();
     assert!((86_390.0..88_000.0).contains(&seconds), "{seconds}");
     tokio::time::sleep(secs(3_600)).await;
     assert_eq!(recorder.count("LongWait"), 1);

@@ -63,8 +63,9 @@ async fn s36_allow_lets_through_and_says_so() {
 #[tokio::test(start_paused = true)]
 async fn s36_local_holds_its_share_of_each_limit() {
     let (store, recorder) = (FakeStore::new(), Recorder::default());
-    let builder =
-        builder(&store).on_unavailable(OnUnavailable::Local { share: 0.25 }).retries(Retries::none());
+    let builder = builder(&store)
+        .on_unavailable(OnUnavailable::Local { share: 0.25 })
+        .retries(Retries::none());
     let limiter = builder.observer(recorder.clone()).build().unwrap();
     limiter.reserve(tokens(90)).await.unwrap().keep().await.unwrap();
     store.always(Unavailable);
@@ -98,8 +99,9 @@ async fn s36_local_holds_its_share_of_each_limit() {
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_its_share_goes_back_to_the_store_with_the_others() {
     let store = FakeStore::new();
-    let builder =
-        builder(&store).on_unavailable(OnUnavailable::Local { share: 0.25 }).retries(Retries::none());
+    let builder = builder(&store)
+        .on_unavailable(OnUnavailable::Local { share: 0.25 })
+        .retries(Retries::none());
     let limiter = builder.build().unwrap();
     store.always(Unavailable);
     limiter.reserve(tokens(20)).await.unwrap().keep().await.unwrap();
@@ -144,16 +146,22 @@ async fn everything_else_fails_in_time_too() {
     limiter.reserve(tokens(1)).await.unwrap_err();
     for _ in 0..3 {
         let in_time = secs(8);
-        assert!(is_store(&timeout(in_time, limiter.status("a")).await.expect("in time").unwrap_err()));
+        assert!(is_store(
+            &timeout(in_time, limiter.status("a")).await.expect("in time").unwrap_err()
+        ));
         let pause = timeout(in_time, limiter.pause("a", secs(1))).await.expect("in time");
         assert!(is_store(&pause.unwrap_err()));
-        let available = timeout(in_time, limiter.time_until_available(tokens(1))).await.expect("in time");
+        let available =
+            timeout(in_time, limiter.time_until_available(tokens(1))).await.expect("in time");
         assert!(is_store(&available.unwrap_err()));
     }
-    let settled = timeout(secs(8), limiter.settle(&id, usage! { tokens: 1 })).await.expect("in time");
+    let settled =
+        timeout(secs(8), limiter.settle(&id, usage! { tokens: 1 })).await.expect("in time");
     assert!(is_store(&settled.unwrap_err()));
     assert!(is_store(&timeout(secs(8), call.release()).await.expect("in time").unwrap_err()));
-    assert!(is_store(&timeout(secs(8), detached.detach(secs(1))).await.expect("in time").unwrap_err()));
+    assert!(is_store(
+        &timeout(secs(8), detached.detach(secs(1))).await.expect("in time").unwrap_err()
+    ));
     timeout(secs(8), limiter.close()).await.expect("in time");
 
     // What was told to fail is still made good.
@@ -165,7 +173,9 @@ async fn everything_else_fails_in_time_too() {
 #[tokio::test(start_paused = true)]
 async fn a_refusal_of_the_store_is_no_outage() {
     let recorder = Recorder::default();
-    for on_unavailable in [OnUnavailable::Fail, OnUnavailable::Allow, OnUnavailable::Local { share: 0.5 }] {
+    for on_unavailable in
+        [OnUnavailable::Fail, OnUnavailable::Allow, OnUnavailable::Local { share: 0.5 }]
+    {
         let store = FakeStore::new();
         let builder = builder(&store).on_unavailable(on_unavailable).observer(recorder.clone());
         let limiter = builder.build().unwrap();
@@ -222,20 +232,27 @@ async fn retries_wait_longer_each_time() {
 #[tokio::test(start_paused = true)]
 async fn the_longest_of_pauses_is_no_panic() {
     let mut retries = Retries::default();
-    (retries.first_pause, retries.longest_pause, retries.jitter) = (Duration::MAX, Duration::MAX, 1.0);
+    (retries.first_pause, retries.longest_pause, retries.jitter) =
+        (Duration::MAX, Duration::MAX, 1.0);
     for _ in 0..20 {
         let store = FakeStore::new();
         let limiter = builder(&store).retries(retries).build().unwrap();
         store.next([Unavailable]);
-        let waits = timeout(secs(1_000_000), limiter.reserve(tokens(1).max_wait(secs(2)))).await.unwrap();
+        let waits =
+            timeout(secs(1_000_000), limiter.reserve(tokens(1).max_wait(secs(2)))).await.unwrap();
         assert!(matches!(waits, Err(Throttled::Deadline(_))), "{waits:?}");
     }
 }
 
 #[test]
 fn a_runtime_that_ends_takes_nobody_with_it() {
-    let runtime =
-        || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap()
+    };
     let (first, second) = (runtime(), runtime());
     let limiter = Limiter::new(limits()).unwrap();
     let call = first.block_on(limiter.reserve(tokens(100))).unwrap();
@@ -259,8 +276,13 @@ fn a_runtime_that_ends_takes_nobody_with_it() {
 
 #[test]
 fn a_runtime_may_end_with_a_batch_on_its_way() {
-    let runtime =
-        || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap()
+    };
     let (first, second) = (runtime(), runtime());
     let (store, limiter) = second.block_on(async {
         let store = FakeStore::new();

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, advance, timeout};
 use tower_throttle::{
-    Demand, Feedback, Limiter, Limits, Named, OnUnavailable, Quota, Refusal, Reservation, Retries, Throttled,
-    Usage, engine::Op, usage,
+    Demand, Feedback, Limiter, Limits, Named, OnUnavailable, Quota, Refusal, Reservation, Retries,
+    Throttled, Usage, engine::Op, usage,
 };
 
 use crate::{
@@ -45,13 +45,17 @@ async fn whoever_asks_meanwhile_is_refused_at_once_and_told_what_is_left_of_it()
     assert_eq!(recorder.count("quota: None, asked: 3600s, applied: 300s"), 1);
     let began = Instant::now();
     for left in [3_600, 3_540, 3_480] {
-        let demands = [tokens(1), tokens(0), tokens(1).max_wait(secs(10)), tokens(1).max_wait(2 * HOUR)];
+        let demands =
+            [tokens(1), tokens(0), tokens(1).max_wait(secs(10)), tokens(1).max_wait(2 * HOUR)];
         for demand in demands {
             let error = limiter.reserve(demand.clone()).await.unwrap_err();
             assert_eq!((error.retry_after(), error.is_permanent()), (Some(secs(left)), false));
             paused(error);
             let refusal = paused(limiter.try_reserve(demand.clone()).await.unwrap_err());
-            assert_eq!((refusal.retry_after(), &*refusal.shortages()[0].quota), (Some(secs(left)), "paused"));
+            assert_eq!(
+                (refusal.retry_after(), &*refusal.shortages()[0].quota),
+                (Some(secs(left)), "paused")
+            );
             assert_eq!(limiter.time_until_available(demand).await.unwrap(), Some(secs(left)));
         }
         let status = limiter.status("a").await.unwrap();
@@ -105,7 +109,10 @@ async fn many_wait(limiter: &Limiter) {
     let mut all = Vec::new();
     for amount in 0..1_000 {
         let demand = tokens(1 + amount % 3);
-        all.push(waiting(limiter, if amount % 7 == 0 { demand.max_wait(secs(100_000)) } else { demand }));
+        all.push(waiting(
+            limiter,
+            if amount % 7 == 0 { demand.max_wait(secs(100_000)) } else { demand },
+        ));
     }
     quiet().await;
     tokio::time::sleep(secs(20)).await;
@@ -133,11 +140,12 @@ async fn whoever_waits_already_is_refused_with_all_behind_it() {
     let limiter = on(&store);
     store.delay(ms(10));
     many_wait(&limiter).await;
-    let looks = |op: &Op| matches!(op, Op::Surface { .. });
+    let looks = |op: &Op| matches!(op, Op::Refused { .. });
     let sent = store.sent();
     let said = sent.iter().position(|sent| sent.ops.iter().any(looks)).unwrap();
-    let reserves =
-        |sent: &crate::fake::Sent| sent.ops.iter().filter(|op| matches!(op, Op::Reserve { .. })).count();
+    let reserves = |sent: &crate::fake::Sent| {
+        sent.ops.iter().filter(|op| matches!(op, Op::Reserve(_))).count()
+    };
     assert_eq!(sent[said + 1..].iter().map(reserves).sum::<usize>(), 1, "one look was enough");
 }
 
@@ -155,12 +163,14 @@ async fn what_another_process_was_told_is_found_at_the_next_look() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lanes_that_share_the_bucket_learn_at_once() {
+async fn demands_that_share_the_bucket_learn_at_once() {
     let limits = Limits::new()
         .bucket("a", [Quota::per_hour("tokens", 100)])
         .bucket("parent", [Quota::per_hour("tokens", 100)]);
     let store = FakeStore::new();
-    for limiter in [Limiter::new(limits.clone()).unwrap(), Limiter::with_store(limits, store).unwrap()] {
+    for limiter in
+        [Limiter::new(limits.clone()).unwrap(), Limiter::with_store(limits, store).unwrap()]
+    {
         let call = limiter.reserve(tokens(100)).await.unwrap();
         let both = waiting(&limiter, tokens(1).and("parent"));
         quiet().await;
@@ -175,15 +185,16 @@ async fn lanes_that_share_the_bucket_learn_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pause_of_one_quota_refuses_those_that_need_it_and_lets_others_pass() {
-    let limits =
-        || {
-            Limits::new()
-                .bucket("a", [Quota::per_minute("requests", 5), Quota::per_hour("tokens", 100)])
-                .class("batch", Duration::ZERO, 0.5)
-        };
-    let needs = |requests, tokens: u64| Demand::new("a", usage! { requests: requests, tokens: tokens });
+    let limits = || {
+        Limits::new()
+            .bucket("a", [Quota::per_minute("requests", 5), Quota::per_hour("tokens", 100)])
+            .class("batch", Duration::ZERO, 0.5)
+    };
+    let needs =
+        |requests, tokens: u64| Demand::new("a", usage! { requests: requests, tokens: tokens });
     let of_tokens = |time| Feedback::new().with_retry_after_of(Named::metric("tokens"), time);
-    for limiter in [Limiter::new(limits()).unwrap(), Limiter::with_store(limits(), FakeStore::new()).unwrap()]
+    for limiter in
+        [Limiter::new(limits()).unwrap(), Limiter::with_store(limits(), FakeStore::new()).unwrap()]
     {
         let call = limiter.reserve(needs(4, 10)).await.unwrap();
         let refused = [
@@ -196,7 +207,8 @@ async fn a_pause_of_one_quota_refuses_those_that_need_it_and_lets_others_pass() 
         drop(call.feedback(&of_tokens(HOUR)));
         for demand in refused {
             let refusal = paused(outcome(demand).await);
-            let quotas: Vec<_> = refusal.shortages().iter().map(|shortage| &*shortage.quota).collect();
+            let quotas: Vec<_> =
+                refusal.shortages().iter().map(|shortage| &*shortage.quota).collect();
             assert!(quotas.contains(&"tokens per 3600s"), "{quotas:?}");
             assert_eq!(refusal.retry_after().unwrap().as_secs().div_ceil(10), 360);
         }
@@ -210,7 +222,11 @@ async fn a_pause_of_one_quota_refuses_those_that_need_it_and_lets_others_pass() 
 
         for waits in waits {
             drop(
-                timeout(secs(200), waits).await.expect("a window later there are requests").unwrap().unwrap(),
+                timeout(secs(200), waits)
+                    .await
+                    .expect("a window later there are requests")
+                    .unwrap()
+                    .unwrap(),
             );
         }
         tokio::time::sleep(LONGEST).await;
@@ -292,8 +308,9 @@ async fn no_wait_is_too_long() {
 #[tokio::test(start_paused = true)]
 async fn it_surfaces_in_what_stands_in_for_the_store_too() {
     let store = FakeStore::new();
-    let limiter =
-        builder(&store).on_unavailable(OnUnavailable::Local { share: 0.5 }).retries(Retries::none());
+    let limiter = builder(&store)
+        .on_unavailable(OnUnavailable::Local { share: 0.5 })
+        .retries(Retries::none());
     let limiter = limiter.build().unwrap();
     limiter.feedback("a", &retry_after(HOUR)).await.unwrap();
     paused(limiter.reserve(tokens(1)).await.unwrap_err());
@@ -312,11 +329,13 @@ async fn it_surfaces_in_what_stands_in_for_the_store_too() {
 #[tokio::test(start_paused = true)]
 async fn what_changes_the_limits_meanwhile_is_looked_at_anew() {
     let store = FakeStore::new();
-    let with_images =
-        || Limits::new().bucket("a", [Quota::per_hour("images", 9), Quota::per_hour("tokens", 100)]);
+    let with_images = || {
+        Limits::new().bucket("a", [Quota::per_hour("images", 9), Quota::per_hour("tokens", 100)])
+    };
     let limiter = Limiter::with_store(with_images(), store.clone()).unwrap();
     let call = limiter.reserve(tokens(100)).await.unwrap();
-    let images = |images: u64| Demand::new("a", Usage::new().with("tokens", 1).with("images", images));
+    let images =
+        |images: u64| Demand::new("a", Usage::new().with("tokens", 1).with("images", images));
     let all: Vec<_> = (0..20).map(|_| waiting(&limiter, images(0))).collect();
     quiet().await;
     store.hold();

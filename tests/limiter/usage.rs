@@ -46,7 +46,9 @@ async fn what_was_seen_is_a_lower_bound_of_each() {
     assert_eq!(charged(split(), seen).await, [150.0, 100.0, 50.0, 350.0]);
     let seen = Settlement::AtLeast(usage! { input_tokens: 3, output_tokens: 5 });
     assert_eq!(charged(split(), seen).await, [120.0, 100.0, 20.0, 200.0]);
-    for seen in [usage! { input_tokens: 3, output_tokens: 5 }, usage! { output_tokens: 5 }, usage! {}] {
+    for seen in
+        [usage! { input_tokens: 3, output_tokens: 5 }, usage! { output_tokens: 5 }, usage! {}]
+    {
         let charged = charged(usage! { tokens: 200 }, Settlement::AtLeast(seen.clone())).await;
         assert!(charged[0] >= 200.0, "{charged:?} having seen {seen:?}");
     }
@@ -58,8 +60,11 @@ async fn what_was_seen_is_a_lower_bound_of_each() {
 
 #[tokio::test]
 async fn a_call_is_a_request_unless_it_says_otherwise() {
-    let limiter = Limiter::new(Limits::new().bucket("a", [Quota::per_hour("requests", 10)])).unwrap();
-    for (usage, charged) in [(usage! {}, 1.0), (usage! { tokens: 7 }, 2.0), (usage! { requests: 3 }, 5.0)] {
+    let limiter =
+        Limiter::new(Limits::new().bucket("a", [Quota::per_hour("requests", 10)])).unwrap();
+    for (usage, charged) in
+        [(usage! {}, 1.0), (usage! { tokens: 7 }, 2.0), (usage! { requests: 3 }, 5.0)]
+    {
         limiter.reserve(Demand::new("a", usage)).await.unwrap().keep().await.unwrap();
         assert_eq!(limiter.status("a").await.unwrap().quotas[0].charged, charged);
     }
@@ -82,7 +87,8 @@ async fn weights_round_a_cost_up_once() {
         limiter.reserve(Demand::new("a", usage)).await.unwrap().keep().await.unwrap();
         assert_eq!(limiter.status("a").await.unwrap().quotas[0].charged, charged);
     }
-    let call = limiter.reserve(Demand::new("a", usage! { input_tokens: 9, cached: 5 })).await.unwrap();
+    let call =
+        limiter.reserve(Demand::new("a", usage! { input_tokens: 9, cached: 5 })).await.unwrap();
     call.settle(usage! { cached: 0 }).await.unwrap();
     assert_eq!(limiter.status("a").await.unwrap().quotas[0].charged, 14.0);
 }

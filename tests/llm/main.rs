@@ -6,7 +6,7 @@ mod support;
 
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, service_fn};
 use tower_throttle::{
     BoxError, Limiter, LimitsError, ThrottleLayer, Throttled,
     llm::{Rules, anthropic, compatible, openai},
@@ -55,8 +55,10 @@ async fn every_provider_starts_alike() {
     call(&claude, &anthropic::rules(), "claude-sonnet-4-6").await.unwrap();
 
     let groq = compatible::groq();
-    let llama =
-        [("llama-3.3-70b", compatible::groq_quotas().rpm(30)), ("qwen", compatible::groq_quotas().rpm(60))];
+    let llama = [
+        ("llama-3.3-70b", compatible::groq_quotas().rpm(30)),
+        ("qwen", compatible::groq_quotas().rpm(60)),
+    ];
     let llama = groq.limiter(&url, llama).await.unwrap();
     call(&llama, &groq, "llama-3.3-70b").await.unwrap();
     assert!(llama.status("qwen").await.is_ok());

@@ -80,7 +80,9 @@ async fn s05_more_than_capacity_is_an_error_at_once(world: World) {
     for drain in [0, 4_000, 6_000] {
         spend(&limiter, tokens(drain)).await;
         let before = left(&limiter, "a").await;
-        for result in [limiter.try_reserve(tokens(20_000)).await, limiter.reserve(tokens(20_000)).await] {
+        for result in
+            [limiter.try_reserve(tokens(20_000)).await, limiter.reserve(tokens(20_000)).await]
+        {
             let error = result.unwrap_err();
             assert!(matches!(error, Throttled::ExceedsCapacity(_)), "{error}");
             assert!(error.is_permanent() && error.retry_after().is_none());
@@ -113,15 +115,23 @@ async fn s06_each_quota_refills_on_its_own_stamp(world: World) {
 }
 
 async fn s07_spacing_and_a_window_together(world: World) {
-    let limiter = world
-        .bucket([Quota::token_bucket("requests", 1, secs(3)).burst(1), Quota::per_minute("requests", 20)]);
+    let limiter = world.bucket([
+        Quota::token_bucket("requests", 1, secs(3)).burst(1),
+        Quota::per_minute("requests", 20),
+    ]);
     for _ in 0..19 {
         spend(&limiter, requests(1)).await;
-        assert_eq!(refusal(&limiter, requests(1)).await, (vec!["a: requests per 3s".into()], Some(secs(3))));
+        assert_eq!(
+            refusal(&limiter, requests(1)).await,
+            (vec!["a: requests per 3s".into()], Some(secs(3)))
+        );
         world.advance(secs(3)).await;
     }
     spend(&limiter, requests(1)).await;
-    assert_eq!(refusal(&limiter, requests(1)).await.0, ["a: requests per 3s", "a: requests per 60s"]);
+    assert_eq!(
+        refusal(&limiter, requests(1)).await.0,
+        ["a: requests per 3s", "a: requests per 60s"]
+    );
     world.advance(secs(3)).await;
     // A minute after the first: the spacing would allow the 21st, the window not quite yet.
     let (named, retry_after) = refusal(&limiter, requests(1)).await;
@@ -178,8 +188,9 @@ async fn s09_exactly_the_limit_passes(world: World) {
 }
 
 async fn s10_a_live_change_keeps_what_was_used(world: World) {
-    let limits =
-        |name: &str, limit| tower_throttle::Limits::new().partition(name).bucket("a", [per_minute(limit)]);
+    let limits = |name: &str, limit| {
+        tower_throttle::Limits::new().partition(name).bucket("a", [per_minute(limit)])
+    };
 
     let limiter = world.limiter(limits("raised", 10));
     spend(&limiter, tokens(10)).await;

@@ -34,7 +34,8 @@ impl Store for Losing {
                 Reply::Now(answer) => Ok(answer),
                 Reply::Later(answer) => answer.await,
             };
-            let loses = lost.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+            let loses =
+                lost.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
             if loses.is_ok() { pending().await } else { result }
         }))
     }

@@ -15,7 +15,8 @@ on_every_store!(
 );
 
 fn limits() -> Limits {
-    Limits::new().bucket("a", [Quota::per_minute("requests", 100), Quota::per_minute("tokens", 10_000)])
+    Limits::new()
+        .bucket("a", [Quota::per_minute("requests", 100), Quota::per_minute("tokens", 10_000)])
 }
 
 fn call(tokens: u64) -> Demand {
@@ -26,7 +27,8 @@ async fn what_is_left_is_left_for_all_and_for_a_while(world: World) {
     let (one, other) = (world.limiter(limits()), world.limiter(limits()));
     let reservation = take(&one, call(1_000)).await;
     // Somebody else uses the key: of 9,000 believed to be left there are 600.
-    let said = Feedback::new().with_left(Named::metric("tokens").limit(10_000), 600, Some(secs(20)));
+    let said =
+        Feedback::new().with_left(Named::metric("tokens").limit(10_000), 600, Some(secs(20)));
     soon(reservation.feedback(&said)).await.unwrap();
     assert_eq!(left(&other, "a").await, [99.0, 600.0]);
     let status = soon(other.status("a")).await.unwrap();
@@ -76,7 +78,9 @@ async fn a_bucket_refills_at_the_provider_s_pace(world: World) {
     let reservation = take(&one, tokens(1_000)).await;
     world.advance(secs(2)).await;
     // 0 were left when the call was admitted; in the two seconds since then 200 came back.
-    soon(reservation.feedback(&Feedback::new().with_left(Named::metric("tokens"), 0, None))).await.unwrap();
+    soon(reservation.feedback(&Feedback::new().with_left(Named::metric("tokens"), 0, None)))
+        .await
+        .unwrap();
     assert_eq!(left(&other, "a").await, [200.0]);
     world.advance(secs(10)).await;
     assert_eq!(left(&other, "a").await, [1_200.0]);
@@ -121,7 +125,10 @@ async fn a_wait_longer_than_the_longest_pause_surfaces_for_all(world: World) {
     assert_eq!(named, ["a: paused"]);
     world.advance(secs(60)).await;
     assert_eq!(surfaces(&other, call(1)).await.1.unwrap(), left.unwrap() - secs(60));
-    assert_eq!(soon(other.time_until_available(call(1))).await.unwrap(), Some(left.unwrap() - secs(60)));
+    assert_eq!(
+        soon(other.time_until_available(call(1))).await.unwrap(),
+        Some(left.unwrap() - secs(60))
+    );
 
     // One of the user's that lasts as long makes it a wait like others.
     soon(one.pause("a", HOUR)).await.unwrap();
@@ -141,7 +148,10 @@ async fn so_does_one_for_a_quota(world: World) {
     soon(one.feedback("a", &of_tokens)).await.unwrap();
     assert_eq!(surfaces(&other, call(1)).await, (vec!["a: tokens per 60s".into()], Some(HOUR)));
     world.advance(secs(100)).await;
-    assert_eq!(surfaces(&other, tokens(1)).await, (vec!["a: tokens per 60s".into()], Some(HOUR - secs(100))));
+    assert_eq!(
+        surfaces(&other, tokens(1)).await,
+        (vec!["a: tokens per 60s".into()], Some(HOUR - secs(100)))
+    );
     assert!(passes(&other, requests(1)).await, "who needs no tokens is not held up");
     let status = soon(other.status("a")).await.unwrap();
     assert_eq!((status.asked_until, status.quotas[0].asked), (None, None));

@@ -46,5 +46,9 @@ async fn s22_who_carries_may_go_or_not_be_polled() {
     }
     settled(&limiter).await;
     assert_eq!(left(&limiter, "a").await, [90.0, 3.0]);
-    assert_eq!(connections(&server), before, "a reply that somebody else takes puts no connection in doubt");
+    assert_eq!(
+        connections(&server),
+        before,
+        "a reply that somebody else takes puts no connection in doubt"
+    );
 }

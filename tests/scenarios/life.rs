@@ -25,8 +25,11 @@ async fn s32_lost_state_starts_anew_and_is_told(world: World) {
         }
     };
     let limits = Limits::new().bucket("a", [Quota::per_hour("tokens", 100)]);
-    let limiter =
-        Limiter::builder(limits).shared_store(world.store.clone()).observer(observer).build().unwrap();
+    let limiter = Limiter::builder(limits)
+        .shared_store(world.store.clone())
+        .observer(observer)
+        .build()
+        .unwrap();
     let call = take(&limiter, tokens(90)).await;
     world.advance(ms(10)).await;
     world.flush().await;
@@ -94,7 +97,8 @@ async fn a_quota_that_goes_and_comes_back_counts_what_is_still_in_flight(world: 
     let limiter = world.bucket(all());
     let set = |quotas: Vec<Quota>| limiter.update(Limits::new().bucket("a", quotas)).unwrap();
     let (settled, dropped) = (take(&limiter, tokens(100)).await, take(&limiter, tokens(100)).await);
-    let (mut adjusted, detached) = (take(&limiter, tokens(100)).await, take(&limiter, tokens(100)).await);
+    let (mut adjusted, detached) =
+        (take(&limiter, tokens(100)).await, take(&limiter, tokens(100)).await);
     let open = take(&limiter, tokens(100)).await;
     set(few());
     settled.settle(usage! { tokens: 10 }).await.unwrap();

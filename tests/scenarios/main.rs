@@ -3,6 +3,9 @@
 mod arithmetic;
 mod faults;
 mod feedback;
+mod fleet;
+#[path = "../support/fleet_api.rs"]
+mod fleet_api;
 #[cfg(feature = "redis")]
 mod leaving;
 mod life;

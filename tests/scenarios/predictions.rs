@@ -17,7 +17,8 @@ on_every_store!(
 );
 
 async fn what_fits_is_available_now(world: World) {
-    let limiter = world.bucket([Quota::token_bucket("tokens", 10_000, MINUTE), Quota::concurrency(1)]);
+    let limiter =
+        world.bucket([Quota::token_bucket("tokens", 10_000, MINUTE), Quota::concurrency(1)]);
     for _ in 0..3 {
         let wait = limiter.time_until_available(tokens(10_000)).await.unwrap();
         assert_eq!(wait, Some(Duration::ZERO));
@@ -27,8 +28,10 @@ async fn what_fits_is_available_now(world: World) {
 }
 
 async fn what_is_in_flight_stays_so(world: World) {
-    let limiter =
-        world.bucket([Quota::per_minute("tokens", 10_000).charge_at(ChargeAt::End), Quota::concurrency(2)]);
+    let limiter = world.bucket([
+        Quota::per_minute("tokens", 10_000).charge_at(ChargeAt::End),
+        Quota::concurrency(2),
+    ]);
     let call = take(&limiter, tokens(1_000)).await;
     assert_eq!(limiter.time_until_available(tokens(1_000)).await.unwrap(), Some(Duration::ZERO));
     let quotas = limiter.status("a").await.unwrap().quotas;

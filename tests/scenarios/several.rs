@@ -28,7 +28,9 @@ async fn s16_a_combined_quota_with_weights(world: World) {
         Quota::per_minute("input_tokens", 50_000),
         Quota::per_minute("output_tokens", 4_000),
     ]);
-    let call = take(&limiter, Demand::new("a", usage! { input_tokens: 3_000, output_tokens: 1_000 })).await;
+    let call =
+        take(&limiter, Demand::new("a", usage! { input_tokens: 3_000, output_tokens: 1_000 }))
+            .await;
     assert_eq!(left(&limiter, "a").await, [92_000.0, 47_000.0, 3_000.0]);
     // The output quota alone refuses, though the combined one has room.
     let large = Demand::new("a", usage! { input_tokens: 0, output_tokens: 3_500 });
@@ -52,8 +54,10 @@ async fn s16_a_combined_quota_with_weights(world: World) {
 }
 
 async fn s17_split_quotas_settle_apart(world: World) {
-    let limiter = world
-        .bucket([Quota::per_minute("input_tokens", 4_000_000), Quota::per_minute("output_tokens", 128_000)]);
+    let limiter = world.bucket([
+        Quota::per_minute("input_tokens", 4_000_000),
+        Quota::per_minute("output_tokens", 128_000),
+    ]);
     let call = take(&limiter, Demand::new("a", usage! { output_tokens: 10_000 })).await;
     call.settle(usage! { output_tokens: 2_000 }).await.unwrap();
     assert_eq!(left(&limiter, "a").await, [4_000_000.0, 126_000.0]);
@@ -82,7 +86,9 @@ async fn s18_a_child_and_its_parent(world: World) {
 async fn s19_a_misspelt_metric_is_an_error(world: World) {
     let limiter = world.bucket([Quota::per_minute("tokens", 10), Quota::per_minute("images", 2)]);
     let misspelt = Demand::new("a", usage! { tokns: 1 });
-    for result in [limiter.try_reserve(misspelt.clone()).await, limiter.reserve(misspelt.clone()).await] {
+    for result in
+        [limiter.try_reserve(misspelt.clone()).await, limiter.reserve(misspelt.clone()).await]
+    {
         let error = result.unwrap_err();
         assert!(error.is_permanent() && error.to_string().contains("tokns"), "{error}");
         assert!(

@@ -25,7 +25,8 @@ async fn s12_never_more_than_the_limit_in_any_window(world: World) {
     let mut log: Vec<(u64, u64)> = vec![(0, 100)];
     let (mut now, mut random) = (0, 1_u64);
     while now < 400_000 {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let (step, amount) = (random >> 53, (random >> 40) % 30);
         world.advance(ms(step)).await;
         now += step;

@@ -98,7 +98,10 @@ async fn s22_a_cancelled_waiter_was_never_there(world: World) {
     assert_eq!(left(&limiter, "a").await, [10.0]);
     third.granted().await.release().await.unwrap();
     let status = limiter.status("a").await.unwrap();
-    assert_eq!((status.waiting, status.quotas[0].in_flight, status.quotas[0].available), (0, 0, 30.0));
+    assert_eq!(
+        (status.waiting, status.quotas[0].in_flight, status.quotas[0].available),
+        (0, 0, 30.0)
+    );
 }
 
 async fn s23_an_update_reaches_those_that_wait(world: World) {
@@ -169,11 +172,9 @@ async fn s25_a_wait_that_refunds_could_shorten_is_waited(world: World) {
 }
 
 async fn s26_a_head_start_passes_those_that_wait(world: World) {
-    let limits = Limits::new().bucket("a", [Quota::token_bucket("tokens", 100, secs(1)).burst(10)]).class(
-        "production",
-        secs(30),
-        0.0,
-    );
+    let limits = Limits::new()
+        .bucket("a", [Quota::token_bucket("tokens", 100, secs(1)).burst(10)])
+        .class("production", secs(30), 0.0);
     let limiter = world.limiter(limits);
     spend(&limiter, tokens(10)).await;
     let mut batch = Vec::new();
@@ -191,7 +192,11 @@ async fn s26_a_head_start_passes_those_that_wait(world: World) {
 }
 
 fn with_headroom(limit: u64) -> Limits {
-    Limits::new().bucket("a", [Quota::per_hour("tokens", limit)]).class("batch", Duration::ZERO, 0.1)
+    Limits::new().bucket("a", [Quota::per_hour("tokens", limit)]).class(
+        "batch",
+        Duration::ZERO,
+        0.1,
+    )
 }
 
 fn batch(amount: u64) -> Demand {

@@ -3,7 +3,9 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::{task::JoinHandle, time::timeout};
-use tower_throttle::{Demand, Limiter, Limits, MemoryStore, Quota, Reservation, Store, Throttled, Usage};
+use tower_throttle::{
+    Demand, Limiter, Limits, MemoryStore, Quota, Reservation, Store, Throttled, Usage,
+};
 
 /// Longer than anything should take: what takes longer hangs.
 const HANGS: Duration = Duration::from_secs(30);
@@ -102,7 +104,9 @@ mod stepped {
 
         pub(crate) async fn store(&self) -> RedisStore {
             let store = RedisStore::connect(&self.server.url()).await.expect("the server answers");
-            store.with_clock("local function clock() return tonumber(redis.call('GET', 'test:clock')) end")
+            store.with_clock(
+                "local function clock() return tonumber(redis.call('GET', 'test:clock')) end",
+            )
         }
 
         fn send(&self, words: &[&str]) {
@@ -203,7 +207,9 @@ pub(crate) async fn left(limiter: &Limiter, bucket: &str) -> Vec<f64> {
 
 /// The refusal of a try that does not fit: the quotas named, and the time until it fits.
 pub(crate) async fn refusal(limiter: &Limiter, demand: Demand) -> (Vec<String>, Option<Duration>) {
-    let Err(Throttled::NotNow(refusal)) = limiter.try_reserve(demand).await else { panic!("it is refused") };
+    let Err(Throttled::NotNow(refusal)) = limiter.try_reserve(demand).await else {
+        panic!("it is refused")
+    };
     let named = refusal.shortages().iter().map(|s| format!("{}: {}", s.bucket, s.quota)).collect();
     (named, refusal.retry_after())
 }

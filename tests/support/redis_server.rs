@@ -28,7 +28,7 @@ impl RedisServer {
         Self::start_with(&[])
     }
 
-    /// The same with more arguments, as on the command line.
+    /// Starts a server with more arguments, as on the command line.
     pub fn start_with(arguments: &[&str]) -> Self {
         let binary = binary();
         let password = arguments.iter().position(|&argument| argument == "--requirepass");
@@ -40,7 +40,7 @@ impl RedisServer {
             arguments: arguments.iter().map(ToString::to_string).collect(),
             child: None,
         };
-        // Somebody else may take the port between its choice and its use.
+        // Another process may take the port between its choice and its use.
         for _ in 0..20 {
             server.port = free_port();
             if server.launch() {
@@ -72,7 +72,7 @@ impl RedisServer {
             .expect("the server accepts connections")
     }
 
-    /// Sends one command and answers its reply.
+    /// Sends one command and returns its reply.
     pub fn command<T: redis::FromRedisValue>(&self, line: &[&str]) -> T {
         let mut command = redis::cmd(line[0]);
         command.arg(&line[1..]);
@@ -88,13 +88,14 @@ impl RedisServer {
         }
     }
 
-    /// Starts the server again, on the same port and with the same arguments. What it had not saved is gone.
+    /// Starts the server again, on the same port and with the same arguments. What it had not saved
+    /// is gone.
     pub fn restart(&mut self) {
         self.stop();
         assert!(self.launch(), "{} does not start again: {}", self.binary.display(), self.log());
     }
 
-    /// Makes the server hang: it neither answers nor closes connections.
+    /// Makes the server hang: it neither replies nor closes connections.
     pub fn pause(&self) {
         self.signal("STOP");
     }
@@ -110,7 +111,7 @@ impl RedisServer {
         assert!(status.is_ok_and(|status| status.success()), "kill -{name} {id}");
     }
 
-    /// Answers whether the server is ready; if not, its port was taken.
+    /// Returns true once the server is ready, false if its port was taken.
     fn launch(&mut self) -> bool {
         let log = fs::File::create(self.directory.join("log")).expect("a log file");
         let child = Command::new(&self.binary)
@@ -143,7 +144,9 @@ impl RedisServer {
     fn is_ready(&self) -> bool {
         let info = redis::Client::open(self.url())
             .and_then(|client| client.get_connection_with_timeout(Duration::from_secs(1)))
-            .and_then(|mut connection| redis::cmd("INFO").arg("server").query::<String>(&mut connection));
+            .and_then(|mut connection| {
+                redis::cmd("INFO").arg("server").query::<String>(&mut connection)
+            });
         let id = self.child.as_ref().map_or(0, Child::id);
         info.is_ok_and(|info| info.lines().any(|line| line == format!("process_id:{id}")))
     }
@@ -191,7 +194,8 @@ fn free_port() -> u16 {
 
 fn new_directory() -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let name = format!("throttle-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let name =
+        format!("throttle-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let directory = Path::new(&env::temp_dir()).join(name);
     fs::create_dir_all(&directory).expect("a directory for the server");
     directory

@@ -1,4 +1,5 @@
-//! async-openai within limits. Its own retry layer stays outside, so that each attempt is a reservation of its own.
+//! async-openai within limits. Its own retry layer stays outside, so that each attempt is a
+//! reservation of its own.
 
 use std::time::Duration;
 
@@ -21,18 +22,27 @@ use futures_util::StreamExt;
 use reqwest::{Request, Response};
 use serde_json::json;
 use tower::{Layer, Service, ServiceBuilder};
-use tower_throttle::{BoxError, Demand, Limiter, Limits, Quota, ThrottleLayer, Throttled};
+use tower_throttle::{
+    BoxError, Demand, ExtractError, Limiter, Limits, Quota, ThrottleLayer, Throttled,
+};
 
 /// A client of the provider at `url`, all of whose calls keep within the limits.
 pub fn client(limiter: Limiter, url: &str) -> Client<OpenAIConfig> {
-    let layer = ThrottleLayer::new(limiter, openai::demand as fn(&mut Request) -> Result<Demand, BoxError>);
+    let layer = ThrottleLayer::new(
+        limiter,
+        openai::demand as fn(&mut Request) -> Result<Demand, ExtractError>,
+    );
     client_through(layer.inspector(openai::inspect()).layer(reqwest::Client::new()), url)
 }
 
 /// A client of the provider at `url` whose attempts all go through a throttled service.
 pub fn client_through<S>(throttled: S, url: &str) -> Client<OpenAIConfig>
 where
-    S: Service<Request, Response = Response, Error = BoxError, Future: Send> + Clone + Send + Sync + 'static,
+    S: Service<Request, Response = Response, Error = BoxError, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
 {
     let service = ServiceBuilder::new()
         .layer(OpenAIRetryLayer::default())
@@ -43,8 +53,8 @@ where
     Client::with_config(config).with_http_service(service)
 }
 
-/// async-openai's own error where there is one: its retry layer looks for that, and takes no boxed one for a
-/// connection that failed.
+/// async-openai's own error where there is one: its retry layer looks for that, and takes no boxed
+/// one for a connection that failed.
 fn own_error(error: BoxError) -> OpenAIError {
     let error = match error.downcast::<reqwest::Error>() {
         Ok(error) => return OpenAIError::Reqwest(*error),
@@ -65,12 +75,13 @@ pub fn question() -> Result<CreateChatCompletionRequest, OpenAIError> {
         .build()
 }
 
-/// The same, to be answered as a stream that tells its usage: without being asked to, it would not.
+/// A question whose answer is a stream that tells its usage, which it would not do unless asked to.
 ///
 /// # Errors
 /// None.
 pub fn streamed_question() -> Result<CreateChatCompletionRequest, OpenAIError> {
-    let options = ChatCompletionStreamOptions { include_usage: Some(true), include_obfuscation: None };
+    let options =
+        ChatCompletionStreamOptions { include_usage: Some(true), include_obfuscation: None };
     Ok(CreateChatCompletionRequest { stream_options: Some(options), ..question()? })
 }
 
@@ -89,10 +100,13 @@ pub async fn demo() -> Result<(), BoxError> {
     .await?;
     let meter = Meter::default();
     // Two at once, and one more each half a second.
-    let quotas =
-        [Quota::token_bucket("requests", 2, Duration::from_secs(1)), Quota::per_minute("tokens", 700)];
-    let limiter =
-        Limiter::builder(Limits::new().bucket("gpt-4o", quotas)).observer(meter.observer()).build()?;
+    let quotas = [
+        Quota::token_bucket("requests", 2, Duration::from_secs(1)),
+        Quota::per_minute("tokens", 700),
+    ];
+    let limiter = Limiter::builder(Limits::new().bucket("gpt-4o", quotas))
+        .observer(meter.observer())
+        .build()?;
     let client = client(limiter.clone(), &provider.url());
 
     client.chat().create(question()?).await?;
@@ -104,7 +118,8 @@ pub async fn demo() -> Result<(), BoxError> {
     }
     meter.settled(2).await?;
     client.chat().create(question()?).await?;
-    let too_much = CreateChatCompletionRequest { max_completion_tokens: Some(1_000), ..question()? };
+    let too_much =
+        CreateChatCompletionRequest { max_completion_tokens: Some(1_000), ..question()? };
     let Err(refused) = client.chat().create(too_much).await else {
         return Err("a thousand tokens passed where there are 700".into());
     };

@@ -3,7 +3,10 @@
 use std::fmt::Debug;
 
 use async_openai::types::{
-    chat::{CreateChatCompletionRequest, CreateChatCompletionResponse, CreateChatCompletionStreamResponse},
+    chat::{
+        CreateChatCompletionRequest, CreateChatCompletionResponse,
+        CreateChatCompletionStreamResponse,
+    },
     embeddings::{CreateEmbeddingRequest, CreateEmbeddingResponse},
     responses::{CreateResponse, Response, ResponseStreamEvent},
 };
@@ -28,7 +31,10 @@ fn events<T: DeserializeOwned + Debug>(stream: &str) -> Vec<T> {
 #[test]
 fn chat_completions_are_what_async_openai_reads() {
     let request: CreateChatCompletionRequest = read(fixture!("chat.request.json"));
-    assert_eq!((request.max_completion_tokens, request.n, request.messages.len()), (Some(400), Some(2), 2));
+    assert_eq!(
+        (request.max_completion_tokens, request.n, request.messages.len()),
+        (Some(400), Some(2), 2)
+    );
 
     let response: CreateChatCompletionResponse = read(fixture!("chat.json"));
     let usage = response.usage.unwrap();
@@ -49,7 +55,10 @@ fn responses_are_what_async_openai_reads() {
 
     let response: Response = read(fixture!("responses.json"));
     assert_eq!(response.output_text().as_deref(), Some("Rhine, Nile, Amur."));
-    assert_eq!(response.usage.map(|usage| (usage.input_tokens, usage.output_tokens)), Some((18, 12)));
+    assert_eq!(
+        response.usage.map(|usage| (usage.input_tokens, usage.output_tokens)),
+        Some((18, 12))
+    );
 
     let events: Vec<ResponseStreamEvent> = events(fixture!("responses.sse"));
     let [

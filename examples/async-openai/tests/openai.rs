@@ -56,7 +56,10 @@ impl Stand {
     async fn end(self, reservations: u64) -> Totals {
         let totals = self.meter.settled(reservations).await.unwrap();
         let status = self.limiter.status("gpt-4o").await.unwrap();
-        assert_eq!((status.quotas[0].charged as u64, status.quotas[0].in_flight), (totals.charged, 0));
+        assert_eq!(
+            (status.quotas[0].charged as u64, status.quotas[0].in_flight),
+            (totals.charged, 0)
+        );
         drop((self.client, self.provider));
         self.limiter.close().await;
         assert_eq!(self.meter.totals(), totals, "each once");
@@ -172,7 +175,8 @@ async fn s27_s30_each_attempt_at_a_connection_that_is_refused_reserves_and_is_re
     let (limiter, meter) = limiter(10_000);
     let attempts = Arc::new(AtomicUsize::new(0));
     let counted = attempts.clone();
-    let layer = ThrottleLayer::new(limiter.clone(), openai::demand as fn(&mut reqwest::Request) -> _);
+    let layer =
+        ThrottleLayer::new(limiter.clone(), openai::demand as fn(&mut reqwest::Request) -> _);
     let throttled = ServiceBuilder::new()
         .layer(layer.inspector(openai::inspect()))
         .map_request(move |request: reqwest::Request| {
@@ -187,9 +191,15 @@ async fn s27_s30_each_attempt_at_a_connection_that_is_refused_reserves_and_is_re
     // One, and the three retries of the layer.
     let totals = meter.settled(4).await.unwrap();
     assert_eq!((attempts.load(Ordering::Relaxed), totals.reservations), (4, 4));
-    assert_eq!((totals.reserved, totals.charged, totals.refunded()), (4 * RESERVED, 0, 4 * RESERVED));
+    assert_eq!(
+        (totals.reserved, totals.charged, totals.refunded()),
+        (4 * RESERVED, 0, 4 * RESERVED)
+    );
     let status = limiter.status("gpt-4o").await.unwrap();
-    assert!(status.quotas.iter().all(|quota| quota.charged == 0.0 && quota.in_flight == 0), "{status:?}");
+    assert!(
+        status.quotas.iter().all(|quota| quota.charged == 0.0 && quota.in_flight == 0),
+        "{status:?}"
+    );
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -213,7 +223,8 @@ impl Service<reqwest::Request> for NeverReady {
 async fn s27_a_service_that_fails_before_dispatch_costs_nothing() {
     let (limiter, meter) = limiter(10_000);
     let layer = ThrottleLayer::new(limiter, openai::demand as fn(&mut reqwest::Request) -> _);
-    let client = client_through(layer.inspector(openai::inspect()).layer(NeverReady), "http://localhost");
+    let client =
+        client_through(layer.inspector(openai::inspect()).layer(NeverReady), "http://localhost");
     let error = client.chat().create(question().unwrap()).await.unwrap_err();
     assert_eq!(error.to_string(), "not ready, never");
     let totals = meter.settled(1).await.unwrap();
@@ -235,7 +246,8 @@ async fn s30_each_attempt_reserves_and_is_settled_by_what_became_of_it() {
 #[tokio::test]
 async fn s27_calls_that_fail_to_the_last_are_kept() {
     let stand =
-        stand([unavailable(), unavailable(), unavailable(), unavailable(), json(&completion(60))]).await;
+        stand([unavailable(), unavailable(), unavailable(), unavailable(), json(&completion(60))])
+            .await;
     let error = stand.client.chat().create(question().unwrap()).await.unwrap_err();
     assert!(matches!(error, OpenAIError::ApiError(_)), "{error:?}");
     assert_eq!(stand.end(4).await.charged, 4 * RESERVED);
@@ -253,14 +265,18 @@ async fn a_quota_that_is_used_up_for_good_is_not_tried_again() {
 async fn a_refusal_of_the_throttle_is_found_and_not_tried_again() {
     let provider = Provider::start(|_| json(&completion(60))).await.unwrap();
     let (limiter, meter) = limiter(400);
-    let layer = ThrottleLayer::new(limiter, openai::demand as fn(&mut reqwest::Request) -> _).reject();
+    let layer =
+        ThrottleLayer::new(limiter, openai::demand as fn(&mut reqwest::Request) -> _).reject();
     let client = client_through(layer.layer(reqwest::Client::new()), &provider.url());
     client.chat().create(question().unwrap()).await.unwrap();
 
     let error = client.chat().create(question().unwrap()).await.unwrap_err();
     let throttled = Throttled::find(&error).expect("it is ours");
     let retry_after = throttled.retry_after().expect("it fits later");
-    assert!((Duration::from_secs(30)..Duration::from_secs(62)).contains(&retry_after), "{retry_after:?}");
+    assert!(
+        (Duration::from_secs(30)..Duration::from_secs(62)).contains(&retry_after),
+        "{retry_after:?}"
+    );
     assert_eq!(error.to_string(), throttled.to_string());
     assert_eq!((provider.calls(), meter.totals().refused), (1, 1));
 }

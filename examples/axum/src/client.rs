@@ -1,4 +1,5 @@
-//! Handlers that call a provider within its limits: they share one throttled client, which is cloned per request.
+//! Handlers that call a provider within its limits: they share one throttled client, which is
+//! cloned per request.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,12 +17,15 @@ use examples_common::{
 };
 use serde_json::{Value, json};
 use tower::{Layer, Service, ServiceExt};
-use tower_throttle::{BoxError, Demand, Limiter, Limits, Quota, Throttle, ThrottleLayer, Throttled};
+use tower_throttle::{
+    BoxError, Demand, ExtractError, Limiter, Limits, Quota, Throttle, ThrottleLayer, Throttled,
+};
 
 use crate::Server;
 
 /// A client all of whose calls keep within the limits.
-pub type Client = Throttle<reqwest::Client, fn(&mut reqwest::Request) -> Result<Demand, BoxError>, Inspect>;
+pub type Client =
+    Throttle<reqwest::Client, fn(&mut reqwest::Request) -> Result<Demand, ExtractError>, Inspect>;
 
 /// A client all of whose calls keep within the limits.
 pub fn client(limiter: Limiter) -> Client {
@@ -37,7 +41,7 @@ struct App<C> {
     provider: Arc<str>,
 }
 
-/// Answers questions with the help of a provider.
+/// Returns a router that answers questions with the help of a provider.
 pub fn router<C>(client: C, provider: &str) -> Router
 where
     C: Service<reqwest::Request, Response = reqwest::Response, Error = BoxError, Future: Send>,
@@ -91,20 +95,26 @@ impl IntoResponse for Failed {
 pub async fn demo() -> Result<(), BoxError> {
     let provider = Provider::start(|_| provider::json(&completion(60))).await?;
     let meter = Meter::default();
-    let quotas =
-        [Quota::token_bucket("requests", 2, Duration::from_secs(1)), Quota::per_minute("tokens", 1_000)];
-    let limiter =
-        Limiter::builder(Limits::new().bucket("gpt-4o", quotas)).observer(meter.observer()).build()?;
+    let quotas = [
+        Quota::token_bucket("requests", 2, Duration::from_secs(1)),
+        Quota::per_minute("tokens", 1_000),
+    ];
+    let limiter = Limiter::builder(Limits::new().bucket("gpt-4o", quotas))
+        .observer(meter.observer())
+        .build()?;
     let server = Server::start(router(client(limiter.clone()), &provider.url())).await?;
 
     let (curious, url) = (reqwest::Client::new(), server.url("/questions"));
-    let ask = async || curious.post(&url).body("May I?").send().await?.error_for_status()?.text().await;
+    let ask =
+        async || curious.post(&url).body("May I?").send().await?.error_for_status()?.text().await;
     let answers = tokio::try_join!(ask(), ask(), ask(), ask())?;
     server.stop().await??;
     limiter.close().await;
 
     let totals = meter.totals();
-    println!("four questions, of which two are asked at once and one each half a second: {answers:?}");
+    println!(
+        "four questions, of which two are asked at once and one each half a second: {answers:?}"
+    );
     println!("{totals}");
     assert_eq!(answers.3, "It depends.");
     // Two tokens for the question, a hundred for the answer.

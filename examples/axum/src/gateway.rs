@@ -1,5 +1,6 @@
-//! A gateway in front of a provider of language models. Each tenant has a limit of its own, and all of them share what
-//! the provider admits. A request is charged what its answer has really used, told at the end of the stream.
+//! A gateway in front of a provider of language models. Each tenant has a limit of its own, and all
+//! of them share what the provider admits. A request is charged what its answer has really used,
+//! told at the end of the stream.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -23,7 +24,8 @@ use examples_common::{
 };
 use serde_json::json;
 use tower_throttle::{
-    BoxError, Demand, Limiter, Limits, Quota, RespondLayer, Settlement, ThrottleLayer,
+    BoxError, Demand, ExtractError, Limiter, Limits, Quota, RespondLayer, Settlement,
+    ThrottleLayer,
     inspect::{self, BodyEnd, BodyInspector, BodyObserver},
     usage,
 };
@@ -42,35 +44,41 @@ pub struct Tenant(pub Arc<str>);
 /// Where a proxy in front of the gateway says whose request it is, if there are no [`Keys`].
 pub const TENANT: HeaderName = HeaderName::from_static("x-tenant");
 
-/// Which API key belongs to whom.
+/// The tenant of each API key.
 pub type Keys = Arc<HashMap<String, Tenant>>;
 
 /// Tokens a minute: for each tenant those of its plan, for all of them together `everyone`.
 ///
 /// Nothing is ever kept of a tenant without a plan: strangers cannot make up names.
 pub fn limits(plans: HashMap<String, u64>, everyone: u64) -> Limits {
-    Limits::new().bucket("everyone", [Quota::per_minute("tokens", everyone)]).resolver(move |bucket| {
-        let tokens = *plans.get(bucket.strip_prefix("tenant ")?)?;
-        Some(vec![Quota::per_minute("tokens", tokens), Quota::per_minute("requests", 100)])
-    })
+    Limits::new().bucket("everyone", [Quota::per_minute("tokens", everyone)]).resolver(
+        move |bucket| {
+            let tokens = *plans.get(bucket.strip_prefix("tenant ")?)?;
+            Some(vec![Quota::per_minute("tokens", tokens), Quota::per_minute("requests", 100)])
+        },
+    )
 }
 
 /// The most tokens that a request may use.
 #[derive(Clone, Copy, Debug, Default)]
 struct Estimate(u64);
 
-fn demand(request: &mut Request) -> Result<Demand, BoxError> {
+fn demand(request: &mut Request) -> Result<Demand, ExtractError> {
     let known = request.extensions().get::<Tenant>().map(|Tenant(name)| name.as_ref());
     let told = || request.headers().get(TENANT).and_then(|value| value.to_str().ok());
     // The prefix keeps a tenant that calls itself `everyone` in its place.
     let tenant = format!("tenant {}", known.or_else(told).ok_or("whose request is this?")?);
     let Estimate(tokens) = request.extensions().get().copied().unwrap_or_default();
-    Ok(Demand::new(tenant, usage! { requests: 1, tokens: tokens }).and("everyone").max_wait(MAX_WAIT))
+    Ok(Demand::new(tenant, usage! { requests: 1, tokens: tokens })
+        .and("everyone")
+        .max_wait(MAX_WAIT))
 }
 
 /// What the layer of this gateway is.
-pub type Metering =
-    RespondLayer<fn(&mut Request) -> Result<Demand, BoxError>, BodyInspector<fn(&Parts) -> Answer>>;
+pub type Metering = RespondLayer<
+    fn(&mut Request) -> Result<Demand, ExtractError>,
+    BodyInspector<fn(&Parts) -> Answer>,
+>;
 
 /// Meters tenants, and answers by itself what does not fit.
 pub fn metering(limiter: Limiter) -> Metering {
@@ -112,8 +120,10 @@ pub fn router_with_keys(limiter: Limiter, upstream: Upstream, keys: Keys) -> Rou
 }
 
 async fn authenticate(State(keys): State<Keys>, mut request: Request, next: Next) -> Response {
-    let key =
-        request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    let key = request
+        .headers()
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     let Some(tenant) = key.and_then(|key| keys.get(key)) else {
         return StatusCode::UNAUTHORIZED.into_response();
     };
@@ -128,7 +138,8 @@ async fn measure(request: Request, next: Next) -> Response {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
     // What is no chat completion counts as a request and no tokens.
-    head.extensions.insert(Asked::read(&body).map_or(Estimate(0), |asked| Estimate(asked.tokens())));
+    head.extensions
+        .insert(Asked::read(&body).map_or(Estimate(0), |asked| Estimate(asked.tokens())));
     next.run(Request::from_parts(head, Body::from(body))).await
 }
 
@@ -153,15 +164,22 @@ async fn send(upstream: &Upstream, request: Request) -> Result<Response, reqwest
     if !axum::body::HttpBody::is_end_stream(&body) {
         outgoing = outgoing.body(reqwest::Body::wrap_stream(body.into_data_stream()));
     }
-    let (mut head, body) = axum::http::Response::<reqwest::Body>::from(outgoing.send().await?).into_parts();
+    let (mut head, body) =
+        axum::http::Response::<reqwest::Body>::from(outgoing.send().await?).into_parts();
     head.headers = end_to_end(head.headers);
     Ok(Response::from_parts(head, Body::new(body)))
 }
 
 /// Headers without those that concern one connection only, or the gateway. Trailers are passed on.
 fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
-    const NOT: [HeaderName; 6] =
-        [header::CONNECTION, header::HOST, header::TRANSFER_ENCODING, header::UPGRADE, AUTHORIZATION, TENANT];
+    const NOT: [HeaderName; 6] = [
+        header::CONNECTION,
+        header::HOST,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        AUTHORIZATION,
+        TENANT,
+    ];
     NOT.iter().for_each(|name| while headers.remove(name).is_some() {});
     headers
 }
@@ -176,7 +194,10 @@ pub struct Answer {
 impl Answer {
     fn new(head: &Parts) -> Self {
         let refused = head.status == StatusCode::TOO_MANY_REQUESTS;
-        Self { follow: Follow::new(head), is_free: refused || head.extensions.get::<NotSent>().is_some() }
+        Self {
+            follow: Follow::new(head),
+            is_free: refused || head.extensions.get::<NotSent>().is_some(),
+        }
     }
 }
 
@@ -196,14 +217,15 @@ fn slowly(tokens: u64) -> axum::http::Response<provider::Body> {
     tokio::spawn(async move {
         for event in [piece(), last_piece(tokens), json!("[DONE]")] {
             tokio::time::sleep(Duration::from_millis(50)).await;
-            // Nobody may be listening any more.
+            // The client may have hung up.
             let _ = feed.send(Ok(provider::event(&event)));
         }
     });
     answer
 }
 
-/// Two requests of one tenant at once, of which one fits until it is refunded, and one of a stranger.
+/// Two requests of one tenant at once, of which one fits until it is refunded, and one of a
+/// stranger.
 ///
 /// # Errors
 /// When something does not come out as it should.

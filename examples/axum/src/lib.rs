@@ -1,5 +1,5 @@
-//! `tower-throttle` on both sides of axum: a gateway that meters its tenants, handlers that call a provider within its
-//! limits, and limits by route.
+//! `tower-throttle` on both sides of axum: a gateway that meters its tenants, handlers that call a
+//! provider within its limits, and limits by route.
 
 pub mod client;
 pub mod gateway;
@@ -32,7 +32,9 @@ impl Server {
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
         let stopped = async { drop(stopped.await) };
-        let task = tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(stopped).into_future());
+        let task = tokio::spawn(
+            axum::serve(listener, router).with_graceful_shutdown(stopped).into_future(),
+        );
         Ok(Self { address, stop, task })
     }
 

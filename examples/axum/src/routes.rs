@@ -1,11 +1,13 @@
-//! Limits by route: the bucket is the route's pattern, never the path, so that no stranger makes up keys.
+//! Limits by route: the bucket is the route's pattern, never the path, so that no stranger makes up
+//! keys.
 
 use std::borrow::Cow;
 
 use axum::extract::{MatchedPath, Request};
-use tower_throttle::{BoxError, Demand, Usage};
+use tower_throttle::{Demand, ExtractError, Usage};
 
-/// The bucket of requests without a route: of a fallback, or where the layer is around a whole router.
+/// The bucket of requests without a route: of a fallback, or where the layer is around a whole
+/// router.
 pub const ELSEWHERE: &str = "elsewhere";
 
 /// The bucket of a request.
@@ -18,6 +20,6 @@ pub fn bucket(request: &Request) -> Cow<'static, str> {
 ///
 /// # Errors
 /// None.
-pub fn demand(request: &mut Request) -> Result<Demand, BoxError> {
+pub fn demand(request: &mut Request) -> Result<Demand, ExtractError> {
     Ok(Demand::new(bucket(request), Usage::new()))
 }

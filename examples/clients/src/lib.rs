@@ -1,5 +1,5 @@
-//! The provider that the examples call: it answers with the tokens that a call has used, in one piece or as a stream,
-//! and with 429 what exceeds its limit.
+//! The provider that the examples call: it answers with the tokens that a call has used, in one
+//! piece or as a stream, and with 429 what exceeds its limit.
 
 use std::{
     collections::VecDeque,
@@ -29,14 +29,17 @@ pub const TOKENS: u64 = 200;
 /// How long the window is.
 pub const WINDOW: Duration = Duration::from_secs(1);
 
-/// What a call has used, as the answer of this provider tells; the most it may use stays charged if it does not.
+/// What a call has used, as the answer of this provider tells; the most it may use stays charged if
+/// it does not.
 ///
 /// A stream tells it in its last event.
 pub fn used(answer: &[u8]) -> Settlement {
-    let last = answer.rsplit(|&byte| byte == b'\n').find(|line| !line.is_empty()).unwrap_or_default();
+    let last =
+        answer.rsplit(|&byte| byte == b'\n').find(|line| !line.is_empty()).unwrap_or_default();
     let last = last.strip_prefix(b"data: ").unwrap_or(last);
-    let tokens =
-        serde_json::from_slice(last).ok().and_then(|answer: Value| answer["usage"]["total_tokens"].as_u64());
+    let tokens = serde_json::from_slice(last)
+        .ok()
+        .and_then(|answer: Value| answer["usage"]["total_tokens"].as_u64());
     tokens.map_or(Settlement::Keep, |tokens| Settlement::Exact(usage! { tokens: tokens }))
 }
 
@@ -85,7 +88,10 @@ impl Provider {
                 tokio::spawn(async move {
                     let service = service_fn(|request| provider.answer(request));
                     // Fails only for a caller that has gone.
-                    http1::Builder::new().serve_connection(TokioIo::new(connection), service).await.ok();
+                    http1::Builder::new()
+                        .serve_connection(TokioIo::new(connection), service)
+                        .await
+                        .ok();
                 });
             }
         });
@@ -126,7 +132,8 @@ impl Provider {
     }
 
     fn admit(&self, tokens: u64) -> StatusCode {
-        let State { used, counts, failing } = &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { used, counts, failing } =
+            &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if *failing > 0 {
             *failing -= 1;
             counts.failed += 1;

@@ -62,7 +62,11 @@ impl fmt::Display for Totals {
         let Self { reservations, refused, waited, reserved, charged, .. } = self;
         let refunded = self.refunded();
         write!(f, "{reservations} reservations of {reserved} tokens in all, {refused} refused; ")?;
-        write!(f, "waited for {} ms; {charged} tokens used, {refunded} refunded", waited.as_millis())
+        write!(
+            f,
+            "waited for {} ms; {charged} tokens used, {refunded} refunded",
+            waited.as_millis()
+        )
     }
 }
 

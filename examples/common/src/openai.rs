@@ -8,7 +8,7 @@ use http::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tower_throttle::{
-    BoxError, Demand, Settlement,
+    BoxError, Demand, ExtractError, Settlement,
     inspect::{self, BodyEnd, BodyInspector, BodyObserver, ByStatus},
     usage,
 };
@@ -39,7 +39,8 @@ impl Asked {
         Ok(serde_json::from_slice(body)?)
     }
 
-    /// The most tokens that may be used: the prompt, at four bytes each, and as long an answer as is allowed.
+    /// The most tokens that may be used: the prompt, at four bytes each, and as long an answer as
+    /// is allowed.
     pub fn tokens(&self) -> u64 {
         const DEFAULT_MAX_TOKENS: u64 = 1_000;
         let bytes: usize =
@@ -52,7 +53,7 @@ impl Asked {
 ///
 /// # Errors
 /// When it is none.
-pub fn demand(request: &mut reqwest::Request) -> Result<Demand, BoxError> {
+pub fn demand(request: &mut reqwest::Request) -> Result<Demand, ExtractError> {
     let body = request.body().and_then(reqwest::Body::as_bytes).ok_or("the request has no body")?;
     let asked = Asked::read(body)?;
     let tokens = asked.tokens();
@@ -72,8 +73,8 @@ const MAX_BYTES: usize = 1 << 20;
 
 /// Follows an answer and keeps the usage that it tells.
 ///
-/// The usage comes in an event without choices, and after it nothing that counts: a reader who stops there, at
-/// `[DONE]`, has had all. Told earlier, it is a lower bound unless the answer ends.
+/// The usage comes in an event without choices, and after it nothing that counts: a reader who
+/// stops there, at `[DONE]`, has had all. Told earlier, it is a lower bound unless the answer ends.
 #[derive(Debug)]
 pub struct Follow {
     reading: Reading,
@@ -108,8 +109,9 @@ struct Used {
 impl Follow {
     /// Follows the answer with this head.
     pub fn new(head: &Parts) -> Self {
-        let has =
-            |name, start: &str| value(&head.headers, name).is_some_and(|value| value.starts_with(start));
+        let has = |name, start: &str| {
+            value(&head.headers, name).is_some_and(|value| value.starts_with(start))
+        };
         let reading = match () {
             () if head.headers.contains_key(CONTENT_ENCODING) => Reading::Nothing,
             () if has(CONTENT_TYPE, "text/event-stream") => Reading::Events,
@@ -145,7 +147,9 @@ impl Follow {
     }
 
     fn look_into(&mut self, json: &[u8]) {
-        if let Ok(Told { choices, usage: Some(Used { total_tokens }) }) = serde_json::from_slice(json) {
+        if let Ok(Told { choices, usage: Some(Used { total_tokens }) }) =
+            serde_json::from_slice(json)
+        {
             self.used = Some(total_tokens);
             self.is_final = choices.is_some_and(|choices| choices.is_empty());
         }
@@ -172,7 +176,9 @@ impl BodyObserver for Follow {
             self.look_into(&body);
         }
         match self.used {
-            Some(tokens) if complete || self.is_final => Settlement::Exact(usage! { tokens: tokens }),
+            Some(tokens) if complete || self.is_final => {
+                Settlement::Exact(usage! { tokens: tokens })
+            }
             Some(tokens) => Settlement::AtLeast(usage! { tokens: tokens }),
             None => Settlement::Keep,
         }
@@ -237,8 +243,11 @@ mod tests {
 
     #[test]
     fn events_may_be_cut_anywhere_and_the_last_one_is_enough() {
-        let text =
-            format!(": ping\r\n\r\ndata: {}\r\n\r\ndata:{}\n\ndata: [DONE]\n\n", piece(), last_piece(12));
+        let text = format!(
+            ": ping\r\n\r\ndata: {}\r\n\r\ndata:{}\n\ndata: [DONE]\n\n",
+            piece(),
+            last_piece(12)
+        );
         for length in 1..text.len() {
             let mut follow = follow("text/event-stream; charset=utf-8", None);
             text.as_bytes().chunks(length).for_each(|piece| follow.data(piece));
@@ -250,9 +259,10 @@ mod tests {
     fn usage_that_is_not_the_last_is_a_lower_bound() {
         let mut chunk = piece();
         chunk["usage"] = used(3);
-        for (end, expected) in
-            [(BodyEnd::Dropped, Settlement::AtLeast(usage! { tokens: 3 })), (BodyEnd::Complete, exact(3))]
-        {
+        for (end, expected) in [
+            (BodyEnd::Dropped, Settlement::AtLeast(usage! { tokens: 3 })),
+            (BodyEnd::Complete, exact(3)),
+        ] {
             let mut follow = follow("text/event-stream", None);
             follow.data(format!("data: {chunk}\n").as_bytes());
             assert_eq!(follow.end(end), expected);
@@ -283,7 +293,8 @@ mod tests {
 
     #[test]
     fn a_request_may_use_its_prompt_and_its_answer() {
-        let body = json!({ "model": "m", "messages": [{ "content": "12345" }, {}], "max_tokens": 10 });
+        let body =
+            json!({ "model": "m", "messages": [{ "content": "12345" }, {}], "max_tokens": 10 });
         let asked = Asked::read(body.to_string().as_bytes()).expect("JSON");
         assert_eq!((asked.model.as_str(), asked.tokens()), ("m", 12));
         assert!(Asked::read(b"").is_err());

@@ -136,7 +136,7 @@ pub fn fed() -> (Feed, Response<Body>) {
     (feed, typed("text/event-stream", Response::new(StreamBody::new(frames).boxed_unsync())))
 }
 
-/// The same answer, of another type.
+/// Gives an answer another type.
 pub fn typed(content_type: &'static str, mut response: Response<Body>) -> Response<Body> {
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
     response

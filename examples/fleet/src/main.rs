@@ -2,9 +2,9 @@
 //!
 //!     cargo run --example fleet
 //!
-//! Starts a provider on loopback that enforces its limits without slack, a Redis (or Valkey) server of its own, and
-//! four workers: processes that know nothing of each other but the address of that server. Each makes its share of a few
-//! hundred calls.
+//! Starts a provider on loopback that enforces its limits without slack, a Redis (or Valkey) server
+//! of its own, and four workers: processes that know nothing of each other but the address of that
+//! server. Each makes its share of a few hundred calls.
 
 mod server;
 
@@ -62,8 +62,8 @@ async fn fleet() -> Result<(), BoxError> {
         if !output.status.success() {
             return Err(format!("worker {number} has failed").into());
         }
-        let work =
-            Work::from_json(&serde_json::from_slice(&output.stdout)?).ok_or("a worker printed no report")?;
+        let work = Work::from_json(&serde_json::from_slice(&output.stdout)?)
+            .ok_or("a worker printed no report")?;
         println!("worker {number}  {}", work.row());
         fleet.add(&work);
     }

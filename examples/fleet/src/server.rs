@@ -22,11 +22,20 @@ impl Server {
     /// Starts what `REDIS_SERVER` names, `redis-server` or `valkey-server`, on a free port.
     pub(crate) fn start() -> Result<Self, BoxError> {
         let named = env::var("REDIS_SERVER").ok();
-        let programs = named.as_deref().map_or(vec!["redis-server", "valkey-server"], |named| vec![named]);
+        let programs =
+            named.as_deref().map_or(vec!["redis-server", "valkey-server"], |named| vec![named]);
         for program in programs {
             let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-            let arguments =
-                ["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+            let arguments = [
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ];
             match Command::new(program).args(arguments).stdout(Stdio::null()).spawn() {
                 Ok(process) => return Self { process, port }.ready(),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -10,9 +10,11 @@ fn example() -> std::path::PathBuf {
 
 #[test]
 fn the_fleet_as_a_whole_stays_under() {
-    let output =
-        Command::new(example()).output().expect("built by `cargo test`, or by `cargo build --examples`");
-    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(example())
+        .output()
+        .expect("built by `cargo test`, or by `cargo build --examples`");
+    let (text, errors) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     println!("{text}{errors}");
     assert!(output.status.success());
     assert!(text.contains("429s: 0;"));
@@ -23,7 +25,8 @@ fn the_fleet_as_a_whole_stays_under() {
 
 #[test]
 fn without_a_server_it_says_what_to_do() {
-    let output = Command::new(example()).env("REDIS_SERVER", "no-such-server").output().expect("built");
+    let output =
+        Command::new(example()).env("REDIS_SERVER", "no-such-server").output().expect("built");
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("apt-get install redis-server"));
 }

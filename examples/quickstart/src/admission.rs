@@ -1,6 +1,6 @@
-//! What the provider admits. Two limits, enforced to the nanosecond and the token, in the plainest way there
-//! is: a log of the instants of every admission, and a bucket of tokens. Knows nothing of HTTP and has no
-//! clock; shares nothing with the throttle, whose judge it is.
+//! What the provider admits. Two limits, enforced to the nanosecond and the token, in the plainest
+//! way there is: a log of the instants of every admission, and a bucket of tokens. Knows nothing of
+//! HTTP and has no clock; shares nothing with the throttle, whose judge it is.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -39,15 +39,15 @@ pub struct Counts {
 
 /// The state of a provider's limits.
 ///
-/// A request is charged what it really costs when it is admitted: this provider writes the answer itself, so
-/// it knows how long that will be. What is refused costs nothing.
+/// A request is charged what it really costs when it is admitted: this provider writes the answer
+/// itself, so it knows how long that will be. What is refused costs nothing.
 #[derive(Debug)]
 pub struct Admission {
     limits: ProviderLimits,
     /// The instants of the admissions in the window that ends now.
     log: VecDeque<Duration>,
-    /// What is missing in the bucket, in tokens x nanoseconds of the window. A nanosecond then brings back
-    /// `limits.tokens` of them: all whole numbers.
+    /// What is missing in the bucket, in tokens x nanoseconds of the window. A nanosecond then
+    /// brings back `limits.tokens` of them: all whole numbers.
     missing: u128,
     /// The instant for which `missing` holds.
     at: Duration,
@@ -57,7 +57,13 @@ pub struct Admission {
 impl Admission {
     /// Nothing admitted yet, the bucket full.
     pub fn new(limits: ProviderLimits) -> Self {
-        Self { limits, log: VecDeque::new(), missing: 0, at: Duration::ZERO, counts: Counts::default() }
+        Self {
+            limits,
+            log: VecDeque::new(),
+            missing: 0,
+            at: Duration::ZERO,
+            counts: Counts::default(),
+        }
     }
 
     /// Admits a request of `tokens` at `now`, or says when to come back. `now` must not go back.
@@ -121,7 +127,8 @@ mod tests {
         for millis in [100, 200, 300] {
             assert_eq!(provider.admit(Duration::from_millis(millis), 0), Ok(()));
         }
-        // The first leaves the window one second after it came: a nanosecond before that is too early.
+        // The first leaves the window one second after it came: a nanosecond before that is too
+        // early.
         let leaves = Duration::from_millis(1_100);
         assert_eq!(provider.admit(leaves - NANO, 0), Err(Refusal::Later(NANO)));
         assert_eq!(provider.admit(leaves, 0), Ok(()));

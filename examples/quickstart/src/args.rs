@@ -4,15 +4,16 @@ use std::{fmt, path::PathBuf};
 
 /// What `--help` prints.
 pub const HELP: &str = "\
-Makes a few hundred calls to a provider on loopback that enforces its limits without slack: first with plain
-retries, then through tower-throttle. Takes less than half a minute.
+Makes a few hundred calls to a provider on loopback that enforces its limits without slack: first
+with plain retries, then through tower-throttle. Takes less than half a minute.
 
 Usage: cargo run --example quickstart -- [OPTIONS]
 
 Options:
   --json        print one JSON object instead of a table
-  --trace FILE  replay the calls of a CSV file with the columns TIMESTAMP,ContextTokens,GeneratedTokens
-                (such as the Azure LLM inference traces), scaled to the limits, instead of generated ones
+  --trace FILE  replay the calls of a CSV file with the columns
+                TIMESTAMP,ContextTokens,GeneratedTokens (such as the Azure LLM inference traces),
+                scaled to the limits, instead of generated ones
   --help        print this
 
 Environment:
@@ -51,7 +52,8 @@ impl fmt::Display for ArgsError {
 
 impl std::error::Error for ArgsError {}
 
-/// Reads the arguments (without the program's name) and the value of `REDIS_URL`. An empty one counts as none.
+/// Reads the arguments (without the program's name) and the value of `REDIS_URL`. An empty one
+/// counts as none.
 ///
 /// # Errors
 /// At the first argument that is not understood.
@@ -59,7 +61,8 @@ pub fn parse(
     args: impl IntoIterator<Item = String>,
     redis_url: Option<String>,
 ) -> Result<Command, ArgsError> {
-    let mut options = Options { redis: redis_url.filter(|url| !url.trim().is_empty()), ..Options::default() };
+    let mut options =
+        Options { redis: redis_url.filter(|url| !url.trim().is_empty()), ..Options::default() };
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         let (flag, value) = match arg.split_once('=') {

@@ -1,5 +1,5 @@
-//! Makes the calls of a load, each in a task of its own, through any service that takes `reqwest` requests.
-//! A call that is answered with 429 is tried again the way most clients do.
+//! Makes the calls of a load, each in a task of its own, through any service that takes `reqwest`
+//! requests. A call that is answered with 429 is tried again the way most clients do.
 
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,8 @@ where
         match response.status() {
             StatusCode::OK if call.stream => return read_stream(response).await,
             StatusCode::OK => {
-                return used(&serde_json::from_slice(&response.bytes().await?)?).ok_or("no usage".into());
+                return used(&serde_json::from_slice(&response.bytes().await?)?)
+                    .ok_or("no usage".into());
             }
             StatusCode::TOO_MANY_REQUESTS => tokio::time::sleep(pause(&response, attempt)).await,
             status => return Err(format!("answered with {status}").into()),
@@ -90,7 +91,8 @@ where
     Err(format!("answered with 429 for {ATTEMPTS} times").into())
 }
 
-/// As long as the provider says, and at least an exponential backoff with jitter: what clients do by default.
+/// As long as the provider says, and at least an exponential backoff with jitter: what clients do
+/// by default.
 fn pause(response: &Response, attempt: u32) -> Duration {
     let backoff = (FIRST_PAUSE * 2_u32.pow(attempt)).min(LONGEST_PAUSE);
     let backoff = backoff.mul_f64(0.75 + 0.25 * fastrand::f64());

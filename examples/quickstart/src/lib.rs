@@ -1,8 +1,9 @@
-//! The main job of `tower-throttle`, at a provider of its own: a few hundred calls of a language model that
-//! exceed what the provider's limits admit, first with plain retries and then through the throttle.
+//! The main job of `tower-throttle`, at a provider of its own: a few hundred calls of a language
+//! model that exceed what the provider's limits admit, first with plain retries and then through
+//! the throttle.
 //!
-//! The numbers come from the provider, which shares no code with the crate and forgives nothing: what it
-//! admitted, what it refused, and so how much of the limits was put to use.
+//! The numbers come from the provider, which shares no code with the crate and forgives nothing:
+//! what it admitted, what it refused, and so how much of the limits was put to use.
 
 mod admission;
 mod args;
@@ -30,17 +31,21 @@ pub use self::{
     work::{Work, work},
 };
 
-/// What the provider enforces. A real one's window is a minute; this one's is short, so that several of them
-/// pass while you look on.
-pub const LIMITS: ProviderLimits =
-    ProviderLimits { window: Duration::from_millis(2_500), requests: 80, tokens: 24_000, burst: 12_000 };
+/// What the provider enforces. A real one's window is a minute; this one's is short, so that
+/// several of them pass while you look on.
+pub const LIMITS: ProviderLimits = ProviderLimits {
+    window: Duration::from_millis(2_500),
+    requests: 80,
+    tokens: 24_000,
+    burst: 12_000,
+};
 
-/// Runs both phases, each at a fresh provider. With a `redis` URL the limits of the second are kept there,
-/// else in memory. `progress` goes to stderr.
+/// Runs both phases, each at a fresh provider. With a `redis` URL the limits of the second are kept
+/// there, else in memory. `progress` goes to stderr.
 ///
 /// # Errors
-/// When no provider can be started on loopback, or the throttle cannot: a malformed URL, a server that is not
-/// there.
+/// When no provider can be started on loopback, or the throttle cannot: a malformed URL, a server
+/// that is not there.
 pub async fn run(load: &Load, redis: Option<&str>, progress: bool) -> Result<Report, BoxError> {
     let say = |what: &str| {
         if progress {

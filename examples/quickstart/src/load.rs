@@ -1,4 +1,5 @@
-//! The calls of a run: a trace, scaled so that it takes the provider a good four windows to admit them all.
+//! The calls of a run: a trace, scaled so that it takes the provider a good four windows to admit
+//! them all.
 
 use std::{path::Path, time::Duration};
 
@@ -42,7 +43,8 @@ impl Call {
             "max_tokens": MAX_TOKENS,
             "stream": self.stream,
             "messages": [{ "role": "user", "content": prompt }],
-            // For the provider, which would know by itself if it had a model. The throttle is not told.
+            // For the provider, which would know by itself if it had a model. The throttle is not
+            // told.
             "metadata": { "answer_tokens": self.output.to_string() },
         });
         body.to_string().into_bytes()
@@ -80,9 +82,9 @@ impl Load {
     }
 }
 
-/// Takes as many calls of the trace as the limits admit in the time there is, from its beginning, and again
-/// from there if it is too short. Tokens are scaled so that there are a few hundred, instants so that they
-/// are too many at once.
+/// Takes as many calls of the trace as the limits admit in the time there is, from its beginning,
+/// and again from there if it is too short. Tokens are scaled so that there are a few hundred,
+/// instants so that they are too many at once.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -152,7 +154,11 @@ mod tests {
 
     #[test]
     fn any_trace_is_scaled_to_the_limits() {
-        let row = |seconds, context, generated| Row { at: Duration::from_secs(seconds), context, generated };
+        let row = |seconds, context, generated| Row {
+            at: Duration::from_secs(seconds),
+            context,
+            generated,
+        };
         assert_eq!(scale(&[]), []);
         assert_eq!(scale(&[row(0, 0, 0)]), []);
         let short = scale(&[row(0, 3, 1), row(9, 1, 3)]);

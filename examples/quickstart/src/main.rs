@@ -1,5 +1,5 @@
-//! `cargo run --example quickstart`: the same calls at the same limits, first with plain retries and then
-//! through the throttle. `-- --help` says what else it does.
+//! `cargo run --example quickstart`: the same calls at the same limits, first with plain retries
+//! and then through the throttle. `-- --help` says what else it does.
 
 use std::process::ExitCode;
 

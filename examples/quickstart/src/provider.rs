@@ -1,5 +1,6 @@
-//! A provider of language models on loopback, on a thread and a clock of its own. Every request passes
-//! [`Admission`] or is answered with 429; the answers are made up, but as long and as late as real ones are.
+//! A provider of language models on loopback, on a thread and a clock of its own. Every request
+//! passes [`Admission`] or is answered with 429; the answers are made up, but as long and as late
+//! as real ones are.
 
 use std::{
     convert::Infallible,
@@ -116,15 +117,17 @@ struct Asked {
 }
 
 impl Asked {
-    /// A token is a word here. A real provider decides by itself how much it answers; this one is told by
-    /// the trace, in the metadata, and stops at `max_tokens` like any.
+    /// A token is a word here. A real provider decides by itself how much it answers; this one is
+    /// told by the trace, in the metadata, and stops at `max_tokens` like any.
     fn read(body: &[u8]) -> Result<Self, String> {
         let body: Value = serde_json::from_slice(body).map_err(|error| error.to_string())?;
         let max_tokens = body["max_tokens"].as_u64().ok_or("max_tokens is not a number")?;
         let messages = body["messages"].as_array().ok_or("messages is not a list")?;
-        let words = |message: &Value| message["content"].as_str().unwrap_or("").split_whitespace().count();
+        let words =
+            |message: &Value| message["content"].as_str().unwrap_or("").split_whitespace().count();
         let input = messages.iter().map(words).sum::<usize>() as u64;
-        let output = body["metadata"]["answer_tokens"].as_str().and_then(|tokens| tokens.parse().ok());
+        let output =
+            body["metadata"]["answer_tokens"].as_str().and_then(|tokens| tokens.parse().ok());
         let output = output.unwrap_or(16).min(max_tokens);
         Ok(Self { input, output, stream: body["stream"].as_bool().unwrap_or(false) })
     }
@@ -141,7 +144,11 @@ async fn answer(
     epoch: Instant,
 ) -> Result<Response<Body>, hyper::Error> {
     if request.method() != Method::POST || request.uri().path() != "/v1/chat/completions" {
-        return Ok(error(StatusCode::NOT_FOUND, "not_found", "POST /v1/chat/completions is all there is"));
+        return Ok(error(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            "POST /v1/chat/completions is all there is",
+        ));
     }
     let body = request.into_body().collect().await?.to_bytes();
     let asked = match Asked::read(&body) {
@@ -156,8 +163,9 @@ async fn answer(
         Ok(()) if asked.stream => streamed(asked),
         Ok(()) => whole(&asked).await,
         Err(Refusal::Later(wait)) => {
-            let mut refused = error(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", "slow down");
-            // Rounded up: who comes back then finds room, if nobody else took it.
+            let mut refused =
+                error(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", "slow down");
+            // Rounded up: a caller that comes back then finds room, unless another has taken it.
             let millis = wait.as_nanos().div_ceil(1_000_000);
             let wait = format!("{}.{:03}", millis / 1_000, millis % 1_000);
             if let Ok(wait) = wait.parse() {
@@ -165,7 +173,9 @@ async fn answer(
             }
             refused
         }
-        Err(Refusal::Never) => error(StatusCode::TOO_MANY_REQUESTS, "request_too_large", "never fits"),
+        Err(Refusal::Never) => {
+            error(StatusCode::TOO_MANY_REQUESTS, "request_too_large", "never fits")
+        }
     })
 }
 
@@ -186,7 +196,8 @@ async fn whole(asked: &Asked) -> Response<Body> {
 /// A few chunks over 100 to 400 ms, then the usage, then the end.
 fn streamed(asked: Asked) -> Response<Body> {
     const CHUNKS: u64 = 4;
-    let pause = Duration::from_millis((100 + 2 * asked.output).min(400)) / u32::try_from(CHUNKS).unwrap_or(1);
+    let pause = Duration::from_millis((100 + 2 * asked.output).min(400))
+        / u32::try_from(CHUNKS).unwrap_or(1);
     let events = stream::unfold(0, move |sent| {
         let event = if sent < CHUNKS {
             let share = asked.output * (sent + 1) / CHUNKS - asked.output * sent / CHUNKS;
@@ -194,7 +205,10 @@ fn streamed(asked: Asked) -> Response<Body> {
             let choice = json!({ "index": 0, "delta": { "content": content } });
             format!("data: {}\n\n", json!({ "choices": [choice], "usage": null }))
         } else {
-            format!("data: {}\n\ndata: [DONE]\n\n", json!({ "choices": [], "usage": asked.usage() }))
+            format!(
+                "data: {}\n\ndata: [DONE]\n\n",
+                json!({ "choices": [], "usage": asked.usage() })
+            )
         };
         async move {
             if sent > CHUNKS {

@@ -11,7 +11,7 @@ pub struct Phase {
     pub calls: u64,
     /// Calls answered in the end.
     pub ok: u64,
-    /// Answers with 429, counted by the provider.
+    /// Responses with 429, counted by the provider.
     pub rejected: u64,
     /// Tokens reserved at the throttle.
     pub reserved: u64,
@@ -19,8 +19,8 @@ pub struct Phase {
     pub used: u64,
     /// Tokens that were reserved, turned out not to be used, and came back.
     pub refunded: u64,
-    /// Tokens that the provider admitted, as a share of limit x seconds / window. The bucket is full when a
-    /// phase begins, so a little more than 1 is possible.
+    /// Tokens that the provider admitted, as a share of limit x seconds / window. The bucket is
+    /// full when a phase begins, so a little more than 1 is possible.
     pub utilisation: f64,
     /// From the first call to the end of the last answer.
     pub seconds: f64,
@@ -82,7 +82,11 @@ pub struct Report {
 impl Report {
     /// One JSON object.
     pub fn json(&self) -> String {
-        format!("{{\"unthrottled\": {}, \"throttled\": {}}}", self.unthrottled.json(), self.throttled.json())
+        format!(
+            "{{\"unthrottled\": {}, \"throttled\": {}}}",
+            self.unthrottled.json(),
+            self.throttled.json()
+        )
     }
 
     /// A small table.
@@ -144,10 +148,20 @@ mod tests {
         assert_eq!(phases.keys().collect::<Vec<_>>(), ["throttled", "unthrottled"]);
         for phase in phases.values() {
             let keys: Vec<_> = phase.as_object().expect("an object").keys().collect();
-            let promised =
-                ["calls", "ok", "refunded", "rejected", "reserved", "seconds", "used", "utilisation"];
+            let promised = [
+                "calls",
+                "ok",
+                "refunded",
+                "rejected",
+                "reserved",
+                "seconds",
+                "used",
+                "utilisation",
+            ];
             assert_eq!(keys, promised);
-            assert!(phase.as_object().expect("an object").values().all(serde_json::Value::is_number));
+            assert!(
+                phase.as_object().expect("an object").values().all(serde_json::Value::is_number)
+            );
         }
     }
 

@@ -12,7 +12,7 @@ use reqwest::{Request, Response};
 use serde_json::Value;
 use tower::{Service, ServiceBuilder};
 use tower_throttle::{
-    BoxError, Demand, Event, Limiter, Limits, Quota, Settlement, ThrottleLayer,
+    BoxError, Demand, Event, ExtractError, Limiter, Limits, Quota, Settlement, ThrottleLayer,
     inspect::{self, by_status},
     store::RedisStore,
     usage,
@@ -23,29 +23,34 @@ use crate::{LIMITS, report::Metered};
 /// A longer answer would be charged what was reserved for it.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// What the provider enforces, as its documentation would tell. What is sent at its pace arrives a little less
-/// evenly: the guard and a burst smaller than the provider's make up for a fifth of a second and more of that.
+/// What the provider enforces, as its documentation would tell. What is sent at its pace arrives a
+/// little less evenly: the guard and a burst smaller than the provider's make up for a fifth of a
+/// second and more of that.
 fn limits() -> Limits {
     let requests = Quota::sliding_window("requests", LIMITS.requests as u64, LIMITS.window)
         .guard(Duration::from_millis(200));
-    let tokens = Quota::token_bucket("tokens", LIMITS.tokens, LIMITS.window).burst(LIMITS.burst / 4 * 3);
+    let tokens =
+        Quota::token_bucket("tokens", LIMITS.tokens, LIMITS.window).burst(LIMITS.burst / 4 * 3);
     Limits::new().bucket("gpt-4o", [requests, tokens])
 }
 
-/// The most that a request may use: its prompt, at four bytes per token, and as long an answer as it allows.
-fn demand(request: &mut Request) -> Result<Demand, BoxError> {
+/// The most that a request may use: its prompt, at four bytes per token, and as long an answer as
+/// it allows.
+fn demand(request: &mut Request) -> Result<Demand, ExtractError> {
     let body = request.body().and_then(reqwest::Body::as_bytes).ok_or("the request has no body")?;
     let body: Value = serde_json::from_slice(body)?;
     let model = body["model"].as_str().ok_or("the request names no model")?.to_owned();
     let max_tokens = body["max_tokens"].as_u64().ok_or("the request has no max_tokens")?;
     let messages = body["messages"].as_array().ok_or("the request has no messages")?;
-    let bytes: usize = messages.iter().filter_map(|message| message["content"].as_str()).map(str::len).sum();
+    let bytes: usize =
+        messages.iter().filter_map(|message| message["content"].as_str()).map(str::len).sum();
     Ok(Demand::new(model, usage! { requests: 1, tokens: bytes.div_ceil(4) as u64 + max_tokens }))
 }
 
 /// What a call has really used, which its answer tells: in one piece, or as a stream of events.
 fn used(answer: &[u8]) -> Settlement {
-    let tokens = |json: &[u8]| serde_json::from_slice::<Value>(json).ok()?["usage"]["total_tokens"].as_u64();
+    let tokens =
+        |json: &[u8]| serde_json::from_slice::<Value>(json).ok()?["usage"]["total_tokens"].as_u64();
     let in_event = |line: &[u8]| tokens(line.strip_prefix(b"data: ")?);
     match tokens(answer).or_else(|| answer.split(|&byte| byte == b'\n').rev().find_map(in_event)) {
         Some(tokens) => Settlement::Exact(usage! { tokens: tokens }),
@@ -84,7 +89,11 @@ impl Shared {
 /// A client all of whose calls keep within the limits.
 pub(crate) fn client(
     limiter: Limiter,
-) -> impl Service<Request, Response = Response, Error = BoxError, Future: Send> + Clone + Send + 'static {
+) -> impl Service<Request, Response = Response, Error = BoxError, Future: Send>
++ Clone
++ Send
++ Sync
++ 'static {
     let layer = ThrottleLayer::new(limiter, demand);
     let layer = layer.inspector(by_status(inspect::bytes(MAX_ANSWER, used)));
     ServiceBuilder::new().layer(layer).service(reqwest::Client::new())
@@ -157,8 +166,7 @@ mod tests {
     fn usage_is_read_from_answers_and_streams() {
         let exact = Settlement::Exact(usage! { tokens: 7 });
         assert_eq!(used(br#"{"choices": [], "usage": {"total_tokens": 7}}"#), exact);
-        let stream =
-            "data: {\"usage\": null}\n\ndata: {\"usage\": {\"total_tokens\": 7}}\n\ndata: [DONE]\n\n";
+        let stream = "data: {\"usage\": null}\n\ndata: {\"usage\": {\"total_tokens\": 7}}\n\ndata: [DONE]\n\n";
         assert_eq!(used(stream.as_bytes()), exact);
         for other in ["", "oops", "{}", "data: {\"usage\": null}\n\ndata: [DONE]\n\n"] {
             assert_eq!(used(other.as_bytes()), Settlement::Keep, "{other}");

@@ -1,5 +1,5 @@
-//! Where calls come from: a CSV file in the format of the Azure LLM inference traces, or a generator of calls
-//! like those. Knows nothing of limits.
+//! Where calls come from: a CSV file in the format of the Azure LLM inference traces, or a
+//! generator of calls like those. Knows nothing of limits.
 
 use std::{fmt, fs, io, path::Path, path::PathBuf, time::Duration};
 
@@ -108,7 +108,9 @@ fn timestamp(text: &str) -> Option<Duration> {
     let [year, month, day] = numbers(date, '-')?;
     let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
     let [hour, minute, second] = numbers(time, ':')?;
-    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
     let lengths = [31, if leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
     let month = usize::try_from(month).ok().filter(|month| (1..=12).contains(month))?;
     if !(1..=9999).contains(&year) || !(1..=lengths[month - 1]).contains(&day) {
@@ -121,7 +123,10 @@ fn timestamp(text: &str) -> Option<Duration> {
     let leap_days = (year - 1) / 4 - (year - 1) / 100 + (year - 1) / 400;
     let days = year * 365 + leap_days + lengths[..month - 1].iter().sum::<u64>() + day;
     let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
-    if fraction.is_empty() || fraction.len() > 9 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+    if fraction.is_empty()
+        || fraction.len() > 9
+        || !fraction.bytes().all(|byte| byte.is_ascii_digit())
+    {
         return None;
     }
     let nanos = format!("{fraction:0<9}").parse().ok()?;
@@ -141,8 +146,8 @@ fn numbers(text: &str, separator: char) -> Option<[u64; 3]> {
     fields.next().is_none().then_some(numbers)
 }
 
-/// Calls like those of a chat service: log-normal in length, at random instants, five a second. The same
-/// seed makes the same calls.
+/// Calls like those of a chat service: log-normal in length, at random instants, five a second. The
+/// same seed makes the same calls.
 pub(crate) fn generate(seed: u64, calls: usize) -> Vec<Row> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut at = Duration::ZERO;
@@ -160,7 +165,8 @@ pub(crate) fn generate(seed: u64, calls: usize) -> Vec<Row> {
 
 fn log_normal(random: &mut fastrand::Rng, median: f64, sigma: f64) -> u64 {
     // Box-Muller; the first factor is of (0, 1], whose logarithm is finite.
-    let normal = (-2.0 * (1.0 - random.f64()).ln()).sqrt() * (std::f64::consts::TAU * random.f64()).cos();
+    let normal =
+        (-2.0 * (1.0 - random.f64()).ln()).sqrt() * (std::f64::consts::TAU * random.f64()).cos();
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -215,7 +221,8 @@ mod tests {
             ("{H}\n2023-11-16 +8:15:46,1,1", 2, "TIMESTAMP"),
             ("{H}\n99999999999999999999-11-16 18:15:46,1,1", 2, "TIMESTAMP"),
         ] {
-            let (at, wrong) = rows(&text.replace("{H}", HEADER).replace("{L}", &long)).expect_err(text);
+            let (at, wrong) =
+                rows(&text.replace("{H}", HEADER).replace("{L}", &long)).expect_err(text);
             assert_eq!(at, line, "{text}");
             assert!(wrong.contains(named), "{wrong}");
             assert!(wrong.len() < 200, "{wrong}");

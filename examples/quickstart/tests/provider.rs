@@ -51,8 +51,12 @@ async fn the_bucket_says_when_it_will_hold_enough() {
     let asked = Instant::now();
     let refused = post(&provider.url(), body(25, 25, false)).await;
     assert_eq!(refused.status(), 429);
-    let retry_after = refused.headers()["retry-after"].to_str().expect("ASCII").parse().expect("seconds");
-    assert!((0.0..=0.5).contains(&retry_after), "50 tokens take half a second, some of which has passed");
+    let retry_after =
+        refused.headers()["retry-after"].to_str().expect("ASCII").parse().expect("seconds");
+    assert!(
+        (0.0..=0.5).contains(&retry_after),
+        "50 tokens take half a second, some of which has passed"
+    );
     tokio::time::sleep(Duration::from_secs_f64(retry_after)).await;
     assert_eq!(post(&provider.url(), body(25, 25, false)).await.status(), 200);
     // Charged was what it was worth: nothing is left of what has flowed back since.
@@ -65,7 +69,10 @@ async fn answers_tell_their_usage_and_stop_at_max_tokens() {
     let limits = ProviderLimits { window: HOUR, requests: 10, tokens: 1_000, burst: 1_000 };
     let provider = Provider::start(limits).expect("a provider");
     let whole = json_of(post(&provider.url(), body(7, 9, false)).await).await;
-    assert_eq!(whole["usage"], json!({"prompt_tokens": 7, "completion_tokens": 9, "total_tokens": 16}));
+    assert_eq!(
+        whole["usage"],
+        json!({"prompt_tokens": 7, "completion_tokens": 9, "total_tokens": 16})
+    );
 
     let streamed = post(&provider.url(), body(7, 999, true)).await;
     assert_eq!(streamed.headers()["content-type"], "text/event-stream");
@@ -74,10 +81,14 @@ async fn answers_tell_their_usage_and_stop_at_max_tokens() {
     assert_eq!((events.len(), events[5]), (6, "data: [DONE]"));
     let events: Vec<Value> = events[..5]
         .iter()
-        .map(|event| serde_json::from_str(event.strip_prefix("data: ").expect("an event")).expect("JSON"))
+        .map(|event| {
+            serde_json::from_str(event.strip_prefix("data: ").expect("an event")).expect("JSON")
+        })
         .collect();
     let words = |event: &Value| {
-        event["choices"][0]["delta"]["content"].as_str().map_or(0, |text| text.split_whitespace().count())
+        event["choices"][0]["delta"]["content"]
+            .as_str()
+            .map_or(0, |text| text.split_whitespace().count())
     };
     assert_eq!(events.iter().map(words).sum::<usize>(), 50);
     assert!(events[..4].iter().all(|event| event["usage"].is_null()));
@@ -89,7 +100,8 @@ async fn answers_tell_their_usage_and_stop_at_max_tokens() {
 async fn what_is_not_a_call_costs_nothing() {
     let limits = ProviderLimits { window: HOUR, requests: 1, tokens: 100, burst: 100 };
     let provider = Provider::start(limits).expect("a provider");
-    for wrong in ["", "{}", "[1]", r#"{"max_tokens": -1, "messages": []}"#, r#"{"max_tokens": 1}"#] {
+    for wrong in ["", "{}", "[1]", r#"{"max_tokens": -1, "messages": []}"#, r#"{"max_tokens": 1}"#]
+    {
         assert_eq!(post(&provider.url(), wrong.into()).await.status(), 400, "{wrong}");
     }
     assert_eq!(post(&provider.url().replace("chat", "x"), body(1, 1, false)).await.status(), 404);

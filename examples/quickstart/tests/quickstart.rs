@@ -17,7 +17,10 @@ fn check(report: &Report, load: &Load) {
     let calls = load.calls().len() as f64;
     for phase in ["unthrottled", "throttled"] {
         assert_eq!(number(phase, "calls"), calls, "{text}");
-        assert!(number(phase, "seconds") >= 4.0 * quickstart_example::LIMITS.window.as_secs_f64(), "{text}");
+        assert!(
+            number(phase, "seconds") >= 4.0 * quickstart_example::LIMITS.window.as_secs_f64(),
+            "{text}"
+        );
     }
     assert!(number("unthrottled", "rejected") > 0.0, "the calls exceed the limits: {text}");
     assert_eq!(report.throttled.error, None);

@@ -1,5 +1,5 @@
-//! A gRPC service, as code generated from its `.proto` would be: no protoc is needed to build this. Its messages are
-//! plain text.
+//! A gRPC service, as code generated from its `.proto` would be: no protoc is needed to build this.
+//! Its messages are plain text.
 
 use bytes::{Buf, BufMut};
 use http::uri::PathAndQuery;
@@ -13,7 +13,7 @@ use tower_throttle::BoxError;
 
 /// What the methods of the service are called by.
 pub const ANSWER: &str = "/chat.Chat/Answer";
-/// The same, answered in pieces.
+/// Asks a question that is answered in pieces.
 pub const STREAM: &str = "/chat.Chat/Stream";
 
 /// A client of the service.
@@ -45,7 +45,10 @@ where
     ///
     /// # Errors
     /// The service's, the connection's or the throttle's.
-    pub async fn stream(&mut self, question: Request<String>) -> Result<Response<Streaming<String>>, Status> {
+    pub async fn stream(
+        &mut self,
+        question: Request<String>,
+    ) -> Result<Response<Streaming<String>>, Status> {
         self.ready().await?;
         self.grpc.server_streaming(question, PathAndQuery::from_static(STREAM), Text).await
     }

@@ -1,4 +1,5 @@
-//! A gRPC client within limits. The layer is around the channel; calls are settled on what the trailers tell.
+//! A gRPC client within limits. The layer is around the channel; calls are settled on what the
+//! trailers tell.
 
 pub mod chat;
 pub mod server;
@@ -10,7 +11,8 @@ use http::{HeaderMap, HeaderName, Request, response::Parts};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service, util::MapErr};
 use tower_throttle::{
-    BoxError, Demand, Limiter, Limits, Quota, Settlement, Throttle, ThrottleLayer, Throttled,
+    BoxError, Demand, ExtractError, Limiter, Limits, Quota, Settlement, Throttle, ThrottleLayer,
+    Throttled,
     inspect::{self, BodyEnd, BodyInspector, BodyObserver, ByStatus},
     usage,
 };
@@ -22,12 +24,14 @@ pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// What a call took: this service tells it in the trailers.
 pub const TOKENS: HeaderName = HeaderName::from_static("x-tokens");
 
-/// What a call may cost at most: an extension of its request, since the layer sees its message only as a stream.
+/// What a call may cost at most: an extension of its request, since the layer sees its message only
+/// as a stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     /// The most tokens that it may use.
     pub tokens: u64,
-    /// The longest that it may wait for them. A deadline of `grpc-timeout` begins only when the call is made.
+    /// The longest that it may wait for them. A deadline of `grpc-timeout` begins only when the
+    /// call is made.
     pub max_wait: Duration,
 }
 
@@ -38,8 +42,9 @@ pub fn budgeted(question: &str, tokens: u64) -> tonic::Request<String> {
     request
 }
 
-fn demand(request: &mut Request<Body>) -> Result<Demand, BoxError> {
-    let Budget { tokens, max_wait } = *request.extensions().get().ok_or("the request has no budget")?;
+fn demand(request: &mut Request<Body>) -> Result<Demand, ExtractError> {
+    let Budget { tokens, max_wait } =
+        *request.extensions().get().ok_or("the request has no budget")?;
     // The method is the bucket, or of a family that is.
     let method = request.uri().path().to_owned();
     Ok(Demand::new(method, usage! { requests: 1, tokens: tokens }).max_wait(max_wait))
@@ -49,7 +54,7 @@ fn demand(request: &mut Request<Body>) -> Result<Demand, BoxError> {
 pub type Metered<S> = MapErr<
     Throttle<
         S,
-        fn(&mut Request<Body>) -> Result<Demand, BoxError>,
+        fn(&mut Request<Body>) -> Result<Demand, ExtractError>,
         ByStatus<BodyInspector<fn(&Parts) -> Follow>>,
     >,
     fn(BoxError) -> Status,
@@ -68,7 +73,7 @@ where
 /// The status of a call that was refused. Without it that would be `Unknown`.
 fn status(error: BoxError) -> Status {
     let code = match Throttled::find(error.as_ref()) {
-        Some(Throttled::Store(_) | Throttled::Closed) => Code::Unavailable,
+        Some(Throttled::Store(_) | Throttled::NoRuntime | Throttled::Closed) => Code::Unavailable,
         Some(Throttled::BadDemand(_)) => Code::InvalidArgument,
         Some(_) => Code::ResourceExhausted,
         None => return Status::from_error(error),
@@ -96,7 +101,8 @@ impl Follow {
 
     fn look_into(&mut self, headers: &HeaderMap) {
         let number = |name| headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
-        self.code = headers.get(GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes())).or(self.code);
+        self.code =
+            headers.get(GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes())).or(self.code);
         self.tokens = number(TOKENS).or(self.tokens);
     }
 }
@@ -119,7 +125,8 @@ impl BodyObserver for Follow {
     }
 }
 
-/// Three calls of 300 tokens where there are 700, the last of which waits for what the first did not use.
+/// Three calls of 300 tokens where there are 700, the last of which waits for what the first did
+/// not use.
 ///
 /// # Errors
 /// When something does not come out as it should.
@@ -130,7 +137,7 @@ pub async fn demo() -> Result<(), BoxError> {
         tokio::spawn(async move {
             for frame in [server::message("It depends."), server::end(Code::Ok, Some(tokens))] {
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                // Nobody may be listening any more.
+                // The client may have hung up.
                 let _ = feed.send(Ok(frame));
             }
         });
@@ -160,7 +167,9 @@ pub async fn demo() -> Result<(), BoxError> {
     let totals = meter.totals();
     println!("`{}`, `{}` and a stream of {pieces}", one.into_inner(), other.into_inner());
     println!("{totals}");
-    let Err(refused) = refused else { return Err("a thousand tokens passed where there are 700".into()) };
+    let Err(refused) = refused else {
+        return Err("a thousand tokens passed where there are 700".into());
+    };
     println!("refused: {refused}");
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert!(Throttled::find(&refused).is_some_and(Throttled::is_permanent));

@@ -89,7 +89,8 @@ pub fn fed() -> (Feed, Response<Body>) {
 /// An answer of these messages, which took as many tokens.
 pub fn answered(messages: &[&str], tokens: u64) -> Response<Body> {
     let messages = messages.iter().map(|text| message(text));
-    let frames: Vec<_> = messages.chain([end(Code::Ok, Some(tokens))]).map(Ok::<_, BoxError>).collect();
+    let frames: Vec<_> =
+        messages.chain([end(Code::Ok, Some(tokens))]).map(Ok::<_, BoxError>).collect();
     headed(Body::new(StreamBody::new(tokio_stream::iter(frames))))
 }
 

@@ -43,7 +43,9 @@ struct Stand {
 }
 
 /// A client that may use 1,500 tokens a minute of a server that answers so.
-fn stand(answer: impl Fn(Request<Body>) -> Response<Body> + Clone + Send + Sync + 'static) -> Stand {
+fn stand(
+    answer: impl Fn(Request<Body>) -> Response<Body> + Clone + Send + Sync + 'static,
+) -> Stand {
     stand_before(Server::start(move |request| ready(answer(request))).unwrap())
 }
 
@@ -54,10 +56,12 @@ fn stand_before(server: Server) -> Stand {
     Stand { server, client, limiter, meter }
 }
 
-/// The same, of a server that answers this one call.
+/// Such a stand, of a server that answers this one call.
 fn stand_of(answer: Response<Body>) -> Stand {
     let answer = Arc::new(Mutex::new(Some(answer)));
-    stand(move |_| answer.lock().unwrap().take().unwrap_or_else(|| failed(Status::internal("called twice"))))
+    stand(move |_| {
+        answer.lock().unwrap().take().unwrap_or_else(|| failed(Status::internal("called twice")))
+    })
 }
 
 impl Stand {
@@ -65,7 +69,10 @@ impl Stand {
     async fn end(self, reservations: u64) -> Totals {
         let totals = self.meter.settled(reservations).await.unwrap();
         let status = self.limiter.status("chat").await.unwrap();
-        assert_eq!((status.quotas[0].charged as u64, status.quotas[0].in_flight), (totals.charged, 0));
+        assert_eq!(
+            (status.quotas[0].charged as u64, status.quotas[0].in_flight),
+            (totals.charged, 0)
+        );
         drop((self.client, self.server));
         self.limiter.close().await;
         assert_eq!(self.meter.totals(), totals, "each once");
@@ -167,7 +174,7 @@ async fn s27_a_call_that_fails_is_kept_and_one_that_is_refused_is_not() {
         assert_eq!(stand.client.answer(question()).await.unwrap_err().code(), code);
         assert_eq!(stand.end(1).await.charged, expected, "{code:?}");
 
-        // The same in trailers, after a message.
+        // Now in trailers, after a message.
         let (feed, answer) = fed();
         feed.send(Ok(message("It "))).unwrap();
         feed.send(Ok(end(code, None))).unwrap();
@@ -276,7 +283,7 @@ async fn s29_an_answer_without_a_body_is_settled_at_once() {
     assert_eq!(stand.end(1).await.charged, RESERVED);
 }
 
-/// A call's body is a stream, which no retry layer can send twice: whoever wants to try again calls again.
+/// A call's body is a stream, which no retry layer can send twice: to try again is to call again.
 #[tokio::test]
 async fn s30_each_attempt_reserves_and_is_settled_by_what_became_of_it() {
     let codes = Arc::new(Mutex::new([Code::Unavailable, Code::ResourceExhausted].into_iter()));
@@ -309,7 +316,10 @@ async fn a_refusal_is_a_status_with_the_time_to_come_again() {
     let status = stand.client.answer(hasty).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     let retry_after = Throttled::find(&status).and_then(Throttled::retry_after).unwrap();
-    assert!((Duration::from_secs(30)..Duration::from_secs(62)).contains(&retry_after), "{retry_after:?}");
+    assert!(
+        (Duration::from_secs(30)..Duration::from_secs(62)).contains(&retry_after),
+        "{retry_after:?}"
+    );
     assert_eq!(stand.end(1).await.refused, 1);
 }
 

@@ -48,8 +48,13 @@ impl QuotaState {
         let paused = self.paused_for(ask, now);
         Shortage {
             available: if paused > 0 { available.min(0) } else { available },
-            wait: self.until_fits(rule, over, self.held(rule), ask, now, wall).map(|wait| wait.max(paused)),
-            at_best: self.until_fits(rule, over.less(refundable), 0, ask, now, wall).unwrap_or(0).max(paused),
+            wait: self
+                .until_fits(rule, over, self.held(rule), ask, now, wall)
+                .map(|wait| wait.max(paused)),
+            at_best: self
+                .until_fits(rule, over.less(refundable), 0, ask, now, wall)
+                .unwrap_or(0)
+                .max(paused),
         }
     }
 

@@ -35,8 +35,10 @@ enum Act {
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
-    let costs =
-        || (0..60u64, 0..2u64, 0..60u64, 0..60u64, 0..60u64).prop_map(|(a, b, c, d, e)| [a, b, c, d, e]);
+    let costs = || {
+        (0..60u64, 0..2u64, 0..60u64, 0..60u64, 0..60u64)
+            .prop_map(|(a, b, c, d, e)| [a, b, c, d, e])
+    };
     let one = prop_oneof![
         3 => prop_oneof![0..SECOND, 0..20 * SECOND, 0..2 * MINUTE].prop_map(Act::Pass),
         4 => (1..4u64, costs()).prop_map(|(session, costs)| Act::Reserve(session, costs)),
@@ -74,8 +76,8 @@ impl Life {
     fn reserve(&mut self, session: u64, costs: [u64; 5]) -> Result<(), TestCaseError> {
         let mut untouched = self.world.clone();
         untouched.beat(session);
-        let fits =
-            (0..5).all(|index| untouched.left(index) >= (costs[index] * untouched.units(index)) as i64);
+        let fits = (0..5)
+            .all(|index| untouched.left(index) >= (costs[index] * untouched.units(index)) as i64);
         let demand = self.world.demand(&costs);
         let on = demand.on.clone();
         match self.send(session, Op::Reserve(demand)) {
@@ -95,7 +97,10 @@ impl Life {
 
     fn settle(&mut self, which: usize, actual: [u64; 5], close: bool) {
         if let Some((mut grant, claim)) = super::moves::choose(&mut self.open, which) {
-            self.send(grant.session, Op::Settle(Settle { close, claim, ..amendment(&grant, &actual) }));
+            self.send(
+                grant.session,
+                Op::Settle(Settle { close, claim, ..amendment(&grant, &actual) }),
+            );
             if !close {
                 grant.costs = actual.as_slice().into();
                 self.open.push((grant, claim));
@@ -150,7 +155,8 @@ impl Life {
         for state in &self.world.states {
             for quota in state.quotas() {
                 let shares = state.records().flat_map(|record| record.shares());
-                let sum: u64 = shares.filter(|share| share.quota == quota.id).map(|share| share.amount).sum();
+                let sum: u64 =
+                    shares.filter(|share| share.quota == quota.id).map(|share| share.amount).sum();
                 prop_assert_eq!(quota.in_flight, sum);
             }
         }
@@ -185,7 +191,8 @@ proptest! {
 
 #[test]
 fn a_refused_waiter_stands_before_those_after_it_and_a_try_does_not() {
-    let ask = |cost: u64, headroom, mode| Op::Reserve(Reserve { headroom, mode, ..demand(&[cost, 1]) });
+    let ask =
+        |cost: u64, headroom, mode| Op::Reserve(Reserve { headroom, mode, ..demand(&[cost, 1]) });
     let mut world = World::new([sliding(1, 100, MINUTE, 60), sliding(2, 100, MINUTE, 60)]);
     world.take(&[50, 0]);
     let granted = |world: &mut World, ops: &[Op]| -> Vec<bool> {
@@ -198,13 +205,17 @@ fn a_refused_waiter_stands_before_those_after_it_and_a_try_does_not() {
         // A class that may use more is not behind one that may use less.
         assert_eq!(granted(&mut world, &[ask(large, 1_000, mode), small.clone()]), [false, true]);
         // A demand that needs nothing of what the head lacks passes it.
-        assert_eq!(granted(&mut world, &[ask(large, 0, mode), ask(0, 0, Mode::Try)]), [false, true]);
+        assert_eq!(
+            granted(&mut world, &[ask(large, 0, mode), ask(0, 0, Mode::Try)]),
+            [false, true]
+        );
     }
 }
 
 #[test]
 fn a_waiter_for_another_quota_lends_its_class_to_no_other() {
-    let ask = |costs: [u64; 2], headroom, mode| Op::Reserve(Reserve { headroom, mode, ..demand(&costs) });
+    let ask =
+        |costs: [u64; 2], headroom, mode| Op::Reserve(Reserve { headroom, mode, ..demand(&costs) });
     let mut world = World::new([sliding(1, 100, MINUTE, 60), sliding(2, 100, MINUTE, 60)]);
     world.take(&[85, 95]);
     let batch = ask([10, 0], 1_000, Mode::Wait);
@@ -214,7 +225,10 @@ fn a_waiter_for_another_quota_lends_its_class_to_no_other() {
     for ops in [vec![batch.clone(), last.clone()], vec![batch, other, last]] {
         let Sent { verdicts, .. } = world.clone().send(SESSION, &ops);
         assert!(is_refused(&verdicts[0]));
-        assert!(verdicts.last().is_some_and(is_granted), "only what is left to it stands before it: {ops:?}");
+        assert!(
+            verdicts.last().is_some_and(is_granted),
+            "only what is left to it stands before it: {ops:?}"
+        );
     }
 }
 
@@ -222,12 +236,20 @@ fn a_waiter_for_another_quota_lends_its_class_to_no_other() {
 fn a_dry_reserve_charges_nothing() {
     let mut world = two_buckets();
     let reserve = Op::Reserve(world.demand(&[50, 0, 0, 0, 0]));
-    let dry = |world: &World, costs: &[u64]| Op::Reserve(Reserve { mode: Mode::Dry, ..world.demand(costs) });
+    let dry = |world: &World, costs: &[u64]| {
+        Op::Reserve(Reserve { mode: Mode::Dry, ..world.demand(costs) })
+    };
     let whole = dry(&world, &[50, 1, 1, 1, 1]);
     let verdicts = world.send(SESSION, &[whole.clone(), whole, reserve]).verdicts;
-    assert_eq!(verdicts.to_vec(), [Verdict::Fits, Verdict::Fits, Verdict::Granted { probe: false }]);
+    assert_eq!(
+        verdicts.to_vec(),
+        [Verdict::Fits, Verdict::Fits, Verdict::Granted { probe: false }]
+    );
     let refusal = world.one(SESSION, dry(&world, &[1, 0, 0, 0, 0]));
-    assert_eq!(violations(&refusal).iter().map(|reason| reason.by).collect::<Vec<_>>(), [RefusedBy::Rule(0)]);
+    assert_eq!(
+        violations(&refusal).iter().map(|reason| reason.by).collect::<Vec<_>>(),
+        [RefusedBy::Rule(0)]
+    );
 }
 
 #[test]
@@ -251,7 +273,8 @@ fn a_pause_refuses_everything_and_only_grows() {
 #[test]
 fn a_demand_for_nothing_of_a_quota_is_held_up_by_no_headroom_but_by_a_debt() {
     let ask = |costs: [u64; 2], headroom| Op::Reserve(Reserve { headroom, ..demand(&costs) });
-    let tokens = [sliding(1, 100, MINUTE, 60), token_bucket(1, 100, MINUTE, 100), fixed(1, 100, MINUTE, 0)];
+    let tokens =
+        [sliding(1, 100, MINUTE, 60), token_bucket(1, 100, MINUTE, 100), fixed(1, 100, MINUTE, 0)];
     for rule in tokens {
         let mut world = World::new([rule, concurrency(2, 5)]);
         let grant = world.take(&[95, 1]);
@@ -272,7 +295,9 @@ fn a_demand_for_nothing_of_a_quota_is_held_up_by_no_headroom_but_by_a_debt() {
 #[test]
 fn headroom_is_out_of_reach() {
     let ask = |headroom| Op::Reserve(Reserve { headroom, ..demand(&[1]) });
-    for rule in [sliding(1, 100, MINUTE, 60), token_bucket(1, 100, MINUTE, 100), concurrency(1, 100)] {
+    for rule in
+        [sliding(1, 100, MINUTE, 60), token_bucket(1, 100, MINUTE, 100), concurrency(1, 100)]
+    {
         let mut world = World::new([rule]);
         let batch = |world: &mut World, headroom| {
             (0..).take_while(|_| is_granted(&world.one(SESSION, ask(headroom)))).count()

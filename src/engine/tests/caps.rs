@@ -25,14 +25,20 @@ fn most(world: &World) -> u64 {
     let mut range = (0, world.rule(0).capacity(0));
     while range.0 < range.1 {
         let cost = (range.0 + range.1).div_ceil(2);
-        range = if world.clone().reserve(&[cost]).is_ok() { (cost, range.1) } else { (range.0, cost - 1) };
+        range = if world.clone().reserve(&[cost]).is_ok() {
+            (cost, range.1)
+        } else {
+            (range.0, cost - 1)
+        };
     }
     range.0
 }
 
 #[test]
 fn no_more_is_admitted_than_the_provider_said_until_it_ends() {
-    for rule in [token_bucket(1, 100, MINUTE, 100), sliding(1, 100, MINUTE, 60), fixed(1, 100, DAY, 0)] {
+    for rule in
+        [token_bucket(1, 100, MINUTE, 100), sliding(1, 100, MINUTE, 60), fixed(1, 100, DAY, 0)]
+    {
         let mut world = World::new([rule]);
         world.take(&[20]);
         assert_eq!(world.one(SESSION, cap(30, world.wall, 10 * SECOND)), Verdict::Done);
@@ -78,8 +84,11 @@ fn a_refund_is_left_besides() {
 
 #[test]
 fn what_a_call_used_beyond_its_estimate_is_not_counted_twice() {
-    for rule in [token_bucket(1, 100, MINUTE, 100), sliding(1, 100, MINUTE, 60), held(fixed(1, 100, DAY, 0))]
-    {
+    for rule in [
+        token_bucket(1, 100, MINUTE, 100),
+        sliding(1, 100, MINUTE, 60),
+        held(fixed(1, 100, DAY, 0)),
+    ] {
         let mut world = World::new([rule]);
         let grant = world.take(&[10]);
         // The provider has counted 25 for the call, and 5 for another user's call.
@@ -149,7 +158,8 @@ fn a_pause_of_one_quota_ends_by_itself_and_is_not_shortened() {
 
 #[test]
 fn calls_in_flight_and_unknown_quotas_are_not_capped() {
-    let mut world = World::with_buckets(vec![vec![concurrency(1, 3)], vec![sliding(2, 10, MINUTE, 60)]]);
+    let mut world =
+        World::with_buckets(vec![vec![concurrency(1, 3)], vec![sliding(2, 10, MINUTE, 60)]]);
     world.one(SESSION, cap(0, world.wall, MINUTE));
     world.one(SESSION, pause(MINUTE));
     // Of another bucket, and of none.

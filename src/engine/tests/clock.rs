@@ -79,7 +79,10 @@ fn every_bucket_keeps_its_own_time() {
     world.settle(&grant, &[4, 7]);
     assert_eq!([world.available(0), world.available(1)], [6, 3]);
     world.pass(SECOND);
-    assert_eq!(world.take(&[10, 10]).at.to_vec(), [START + 61 * SECOND, START + HOUR + 61 * SECOND]);
+    assert_eq!(
+        world.take(&[10, 10]).at.to_vec(),
+        [START + 61 * SECOND, START + HOUR + 61 * SECOND]
+    );
 }
 
 /// Admitted through a child and by its parent alone, each in turn, while the clock goes back by a step.
@@ -93,7 +96,8 @@ fn admitted_beside_a_step(step: Micros) -> u64 {
         let sent = world.send(SESSION, &[op]);
         is_granted(&sent.verdicts[0])
     };
-    let alone = |world: &mut World| is_granted(&world.send_on(SESSION, &[1], &[reserve(&[1])]).verdicts[0]);
+    let alone =
+        |world: &mut World| is_granted(&world.send_on(SESSION, &[1], &[reserve(&[1])]).verdicts[0]);
     for round in 0..6 {
         while both(&mut world) || alone(&mut world) {
             admitted += 1;

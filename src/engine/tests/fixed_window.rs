@@ -103,7 +103,9 @@ fn a_calendar_that_does_not_reach_to_the_present_changes_nothing() {
     let mut world = World::new([charted, sliding(2, 10, MINUTE, 60)]);
     let grant = world.take(&[4, 4]);
     let ops = [settle(&grant, &[0, 0]), reserve(&[1, 1])];
-    for (boundaries, pass) in [(vec![START, START + DAY], DAY), (vec![START + 2 * DAY], 0), (vec![], 0)] {
+    for (boundaries, pass) in
+        [(vec![START, START + DAY], DAY), (vec![START + 2 * DAY], 0), (vec![], 0)]
+    {
         world.rules[0][0] = calendar(10, &boundaries);
         world.pass(pass);
         let before = world.states.clone();
@@ -115,7 +117,9 @@ fn a_calendar_that_does_not_reach_to_the_present_changes_nothing() {
     // Charted further, the same batch is applied as if it came for the first time.
     world.rules[0][0] = calendar(10, &[START, START + DAY, START + 2 * DAY]);
     let answer = world.send_as(SESSION, 2, &ops);
-    assert!(matches!(answer.outcome, Outcome::Applied { verdicts, .. } if is_granted(&verdicts[1])));
+    assert!(
+        matches!(answer.outcome, Outcome::Applied { verdicts, .. } if is_granted(&verdicts[1]))
+    );
     assert_eq!(world.level(0).charged, 1);
 }
 

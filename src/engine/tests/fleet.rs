@@ -85,7 +85,9 @@ impl Fleet {
         let waiter = self.enter(session, demand);
         let look = self.look(session);
         let granted = look.granted.into_iter().find(|running| running.waiter == waiter);
-        granted.ok_or_else(|| look.refused.into_iter().find(|(refused, _)| *refused == waiter).unwrap())
+        granted.ok_or_else(|| {
+            look.refused.into_iter().find(|(refused, _)| *refused == waiter).unwrap()
+        })
     }
 
     /// The caller of a waiter gives up. Its session says so with its next batch.
@@ -122,17 +124,29 @@ impl Fleet {
             match verdict {
                 Verdict::Granted { probe } => {
                     let on = waiting.demand.on.clone();
-                    let at = on.iter().map(|&bucket| answer.seen[usize::from(bucket)].now).collect();
-                    let grant = Grant { session, on, at, costs: waiting.demand.costs.clone(), probe: *probe };
+                    let at =
+                        on.iter().map(|&bucket| answer.seen[usize::from(bucket)].now).collect();
+                    let grant = Grant {
+                        session,
+                        on,
+                        at,
+                        costs: waiting.demand.costs.clone(),
+                        probe: *probe,
+                    };
                     let Waiting { waiter, arrived, demand } = waiting.clone();
                     look.granted.push(Running { waiter, arrived, demand, grant, since: now });
                 }
-                Verdict::Refused(refused) => look.refused.push((waiting.waiter, (**refused).clone())),
+                Verdict::Refused(refused) => {
+                    look.refused.push((waiting.waiter, (**refused).clone()))
+                }
                 other => panic!("{other:?}"),
             }
         }
         let granted = look.waiters();
-        self.sessions.get_mut(&session).unwrap().retain(|waiting| !granted.contains(&waiting.waiter));
+        self.sessions
+            .get_mut(&session)
+            .unwrap()
+            .retain(|waiting| !granted.contains(&waiting.waiter));
         look
     }
 
@@ -143,8 +157,9 @@ impl Fleet {
         for Waiting { waiter, arrived, demand } in waiting {
             assert_eq!((rules.len(), demand.on.len()), (1, 1), "lines are for worlds of one quota");
             let (cost, age) = (demand.costs[0], now - arrived);
-            let group =
-                |line: &&mut super::Line| (line.headroom, line.flow) == (demand.headroom, demand.flow);
+            let group = |line: &&mut super::Line| {
+                (line.headroom, line.flow) == (demand.headroom, demand.flow)
+            };
             if let Some(line) = lines.iter_mut().find(group) {
                 (line.count, line.sum, line.last) = (line.count + 1, line.sum + cost, age);
                 continue;

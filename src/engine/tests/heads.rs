@@ -224,7 +224,8 @@ fn rounds_until_both(first: &[u16], second: &[u16]) -> usize {
             fleet.enter(session, ones(buckets));
             fleet.look(session);
             // Never both at once.
-            if let Some(index) = running.iter().position(|running| running.grant.session == session) {
+            if let Some(index) = running.iter().position(|running| running.grant.session == session)
+            {
                 let ended = running.swap_remove(index);
                 fleet.end_all(&ended);
             }
@@ -248,8 +249,10 @@ fn two_streams_on_one_bucket_each_do_not_starve_a_demand_on_both() {
 
 #[test]
 fn a_head_that_its_own_bucket_holds_back_for_hours_does_not_block_a_parent() {
-    for parent in [concurrency(2, 10), sliding(2, 10, MINUTE, 60), token_bucket(2, 10, MINUTE, 10)] {
-        let mut fleet = Fleet::new(vec![vec![fixed(1, 10, DAY, START % DAY)], vec![parent.clone()]]);
+    for parent in [concurrency(2, 10), sliding(2, 10, MINUTE, 60), token_bucket(2, 10, MINUTE, 10)]
+    {
+        let mut fleet =
+            Fleet::new(vec![vec![fixed(1, 10, DAY, START % DAY)], vec![parent.clone()]]);
         fleet.ask(9, on(&[0, 1], &[10, 8])).unwrap();
         let (_, refused) = fleet.ask(1, on(&[0, 1], &[1, 5])).unwrap_err();
         let holds: Vec<_> = refused.violations.iter().map(|violation| violation.holds).collect();
@@ -311,10 +314,14 @@ fn a_waiter_is_counted_once_whatever_refuses_it() {
     assert_eq!(refused.violations.len(), 3);
     assert_eq!(fleet.world.status(0).waiting, 1);
     let (_, refused) = fleet.ask(1, demand(&[1, 1])).unwrap_err();
-    assert!(refused.violations.iter().all(|violation| violation.rank == 0), "both are of one session");
+    assert!(
+        refused.violations.iter().all(|violation| violation.rank == 0),
+        "both are of one session"
+    );
     assert_eq!(fleet.world.status(0).waiting, 2);
     let (_, refused) = fleet.ask(2, demand(&[1, 1])).unwrap_err();
-    let before = |by| refused.violations.iter().find(|violation| violation.by == by).unwrap().before;
+    let before =
+        |by| refused.violations.iter().find(|violation| violation.by == by).unwrap().before;
     // What the second quota holds back for a minute does not block the first.
     assert_eq!([RefusedBy::Rule(0), RefusedBy::Rule(1)].map(before), [0, 2]);
     assert_eq!(fleet.world.status(0).waiting, 3);
@@ -362,7 +369,10 @@ impl Life {
     /// What heads of other sessions ask that go before a demand. All of them look whenever something ends, so none is late.
     fn ahead(&self, session: u64, arrived: (Micros, u64)) -> u64 {
         let others = self.heads.iter().filter(|(.., head)| *head > 0);
-        others.filter(|(at, of, _)| *of != session && (*at, *of) < arrived).map(|(.., cost)| cost).sum()
+        others
+            .filter(|(at, of, _)| *of != session && (*at, *of) < arrived)
+            .map(|(.., cost)| cost)
+            .sum()
     }
 
     /// A session looks, and then all that are hinted.
@@ -390,13 +400,16 @@ impl Life {
                 own += cost;
             }
         }
-        if let Some(first) = waiting.first().filter(|first| !look.waiters().contains(&first.waiter)) {
+        if let Some(first) = waiting.first().filter(|first| !look.waiters().contains(&first.waiter))
+        {
             let others: u64 = self
                 .fleet
                 .sessions
                 .iter()
                 .filter(|(of, _)| **of != session)
-                .flat_map(|(of, all)| all.iter().map(move |waiting| (waiting.arrived, *of, waiting)))
+                .flat_map(|(of, all)| {
+                    all.iter().map(move |waiting| (waiting.arrived, *of, waiting))
+                })
                 .filter(|(at, of, _)| (*at, *of) < (first.arrived, session))
                 .map(|(.., waiting)| waiting.demand.costs[0])
                 .sum();
@@ -434,8 +447,11 @@ impl Life {
                 }
             }
             Act::Cancel(which) => {
-                let all =
-                    self.fleet.sessions.iter().flat_map(|(of, all)| all.iter().map(|one| (*of, one.waiter)));
+                let all = self
+                    .fleet
+                    .sessions
+                    .iter()
+                    .flat_map(|(of, all)| all.iter().map(|one| (*of, one.waiter)));
                 if let Some((session, waiter)) = super::moves::choose(&mut all.collect(), which) {
                     self.fleet.cancel(session, waiter);
                     self.look(session)?;

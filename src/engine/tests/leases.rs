@@ -66,13 +66,21 @@ impl Life {
     fn new() -> Self {
         let rules = [concurrency(1, CALLS), held(sliding(2, LIMIT, MINUTE, MINUTE / SLOT))];
         let world = World::new(rules);
-        Self { world, calls: Vec::new(), charges: Log::default(), leases: BTreeMap::new(), claims: 1_000 }
+        Self {
+            world,
+            calls: Vec::new(),
+            charges: Log::default(),
+            leases: BTreeMap::new(),
+            claims: 1_000,
+        }
     }
 
     /// What a batch of `session` does before and after its operations.
     fn batch(&mut self, session: u64) {
         let now = self.world.wall;
-        for call in self.calls.iter_mut().filter(|call| !call.abandoned && self.leases[&call.owner] <= now) {
+        for call in
+            self.calls.iter_mut().filter(|call| !call.abandoned && self.leases[&call.owner] <= now)
+        {
             call.abandoned = true;
             self.charges.charge(now, call.grant.costs[1]);
         }
@@ -92,10 +100,15 @@ impl Life {
         let at_most = held + cost + self.charges.since(now - MINUTE - SLOT);
         match self.world.reserve_by(session, &[1, cost]) {
             Ok(grant) => {
-                prop_assert!(running < CALLS && at_least <= LIMIT, "{running} running, {at_least} charged");
+                prop_assert!(
+                    running < CALLS && at_least <= LIMIT,
+                    "{running} running, {at_least} charged"
+                );
                 self.calls.push(Call { grant, owner: session, abandoned: false });
             }
-            Err(_) => prop_assert!(running == CALLS || at_most > LIMIT, "{running}, {at_most} refused"),
+            Err(_) => {
+                prop_assert!(running == CALLS || at_most > LIMIT, "{running}, {at_most} refused")
+            }
         }
         Ok(())
     }

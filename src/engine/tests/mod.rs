@@ -121,11 +121,16 @@ impl World {
     fn send_on_as(&mut self, session: u64, seq: u64, on: &[u16], ops: &[Op]) -> (Answer, Wakes) {
         let buckets: Vec<_> = on
             .iter()
-            .map(|&bucket| BucketRules { id: Self::id(bucket), rules: &self.rules[usize::from(bucket)] })
+            .map(|&bucket| BucketRules {
+                id: Self::id(bucket),
+                rules: &self.rules[usize::from(bucket)],
+            })
             .collect();
         let mut states: Vec<_> = self.states.iter_mut().map(Some).collect();
-        let mut states: Vec<_> =
-            on.iter().map(|&bucket| states[usize::from(bucket)].take().expect("no bucket twice")).collect();
+        let mut states: Vec<_> = on
+            .iter()
+            .map(|&bucket| states[usize::from(bucket)].take().expect("no bucket twice"))
+            .collect();
         let batch = Batch { session, seq, lease: self.lease, buckets: &buckets, ops };
         apply(&mut states, &batch, self.wall)
     }
@@ -142,7 +147,9 @@ impl World {
         let seq = *seq;
         let (answer, wakes) = self.send_on_as(session, seq, on, ops);
         match answer.outcome {
-            Outcome::Applied { buckets, verdicts } => Sent { seen: buckets.into_vec(), verdicts, wakes },
+            Outcome::Applied { buckets, verdicts } => {
+                Sent { seen: buckets.into_vec(), verdicts, wakes }
+            }
             other => panic!("not applied: {other:?}"),
         }
     }
@@ -213,7 +220,8 @@ impl World {
     /// How the rule at `index` stands, of those of all buckets.
     fn level(&self, index: usize) -> Level {
         let buckets = self.rules.iter().enumerate();
-        let mut all = buckets.flat_map(|(bucket, rules)| (0..rules.len()).map(move |rule| (bucket, rule)));
+        let mut all =
+            buckets.flat_map(|(bucket, rules)| (0..rules.len()).map(move |rule| (bucket, rule)));
         let (bucket, rule) = all.nth(index).unwrap();
         self.status(bucket as u16).quotas[rule]
     }

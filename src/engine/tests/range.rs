@@ -13,7 +13,9 @@ fn assert_in_range(what: &impl std::fmt::Debug) {
     for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '.') {
         assert!(!["NaN", "inf"].contains(&word), "{word} in {}", start());
     }
-    for number in text.split(|c: char| !c.is_ascii_digit() && c != '.').filter(|number| !number.is_empty()) {
+    for number in
+        text.split(|c: char| !c.is_ascii_digit() && c != '.').filter(|number| !number.is_empty())
+    {
         let exact = match number.contains('.') {
             true => number.parse::<f64>().is_ok(),
             false => number.parse::<u64>().is_ok_and(|number| number <= MAX_AMOUNT),
@@ -76,7 +78,9 @@ fn however_many_bogus_actuals_there_are() {
 
 #[test]
 fn a_long_queue_of_a_class_that_may_use_little() {
-    let queue = |cost: u64, headroom| Op::Reserve(Reserve { headroom, mode: Mode::Wait, ..demand(&[cost]) });
+    let queue = |cost: u64, headroom| {
+        Op::Reserve(Reserve { headroom, mode: Mode::Wait, ..demand(&[cost]) })
+    };
     for rule in [sliding(1, LARGEST_LIMIT, 400 * DAY, 60), fixed(1, LARGEST_LIMIT, 400 * DAY, 0)] {
         let mut world = World::new([rule]);
         world.exact(&[reserve(&[LARGEST_LIMIT])]);
@@ -95,7 +99,14 @@ fn an_endless_pause() {
     for (asked, lasts) in [(u64::MAX, MINUTE), (MINUTE, u64::MAX), (u64::MAX, u64::MAX)] {
         for quota in [None, Some(1)] {
             let mut world = World::new([sliding(1, 10, MINUTE, 60)]);
-            world.exact(&[Op::Refused { bucket: 0, quota, at: 0, asked, lasts, longest: u64::MAX }]);
+            world.exact(&[Op::Refused {
+                bucket: 0,
+                quota,
+                at: 0,
+                asked,
+                lasts,
+                longest: u64::MAX,
+            }]);
             world.exact(&[reserve(&[1])]);
         }
     }
@@ -104,7 +115,8 @@ fn an_endless_pause() {
 #[test]
 fn amounts_that_no_caller_sends_do_no_harm() {
     let shape = |tick, burst, debt| TokenBucket::new(tick, MINUTE, burst, debt, 4 * MINUTE, 3);
-    let draining = |limit, shape| Rule { id: 1, limit, held: false, window: Window::TokenBucket(shape) };
+    let draining =
+        |limit, shape| Rule { id: 1, limit, held: false, window: Window::TokenBucket(shape) };
     let most = [
         draining(MAX_AMOUNT, shape(1, MAX_AMOUNT, MAX_AMOUNT)),
         sliding(2, MAX_AMOUNT, MINUTE, 2),
@@ -123,7 +135,8 @@ fn amounts_that_no_caller_sends_do_no_harm() {
     let amounts = [0, 1, MAX_TAKEN, MAX_AMOUNT - 1, MAX_AMOUNT];
     let mut world = World::new(sets[0].clone());
     for round in 0..2_000 {
-        let amount = |nth: usize| -> Costs { (0..5).map(|k| amounts[(round / nth + k) % 5]).collect() };
+        let amount =
+            |nth: usize| -> Costs { (0..5).map(|k| amounts[(round / nth + k) % 5]).collect() };
         world.rules = vec![sets[round / 7 % 5].clone()];
         world.lease = [SECOND, MAX_AMOUNT][round / 50 % 2];
         world.pass([0, MS, 3 * MINUTE][round % 3]);
@@ -137,7 +150,8 @@ fn amounts_that_no_caller_sends_do_no_harm() {
         };
         let quota = round as u64 % 6;
         let ask = |costs: Costs, headroom, mode| {
-            let flow = Flow { id: [0, 1, MAX_AMOUNT][round % 3], weight: [1, 7, u32::MAX][round / 2 % 3] };
+            let flow =
+                Flow { id: [0, 1, MAX_AMOUNT][round % 3], weight: [1, 7, u32::MAX][round / 2 % 3] };
             let age = [0, MS, MAX_AMOUNT][round / 5 % 3];
             let waiter = amounts[round / 2 % 5];
             Op::Reserve(Reserve { costs, headroom, mode, flow, age, waiter, ..demand(&[]) })
@@ -229,8 +243,9 @@ fn extremes() -> [Vec<Rule>; 3] {
         assert!((8 * burst + debt) * shape.units <= MAX_AMOUNT);
         Rule { id: 1, limit, held: false, window: Window::TokenBucket(shape) }
     };
-    let others =
-        |limit| [sliding(2, limit, 400 * DAY, 10), held(fixed(3, limit, DAY, 5)), concurrency(4, limit)];
+    let others = |limit| {
+        [sliding(2, limit, 400 * DAY, 10), held(fixed(3, limit, DAY, 5)), concurrency(4, limit)]
+    };
     let set = |first: Rule, limit| [vec![first], others(limit).to_vec()].concat();
     [
         set(draining(LARGEST_LIMIT, 7_000_000, 56_000_000, 1, MINUTE), LARGEST_LIMIT),

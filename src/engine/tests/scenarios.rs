@@ -171,7 +171,10 @@ fn scenario_15_a_refused_try_takes_nothing() {
     let mut world = World::new([token_bucket(1, 1, MINUTE, 1), token_bucket(2, 1, MINUTE, 1)]);
     world.take(&[1, 0]);
     let refusal = world.refused(&[1, 1]);
-    assert_eq!(refusal.iter().map(|violation| violation.by).collect::<Vec<_>>(), [RefusedBy::Rule(0)]);
+    assert_eq!(
+        refusal.iter().map(|violation| violation.by).collect::<Vec<_>>(),
+        [RefusedBy::Rule(0)]
+    );
     world.take(&[0, 1]);
 }
 

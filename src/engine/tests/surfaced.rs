@@ -61,7 +61,10 @@ fn a_demand_for_nothing_of_the_quota_passes() {
     let refusal = world.refused(&[1, 1]);
     assert_eq!(refusal.len(), 1);
     assert_eq!((refusal[0].by, refusal[0].available), (RefusedBy::Rule(0), 0));
-    assert_eq!((refusal[0].wait, refusal[0].at_best, refusal[0].asked), (Some(MINUTE), MINUTE, Some(DAY)));
+    assert_eq!(
+        (refusal[0].wait, refusal[0].at_best, refusal[0].asked),
+        (Some(MINUTE), MINUTE, Some(DAY))
+    );
     assert_eq!((world.level(0).asked, world.level(0).withheld), (Some(DAY), 100));
     assert_eq!((world.level(1).asked, paused(&world)), (None, (0, 0)));
     world.take(&[0, 1]);
@@ -77,7 +80,8 @@ fn all_that_it_refuses_are_told_so_and_block_no_other() {
     world.one(SESSION, surface(Some(1), DAY, MINUTE));
     let ops = [&[0, 6][..], &[1, 0], &[1, 6], &[0, 6], &[100, 5], &[0, 5]].map(queued);
     let Sent { verdicts, .. } = world.send(SESSION, &ops);
-    let asked = |verdict: &Verdict| violations(verdict).iter().find_map(|violation| violation.asked);
+    let asked =
+        |verdict: &Verdict| violations(verdict).iter().find_map(|violation| violation.asked);
     let told = [None, Some(DAY), Some(DAY), None, Some(DAY), None];
     assert_eq!(verdicts.iter().map(asked).collect::<Vec<_>>(), told);
     let reasons = violations(&verdicts[3]).iter().map(|reason| reason.by).collect::<Vec<_>>();
@@ -151,7 +155,8 @@ fn an_end_of_a_pause_is_one_of_all_pauses_and_of_nothing_else() {
 
 #[test]
 fn of_several_buckets_the_first_is_paused_and_holds_all_back() {
-    let mut world = World::with_buckets(vec![vec![sliding(1, 10, MINUTE, 60)], vec![concurrency(2, 3)]]);
+    let mut world =
+        World::with_buckets(vec![vec![sliding(1, 10, MINUTE, 60)], vec![concurrency(2, 3)]]);
     world.one(SESSION, surface(Some(2), DAY, MINUTE));
     world.one(SESSION, surface(Some(77), DAY, MINUTE));
     let taken = world.take(&[1, 1]);

@@ -120,7 +120,10 @@ impl Life {
         }
         let (used, truth) = (self.world.level(0).charged, self.truth());
         prop_assert!(used >= truth, "{used} used, {truth} in truth");
-        prop_assert!(!self.exact || used <= truth + LIMIT * self.shape.slot, "{used} used, {truth} in truth");
+        prop_assert!(
+            !self.exact || used <= truth + LIMIT * self.shape.slot,
+            "{used} used, {truth} in truth"
+        );
         Ok(())
     }
 }

@@ -9,7 +9,9 @@ use super::{
 
 #[test]
 fn at_best_what_is_held_is_settled_at_nothing() {
-    for rule in [token_bucket(1, 100, MINUTE, 100), sliding(1, 100, MINUTE, 60), fixed(1, 100, MINUTE, 0)] {
+    for rule in
+        [token_bucket(1, 100, MINUTE, 100), sliding(1, 100, MINUTE, 60), fixed(1, 100, MINUTE, 0)]
+    {
         let mut world = World::new([held(rule)]);
         let first = world.take(&[50]);
         world.settle(&first, &[50]);
@@ -30,7 +32,8 @@ pub(super) fn lasting(rule: Rule) -> World {
 
 pub(super) fn any_rule() -> impl Strategy<Value = Rule> {
     let sliding = (1..20u64).prop_map(|slots| sliding(1, 100, MINUTE, slots));
-    let draining = (1..200u64, 1..200u64).prop_map(|(limit, burst)| token_bucket(1, limit, MINUTE, burst));
+    let draining =
+        (1..200u64, 1..200u64).prop_map(|(limit, burst)| token_bucket(1, limit, MINUTE, burst));
     let coarse = (1..200u64, 1..200u64).prop_map(|(limit, burst)| {
         let shape = TokenBucket::new(777, 100_000, burst, burst, 400_000, 8);
         Rule { id: 1, limit, held: false, window: Window::TokenBucket(shape) }

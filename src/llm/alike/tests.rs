@@ -48,7 +48,8 @@ fn what_differs_in_texts_and_numbers_is_passed_over() {
         (MESSAGES, "waits", "message_stop"),
         (COHERE, " waits", "."),
     ] {
-        let events = [event(of, "", ""), event(of, old, new), event(of, "", ""), event(of, old, new)];
+        let events =
+            [event(of, "", ""), event(of, old, new), event(of, "", ""), event(of, old, new)];
         assert_eq!(passed(&mut Alike::default(), &events), 4, "{new}");
     }
     let crlf = CHAT.to_owned() + "\r\n\r\n";
@@ -72,8 +73,14 @@ fn what_differs_elsewhere_is_read() {
         let events = [event(of, "", ""), event(of, "", ""), event(of, old, new)];
         assert_eq!(passed(&mut Alike::default(), &events), 2, "{new}");
     }
-    for other in ["data: [DONE]\n\n", ": waits\n\n", "data: {}\ndata: {}\n\n", "\n\n", "data: {\"x\":1}"] {
-        assert_eq!(passed(&mut Alike::default(), &[event(CHAT, "", ""), other.into()]), 1, "{other}");
+    for other in
+        ["data: [DONE]\n\n", ": waits\n\n", "data: {}\ndata: {}\n\n", "\n\n", "data: {\"x\":1}"]
+    {
+        assert_eq!(
+            passed(&mut Alike::default(), &[event(CHAT, "", ""), other.into()]),
+            1,
+            "{other}"
+        );
     }
 }
 
@@ -83,7 +90,15 @@ fn a_text_ends_with_its_line() {
     assert_eq!(passed(&mut alike, &[event(CHAT, "", "")]), 1);
     let mut pattern = alike.pattern.expect("it was learned");
     assert_eq!(pattern.after(event(CHAT, "waits", "longs").as_bytes()), Some(&b""[..]));
-    for odd in ["\\\\\\", "a\n\ndata: {\"error\":{}}", "a\\\ndata: ", "a\rdata: ", "\"", "a\\\r\"", "a\n\""] {
+    for odd in [
+        "\\\\\\",
+        "a\n\ndata: {\"error\":{}}",
+        "a\\\ndata: ",
+        "a\rdata: ",
+        "\"",
+        "a\\\r\"",
+        "a\n\"",
+    ] {
         assert_eq!(pattern.after(event(CHAT, "waits", odd).as_bytes()), None, "{odd:?}");
     }
     for odd in ["", "x", "-1", "1.5", "1 ", "1\n"] {

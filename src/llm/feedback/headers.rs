@@ -21,7 +21,11 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    pub(crate) const fn new(metric: &'static str, limit: &'static str, remaining: &'static str) -> Self {
+    pub(crate) const fn new(
+        metric: &'static str,
+        limit: &'static str,
+        remaining: &'static str,
+    ) -> Self {
         Self { metric, limit, remaining, reset: None, window: None, rounded_by: 0 }
     }
 
@@ -74,7 +78,8 @@ pub(super) fn text(value: &HeaderValue) -> Option<&str> {
 
 fn amount(value: &HeaderValue) -> Option<u64> {
     let text = text(value)?;
-    let fraction = || text.parse::<f64>().ok().filter(|amount| amount.is_finite() && *amount >= 0.0);
+    let fraction =
+        || text.parse::<f64>().ok().filter(|amount| amount.is_finite() && *amount >= 0.0);
     // The cast saturates.
     text.parse().ok().or_else(|| fraction().map(|amount| amount.ceil() as u64))
 }

@@ -96,7 +96,9 @@ impl Rules {
             Some(Refusal { delay: Some(delay), of, .. }) if passes || is_refusal(status) => {
                 wait(*delay, of.as_ref())
             }
-            refusal if passes => wait(self.default_pause, refusal.and_then(|refusal| refusal.of.as_ref())),
+            refusal if passes => {
+                wait(self.default_pause, refusal.and_then(|refusal| refusal.of.as_ref()))
+            }
             _ => Feedback::new(),
         }
     }
@@ -113,7 +115,12 @@ pub(super) fn pauses(status: u16) -> bool {
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let millis =
-        headers.get("retry-after-ms").and_then(text).and_then(duration).map(|seconds| seconds / 1_000);
-    millis.or_else(|| headers.get(RETRY_AFTER).and_then(text).and_then(|text| Clock(headers).until(text)))
+    let millis = headers
+        .get("retry-after-ms")
+        .and_then(text)
+        .and_then(duration)
+        .map(|seconds| seconds / 1_000);
+    millis.or_else(|| {
+        headers.get(RETRY_AFTER).and_then(text).and_then(|text| Clock(headers).until(text))
+    })
 }

@@ -69,15 +69,19 @@ fn by_openai(kind: &str, message: &str) -> Option<Named> {
         "tokens" => Named::metric("tokens"),
         _ => return None,
     };
-    let window =
-        if message.contains("per min") { Some(MINUTE) } else { message.contains("per day").then_some(DAY) };
+    let window = if message.contains("per min") {
+        Some(MINUTE)
+    } else {
+        message.contains("per day").then_some(DAY)
+    };
     Some(Named { window, ..named })
 }
 
 /// Google's details: how long to wait, and the quota that was violated if it is but one.
 fn details(error: &Value) -> (Option<Duration>, Option<Named>) {
     let details = || error.get("details").and_then(Value::as_array).into_iter().flatten();
-    let delay = details().filter_map(|detail| detail.get("retryDelay")?.as_str()).find_map(duration);
+    let delay =
+        details().filter_map(|detail| detail.get("retryDelay")?.as_str()).find_map(duration);
     let mut violations =
         details().filter_map(|detail| detail.get("violations")?.as_array()).flatten().map(violated);
     let named = match (violations.next(), violations.next()) {
@@ -96,7 +100,8 @@ fn violated(violation: &Value) -> Option<Named> {
         id if id.contains("Request") => "requests",
         _ => return None,
     };
-    let window = if id.contains("PerDay") { Some(DAY) } else { id.contains("PerMinute").then_some(MINUTE) };
+    let window =
+        if id.contains("PerDay") { Some(DAY) } else { id.contains("PerMinute").then_some(MINUTE) };
     let value = violation.get("quotaValue").and_then(Value::as_str);
     let limit = value.and_then(|value| value.parse().ok()).filter(|limit| *limit > 0);
     Some(Named { metric: metric.into(), limit, window })

@@ -90,8 +90,13 @@ fn anthropic_s_resets_are_times_of_full_refill_and_its_tokens_are_rounded() {
         .with_left(named("requests", 50, MINUTE), 49, Some(seconds(1.0)))
         .with_left(named("input_tokens", 30_000, MINUTE), 12_500, Some(seconds(36.0)))
         .with_left(named("output_tokens", 8_000, MINUTE), 500, Some(MINUTE));
-    assert_eq!(said(&anthropic::rules(), 200, lines, None), left, "no time to wait but in a refusal");
-    let refused = left.clone().with_retry_after_of(named("output_tokens", 8_000, MINUTE), seconds(9.0));
+    assert_eq!(
+        said(&anthropic::rules(), 200, lines, None),
+        left,
+        "no time to wait but in a refusal"
+    );
+    let refused =
+        left.clone().with_retry_after_of(named("output_tokens", 8_000, MINUTE), seconds(9.0));
     assert_eq!(said(&anthropic::rules(), 429, lines, None), refused);
     assert_eq!(said(&anthropic::rules(), 529, lines, None), left.with_retry_after(seconds(9.0)));
 }
@@ -137,13 +142,18 @@ fn others_have_names_and_windows_of_their_own() {
 #[test]
 fn times_to_wait_come_in_every_form_and_only_refusals_tell_any() {
     let rules = compatible::rules();
-    let wait = |status, lines| said(&rules, status, lines, None).retry_after().map(|time| time.as_secs_f64());
+    let wait = |status, lines| {
+        said(&rules, status, lines, None).retry_after().map(|time| time.as_secs_f64())
+    };
     for (lines, expected) in [
         ("retry-after-ms: 250\nretry-after: 9", Some(0.25)),
         ("retry-after-ms: x\nretry-after: 9", Some(9.0)),
         ("retry-after: 2.5", Some(2.5)),
         ("retry-after: 0", Some(0.0)),
-        ("date: Mon, 05 Jan 2015 07:00:00 GMT\nretry-after: Mon, 05 Jan 2015 07:00:30 GMT", Some(30.0)),
+        (
+            "date: Mon, 05 Jan 2015 07:00:00 GMT\nretry-after: Mon, 05 Jan 2015 07:00:30 GMT",
+            Some(30.0),
+        ),
         ("retry-after: Mon, 05 Jan 2015 07:00:30 GMT", Some(0.0)),
         ("retry-after: -5", None),
         ("retry-after: soon", None),
@@ -158,12 +168,25 @@ fn times_to_wait_come_in_every_form_and_only_refusals_tell_any() {
 
 #[test]
 fn what_no_waiting_helps_is_told_apart() {
-    let never = |status, lines, body| said(&compatible::rules(), status, lines, body).is_permanent();
+    let never =
+        |status, lines, body| said(&compatible::rules(), status, lines, body).is_permanent();
     for (status, lines, body) in [
-        (429, "", r#"{"error":{"message":"..","type":"insufficient_quota","code":"insufficient_quota"}}"#),
+        (
+            429,
+            "",
+            r#"{"error":{"message":"..","type":"insufficient_quota","code":"insufficient_quota"}}"#,
+        ),
         (429, "retry-after: 5", r#"{"error":{"code":"insufficient_quota"}}"#),
-        (429, "", r#"{"type":"error","error":{"type":"enforced_spend_limit_reached","message":".."}}"#),
-        (429, "x-should-retry: false", r#"{"error":{"type":"tokens","code":"rate_limit_exceeded"}}"#),
+        (
+            429,
+            "",
+            r#"{"type":"error","error":{"type":"enforced_spend_limit_reached","message":".."}}"#,
+        ),
+        (
+            429,
+            "x-should-retry: false",
+            r#"{"error":{"type":"tokens","code":"rate_limit_exceeded"}}"#,
+        ),
         (
             429,
             "",
@@ -174,11 +197,19 @@ fn what_no_waiting_helps_is_told_apart() {
         (200, "", r#"[{"error":{"code":402,"message":".."}}]"#),
     ] {
         assert!(never(status, lines, Some(body)), "{body}");
-        assert_eq!(said(&compatible::rules(), status, lines, Some(body)).retry_after(), None, "{body}");
+        assert_eq!(
+            said(&compatible::rules(), status, lines, Some(body)).retry_after(),
+            None,
+            "{body}"
+        );
     }
     for (status, lines, body) in [
         (429, "", r#"{"error":{"type":"tokens","code":"rate_limit_exceeded"}}"#),
-        (429, "x-should-retry: true", r#"{"object":"error","message":"Requests rate limit exceeded"}"#),
+        (
+            429,
+            "x-should-retry: true",
+            r#"{"object":"error","message":"Requests rate limit exceeded"}"#,
+        ),
         (200, "x-should-retry: false", r#"{"usage":{"prompt_tokens":1}}"#),
         (400, "", r#"{"error":{"message":"bad","type":"invalid_request_error"}}"#),
         (529, "", r#"{"type":"error","error":{"type":"overloaded_error","message":".."}}"#),
@@ -203,7 +234,8 @@ fn bodies_tell_how_long_and_for_what() {
         wait.map(|wait| (wait.time.as_secs_f64(), wait.of))
     };
     assert_eq!(wait(429, GOOGLE), Some((34.4, Some(named("requests", 50, DAY)))));
-    let two = GOOGLE.replace(r#"quotaValue":"50"}"#, r#"quotaValue":"50"},{"quotaId":"TokensPerMinute"}"#);
+    let two = GOOGLE
+        .replace(r#"quotaValue":"50"}"#, r#"quotaValue":"50"},{"quotaId":"TokensPerMinute"}"#);
     assert_eq!(wait(429, &two), Some((34.4, None)), "which of two is not said");
     let by_token = GOOGLE.replace("GenerateRequestsPerDay", "GenerateContentInputTokensPerMinute");
     assert_eq!(wait(429, &by_token), Some((34.4, Some(named("input_tokens", 50, MINUTE)))));
@@ -216,6 +248,13 @@ fn bodies_tell_how_long_and_for_what() {
     assert_eq!(wait(503, ""), None);
     assert_eq!(wait(400, r#"{"error":{"details":[{"retryDelay":"5s"}]}}"#), None, "no refusal");
     let slower = compatible::rules().default_pause(seconds(5.0));
-    assert_eq!(slower.feedback(429, &HeaderMap::new(), Some(b"")).retry_after(), Some(seconds(5.0)));
-    assert_eq!(slower.feedback(429, &HeaderMap::new(), None), Feedback::new(), "nothing is known yet");
+    assert_eq!(
+        slower.feedback(429, &HeaderMap::new(), Some(b"")).retry_after(),
+        Some(seconds(5.0))
+    );
+    assert_eq!(
+        slower.feedback(429, &HeaderMap::new(), None),
+        Feedback::new(),
+        "nothing is known yet"
+    );
 }

@@ -95,7 +95,9 @@ mod tests {
         ] {
             assert_eq!(duration(text), Some(Duration::from_secs_f64(expected)), "{text}");
         }
-        for text in ["", "s", "-1", "-1s", "1x", "6m0", "1 s", "NaN", "inf", "1e5", "1..2", "٣s", "1s2"] {
+        for text in
+            ["", "s", "-1", "-1s", "1x", "6m0", "1 s", "NaN", "inf", "1e5", "1..2", "٣s", "1s2"]
+        {
             assert_eq!(duration(text), None, "{text}");
         }
     }

@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const PATHS: &[Path] = &[&["usage"], &["message", "usage"], &["choices", "finish"], &["message", "model"]];
+const PATHS: &[Path] =
+    &[&["usage"], &["message", "usage"], &["choices", "finish"], &["message", "model"]];
 
 #[derive(Debug, Default, PartialEq)]
 struct Values(Vec<(usize, Option<String>)>);
@@ -58,10 +59,17 @@ fn arrays_are_passed_through_at_the_top_too() {
 
 #[test]
 fn text_that_looks_like_it_is_not_it() {
-    assert_eq!(found(r#"{"content":"\"usage\":{\"n\":1}","x":"{\\","y":["usage",{"usage":1}]}"#), []);
+    assert_eq!(
+        found(r#"{"content":"\"usage\":{\"n\":1}","x":"{\\","y":["usage",{"usage":1}]}"#),
+        []
+    );
     assert_eq!(found(r#"{"usage_of_this_is_a_very_long_key_indeed":1,"usag":2}"#), []);
     assert_eq!(found(r#""usage""#), []);
-    assert_eq!(found(r#"{"choices":[{"finish":null}:"x"]}"#), one(2, "null"), "a key leads to one value");
+    assert_eq!(
+        found(r#"{"choices":[{"finish":null}:"x"]}"#),
+        one(2, "null"),
+        "a key leads to one value"
+    );
 }
 
 #[test]
@@ -73,13 +81,15 @@ fn only_an_end_is_complete() {
 
 #[test]
 fn a_value_beyond_the_bound_is_told_and_not_kept() {
-    let text = format!(r#"{{"usage":"{}","message":{{"usage":1}}}}"#, "x".repeat(2 * LONGEST_VALUE));
+    let text =
+        format!(r#"{{"usage":"{}","message":{{"usage":1}}}}"#, "x".repeat(2 * LONGEST_VALUE));
     assert_eq!(found(&text), [(0, "too long".into()), (1, "1".into())]);
 }
 
 #[test]
 fn depth_costs_no_memory() {
-    let text = format!(r#"{{"choices":{}{}, "usage":5}}"#, "[".repeat(100_000), "]".repeat(100_000));
+    let text =
+        format!(r#"{{"choices":{}{}, "usage":5}}"#, "[".repeat(100_000), "]".repeat(100_000));
     assert_eq!(found(&text), one(0, "5"));
     assert_eq!(found(&"]}".repeat(1_000)), []);
 }

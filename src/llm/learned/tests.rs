@@ -65,7 +65,10 @@ fn another_workload_is_followed() {
     outputs(3, 20.0).take(OUTPUTS).for_each(|output| habits.observe(whole(output)));
     let shorter = habits.expected().output.unwrap();
     // Nine tenths are within 3.6 times the middle.
-    assert!((480..1_080).contains(&before) && (4_800..10_800).contains(&longer), "{before} {longer}");
+    assert!(
+        (480..1_080).contains(&before) && (4_800..10_800).contains(&longer),
+        "{before} {longer}"
+    );
     assert!((48..108).contains(&shorter), "{shorter}");
 }
 
@@ -78,8 +81,10 @@ fn what_was_cut_off_is_not_taken_for_whole() {
     };
     let mut sum = 0;
     for seed in 0..40 {
-        let cut =
-            outputs(seed, 200.0).take(OUTPUTS).enumerate().map(|(index, output)| bounded(output, index));
+        let cut = outputs(seed, 200.0)
+            .take(OUTPUTS)
+            .enumerate()
+            .map(|(index, output)| bounded(output, index));
         sum += output(cut).unwrap();
     }
     // As if nothing had been cut off: 200 x exp(1.28).
@@ -106,7 +111,8 @@ fn memory_is_bounded() {
 
 #[test]
 fn input_is_corrected_by_how_far_estimates_were_off() {
-    let call = |estimated, input| Observed { estimated, input: Some(input), output: None, is_cut: false };
+    let call =
+        |estimated, input| Observed { estimated, input: Some(input), output: None, is_cut: false };
     let ratio = |calls: &[Observed]| after(calls.iter().copied()).expected().ratio;
     // One odd call is no rule.
     assert!((ratio(&[call(100, 20_000)]) - 1.182).abs() < 0.001);
@@ -123,11 +129,21 @@ fn input_is_corrected_by_how_far_estimates_were_off() {
 fn numbers_that_cannot_be_do_no_harm() {
     let extreme = [0, 1, LONGEST, u64::MAX];
     let mut habits = after((0..50).map(|_| whole(100)));
-    for (estimated, input) in extreme.into_iter().flat_map(|one| extreme.map(|other| (one, other))) {
-        habits.observe(Observed { estimated, input: Some(input), output: Some(u64::MAX), is_cut: false });
+    for (estimated, input) in extreme.into_iter().flat_map(|one| extreme.map(|other| (one, other)))
+    {
+        habits.observe(Observed {
+            estimated,
+            input: Some(input),
+            output: Some(u64::MAX),
+            is_cut: false,
+        });
         let expected = habits.expected();
         assert_eq!(expected.output, Some(100), "not believed");
-        assert!((1.0 / FACTOR..=FACTOR).contains(&expected.ratio), "{estimated} {input}: {}", expected.ratio);
+        assert!(
+            (1.0 / FACTOR..=FACTOR).contains(&expected.ratio),
+            "{estimated} {input}: {}",
+            expected.ratio
+        );
     }
     assert_eq!(Expected { output: None, ratio: FACTOR }.input(u64::MAX), u64::MAX);
     assert_eq!(output((0..50).map(|_| whole(0))), Some(0));
@@ -135,8 +151,14 @@ fn numbers_that_cannot_be_do_no_harm() {
 
 fn observed() -> impl Strategy<Value = Observed> {
     let amount = || prop_oneof![0..10_000_u64, any::<u64>()];
-    let amounts = (amount(), proptest::option::of(amount()), proptest::option::of(amount()), any::<bool>());
-    amounts.prop_map(|(estimated, input, output, is_cut)| Observed { estimated, input, output, is_cut })
+    let amounts =
+        (amount(), proptest::option::of(amount()), proptest::option::of(amount()), any::<bool>());
+    amounts.prop_map(|(estimated, input, output, is_cut)| Observed {
+        estimated,
+        input,
+        output,
+        is_cut,
+    })
 }
 
 proptest! {

@@ -17,7 +17,8 @@ fn input(json: &str) -> u64 {
 
 #[test]
 fn bounds_and_choices_are_read() {
-    let one = asked(r#"{"model":"m","max_tokens":5,"max_completion_tokens":9,"n":3,"messages":[]}"#);
+    let one =
+        asked(r#"{"model":"m","max_tokens":5,"max_completion_tokens":9,"n":3,"messages":[]}"#);
     assert_eq!((one.bound, one.choices, one.generates), (Some(9), 3, true));
     let none = asked(r#"{"model":"m","max_tokens":null,"n":null,"temperature":{"a":[1]}}"#);
     assert_eq!((none.bound, none.choices, none.generates, none.input), (None, 1, false, 0));
@@ -63,19 +64,33 @@ fn tools_and_schemas_count() {
 #[test]
 fn images_count_by_their_size_and_not_by_their_bytes() {
     let png = "iVBORw0KGgoAAAANSUhEUgAABAAAAAMA"; // 1024 x 768
-    let part = |source: &str| input(&format!(r#""messages":[{{"role":"user","content":[{source}]}}]"#)) - 6;
+    let part = |source: &str| {
+        input(&format!(r#""messages":[{{"role":"user","content":[{source}]}}]"#)) - 6
+    };
     let url = format!("data:image/png;base64,{png}{}", "A".repeat(50_000));
     assert_eq!(part(&format!(r#"{{"type":"image_url","image_url":{{"url":"{url}"}}}}"#)), 765);
-    assert_eq!(part(&format!(r#"{{"type":"image_url","image_url":{{"detail":"low","url":"{url}"}}}}"#)), 85);
-    assert_eq!(part(&format!(r#"{{"type":"input_image","image_url":"{url}","detail":"low"}}"#)), 85);
-    assert_eq!(part(r#"{"type":"image_url","image_url":{"url":"https://example.org/a.png"}}"#), 765);
+    assert_eq!(
+        part(&format!(r#"{{"type":"image_url","image_url":{{"detail":"low","url":"{url}"}}}}"#)),
+        85
+    );
+    assert_eq!(
+        part(&format!(r#"{{"type":"input_image","image_url":"{url}","detail":"low"}}"#)),
+        85
+    );
+    assert_eq!(
+        part(r#"{"type":"image_url","image_url":{"url":"https://example.org/a.png"}}"#),
+        765
+    );
     assert_eq!(
         part(&format!(
             r#"{{"type":"image","source":{{"type":"base64","media_type":"image/png","data":"{png}"}}}}"#
         )),
         765
     );
-    assert_eq!(part(r#"{"type":"input_audio","input_audio":{"format":"wav","data":"UklGRgAAAABXQVZF"}}"#), 0);
+    assert_eq!(
+        part(r#"{"type":"input_audio","input_audio":{"format":"wav","data":"UklGRgAAAABXQVZF"}}"#),
+        0
+    );
 }
 
 #[test]

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use http::{HeaderValue, Response};
 use http_body_util::BodyExt;
 use tokio::time::advance;
-use tower::{Layer, ServiceExt};
+use tower::Layer;
 
 use super::{Account, EVENTS, JSON, full, response};
 use crate::{
@@ -23,7 +23,8 @@ use crate::{
 
 pub(super) const REQUEST: &str = r#"{"model":"t1","max_tokens":100,"messages":[]}"#;
 const LIMITED: &str = r#"{"error":{"message":"..","type":"tokens","code":"rate_limit_exceeded"}}"#;
-const BROKE: &str = r#"{"error":{"message":"..","type":"insufficient_quota","code":"insufficient_quota"}}"#;
+const BROKE: &str =
+    r#"{"error":{"message":"..","type":"insufficient_quota","code":"insufficient_quota"}}"#;
 
 pub(super) fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -37,7 +38,10 @@ fn account() -> Account {
     ])
 }
 
-fn with_headers<B>(mut response: Response<B>, headers: &[(&'static str, &'static str)]) -> Response<B> {
+fn with_headers<B>(
+    mut response: Response<B>,
+    headers: &[(&'static str, &'static str)],
+) -> Response<B> {
     let pairs = headers.iter().map(|(name, value)| (*name, HeaderValue::from_static(value)));
     pairs.for_each(|(name, value)| drop(response.headers_mut().insert(name, value)));
     response
@@ -81,7 +85,8 @@ async fn headers_lower_what_is_left_before_the_body_is_read() {
         ("x-ratelimit-remaining-tokens", "700"),
         ("x-ratelimit-reset-tokens", "55.8s"),
     ];
-    let answer = with_headers(response(200, JSON, full(r#"{"usage":{"total_tokens":90}}"#)), &headers);
+    let answer =
+        with_headers(response(200, JSON, full(r#"{"usage":{"total_tokens":90}}"#)), &headers);
     let answer = account.call(&compatible::rules(), REQUEST, answer).await;
     assert_eq!(account.available().await, [99.0, 700.0, 40.0]);
     answer.into_body().collect().await.unwrap();
@@ -189,8 +194,9 @@ fn said_by_providers() -> Vec<Said> {
 async fn each_provider_s_headers_find_their_quotas() {
     for Said { rules, quotas, status, headers, left } in said_by_providers() {
         let account = Account::with(quotas);
-        let answer =
-            account.call(&rules, REQUEST, with_headers(response(status, JSON, full("{}")), headers)).await;
+        let answer = account
+            .call(&rules, REQUEST, with_headers(response(status, JSON, full("{}")), headers))
+            .await;
         assert_eq!(account.available().await, left, "{rules:?}");
         drop(answer);
     }
@@ -198,9 +204,12 @@ async fn each_provider_s_headers_find_their_quotas() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_with_a_time_pauses_at_once() {
-    for (status, rules) in [(429, openai::rules()), (529, anthropic::rules()), (503, compatible::rules())] {
+    for (status, rules) in
+        [(429, openai::rules()), (529, anthropic::rules()), (503, compatible::rules())]
+    {
         let account = account();
-        let refused = with_headers(response(status, JSON, full(LIMITED)), &[("retry-after", "7.2")]);
+        let refused =
+            with_headers(response(status, JSON, full(LIMITED)), &[("retry-after", "7.2")]);
         let refused = account.call(&rules, REQUEST, refused).await;
         assert_eq!(account.refuses(one()).await, Some((7, "paused".into())), "{status}");
         // What the body says comes too late to change anything.
@@ -237,7 +246,10 @@ async fn a_refusal_with_a_long_time_passes_and_refuses_the_next_call_at_once() {
         let error = call().await.map(drop).unwrap_err();
         let throttled = Throttled::find(error.as_ref()).expect("it is the limiter's");
         assert!(matches!(throttled, Throttled::Paused(_)), "{throttled}");
-        assert_eq!((throttled.retry_after(), began.elapsed()), (Some(seconds(left)), Duration::ZERO));
+        assert_eq!(
+            (throttled.retry_after(), began.elapsed()),
+            (Some(seconds(left)), Duration::ZERO)
+        );
         advance(seconds(60)).await;
     }
     assert_eq!(calls.load(Ordering::Relaxed), 1);
@@ -292,7 +304,11 @@ async fn what_has_nothing_left_is_paused_alone() {
     ];
     drop(
         account
-            .call(&compatible::rules(), REQUEST, with_headers(response(429, JSON, full("")), &headers))
+            .call(
+                &compatible::rules(),
+                REQUEST,
+                with_headers(response(429, JSON, full("")), &headers),
+            )
             .await,
     );
     let requests = || Demand::new("all", usage! { requests: 1 });
@@ -318,12 +334,19 @@ async fn a_refusal_without_a_time_is_understood_at_its_end() {
     assert_eq!(paused_after(&rules, 429, JSON, BROKE).await, None);
     assert_eq!(paused_after(&rules, 429, JSON, "no JSON at all").await, Some(3));
     assert_eq!(paused_after(&rules, 429, "text/html", "<p>slow down</p>").await, Some(3));
-    assert_eq!(paused_after(&rules, 529, JSON, r#"{"error":{"type":"overloaded_error"}}"#).await, Some(3));
+    assert_eq!(
+        paused_after(&rules, 529, JSON, r#"{"error":{"type":"overloaded_error"}}"#).await,
+        Some(3)
+    );
     assert_eq!(paused_after(&rules, 503, JSON, r#"{"error":{"type":"slow_down"}}"#).await, Some(3));
     assert_eq!(paused_after(&rules, 503, JSON, "{}").await, None);
-    assert_eq!(paused_after(&rules, 400, JSON, r#"{"error":{"type":"invalid_request_error"}}"#).await, None);
+    assert_eq!(
+        paused_after(&rules, 400, JSON, r#"{"error":{"type":"invalid_request_error"}}"#).await,
+        None
+    );
     assert_eq!(paused_after(&rules, 200, JSON, r#"{"usage":{"total_tokens":9}}"#).await, None);
-    let details = r#"{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","details":[{"retryDelay":"34s"}]}}"#;
+    let details =
+        r#"{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","details":[{"retryDelay":"34s"}]}}"#;
     assert_eq!(paused_after(&rules, 429, JSON, details).await, Some(34));
 
     // Nobody reads it, or not to its end.
@@ -342,7 +365,8 @@ async fn a_body_that_names_a_quota_pauses_just_that() {
     let account = account();
     let body = r#"{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","details":[{"violations":[
         {"quotaId":"GenerateRequestsPerDayPerProjectPerModel-FreeTier","quotaValue":"1000"}]},{"retryDelay":"34s"}]}}"#;
-    let refused = account.call(&compatible::rules(), REQUEST, response(429, JSON, full(body))).await;
+    let refused =
+        account.call(&compatible::rules(), REQUEST, response(429, JSON, full(body))).await;
     refused.into_body().collect().await.unwrap();
     assert_eq!(account.refuses(one()).await, Some((34, "requests per 86400s".into())));
     let tokens = Demand::new("all", usage! { requests: 0, tokens: 5 });
@@ -357,7 +381,8 @@ async fn an_overload_within_a_stream_pauses_before_the_stream_is_over() {
         "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}\n\n",
     );
     let rules = anthropic::rules().default_pause(seconds(3));
-    let mut body = account.call(&rules, REQUEST, response(200, EVENTS, full(stream))).await.into_body();
+    let mut body =
+        account.call(&rules, REQUEST, response(200, EVENTS, full(stream))).await.into_body();
     assert_eq!(account.is_paused_for().await, None);
     assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), stream);
     assert_eq!(account.is_paused_for().await, Some(3));
@@ -373,12 +398,14 @@ async fn nobody_takes_what_a_refused_call_gives_back_before_the_pause() {
     // Somebody is there the moment it is given back.
     let observer = move |event: &Event<'_>| {
         if let (Event::Settled { .. }, Some(limiter)) = (event, seen.get()) {
-            let granted = limiter.try_reserve(one()).now_or_never().is_some_and(|outcome| outcome.is_ok());
+            let granted =
+                limiter.try_reserve(one()).now_or_never().is_some_and(|outcome| outcome.is_ok());
             noted.lock().unwrap().push(granted);
         }
     };
     let limits = Limits::new().bucket("t1", [Quota::per_minute("requests", 1)]).family("all", "t1");
-    let limiter = shared.get_or_init(|| Limiter::builder(limits).observer(observer).build().unwrap());
+    let limiter =
+        shared.get_or_init(|| Limiter::builder(limits).observer(observer).build().unwrap());
     let layer = ThrottleLayer::openai_compatible(limiter.clone(), compatible::rules());
     let service = tower::service_fn(async |_: http::Request<String>| {
         let refused = response(429, JSON, full(LIMITED));

@@ -10,7 +10,7 @@ use std::{
 
 use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, service_fn};
 
 use super::{Account, EVENTS, JSON, fixtures::FIXTURES, full, response};
 use crate::{
@@ -18,8 +18,7 @@ use crate::{
     llm::{Output, Rules, anthropic, compatible, learned::tests::outputs, openai},
 };
 
-const REQUEST: &str =
-    r#"{"model":"claude-sonnet-4-5","max_tokens":8192,"messages":[{"role":"user","content":"Why?"}]}"#;
+const REQUEST: &str = r#"{"model":"claude-sonnet-4-5","max_tokens":8192,"messages":[{"role":"user","content":"Why?"}]}"#;
 
 fn reserved(rules: &Rules, request: &str) -> u64 {
     rules.demand(request.as_bytes()).unwrap().usage().get("output_tokens").unwrap()
@@ -37,8 +36,10 @@ async fn ten_calls(rules: &Rules, request: &str, content: &str, answer: &str) {
 #[tokio::test(start_paused = true)]
 async fn every_format_teaches() {
     for fixture in FIXTURES.iter().filter(|fixture| fixture.reserved[2] > 0) {
-        let contents =
-            [(JSON, fixture.json, fixture.after_json), (EVENTS, fixture.stream, fixture.after_stream)];
+        let contents = [
+            (JSON, fixture.json, fixture.after_json),
+            (EVENTS, fixture.stream, fixture.after_stream),
+        ];
         for (content, answer, used) in contents {
             let rules = (fixture.rules)().output(Output::Learned);
             assert_eq!(
@@ -57,9 +58,15 @@ async fn every_format_teaches() {
             assert_eq!(reserved(&rules, fixture.request), expected, "{} {content}", fixture.name);
             // After ten calls what they used weighs as much as the estimate.
             let demand = rules.demand(fixture.request.as_bytes()).unwrap();
-            let (input, estimate) = (demand.usage().get("input_tokens").unwrap(), fixture.reserved[1]);
-            let halfway = (estimate + used[1].clamp(estimate.div_ceil(3), 3 * estimate)).div_ceil(2);
-            assert!(input.abs_diff(halfway) <= 1, "{} {content}: {input} for {halfway}", fixture.name);
+            let (input, estimate) =
+                (demand.usage().get("input_tokens").unwrap(), fixture.reserved[1]);
+            let halfway =
+                (estimate + used[1].clamp(estimate.div_ceil(3), 3 * estimate)).div_ceil(2);
+            assert!(
+                input.abs_diff(halfway) <= 1,
+                "{} {content}: {input} for {halfway}",
+                fixture.name
+            );
         }
     }
 }
@@ -68,7 +75,11 @@ async fn every_format_teaches() {
 const CUT: &[(&str, &str, &str)] = &[
     (JSON, "max_tokens", r#"{"stop_reason":"FINISH",USAGE}"#),
     (JSON, "length", r#"{"choices":[{"finish_reason":"FINISH"}],USAGE}"#),
-    (JSON, "max_output_tokens", r#"{"status":"incomplete","incomplete_details":{"reason":"FINISH"},USAGE}"#),
+    (
+        JSON,
+        "max_output_tokens",
+        r#"{"status":"incomplete","incomplete_details":{"reason":"FINISH"},USAGE}"#,
+    ),
     (JSON, "MAX_TOKENS", r#"{"finish_reason":"FINISH",USAGE}"#),
     (EVENTS, "max_tokens", r#"{"type":"message_delta","delta":{"stop_reason":"FINISH"},USAGE}"#),
     (EVENTS, "length", r#"{"choices":[{"finish_reason":"FINISH"}],USAGE}"#),
@@ -86,7 +97,8 @@ async fn what_was_cut_off_teaches_nothing_but_that() {
     for (content, cut, answer) in CUT {
         for (finish, expected) in [(*cut, 8_192), ("stop", 50)] {
             let answer = answer.replace("FINISH", finish);
-            let answer = answer.replace("USAGE", r#""usage":{"input_tokens":9,"output_tokens":50}"#);
+            let answer =
+                answer.replace("USAGE", r#""usage":{"input_tokens":9,"output_tokens":50}"#);
             let answer = if *content == EVENTS { format!("data: {answer}\n\n") } else { answer };
             let rules = anthropic::rules();
             ten_calls(&rules, REQUEST, content, &answer).await;
@@ -114,7 +126,8 @@ async fn it_learns_of_its_bucket_alone_and_no_more_than_a_request_allows() {
 #[tokio::test(start_paused = true)]
 async fn providers_that_charge_the_bound_are_mirrored() {
     for rules in [openai::rules(), compatible::rules(), compatible::mistral()] {
-        ten_calls(&rules, REQUEST, JSON, r#"{"usage":{"input_tokens":9,"output_tokens":700}}"#).await;
+        ten_calls(&rules, REQUEST, JSON, r#"{"usage":{"input_tokens":9,"output_tokens":700}}"#)
+            .await;
         assert_eq!(reserved(&rules, REQUEST), 8_192);
     }
 }
@@ -138,11 +151,15 @@ async fn utilisation(rules: Rules) -> f64 {
             for output in outputs(seed, 200.0) {
                 let provider = service_fn(async |_: http::Request<String>| {
                     sleep(Duration::from_secs(1) + Duration::from_secs(output) / 60).await;
-                    let answer = format!(r#"{{"usage":{{"input_tokens":5,"output_tokens":{output}}}}}"#);
+                    let answer =
+                        format!(r#"{{"usage":{{"input_tokens":5,"output_tokens":{output}}}}}"#);
                     Ok::<_, crate::BoxError>(response(200, JSON, full(&answer)))
                 });
-                let answer =
-                    layer.layer(provider).oneshot(http::Request::new(REQUEST.to_owned())).await.unwrap();
+                let answer = layer
+                    .layer(provider)
+                    .oneshot(http::Request::new(REQUEST.to_owned()))
+                    .await
+                    .unwrap();
                 answer.into_body().collect().await.unwrap();
                 if start.elapsed() >= from && start.elapsed() < until {
                     used.fetch_add(output, Ordering::Relaxed);

@@ -17,9 +17,11 @@ use futures_util::stream;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, StreamBody};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, service_fn};
 
-use crate::{BoxError, Event, Limiter, Limits, MeteredBody, Quota, ThrottleLayer, Undeclared, llm::Rules};
+use crate::{
+    BoxError, Event, Limiter, Limits, MeteredBody, Quota, ThrottleLayer, Undeclared, llm::Rules,
+};
 
 pub(super) const METRICS: [&str; 4] = ["requests", "input_tokens", "output_tokens", "tokens"];
 pub(super) const JSON: &str = "application/json; charset=utf-8";
@@ -40,7 +42,8 @@ impl Account {
     pub(super) fn with(quotas: impl IntoIterator<Item = Quota>) -> Self {
         let settled = Arc::new(AtomicUsize::new(0));
         let counter = settled.clone();
-        let limits = Limits::new().bucket("all", quotas).undeclared(Undeclared::Bucket("all".into()));
+        let limits =
+            Limits::new().bucket("all", quotas).undeclared(Undeclared::Bucket("all".into()));
         let observer = move |event: &Event<'_>| {
             if matches!(event, Event::Settled { .. }) {
                 counter.fetch_add(1, Ordering::Relaxed);

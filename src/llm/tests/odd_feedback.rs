@@ -50,12 +50,15 @@ fn names() -> Vec<&'static str> {
 fn any_headers() -> impl Strategy<Value = HeaderMap> {
     let value = |name: &str| {
         let plausible: &'static [&'static str] = match name {
-            name if name.contains("limit-limit") || name.ends_with("-limit") => &["100", "1000", "99"],
+            name if name.contains("limit-limit") || name.ends_with("-limit") => {
+                &["100", "1000", "99"]
+            }
             name if name.contains("remaining") => &["0", "1", "50"],
             name if name.contains("reset") => &["20", "99999d", "9999-12-30T00:00:00Z"],
             _ => VALUES,
         };
-        let text = prop_oneof![proptest::sample::select(plausible), proptest::sample::select(VALUES)];
+        let text =
+            prop_oneof![proptest::sample::select(plausible), proptest::sample::select(VALUES)];
         let value = prop_oneof![
             6 => text.prop_map(|value| value.as_bytes().to_vec()),
             1 => proptest::collection::vec(any::<u8>(), 0..30),

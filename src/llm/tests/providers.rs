@@ -18,7 +18,8 @@ async fn json_is_settled_on_what_it_tells() {
     for fixture in FIXTURES {
         let (rules, json) = ((fixture.rules)(), fixture.json.as_bytes());
         for size in [1, 7, json.len()] {
-            let after = charged(&rules, fixture.request, JSON, json.chunks(size), Ending::Read).await;
+            let after =
+                charged(&rules, fixture.request, JSON, json.chunks(size), Ending::Read).await;
             assert_eq!(after, fixture.after_json, "{} in pieces of {size}", fixture.name);
         }
         // A body that is cut tells no more than it told.
@@ -38,8 +39,13 @@ async fn streams_are_settled_on_what_they_tell() {
         let (rules, stream) = ((fixture.rules)(), fixture.stream.as_bytes());
         for size in [1, 3, 64, stream.len()] {
             for ending in [Ending::Read, Ending::Dropped] {
-                let after = charged(&rules, fixture.request, EVENTS, stream.chunks(size), ending).await;
-                assert_eq!(after, fixture.after_stream, "{} in pieces of {size}, {ending:?}", fixture.name);
+                let after =
+                    charged(&rules, fixture.request, EVENTS, stream.chunks(size), ending).await;
+                assert_eq!(
+                    after, fixture.after_stream,
+                    "{} in pieces of {size}, {ending:?}",
+                    fixture.name
+                );
             }
         }
     }
@@ -51,7 +57,8 @@ async fn broken_streams_are_charged_what_was_seen_and_no_less_than_was_reserved(
         let (rules, stream) = ((fixture.rules)(), fixture.stream);
         let cut = stream.rfind(r#""usage":{"#).unwrap_or(3);
         for ending in [Ending::Read, Ending::Dropped, Ending::Failed] {
-            let after = charged(&rules, fixture.request, EVENTS, [&stream.as_bytes()[..cut]], ending).await;
+            let after =
+                charged(&rules, fixture.request, EVENTS, [&stream.as_bytes()[..cut]], ending).await;
             assert_eq!(after, fixture.after_break, "{} {ending:?}", fixture.name);
         }
     }
@@ -63,7 +70,12 @@ async fn refusals_are_charged_by_the_provider_s_rule() {
         let account = Account::new();
         let refused = response(429, JSON, full(fixture.refusal));
         let refused = account.call(&(fixture.rules)(), fixture.request, refused).await;
-        assert_eq!(account.charged().await, fixture.after_refusal, "{} before its body", fixture.name);
+        assert_eq!(
+            account.charged().await,
+            fixture.after_refusal,
+            "{} before its body",
+            fixture.name
+        );
         drop(refused);
         assert_eq!(account.charged().await, fixture.after_refusal, "{}", fixture.name);
     }
@@ -73,12 +85,19 @@ async fn refusals_are_charged_by_the_provider_s_rule() {
 async fn other_statuses_are_charged_by_the_rules_too() {
     let request = FIXTURES[3].request;
     let reserved = FIXTURES[3].reserved;
-    let changed =
-        anthropic::rules().on_status(500..=503, Charge::Nothing).on_status(502..=502, Charge::Request);
+    let changed = anthropic::rules()
+        .on_status(500..=503, Charge::Nothing)
+        .on_status(502..=502, Charge::Request);
     for (rules, status, expected) in [
         (anthropic::rules(), 529, [1, 0, 0, 0]),
         (anthropic::rules(), 500, reserved),
-        (anthropic::rules(), 400, reserved),
+        // A wrong key must not use up what all share.
+        (anthropic::rules(), 400, [1, 0, 0, 0]),
+        (anthropic::rules(), 401, [1, 0, 0, 0]),
+        (openai::rules(), 404, [1, 0, 0, 0]),
+        (compatible::rules(), 413, [1, 0, 0, 0]),
+        (anthropic::rules(), 408, reserved),
+        (anthropic::rules().on_status(400..=499, Charge::Reserved), 401, reserved),
         (changed.clone(), 500, [0; 4]),
         (changed.clone(), 502, [1, 0, 0, 0]),
         (changed, 529, [1, 0, 0, 0]),
@@ -93,16 +112,25 @@ async fn other_statuses_are_charged_by_the_rules_too() {
 #[tokio::test(start_paused = true)]
 async fn rules_can_be_changed() {
     let chat = &FIXTURES[0];
-    let after = async |rules| charged(&rules, chat.request, JSON, [chat.json.as_bytes()], Ending::Read).await;
+    let after = async |rules| {
+        charged(&rules, chat.request, JSON, [chat.json.as_bytes()], Ending::Read).await
+    };
     assert_eq!(after(openai::rules().tokens_at_end(AtEnd::Actual)).await, [1, 29, 61, 90]);
-    assert_eq!(after(openai::rules().tokens_at_end(AtEnd::Actual).cached(0.5)).await, [1, 21, 61, 82]);
+    assert_eq!(
+        after(openai::rules().tokens_at_end(AtEnd::Actual).cached(0.5)).await,
+        [1, 21, 61, 82]
+    );
 
     let reserved = |rules: crate::llm::Rules| {
         let demand = rules.demand(FIXTURES[3].request.as_bytes()).unwrap();
         super::METRICS.map(|metric| demand.usage().get(metric).unwrap())
     };
     assert_eq!(reserved(anthropic::rules().output(Output::Expected(200)))[2], 200);
-    assert_eq!(reserved(anthropic::rules().output(Output::Expected(9_000)))[2], 1_024, "no more than it may");
+    assert_eq!(
+        reserved(anthropic::rules().output(Output::Expected(9_000)))[2],
+        1_024,
+        "no more than it may"
+    );
     assert_eq!(reserved(anthropic::rules().estimator(|_: &str| 10.0))[1], 10 + 10 + 3 + 3);
 }
 
@@ -122,13 +150,18 @@ fn haiku_3_5_counts_what_it_reads_from_its_cache() {
             r#"{{"model":"{model}","usage":{{"input_tokens":10,"cache_read_input_tokens":90,"output_tokens":1}}}}"#
         )
     };
-    let input = |model| anthropic::rules().usage(json(model).as_bytes()).unwrap().get("input_tokens");
-    assert_eq!((input("claude-haiku-4-5"), input("claude-3-5-haiku-20241022")), (Some(10), Some(100)));
+    let input =
+        |model| anthropic::rules().usage(json(model).as_bytes()).unwrap().get("input_tokens");
+    assert_eq!(
+        (input("claude-haiku-4-5"), input("claude-3-5-haiku-20241022")),
+        (Some(10), Some(100))
+    );
 }
 
 #[test]
 fn a_bucket_is_the_request_s_and_can_be_named_otherwise() {
-    let rules = openai::rules().bucket(|model| model.split('/').next_back().unwrap_or_default().to_owned());
+    let rules =
+        openai::rules().bucket(|model| model.split('/').next_back().unwrap_or_default().to_owned());
     let demand = rules.demand(br#"{"model":"acme/gpt-4o","messages":[]}"#).unwrap();
     assert_eq!(demand.buckets().collect::<Vec<_>>(), ["gpt-4o"]);
 }

@@ -33,8 +33,9 @@ async fn s16_s17_weighted_and_split_quotas_in_every_format() {
             let status = account.limiter.status(fixture.bucket).await.unwrap();
             [0, 1, 2].map(|quota| status.quotas[quota].charged as u64)
         };
-        let answered =
-            account.call(&rules, fixture.request, response(200, EVENTS, full(fixture.stream))).await;
+        let answered = account
+            .call(&rules, fixture.request, response(200, EVENTS, full(fixture.stream)))
+            .await;
         assert_eq!(charged().await, [input + 5 * output, input, output], "{}", fixture.name);
 
         let mut body = answered.into_body();
@@ -51,14 +52,17 @@ async fn s28_dropped_and_silent_streams_keep_what_they_reserved() {
         let (rules, stream) = ((fixture.rules)(), fixture.stream.as_bytes());
         for cut in (0..stream.len()).step_by(37) {
             for ending in [Ending::Dropped, Ending::Failed] {
-                let after = charged(&rules, fixture.request, EVENTS, [&stream[..cut]], ending).await;
-                let kept = after.iter().zip(fixture.reserved).all(|(after, reserved)| *after >= reserved);
+                let after =
+                    charged(&rules, fixture.request, EVENTS, [&stream[..cut]], ending).await;
+                let kept =
+                    after.iter().zip(fixture.reserved).all(|(after, reserved)| *after >= reserved);
                 let context = format!("{} {ending:?} at {cut}: {after:?}", fixture.name);
                 assert!(kept || after == fixture.after_stream, "{context}");
             }
         }
         let silent = "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
-        let after = charged(&rules, fixture.request, EVENTS, [silent.as_bytes()], Ending::Read).await;
+        let after =
+            charged(&rules, fixture.request, EVENTS, [silent.as_bytes()], Ending::Read).await;
         assert_eq!(after, fixture.reserved, "{}", fixture.name);
     }
 }
@@ -68,8 +72,9 @@ async fn s28_dropped_and_silent_streams_keep_what_they_reserved() {
 async fn s29_bodies_are_settled_without_a_last_poll() {
     for fixture in streaming() {
         let (rules, account) = ((fixture.rules)(), Account::new());
-        let answered =
-            account.call(&rules, fixture.request, response(200, EVENTS, full(fixture.stream))).await;
+        let answered = account
+            .call(&rules, fixture.request, response(200, EVENTS, full(fixture.stream)))
+            .await;
         let mut body = answered.into_body();
         http_body_util::BodyExt::frame(&mut body).await.unwrap().unwrap();
         assert_eq!(account.charged().await, fixture.after_stream, "{}", fixture.name);
@@ -92,7 +97,11 @@ async fn errors_in_a_stream_are_charged_by_the_rules() {
     assert_eq!(seen, [1, 25, 1_000, 1_025]);
     let rules = anthropic::rules().on_stream_error(Charge::Request);
     for ending in [Ending::Read, Ending::Dropped, Ending::Failed] {
-        assert_eq!(charged(&rules, ANTHROPIC, EVENTS, stream, ending).await, [1, 0, 0, 0], "{ending:?}");
+        assert_eq!(
+            charged(&rules, ANTHROPIC, EVENTS, stream, ending).await,
+            [1, 0, 0, 0],
+            "{ending:?}"
+        );
     }
 
     let request = FIXTURES[7].request;
@@ -103,8 +112,9 @@ async fn errors_in_a_stream_are_charged_by_the_rules() {
         r#"{"choices":[{"error":{"code":502}}]}"#,
         r#"{"type":"response.failed","response":{"usage":null}}"#,
     ] {
-        let stream =
-            format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"H\"}}}}]}}\n\ndata: {failing}\n\n");
+        let stream = format!(
+            "data: {{\"choices\":[{{\"delta\":{{\"content\":\"H\"}}}}]}}\n\ndata: {failing}\n\n"
+        );
         assert_eq!(
             charged(&rules, request, EVENTS, [stream.as_bytes()], Ending::Read).await,
             [0; 4],
@@ -118,7 +128,10 @@ async fn errors_in_a_stream_are_charged_by_the_rules() {
     }
     // A usage that was told all the same is what counts.
     let told = "data: {\"type\":\"response.failed\",\"response\":{\"usage\":{\"input_tokens\":9,\"output_tokens\":2}}}\n\ndata: [DONE]\n\n";
-    assert_eq!(charged(&rules, request, EVENTS, [told.as_bytes()], Ending::Read).await, [1, 9, 2, 11]);
+    assert_eq!(
+        charged(&rules, request, EVENTS, [told.as_bytes()], Ending::Read).await,
+        [1, 9, 2, 11]
+    );
 }
 
 /// The whole so far comes with every event: the last one counts, and those before it are a lower bound.
@@ -132,11 +145,20 @@ async fn running_totals_count_once() {
     let rules = compatible::rules();
     let request = r#"{"model":"m","max_tokens":5,"messages":[]}"#;
     let events = [event(1, "null"), event(60, "null"), event(70, "\"stop\"")].concat();
-    assert_eq!(charged(&rules, request, EVENTS, [events.as_bytes()], Ending::Dropped).await, [1, 9, 70, 79]);
+    assert_eq!(
+        charged(&rules, request, EVENTS, [events.as_bytes()], Ending::Dropped).await,
+        [1, 9, 70, 79]
+    );
     let events = [event(1, "null"), event(60, "null")].concat();
-    assert_eq!(charged(&rules, request, EVENTS, [events.as_bytes()], Ending::Dropped).await, [1, 9, 60, 69]);
+    assert_eq!(
+        charged(&rules, request, EVENTS, [events.as_bytes()], Ending::Dropped).await,
+        [1, 9, 60, 69]
+    );
     let events = event(1, "null");
-    assert_eq!(charged(&rules, request, EVENTS, [events.as_bytes()], Ending::Dropped).await, [1, 9, 5, 14]);
+    assert_eq!(
+        charged(&rules, request, EVENTS, [events.as_bytes()], Ending::Dropped).await,
+        [1, 9, 5, 14]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -149,7 +171,8 @@ async fn input_that_grows_in_a_stream_counts() {
         "data: {\"type\":\"message_stop\"}\n\n",
     );
     let after =
-        charged(&anthropic::rules(), ANTHROPIC, EVENTS, stream.as_bytes().chunks(11), Ending::Read).await;
+        charged(&anthropic::rules(), ANTHROPIC, EVENTS, stream.as_bytes().chunks(11), Ending::Read)
+            .await;
     assert_eq!(after, [1, 5_900, 344, 6_244]);
 }
 
@@ -168,7 +191,10 @@ data: {"type":"message_delta","delta":{},"usage":{"output_tokens":8}}
             charged(&rules, ANTHROPIC, EVENTS, [told.as_bytes()], ending).await,
             [1, 25, 1_000, 1_025]
         );
-        assert_eq!(charged(&rules, ANTHROPIC, EVENTS, [stopped.as_bytes()], ending).await, [1, 25, 8, 33]);
+        assert_eq!(
+            charged(&rules, ANTHROPIC, EVENTS, [stopped.as_bytes()], ending).await,
+            [1, 25, 8, 33]
+        );
     }
 }
 
@@ -181,9 +207,13 @@ async fn reqwest_s_requests_and_responses_are_followed() {
     let service = tower::service_fn(async |_: reqwest::Request| {
         Ok::<_, crate::BoxError>(reqwest::Response::from(response(200, EVENTS, fixture.stream)))
     });
-    let request =
-        reqwest::Client::new().post("http://localhost/v1/messages").body(fixture.request).build().unwrap();
-    let answer = tower::ServiceExt::oneshot(tower::Layer::layer(&layer, service), request).await.unwrap();
+    let request = reqwest::Client::new()
+        .post("http://localhost/v1/messages")
+        .body(fixture.request)
+        .build()
+        .unwrap();
+    let answer =
+        tower::ServiceExt::oneshot(tower::Layer::layer(&layer, service), request).await.unwrap();
     assert_eq!(account.now().await, fixture.reserved);
     assert_eq!(answer.text().await.unwrap(), fixture.stream);
     assert_eq!(account.charged().await, fixture.after_stream);
@@ -198,7 +228,11 @@ async fn what_cannot_be_read_keeps_its_charge_and_passes() {
         ("text/html", "identity", fixture.json),
         ("application/vnd.amazon.eventstream", "identity", fixture.stream),
         (JSON, "identity", "<html>usage</html>"),
-        (EVENTS, "identity", "data: {\"usage\":[1,2]}\n\ndata: {\"usage\":{\"prompt_tokens\":\"x\"}}\n\n"),
+        (
+            EVENTS,
+            "identity",
+            "data: {\"usage\":[1,2]}\n\ndata: {\"usage\":{\"prompt_tokens\":\"x\"}}\n\n",
+        ),
     ] {
         let account = Account::new();
         let mut answer = response(200, content, full(body));
@@ -220,7 +254,9 @@ async fn unknown_models_make_no_buckets() {
     });
     let service = tower::Layer::layer(&layer, service);
     let request = |model| http::Request::new(format!(r#"{{"model":"{model}","messages":[]}}"#));
-    assert!(tower::ServiceExt::oneshot(service.clone(), request("gpt-4o-2024-08-06")).await.is_ok());
+    assert!(
+        tower::ServiceExt::oneshot(service.clone(), request("gpt-4o-2024-08-06")).await.is_ok()
+    );
     let error = tower::ServiceExt::oneshot(service, request("gpt-4o-huge")).await.unwrap_err();
     assert!(error.to_string().contains("`gpt-4o-huge` is not declared"), "{error}");
 }
@@ -247,7 +283,8 @@ async fn a_layer_leaves_names_alone_that_its_limits_declare() {
         "claude-opus-4-5-20251101",
         "claude-2",
     ] {
-        let request = http::Request::new(format!(r#"{{"model":"{model}","max_tokens":1,"messages":[]}}"#));
+        let request =
+            http::Request::new(format!(r#"{{"model":"{model}","max_tokens":1,"messages":[]}}"#));
         tower::ServiceExt::oneshot(service.clone(), request).await.expect(model);
     }
     for (bucket, calls) in
@@ -258,7 +295,8 @@ async fn a_layer_leaves_names_alone_that_its_limits_declare() {
 }
 
 fn rules() -> impl Strategy<Value = Rules> {
-    proptest::sample::select(FIXTURES).prop_map(|fixture| (fixture.rules)().tokens_at_end(AtEnd::Actual))
+    proptest::sample::select(FIXTURES)
+        .prop_map(|fixture| (fixture.rules)().tokens_at_end(AtEnd::Actual))
 }
 
 proptest! {

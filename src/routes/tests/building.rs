@@ -31,10 +31,22 @@ fn an_error_names_the_route_and_the_reason() {
     ] {
         assert_eq!(reason(pattern, Route::to("bucket")), expected);
     }
-    for host in
-        ["a_b c/", "ü.de/", "*.a.b/", "[::1/", "[]/", ":80/", "a.b:x/", "a.b:/", "a.b:99999/", "u@a.b/"]
-    {
-        assert!(Routes::<Plain>::builder().route(host, Route::to("bucket")).build().is_err(), "{host}");
+    for host in [
+        "a_b c/",
+        "ü.de/",
+        "*.a.b/",
+        "[::1/",
+        "[]/",
+        ":80/",
+        "a.b:x/",
+        "a.b:/",
+        "a.b:99999/",
+        "u@a.b/",
+    ] {
+        assert!(
+            Routes::<Plain>::builder().route(host, Route::to("bucket")).build().is_err(),
+            "{host}"
+        );
     }
 }
 
@@ -49,14 +61,16 @@ fn routes_that_match_the_same_are_an_error() {
         ("GET a.b", "GET a.b/{*all}"),
         ("GET a.b:80/", "GET a.b:80"),
     ] {
-        let routes = Routes::<Plain>::builder().route(one, Route::to("x")).route(other, Route::to("y"));
+        let routes =
+            Routes::<Plain>::builder().route(one, Route::to("x")).route(other, Route::to("y"));
         let error = routes.build().expect_err(other);
         assert_eq!(error.route(), other);
         assert!(error.to_string().contains("it matches what `"), "{error}");
     }
     let different = ["/a", "GET /a", "a.b/a", "a.b:80/a", "GET a.b/a", "/{x}", "/{x}/{*y}"];
-    let routes =
-        different.iter().fold(Routes::<Plain>::builder(), |routes, text| routes.route(*text, Route::to("x")));
+    let routes = different
+        .iter()
+        .fold(Routes::<Plain>::builder(), |routes, text| routes.route(*text, Route::to("x")));
     routes.build().expect("all differ");
 }
 
@@ -71,10 +85,13 @@ fn a_bucket_may_only_use_what_the_path_has() {
     assert!(reason("/t", Route::to("")).contains("no name"));
     assert!(reason("/t", Route::to("a}")).contains("not opened"));
 
-    let rest =
-        Routes::<Plain>::builder().otherwise(Route::to("all:{rest}")).build().expect_err("no parameters");
+    let rest = Routes::<Plain>::builder()
+        .otherwise(Route::to("all:{rest}"))
+        .build()
+        .expect_err("no parameters");
     assert_eq!(rest.route(), "otherwise");
-    let braces = Routes::builder().route("/{{a}}/{b}", Route::to("{{b}}={b}")).build().expect("valid");
+    let braces =
+        Routes::builder().route("/{{a}}/{b}", Route::to("{{b}}={b}")).build().expect("valid");
     assert_eq!(bucket(&braces, request("GET", "/{a}/c")), "{b}=c");
 }
 
@@ -90,7 +107,8 @@ fn what_would_mean_nothing_is_an_error() {
 #[test]
 fn routes_can_be_printed_and_copied() {
     let route = Route::<Plain>::to("a{{").and("b").class("c");
-    let routes = Routes::builder().route("/a", route.clone()).otherwise(route).build().expect("valid");
+    let routes =
+        Routes::builder().route("/a", route.clone()).otherwise(route).build().expect("valid");
     let text = format!("{:?}", routes.clone());
     assert!(text.contains("a{{") && text.contains('c'), "{text}");
 }

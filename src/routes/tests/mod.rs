@@ -19,7 +19,9 @@ fn request(method: &str, to: &str) -> Plain {
 
 fn served(method: &str, path: &str, host: &str) -> Plain {
     let mut request = request(method, path);
-    request.headers_mut().insert(http::header::HOST, HeaderValue::try_from(host).expect("a valid header"));
+    request
+        .headers_mut()
+        .insert(http::header::HOST, HeaderValue::try_from(host).expect("a valid header"));
     request
 }
 
@@ -73,7 +75,10 @@ fn hosts_are_compared_without_case_and_ports_where_they_are_named() {
     ] {
         assert_eq!(bucket(&routes, request("GET", url)), "openai", "{url}");
     }
-    assert_eq!(bucket(&routes, request("GET", "https://api.anthropic.com:8443/v1/x")), "claude beta");
+    assert_eq!(
+        bucket(&routes, request("GET", "https://api.anthropic.com:8443/v1/x")),
+        "claude beta"
+    );
     assert_eq!(bucket(&routes, request("GET", "https://api.anthropic.com:8444/v1/x")), "claude");
     assert_eq!(bucket(&routes, served("GET", "/v1/x", "Api.Anthropic.com:8443")), "claude beta");
     assert_eq!(bucket(&routes, served("GET", "/v1/x", "api.anthropic.com")), "claude");
@@ -88,9 +93,15 @@ fn hosts_are_compared_without_case_and_ports_where_they_are_named() {
 #[test]
 fn a_host_that_is_none_matches_no_route_with_a_host() {
     let routes = two_providers();
-    for host in
-        ["", ":", "api.openai.com:", "api.openai.com:+1", "api.openai.com:70000", "a@api.openai.com", "[::1"]
-    {
+    for host in [
+        "",
+        ":",
+        "api.openai.com:",
+        "api.openai.com:+1",
+        "api.openai.com:70000",
+        "a@api.openai.com",
+        "[::1",
+    ] {
         assert!(buckets(&routes, served("GET", "/v1/x", host)).is_err(), "{host}");
     }
     let mut binary = request("GET", "/v1/x");
@@ -110,8 +121,14 @@ fn slashes_at_the_end_and_needless_encoding_make_no_difference() {
         );
     }
     // A slash that is encoded parts nothing, and case matters.
-    assert_eq!(bucket(&routes, request("POST", "https://api.openai.com/v1/chat%2Fcompletions")), "openai");
-    assert_eq!(bucket(&routes, request("POST", "https://api.openai.com/v1/Chat/completions")), "openai");
+    assert_eq!(
+        bucket(&routes, request("POST", "https://api.openai.com/v1/chat%2Fcompletions")),
+        "openai"
+    );
+    assert_eq!(
+        bucket(&routes, request("POST", "https://api.openai.com/v1/Chat/completions")),
+        "openai"
+    );
 }
 
 #[test]
@@ -148,8 +165,9 @@ fn a_tenant_may_be_called_anything() {
 #[test]
 fn what_no_route_matches_is_refused_unless_something_else_is_said() {
     let routes = two_providers();
-    let error =
-        routes.extract(&mut request("PUT", "https://elsewhere.com/a?key=secret")).expect_err("refused");
+    let error = routes
+        .extract(&mut request("PUT", "https://elsewhere.com/a?key=secret"))
+        .expect_err("refused");
     assert_eq!(error.to_string(), "no route matches PUT elsewhere.com:443/a");
     let expected = RouteError::NoRoute {
         method: Method::PUT,
@@ -159,10 +177,14 @@ fn what_no_route_matches_is_refused_unless_something_else_is_said() {
     };
     assert_eq!(error.downcast_ref(), Some(&expected));
 
-    let rest =
-        |route| Routes::builder().route("/a", Route::refuse()).otherwise(route).build().expect("valid");
+    let rest = |route| {
+        Routes::builder().route("/a", Route::refuse()).otherwise(route).build().expect("valid")
+    };
     assert_eq!(bucket(&rest(Route::to("rest")), request("GET", "/b")), "rest");
-    assert_eq!(bucket(&rest(Route::to("rest")), request("GET", "/a")), "requests of this route are refused");
+    assert_eq!(
+        bucket(&rest(Route::to("rest")), request("GET", "/a")),
+        "requests of this route are refused"
+    );
     assert_eq!(buckets(&rest(Route::unlimited()), request("GET", "/b")), Ok(vec![]));
 }
 
@@ -194,7 +216,10 @@ fn a_route_says_usage_class_and_wait() {
     assert_eq!(demand("/fixed", "").expect("a demand"), expected);
     assert_eq!(demand("/read", "1234").expect("a demand"), Demand::new("a", usage! { tokens: 4 }));
     assert_eq!(demand("/read", "").expect_err("refused").to_string(), "an empty request");
-    assert_eq!(demand("/own", "").expect("a demand"), Demand::new("own", usage! {}).and("all").class("c"));
+    assert_eq!(
+        demand("/own", "").expect("a demand"),
+        Demand::new("own", usage! {}).and("all").class("c")
+    );
 }
 
 #[cfg(feature = "reqwest")]

@@ -98,11 +98,18 @@ proptest! {
     }
 
     #[test]
-    fn a_host_is_the_same_in_any_case_and_at_any_port(upper in any::<u32>(), port in any::<Option<u16>>(), dot: bool) {
+    fn a_host_is_the_same_in_any_case_and_at_any_port(
+        upper in any::<u32>(),
+        port in any::<Option<u16>>(),
+        dot: bool,
+    ) {
         let routes = two_providers();
         let letters = "api.openai.com".char_indices();
-        let mut host: String =
-            letters.map(|(i, c)| if upper >> i & 1 == 1 { c.to_ascii_uppercase() } else { c }).collect();
+        let cased = |(i, c): (usize, char)| match upper >> i & 1 {
+            1 => c.to_ascii_uppercase(),
+            _ => c,
+        };
+        let mut host: String = letters.map(cased).collect();
         host.extend(dot.then_some('.'));
         let host = port.map_or(host.clone(), |port| format!("{host}:{port}"));
         prop_assert_eq!(bucket(&routes, served("GET", "/v1/x", &host)), "openai");

@@ -1,5 +1,5 @@
-//! Ways to a server. [`Reconnecting`] is our own: one multiplexed connection, replaced whenever it is in doubt.
-//! It knows nothing of buckets.
+//! Ways to send a command: a connection of the user's, or one that is replaced whenever it is in
+//! doubt. They know nothing of buckets.
 
 use std::{
     future::Future,
@@ -10,19 +10,12 @@ use std::{
 };
 
 use futures_util::future::{FutureExt, Shared};
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion,
-    RedisConnectionInfo, RedisError, RedisResult, ServerErrorKind, Value,
-    aio::{ConnectionLike, MultiplexedConnection},
-};
+use redis::{Cmd, RedisError, RedisResult, Value, aio::ConnectionLike};
 
-use super::error::spoils_connection;
+use super::error::{lost_reply, spoils_connection};
 
-/// A connection that is not there after this long is given up.
+/// An attempt to connect that takes longer than this has failed.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
-
-/// A caller without a bound of its own does not wait longer than this for a reply.
-const REPLY_WITHIN: Duration = Duration::from_secs(30);
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -48,61 +41,72 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connection for Own<C> {
     }
 }
 
-/// One multiplexed connection, made on demand. It is replaced after an error that puts it in doubt, and after a
-/// caller stopped waiting for a reply: most likely because none came in time.
-pub(super) struct Reconnecting {
-    client: Client,
-    /// User, password and database. Presented here and not by redis-rs, which hides what the server says to them.
-    settings: RedisConnectionInfo,
+/// One connection for all commands, made on demand. It is replaced after an error that puts it in
+/// doubt, and after a caller stopped waiting for a reply: most likely because none came in time.
+/// Replies that are still pending then stay with the connection they belong to.
+pub(super) struct Reconnecting<C> {
+    connect: Arc<dyn Fn() -> BoxFuture<RedisResult<C>> + Send + Sync>,
     server: String,
-    current: Mutex<Option<Link>>,
+    current: Mutex<Option<Link<C>>>,
 }
 
-/// A connection, or one being made: whoever asks meanwhile waits for the same one.
-#[derive(Clone)]
-struct Link(Shared<BoxFuture<RedisResult<MultiplexedConnection>>>);
+/// A connection, or the attempt to make it, for which all commands wait that come meanwhile.
+type Link<C> = Shared<BoxFuture<RedisResult<C>>>;
 
-impl Reconnecting {
-    pub(super) fn new(url: &str) -> RedisResult<Self> {
-        let info: ConnectionInfo = url.into_connection_info()?;
-        let settings = info.redis_settings().clone();
-        #[cfg(feature = "redis-tls")]
-        if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) {
-            provide_cryptography();
-        }
-        let server = info.addr().to_string();
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
-        let bare =
-            RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
-        let client = Client::open(info.set_tcp_settings(tcp).set_redis_settings(bare))?;
-        Ok(Self { client, settings, server, current: Mutex::new(None) })
+impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reconnecting<C> {
+    /// Connections that `connect` makes, to the server of this name.
+    pub(super) fn new<F>(server: String, connect: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = RedisResult<C>> + Send + 'static,
+    {
+        Self { connect: Arc::new(move || connect().boxed()), server, current: Mutex::new(None) }
     }
 
     /// Makes the connection if there is none.
     pub(super) async fn connect(&self) -> RedisResult<()> {
         let link = self.link();
-        let connected = link.0.clone().await;
+        let connected = link.clone().await;
         if connected.is_err() {
             self.discard(&link);
         }
         connected.map(|_| ())
     }
 
-    fn link(&self) -> Link {
+    fn link(&self) -> Link<C> {
+        let link = self.current_or_new();
+        // An attempt may have failed long ago, when no command waited for it any more.
+        if link.peek().is_none() {
+            let _ = link.clone().now_or_never();
+        }
+        if link.peek().is_some_and(RedisResult::is_err) {
+            self.discard(&link);
+            return self.current_or_new();
+        }
+        link
+    }
+
+    fn current_or_new(&self) -> Link<C> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         current.get_or_insert_with(|| self.new_link()).clone()
     }
 
-    fn new_link(&self) -> Link {
-        let (client, settings) = (self.client.clone(), self.settings.clone());
-        // A task of its own: it goes on while those who wait for it come and go.
-        let connecting = tokio::spawn(async move { connect(&client, &settings).await });
-        let connection = async { connecting.await.unwrap_or_else(|_| Err(lost())) };
-        Link(connection.boxed().shared())
+    fn new_link(&self) -> Link<C> {
+        let connect = self.connect.clone();
+        // A task of its own: it goes on while callers that wait for it come and go.
+        let connecting = tokio::spawn(async move {
+            let late = |_| broken(io::ErrorKind::TimedOut, "no connection in time");
+            tokio::time::timeout(CONNECT_WITHIN, connect()).await.map_err(late)?
+        });
+        let connection = async {
+            let ended =
+                |_| broken(io::ErrorKind::ConnectionAborted, "the task that connects was ended");
+            connecting.await.map_err(ended)?
+        };
+        connection.boxed().shared()
     }
 
-    async fn query_on(&self, link: &Link, cmd: &Cmd) -> RedisResult<Value> {
-        let mut connection = match link.0.clone().await {
+    async fn query_on(&self, link: &Link<C>, cmd: &Cmd) -> RedisResult<Value> {
+        let mut connection = match link.clone().await {
             Ok(connection) => connection,
             Err(error) => {
                 self.discard(link);
@@ -114,24 +118,26 @@ impl Reconnecting {
         doubt.proved = !result.as_ref().is_err_and(spoils_connection);
         result
     }
+}
 
-    fn discard(&self, link: &Link) {
+impl<C> Reconnecting<C> {
+    fn discard(&self, link: &Link<C>) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_some_and(|current| current.0.ptr_eq(&link.0)) {
+        if current.as_ref().is_some_and(|current| current.ptr_eq(link)) {
             *current = None;
         }
     }
 }
 
-impl Connection for Reconnecting {
+impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connection for Reconnecting<C> {
     fn query(self: Arc<Self>, cmd: Cmd) -> BoxFuture<RedisResult<Value>> {
         async move {
             let link = self.link();
-            let idle_before = link.0.peek().is_some();
+            let idle_before = link.peek().is_some();
             match self.query_on(&link, &cmd).await {
-                // A connection that was closed while nobody used it is no reason to fail. Should the command have
-                // arrived all the same: a batch is applied once.
-                Err(error) if idle_before && error.is_connection_dropped() => {
+                // A connection that was closed while it was idle is no reason to fail. Should the
+                // command have arrived all the same: a batch is applied once.
+                Err(error) if idle_before && lost_reply(&error) => {
                     self.query_on(&self.link(), &cmd).await
                 }
                 result => result,
@@ -145,14 +151,15 @@ impl Connection for Reconnecting {
     }
 }
 
-/// Discards a connection when dropped, unless it proved good: also when the caller stops waiting for a reply.
-struct Doubt<'a> {
-    of: &'a Reconnecting,
-    link: &'a Link,
+/// Discards a connection when dropped, unless it proved good: also when the caller stops waiting
+/// for a reply.
+struct Doubt<'a, C> {
+    of: &'a Reconnecting<C>,
+    link: &'a Link<C>,
     proved: bool,
 }
 
-impl Drop for Doubt<'_> {
+impl<C> Drop for Doubt<'_, C> {
     fn drop(&mut self) {
         if !self.proved {
             self.of.discard(self.link);
@@ -160,46 +167,6 @@ impl Drop for Doubt<'_> {
     }
 }
 
-async fn connect(client: &Client, settings: &RedisConnectionInfo) -> RedisResult<MultiplexedConnection> {
-    let config =
-        AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(REPLY_WITHIN));
-    let connecting = async {
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        introduce(&mut connection, settings).await?;
-        Ok(connection)
-    };
-    let late = |_| RedisError::from(io::Error::new(io::ErrorKind::TimedOut, "no connection in time"));
-    tokio::time::timeout(CONNECT_WITHIN, connecting).await.map_err(late)?
-}
-
-async fn introduce(
-    connection: &mut MultiplexedConnection,
-    settings: &RedisConnectionInfo,
-) -> RedisResult<()> {
-    if let Some(password) = settings.password() {
-        redis::cmd("AUTH").arg(settings.username()).arg(password).exec_async(connection).await?;
-    }
-    if settings.db() != 0 {
-        redis::cmd("SELECT").arg(settings.db()).exec_async(connection).await?;
-    }
-    // Whether it answers at all, and without a password. A user who may not ping is one all the same.
-    match redis::cmd("PING").exec_async(connection).await {
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => Ok(()),
-        result => result,
-    }
-}
-
-/// redis-rs takes the process's provider, and panics where there is none. Another one that comes first is as good.
-#[cfg(feature = "redis-tls")]
-fn provide_cryptography() {
-    use rustls::crypto::{CryptoProvider, ring};
-
-    if CryptoProvider::get_default().is_none() {
-        let _ = ring::default_provider().install_default();
-    }
-}
-
-/// The task that made the connection is gone, and its runtime too.
-fn lost() -> RedisError {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "the runtime of the connection has ended").into()
+fn broken(kind: io::ErrorKind, message: &str) -> RedisError {
+    io::Error::new(kind, message).into()
 }

@@ -1,15 +1,18 @@
-//! What an error of the server or of the connection means for a limiter: an outage, or a refusal.
+//! What an error of the server or of its connection means for a limiter: an outage, after which the
+//! same batch may be sent again, or a refusal. It knows codes and messages, neither connections nor
+//! the script.
 
-use std::{fmt, io, sync::Arc};
+use std::{borrow::Cow, env, fmt, io, sync::Arc};
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use crate::store::StoreError;
 
-/// Codes that redis-rs has no kind for, of a server that is there but cannot serve now.
-const OUTAGES: [&str; 5] = ["BUSY", "UNKILLABLE", "NOREPLICAS", "MISCONF", "MASTERDOWN"];
+/// Codes of a server that is there but cannot serve now. redis-rs has no kind for most of them.
+const OUTAGES: [&str; 7] =
+    ["BUSY", "UNKILLABLE", "NOREPLICAS", "MISCONF", "MASTERDOWN", "READONLY", "OOM"];
 
-/// Tells outages from refusals, and what to do about the latter.
+/// Tells outages from refusals, and says what to do about them.
 pub(super) fn store_error(error: RedisError, server: &str) -> StoreError {
     let outage = is_outage(&error);
     let cause = Box::new(ServerError { advice: advice(&error), server: server.to_owned(), error });
@@ -21,25 +24,51 @@ pub(super) fn rejected(message: &'static str) -> StoreError {
     StoreError::Rejected(message.into())
 }
 
-/// Whether the connection is of no more use after this.
+/// True if the connection is of no more use after this error.
 pub(super) fn spoils_connection(error: &RedisError) -> bool {
     match error.kind() {
-        ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed | ErrorKind::Client => true,
-        // A demoted master: the address may lead to another one by now.
-        _ => matches!(code(error), Some("READONLY" | "MASTERDOWN" | "NOAUTH")),
+        ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed | ErrorKind::Client => {
+            true
+        }
+        _ => wrong_server(error) || code(error) == Some("NOAUTH"),
     }
 }
 
-fn is_outage(error: &RedisError) -> bool {
-    let by_code = matches!(code(error), Some(code) if OUTAGES.contains(&code) || code == "READONLY");
+/// True if the server is a replica: the address may lead to another server by now.
+pub(super) fn wrong_server(error: &RedisError) -> bool {
+    matches!(code(error), Some("READONLY" | "MASTERDOWN"))
+}
+
+/// True if the connection ended before the reply, or in the middle of it. The command may have been
+/// executed.
+pub(super) fn lost_reply(error: &RedisError) -> bool {
+    error.is_connection_dropped() || error.kind() == ErrorKind::Parse
+}
+
+/// What an error of a connection that is being made means. Its first reply shows whether the server
+/// is a Redis server at all; later, a reply that cannot be read was cut or mixed up on its way.
+pub(super) fn while_connecting(error: RedisError) -> RedisError {
+    if error.kind() != ErrorKind::Parse || error.to_string().contains("end of input") {
+        return error;
+    }
+    let message = error.to_string();
+    let line = message.lines().next().unwrap_or_default();
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("{line}; is this the port of a Redis server?"),
+    )
+    .into()
+}
+
+/// True if a server that works again may accept what it refused with this error.
+pub(super) fn is_outage(error: &RedisError) -> bool {
+    let by_code = code(error).is_some_and(|code| OUTAGES.contains(&code));
     let full = error.detail().is_some_and(|detail| detail.contains("max number of clients"));
     by_code
         || full
         || match error.kind() {
-            // A certificate that is not trusted, a socket that may not be opened.
-            ErrorKind::Io => {
-                !matches!(io_kind(error), Some(io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied))
-            }
+            ErrorKind::Parse => true,
+            ErrorKind::Io => io_outage(error),
             ErrorKind::Server(kind) => matches!(
                 kind,
                 ServerErrorKind::BusyLoading
@@ -47,8 +76,6 @@ fn is_outage(error: &RedisError) -> bool {
                     | ServerErrorKind::Ask
                     | ServerErrorKind::TryAgain
                     | ServerErrorKind::ClusterDown
-                    | ServerErrorKind::MasterDown
-                    | ServerErrorKind::ReadOnly
             ),
             ErrorKind::ClusterConnectionNotFound
             | ErrorKind::MasterNameNotFoundBySentinel
@@ -57,17 +84,33 @@ fn is_outage(error: &RedisError) -> bool {
         }
 }
 
-fn io_kind(error: &RedisError) -> Option<io::ErrorKind> {
-    type Shared = Arc<dyn std::error::Error + Send + Sync>;
-    let source = std::error::Error::source(error)?.downcast_ref::<Shared>()?;
-    Some(source.downcast_ref::<io::Error>()?.kind())
+fn io_outage(error: &RedisError) -> bool {
+    match io_source(error).map(|source| source.downcast_ref::<io::Error>()) {
+        // A certificate that is not trusted, a socket that may not be opened.
+        Some(Some(error)) => {
+            !matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied)
+        }
+        // A host name that is none, certificates that cannot be read.
+        Some(None) => false,
+        None => true,
+    }
 }
 
-/// The code of a server's error. Before Redis 7, one that a command in a script met is wrapped: `ERR Error running
-/// script (call to f_..): @user_script:9: -WRONGTYPE Operation ..`.
+fn io_source(error: &RedisError) -> Option<&(dyn std::error::Error + Send + Sync + 'static)> {
+    type Shared = Arc<dyn std::error::Error + Send + Sync>;
+    Some(&**std::error::Error::source(error)?.downcast_ref::<Shared>()?)
+}
+
+/// Returns the code of a server's error. Before Redis 7, an error of a command in a script is
+/// wrapped: `ERR Error running script (call to f_..): @user_script:9: -WRONGTYPE Operation ..`.
+/// Redis 7 replaces the code of one: `ERR The user executing the script can't run this command ..`.
 fn code(error: &RedisError) -> Option<&str> {
     match error.code()? {
-        "ERR" => Some(error.detail().and_then(wrapped_code).unwrap_or("ERR")),
+        "ERR" => {
+            let detail = error.detail().unwrap_or_default();
+            let forbidden = detail.starts_with("The user executing the script can't");
+            Some(if forbidden { "NOPERM" } else { wrapped_code(detail).unwrap_or("ERR") })
+        }
         code => Some(code),
     }
 }
@@ -77,7 +120,18 @@ fn wrapped_code(detail: &str) -> Option<&str> {
     wrapped.split_whitespace().next()
 }
 
-fn advice(error: &RedisError) -> &'static str {
+/// Returns what to do about an error, to be appended to its message.
+fn advice(error: &RedisError) -> Cow<'static, str> {
+    if error.to_string().contains("UnknownIssuer") {
+        return match env::var_os("SSL_CERT_FILE") {
+            Some(file) => format!("; SSL_CERT_FILE is {}", file.display()).into(),
+            None => "; name a file with the certificate of its authority in SSL_CERT_FILE".into(),
+        };
+    }
+    known_advice(error).into()
+}
+
+fn known_advice(error: &RedisError) -> &'static str {
     match error.kind() {
         ErrorKind::AuthenticationFailed => return "; check user and password of the URL",
         ErrorKind::InvalidClientConfig if error.to_string().contains("TLS") => {
@@ -86,16 +140,18 @@ fn advice(error: &RedisError) -> &'static str {
         ErrorKind::InvalidClientConfig => {
             return "; write redis://[user:password@]host[:port][/database], rediss:// for TLS, or unix:// and a path";
         }
-        ErrorKind::Parse => return "; is this the port of a Redis server?",
+        ErrorKind::Io if error.to_string().contains(" PEM ") => {
+            return "; the file of SSL_CERT_FILE, or one in SSL_CERT_DIR, must be readable and hold certificates";
+        }
         _ => {}
     }
     match code(error) {
         Some("WRONGPASS" | "NOAUTH") => "; check user and password of the URL",
         Some("NOPERM") => {
-            "; the user needs EVALSHA, EVAL, HMGET, HGET, HGETALL, HSET, HDEL, PEXPIRE, TIME and the keys below the prefix"
+            concat!("; the user needs the commands ", commands!(), " and the keys below the prefix")
         }
         Some("WRONGTYPE") => "; another program uses the key, choose another prefix",
-        Some("OOM") => "; give the server more memory, or a maxmemory-policy that evicts other keys",
+        Some("OOM") => "; raise the server's maxmemory, or move other data to another server",
         Some("CROSSSLOT") => "; buckets that share a demand must be of one partition",
         _ => "",
     }
@@ -106,7 +162,7 @@ struct ServerError {
     /// Where it is, if that is known here; never with a password.
     server: String,
     error: RedisError,
-    advice: &'static str,
+    advice: Cow<'static, str>,
 }
 
 impl fmt::Display for ServerError {
@@ -123,12 +179,13 @@ impl fmt::Display for ServerError {
     }
 }
 
-/// A server that does not know a command answers with what it was given, which for AUTH is the password.
+/// Returns an error's line without what the server was sent, which it repeats if it does not know a
+/// command. For AUTH that is the password.
 fn without_arguments(line: &str) -> &str {
     line.split(", with args").next().unwrap_or_default()
 }
 
-/// What a program prints whose `main` answers it.
+/// Printed where `main` returns the error.
 impl fmt::Debug for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -137,7 +194,8 @@ impl fmt::Debug for ServerError {
 
 impl std::error::Error for ServerError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        let tells_arguments = self.error.detail().is_some_and(|detail| without_arguments(detail) != detail);
+        let tells_arguments =
+            self.error.detail().is_some_and(|detail| without_arguments(detail) != detail);
         if tells_arguments { None } else { Some(&self.error) }
     }
 }
@@ -166,25 +224,65 @@ mod tests {
             "NOREPLICAS Not enough good replicas to write.",
             "MISCONF Redis is configured to save RDB snapshots",
             "ERR max number of clients reached",
+            "OOM command not allowed when used memory > 'maxmemory'. script: 5f, on @user_script:9.",
+            "ERR Error running script (call to f_5f): @user_script:9: @user_script: 9: -OOM command not allowed",
         ] {
-            assert!(matches!(store_error(server(outage), ""), StoreError::Unavailable(_)), "{outage}");
+            assert!(
+                matches!(store_error(server(outage), ""), StoreError::Unavailable(_)),
+                "{outage}"
+            );
         }
         for refusal in [
             "WRONGPASS invalid username-password pair or user is disabled.",
             "NOAUTH Authentication required.",
             "NOPERM this user has no permissions to run the 'evalsha' command",
+            "ERR The user executing the script can't run this command or subcommand script: 5f, on @user_script:9.",
             "WRONGTYPE Operation against a key holding the wrong kind of value",
             "ERR Error running script (call to f_5f): @user_script:9: -WRONGTYPE Operation against a key",
-            "OOM command not allowed when used memory > 'maxmemory'.",
             "ERR user_script:20: the state of this bucket is cut short",
             "CROSSSLOT Keys in request don't hash to the same slot",
         ] {
-            assert!(matches!(store_error(server(refusal), ""), StoreError::Rejected(_)), "{refusal}");
+            assert!(
+                matches!(store_error(server(refusal), ""), StoreError::Rejected(_)),
+                "{refusal}"
+            );
         }
         let refused = RedisError::from(io::Error::from(io::ErrorKind::ConnectionRefused));
         assert!(matches!(store_error(refused, ""), StoreError::Unavailable(_)));
         let untrusted = RedisError::from(io::Error::new(io::ErrorKind::InvalidData, "certificate"));
         assert!(matches!(store_error(untrusted, ""), StoreError::Rejected(_)));
+    }
+
+    #[test]
+    fn a_reply_that_is_cut_is_a_lost_one() {
+        for cut in ["$5\r\n123", "*2\r\n+OK\r\n", "%"] {
+            let error = redis::parse_redis_value(cut.as_bytes()).expect_err("half a reply");
+            assert!(lost_reply(&error), "{cut:?}: {error}");
+            assert!(
+                matches!(store_error(while_connecting(error), ""), StoreError::Unavailable(_)),
+                "{cut:?}"
+            );
+        }
+        let foreign = redis::parse_redis_value(b"HTTP/1.1 400 Bad Request").expect_err("no reply");
+        assert!(matches!(
+            store_error(while_connecting(foreign.clone()), ""),
+            StoreError::Rejected(_)
+        ));
+        assert!(
+            matches!(store_error(foreign, ""), StoreError::Unavailable(_)),
+            "later, it is a mixed-up one"
+        );
+    }
+
+    #[test]
+    fn a_command_that_the_user_may_not_run_is_listed() {
+        for refusal in [
+            "NOPERM this user has no permissions to run the 'evalsha' command",
+            "ERR The user executing the script can't run this command or subcommand script: 5f, on @user_script:9.",
+        ] {
+            let error = store_error(server(refusal), "").to_string();
+            assert!(error.contains("the user needs the commands EVALSHA, "), "{error}");
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 
 use crate::{
     engine::{
-        Answer, BucketLevel, Level, Line, MAX_AMOUNT, Micros, Mode, Op, Outcome, Refused, RefusedBy, Reserve,
-        Rule, Seen, Settle, TokenBucket, Verdict, Verdicts, Violation, Window,
+        Answer, BucketLevel, Level, Line, MAX_AMOUNT, Micros, Mode, Op, Outcome, Refused,
+        RefusedBy, Reserve, Rule, Seen, Settle, TokenBucket, Verdict, Verdicts, Violation, Window,
     },
     store::{Batch, Bucket},
 };
@@ -46,7 +46,11 @@ impl Numbers {
 
 /// The arguments of the script, or why there are none. Wake-ups go to channels whose names begin with `channel`, none
 /// if that is empty; `sharded` ones stay in the cluster's shard.
-pub(super) fn encode(batch: &Batch<'_>, channel: &[u8], sharded: bool) -> Result<[Vec<u8>; 2], &'static str> {
+pub(super) fn encode(
+    batch: &Batch<'_>,
+    channel: &[u8],
+    sharded: bool,
+) -> Result<[Vec<u8>; 2], &'static str> {
     let rules = || batch.buckets.iter().map(|bucket| bucket.rules.len());
     if rules().sum::<usize>() > MAX_RULES || rules().any(|rules| rules > MAX_RULES_OF_BUCKET) {
         return Err("a demand on too many quotas");
@@ -54,9 +58,11 @@ pub(super) fn encode(batch: &Batch<'_>, channel: &[u8], sharded: bool) -> Result
     if !batch.ops.iter().all(|op| fits_rules(op, batch.buckets)) {
         return Err("an operation without an amount for each quota");
     }
-    let has_flows = |op: &Op| matches!(op, Op::Reserve(r) if r.mode == Mode::Wait && r.flow.id != 0);
+    let has_flows =
+        |op: &Op| matches!(op, Op::Reserve(r) if r.mode == Mode::Wait && r.flow.id != 0);
     let is_told = |index: usize| {
-        let told = |op: &Op| matches!(op, Op::Waiting { bucket, .. } if usize::from(*bucket) == index);
+        let told =
+            |op: &Op| matches!(op, Op::Waiting { bucket, .. } if usize::from(*bucket) == index);
         batch.ops.iter().any(told)
     };
     let tells = batch.ops.iter().any(|op| matches!(op, Op::Waiting { .. }));
@@ -140,7 +146,8 @@ fn encode_rule(to: &mut Numbers, rule: &Rule) {
 fn fits_rules(op: &Op, buckets: &[Bucket]) -> bool {
     let exists = |bucket: &u16| usize::from(*bucket) < buckets.len();
     let rules = |on: &[u16]| {
-        let counts = on.iter().map(|&bucket| buckets.get(usize::from(bucket)).map(|b| b.rules.len()));
+        let counts =
+            on.iter().map(|&bucket| buckets.get(usize::from(bucket)).map(|b| b.rules.len()));
         counts.sum::<Option<usize>>().filter(|_| !on.is_empty())
     };
     match op {
@@ -324,7 +331,16 @@ fn decode_violation(reply: &mut Reader<'_>) -> Option<Violation> {
     let available = reply.integer()?;
     let (wait, at_best, asked) = (reply.some_amount()?, reply.amount()?, reply.some_amount()?);
     let holds = reply.amount()? == 1;
-    Some(Violation { by, available, wait, at_best, asked, holds, rank: reply.amount()?, before: reply.amount()? })
+    Some(Violation {
+        by,
+        available,
+        wait,
+        at_best,
+        asked,
+        holds,
+        rank: reply.amount()?,
+        before: reply.amount()?,
+    })
 }
 
 fn decode_status(reply: &mut Reader<'_>) -> Option<BucketLevel> {
@@ -391,23 +407,49 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_back() {
-        let refused = [6.0, 2.0, -1.0, -7.0, -1.0, 3.0, -1.0, 1.0, 0.0, 0.0, 4.0, 0.0, 5.0, 5.0, 6.0, 0.0, 2.0, 3.0];
-        let numbers =
-            [&[9.0, 0.0, 8.0, 7.0, 1.0, 2.0, 1.0, 2.0][..], &refused, &[0.5, 0.25, 7.0, 0.0, 8.0, 9.0, 3.0]];
+        let refused = [
+            6.0, 2.0, -1.0, -7.0, -1.0, 3.0, -1.0, 1.0, 0.0, 0.0, 4.0, 0.0, 5.0, 5.0, 6.0, 0.0,
+            2.0, 3.0,
+        ];
+        let numbers = [
+            &[9.0, 0.0, 8.0, 7.0, 1.0, 2.0, 1.0, 2.0][..],
+            &refused,
+            &[0.5, 0.25, 7.0, 0.0, 8.0, 9.0, 3.0],
+        ];
         let reply = reply(&numbers.concat());
         let (by, rank) = (RefusedBy::Pause(0), 0);
         let paused = Violation {
-            by, available: -7, wait: None, at_best: 3, asked: None, holds: true, rank, before: 0,
+            by,
+            available: -7,
+            wait: None,
+            at_best: 3,
+            asked: None,
+            holds: true,
+            rank,
+            before: 0,
         };
         let by = RefusedBy::Rule(4);
         let short = Violation {
-            by, available: 0, wait: Some(5), at_best: 5, asked: Some(6), holds: false, rank: 2, before: 3,
+            by,
+            available: 0,
+            wait: Some(5),
+            at_best: 5,
+            asked: Some(6),
+            holds: false,
+            rank: 2,
+            before: 3,
         };
-        let refused = Refused { violations: [paused, short].into_iter().collect(), tag: 0.5, part: 0.25 };
-        let status = BucketLevel { paused_until: 8, asked_until: 9, waiting: 3, ..BucketLevel::default() };
+        let refused =
+            Refused { violations: [paused, short].into_iter().collect(), tag: 0.5, part: 0.25 };
+        let status =
+            BucketLevel { paused_until: 8, asked_until: 9, waiting: 3, ..BucketLevel::default() };
         let granted = Verdict::Granted { probe: false };
-        let verdicts =
-            [granted.clone(), granted, Verdict::Refused(refused.into()), Verdict::Status(status.into())];
+        let verdicts = [
+            granted.clone(),
+            granted,
+            Verdict::Refused(refused.into()),
+            Verdict::Status(status.into()),
+        ];
         let buckets = [Seen { now: 8, was: 7, born: 1, expires: 2 }].into_iter().collect();
         let outcome = Outcome::Applied { buckets, verdicts: verdicts.into_iter().collect() };
         assert_eq!(decode(&reply, 1, 4), Ok(Answer { wall: 9, outcome }));

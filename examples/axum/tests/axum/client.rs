@@ -66,11 +66,13 @@ async fn a_call_is_settled_on_its_answer() {
 async fn a_call_that_does_not_fit_is_told_to_whoever_asked() {
     let provider = Provider::start(|_| json(&completion(950))).await.unwrap();
     let (limiter, meter) = limiter();
-    let rejecting = ThrottleLayer::new(limiter.clone(), openai::demand as fn(&mut reqwest::Request) -> _)
-        .inspector(openai::inspect())
-        .reject();
-    let server =
-        Server::start(router(rejecting.layer(reqwest::Client::new()), &provider.url())).await.unwrap();
+    let rejecting =
+        ThrottleLayer::new(limiter.clone(), openai::demand as fn(&mut reqwest::Request) -> _)
+            .inspector(openai::inspect())
+            .reject();
+    let server = Server::start(router(rejecting.layer(reqwest::Client::new()), &provider.url()))
+        .await
+        .unwrap();
     assert_eq!(ask(&server).await.status(), StatusCode::OK);
 
     let refused = ask(&server).await;
@@ -100,7 +102,8 @@ impl Service<reqwest::Request> for NeverReady {
 #[tokio::test]
 async fn s27_a_client_that_fails_before_dispatch_costs_nothing() {
     let (limiter, meter) = limiter();
-    let layer = ThrottleLayer::new(limiter.clone(), openai::demand as fn(&mut reqwest::Request) -> _);
+    let layer =
+        ThrottleLayer::new(limiter.clone(), openai::demand as fn(&mut reqwest::Request) -> _);
     let layer = layer.inspector(openai::inspect());
     let server = Server::start(router(layer.layer(NeverReady), "http://localhost")).await.unwrap();
     assert_eq!(ask(&server).await.status(), StatusCode::BAD_GATEWAY);
@@ -137,7 +140,7 @@ async fn s28_an_answer_that_breaks_off_keeps_its_charge() {
     assert_eq!((answered, totals.charged), (StatusCode::BAD_GATEWAY, RESERVED));
 }
 
-/// Whoever asked the handler has gone, so its call is given up where it is.
+/// The client of the handler has hung up, so the handler's call is dropped where it is.
 #[tokio::test]
 async fn s28_a_call_of_a_handler_that_is_dropped_keeps_its_charge() {
     let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
@@ -169,14 +172,17 @@ async fn s29_answers_without_a_body_are_settled_once() {
 }
 
 #[tokio::test]
-async fn s29_an_answer_that_nobody_reads_to_its_end_is_settled_when_it_is_dropped() {
-    let (answered, totals) = asked(|_| {
-        let mut refused = whole("no such model");
-        *refused.status_mut() = StatusCode::NOT_FOUND;
-        refused
-    })
-    .await;
-    assert_eq!((answered, totals.charged), (StatusCode::BAD_GATEWAY, RESERVED));
+async fn s29_an_answer_that_is_not_read_to_its_end_is_settled_when_it_is_dropped() {
+    // A bad request has cost a request and no tokens, whatever its body tells.
+    for (code, charged) in [(StatusCode::REQUEST_TIMEOUT, RESERVED), (StatusCode::NOT_FOUND, 0)] {
+        let (answered, totals) = asked(move |_| {
+            let mut refused = whole("no such model");
+            *refused.status_mut() = code;
+            refused
+        })
+        .await;
+        assert_eq!((answered, totals.charged), (StatusCode::BAD_GATEWAY, charged), "{code}");
+    }
 }
 
 /// Retries server errors, and nothing that the throttle refuses.
@@ -237,7 +243,7 @@ fn a_throttled_client_can_be_shared_by_handlers() {
     shared(&client);
     let layered = ThrottleLayer::new(limiter().0, openai::demand as fn(&mut reqwest::Request) -> _);
     shared(&layered.clone().respond());
-    shared(
-        &layered.layer(tower::service_fn(async |_: reqwest::Request| Ok::<_, Infallible>(Response::new(())))),
-    );
+    shared(&layered.layer(tower::service_fn(async |_: reqwest::Request| {
+        Ok::<_, Infallible>(Response::new(()))
+    })));
 }

@@ -92,8 +92,13 @@ async fn what_does_not_fit_is_refused_with_the_time_to_come_again() {
 async fn what_could_never_fit_is_refused_without_a_time() {
     let stand = stand(|_| json(&completion(1))).await;
     let body = chat().replace("300", "1001");
-    let refused =
-        reqwest::Client::new().post(stand.url()).header(TENANT, "acme").body(body).send().await.unwrap();
+    let refused = reqwest::Client::new()
+        .post(stand.url())
+        .header(TENANT, "acme")
+        .body(body)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(refused.headers().get("retry-after"), None);
     assert_eq!((stand.provider.calls(), stand.end(0).await.refused), (0, 1));
@@ -111,15 +116,19 @@ impl Store for Gone {
 #[tokio::test]
 async fn a_store_that_fails_is_a_503_and_no_call() {
     let provider = Provider::start(|_| json(&completion(1))).await.unwrap();
-    for (on_unavailable, expected) in
-        [(OnUnavailable::Fail, StatusCode::SERVICE_UNAVAILABLE), (OnUnavailable::Allow, StatusCode::OK)]
-    {
+    for (on_unavailable, expected) in [
+        (OnUnavailable::Fail, StatusCode::SERVICE_UNAVAILABLE),
+        (OnUnavailable::Allow, StatusCode::OK),
+    ] {
         let limits = limits(HashMap::from([("acme".into(), 1_000)]), 10_000);
-        let limiter =
-            Limiter::builder(limits).store(Gone).retries(Retries::none()).on_unavailable(on_unavailable);
+        let limiter = Limiter::builder(limits)
+            .store(Gone)
+            .retries(Retries::none())
+            .on_unavailable(on_unavailable);
         let router = router(limiter.build().unwrap(), Upstream::new(&provider.url()));
         let server = Server::start(router).await.unwrap();
-        let request = reqwest::Client::new().post(server.url("/v1/chat/completions")).header(TENANT, "acme");
+        let request =
+            reqwest::Client::new().post(server.url("/v1/chat/completions")).header(TENANT, "acme");
         assert_eq!(request.body(chat()).send().await.unwrap().status(), expected);
     }
     assert_eq!(provider.calls(), 1);
@@ -165,7 +174,10 @@ async fn s30_each_attempt_of_a_client_that_retries_reserves_and_settles() {
     let status = stand.limiter.status("tenant acme").await.unwrap();
     assert_eq!(status.quotas[1].charged, 2.0, "a call that was refused counts as none");
     let totals = stand.end(3).await;
-    assert_eq!((totals.reservations, totals.reserved, totals.charged), (3, 3 * RESERVED, RESERVED + 50));
+    assert_eq!(
+        (totals.reservations, totals.reserved, totals.charged),
+        (3, 3 * RESERVED, RESERVED + 50)
+    );
 }
 
 #[tokio::test]
@@ -174,7 +186,8 @@ async fn when_it_shuts_down_answers_come_to_their_end_and_are_settled() {
     let answer = Mutex::new(Some(answer));
     let stand = stand(move |_| answer.lock().unwrap().take().unwrap()).await;
     feed.send(Ok(event(&piece()))).unwrap();
-    let mut connection = stand.raw("POST /v1/chat/completions HTTP/1.1\r\nx-tenant: acme", &chat()).await;
+    let mut connection =
+        stand.raw("POST /v1/chat/completions HTTP/1.1\r\nx-tenant: acme", &chat()).await;
     read_until(&mut connection, "choices").await;
 
     let address = stand.server.address();
@@ -195,7 +208,10 @@ async fn a_request_without_a_body_is_a_request_and_no_tokens() {
     let stand = stand(|request| {
         assert_eq!((request.method().as_str(), request.uri().path()), ("GET", "/v1/models"));
         assert!(request.body().is_empty() && !request.headers().contains_key("transfer-encoding"));
-        assert!(!request.headers().contains_key(TENANT), "that is between the gateway and its tenants");
+        assert!(
+            !request.headers().contains_key(TENANT),
+            "that is between the gateway and its tenants"
+        );
         whole("{}")
     })
     .await;

@@ -1,4 +1,4 @@
-//! Peers that leave, break off, or answer what nobody expects: settled once, and the capacity is right.
+//! Peers that leave, break off, or answer out of turn: settled once, and the capacity is right.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -117,7 +117,9 @@ async fn s28_an_upstream_that_breaks_off_at_once_keeps_its_charge() {
 async fn s35_a_client_that_hangs_up_while_it_waits_leaves_no_trace() {
     let (feed, answer) = fed();
     let answer = Mutex::new(Some(answer));
-    let stand = stand(move |_| answer.lock().unwrap().take().unwrap_or_else(|| json(&completion(10)))).await;
+    let stand =
+        stand(move |_| answer.lock().unwrap().take().unwrap_or_else(|| json(&completion(10))))
+            .await;
     let large = chat().replace("300", "900");
     let first = stand.raw(CHAT, &large).await;
     stand.meter.until(|totals| totals.reservations == 1).await.unwrap();
@@ -133,7 +135,7 @@ async fn s35_a_client_that_hangs_up_while_it_waits_leaves_no_trace() {
     timeout(PATIENCE, waiting(1)).await.unwrap();
     drop(waits);
     timeout(PATIENCE, waiting(0)).await.unwrap();
-    // Whoever comes next has its place.
+    // The next request has its place.
     feed.send(Ok(event(&last_piece(100)))).unwrap();
     drop(feed);
     assert_eq!(stand.chat().await.status(), StatusCode::OK);
@@ -155,7 +157,8 @@ async fn s29_answers_without_a_body_are_settled_once() {
             _ => status(code),
         })
         .await;
-        let request = reqwest::Client::new().request(method.clone(), stand.url()).header(TENANT, "acme");
+        let request =
+            reqwest::Client::new().request(method.clone(), stand.url()).header(TENANT, "acme");
         let answer = request.body(chat()).send().await.unwrap();
         assert_eq!(answer.status(), code);
         assert_eq!(answer.bytes().await.unwrap().len(), 0);
@@ -169,7 +172,8 @@ async fn s29_an_answer_with_trailers_is_settled_and_they_are_passed_on() {
         let (feed, mut answer) = fed();
         answer.headers_mut().insert("trailer", HeaderValue::from_static("x-end"));
         feed.send(Ok(event(&last_piece(40)))).unwrap();
-        let trailers = HeaderMap::from_iter([("x-end".parse().unwrap(), HeaderValue::from_static("yes"))]);
+        let trailers =
+            HeaderMap::from_iter([("x-end".parse().unwrap(), HeaderValue::from_static("yes"))]);
         feed.send(Ok(Frame::trailers(trailers))).unwrap();
         answer
     })
@@ -213,7 +217,8 @@ async fn ten_megabytes_of_events_are_settled_on_the_last() {
 async fn ten_megabytes_of_request_are_measured_and_passed_on() {
     let question = "x".repeat(TEN_MEGABYTES);
     let body =
-        value!({ "model": "gpt-4o", "max_tokens": 300, "messages": [{ "content": question }] }).to_string();
+        value!({ "model": "gpt-4o", "max_tokens": 300, "messages": [{ "content": question }] })
+            .to_string();
     let sent = Bytes::from(body.clone());
     let stand = stand(move |request| {
         assert!(request.body() == &sent, "{} bytes", request.body().len());
@@ -230,8 +235,10 @@ async fn ten_megabytes_of_request_are_measured_and_passed_on() {
 #[tokio::test]
 async fn more_than_is_held_in_memory_is_refused_and_reserves_nothing() {
     let stand = stand(|_| json(&completion(1))).await;
-    let request = reqwest::Client::new().post(stand.url()).header(TENANT, "giant").body(vec![b'x'; 17 << 20]);
-    // It answers without having read all: whether the client sees that or a broken connection is up to the network.
+    let request =
+        reqwest::Client::new().post(stand.url()).header(TENANT, "giant").body(vec![b'x'; 17 << 20]);
+    // It answers without having read all: whether the client sees that or a broken connection is up
+    // to the network.
     if let Ok(answer) = request.send().await {
         assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
     }

@@ -2,9 +2,12 @@
 
 mod client;
 mod composing;
+#[path = "../../../../tests/compositions/documented/mod.rs"]
+mod documented;
 mod gateway;
 mod hostile;
 mod routes;
+mod spawned;
 mod stand;
 mod tenants;
 

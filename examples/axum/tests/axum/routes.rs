@@ -5,12 +5,13 @@ use axum_examples::routes::{ELSEWHERE, bucket, demand};
 use http::StatusCode;
 use tower::{Layer, ServiceExt};
 use tower_throttle::{
-    BoxError, Demand, Limiter, Limits, Quota, RespondLayer, ThrottleLayer, Undeclared, inspect::KeepReserved,
+    Demand, ExtractError, Limiter, Limits, Quota, RespondLayer, ThrottleLayer, Undeclared,
+    inspect::KeepReserved,
 };
 
 use crate::stand::{Names, Noting};
 
-type Metering = RespondLayer<fn(&mut Request) -> Result<Demand, BoxError>, KeepReserved>;
+type Metering = RespondLayer<fn(&mut Request) -> Result<Demand, ExtractError>, KeepReserved>;
 
 fn metering() -> (Metering, Names) {
     let store = Noting::default();

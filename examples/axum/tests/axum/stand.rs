@@ -58,7 +58,8 @@ pub(crate) struct Stand {
     pub(crate) names: Names,
 }
 
-/// A gateway to a provider that answers so. `acme` may use 1,000 tokens a minute, `giant` ten million.
+/// A gateway to a provider that answers so. `acme` may use 1,000 tokens a minute, `giant` ten
+/// million.
 pub(crate) async fn stand<F>(answer: F) -> Stand
 where
     F: Fn(Request<Bytes>) -> Response<Body> + Send + Sync + 'static,
@@ -68,13 +69,14 @@ where
     stand_before(provider, &url).await
 }
 
-/// The same, where the gateway takes its provider to be somewhere else.
+/// Such a gateway that takes its provider to be somewhere else.
 pub(crate) async fn stand_before(provider: Provider, url: &str) -> Stand {
     let meter = Meter::default();
     let store = Noting::default();
     let names = store.names.clone();
     let plans = HashMap::from([("acme".to_owned(), 1_000), ("giant".to_owned(), 10_000_000)]);
-    let limiter = Limiter::builder(limits(plans, 20_000_000)).store(store).observer(meter.observer());
+    let limiter =
+        Limiter::builder(limits(plans, 20_000_000)).store(store).observer(meter.observer());
     let limiter = limiter.build().expect("the limits are valid");
     let server = Server::start(router(limiter.clone(), Upstream::new(url))).await.expect("a port");
     Stand { provider, server, limiter, meter, names }
@@ -94,7 +96,8 @@ impl Stand {
     /// A connection on which the request with this head and body was sent.
     pub(crate) async fn raw(&self, head: &str, body: &str) -> TcpStream {
         let mut connection = TcpStream::connect(self.server.address()).await.expect("it listens");
-        let request = format!("{head}\r\nhost: gateway\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let request =
+            format!("{head}\r\nhost: gateway\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         connection.write_all(request.as_bytes()).await.expect("it reads");
         connection
     }

@@ -23,7 +23,9 @@ async fn a_stranger_is_refused_and_leaves_no_key_behind() {
         let request = client.post(stand.url()).header(TENANT, tenant).body(chat());
         request.send().await.unwrap().status()
     };
-    for stranger in ["nobody", "", "everyone", "tenant acme", "Acme", "{acme}", "*", "/v1/chat/completions"] {
+    for stranger in
+        ["nobody", "", "everyone", "tenant acme", "Acme", "{acme}", "*", "/v1/chat/completions"]
+    {
         assert_eq!(ask(stranger).await, StatusCode::BAD_REQUEST, "{stranger}");
     }
     let nameless = client.post(stand.url()).body(chat()).send().await.unwrap();
@@ -53,10 +55,12 @@ async fn gateway(
     let provider = Provider::start(|_| json(&completion(50))).await.unwrap();
     let store = Noting::default();
     let names = store.names.clone();
-    let plans: HashMap<_, _> = tenants.iter().map(|(_, name, plan)| ((*name).to_owned(), *plan)).collect();
+    let plans: HashMap<_, _> =
+        tenants.iter().map(|(_, name, plan)| ((*name).to_owned(), *plan)).collect();
     let limiter = Limiter::with_store(limits(plans, everyone), store).unwrap();
     let keys = tenants.iter().map(|(key, name, _)| ((*key).to_owned(), Tenant(Arc::from(*name))));
-    let router = router_with_keys(limiter.clone(), Upstream::new(&provider.url()), Arc::new(keys.collect()));
+    let router =
+        router_with_keys(limiter.clone(), Upstream::new(&provider.url()), Arc::new(keys.collect()));
     (provider, Server::start(router).await.unwrap(), limiter, names)
 }
 
@@ -90,7 +94,10 @@ async fn nobody_without_a_key_is_let_in_whatever_tenant_they_say_they_are() {
     let request = request.header("authorization", "Bearer key").header(TENANT, "globex");
     assert_eq!(request.send().await.unwrap().status(), StatusCode::OK);
     let names: Vec<_> = names.lock().unwrap().iter().cloned().collect();
-    assert_eq!((names, provider.calls()), (vec!["everyone".to_owned(), "tenant acme".to_owned()], 1));
+    assert_eq!(
+        (names, provider.calls()),
+        (vec!["everyone".to_owned(), "tenant acme".to_owned()], 1)
+    );
 }
 
 #[tokio::test]
@@ -103,7 +110,11 @@ async fn tenants_have_limits_of_their_own_under_one_that_they_share() {
 
     // Its own limit is short of 300, and the others' is not.
     assert_eq!(ask(&server, "a").await.status(), StatusCode::TOO_MANY_REQUESTS);
-    assert_eq!((left("tenant acme").await, left("everyone").await), (260.0, 340.0), "all or nothing");
+    assert_eq!(
+        (left("tenant acme").await, left("everyone").await),
+        (260.0, 340.0),
+        "all or nothing"
+    );
     assert_eq!(ask(&server, "g").await.status(), StatusCode::OK);
 
     // What they share is short, and its own limit is not.

@@ -4,15 +4,22 @@ use tonic_examples::{Budget, Follow};
 use tower::{Layer, Service};
 use tower_throttle::{BoxError, Demand, Limiter, MeteredBody, ThrottleLayer, inspect, usage};
 
+type Answer = Response<MeteredBody<Body>>;
+
 pub(crate) fn throttled(
     limiter: Limiter,
     channel: Channel,
-) -> impl Service<Request<Body>, Response = Response<MeteredBody<Body>>, Error = BoxError> + Clone {
-    let demand = |request: &mut Request<Body>| -> Result<Demand, BoxError> {
-        let Budget { tokens, max_wait } = *request.extensions().get().ok_or("the call has no budget")?;
-        Ok(Demand::new(request.uri().path().to_owned(), usage! { tokens: tokens }).max_wait(max_wait))
-    };
+) -> impl Service<Request<Body>, Response = Answer, Error = BoxError, Future: Send>
++ Clone
++ Send
++ Sync
++ 'static {
+    let layer = ThrottleLayer::from_fn(limiter, |request: &mut Request<Body>| {
+        let budget = request.extensions().get().ok_or("the call has no budget")?;
+        let Budget { tokens, max_wait } = *budget;
+        let method = request.uri().path().to_owned();
+        Ok(Demand::new(method, usage! { tokens: tokens }).max_wait(max_wait))
+    });
     // An observer of the body, which is told the trailers too.
-    let inspector = inspect::by_status(inspect::body(Follow::new));
-    ThrottleLayer::new(limiter, demand).inspector(inspector).layer(channel)
+    layer.inspector(inspect::by_status(inspect::body(Follow::new))).layer(channel)
 }

@@ -21,8 +21,10 @@ impl Engine {
     fn apply(&mut self, sending: &Sending, buckets: &[Bucket], wall: u64) -> (Answer, Wakes) {
         let take = |&index: &usize| std::mem::replace(&mut self.0[index], BucketState::unused());
         let mut states: Vec<_> = sending.buckets.iter().map(take).collect();
-        let rules: Vec<_> =
-            buckets.iter().map(|bucket| BucketRules { id: bucket.key.id(), rules: &bucket.rules }).collect();
+        let rules: Vec<_> = buckets
+            .iter()
+            .map(|bucket| BucketRules { id: bucket.key.id(), rules: &bucket.rules })
+            .collect();
         let Sending { session, seq, lease, ref ops, .. } = *sending;
         let batch = Batch { session, seq, lease, buckets: &rules, ops };
         let result = engine::apply(&mut states.iter_mut().collect::<Vec<_>>(), &batch, wall);
@@ -73,13 +75,19 @@ async fn compare(operations: usize, batch: usize, stepped: bool, calm: bool) {
         world.wall = answer.wall;
         let (expected, wakes) = engine.apply(&sending, &buckets, answer.wall);
         if answer != expected {
-            panic!("script and engine differ at {place}: {}", difference(&sending, &answer, &expected));
+            panic!(
+                "script and engine differ at {place}: {}",
+                difference(&sending, &answer, &expected)
+            );
         }
         let listed: Vec<String> =
             redis::cmd("LRANGE").arg("test:wakes").arg(0).arg(-1).query(&mut side).expect("wakes");
         let channel = |wake: &engine::Wake| {
             let bucket = buckets[usize::from(wake.bucket)].key.name();
-            [format!("throttle:{{test}}:wake:{}", wake.session), format!("throttle:{{test}}:{bucket}")]
+            [
+                format!("throttle:{{test}}:wake:{}", wake.session),
+                format!("throttle:{{test}}:{bucket}"),
+            ]
         };
         let wakes: Vec<String> = wakes.iter().flat_map(channel).collect();
         assert_eq!(listed, wakes, "wakes at {place}");
@@ -104,7 +112,9 @@ fn difference(sending: &Sending, script: &Answer, engine: &Answer) -> String {
                 "{op:#?} is answered {left:#?} by the script, {right:#?} by the engine; the rules are {rules:#?}"
             )
         }
-        (left, right) => format!("{left:?} by the script, {right:?} by the engine; the rules are {rules:#?}"),
+        (left, right) => {
+            format!("{left:?} by the script, {right:?} by the engine; the rules are {rules:#?}")
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use fastrand::Rng;
 
 use super::rules::{limit, rechart, rule, token_bucket};
 use crate::engine::{
-    Answer, Costs, Flow, Line, MAX_AMOUNT, Micros, Mode, On, Op, Outcome, Reserve, Rule, Settle, Times, Verdict,
-    Window,
+    Answer, Costs, Flow, Line, MAX_AMOUNT, Micros, Mode, On, Op, Outcome, Reserve, Rule, Settle,
+    Times, Verdict, Window,
 };
 
 pub(super) const SECOND: Micros = 1_000_000;
@@ -76,8 +76,9 @@ impl World {
             }
             rule
         };
-        let rules =
-            (0..BUCKETS).map(|bucket| (1..=8).map(|n| rule((bucket * 8 + n) as u64)).collect()).collect();
+        let rules = (0..BUCKETS)
+            .map(|bucket| (1..=8).map(|n| rule((bucket * 8 + n) as u64)).collect())
+            .collect();
         let sessions = (0..5).map(|_| Session::new(&mut rng)).collect();
         Self { rng, wall, ids, rules, sessions, claims: Vec::new(), calm }
     }
@@ -127,14 +128,19 @@ impl World {
         if session.id != sent.session {
             return;
         }
-        let world = |on: &On| -> On { on.iter().map(|&bucket| sent.buckets[usize::from(bucket)] as u16).collect() };
-        let times = |on: &On| -> Times { on.iter().map(|&bucket| buckets[usize::from(bucket)].now).collect() };
+        let world = |on: &On| -> On {
+            on.iter().map(|&bucket| sent.buckets[usize::from(bucket)] as u16).collect()
+        };
+        let times = |on: &On| -> Times {
+            on.iter().map(|&bucket| buckets[usize::from(bucket)].now).collect()
+        };
         for (op, verdict) in sent.ops.iter().zip(verdicts) {
             match (op, verdict) {
                 (Op::Reserve(reserve), Verdict::Granted { .. }) => {
                     session.waiters.retain(|waiter| waiter.waiter != reserve.waiter);
                     let Reserve { on, costs, .. } = reserve;
-                    let reservation = Reservation { on: world(on), at: times(on), costs: costs.clone() };
+                    let reservation =
+                        Reservation { on: world(on), at: times(on), costs: costs.clone() };
                     session.reservations.push(reservation);
                 }
                 (Op::Reserve(reserve), Verdict::Refused(_)) if reserve.waiter > 0 => {
@@ -143,7 +149,8 @@ impl World {
                     }
                 }
                 (Op::Detach { on, claim, reserved, .. }, Verdict::Done) => {
-                    let reservation = Reservation { on: world(on), at: times(on), costs: reserved.clone() };
+                    let reservation =
+                        Reservation { on: world(on), at: times(on), costs: reserved.clone() };
                     self.claims.push((*claim, reservation));
                 }
                 _ => {}
@@ -236,7 +243,8 @@ impl World {
             0..45 => Op::Reserve(self.reserve(by, buckets, on, &limits)),
             45..85 => Op::Settle(self.settle(by, buckets, on, limits)),
             85..89 => {
-                let Reservation { on, costs: mut reserved, .. } = self.remembered(by, buckets, &on, &limits);
+                let Reservation { on, costs: mut reserved, .. } =
+                    self.remembered(by, buckets, &on, &limits);
                 fit(&mut reserved, &self.limits_on(by, buckets, &on));
                 let rng = &mut self.rng;
                 Op::Detach { on, claim: rng.u64(1..100), reserved, lease: rng.u64(..100 * SECOND) }
@@ -286,9 +294,13 @@ impl World {
     fn settle(&mut self, by: usize, buckets: &[usize], on: On, limits: Vec<u64>) -> Settle {
         let (claim, reservation) = match self.rng.u8(..10) {
             0 => match self.claims.iter().rev().find(|(_, r)| places(buckets, &r.on).is_some()) {
-                Some((claim, reservation)) => {
-                    (Some(*claim), Reservation { on: places(buckets, &reservation.on).expect("they are"), ..reservation.clone() })
-                }
+                Some((claim, reservation)) => (
+                    Some(*claim),
+                    Reservation {
+                        on: places(buckets, &reservation.on).expect("they are"),
+                        ..reservation.clone()
+                    },
+                ),
                 None => (Some(self.rng.u64(1..100)), self.invented(&on, &limits)),
             },
             1 => (None, self.invented(&on, &limits)),
@@ -298,7 +310,8 @@ impl World {
         let rules = self.rules_on(by, buckets, &on);
         let limits: Vec<u64> = rules.iter().map(|rule| rule.capacity(0)).collect();
         // What a caller's actual usage is cut to.
-        let believed: Vec<u64> = rules.iter().map(|rule| rule.capacity(0) + max_debt(rule)).collect();
+        let believed: Vec<u64> =
+            rules.iter().map(|rule| rule.capacity(0) + max_debt(rule)).collect();
         // What was granted, or claimed, when a limit was another, or by a session that goes by other rules.
         fit(&mut reserved, &limits);
         let rng = &mut self.rng;
@@ -341,7 +354,8 @@ impl World {
         let count = [0, 0, 1, 2, 6][rng.usize(..5)];
         let lines = (0..count).map(|_| {
             let rule = rng.usize(..rules.len() + 1);
-            let limit = rules.get(rule).map_or(1, |&rule| self.rules[buckets[index]][rule].capacity(0));
+            let limit =
+                rules.get(rule).map_or(1, |&rule| self.rules[buckets[index]][rule].capacity(0));
             let age = rng.u64(..20 * SECOND);
             let (count, cost) = (rng.u64(1..20), rng.u64(..=limit));
             let flow = if rng.bool() { 0 } else { rng.u64(1..5) };
@@ -351,7 +365,11 @@ impl World {
                 headroom: [0, 0, 1_000, 9_999][rng.usize(..4)],
                 flow: Flow { id: flow, weight: 1 },
                 space: self.ids[if rng.bool() { buckets[index] } else { rng.usize(..BUCKETS) }],
-                waiter: if known { waiters[rng.usize(..waiters.len())].waiter } else { rng.u64(1..1_000) },
+                waiter: if known {
+                    waiters[rng.usize(..waiters.len())].waiter
+                } else {
+                    rng.u64(1..1_000)
+                },
                 age,
                 cost,
                 part: [0.0, 0.5, 1.0 / 3.0, rng.f64()][rng.usize(..4)],
@@ -369,7 +387,8 @@ impl World {
         let index = self.rng.usize(..buckets.len());
         let rules = &self.sessions[by].rules[buckets[index]];
         let rng = &mut self.rng;
-        let rule = rules.get(rng.usize(..rules.len() + 1)).map(|&rule| &self.rules[buckets[index]][rule]);
+        let rule =
+            rules.get(rng.usize(..rules.len() + 1)).map(|&rule| &self.rules[buckets[index]][rule]);
         let (bucket, limit) = (index as u16, rule.map_or(1, |rule| rule.capacity(0)));
         let quota = rule.map_or(99, |rule| rule.id);
         let at = match rng.u8(..6) {
@@ -389,7 +408,14 @@ impl World {
             0 => Op::Pause { bucket, lasts: 0 },
             1 => Op::Pause { bucket, lasts },
             2 | 3 => Op::Refused { bucket, quota: None, at, asked, lasts, longest: 60 * SECOND },
-            4 | 5 => Op::Refused { bucket, quota: Some(quota), at, asked, lasts, longest: rng.u64(..60 * SECOND) },
+            4 | 5 => Op::Refused {
+                bucket,
+                quota: Some(quota),
+                at,
+                asked,
+                lasts,
+                longest: rng.u64(..60 * SECOND),
+            },
             6..9 => Op::Answered { bucket, at },
             _ => {
                 let left = match rng.u8(..6) {

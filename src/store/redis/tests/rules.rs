@@ -31,7 +31,8 @@ pub(super) fn token_bucket(rng: &mut Rng, id: u64, tick: Micros) -> TokenBucket 
 }
 
 pub(super) fn rule(rng: &mut Rng, id: u64, wall: Micros) -> Rule {
-    let kinds = ["sliding", "sliding", "sliding", "token", "token", "fixed", "calendar", "in flight"];
+    let kinds =
+        ["sliding", "sliding", "sliding", "token", "token", "fixed", "calendar", "in flight"];
     let kind = kinds[(id as usize - 1) % kinds.len()];
     let window = match kind {
         "sliding" => Window::Sliding {

@@ -1,7 +1,8 @@
 //! What is stored, and what happens to it.
 
 use super::{
-    RedisServer, RedisStore, STEPPED, apply, apply_leased, bucket, granted, reserve, settle, sliding,
+    RedisServer, RedisStore, STEPPED, apply, apply_leased, bucket, granted, reserve, settle,
+    sliding,
 };
 use crate::{
     engine::{Mode, Op, Outcome, Reserve, Rule, TokenBucket, Verdict, Window},
@@ -73,9 +74,11 @@ async fn a_foreign_value_is_an_error_and_stays() {
     assert_eq!(server.command::<String>(&["GET", KEY]), "mine");
 
     server.command::<()>(&["DEL", KEY]);
-    for state in
-        ["", "mine", "a string that is as long as some packed numbers would be, or longer yet, to be sure"]
-    {
+    for state in [
+        "",
+        "mine",
+        "a string that is as long as some packed numbers would be, or longer yet, to be sure",
+    ] {
         server.command::<()>(&["HSET", KEY, "s", state]);
         let error = apply(&store, 1, 1, &b, &[reserve(&[1])]).await.expect_err("a foreign state");
         assert!(matches!(error, StoreError::Rejected(_)), "{error}");
@@ -91,8 +94,11 @@ async fn a_state_that_was_cut_is_an_error() {
     let b = [bucket("b", &sliding(10))];
     assert!(granted(&store, 1, 1, &b, &[1]).await);
     let state: Vec<u8> = server.command(&["HGET", KEY, "s"]);
-    let cut =
-        redis::cmd("HSET").arg(KEY).arg("s").arg(&state[..state.len() - 8]).exec(&mut server.connection());
+    let cut = redis::cmd("HSET")
+        .arg(KEY)
+        .arg("s")
+        .arg(&state[..state.len() - 8])
+        .exec(&mut server.connection());
     cut.expect("the state is cut");
     let error = apply(&store, 1, 2, &b, &[STATUS]).await.expect_err("a state that is cut");
     assert!(error.to_string().contains("cut short"), "{error}");
@@ -119,8 +125,9 @@ async fn a_bucket_is_small_and_outlives_what_it_means() {
     let window = |window: u64| Window::Sliding { slot: (window + 500_000).div_ceil(60), slots: 60 };
     let rule = |id, window| Rule { id, limit: 1_000, held: false, window };
     let sliding = [1, 2, 3].map(|n| rule(n, window(n * hour)));
-    let draining = [1, 2, 3]
-        .map(|n| rule(n, Window::TokenBucket(TokenBucket::new(1, n * hour, 1_000, 4_000, 4 * n * hour, 96))));
+    let draining = [1, 2, 3].map(|n| {
+        rule(n, Window::TokenBucket(TokenBucket::new(1, n * hour, 1_000, 4_000, 4 * n * hour, 96)))
+    });
     for (name, rules) in [("sliding", sliding), ("draining", draining)] {
         let b = [bucket(name, &rules)];
         for seq in 1..20 {
@@ -164,7 +171,8 @@ async fn a_batch_of_any_size_is_applied_whole() {
     let many: Vec<Rule> = (1..2_000).flat_map(|id| sliding_with_id(id, 10)).collect();
     let error = apply(&store, 1, 1, &[bucket("c", &many)], &[]).await.expect_err("too many quotas");
     assert!(matches!(error, StoreError::Rejected(_)), "{error}");
-    let error = apply(&store, 1, 3, &b, &[reserve(&[1, 2])]).await.expect_err("two costs for one quota");
+    let error =
+        apply(&store, 1, 3, &b, &[reserve(&[1, 2])]).await.expect_err("two costs for one quota");
     assert!(matches!(error, StoreError::Rejected(_)), "{error}");
 }
 
@@ -201,7 +209,8 @@ async fn what_is_in_flight_is_kept_for_as_long_as_its_lease() {
     for (name, seconds) in [("b", 600), ("c", 2_000)] {
         let (b, lease) = ([bucket(name, &calls)], seconds * 1_000_000);
         at(start);
-        let first = apply_leased(&store, 1, 1, lease, &b, &[reserve(&[1])]).await.expect("an answer");
+        let first =
+            apply_leased(&store, 1, 1, lease, &b, &[reserve(&[1])]).await.expect("an answer");
         let Outcome::Applied { verdicts, .. } = first.outcome else { panic!("{first:?}") };
         assert_eq!(verdicts[0], Verdict::Granted { probe: false });
         let left: u64 = server.command(&["PTTL", &format!("throttle:{{test}}:{name}")]);
@@ -262,7 +271,12 @@ async fn a_state_of_another_version_is_an_error_and_stays() {
     let store = RedisStore::connect(&server.url()).await.expect("a server");
     assert!(granted(&store, 1, 1, &[bucket("b", &sliding(10))], &[1]).await);
     let older = 1_f64.to_le_bytes();
-    redis::cmd("HSET").arg(KEY).arg("d").arg(&older[..]).exec(&mut server.connection()).expect("it is set");
+    redis::cmd("HSET")
+        .arg(KEY)
+        .arg("d")
+        .arg(&older[..])
+        .exec(&mut server.connection())
+        .expect("it is set");
     let state: Vec<u8> = server.command(&["HGET", KEY, "s"]);
     let b = [bucket("b", &sliding(11))];
     let error = apply(&store, 1, 2, &b, &[reserve(&[1])]).await.expect_err("another version");
@@ -274,7 +288,16 @@ async fn a_state_of_another_version_is_an_error_and_stays() {
 #[tokio::test]
 async fn a_wake_up_that_may_not_be_sent_is_no_error() {
     let server = RedisServer::start();
-    server.command::<()>(&["ACL", "SETUSER", "app", "on", ">pass", "~throttle:*", "+@all", "-publish"]);
+    server.command::<()>(&[
+        "ACL",
+        "SETUSER",
+        "app",
+        "on",
+        ">pass",
+        "~throttle:*",
+        "+@all",
+        "-publish",
+    ]);
     let url = server.url().replace("redis://", "redis://app:pass@");
     let store = RedisStore::connect(&url).await.expect("a server");
     let b = [bucket("b", &[Rule { id: 1, limit: 1, held: false, window: Window::InFlight }])];

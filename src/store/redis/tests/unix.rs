@@ -17,8 +17,13 @@ async fn user_password_and_database_of_a_socket_are_used() {
         assert!(granted(&store, 1, seq, &b, &[5]).await);
         assert!(!format!("{store:?}").contains("pass word"), "{store:?}");
     }
-    assert_eq!(server.command::<u64>(&["EXISTS", "throttle:{test}:b"]), 0, "it is in another database");
-    let plain = RedisStore::connect(&format!("unix://{}?db=3", path.display())).await.expect("a socket");
+    assert_eq!(
+        server.command::<u64>(&["EXISTS", "throttle:{test}:b"]),
+        0,
+        "it is in another database"
+    );
+    let plain =
+        RedisStore::connect(&format!("unix://{}?db=3", path.display())).await.expect("a socket");
     assert!(!granted(&plain, 1, 3, &b, &[1]).await, "all of them are one bucket");
 
     let wrong = format!("unix://{}?user=app&pass=wr0ng", path.display());
@@ -36,7 +41,7 @@ async fn a_socket_comes_and_goes_with_its_server() {
     assert!(granted(&store, 1, 1, &b, &[1]).await);
     server.stop();
     for url in [&url, &format!("{url}.none")] {
-        let error = RedisStore::connect(url).await.expect_err("nobody listens");
+        let error = RedisStore::connect(url).await.expect_err("no server listens");
         assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
     }
     server.restart();

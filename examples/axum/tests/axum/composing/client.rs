@@ -6,12 +6,17 @@ use tower_throttle::{BoxError, Demand, Limiter, ThrottleLayer, inspect, usage};
 type Client = BoxCloneSyncService<Request, Response, BoxError>;
 
 pub(crate) fn client(limiter: Limiter) -> Client {
-    let demand = |_: &mut Request| Ok(Demand::new("weather", usage! { requests: 1 }));
-    let layer = ThrottleLayer::new(limiter, demand).inspector(inspect::by_status(inspect::KeepReserved));
+    let layer = ThrottleLayer::from_fn(limiter, |_: &mut Request| {
+        Ok(Demand::new("weather", usage! { requests: 1 }))
+    })
+    .inspector(inspect::by_status(inspect::KeepReserved));
     BoxCloneSyncService::new(layer.layer(reqwest::Client::new()))
 }
 
-pub(crate) async fn weather(State((client, url)): State<(Client, Url)>) -> Result<String, StatusCode> {
+pub(crate) async fn weather(
+    State((client, url)): State<(Client, Url)>,
+) -> Result<String, StatusCode> {
     let answer = client.oneshot(Request::new(Method::GET, url)).await;
-    answer.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?.text().await.map_err(|_| StatusCode::BAD_GATEWAY)
+    let answer = answer.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    answer.text().await.map_err(|_| StatusCode::BAD_GATEWAY)
 }

@@ -1,0 +1,61 @@
+//! How soon a refund reaches another process, and how many grants a contended fleet makes.
+
+use std::time::Instant;
+
+use crate::{
+    bed::{Bed, ran, start_time},
+    fairness::index_of,
+    harness::{Ask, Runs, now, secs},
+    support::{Report, percentile},
+};
+
+const ROUNDS: usize = 200;
+
+/// From the order to refund in one process to the grant in another.
+pub(crate) fn wake(report: &mut Report) {
+    let bed = Bed::new();
+    let workers = bed.workers(2, "bucket a per_hour tokens 10");
+    let (one, other) = (&workers[0], &workers[1]);
+    let (start, mut times) = (Instant::now(), Vec::new());
+    while times.len() < ROUNDS && start.elapsed() < secs(15) {
+        let call = one.take(&Ask::of("a").tokens(10));
+        let waiting = other.queue(&Ask::of("a").tokens(5));
+        let refunded = now();
+        call.settle(0);
+        let started = waiting.granted(secs(5)).returned;
+        times.push(started.saturating_sub(refunded) as f64 / 1e3);
+        waiting.release();
+    }
+    let (rounds, p50) = (times.len(), percentile(&mut times, 0.5));
+    let p99 = percentile(&mut times, 0.99);
+    let remark =
+        format!("below 2; p99 {p99:.1} ms of {rounds} rounds, pipes to the workers included");
+    report.add("fleet.wake_p50_ms", p50, remark);
+}
+
+const PROCESSES: usize = 8;
+const TASKS: usize = 32;
+const SECONDS: u64 = 4;
+
+/// Eight processes that reserve and settle at once, four times as many tasks as may be in flight.
+pub(crate) fn grants(report: &mut Report) {
+    let (contended, of_each) = rate("bucket a concurrency 64");
+    let (free, _) = rate("bucket a per_minute requests 500000000");
+    let index = index_of(&of_each, &[TASKS; PROCESSES]);
+    let remark = format!(
+        "at least 20000; 256 tasks on concurrency(64), Jain {index:.3}; where all fit {free:.0}"
+    );
+    report.add("fleet.grants_per_s_8p", contended, remark);
+}
+
+fn rate(limits: &str) -> (f64, Vec<usize>) {
+    let bed = Bed::new();
+    let workers = bed.workers(PROCESSES, limits);
+    let from = start_time();
+    let counted_from = from + 500_000;
+    let until = counted_from + SECONDS * 1_000_000;
+    let runs = Runs { tasks: TASKS, from, counted_from, until: Some(until), ..Runs::default() };
+    let runs: Vec<_> = workers.iter().map(|worker| worker.run(&Ask::of("a"), runs)).collect();
+    let grants: Vec<_> = ran(&runs, until).iter().map(|ran| ran.grants).collect();
+    (grants.iter().sum::<usize>() as f64 / SECONDS as f64, grants)
+}

@@ -1,0 +1,17 @@
+//! The guide: what to declare, what to put around the layer and inside, and what happens then.
+//!
+//! * [`quotas`]: which numbers to enter, which kind of quota for which provider
+//! * [`composing`]: the order of layers, each client, and what to do when it does not compile
+//! * [`running`]: why a call waits, changes, what providers say, Redis, runtimes
+//!
+//! The pages are those of `docs/`, with their examples compiled and run.
+
+#[doc = include_str!("../docs/quotas.md")]
+pub mod quotas {}
+
+#[cfg(any(not(doctest), all(feature = "llm", feature = "reqwest-middleware", feature = "routes")))]
+#[doc = include_str!("../docs/composing.md")]
+pub mod composing {}
+
+#[doc = include_str!("../docs/running.md")]
+pub mod running {}

@@ -1,0 +1,129 @@
+//! What a limiter keeps of one bucket: its declaration as of now, how many wait for it, and what was seen of its state.
+//! There is one handle per bucket, shared by every set of buckets that names it.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
+};
+
+use super::state_loss::StateLoss;
+use crate::{
+    engine::{Micros, Seen},
+    error::Throttled,
+    limits::BucketSpec,
+    store::{Bucket, BucketKey},
+};
+
+/// One bucket of a limiter.
+#[derive(Debug)]
+pub(super) struct BucketHandle {
+    key: Arc<BucketKey>,
+    /// Counts the changes of `declared`. Sets of buckets compare it to notice that they are out of date.
+    version: AtomicU64,
+    declared: Mutex<Declared>,
+    waiting: AtomicUsize,
+    loss: StateLoss,
+}
+
+/// What the limits say of a bucket at present.
+#[derive(Clone, Debug)]
+pub(super) enum Declared {
+    /// It has these quotas.
+    As(Arc<BucketSpec>, Bucket),
+    /// Its name stands for another bucket, or for one in another partition: demands have to be looked up again.
+    Elsewhere,
+    /// Its name stands for nothing.
+    Gone(Throttled),
+}
+
+impl Declared {
+    /// The calendars of the quotas are looked up around this time.
+    pub(super) fn new(spec: Arc<BucketSpec>, around: Micros) -> Self {
+        let bucket = Bucket::new(spec.key.clone(), spec.rules(around).into_owned());
+        Self::As(spec, bucket)
+    }
+}
+
+impl BucketHandle {
+    pub(super) fn new(key: Arc<BucketKey>, declared: Declared) -> Self {
+        Self {
+            key,
+            version: AtomicU64::new(0),
+            declared: Mutex::new(declared),
+            waiting: AtomicUsize::new(0),
+            loss: StateLoss::default(),
+        }
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.key.id()
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.key.name()
+    }
+
+    pub(super) fn key(&self) -> &Arc<BucketKey> {
+        &self.key
+    }
+
+    #[inline]
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// The declaration, with a version that is not newer than it.
+    pub(super) fn declared(&self) -> (u64, Declared) {
+        let declared = self.lock();
+        (self.version(), declared.clone())
+    }
+
+    /// Takes over another declaration. Nothing happens if a demand is counted the same under it.
+    pub(super) fn declare(&self, new: Declared) {
+        let mut declared = self.lock();
+        if let (Declared::As(one, _), Declared::As(other, _)) = (&*declared, &new)
+            && one.meters == other.meters
+        {
+            return;
+        }
+        *declared = new;
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Looks the calendars of a declaration up again, unless another one has replaced it.
+    pub(super) fn chart(&self, spec: &Arc<BucketSpec>, around: Micros) {
+        let mut declared = self.lock();
+        if matches!(&*declared, Declared::As(now, _) if Arc::ptr_eq(now, spec)) {
+            *declared = Declared::new(spec.clone(), around);
+            self.version.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// How many demands are known to wait for it.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// One demand more waits, unless `most` do. Only called under the lock of the bucket's session, so that no more do.
+    pub(super) fn start_waiting(&self, most: usize) -> bool {
+        let has_room = self.waiting() < most;
+        if has_room {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+        }
+        has_room
+    }
+
+    pub(super) fn stop_waiting(&self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Notes what a batch saw of the bucket. True if the store has lost the state that was seen before.
+    #[inline]
+    pub(super) fn saw(&self, seen: &Seen, in_process: bool) -> bool {
+        if in_process { self.loss.saw_in_any_order(seen) } else { self.loss.saw(seen) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Declared> {
+        self.declared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

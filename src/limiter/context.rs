@@ -1,0 +1,53 @@
+//! What all sessions of a limiter share: the store, the options, and who is told what happens.
+
+use std::sync::Arc;
+
+use super::builder::Options;
+use crate::{engine::Micros, observe::Event, quota::micros, store::Store};
+
+/// State in this process cannot outlive it, so neither can a lease in it.
+const ENDLESS: Micros = 1 << 50;
+
+/// What all sessions of a limiter share.
+#[derive(Debug)]
+pub(super) struct Context {
+    store: Arc<dyn Store>,
+    in_process: bool,
+    lease: Micros,
+    options: Options,
+}
+
+impl Context {
+    pub(super) fn new(store: Arc<dyn Store>, options: Options) -> Self {
+        let in_process = store.in_process();
+        let lease = if in_process { ENDLESS } else { micros(options.lease) };
+        Self { store, in_process, lease, options }
+    }
+
+    #[inline]
+    pub(super) fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    /// Whether callers apply their own operations, without a session's lock.
+    #[inline]
+    pub(super) fn in_process(&self) -> bool {
+        self.in_process
+    }
+
+    /// How long a session may be silent before the store takes what it has in flight for abandoned.
+    #[inline]
+    pub(super) fn lease(&self) -> Micros {
+        self.lease
+    }
+
+    pub(super) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Tells the observer. No lock may be held.
+    #[inline]
+    pub(super) fn tell<'a>(&self, event: impl FnOnce() -> Event<'a>) {
+        self.options.observing.tell(event);
+    }
+}

@@ -1,0 +1,123 @@
+//! What all handles of a limiter share: the registry of its buckets, what its sessions have in common, and what stands in
+//! for a store that cannot be reached.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::{
+    builder::{OnUnavailable, Options},
+    context::Context,
+    registry::{Found, Names, Registry, Superseded, declared_now},
+    target::Target,
+};
+use crate::{
+    error::{BadDemand, Throttled},
+    limits::{Limits, LimitsError, Table},
+    store::{MemoryStore, Store},
+};
+
+/// A limiter.
+pub(super) struct Inner {
+    context: Arc<Context>,
+    registry: RwLock<Registry>,
+    /// Stands in while the store cannot be reached.
+    fallback: Option<Arc<Self>>,
+}
+
+impl Inner {
+    /// A limiter with these limits and options.
+    pub(super) fn new(
+        limits: &Limits,
+        store: Option<Arc<dyn Store>>,
+        options: Options,
+    ) -> Result<Arc<Self>, LimitsError> {
+        let fallback = match options.on_unavailable {
+            OnUnavailable::Local { share } => {
+                let options = Options { on_unavailable: OnUnavailable::Fail, ..options.clone() };
+                Some(Self::new(&limits.scaled(share), None, options)?)
+            }
+            _ => None,
+        };
+        let store = store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
+        let registry = RwLock::new(Registry::new(Arc::new(limits.compile()?)));
+        Ok(Arc::new(Self { context: Arc::new(Context::new(store, options)), registry, fallback }))
+    }
+
+    #[inline]
+    pub(super) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    pub(super) fn fallback(&self) -> Option<&Arc<Self>> {
+        self.fallback.as_ref()
+    }
+
+    #[inline]
+    pub(super) fn registry(&self) -> RwLockReadGuard<'_, Registry> {
+        self.registry.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn registry_mut(&self) -> RwLockWriteGuard<'_, Registry> {
+        self.registry.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where demands on these names are counted; nothing if they are unlimited.
+    pub(super) fn find(&self, names: &Names) -> Result<Option<Arc<Target>>, Throttled> {
+        if let Some(target) = self.registry().find(names) {
+            return Ok(Some(target.clone()));
+        }
+        loop {
+            let table = self.registry().open_table()?;
+            let found = Found::of(names, &table)?;
+            let made = self.registry_mut().find_or_make(names, found, &table, &self.context);
+            return match made {
+                Ok(None) => Ok(None),
+                Ok(Some((target, has_changed))) => {
+                    if has_changed {
+                        target.session.follow_limits();
+                    }
+                    Ok(Some(target))
+                }
+                Err(Superseded) => continue,
+            };
+        }
+    }
+
+    /// Where demands on one bucket are counted.
+    pub(super) fn find_bucket(&self, bucket: &str) -> Result<Arc<Target>, Throttled> {
+        let names = Names::from_iter([bucket.to_owned().into()]);
+        self.find(&names)?
+            .ok_or_else(|| Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into())))
+    }
+
+    /// Replaces the limits.
+    pub(super) fn update(&self, limits: &Limits) -> Result<(), LimitsError> {
+        let table = Arc::new(limits.compile()?);
+        if let (Some(fallback), OnUnavailable::Local { share }) =
+            (&self.fallback, self.context.options().on_unavailable)
+        {
+            fallback.update(&limits.scaled(share))?;
+        }
+        let handles = self.registry_mut().replace(table.clone());
+        // This may ask the user's resolver, so no lock is held.
+        let declared = |table: &Table| {
+            handles.iter().map(|handle| (handle.clone(), declared_now(handle, table))).collect()
+        };
+        let declared = declared(&table);
+        let sessions = self.registry_mut().declare_all(&table, declared);
+        sessions.iter().for_each(|session| session.follow_limits());
+        Ok(())
+    }
+
+    /// Refuses every demand from now on, and those that wait; then waits until what is to be sent has reached the store, or it
+    /// does not answer.
+    pub(super) async fn close(&self) {
+        if let Some(fallback) = &self.fallback {
+            Box::pin(fallback.close()).await;
+        }
+        let sessions = self.registry_mut().close();
+        sessions.iter().for_each(|session| session.close());
+        for session in sessions {
+            session.flushed().await;
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! One batch: its buckets, its operations, and what each of them is for. A batch without an answer is in doubt; sent
+//! again under its number it tells what became of it.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use super::waiter::Waiter;
+use crate::{
+    engine::{Costs, Micros, Mode, On, Op, Seen, Verdict},
+    error::Throttled,
+    limiter::{
+        bucket_handle::BucketHandle,
+        bucket_set::{BucketSet, GrantedAt},
+    },
+    limits::BucketSpec,
+    store::Bucket,
+};
+
+/// At most this many buckets are part of a batch, unless one operation needs more.
+const MOST_BUCKETS: usize = 64;
+
+/// Where the verdict on an operation goes that is no demand.
+pub(in crate::limiter) type Report = oneshot::Sender<Result<Verdict, Throttled>>;
+
+/// What an operation of a batch is for.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// A pending demand.
+    Demand(Box<Waiter>),
+    /// These callers await it.
+    Report(SmallVec<[Report; 1]>),
+    /// It says who waits for the bucket of this id.
+    Heads(u64),
+    /// A demand of a batch that went without an answer. Its caller was told; what was granted is given back.
+    Orphan(Arc<BucketSet>, Costs),
+    /// Nothing follows from it.
+    Nothing,
+}
+
+/// The buckets of a batch, in the order in which operations name them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Buckets {
+    ids: Vec<u64>,
+    members: Vec<(Arc<BucketHandle>, Arc<BucketSpec>)>,
+    buckets: Vec<Bucket>,
+}
+
+impl Buckets {
+    pub(super) fn as_slice(&self) -> &[Bucket] {
+        &self.buckets
+    }
+
+    pub(super) fn ids(&self) -> &[u64] {
+        &self.ids
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Takes in the buckets of a set. Returns their indexes; nothing if there is no room, or if one is part of the batch
+    /// under other rules.
+    pub(super) fn place(&mut self, set: &BucketSet) -> Option<On> {
+        let (mut on, before) = (On::new(), self.ids.len());
+        for (handle, spec, bucket) in set.parts() {
+            match self.place_one(handle, spec, bucket, before == 0) {
+                Some(index) => on.push(index),
+                None => {
+                    self.truncate(before);
+                    return None;
+                }
+            }
+        }
+        Some(on)
+    }
+
+    fn place_one(
+        &mut self,
+        handle: &Arc<BucketHandle>,
+        spec: &Arc<BucketSpec>,
+        bucket: &Bucket,
+        is_first: bool,
+    ) -> Option<u16> {
+        if let Some(index) = self.ids.iter().position(|id| *id == handle.id()) {
+            let here = &self.buckets[index];
+            let is_same = Arc::ptr_eq(&here.rules, &bucket.rules) || here.rules == bucket.rules;
+            return is_same.then_some(index as u16);
+        }
+        if self.ids.len() >= MOST_BUCKETS && !is_first {
+            return None;
+        }
+        let index = u16::try_from(self.ids.len()).ok()?;
+        self.ids.push(handle.id());
+        self.members.push((handle.clone(), spec.clone()));
+        self.buckets.push(bucket.clone());
+        Some(index)
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.ids.truncate(len);
+        self.members.truncate(len);
+        self.buckets.truncate(len);
+    }
+
+    /// Looks the calendars up again, around this time of the store.
+    fn chart(&mut self, around: Micros) {
+        for ((handle, spec), bucket) in self.members.iter().zip(&mut self.buckets) {
+            bucket.rules = spec.rules(around).into_owned();
+            handle.chart(spec, around);
+        }
+    }
+
+    /// Notes what the batch saw of each bucket, and calls `lost` with the name of each whose state was lost.
+    pub(super) fn saw(&self, seen: &[Seen], in_process: bool, mut lost: impl FnMut(&str)) {
+        for ((handle, _), seen) in self.members.iter().zip(seen) {
+            if handle.saw(seen, in_process) {
+                lost(handle.name());
+            }
+        }
+    }
+}
+
+/// A batch on its way to the store.
+#[derive(Debug, Default)]
+pub(in crate::limiter) struct Batch {
+    seq: u64,
+    buckets: Buckets,
+    ops: Vec<Op>,
+    jobs: Vec<Job>,
+}
+
+impl Batch {
+    pub(super) fn new(buckets: Buckets) -> Self {
+        Self { buckets, ..Self::default() }
+    }
+
+    pub(super) fn push(&mut self, op: Op, job: Job) {
+        self.ops.push(op);
+        self.jobs.push(job);
+    }
+
+    pub(super) fn number(&mut self, seq: u64) {
+        self.seq = seq;
+    }
+
+    pub(super) fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    pub(super) fn buckets(&self) -> &Buckets {
+        &self.buckets
+    }
+
+    pub(super) fn buckets_mut(&mut self) -> &mut Buckets {
+        &mut self.buckets
+    }
+
+    pub(super) fn ops(&self) -> &[Op] {
+        &self.ops
+    }
+
+    pub(super) fn chart(&mut self, around: Micros) {
+        self.buckets.chart(around);
+    }
+
+    /// When a demand was granted by the operation of this index.
+    pub(super) fn granted_at(&self, index: usize, seen: &[Seen]) -> GrantedAt {
+        let on: &[u16] = match &self.ops[index] {
+            Op::Reserve(reserve) => &reserve.on,
+            _ => &[],
+        };
+        GrantedAt::new(
+            on.iter().map(|&bucket| seen.get(usize::from(bucket)).map_or(0, |seen| seen.now)),
+        )
+    }
+
+    pub(super) fn take_jobs(&mut self) -> Vec<Job> {
+        std::mem::take(&mut self.jobs)
+    }
+
+    /// Makes it what is sent again after it went without an answer. Its demands are no one's now: if it was not applied the
+    /// first time they reserve nothing, and nothing waits. Returns the jobs of the callers that are to be told.
+    pub(super) fn give_up(&mut self) -> Vec<Job> {
+        let told = std::mem::take(&mut self.jobs);
+        self.jobs = self.ops.iter_mut().zip(&told).map(|(op, job)| orphan(op, job)).collect();
+        told
+    }
+
+    /// The same batch once more, after it was [given up](Self::give_up).
+    pub(super) fn again(&self) -> Self {
+        let again = |job: &Job| match job {
+            Job::Orphan(set, costs) => Job::Orphan(set.clone(), costs.clone()),
+            Job::Heads(bucket) => Job::Heads(*bucket),
+            _ => Job::Nothing,
+        };
+        Self {
+            seq: self.seq,
+            buckets: self.buckets.clone(),
+            ops: self.ops.clone(),
+            jobs: self.jobs.iter().map(again).collect(),
+        }
+    }
+}
+
+fn orphan(op: &mut Op, job: &Job) -> Job {
+    match (op, job) {
+        (Op::Reserve(reserve), job) => {
+            reserve.mode = Mode::Dry;
+            match job {
+                Job::Demand(waiter) => {
+                    Job::Orphan(waiter.ask().set().clone(), reserve.costs.clone())
+                }
+                Job::Orphan(set, costs) => Job::Orphan(set.clone(), costs.clone()),
+                _ => Job::Nothing,
+            }
+        }
+        (Op::Waiting { lines, .. }, job) => {
+            *lines = Box::default();
+            match job {
+                Job::Heads(bucket) => Job::Heads(*bucket),
+                _ => Job::Nothing,
+            }
+        }
+        _ => Job::Nothing,
+    }
+}

@@ -1,0 +1,331 @@
+//! The waiters of one session that one quota holds back, in the order in which they are served: the flow with the smallest
+//! tag is next, and inside a flow the oldest demand.
+
+use std::collections::BTreeMap;
+
+use smallvec::SmallVec;
+
+use super::waiter::{Again, Ask, Rank, Waiter};
+use crate::engine::{self, Flow, Micros, Violation};
+
+/// Waiters from the front that are looked at first, and after a refusal.
+const FIRST_LOOK: usize = 4;
+/// The most that are looked at in one batch.
+pub(super) const LONGEST_LOOK: usize = 64;
+/// The store takes note of this many groups at most.
+const MOST_TOLD: usize = 4;
+
+/// The waiters that one quota, or the pause of a bucket, holds back.
+#[derive(Debug)]
+pub(super) struct Line {
+    groups: SmallVec<[Group; 1]>,
+    /// How its front was last refused, and when.
+    known: Option<(Violation, Micros)>,
+    /// When to look at the front again.
+    due: Option<Micros>,
+    /// How many from the front are looked at.
+    look: usize,
+    /// Waiters in the batch in flight, and those of them that were granted.
+    sent: usize,
+    granted: usize,
+}
+
+/// Waiters of one class and flow.
+#[derive(Debug)]
+struct Group {
+    headroom: u64,
+    flow: Flow,
+    /// The bucket where the flow takes turns with others.
+    space: u64,
+    /// The start tag of the flow, once the store has told it.
+    tag: Option<f64>,
+    /// How far a grant of this cost moves the flow on, as last told.
+    part: (f64, u64),
+    /// Each with its cost on the quota.
+    waiters: BTreeMap<Rank, u64>,
+    sum: u64,
+}
+
+impl Group {
+    fn is_of(&self, ask: &Ask) -> bool {
+        self.headroom == ask.headroom() && self.has_flow_of(ask)
+    }
+
+    fn has_flow_of(&self, ask: &Ask) -> bool {
+        self.flow.id == ask.flow().id && self.space == ask.space()
+    }
+
+    /// Whether the flow takes turns with another one, so that their tags say which of two waiters is next.
+    fn takes_turns_with(&self, flow: u64, space: u64, headroom: u64) -> bool {
+        self.space == space && self.headroom == headroom && self.flow.id != flow
+    }
+
+    fn first(&self) -> Option<(Rank, u64)> {
+        self.waiters.first_key_value().map(|(rank, cost)| (*rank, *cost))
+    }
+
+    /// How far a grant of this cost moves the flow on, about.
+    fn part_of(&self, cost: u64) -> f64 {
+        match self.part {
+            (_, 0) => 0.0,
+            (part, of) => part * cost as f64 / of as f64,
+        }
+    }
+}
+
+impl Line {
+    pub(super) fn new() -> Self {
+        Self {
+            groups: SmallVec::new(),
+            known: None,
+            due: None,
+            look: FIRST_LOOK,
+            sent: 0,
+            granted: 0,
+        }
+    }
+
+    /// Whether it can be forgotten.
+    pub(super) fn is_over(&self) -> bool {
+        self.groups.is_empty() && self.sent == 0
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    pub(super) fn insert(&mut self, rank: Rank, ask: &Ask, cost: u64) {
+        let index = self.groups.iter().position(|group| group.is_of(ask)).unwrap_or_else(|| {
+            let tag =
+                self.groups.iter().find(|group| group.has_flow_of(ask)).and_then(|group| group.tag);
+            self.groups.push(Group {
+                headroom: ask.headroom(),
+                flow: ask.flow(),
+                space: ask.space(),
+                tag,
+                part: (0.0, 0),
+                waiters: BTreeMap::new(),
+                sum: 0,
+            });
+            self.groups.len() - 1
+        });
+        let group = &mut self.groups[index];
+        if let Some(before) = group.waiters.insert(rank, cost) {
+            group.sum = group.sum.saturating_sub(before);
+        }
+        group.sum = group.sum.saturating_add(cost);
+    }
+
+    /// Takes a waiter out. Returns true if it was the first of its class and flow, as the store may know.
+    pub(super) fn remove(&mut self, rank: Rank, ask: &Ask) -> bool {
+        let Some(index) = self.groups.iter().position(|group| group.is_of(ask)) else {
+            return false;
+        };
+        let group = &mut self.groups[index];
+        let was_first = group.first().is_some_and(|(first, _)| first == rank);
+        if let Some(cost) = group.waiters.remove(&rank) {
+            group.sum = group.sum.saturating_sub(cost);
+        }
+        if group.waiters.is_empty() {
+            self.groups.swap_remove(index);
+        }
+        was_first
+    }
+
+    /// Whether a waiter goes before a demand of this rank that is not in the line.
+    pub(super) fn blocks(&self, rank: Rank, ask: &Ask) -> bool {
+        let tag =
+            self.groups.iter().find(|group| group.has_flow_of(ask)).and_then(|group| group.tag);
+        self.groups.iter().filter(|group| group.headroom <= ask.headroom()).any(|group| {
+            let Some((first, _)) = group.first() else { return false };
+            if !group.takes_turns_with(ask.flow().id, ask.space(), ask.headroom()) {
+                return first < rank;
+            }
+            // Only the store knows whether a flow is next that did not wait.
+            tag.is_some_and(|tag| (group.tag.unwrap_or(0.0), first) < (tag, rank))
+        })
+    }
+
+    /// How many go before a demand of this rank.
+    pub(super) fn position(&self, rank: Rank, ask: &Ask) -> usize {
+        let blocking = self.groups.iter().filter(|group| group.headroom <= ask.headroom());
+        blocking
+            .map(|group| match group.waiters.last_key_value() {
+                Some((last, _)) if *last < rank => group.waiters.len(),
+                _ => group.waiters.range(..rank).count(),
+            })
+            .sum()
+    }
+
+    /// Takes note of what the store said of the flow of a waiter that was refused, if it is the first of its group.
+    pub(super) fn flow_told(&mut self, rank: Rank, ask: &Ask, (tag, part): (f64, f64), cost: u64) {
+        let is_first = |group: &Group| {
+            group.is_of(ask) && group.first().is_some_and(|(first, _)| first == rank)
+        };
+        if self.groups.iter().any(is_first) {
+            for group in self.groups.iter_mut().filter(|group| group.has_flow_of(ask)) {
+                group.tag = Some(tag);
+                group.part = (part, cost);
+            }
+        }
+    }
+
+    /// A waiter of the batch in flight was granted, which moved its flow on by `part`.
+    pub(super) fn granted(&mut self, ask: &Ask, part: f64) {
+        self.granted += 1;
+        for group in self.groups.iter_mut().filter(|group| group.has_flow_of(ask)) {
+            group.tag = group.tag.map(|tag| tag + part);
+        }
+    }
+
+    /// A waiter was taken into the batch that is about to be sent.
+    pub(super) fn sent(&mut self) {
+        self.sent += 1;
+    }
+
+    /// The batch in flight was answered: looks further if all its waiters were granted, otherwise only a little.
+    pub(super) fn answered(&mut self) {
+        let (sent, granted) = (std::mem::take(&mut self.sent), std::mem::take(&mut self.granted));
+        if sent > 0 {
+            let look = if granted == sent { self.look * 2 } else { granted + FIRST_LOOK };
+            self.look = look.min(LONGEST_LOOK);
+        }
+    }
+
+    /// The classes of its waiters, by the headroom that they leave.
+    pub(super) fn classes(&self) -> SmallVec<[u64; 2]> {
+        let mut classes: SmallVec<[u64; 2]> =
+            self.groups.iter().map(|group| group.headroom).collect();
+        classes.sort_unstable();
+        classes.dedup();
+        classes
+    }
+
+    /// The waiters that can block a demand of a class, in order.
+    pub(super) fn in_order(&self, headroom: u64) -> impl Iterator<Item = Rank> {
+        Order {
+            cursors: self
+                .groups
+                .iter()
+                .filter(|group| group.headroom <= headroom)
+                .map(|group| Cursor {
+                    group,
+                    ahead: group.waiters.iter().peekable(),
+                    tag: group.tag.unwrap_or(0.0),
+                })
+                .collect(),
+        }
+    }
+
+    /// How many from the front are to be looked at.
+    pub(super) fn look(&self) -> usize {
+        self.look
+    }
+
+    /// The first of each class.
+    pub(super) fn fronts(&self) -> SmallVec<[Rank; 2]> {
+        let mut fronts: SmallVec<[Rank; 2]> =
+            self.classes().iter().filter_map(|class| self.in_order(*class).next()).collect();
+        fronts.dedup();
+        fronts
+    }
+
+    pub(super) fn known(&self) -> Option<&(Violation, Micros)> {
+        self.known.as_ref()
+    }
+
+    /// Its front was refused like this.
+    pub(super) fn set_known(&mut self, known: Option<(Violation, Micros)>) {
+        self.known = known;
+    }
+
+    pub(super) fn due(&self) -> Option<Micros> {
+        self.due
+    }
+
+    pub(super) fn set_due(&mut self, due: Option<Micros>) {
+        self.due = due;
+    }
+
+    /// What the store is to know of the waiters, which are not in the batch: the first groups in order.
+    pub(super) fn told(&self, rule: u16, now: Micros) -> impl Iterator<Item = engine::Line> {
+        let mut groups: SmallVec<[&Group; 4]> = self.groups.iter().collect();
+        let place = |group: &Group| (group.tag.unwrap_or(0.0), group.first().map(|(rank, _)| rank));
+        groups.sort_by(|one, other| {
+            let (one, other) = (place(one), place(other));
+            one.0.total_cmp(&other.0).then(one.1.cmp(&other.1))
+        });
+        groups.into_iter().take(MOST_TOLD).filter_map(move |group| {
+            let ((first, cost), (last, _)) = (group.first()?, group.waiters.last_key_value()?);
+            Some(engine::Line {
+                rule,
+                headroom: group.headroom,
+                flow: group.flow,
+                space: group.space,
+                waiter: first.entry(),
+                age: first.age(now),
+                cost,
+                part: group.part_of(cost),
+                count: group.waiters.len() as u64,
+                sum: group.sum,
+                last: last.age(now),
+            })
+        })
+    }
+}
+
+/// Merges the groups of a line.
+struct Order<'a> {
+    cursors: SmallVec<[Cursor<'a>; 1]>,
+}
+
+/// The waiters of a group that are still to come.
+struct Cursor<'a> {
+    group: &'a Group,
+    ahead: std::iter::Peekable<std::collections::btree_map::Iter<'a, Rank, u64>>,
+    /// The tag of the flow after those that came.
+    tag: f64,
+}
+
+impl Iterator for Order<'_> {
+    type Item = Rank;
+
+    fn next(&mut self) -> Option<Rank> {
+        let mut next: Option<(usize, &Group, f64, Rank)> = None;
+        for (index, cursor) in self.cursors.iter_mut().enumerate() {
+            let Some(&(&rank, _)) = cursor.ahead.peek() else { continue };
+            let Group { flow, space, headroom, .. } = cursor.group;
+            let goes_before = |(other, tag, first): (&Group, f64, Rank)| match other
+                .takes_turns_with(flow.id, *space, *headroom)
+            {
+                true => (cursor.tag, rank) < (tag, first),
+                false => rank < first,
+            };
+            if next.is_none_or(|(_, group, tag, first)| goes_before((group, tag, first))) {
+                next = Some((index, cursor.group, cursor.tag, rank));
+            }
+        }
+        let (index, ..) = next?;
+        let (&rank, &cost) = self.cursors[index].ahead.next()?;
+        if self.cursors.len() > 1 {
+            let group = self.cursors[index].group;
+            let part = group.part_of(cost);
+            let of_flow = |cursor: &&mut Cursor<'_>| {
+                (cursor.group.flow.id, cursor.group.space) == (group.flow.id, group.space)
+            };
+            self.cursors.iter_mut().filter(of_flow).for_each(|cursor| cursor.tag += part);
+        }
+        Some(rank)
+    }
+}
+
+/// When to look at a line, given its fronts.
+pub(super) fn due_of<'w>(fronts: impl Iterator<Item = &'w Waiter>) -> Option<Micros> {
+    fronts
+        .filter_map(|waiter| match waiter.again() {
+            Again::Now => Some(0),
+            Again::At(time) => Some(time),
+            Again::WhenTold => None,
+        })
+        .min()
+}

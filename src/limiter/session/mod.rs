@@ -1,0 +1,560 @@
+//! A session: the link of one limiter to one partition of a store. All demands of the limiter that wait there stand in its
+//! queue, and everything that is asked for at the same time travels in one batch.
+//!
+//! A store in this process answers at once, so there callers apply their own operations, without a lock of the session, and
+//! only demands that have to wait come here. The [driver](driver) is a task that exists while there is something to send, to
+//! wait for or to keep alive.
+
+mod batch;
+pub(super) mod driver;
+mod health;
+mod leases;
+mod line;
+mod outbox;
+mod state;
+pub(super) mod ticket;
+mod transmit;
+mod wait_queue;
+mod waiter;
+mod wakeups;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use smallvec::SmallVec;
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+use self::{
+    batch::Batch,
+    health::Health,
+    outbox::frees,
+    state::{Conditions, Effects, Setup, State, Turn},
+    transmit::MAX_CHARTS,
+    wait_queue::{Hints, Told},
+    waiter::Rank,
+    wakeups::Wakeups,
+};
+pub(super) use self::{
+    outbox::Outgoing,
+    waiter::{Ask, Grant, Outcome},
+};
+use super::{
+    bucket_set::{BucketSet, GrantedAt},
+    context::Context,
+    settle::{Settling, no_runtime},
+};
+use crate::{
+    engine::{
+        Answer, MAX_AMOUNT, Micros, Op, Outcome as Applied, Refused, Reserve, Seen, Settle, Verdict,
+    },
+    error::{Refusal, Throttled},
+    observe::Event,
+    quota::micros,
+    store::{self, Reply, StoreError},
+};
+
+/// Times are counted from this long before the session began, so that no arrival is before all time.
+const EPOCH: Micros = 400 * 86_400 * 1_000_000;
+
+/// One limiter's link to one partition of a store.
+pub(super) struct Session {
+    context: Arc<Context>,
+    partition: Arc<str>,
+    /// Names it to the store.
+    id: AtomicU64,
+    began: Instant,
+    closed: AtomicBool,
+    /// Demands are pending. Set under the lock of the state.
+    occupied: AtomicBool,
+    health: Health,
+    wakeups: Wakeups,
+    /// Wakes the driver.
+    wake: Notify,
+    /// Starts a driver. Here, so that nothing that uses a session can forget to.
+    start_driver: fn(&Arc<Session>),
+    guarded: Mutex<Guarded>,
+}
+
+#[derive(Debug)]
+struct Guarded {
+    state: State,
+    driver: Driver,
+    /// To be told when all that is to be sent now has reached the store, or could not.
+    flushing: Vec<oneshot::Sender<()>>,
+}
+
+/// What the driver is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Driver {
+    None,
+    /// It sleeps until it is woken or it is time.
+    Asleep,
+    /// It is going to look what there is to do.
+    Awake,
+}
+
+impl Session {
+    pub(super) fn new(
+        context: Arc<Context>,
+        partition: &str,
+        start_driver: fn(&Arc<Session>),
+    ) -> Arc<Self> {
+        let state = State::new(Setup {
+            in_process: context.in_process(),
+            lease: context.lease(),
+            max_waiting: context.options().max_waiting,
+        });
+        Arc::new_cyclic(|session| Self {
+            partition: partition.into(),
+            id: AtomicU64::new(new_id()),
+            began: Instant::now(),
+            closed: AtomicBool::new(false),
+            occupied: AtomicBool::new(false),
+            health: Health::default(),
+            wakeups: Wakeups::new(session.clone()),
+            wake: Notify::new(),
+            start_driver,
+            guarded: Mutex::new(Guarded { state, driver: Driver::None, flushing: Vec::new() }),
+            context,
+        })
+    }
+
+    pub(super) fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    pub(super) fn health(&self) -> &Health {
+        &self.health
+    }
+
+    #[inline]
+    fn lock(&self) -> MutexGuard<'_, Guarded> {
+        // Nothing under this lock panics by design; a session that did is still consistent enough to go on.
+        self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, and makes sure that a driver sees to what there is to do then.
+    fn change<R>(self: &Arc<Self>, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut guarded = self.lock();
+        let result = change(&mut guarded.state);
+        self.occupied.store(guarded.state.is_occupied(), Ordering::Release);
+        match guarded.driver {
+            Driver::Asleep if guarded.state.is_due() => {
+                guarded.driver = Driver::Awake;
+                drop(guarded);
+                self.wake.notify_one();
+            }
+            Driver::None if guarded.state.needs_driver() => {
+                drop(guarded);
+                (self.start_driver)(self);
+            }
+            _ => {}
+        }
+        result
+    }
+
+    fn now(&self) -> Micros {
+        self.time_of(Instant::now())
+    }
+
+    /// An instant as a number. Instants of another runtime may be before the session began.
+    fn time_of(&self, instant: Instant) -> Micros {
+        match instant.checked_duration_since(self.began) {
+            Some(after) => EPOCH.saturating_add(micros(after)),
+            None => EPOCH.saturating_sub(micros(self.began.duration_since(instant))),
+        }
+    }
+
+    fn instant_of(&self, time: Micros) -> Instant {
+        self.began + Duration::from_micros(time.saturating_sub(EPOCH))
+    }
+
+    #[inline]
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Reserves a demand where the store answers at once and no demand of the session has to go first that the store does not
+    /// know. Returns nothing if it has to be queued.
+    #[inline]
+    pub(super) fn reserve_directly(
+        &self,
+        set: &Arc<BucketSet>,
+        reserve: Reserve,
+    ) -> Option<Result<(GrantedAt, bool), Result<Box<Refused>, Throttled>>> {
+        if !self.context.in_process()
+            || self.occupied.load(Ordering::Acquire) && !self.lock().state.is_registered()
+        {
+            return None;
+        }
+        Some(match self.apply_directly(set, &Op::Reserve(reserve)) {
+            Ok((Verdict::Granted { probe }, seen)) => {
+                Ok((GrantedAt::new(seen.iter().map(|seen| seen.now)), probe))
+            }
+            Ok((Verdict::Refused(refused), _)) => Err(Ok(refused)),
+            Ok(_) => Ok((GrantedAt::All(0), false)),
+            Err(error) => Err(Err(error)),
+        })
+    }
+
+    /// Whether a demand that is to wait stands behind others, so that it need not be tried. No demand does where none waits.
+    #[inline]
+    pub(super) fn is_occupied(&self) -> bool {
+        self.occupied.load(Ordering::Acquire)
+    }
+
+    /// Whether a demand that arrives now has to wait behind others.
+    pub(super) fn blocks(&self, ask: &Ask) -> bool {
+        let now = self.now();
+        self.lock().state.blocks(ask, now)
+    }
+
+    /// Applies one operation on all buckets of a set to a store in this process.
+    fn apply_directly(
+        &self,
+        set: &Arc<BucketSet>,
+        op: &Op,
+    ) -> Result<(Verdict, SmallVec<[Seen; 1]>), Throttled> {
+        let (mut refreshed, mut set) = (None, set);
+        for _ in 0..=MAX_CHARTS {
+            let (id, lease) = (self.id.load(Ordering::Relaxed), self.context.lease());
+            let batch = store::Batch::new(id, 0, lease, set.buckets(), std::slice::from_ref(op));
+            let Reply::Now(Answer { wall, outcome }) = self.context.store().apply(&batch) else {
+                break;
+            };
+            match outcome {
+                Applied::Applied { buckets, mut verdicts } => {
+                    set.saw(&buckets, true, |bucket| {
+                        self.context.tell(|| Event::StateLost { bucket })
+                    });
+                    return Ok((verdicts.pop().unwrap_or(Verdict::Done), buckets));
+                }
+                Applied::Uncharted => {
+                    let next = set.charted(wall);
+                    set = refreshed.insert(next);
+                }
+                Applied::Stale => break,
+            }
+        }
+        Err(transmit::unanswerable())
+    }
+
+    /// Takes in a demand that could not be applied at once.
+    ///
+    /// # Errors
+    /// What becomes of it at once.
+    fn enter(
+        self: &Arc<Self>,
+        ask: Ask,
+        arrived: Instant,
+        deadline: Option<Instant>,
+    ) -> Result<(Rank, oneshot::Receiver<Outcome>), Outcome> {
+        if let Some(error) = self.health.down() {
+            return Err(Outcome::Refused(Throttled::Store(error)));
+        }
+        let (set, (sender, answer)) = (ask.set().clone(), oneshot::channel());
+        let (arrived, deadline) =
+            (self.time_of(arrived), deadline.map(|deadline| self.time_of(deadline)));
+        let (rank, waits) = self.change(|state| state.enter(ask, arrived, deadline, sender))?;
+        if let Some(position) = waits {
+            self.context.tell(|| Event::WaitStarted { bucket: set.name(), position });
+        }
+        Ok((rank, answer))
+    }
+
+    /// Takes out a demand whose caller gives up. Returns what it waited for, if it was in the queue.
+    fn leave(self: &Arc<Self>, rank: Rank) -> Option<Refusal> {
+        let now = self.now();
+        self.change(|state| state.leave(rank, now))
+    }
+
+    /// Takes out a demand whose time is up, unless the store has yet to say whether it has to wait at all.
+    fn expire(self: &Arc<Self>, rank: Rank) -> Option<Refusal> {
+        let waits = self.lock().state.is_waiting(rank);
+        if waits { self.leave(rank) } else { None }
+    }
+
+    /// What a demand waits for.
+    fn waits_for(&self, rank: Rank) -> Option<Refusal> {
+        let now = self.now();
+        self.lock().state.waits_for(rank, now)
+    }
+
+    /// Applies, or sends, an operation that must not get lost. `ends` says that a reservation is over with it.
+    pub(super) fn send(self: &Arc<Self>, outgoing: Outgoing, ends: bool) -> Settling {
+        if self.context.in_process() {
+            self.send_directly(outgoing)
+        } else {
+            self.enqueue(outgoing, ends)
+        }
+    }
+
+    fn enqueue(self: &Arc<Self>, mut outgoing: Outgoing, ends: bool) -> Settling {
+        let (report, verdict) = oneshot::channel();
+        outgoing.report_to(report);
+        self.change(|state| state.push(outgoing, ends));
+        Settling::enqueued(verdict)
+    }
+
+    /// Applies, or sends, an operation that is worth nothing later.
+    pub(super) fn send_passing(self: &Arc<Self>, outgoing: Outgoing) -> Settling {
+        if self.context.in_process() {
+            // A question is answered after the store has heard that the last waiters left.
+            let has_to_wait = outgoing.is_question()
+                && !self.is_occupied()
+                && self.lock().state.has_changed_heads();
+            return match has_to_wait && Handle::try_current().is_ok() {
+                true => self.enqueue(outgoing, false),
+                false => self.send_directly(outgoing),
+            };
+        }
+        if let Some(error) = self.health.down() {
+            return Settling::failed(Throttled::Store(error));
+        }
+        if self.lock().driver == Driver::None && Handle::try_current().is_err() {
+            return Settling::failed(no_runtime());
+        }
+        self.send(outgoing, false)
+    }
+
+    fn send_directly(self: &Arc<Self>, outgoing: Outgoing) -> Settling {
+        let (op, set) = outgoing.into_present();
+        self.settle_directly(&set, &op)
+    }
+
+    /// Applies an operation to a store in this process, on a set that is up to date.
+    #[inline]
+    pub(super) fn settle_directly(self: &Arc<Self>, set: &Arc<BucketSet>, op: &Op) -> Settling {
+        let applied = self.apply_directly(set, op);
+        // Demands of this session that came to wait before it was applied are seen here; later ones find it applied.
+        if self.occupied.load(Ordering::Acquire) && frees(op) {
+            set.handles().for_each(|handle| self.look(handle.id()));
+        }
+        match applied {
+            Ok((Verdict::Done, _)) => Settling::done(),
+            Ok((verdict, _)) => Settling::answered(verdict),
+            Err(error) => Settling::failed(error),
+        }
+    }
+
+    /// Gives back a grant that did not reach its caller.
+    fn release(self: &Arc<Self>, grant: Grant) {
+        let Grant { set, costs, at, .. } = grant;
+        drop(self.send(Outgoing::lasting(Settle::release(&set, costs, &at), set, 0), true));
+    }
+
+    /// A demand of the session may fit in a bucket.
+    fn look(self: &Arc<Self>, bucket: u64) {
+        self.change(|state| state.look(bucket));
+    }
+
+    /// Counts the waiters anew whose limits have changed.
+    pub(super) fn follow_limits(self: &Arc<Self>) {
+        let effects = self.change(State::follow_limits);
+        self.make_true(effects);
+    }
+
+    /// Refuses every demand from now on, and those that wait.
+    pub(super) fn close(self: &Arc<Self>) {
+        self.closed.store(true, Ordering::Relaxed);
+        let effects = self.change(State::close);
+        self.make_true(effects);
+    }
+
+    /// Waits until all that is to be sent now has reached the store, or could not.
+    pub(super) async fn flushed(self: &Arc<Self>) {
+        let (sender, flushed) = oneshot::channel();
+        {
+            let mut guarded = self.lock();
+            if guarded.state.is_flushed() || self.health.down().is_some() {
+                return;
+            }
+            guarded.flushing.push(sender);
+        }
+        // Should there be no driver, as after its runtime ended.
+        self.change(|_| ());
+        // What could not be sent is sent again for as long as the runtime lives.
+        let _ = flushed.await;
+    }
+
+    /// Begins to drive, unless another driver does.
+    fn start(&self) -> bool {
+        let mut guarded = self.lock();
+        let starts = guarded.driver == Driver::None;
+        if starts {
+            guarded.driver = Driver::Awake;
+        }
+        starts
+    }
+
+    /// What the driver is to do next.
+    fn turn(self: &Arc<Self>) -> Turn {
+        let conditions = self.conditions();
+        let mut guarded = self.lock();
+        let (turn, effects) = guarded.state.turn(conditions);
+        self.occupied.store(guarded.state.is_occupied(), Ordering::Release);
+        guarded.driver = match &turn {
+            Turn::Send(_) => Driver::Awake,
+            Turn::Sleep(_) => Driver::Asleep,
+            Turn::Stop => Driver::None,
+        };
+        drop(guarded);
+        self.make_true(effects);
+        turn
+    }
+
+    fn conditions(&self) -> Conditions {
+        let is_awaited = self.lock().state.is_awaited();
+        let resumes_at = self.health.resumes_at(is_awaited).map(|at| self.time_of(at));
+        Conditions { now: self.now(), hints: self.hints(), resumes_at }
+    }
+
+    /// Whether hints arrive. Asks for them once demands wait.
+    fn hints(&self) -> Hints {
+        if !self.is_occupied() {
+            return Hints::None;
+        }
+        let works = self.wakeups.work(|hint| {
+            self.context.store().listen(&self.partition, self.id.load(Ordering::Relaxed), hint)
+        });
+        match (works, self.context.in_process()) {
+            (false, _) => Hints::None,
+            (true, true) => Hints::Reliable,
+            (true, false) => Hints::Work,
+        }
+    }
+
+    /// The batch in flight has an answer, or will have none.
+    fn arrived(self: &Arc<Self>, batch: Batch, result: Result<Answer, StoreError>) {
+        match result.map(|answer| answer.outcome) {
+            Ok(Applied::Applied { buckets, verdicts }) => self.applied(batch, &buckets, verdicts),
+            Ok(Applied::Stale | Applied::Uncharted) => {
+                self.failed(batch, Some(&transmit::unanswerable()));
+                let effects = self.change(State::forget_doubt);
+                self.make_true(effects);
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                if self.health.failed(&error) {
+                    self.context.tell(|| Event::Degraded { error: &error });
+                }
+                self.failed(batch, Some(&Throttled::Store(error)));
+            }
+        }
+    }
+
+    fn applied(
+        self: &Arc<Self>,
+        batch: Batch,
+        seen: &[Seen],
+        verdicts: impl IntoIterator<Item = Verdict>,
+    ) {
+        if self.health.answered() {
+            self.context.tell(|| Event::Recovered);
+        }
+        let in_process = self.context.in_process();
+        batch
+            .buckets()
+            .saw(seen, in_process, |bucket| self.context.tell(|| Event::StateLost { bucket }));
+        let conditions = Conditions { now: self.now(), hints: self.hints(), resumes_at: None };
+        let effects = self.change(|state| state.applied(batch, seen, verdicts, conditions));
+        self.make_true(effects);
+        self.tell_flushed(|state| state.is_flushed());
+    }
+
+    fn failed(self: &Arc<Self>, batch: Batch, error: Option<&Throttled>) {
+        let now = self.now();
+        let effects = self.change(|state| state.failed(batch, error, now));
+        self.make_true(effects);
+        self.tell_flushed(|_| true);
+    }
+
+    fn tell_flushed(&self, is_over: impl FnOnce(&State) -> bool) {
+        let mut guarded = self.lock();
+        if is_over(&guarded.state) {
+            // Dropping them tells.
+            drop(std::mem::take(&mut guarded.flushing));
+        }
+    }
+
+    /// The driver stops although there may be something to wait for. Returns false if there is.
+    fn stop(&self) -> bool {
+        let mut guarded = self.lock();
+        let can_stop = !guarded.state.is_occupied();
+        if can_stop {
+            guarded.driver = Driver::None;
+        }
+        can_stop
+    }
+
+    /// The driver is gone, and perhaps its runtime. `batch` was in flight.
+    fn abandoned(self: &Arc<Self>, batch: Option<Batch>) {
+        if let Some(batch) = batch {
+            self.failed(batch, None);
+        }
+        let mut guarded = self.lock();
+        let effects = guarded.state.abandon();
+        guarded.driver = Driver::None;
+        self.occupied.store(guarded.state.is_occupied(), Ordering::Release);
+        drop(guarded);
+        self.make_true(effects);
+        self.tell_flushed(|_| true);
+    }
+
+    /// Does what comes of a change of the state. No lock is held: this wakes callers and tells observers.
+    fn make_true(self: &Arc<Self>, effects: Effects) {
+        let Effects { told, reports, rename } = effects;
+        if rename {
+            self.id.store(new_id(), Ordering::Relaxed);
+            self.wakeups.end();
+        }
+        for told in told {
+            match told {
+                Told::HasToWait { set, position } => {
+                    self.context.tell(|| Event::WaitStarted { bucket: set.name(), position });
+                }
+                Told::Outcome(to, outcome) => {
+                    if let Err(Outcome::Granted(grant)) = to.send(outcome) {
+                        self.release(grant);
+                    }
+                }
+            }
+        }
+        // A caller that does not listen any more need not know.
+        reports.into_iter().for_each(|(to, verdict)| drop(to.send(verdict)));
+    }
+
+    /// What the store is sent.
+    fn as_sent<'a>(&self, batch: &'a Batch) -> store::Batch<'a> {
+        let id = self.id.load(Ordering::Relaxed);
+        store::Batch::new(
+            id,
+            batch.seq(),
+            self.context.lease(),
+            batch.buckets().as_slice(),
+            batch.ops(),
+        )
+    }
+}
+
+/// Names of sessions are drawn, since no two may be alike.
+fn new_id() -> u64 {
+    fastrand::u64(1..MAX_AMOUNT)
+}
+
+/// Part of every reservation's, so it is short.
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("partition", &self.partition).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,191 @@
+//! Operations that are no demands and wait to be sent: settles, feedback, questions. They travel in the order in which they
+//! came.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use smallvec::SmallVec;
+
+use super::batch::{Buckets, Job, Report};
+use crate::{
+    engine::{On, Op},
+    limiter::bucket_set::BucketSet,
+};
+
+/// At most this many travel in one batch.
+const MOST_SENT: usize = 256;
+
+/// An operation to be sent. It names its buckets by their indexes in a set.
+#[derive(Debug)]
+pub(in crate::limiter) struct Outgoing {
+    op: Op,
+    set: Arc<BucketSet>,
+    /// Whether it must not get lost when the store does not answer.
+    lasts: bool,
+    /// The reservation that it adjusts or settles, if that may be adjusted more than once; 0 otherwise.
+    reservation: u64,
+    reports: SmallVec<[Report; 1]>,
+}
+
+impl Outgoing {
+    /// One that is worth nothing later.
+    pub(in crate::limiter) fn passing(op: Op, set: Arc<BucketSet>) -> Self {
+        Self { op, set, lasts: false, reservation: 0, reports: SmallVec::new() }
+    }
+
+    /// One that must not get lost, of a reservation.
+    pub(in crate::limiter) fn lasting(op: Op, set: Arc<BucketSet>, reservation: u64) -> Self {
+        Self { op, set, lasts: true, reservation, reports: SmallVec::new() }
+    }
+
+    pub(super) fn set(&self) -> &Arc<BucketSet> {
+        &self.set
+    }
+
+    /// Whether it changes nothing.
+    pub(super) fn is_question(&self) -> bool {
+        matches!(self.op, Op::Status { .. })
+    }
+
+    pub(super) fn report_to(&mut self, report: Report) {
+        self.reports.push(report);
+    }
+
+    /// The operation with the set that it is to be applied on. Its amounts may have been counted under older limits.
+    pub(super) fn into_present(mut self) -> (Op, Arc<BucketSet>) {
+        let set = self.set.for_settling();
+        if !Arc::ptr_eq(&set, &self.set) {
+            set.translate(&mut self.op, &self.set);
+        }
+        (self.op, set)
+    }
+}
+
+/// Operations to be sent.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    queue: VecDeque<Outgoing>,
+    /// How many were taken out so far.
+    taken: u64,
+    /// The number of the last adjustment of each reservation that is in the queue.
+    adjusted: HashMap<u64, u64>,
+}
+
+/// What an outbox puts into a batch.
+#[derive(Debug, Default)]
+pub(super) struct Sendable {
+    /// With what they are for.
+    pub(super) ops: Vec<(Op, Job)>,
+    /// Those that only ask, which belong at the end.
+    pub(super) questions: Vec<(Op, Job)>,
+    /// The buckets that demands may fit in afterwards.
+    pub(super) freed: Vec<u64>,
+    /// Whether there are quotas among the buckets' that they are declared with no more, which must not hold demands back.
+    pub(super) has_older_quotas: bool,
+}
+
+impl Outbox {
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Whether a caller waits for an answer.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.queue.iter().any(|outgoing| outgoing.reports.iter().any(|report| !report.is_closed()))
+    }
+
+    /// Takes in an operation. A change of a reservation replaces one that was not sent yet.
+    pub(super) fn push(&mut self, mut outgoing: Outgoing) {
+        if outgoing.reservation == 0 {
+            return self.queue.push_back(outgoing);
+        }
+        let number = self.adjusted.get(&outgoing.reservation).copied();
+        let queued = number
+            .and_then(|number| self.queue.get_mut(usize::try_from(number - self.taken).ok()?));
+        if let Some(queued) = queued
+            && Arc::ptr_eq(&queued.set, &outgoing.set)
+            && let (Op::Settle(first), Op::Settle(last)) = (&mut queued.op, &mut outgoing.op)
+        {
+            first.actual = std::mem::take(&mut last.actual);
+            first.close = last.close;
+            queued.reports.append(&mut outgoing.reports);
+            if first.close {
+                self.adjusted.remove(&outgoing.reservation);
+            }
+            return;
+        }
+        if matches!(&outgoing.op, Op::Settle(settle) if !settle.close) {
+            self.adjusted.insert(outgoing.reservation, self.taken + self.queue.len() as u64);
+        }
+        self.queue.push_back(outgoing);
+    }
+
+    /// Takes out what can be part of one batch.
+    pub(super) fn take(&mut self, buckets: &mut Buckets) -> Sendable {
+        let mut sendable = Sendable::default();
+        for _ in 0..MOST_SENT {
+            let Some(outgoing) = self.queue.front() else { break };
+            let set = outgoing.set.for_settling();
+            let Some(on) = buckets.place(&set) else { break };
+            let Some(mut outgoing) = self.queue.pop_front() else { break };
+            self.taken += 1;
+            if outgoing.reservation != 0 {
+                self.adjusted.remove(&outgoing.reservation);
+            }
+            if !Arc::ptr_eq(&set, &outgoing.set) {
+                set.translate(&mut outgoing.op, &outgoing.set);
+                sendable.has_older_quotas |= set.has_older_quotas();
+            }
+            if frees(&outgoing.op) {
+                sendable.freed.extend(set.handles().map(|handle| handle.id()));
+            }
+            place(&mut outgoing.op, &on);
+            let job = (outgoing.op, Job::Report(outgoing.reports));
+            match job.0 {
+                Op::Status { .. } => sendable.questions.push(job),
+                _ => sendable.ops.push(job),
+            }
+        }
+        sendable
+    }
+
+    /// Takes out the reports. What must not get lost stays, and is reported to no one.
+    pub(super) fn take_reports(&mut self) -> Vec<Report> {
+        let mut reports = Vec::new();
+        for mut outgoing in std::mem::take(&mut self.queue) {
+            reports.extend(std::mem::take(&mut outgoing.reports));
+            if outgoing.lasts {
+                self.queue.push_back(outgoing);
+            }
+        }
+        // Their numbers are others now.
+        self.adjusted.clear();
+        reports
+    }
+}
+
+/// Whether demands may fit after an operation, or are to be refused. A question is answered with what they find.
+pub(in crate::limiter) fn frees(op: &Op) -> bool {
+    !matches!(op, Op::Reserve(_) | Op::Detach { .. } | Op::Waiting { .. })
+}
+
+/// Makes an operation name its buckets by their indexes in the batch.
+fn place(op: &mut Op, indexes: &On) {
+    match op {
+        Op::Reserve(reserve) => reserve.on.clone_from(indexes),
+        Op::Settle(settle) => settle.on.clone_from(indexes),
+        Op::Detach { on, .. } => on.clone_from(indexes),
+        Op::Waiting { bucket, .. }
+        | Op::Pause { bucket, .. }
+        | Op::Refused { bucket, .. }
+        | Op::Answered { bucket, .. }
+        | Op::Cap { bucket, .. }
+        | Op::Status { bucket } => {
+            if let Some(index) = indexes.get(usize::from(*bucket)) {
+                *bucket = *index;
+            }
+        }
+    }
+}

@@ -1,0 +1,516 @@
+//! The state machine of a session: what to send next, what an answer means, and what becomes of a batch without one. No I/O,
+//! no clock, no store: time is a number, an answer is data, and what is to be told is returned.
+//!
+//! Its invariant: one batch is in flight at a time, under a number of its own; one without an answer is asked about again
+//! before anything else is sent.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{
+    batch::{Batch, Buckets, Job, Report},
+    leases::Leases,
+    outbox::{Outbox, Outgoing, Sendable},
+    wait_queue::{Entered, Hints, Told, WaitQueue},
+    waiter::{Ask, Outcome, OutcomeSender, Rank, Waiter},
+};
+use crate::{
+    engine::{Costs, Micros, Mode, Op, SESSION_MEMORY, Seen, Settle, Verdict},
+    error::{Refusal, Throttled},
+    limiter::{
+        bucket_set::{BucketSet, GrantedAt},
+        settle::runtime_ended,
+    },
+};
+
+/// A batch without an answer is not sent again after this long: the store remembers its number for twice that.
+const DOUBT_ENDS: Micros = SESSION_MEMORY / 2;
+/// The driver stays this long after the last batch to a shared store.
+const LINGER: Micros = 1_000_000;
+
+/// What a session of a store is like.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setup {
+    pub(super) in_process: bool,
+    pub(super) lease: Micros,
+    pub(super) max_waiting: usize,
+}
+
+/// How things are outside of the state machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Conditions {
+    pub(super) now: Micros,
+    pub(super) hints: Hints,
+    /// The store is not to be asked before.
+    pub(super) resumes_at: Option<Micros>,
+}
+
+/// What the driver is to do.
+#[derive(Debug)]
+#[must_use]
+pub(in crate::limiter) enum Turn {
+    Send(Batch),
+    /// Sleeps until it is woken, or until then.
+    Sleep(Option<Micros>),
+    /// There is nothing to do, and nothing to wait for.
+    Stop,
+}
+
+/// What comes of a change of the state, to be done when no lock is held.
+#[derive(Debug, Default)]
+#[must_use]
+pub(super) struct Effects {
+    pub(super) told: Vec<Told>,
+    pub(super) reports: Vec<(Report, Result<Verdict, Throttled>)>,
+    /// The session is to take another name.
+    pub(super) rename: bool,
+}
+
+impl Effects {
+    fn refuse(
+        &mut self,
+        waiters: impl IntoIterator<Item = Box<Waiter>>,
+        outcome: impl Fn() -> Outcome,
+    ) {
+        let refused =
+            waiters.into_iter().map(|waiter| Told::Outcome(waiter.into_answer(), outcome()));
+        self.told.extend(refused);
+    }
+
+    fn report(
+        &mut self,
+        reports: impl IntoIterator<Item = Report>,
+        result: impl Fn() -> Result<Verdict, Throttled>,
+    ) {
+        self.reports.extend(reports.into_iter().map(|report| (report, result())));
+    }
+}
+
+/// A batch that went without an answer. It may have been applied; sending it again under its number tells.
+#[derive(Debug)]
+struct Doubt {
+    batch: Batch,
+    since: Micros,
+}
+
+/// The state of a session.
+#[derive(Debug)]
+pub(super) struct State {
+    in_process: bool,
+    linger: Micros,
+    closed: bool,
+    queue: WaitQueue,
+    outbox: Outbox,
+    leases: Leases,
+    /// The number of the last batch.
+    seq: u64,
+    /// A batch is in flight.
+    sending: bool,
+    doubt: Option<Doubt>,
+    /// When the last batch was sent, or answered.
+    active: Micros,
+}
+
+impl State {
+    pub(super) fn new(Setup { in_process, lease, max_waiting }: Setup) -> Self {
+        Self {
+            in_process,
+            linger: LINGER.min(lease / 3),
+            closed: false,
+            queue: WaitQueue::new(max_waiting),
+            outbox: Outbox::default(),
+            leases: Leases::new(lease),
+            seq: 0,
+            sending: false,
+            doubt: None,
+            active: 0,
+        }
+    }
+
+    /// Whether demands are pending.
+    pub(super) fn is_occupied(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Whether everything that was to be sent has reached the store.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.outbox.is_empty() && !self.sending && self.doubt.is_none()
+    }
+
+    /// Whether a caller waits for something to be sent.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.queue.has_newcomers() || self.outbox.is_awaited()
+    }
+
+    /// Whether the store has yet to hear of waiters that left.
+    pub(super) fn has_changed_heads(&self) -> bool {
+        self.queue.changed().next().is_some()
+    }
+
+    /// Whether a demand may be applied by its own caller: no pending demand that it has to go behind is unknown to the store.
+    pub(super) fn is_registered(&self) -> bool {
+        !self.queue.has_newcomers() && !self.sending
+    }
+
+    /// Whether a demand that arrives now has to wait behind others, so that the store need not look at it.
+    pub(super) fn blocks(&self, ask: &Ask, now: Micros) -> bool {
+        self.queue.blocks(self.queue.rank_of_newcomer(now, ask), ask)
+    }
+
+    /// Takes in a demand. Returns its place, and its position if it has to wait.
+    ///
+    /// # Errors
+    /// The limiter was closed, its limits have changed so that it cannot be granted, or it has to wait and as many wait as
+    /// may.
+    pub(super) fn enter(
+        &mut self,
+        mut ask: Ask,
+        arrived: Micros,
+        deadline: Option<Micros>,
+        answer: OutcomeSender,
+    ) -> Result<(Rank, Option<usize>), Outcome> {
+        if self.closed {
+            return Err(Outcome::Refused(Throttled::Closed));
+        }
+        ask.refresh()?;
+        let rank = self.queue.rank(arrived, &ask);
+        let entered = self.queue.enter(rank, ask, deadline, answer).map_err(Outcome::Refused)?;
+        Ok((rank, if let Entered::Waits { position } = entered { Some(position) } else { None }))
+    }
+
+    /// Takes out a demand whose caller gives up. Returns what it waited for.
+    pub(super) fn leave(&mut self, rank: Rank, now: Micros) -> Option<Refusal> {
+        self.queue.leave(rank, now)
+    }
+
+    /// Whether a demand waits, and no batch in flight is about to tell more.
+    pub(super) fn is_waiting(&self, rank: Rank) -> bool {
+        self.queue.is_waiting(rank)
+    }
+
+    /// What a demand waits for.
+    pub(super) fn waits_for(&self, rank: Rank, now: Micros) -> Option<Refusal> {
+        self.queue.waits_for(rank, now)
+    }
+
+    /// Takes in an operation. `ends` says that a reservation is over with it.
+    pub(super) fn push(&mut self, outgoing: Outgoing, ends: bool) {
+        if ends {
+            self.leases.close(outgoing.set());
+        }
+        self.outbox.push(outgoing);
+    }
+
+    /// Capacity of a bucket may have been freed.
+    pub(super) fn look(&mut self, bucket: u64) {
+        self.queue.look(bucket);
+    }
+
+    /// Counts the waiters anew whose limits have changed.
+    pub(super) fn follow_limits(&mut self) -> Effects {
+        let mut effects = Effects::default();
+        self.queue.follow_limits(&mut effects.told);
+        effects
+    }
+
+    /// Refuses every demand from now on, and those that wait.
+    pub(super) fn close(&mut self) -> Effects {
+        self.closed = true;
+        let mut effects = Effects::default();
+        effects.refuse(self.queue.take_all(), || Outcome::Refused(Throttled::Closed));
+        effects
+    }
+
+    /// The driver is gone: what is pending has to be asked for again.
+    pub(super) fn abandon(&mut self) -> Effects {
+        let mut effects = Effects::default();
+        effects.refuse(self.queue.take_all(), || Outcome::AskAgain);
+        effects.report(self.outbox.take_reports(), || Err(runtime_ended()));
+        effects
+    }
+
+    /// Whether there is something to send at once.
+    pub(super) fn is_due(&self) -> bool {
+        !self.sending && (!self.outbox.is_empty() || self.queue.due() == Some(0))
+    }
+
+    /// Whether there is something to do for a driver.
+    pub(super) fn needs_driver(&self) -> bool {
+        self.doubt.is_some() || self.is_occupied() || self.due().is_some()
+    }
+
+    /// What to do next.
+    pub(super) fn turn(&mut self, conditions: Conditions) -> (Turn, Effects) {
+        let mut effects = Effects::default();
+        let turn = self.next_turn(conditions, &mut effects);
+        if let Turn::Send(batch) = &turn {
+            (self.sending, self.active) = (true, conditions.now);
+            self.leases.named(batch.buckets().ids(), conditions.now);
+        }
+        (turn, effects)
+    }
+
+    fn next_turn(
+        &mut self,
+        Conditions { now, resumes_at, .. }: Conditions,
+        effects: &mut Effects,
+    ) -> Turn {
+        if self.sending {
+            return Turn::Sleep(None);
+        }
+        if self.doubt.as_ref().is_some_and(|doubt| doubt.since.saturating_add(DOUBT_ENDS) <= now) {
+            // What it reserved leaves the windows by itself, and what it holds ends with the lease of the old name.
+            self.doubt = None;
+            effects.rename = true;
+        }
+        if let Some(until) = resumes_at.filter(|until| *until > now)
+            && (self.doubt.is_some() || !self.outbox.is_empty() || self.queue.due().is_some())
+        {
+            return Turn::Sleep(Some(until));
+        }
+        if let Some(doubt) = &self.doubt {
+            return Turn::Send(doubt.batch.again());
+        }
+        if self.due().is_some_and(|due| due <= now)
+            && let Some(batch) = self.load(now, effects)
+        {
+            return Turn::Send(batch);
+        }
+        let lingers = (!self.in_process)
+            .then(|| self.active.saturating_add(self.linger))
+            .filter(|until| *until > now);
+        match self.due() {
+            Some(due) => Turn::Sleep(Some(due)),
+            None if self.is_occupied() => Turn::Sleep(None),
+            None => lingers.map_or(Turn::Stop, |until| Turn::Sleep(Some(until))),
+        }
+    }
+
+    /// When there is something to send, if nothing else happens.
+    fn due(&self) -> Option<Micros> {
+        if !self.outbox.is_empty() {
+            return Some(0);
+        }
+        let heartbeat = self.leases.due().filter(|_| !self.in_process);
+        [self.queue.due(), heartbeat].into_iter().flatten().min()
+    }
+
+    /// What travels in the next batch: changes, then demands in order, then who else waits, then questions.
+    fn load(&mut self, now: Micros, effects: &mut Effects) -> Option<Batch> {
+        let mut buckets = Buckets::default();
+        let Sendable { ops, questions, freed, has_older_quotas } = self.outbox.take(&mut buckets);
+        freed.into_iter().for_each(|bucket| self.queue.look(bucket));
+        let mut batch = Batch::new(buckets);
+        ops.into_iter().for_each(|(op, job)| batch.push(op, job));
+        if !has_older_quotas {
+            self.load_demands(&mut batch, now, effects);
+        }
+        questions.into_iter().for_each(|(op, job)| batch.push(op, job));
+        self.load_heartbeats(&mut batch, now);
+        if batch.buckets().is_empty() {
+            return None;
+        }
+        if !self.in_process {
+            self.seq += 1;
+            batch.number(self.seq);
+        }
+        Some(batch)
+    }
+
+    fn load_demands(&mut self, batch: &mut Batch, now: Micros, effects: &mut Effects) {
+        let buckets = batch.buckets_mut();
+        let has_room = |set: &BucketSet| buckets.place(set).is_some();
+        let asking = self.queue.take_asking(has_room, &mut effects.told);
+        // The store measures what comes later in a batch against all that waits before it.
+        let (behind, others): (Vec<_>, Vec<_>) =
+            asking.into_iter().partition(|waiter| self.queue.blocks(waiter.rank(), waiter.ask()));
+        let has_room = |set: &BucketSet| buckets.place(set).is_some();
+        let due = self.queue.take_due(now, has_room, &mut effects.told);
+        let mut concerned: Vec<u64> = Vec::new();
+        for waiter in &due {
+            concerned.extend(waiter.ask().set().handles().map(|handle| handle.id()));
+        }
+        let ask = |batch: &mut Batch, waiter: Box<Waiter>| {
+            let mode = if waiter.ask().waits() { Mode::Dry } else { waiter.ask().mode() };
+            push_demand(batch, waiter, mode, 0, now);
+        };
+        others.into_iter().for_each(|waiter| ask(batch, waiter));
+        for waiter in due {
+            let entry = waiter.rank().entry();
+            push_demand(batch, waiter, Mode::Wait, entry, now);
+        }
+        self.load_heads(batch, concerned, now);
+        behind.into_iter().for_each(|waiter| ask(batch, waiter));
+    }
+
+    /// Says who waits for the buckets that waiting demands of the batch ask, and for those of which that has changed.
+    fn load_heads(&mut self, batch: &mut Batch, mut concerned: Vec<u64>, now: Micros) {
+        let changed: Vec<_> =
+            self.queue.changed().map(|(bucket, set)| (bucket, set.clone())).collect();
+        for (bucket, set) in changed {
+            if let Some(only) = set.only(bucket)
+                && batch.buckets_mut().place(&only).is_some()
+            {
+                concerned.push(bucket);
+            }
+        }
+        concerned.sort_unstable();
+        concerned.dedup();
+        for bucket in concerned {
+            let Some(index) = batch.buckets().ids().iter().position(|id| *id == bucket) else {
+                continue;
+            };
+            let rules = batch.buckets().as_slice()[index].rules.clone();
+            if let Some(heads) = self.queue.heads(bucket, index as u16, &rules, now) {
+                batch.push(heads, Job::Heads(bucket));
+            }
+        }
+    }
+
+    /// Names the buckets of which the store has to hear.
+    fn load_heartbeats(&mut self, batch: &mut Batch, now: Micros) {
+        if self.in_process {
+            return;
+        }
+        for (bucket, set) in self.leases.to_name(now) {
+            if !batch.buckets().ids().contains(&bucket)
+                && set.only(bucket).is_none_or(|only| batch.buckets_mut().place(&only).is_none())
+            {
+                self.leases.name_again(now);
+                return;
+            }
+        }
+    }
+
+    /// The batch in flight was applied.
+    pub(super) fn applied(
+        &mut self,
+        mut batch: Batch,
+        seen: &[Seen],
+        verdicts: impl IntoIterator<Item = Verdict>,
+        Conditions { now, hints, .. }: Conditions,
+    ) -> Effects {
+        let mut effects = Effects::default();
+        (self.sending, self.active, self.doubt) = (false, now, None);
+        let jobs = batch.take_jobs();
+        let told: SmallVec<[u64; 4]> = jobs
+            .iter()
+            .filter_map(|job| if let Job::Heads(bucket) = job { Some(*bucket) } else { None })
+            .collect();
+        for (index, (job, verdict)) in jobs.into_iter().zip(verdicts).enumerate() {
+            match (job, verdict) {
+                (Job::Demand(waiter), Verdict::Refused(refused)) => {
+                    let waiter = self.unless_closed(waiter, &mut effects);
+                    let Some(waiter) = waiter else { continue };
+                    let is_head = |bucket| told.contains(&bucket);
+                    self.queue.refused(waiter, &refused, is_head, hints, now, &mut effects.told);
+                }
+                (Job::Demand(waiter), Verdict::Granted { probe }) => {
+                    self.grant(waiter, batch.granted_at(index, seen), probe, now, &mut effects);
+                }
+                (Job::Demand(waiter), _) if waiter.ask().waits() => self.queue.fits(waiter),
+                (Job::Demand(waiter), _) => effects.refuse([waiter], || Outcome::Fits),
+                (Job::Report(reports), verdict) => effects.report(reports, || Ok(verdict.clone())),
+                (Job::Orphan(set, costs), Verdict::Granted { .. }) => {
+                    self.give_back(set, costs, batch.granted_at(index, seen));
+                }
+                (Job::Heads(_) | Job::Orphan(..) | Job::Nothing, _) => {}
+            }
+        }
+        told.into_iter().for_each(|bucket| self.queue.heads_registered(bucket));
+        self.queue.answered(&mut effects.told);
+        effects
+    }
+
+    fn unless_closed(&self, waiter: Box<Waiter>, effects: &mut Effects) -> Option<Box<Waiter>> {
+        if !self.closed {
+            return Some(waiter);
+        }
+        effects.refuse([waiter], || Outcome::Refused(Throttled::Closed));
+        None
+    }
+
+    fn grant(
+        &mut self,
+        waiter: Box<Waiter>,
+        at: GrantedAt,
+        probe: bool,
+        now: Micros,
+        effects: &mut Effects,
+    ) {
+        self.queue.granted(&waiter);
+        if !self.in_process {
+            self.leases.open(waiter.ask().set(), now);
+        }
+        let (answer, outcome) = waiter.granted(at, probe);
+        effects.told.push(Told::Outcome(answer, outcome));
+    }
+
+    /// Gives back what was granted to no one.
+    fn give_back(&mut self, set: Arc<BucketSet>, reserved: Costs, at: GrantedAt) {
+        let settle = Settle::release(&set, reserved, &at);
+        self.outbox.push(Outgoing::lasting(settle, set, 0));
+    }
+
+    /// The batch in flight went without an answer, or was refused: all that is pending is told, and the batch is in doubt.
+    /// Without an error it was the driver that ended, so that demands may as well be asked for again.
+    pub(super) fn failed(
+        &mut self,
+        mut batch: Batch,
+        error: Option<&Throttled>,
+        now: Micros,
+    ) -> Effects {
+        let mut effects = Effects::default();
+        let outcome = || error.map_or(Outcome::AskAgain, |error| Outcome::Refused(error.clone()));
+        let error = || Err(error.cloned().unwrap_or_else(runtime_ended));
+        (self.sending, self.active) = (false, now);
+        let since = self.doubt.as_ref().map_or(now, |doubt| doubt.since);
+        let jobs = batch.give_up();
+        self.doubt = (!batch.ops().is_empty()).then_some(Doubt { batch, since });
+        for job in jobs {
+            match job {
+                Job::Demand(waiter) => effects.refuse([waiter], outcome),
+                Job::Report(reports) => effects.report(reports, error),
+                Job::Heads(bucket) => self.queue.heads_unknown(bucket),
+                Job::Orphan(..) | Job::Nothing => {}
+            }
+        }
+        effects.refuse(self.queue.take_all(), outcome);
+        effects.report(self.outbox.take_reports(), error);
+        self.queue.answered(&mut effects.told);
+        effects
+    }
+
+    /// Gives up on a batch that can never be answered: the store knows a later one, or no calendar reaches to its present.
+    pub(super) fn forget_doubt(&mut self) -> Effects {
+        self.doubt = None;
+        Effects { rename: true, ..Effects::default() }
+    }
+}
+
+/// Puts a demand into a batch whose buckets it is part of.
+fn push_demand(batch: &mut Batch, waiter: Box<Waiter>, mode: Mode, entry: u64, now: Micros) {
+    if let Some(on) = batch.buckets_mut().place(waiter.ask().set()) {
+        let reserve = waiter.ask().reserve(on, mode, entry, waiter.rank().age(now));
+        batch.push(Op::Reserve(reserve), Job::Demand(waiter));
+    }
+}
+
+impl Settle {
+    /// Gives back what a reservation on this set was charged. Buckets are named by their indexes in the set.
+    pub(in crate::limiter) fn release(set: &BucketSet, reserved: Costs, at: &GrantedAt) -> Op {
+        let actual = reserved.iter().map(|_| 0).collect();
+        Op::Settle(Self {
+            on: set.all(),
+            at: at.times(set.buckets().len()),
+            reserved,
+            actual,
+            close: true,
+            claim: None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,386 @@
+//! The state machine alone, with answers that are made up.
+
+use smallvec::smallvec;
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::{
+    engine::{Flow, Refused, RefusedBy, Verdicts, Violation},
+    limiter::bucket_handle::{BucketHandle, Declared},
+    limits::{Limits, Resolved, Standing},
+    quota::Quota,
+    usage,
+};
+
+const START: Micros = 1_000_000_000;
+const SECOND: Micros = 1_000_000;
+
+fn state(in_process: bool) -> State {
+    State::new(Setup { in_process, lease: 10 * SECOND, max_waiting: 100_000 })
+}
+
+/// A set of these buckets, with one quota of 100 tokens an hour each.
+fn set(names: &[&str]) -> Arc<BucketSet> {
+    let quota = || [Quota::per_hour("tokens", 100)];
+    let limits = names.iter().fold(Limits::new(), |limits, name| limits.bucket(*name, quota()));
+    let table = limits.compile().expect("they are valid");
+    let handles = names.iter().enumerate().map(|(index, name)| {
+        let Ok(Resolved::Bucket(spec)) = table.resolve(name) else { panic!("it is declared") };
+        let handle = BucketHandle::new(spec.key.clone(), Declared::new(spec, 0));
+        (index as u16, Arc::new(handle))
+    });
+    Arc::new(BucketSet::new(handles).expect("they are declared"))
+}
+
+/// A session's state, and what its callers see.
+struct World {
+    state: State,
+    set: Arc<BucketSet>,
+    now: Micros,
+    hints: Hints,
+}
+
+type Answer = oneshot::Receiver<Outcome>;
+
+impl World {
+    fn new(in_process: bool) -> Self {
+        let hints = if in_process { Hints::Reliable } else { Hints::None };
+        Self { state: state(in_process), set: set(&["a"]), now: START, hints }
+    }
+
+    fn conditions(&self) -> Conditions {
+        Conditions { now: self.now, hints: self.hints, resumes_at: None }
+    }
+
+    fn ask(&self, tokens: u64, mode: Mode, flow: u64) -> Ask {
+        let flow = Flow { id: flow, weight: 1 };
+        let usage = usage! { tokens: tokens };
+        Ask::new(self.set.clone(), usage, Box::default(), Standing::default(), flow, mode)
+            .expect("it fits")
+    }
+
+    fn enter(&mut self, ask: Ask, deadline: Option<Micros>) -> (Rank, Answer, Option<usize>) {
+        let (sender, answer) = oneshot::channel();
+        self.now += 1;
+        let entered = self.state.enter(ask, self.now, deadline, sender);
+        let (rank, position) = entered.unwrap_or_else(|outcome| panic!("{outcome:?}"));
+        (rank, answer, position)
+    }
+
+    fn wait(&mut self, tokens: u64) -> (Rank, Answer) {
+        let ask = self.ask(tokens, Mode::Wait, 0);
+        let (rank, answer, _) = self.enter(ask, None);
+        (rank, answer)
+    }
+
+    /// The batch that is sent now.
+    fn sent(&mut self) -> Batch {
+        match self.state.turn(self.conditions()) {
+            (Turn::Send(batch), effects) => {
+                deliver(effects);
+                batch
+            }
+            (turn, _) => panic!("{turn:?}"),
+        }
+    }
+
+    fn sleeps(&mut self) -> Option<Micros> {
+        match self.state.turn(self.conditions()).0 {
+            Turn::Sleep(until) => until.map(|until| until.saturating_sub(self.now)),
+            turn => panic!("{turn:?}"),
+        }
+    }
+
+    fn applied(&mut self, batch: Batch, verdicts: impl IntoIterator<Item = Verdict>) {
+        let seen = vec![Seen { now: 5, born: 1, was: 4, expires: 9 }; batch.buckets().ids().len()];
+        let verdicts: Verdicts = verdicts.into_iter().collect();
+        assert_eq!(verdicts.len(), batch.ops().len(), "{:?}", batch.ops());
+        deliver(self.state.applied(batch, &seen, verdicts, self.conditions()));
+    }
+
+    /// Refuses every waiting demand of the batch at hand.
+    fn refuse_all(&mut self, wait: Option<Micros>) {
+        let batch = self.sent();
+        let verdicts: Vec<_> = batch
+            .ops()
+            .iter()
+            .map(|op| match op {
+                Op::Reserve(_) => refused(wait),
+                _ => Verdict::Done,
+            })
+            .collect();
+        self.applied(batch, verdicts);
+    }
+}
+
+fn deliver(effects: Effects) {
+    for told in effects.told {
+        if let Told::Outcome(to, outcome) = told {
+            drop(to.send(outcome));
+        }
+    }
+    effects.reports.into_iter().for_each(|(to, verdict)| drop(to.send(verdict)));
+}
+
+const GRANTED: Verdict = Verdict::Granted { probe: false };
+
+fn refused(wait: Option<Micros>) -> Verdict {
+    let by = RefusedBy::Rule(0);
+    let violation = Violation {
+        by,
+        available: 0,
+        wait,
+        at_best: 0,
+        asked: None,
+        holds: true,
+        rank: 0,
+        before: 0,
+    };
+    Verdict::Refused(Box::new(Refused { violations: smallvec![violation], tag: 0.0, part: 0.1 }))
+}
+
+/// What the waiting demands of a batch cost.
+fn costs(batch: &Batch) -> Vec<u64> {
+    let reserve =
+        |op: &Op| if let Op::Reserve(reserve) = op { Some(reserve.costs[0]) } else { None };
+    batch.ops().iter().filter_map(reserve).collect()
+}
+
+/// How many the batch says to wait besides.
+fn told(batch: &Batch) -> Option<u64> {
+    batch.ops().iter().find_map(|op| match op {
+        Op::Waiting { lines, .. } => Some(lines.iter().map(|line| line.count).sum()),
+        _ => None,
+    })
+}
+
+fn outcome(answer: &mut Answer) -> Option<Outcome> {
+    answer.try_recv().ok()
+}
+
+#[test]
+fn a_lone_demand_is_one_operation_and_is_registered_once_refused() {
+    let mut world = World::new(false);
+    let (_, mut answer) = world.wait(10);
+    let batch = world.sent();
+    assert_eq!((batch.seq(), costs(&batch), told(&batch)), (1, vec![10], None));
+    world.applied(batch, [refused(None)]);
+    assert!(outcome(&mut answer).is_none());
+
+    // The store does not know that it waits: it is told at once.
+    let batch = world.sent();
+    assert_eq!((batch.seq(), costs(&batch), told(&batch)), (2, vec![10], Some(0)));
+    world.applied(batch, [refused(None), Verdict::Done]);
+    assert_eq!(world.sleeps(), Some(SECOND / 2));
+
+    world.now += SECOND / 2;
+    let batch = world.sent();
+    world.applied(batch, [GRANTED, Verdict::Done]);
+    assert!(matches!(outcome(&mut answer), Some(Outcome::Granted(_))));
+}
+
+#[test]
+fn a_line_is_looked_at_from_its_front_and_further_while_all_is_granted() {
+    let mut world = World::new(false);
+    let mut answers = vec![world.wait(1)];
+    world.refuse_all(None);
+    world.refuse_all(None);
+    answers.extend((2..=20).map(|tokens| world.wait(tokens)));
+    assert_eq!(world.sleeps(), Some(SECOND / 2 - 19), "they stand behind the first");
+
+    world.state.look(world.set.handles().next().expect("there is one").id());
+    let mut looks = Vec::new();
+    for _ in 0..3 {
+        let batch = world.sent();
+        looks.push((costs(&batch), told(&batch)));
+        let verdicts: Vec<_> = batch
+            .ops()
+            .iter()
+            .map(|op| if matches!(op, Op::Reserve(_)) { GRANTED } else { Verdict::Done })
+            .collect();
+        world.applied(batch, verdicts);
+    }
+    let expected = [(1..=4, 16), (5..=12, 8), (13..=20, 0)];
+    assert_eq!(looks, expected.map(|(costs, behind)| (costs.collect::<Vec<_>>(), Some(behind))));
+    assert!(answers.iter_mut().all(|(_, answer)| outcome(answer).is_some()));
+}
+
+#[test]
+fn a_waiter_that_leaves_lets_the_next_one_be_looked_at() {
+    let mut world = World::new(true);
+    let (front, _answer) = world.wait(50);
+    world.refuse_all(None);
+    world.refuse_all(None);
+    let (_, mut behind) = world.wait(10);
+    assert_eq!(world.sleeps(), None, "only a hint, or its front, can change that");
+    world.state.leave(front, world.now).expect("it is there");
+    let batch = world.sent();
+    assert_eq!((costs(&batch), told(&batch)), (vec![10], Some(0)));
+    world.applied(batch, [GRANTED, Verdict::Done]);
+    assert!(outcome(&mut behind).is_some());
+
+    // The store learns that none waits any more.
+    assert!(matches!(world.state.turn(world.conditions()).0, Turn::Stop));
+}
+
+#[test]
+fn what_is_freed_during_a_batch_is_looked_at_after_it() {
+    let mut world = World::new(true);
+    let _answer = world.wait(50);
+    world.refuse_all(None);
+    let batch = world.sent();
+    world.state.look(world.set.handles().next().expect("there is one").id());
+    world.applied(batch, [refused(None), Verdict::Done]);
+    assert_eq!(costs(&world.sent()), [50]);
+}
+
+#[test]
+fn a_demand_with_a_deadline_asks_once_and_then_stands_behind() {
+    let mut world = World::new(false);
+    let _front = world.wait(50);
+    world.refuse_all(Some(SECOND));
+    world.refuse_all(Some(SECOND));
+    let ask = world.ask(10, Mode::Wait, 0);
+    let (_, mut answer, position) = world.enter(ask, Some(world.now + 9 * SECOND));
+    assert_eq!(position, None);
+    let batch = world.sent();
+    let modes: Vec<_> = batch
+        .ops()
+        .iter()
+        .map(|op| if let Op::Reserve(reserve) = op { Some(reserve.mode) } else { None })
+        .collect();
+    assert_eq!(modes, [Some(Mode::Dry)]);
+    world.applied(batch, [refused(Some(2 * SECOND))]);
+    assert!(outcome(&mut answer).is_none());
+    assert!(world.sleeps().is_some(), "it waits with the one before it");
+
+    // One that cannot make it is refused.
+    let ask = world.ask(10, Mode::Wait, 0);
+    let (_, mut hopeless, _) = world.enter(ask, Some(world.now + SECOND));
+    let batch = world.sent();
+    let Verdict::Refused(mut refused) = refused(Some(2 * SECOND)) else { panic!("it is refused") };
+    refused.violations[0].at_best = 2 * SECOND;
+    world.applied(batch, [Verdict::Refused(refused)]);
+    assert!(matches!(outcome(&mut hopeless), Some(Outcome::Refused(Throttled::Deadline(_)))));
+}
+
+#[test]
+fn a_batch_without_an_answer_is_asked_about_again_before_anything_else() {
+    let mut world = World::new(false);
+    let (_, mut answer) = world.wait(10);
+    let batch = world.sent();
+    let seq = batch.seq();
+    deliver(world.state.failed(batch, Some(&Throttled::Closed), world.now));
+    assert!(matches!(outcome(&mut answer), Some(Outcome::Refused(_))));
+
+    let _other = world.wait(20);
+    let again = world.sent();
+    assert_eq!((again.seq(), costs(&again)), (seq, vec![10]));
+    assert!(matches!(&again.ops()[0], Op::Reserve(reserve) if reserve.mode == Mode::Dry));
+    // It was applied: what it granted is given back, before the other demand.
+    world.applied(again, [GRANTED]);
+    let next = world.sent();
+    assert_eq!(next.seq(), seq + 1);
+    let Op::Settle(settle) = &next.ops()[0] else { panic!("{:?}", next.ops()) };
+    assert_eq!(
+        (&settle.reserved[..], &settle.actual[..], &settle.at[..]),
+        (&[10][..], &[0][..], &[5][..])
+    );
+    assert_eq!(costs(&next), [20]);
+}
+
+#[test]
+fn a_doubt_ends_before_the_store_forgets_the_batch() {
+    let mut world = World::new(false);
+    let _answer = world.wait(10);
+    let batch = world.sent();
+    deliver(world.state.failed(batch, Some(&Throttled::Closed), world.now));
+    for _ in 0..3 {
+        let again = world.sent();
+        deliver(world.state.failed(again, Some(&Throttled::Closed), world.now));
+        world.now += DOUBT_ENDS / 3;
+    }
+    world.now += SECOND;
+    let (turn, effects) = world.state.turn(world.conditions());
+    assert!(effects.rename && matches!(turn, Turn::Stop), "{turn:?}");
+}
+
+#[test]
+fn what_is_in_flight_is_kept_alive() {
+    let mut world = World::new(false);
+    let (_, mut answer) = world.wait(10);
+    let batch = world.sent();
+    world.applied(batch, [GRANTED]);
+    let Some(Outcome::Granted(grant)) = outcome(&mut answer) else { panic!("it is granted") };
+    for _ in 0..3 {
+        world.now += world.sleeps().expect("a heartbeat is due");
+        let batch = world.sent();
+        assert!(batch.ops().is_empty() && batch.buckets().ids().len() == 1);
+        world.applied(batch, []);
+    }
+    let settle = Settle::release(&grant.set, grant.costs, &grant.at);
+    world.state.push(Outgoing::lasting(settle, grant.set, 0), true);
+    let batch = world.sent();
+    world.applied(batch, [Verdict::Done]);
+    world.now += 2 * SECOND;
+    assert!(matches!(world.state.turn(world.conditions()).0, Turn::Stop));
+}
+
+#[test]
+fn adjustments_that_were_not_sent_merge() {
+    let mut world = World::new(false);
+    let op = |reserved: u64, actual: u64, close| {
+        Op::Settle(Settle {
+            on: world.set.all(),
+            at: smallvec![5],
+            reserved: smallvec![reserved],
+            actual: smallvec![actual],
+            close,
+            claim: None,
+        })
+    };
+    let ops = [op(10, 20, false), op(20, 30, false), op(30, 7, true)];
+    for op in ops {
+        world.state.push(Outgoing::lasting(op, world.set.clone(), 17), false);
+    }
+    let batch = world.sent();
+    let [Op::Settle(settle)] = batch.ops() else { panic!("{:?}", batch.ops()) };
+    assert_eq!((settle.reserved[0], settle.actual[0], settle.close), (10, 7, true));
+}
+
+#[test]
+fn flows_take_turns() {
+    let mut world = World::new(true);
+    for flow in [1, 1, 1, 1, 1, 1, 2, 2, 2] {
+        let ask = world.ask(10, Mode::Wait, flow);
+        // They are looked up by their order alone.
+        let _answer = Box::leak(Box::new(world.enter(ask, None)));
+    }
+    world.refuse_all(None);
+    world.refuse_all(None);
+    world.state.look(world.set.handles().next().expect("there is one").id());
+    let batch = world.sent();
+    let flows: Vec<_> = batch
+        .ops()
+        .iter()
+        .filter_map(|op| if let Op::Reserve(reserve) = op { Some(reserve.flow.id) } else { None })
+        .collect();
+    assert_eq!(flows, [1, 2, 1, 2]);
+}
+
+#[test]
+fn cancelling_one_of_many_leaves_no_trace() {
+    let mut world = World::new(true);
+    let mut ranks: Vec<_> = (0..10_000).map(|_| world.wait(1)).collect();
+    world.refuse_all(None);
+    world.refuse_all(None);
+    for (rank, answer) in ranks.drain(..).rev() {
+        drop(answer);
+        world.state.leave(rank, world.now);
+    }
+    let batch = world.sent();
+    assert_eq!((costs(&batch), told(&batch)), (vec![], Some(0)));
+    world.applied(batch, [Verdict::Done]);
+    assert!(!world.state.is_occupied());
+    assert!(matches!(world.state.turn(world.conditions()).0, Turn::Stop));
+}

@@ -1,0 +1,324 @@
+//! A pending demand: what it asks, its place in the order, and where its outcome goes.
+
+use std::{sync::Arc, time::Duration};
+
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use crate::{
+    engine::{Costs, Flow, Micros, Mode, On, Reserve, Violation},
+    error::{Refusal, Throttled},
+    limiter::bucket_set::{BucketSet, GrantedAt, Outdated},
+    limits::Standing,
+    usage::Usage,
+};
+
+/// A demand as it is asked for on a set of buckets.
+#[derive(Debug)]
+pub(in crate::limiter) struct Ask {
+    set: Arc<BucketSet>,
+    usage: Usage,
+    others: Box<[(u16, Usage)]>,
+    costs: Costs,
+    standing: Standing,
+    flow: Flow,
+    mode: Mode,
+}
+
+/// The place of a demand among those of its session: when it arrived, less its head start, and then the order of entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(in crate::limiter) struct Rank {
+    time: Micros,
+    entry: u64,
+}
+
+impl Rank {
+    pub(super) fn new(arrived: Micros, head_start: Duration, entry: u64) -> Self {
+        let head_start = u64::try_from(head_start.as_micros()).unwrap_or(u64::MAX);
+        Self { time: arrived.saturating_sub(head_start), entry }
+    }
+
+    /// Identifies the waiter in its session.
+    pub(super) fn entry(self) -> u64 {
+        self.entry
+    }
+
+    /// How long ago it arrived, with its head start.
+    pub(super) fn age(self, now: Micros) -> Micros {
+        now.saturating_sub(self.time)
+    }
+}
+
+impl Ask {
+    /// Counts a demand on a set of buckets.
+    ///
+    /// # Errors
+    /// Some quota could never admit it.
+    pub(in crate::limiter) fn new(
+        set: Arc<BucketSet>,
+        usage: Usage,
+        others: Box<[(u16, Usage)]>,
+        standing: Standing,
+        flow: Flow,
+        mode: Mode,
+    ) -> Result<Self, Throttled> {
+        let mut ask = Self { set, usage, others, costs: Costs::new(), standing, flow, mode };
+        ask.count()?;
+        Ok(ask)
+    }
+
+    fn count(&mut self) -> Result<(), Throttled> {
+        let Self { set, usage, others, costs, standing, .. } = self;
+        costs.clear();
+        set.put_demand(costs, usage, others, standing.headroom)
+            .map_err(|refusal| Throttled::ExceedsCapacity(Box::new(refusal)))
+    }
+
+    pub(super) fn set(&self) -> &Arc<BucketSet> {
+        &self.set
+    }
+
+    pub(super) fn headroom(&self) -> u64 {
+        self.standing.headroom
+    }
+
+    pub(super) fn head_start(&self) -> Duration {
+        self.standing.head_start
+    }
+
+    pub(super) fn flow(&self) -> Flow {
+        self.flow
+    }
+
+    /// The bucket where its flow takes turns with others.
+    pub(super) fn space(&self) -> u64 {
+        self.set.handles().last().map_or(0, |handle| handle.id())
+    }
+
+    pub(super) fn waits(&self) -> bool {
+        self.mode == Mode::Wait
+    }
+
+    /// What it asks of a quota; nothing if the quota is none of its set.
+    pub(super) fn cost_on(&self, bucket: u64, rule: u64) -> Option<u64> {
+        let index = self.set.quotas().position(|quota| quota == (bucket, rule))?;
+        self.costs.get(index).copied()
+    }
+
+    /// The operation on its buckets, by their indexes in the batch.
+    pub(super) fn reserve(&self, on: On, mode: Mode, waiter: u64, age: Micros) -> Reserve {
+        let costs = Costs::from_slice(&self.costs);
+        Reserve { on, costs, headroom: self.standing.headroom, mode, waiter, age, flow: self.flow }
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    pub(super) fn refusal(&self, violations: &[Violation]) -> Refusal {
+        self.set.refusal(violations, &self.costs, self.standing.headroom)
+    }
+
+    /// What becomes of it, being refused; nothing, if it is to wait.
+    pub(super) fn refused(&self, violations: &[Violation]) -> Option<Throttled> {
+        self.set.refused(violations, &self.costs, self.standing.headroom, self.mode)
+    }
+
+    /// Counts it on its buckets as they are declared now.
+    ///
+    /// # Errors
+    /// It can be granted no more, or not there.
+    pub(super) fn refresh(&mut self) -> Result<(), Outcome> {
+        if self.set.is_current() {
+            return Ok(());
+        }
+        self.set = self.set.refreshed().map_err(|outdated| match outdated {
+            Outdated::Elsewhere => Outcome::AskAgain,
+            Outdated::Gone(error) => Outcome::Refused(error),
+        })?;
+        self.count().map_err(Outcome::Refused)
+    }
+}
+
+/// What comes of a demand.
+#[derive(Debug)]
+pub(in crate::limiter) enum Outcome {
+    Granted(Grant),
+    /// It only asked whether it would be granted.
+    Fits,
+    Refused(Throttled),
+    /// This session cannot tell: the demand is to be looked up and asked for again.
+    AskAgain,
+}
+
+/// A grant on its way to its caller: data, which becomes a reservation there. One that does not get there is given back.
+#[derive(Debug)]
+pub(in crate::limiter) struct Grant {
+    pub(in crate::limiter) set: Arc<BucketSet>,
+    pub(in crate::limiter) costs: Costs,
+    pub(in crate::limiter) at: GrantedAt,
+    pub(in crate::limiter) probe: bool,
+    pub(in crate::limiter) position: usize,
+}
+
+/// Where the outcome of a demand goes.
+pub(in crate::limiter) type OutcomeSender = oneshot::Sender<Outcome>;
+
+/// Counts a demand among those that wait for its buckets, until it is dropped.
+#[derive(Debug)]
+struct Permit(Arc<BucketSet>);
+
+impl Permit {
+    /// # Errors
+    /// As many wait for this bucket as may.
+    fn acquire(set: &Arc<BucketSet>, most: usize) -> Result<Self, Arc<str>> {
+        for (index, handle) in set.handles().enumerate() {
+            if !handle.start_waiting(most) {
+                set.handles().take(index).for_each(|handle| handle.stop_waiting());
+                return Err(handle.name().into());
+            }
+        }
+        Ok(Self(set.clone()))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.handles().for_each(|handle| handle.stop_waiting());
+    }
+}
+
+/// When a waiter is to be looked at again, if nothing else happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// As soon as it comes to the front of a line: the store has not seen it there.
+    Now,
+    At(Micros),
+    /// Only when told.
+    WhenTold,
+}
+
+/// A line that a waiter stands in: the ids of a bucket and of a quota of it, or [`PAUSE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct LineId {
+    pub(super) bucket: u64,
+    pub(super) rule: u64,
+}
+
+/// In the place of a quota: the pause of a bucket. Quotas' ids are below 2^53.
+pub(super) const PAUSE: u64 = u64::MAX;
+
+/// A pending demand.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    ask: Ask,
+    rank: Rank,
+    deadline: Option<Micros>,
+    answer: OutcomeSender,
+    permit: Option<Permit>,
+    position: usize,
+    again: Again,
+    /// How far a grant moves its flow on, as the store last said.
+    part: f64,
+    lines: SmallVec<[LineId; 2]>,
+}
+
+impl Waiter {
+    pub(super) fn new(
+        ask: Ask,
+        rank: Rank,
+        deadline: Option<Micros>,
+        answer: OutcomeSender,
+    ) -> Self {
+        let (permit, position, again, part, lines) = (None, 0, Again::Now, 0.0, SmallVec::new());
+        Self { ask, rank, deadline, answer, permit, position, again, part, lines }
+    }
+
+    pub(super) fn ask(&self) -> &Ask {
+        &self.ask
+    }
+
+    pub(super) fn rank(&self) -> Rank {
+        self.rank
+    }
+
+    pub(super) fn has_deadline(&self) -> bool {
+        self.deadline.is_some()
+    }
+
+    /// Whether its caller has gone.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.answer.is_closed()
+    }
+
+    /// Whether it is known that it has to wait.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.permit.is_some()
+    }
+
+    /// It has to wait, behind so many demands. Returns true if that was not known before.
+    ///
+    /// # Errors
+    /// As many wait as may.
+    pub(super) fn start_waiting(
+        &mut self,
+        most: usize,
+        position: usize,
+    ) -> Result<bool, Throttled> {
+        if self.is_waiting() {
+            return Ok(false);
+        }
+        let full = |bucket| Throttled::QueueFull { bucket, max_waiting: most };
+        self.permit = Some(Permit::acquire(self.ask.set(), most).map_err(full)?);
+        self.position = position;
+        Ok(true)
+    }
+
+    /// Whether it could be granted in time if everything in flight were refunded.
+    pub(super) fn can_make_it(&self, violations: &[Violation], now: Micros) -> bool {
+        let at_best = violations.iter().map(|violation| violation.at_best).max().unwrap_or(0);
+        self.deadline
+            .is_none_or(|deadline| now < deadline && now.saturating_add(at_best) <= deadline)
+    }
+
+    pub(super) fn again(&self) -> Again {
+        self.again
+    }
+
+    pub(super) fn look_again(&mut self, again: Again) {
+        self.again = again;
+    }
+
+    pub(super) fn part(&self) -> f64 {
+        self.part
+    }
+
+    pub(super) fn set_part(&mut self, part: f64) {
+        self.part = part;
+    }
+
+    /// The lines it stands in, or stood in when it was last sent.
+    pub(super) fn lines(&self) -> &[LineId] {
+        &self.lines
+    }
+
+    pub(super) fn stand_in(&mut self, lines: SmallVec<[LineId; 2]>) {
+        self.lines = lines;
+    }
+
+    /// Counts it on its buckets as they are declared now: see [`Ask::refresh`].
+    pub(super) fn refresh(&mut self) -> Result<(), Outcome> {
+        self.ask.refresh()
+    }
+
+    /// The grant, and where it goes.
+    pub(super) fn granted(self, at: GrantedAt, probe: bool) -> (OutcomeSender, Outcome) {
+        let Ask { set, costs, .. } = self.ask;
+        (self.answer, Outcome::Granted(Grant { set, costs, at, probe, position: self.position }))
+    }
+
+    /// Where another outcome goes.
+    pub(super) fn into_answer(self) -> OutcomeSender {
+        self.answer
+    }
+}

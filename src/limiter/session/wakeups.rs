@@ -1,0 +1,66 @@
+//! Hints from the store that a head of the session now fits. They are only hints: the session also looks by itself.
+
+use std::{
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use super::Session;
+use crate::store::{BucketKey, Hint, Listening};
+
+/// The hints of a session, for as long as this lives.
+pub(super) struct Wakeups {
+    session: Weak<Session>,
+    listening: Mutex<Asked>,
+}
+
+/// Whether the store was asked for hints, and what it answered.
+#[derive(Debug)]
+enum Asked {
+    NotYet,
+    Answered(Option<Listening>),
+}
+
+impl Wakeups {
+    pub(super) fn new(session: Weak<Session>) -> Self {
+        Self { session, listening: Mutex::new(Asked::NotYet) }
+    }
+
+    /// Whether hints arrive. Asks `listen` for them if that was not done yet; only the driver does, so that it is done once.
+    pub(super) fn work(&self, listen: impl FnOnce(Hint) -> Option<Listening>) -> bool {
+        let is_asked = !matches!(&*self.lock(), Asked::NotYet);
+        if !is_asked {
+            // The store's code runs, with no lock held.
+            let listening = listen(self.hint());
+            *self.lock() = Asked::Answered(listening);
+        }
+        matches!(&*self.lock(), Asked::Answered(Some(listening)) if listening.works())
+    }
+
+    /// Ends the hints: the session takes another name.
+    pub(super) fn end(&self) {
+        let ended = std::mem::replace(&mut *self.lock(), Asked::NotYet);
+        // The store's code runs, with no lock held.
+        drop(ended);
+    }
+
+    fn hint(&self) -> Hint {
+        let session = self.session.clone();
+        Hint::new(move |bucket| {
+            if let Some(session) = session.upgrade() {
+                let id = BucketKey::new(&session.partition, bucket).id();
+                session.look(id);
+            }
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Asked> {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Wakeups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Wakeups").field(&*self.lock()).finish()
+    }
+}

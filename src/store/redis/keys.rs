@@ -1,0 +1,94 @@
+//! Keys and channels. All of a partition are in one slot of a cluster, and no name can be mistaken
+//! for another.
+
+use std::fmt::Write;
+
+/// The keys and channels of one partition. They begin with `prefix:{partition}:`.
+pub(super) struct PartitionKeys {
+    begin: String,
+}
+
+impl PartitionKeys {
+    pub(super) fn new(prefix: &str, partition: &str) -> Self {
+        let mut begin = String::with_capacity(prefix.len() + partition.len() + 64);
+        escape(&mut begin, prefix);
+        begin.push_str(":{");
+        escape(&mut begin, partition);
+        begin.push_str("}:");
+        Self { begin }
+    }
+
+    /// The two keys of the bucket `name`: its state, and the index of what ends there when.
+    pub(super) fn of_bucket(&self, name: &str) -> [Vec<u8>; 2] {
+        let mut state = self.begin.clone();
+        escape(&mut state, name);
+        let due = [&state, "!due"].concat();
+        [state.into_bytes(), due.into_bytes()]
+    }
+
+    /// What the channels of the partition's sessions begin with. The session in decimal follows.
+    pub(super) fn channel_prefix(&self) -> Vec<u8> {
+        [&self.begin, "wake:"].concat().into_bytes()
+    }
+
+    /// Returns the name of the bucket whose state has this key, if it is one of the partition.
+    pub(super) fn name_in(&self, key: &[u8]) -> Option<String> {
+        let mut escaped = key.strip_prefix(self.begin.as_bytes())?.iter();
+        let mut name = Vec::with_capacity(escaped.len());
+        while let Some(&byte) = escaped.next() {
+            name.push(match byte {
+                b'%' => hex_digit(escaped.next()?)? << 4 | hex_digit(escaped.next()?)?,
+                byte if is_plain(byte) => byte,
+                _ => return None,
+            });
+        }
+        String::from_utf8(name).ok()
+    }
+}
+
+/// Appends `part` with all that could mean something in a key or in a log percent-encoded.
+fn escape(to: &mut String, part: &str) {
+    for byte in part.bytes() {
+        if is_plain(byte) {
+            to.push(byte.into());
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(to, "%{byte:02X}");
+        }
+    }
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"._-/@".contains(&byte)
+}
+
+fn hex_digit(digit: &u8) -> Option<u8> {
+    char::from(*digit).to_digit(16)?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_a_partition_share_a_hash_tag_that_no_name_can_break() {
+        let keys = PartitionKeys::new("my:app", "a}b");
+        let [state, due] = keys.of_bucket("c{d}\n:%\u{e9}");
+        assert_eq!(String::from_utf8_lossy(&state), "my%3Aapp:{a%7Db}:c%7Bd%7D%0A%3A%25%C3%A9");
+        assert_eq!(due, [&state[..], b"!due"].concat());
+        assert_eq!(String::from_utf8_lossy(&keys.channel_prefix()), "my%3Aapp:{a%7Db}:wake:");
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        let keys = PartitionKeys::new("p", "q");
+        for name in ["gpt-4o", "", "a b:{c}%20\u{e9}", "wake:7"] {
+            assert_eq!(keys.name_in(&keys.of_bucket(name)[0]).as_deref(), Some(name));
+        }
+        for foreign in
+            ["", "p:{q}", "p:{r}:a", "p:{q}:a!due", "p:{q}:%", "p:{q}:%4", "p:{q}:%zz", "p:{q}:%FF"]
+        {
+            assert_eq!(keys.name_in(foreign.as_bytes()), None, "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Clusters of servers on this machine, each server a shard.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::cluster::{ClusterClient, ClusterClientBuilder};
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    time::{sleep, timeout},
+};
+
+use super::{RedisServer, RedisStore, bucket, granted, hints::make_room, sliding};
+use crate::{
+    engine::Rule,
+    store::{Bucket, BucketKey, Hint, Listening, Store},
+};
+
+/// Well above what any of these tests should take.
+const SOON: Duration = Duration::from_secs(20);
+
+const SLOTS: usize = 16_384;
+
+/// Of a cluster of two shards, the partition "a" is on the second one and the partition "b" on the
+/// first one.
+const ON_SECOND: &str = "a";
+const ON_FIRST: &str = "b";
+
+/// A cluster of so many shards.
+async fn cluster(shards: usize) -> Vec<RedisServer> {
+    let start = |_| {
+        RedisServer::start_with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"])
+    };
+    let servers: Vec<_> = (0..shards).map(start).collect();
+    for (shard, server) in servers.iter().enumerate() {
+        let slots = shard * SLOTS / shards..(shard + 1) * SLOTS / shards;
+        let slots: Vec<String> = slots.map(|slot| slot.to_string()).collect();
+        let mut line = vec!["CLUSTER", "ADDSLOTS"];
+        line.extend(slots.iter().map(String::as_str));
+        server.command::<()>(&line);
+        let epoch = (shard + 1).to_string();
+        server.command::<()>(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch]);
+        server.command::<()>(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
+    }
+    for server in &servers[1..] {
+        server.command::<()>(&["CLUSTER", "MEET", "127.0.0.1", &servers[0].port().to_string()]);
+    }
+    let covered = format!("cluster_slots_ok:{SLOTS}");
+    for server in &servers {
+        let formed = async {
+            while !server.command::<String>(&["CLUSTER", "INFO"]).contains(&covered) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(SOON, formed).await.expect("a cluster");
+    }
+    servers
+}
+
+/// True if the servers have sharded pub/sub, as Redis has since 7.0.
+fn have_hints(servers: &[RedisServer]) -> bool {
+    let known: Vec<redis::Value> = servers[0].command(&["COMMAND", "INFO", "SPUBLISH"]);
+    known != [redis::Value::Nil]
+}
+
+fn urls(servers: &[RedisServer]) -> Vec<String> {
+    servers.iter().map(RedisServer::url).collect()
+}
+
+async fn store(servers: &[RedisServer]) -> RedisStore {
+    let client = ClusterClient::new(urls(servers)).expect("URLs");
+    RedisStore::new(client.get_async_connection().await.expect("a connection"))
+}
+
+async fn hinted_store(servers: &[RedisServer]) -> RedisStore {
+    let hints = ClusterClientBuilder::new(urls(servers));
+    store(servers).await.hints_from_cluster(hints).expect("URLs")
+}
+
+/// The session 7, as it listens to a partition.
+struct Session {
+    listening: Listening,
+    hints: UnboundedReceiver<String>,
+}
+
+impl Session {
+    fn listen(store: &RedisStore, partition: &str) -> Self {
+        let (sender, hints) = unbounded_channel();
+        let hint = Hint::new(move |bucket| drop(sender.send(bucket.to_owned())));
+        Self { listening: store.listen(partition, 7, hint).expect("the store has hints"), hints }
+    }
+
+    async fn next(&mut self) -> String {
+        timeout(SOON, self.hints.recv()).await.expect("a hint").expect("the session listens")
+    }
+}
+
+fn in_partition(partition: &str, name: &str, rules: &[Rule]) -> [Bucket; 1] {
+    [Bucket::new(Arc::new(BucketKey::new(partition, name)), rules.into())]
+}
+
+/// Publishes on a shard's channel of the session, and returns how many listen there.
+fn publish(server: &RedisServer, partition: &str, name: &str) -> u64 {
+    let channel = format!("throttle:{{{partition}}}:wake:7");
+    server.command(&["SPUBLISH", &channel, &format!("throttle:{{{partition}}}:{name}")])
+}
+
+#[tokio::test]
+async fn a_cluster_works_with_several_buckets_of_a_partition() {
+    let servers = cluster(1).await;
+    let store = store(&servers).await;
+    let both = [bucket("a", &sliding(10)), bucket("b}{c", &sliding(5))];
+    assert!(granted(&store, 1, 1, &both, &[4, 4]).await);
+    assert!(!granted(&store, 1, 2, &both, &[4, 4]).await);
+    servers[0].command::<()>(&["SCRIPT", "FLUSH"]);
+    assert!(granted(&store, 1, 3, &both, &[1, 1]).await);
+}
+
+#[tokio::test]
+async fn hints_come_from_the_shard_of_their_partition() {
+    let servers = cluster(2).await;
+    if !have_hints(&servers) {
+        return;
+    }
+    let store = hinted_store(&servers).await;
+    let mut first = Session::listen(&store, ON_FIRST);
+    let mut second = Session::listen(&store, ON_SECOND);
+    assert_eq!((first.next().await, second.next().await), (String::new(), String::new()));
+    assert!(first.listening.works() && second.listening.works());
+    assert_eq!(publish(&servers[0], ON_FIRST, "x"), 1);
+    assert_eq!(first.next().await, "x");
+    assert_eq!(publish(&servers[1], ON_SECOND, "y"), 1);
+    assert_eq!(second.next().await, "y");
+    // Longer than a heartbeat.
+    sleep(Duration::from_millis(500)).await;
+    assert!(first.hints.is_empty() && second.hints.is_empty(), "a heartbeat is no hint");
+    drop(first);
+    let unsubscribed = async {
+        while publish(&servers[0], ON_FIRST, "x") != 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, unsubscribed).await.expect("it is unsubscribed");
+    assert!(second.listening.works());
+}
+
+#[tokio::test]
+async fn a_shard_that_hangs_or_fails_ends_no_hints_of_others() {
+    let mut servers = cluster(2).await;
+    if !have_hints(&servers) {
+        return;
+    }
+    let store = hinted_store(&servers).await;
+    let mut first = Session::listen(&store, ON_FIRST);
+    let mut second = Session::listen(&store, ON_SECOND);
+    assert_eq!((first.next().await, second.next().await), (String::new(), String::new()));
+
+    servers[0].pause();
+    let noticed = async {
+        while first.listening.works() {
+            assert!(second.listening.works());
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, noticed).await.expect("the shard that hangs is noticed");
+    assert_eq!(publish(&servers[1], ON_SECOND, "y"), 1);
+    assert_eq!(second.next().await, "y");
+    servers[0].resume();
+    assert_eq!(first.next().await, "", "something may have been missed");
+
+    servers[0].stop();
+    let noticed = async {
+        while first.listening.works() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, noticed).await.expect("the shard that is gone is noticed");
+    let heard = async {
+        while publish(&servers[1], ON_SECOND, "z") == 0 || second.next().await != "z" {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, heard).await.expect("the other one has hints again");
+}
+
+#[tokio::test]
+async fn the_script_publishes_on_the_shard() {
+    let servers = cluster(2).await;
+    if !have_hints(&servers) {
+        return;
+    }
+    let store = hinted_store(&servers).await;
+    let mut second = Session::listen(&store, ON_SECOND);
+    assert_eq!(second.next().await, "");
+    make_room(&store, 7, &in_partition(ON_SECOND, "y", &sliding(10))).await;
+    assert_eq!(second.next().await, "y");
+}
