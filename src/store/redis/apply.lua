@@ -32,10 +32,8 @@ for b = 1, count do
     if seq < known.seq then return reply(STALE, '') end
     return reply(APPLIED, known.answer)
   end
-  local state, list = found[1], nil
-  if state and #state == 8 * size then
-    list = {struct.unpack('<' .. string.rep('d', size), state)}
-  end
+  local state, list, format = found[1], nil, '<' .. string.rep('d', size)
+  if state and #state == 8 * size then list = {struct.unpack(format, state)} end
   local is_known = list and list[1] == digest
   if not is_known then
     list = {}
@@ -45,7 +43,7 @@ for b = 1, count do
   local bucket = {
     key = key, due_key = KEYS[2 * b], index = b, id = message[at], is_told = message[at + 1] == 1,
     digest = digest, count = rules, rules = quotas, quotas = quotas, found = found, list = list, size = size,
-    is_known = is_known, born = list[2], now = 0, was = list[3], offset = list[4], expires = list[5],
+    format = format, is_known = is_known, born = list[2], now = 0, was = list[3], offset = list[4], expires = list[5],
     kept_until = list[6], due_first = list[7], due_count = list[8], virtual_time = list[9],
     flow_count = list[10], own = false, heads = false, gate = false, is_plain = true, rare = false,
   }
@@ -57,38 +55,38 @@ for b = 1, count do
     if kind == SLIDING then
       local slot, head = message[at + 4], list[i + 3]
       quotas[k] = {
-        id = id, kind = SLIDING, held = held, holds = held, whole = limit, units = 1, room = limit, slot = slot,
-        len = message[at + 5] + 1, width = 8, ring = false, since = since, in_flight = in_flight, share = 0,
-        charged = list[i + 2], taken = 0, head = head, newest = list[i + 4], began = head * slot, cap = false,
-        bucket = bucket,
+        id = id, kind = SLIDING, whole = limit, units = 1, room = limit, slot = slot, len = message[at + 5] + 1,
+        since = since, in_flight = in_flight, share = 0, charged = list[i + 2], taken = 0, head = head,
+        newest = list[i + 4], began = head * slot, bucket = bucket,
       }
+      if held then quotas[k].holds = true end
       at, i = at + 6, i + 5
     elseif kind == DRAINING then
-      local tick, units, burst, slot, now = message[at + 4], message[at + 5], message[at + 6], message[at + 8], list[i + 3]
+      local tick, units, burst = message[at + 4], message[at + 5], message[at + 6]
+      local slot, now = message[at + 8], list[i + 3]
       local head = (now - now % slot) / slot
       quotas[k] = {
-        id = id, kind = DRAINING, held = held, holds = held, whole = burst, units = units,
-        room = product(burst, units), rate = limit, tick = tick, burst = burst, max_debt = message[at + 7],
-        slot = slot, len = message[at + 9], width = 24, ring = false, since = since, in_flight = in_flight,
-        share = 0, charged = list[i + 2], taken = 0, head = head, newest = list[i + 4],
-        began = head * slot * tick, cap = false, bucket = bucket, at = now, drain = list[i + 5],
+        id = id, kind = DRAINING, holds = held, whole = burst, units = units, room = product(burst, units),
+        rate = limit, tick = tick, max_debt = message[at + 7], slot = slot, len = message[at + 9],
+        since = since, in_flight = in_flight, share = 0, charged = list[i + 2], taken = 0, head = head,
+        newest = list[i + 4], began = head * slot * tick, bucket = bucket, at = now, drain = list[i + 5],
         before = list[i + 6], max_used = list[i + 7], excess = list[i + 8], excess_rate = list[i + 9],
-        ceiling = list[i + 10], edited = false,
+        ceiling = list[i + 10],
       }
       at, i = at + 10, i + 11
     elseif kind == IN_FLIGHT then
       quotas[k] = {
-        id = id, kind = IN_FLIGHT, held = held, holds = true, whole = limit, units = 1, room = limit,
-        since = since, in_flight = in_flight, share = 0, charged = 0, taken = 0, cap = false, bucket = bucket,
+        id = id, kind = IN_FLIGHT, holds = true, whole = limit, units = 1, room = limit, since = since,
+        in_flight = in_flight, share = 0, charged = 0, taken = 0, bucket = bucket,
       }
       at, i = at + 4, i + 2
     else
       local begin, next = rare.fixed.window_at(message, at + 4, kind)
       is_uncharted = is_uncharted or not begin
       quotas[k] = {
-        id = id, kind = FIXED, held = held, holds = held, whole = limit, units = 1, room = limit, since = since,
+        id = id, kind = FIXED, holds = held, whole = limit, units = 1, room = limit, since = since,
         in_flight = in_flight, share = 0, charged = list[i + 2], taken = 0, window_end = list[i + 3],
-        begin = begin, next = next, cap = false, bucket = bucket,
+        begin = begin, next = next, bucket = bucket,
       }
       at, i = at + (kind == CALENDAR and 5 + message[at + 4] or 6), i + 4
     end
@@ -235,7 +233,7 @@ for b = 1, count do
       i = i + 2
     end
   end
-  local fields = {'s', struct.pack('<' .. string.rep('d', size), unpack(list, 1, size))}
+  local fields = {'s', struct.pack(bucket.format, unpack(list, 1, size))}
   if own then
     fields[3] = record_field
     if b == 1 and seq > 0 then own.seq, own.answer = seq, answered end

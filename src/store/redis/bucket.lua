@@ -106,18 +106,17 @@ local SHAPE = 10
 
 local function shape_append(quota, to)
   local n = #to
-  to[n + 1], to[n + 2], to[n + 3], to[n + 4] = quota.id, quota.kind, quota.held and 1 or 0, quota.whole
+  to[n + 1], to[n + 2], to[n + 3], to[n + 4] = quota.id, quota.kind, quota.holds and 1 or 0, quota.whole
   to[n + 5], to[n + 6], to[n + 7], to[n + 8] = quota.slot or 0, quota.len or 0, quota.rate or 0, quota.tick or 0
   to[n + 9], to[n + 10] = quota.units, quota.max_debt or 0
 end
 
 local function quota_of_shape(bucket, list, i)
-  local kind, held, whole, units = list[i + 1], list[i + 2] == 1, list[i + 3], list[i + 8]
+  local whole, units = list[i + 3], list[i + 8]
   return {
-    id = list[i], kind = kind, held = held, holds = held or kind == IN_FLIGHT, whole = whole, units = units,
+    id = list[i], kind = list[i + 1], holds = list[i + 2] == 1, whole = whole, units = units,
     room = product(whole, units), slot = list[i + 4], len = list[i + 5], rate = list[i + 6], tick = list[i + 7],
-    burst = whole, max_debt = list[i + 9], width = kind == SLIDING and 8 or kind == DRAINING and 24,
-    ring = false, cap = false, bucket = bucket, charged = 0, share = 0, edited = false,
+    max_debt = list[i + 9], bucket = bucket, charged = 0, share = 0,
   }
 end
 
@@ -309,7 +308,7 @@ local function look_at_other(bucket, id, wall)
     changes.due_insert(bucket, again, 'q', id)
   else
     bucket.others[id] = false
-    if quota.width then changes.bucket_forget(bucket, rare.rings.ring_field(quota)) end
+    if quota.kind <= DRAINING then changes.bucket_forget(bucket, rare.rings.ring_field(quota)) end
   end
 end
 

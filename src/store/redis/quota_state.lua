@@ -13,7 +13,7 @@ local function quota_held_and_charged(quota)
   local held, kind = quota.in_flight, quota.kind
   if kind == IN_FLIGHT then return held end
   -- Nothing fits behind more than a burst that is held; amounts stay exact.
-  if kind == DRAINING then held = product(math.min(held, 2 * quota.burst), quota.units) end
+  if kind == DRAINING then held = product(math.min(held, 2 * quota.whole), quota.units) end
   return sum(quota.charged, held)
 end
 
@@ -276,7 +276,7 @@ end
 -- The owner of `amount` in flight is gone: a hold becomes a charge.
 local function quota_abandon(quota, amount, now)
   quota.in_flight = drained(quota.in_flight, amount)
-  if quota.held then
+  if quota.holds and quota.kind ~= IN_FLIGHT then
     quota_pass(quota, now)
     quota_charge(quota, amount)
   end

@@ -2,7 +2,7 @@
 -- `head`. What is charged to that one is kept beside the ring, which is loaded when another slot is
 -- touched. A ring: {packed, slots, touched, drains, folds}. `slots` are those that were decoded, which then
 -- hold what is true. In the ring of a token bucket each slot also has what drained in it and the fold at
--- its end (see token_bucket.lua). A slot of a quota's ring has `width` bytes.
+-- its end (see token_bucket.lua).
 
 -- RARE rings
 
@@ -11,9 +11,13 @@
 local FEW = 4
 local FEW_OF_DRAINING = 16
 
+local function width_of(quota)
+  return quota.kind == SLIDING and 8 or 24
+end
+
 -- An empty one. It is not stored before it is touched, unless it replaces another one.
 function rings.ring_new(quota, replaces)
-  local packed = string.rep('\0', quota.width * quota.len)
+  local packed = string.rep('\0', width_of(quota) * quota.len)
   quota.ring = {packed = packed, slots = {}, touched = 0, drains = {}, folds = {}, is_changed = replaces}
 end
 
@@ -26,15 +30,16 @@ rings.ring_field = ring_field
 local function rings_load(quota)
   local fields, quotas = {}, {}
   for _, quota in ipairs(quota.is_aside and {quota} or quota.bucket.quotas) do
-    if quota.width and not quota.ring then
+    if quota.kind <= DRAINING and not quota.ring then
       quotas[#quotas + 1], fields[#fields + 1] = quota, ring_field(quota)
     end
   end
   local found = redis.call('HMGET', quota.bucket.key, unpack(fields))
   for i, quota in ipairs(quotas) do
     -- One that was never touched is not stored.
-    local packed = found[i] or string.rep('\0', quota.width * quota.len)
-    if #packed ~= quota.width * quota.len then error('the state of this bucket is cut short') end
+    local size = width_of(quota) * quota.len
+    local packed = found[i] or string.rep('\0', size)
+    if #packed ~= size then error('the state of this bucket is cut short') end
     quota.ring = {packed = packed, slots = {}, touched = 0, drains = {}, folds = {}}
   end
 end
@@ -48,7 +53,7 @@ rings.ring_of = ring_of
 -- Decodes the slot at an index. Returns its charge.
 local function ring_decode(quota, ring, index)
   local charge
-  if quota.width == 8 then
+  if quota.kind == SLIDING then
     charge = struct.unpack('<d', ring.packed, 8 * index - 7)
   else
     charge, ring.drains[index], ring.folds[index] = struct.unpack('<ddd', ring.packed, 24 * index - 23)
@@ -65,7 +70,7 @@ local function ring_write(ring, index, charge, drain, fold)
 end
 
 function rings.ring_packed(quota)
-  local ring, width, len = quota.ring, quota.width, quota.len
+  local ring, width, len = quota.ring, width_of(quota), quota.len
   local packed, slots, drains, folds = ring.packed, ring.slots, ring.drains, ring.folds
   if ring.touched <= (width == 8 and FEW or FEW_OF_DRAINING) then
     for index, charge in pairs(slots) do

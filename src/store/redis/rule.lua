@@ -1,5 +1,5 @@
 -- A quota as the client declares it. It becomes the state of the quota (see quota_state.lua), which takes over
--- what is declared: {id, kind, held, holds, whole, units, room} and what its kind of window needs. `whole` is
+-- what is declared: {id, kind, holds, whole, units, room} and what its kind of window needs. `whole` is
 -- what headroom is a share of, `room` the same in units. In a message: id, limit, kind, whether it is held,
 -- and, by kind:
 --   1  sliding: slot, slots;            2  token bucket: tick, units, burst, max_debt, slot, slots;

@@ -107,7 +107,10 @@ fn assembled() -> String {
     );
     for (group, part) in GROUPS.iter().zip(&groups) {
         // Writing to a string cannot fail.
-        _ = writeln!(code, "if group == '{group}' then\nlocal {group} = {{}}\nrare.{group} = {group}\n{part}\nend");
+        _ = writeln!(
+            code,
+            "if group == '{group}' then\nlocal {group} = {{}}\nrare.{group} = {group}\n{part}\nend"
+        );
     }
     code.push_str("return rawget(rare, group)\nend})\n");
     code.push_str(last);
@@ -119,7 +122,9 @@ fn with_constants(code: &str) -> String {
     let is_declared = |line: &&str| constant(line).is_some();
     let constants: HashMap<_, _> = code.lines().filter_map(constant).collect();
     let mut to = String::with_capacity(code.len());
-    for line in code.lines().filter(|line| !is_declared(line) && !line.trim_start().starts_with("--")) {
+    for line in
+        code.lines().filter(|line| !is_declared(line) && !line.trim_start().starts_with("--"))
+    {
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let mut rest = line;
         while !rest.is_empty() {
@@ -170,13 +175,18 @@ mod tests {
         let code = assembled();
         assert!(!code.contains(RARE));
         for group in GROUPS {
-            assert_eq!(code.matches(&format!("if group == '{group}' then\n")).count(), 1, "{group}");
+            assert_eq!(
+                code.matches(&format!("if group == '{group}' then\n")).count(),
+                1,
+                "{group}"
+            );
         }
     }
 
     #[test]
     fn constants_are_put_in_their_places() {
-        let code = "local MAX = 7\nlocal MAX_OF = {1}\n-- A comment on MAX.\nreturn MAX, MAX_OF, 'xMAX'\n";
+        let code =
+            "local MAX = 7\nlocal MAX_OF = {1}\n-- A comment on MAX.\nreturn MAX, MAX_OF, 'xMAX'\n";
         assert_eq!(with_constants(code), "local MAX_OF = {1}\nreturn 7, MAX_OF, 'xMAX'\n");
         assert!(!assembled().contains("MAX_AMOUNT"));
     }

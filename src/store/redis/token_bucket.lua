@@ -1,4 +1,4 @@
--- A bucket that drains linearly, settled exactly: {rate, tick, units, burst, max_debt, slot, len, at, charged,
+-- A bucket that drains linearly, settled exactly: {rate, tick, units, whole, max_debt, slot, len, at, charged,
 -- max_used, excess, excess_rate, ceiling, head, began, newest, drain, before, ring, edited, earliest}. What
 -- Rust calls `used` is `charged` here, as in every window. `newest` and `drain` are what was charged and what
 -- drained in the newest slot, which `began` then; `before` is the fold before it.
@@ -37,7 +37,7 @@ draining.draining_add = draining_add
 
 function draining.draining_charge(bucket, amount)
   -- What a session leaves behind may add up to more than is believed.
-  local most = bucket.burst + bucket.max_debt
+  local most = bucket.whole + bucket.max_debt
   draining_add(bucket, product(amount < most and amount or most, bucket.units))
 end
 
@@ -155,7 +155,7 @@ end
 
 -- Time until a whole burst has drained.
 local function draining_horizon(bucket)
-  return product(ceil(product(bucket.burst, bucket.units) / max(bucket.rate, 1)), bucket.tick)
+  return product(ceil(product(bucket.whole, bucket.units) / max(bucket.rate, 1)), bucket.tick)
 end
 
 -- RARE changes
@@ -166,7 +166,7 @@ local function draining_renew(bucket, rule, at)
   bucket.at, bucket.newest, bucket.drain, bucket.before = at, 0, 0, 0
   bucket.head = (at - at % rule.slot) / rule.slot
   bucket.began = bucket.head * rule.slot * rule.tick
-  bucket.ceiling = product(sum(rule.burst, rule.max_debt), rule.units)
+  bucket.ceiling = product(sum(rule.whole, rule.max_debt), rule.units)
   bucket.max_used, bucket.charged, bucket.excess, bucket.excess_rate = bucket.ceiling, 0, 0, 0
   rare.rings.ring_new(bucket, bucket ~= rule)
 end
@@ -181,14 +181,14 @@ end
 local function draining_adopt(bucket, rule)
   local is_laid_out_anew = bucket.tick ~= rule.tick or bucket.units ~= rule.units
     or bucket.slot ~= rule.slot or bucket.len ~= rule.len
-  if not is_laid_out_anew and bucket.rate == rule.rate and bucket.burst == rule.burst
+  if not is_laid_out_anew and bucket.rate == rule.rate and bucket.whole == rule.whole
     and bucket.max_debt == rule.max_debt then
     return false
   end
   local units, tick = bucket.units, bucket.tick
   -- A debt is kept whole, with room above it for what a demand adds.
-  local burst = product(rule.burst, rule.units)
-  local debt = rescaled(drained(bucket.charged, product(bucket.burst, units)), units, rule.units)
+  local burst = product(rule.whole, rule.units)
+  local debt = rescaled(drained(bucket.charged, product(bucket.whole, units)), units, rule.units)
   local allowed = burst + min(debt, drained(MAX_AMOUNT, 8 * burst))
   local total, ceiling = sum(bucket.charged, bucket.excess), bucket.ceiling
   local fastest = bucket.excess > 0 and bucket.rate + bucket.excess_rate or bucket.rate
@@ -200,8 +200,8 @@ local function draining_adopt(bucket, rule)
     draining_renew(bucket, rule, at)
     bucket.newest, ceiling = total, bucket.ceiling
   end
-  local max_used = product(sum(rule.burst, rule.max_debt), rule.units)
-  bucket.rate, bucket.burst, bucket.max_debt = rule.rate, rule.burst, rule.max_debt
+  local max_used = product(sum(rule.whole, rule.max_debt), rule.units)
+  bucket.rate, bucket.whole, bucket.max_debt = rule.rate, rule.whole, rule.max_debt
   bucket.charged = min(total, allowed)
   bucket.max_used = max(max_used, bucket.charged)
   bucket.ceiling = max(ceiling, sum(max_used, total))

@@ -76,8 +76,9 @@ impl World {
             }
             rule
         };
-        let rules =
-            (0..BUCKETS).map(|bucket| (1..=8).map(|n| rule((bucket * 8 + n) as u64)).collect()).collect();
+        let rules = (0..BUCKETS)
+            .map(|bucket| (1..=8).map(|n| rule((bucket * 8 + n) as u64)).collect())
+            .collect();
         let sessions = (0..5).map(|_| Session::new(&mut rng)).collect();
         Self { rng, wall, ids, rules, sessions, claims: Vec::new(), calm }
     }
@@ -242,7 +243,8 @@ impl World {
             0..45 => Op::Reserve(self.reserve(by, buckets, on, &limits)),
             45..85 => Op::Settle(self.settle(by, buckets, on, limits)),
             85..89 => {
-                let Reservation { on, costs: mut reserved, .. } = self.remembered(by, buckets, &on, &limits);
+                let Reservation { on, costs: mut reserved, .. } =
+                    self.remembered(by, buckets, &on, &limits);
                 fit(&mut reserved, &self.limits_on(by, buckets, &on));
                 let rng = &mut self.rng;
                 Op::Detach { on, claim: rng.u64(1..100), reserved, lease: rng.u64(..100 * SECOND) }
