@@ -195,7 +195,7 @@ local function draining_adopt(bucket, rule)
   if is_laid_out_anew then
     -- A longer tick is taken over from its beginning, so that no time is lost or counted twice.
     local at = floor(bucket.at * tick / rule.tick)
-    local undrained = product(bucket.rate, bucket.at - floor(at * rule.tick / tick))
+    local undrained = product(fastest, bucket.at - floor(at * rule.tick / tick))
     total = rescaled(sum(total, undrained), units, rule.units)
     draining_renew(bucket, rule, at)
     bucket.newest, ceiling = total, bucket.ceiling

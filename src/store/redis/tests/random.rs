@@ -302,7 +302,9 @@ impl World {
                     },
                 ),
                 // No claim, or the id of a session, which is none.
-                None if self.rng.bool() => (Some(self.rng.u64(1..100)), self.invented(&on, &limits)),
+                None if self.rng.bool() => {
+                    (Some(self.rng.u64(1..100)), self.invented(&on, &limits))
+                }
                 None => {
                     let session = self.rng.usize(..self.sessions.len());
                     (Some(self.sessions[session].id), self.invented(&on, &limits))
