@@ -149,7 +149,7 @@ impl DrainingBucket {
         if is_laid_out_anew {
             // A longer tick is taken over from its beginning, so that no time is lost or counted twice.
             let at = self.at * old.tick / shape.tick;
-            let undrained = product(old_rate, self.at - at * shape.tick / old.tick);
+            let undrained = product(fastest, self.at - at * shape.tick / old.tick);
             total = rescale(sum(total, undrained));
             *self = Self::at_tick(rate, shape, at);
             self.charges.add(self.charges.head(), total);

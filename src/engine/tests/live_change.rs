@@ -209,6 +209,28 @@ fn the_order_of_the_quotas_may_differ_between_processes() {
     assert_eq!(world.available(0), 6);
 }
 
+#[test]
+fn past_use_that_is_no_debt_drains_once_where_ticks_change() {
+    let rule = |limit, burst, tick| {
+        let shape = TokenBucket::new(tick, MINUTE, burst, 4 * burst, 4 * MINUTE, 20);
+        Rule { id: 1, limit, held: false, window: Window::TokenBucket(shape) }
+    };
+    let high = rule(180, 180, 1);
+    let mut world = World::new([high.clone()]);
+    world.take(&[180]);
+    for _ in 0..40 {
+        for low in [rule(1, 6, 1), rule(1, 4, SECOND)] {
+            world.pass(450 * MS);
+            world.rules = vec![vec![low]];
+            world.available(0);
+            world.beat(SESSION);
+        }
+    }
+    world.rules = vec![vec![high]];
+    // 36 s at 3 a second, and a tick of a second.
+    assert!(world.available(0) <= 108 + 3, "{}", world.available(0));
+}
+
 /// The limit, burst and tick that a process believes in.
 fn beliefs() -> impl Strategy<Value = Vec<(u64, u64, Micros)>> {
     let tick = prop_oneof![4 => Just(1), 2 => Just(1_000), 1 => Just(SECOND)];
