@@ -13,6 +13,9 @@ pub(super) const DAY: Micros = 86_400 * SECOND;
 
 pub(super) const BUCKETS: usize = 3;
 
+/// The bucket in which no flows take turns: there operations come as they are.
+const FLOWLESS: usize = 0;
+
 /// What happens to some buckets, at random.
 pub(super) struct World {
     pub(super) rng: Rng,
@@ -279,7 +282,8 @@ impl World {
                 return Reserve { on, costs, age: waiter.age + rng.u64(..SECOND), ..waiter };
             }
         }
-        let flow = if rng.bool() { 0 } else { rng.u64(1..5) };
+        let space = on.last().map_or(FLOWLESS, |&bucket| buckets[usize::from(bucket)]);
+        let flow = if space == FLOWLESS || rng.bool() { 0 } else { rng.u64(1..5) };
         Reserve {
             on,
             costs: if self.calm { small_costs(rng, limits) } else { costs(rng, limits) },
@@ -364,14 +368,15 @@ impl World {
             let limit =
                 rules.get(rule).map_or(1, |&rule| self.rules[buckets[index]][rule].capacity(0));
             let age = rng.u64(..20 * SECOND);
-            let (count, cost) = (rng.u64(1..20), rng.u64(..=limit));
-            let flow = if rng.bool() { 0 } else { rng.u64(1..5) };
+            let (count, cost) = (rng.u64(1..20), [0, rng.u64(..=limit)][rng.usize(..8).min(1)]);
+            let space = if rng.bool() { buckets[index] } else { rng.usize(..BUCKETS) };
+            let flow = if space == FLOWLESS || rng.bool() { 0 } else { rng.u64(1..5) };
             let known = rng.bool() && !waiters.is_empty();
             Line {
                 rule: rule as u16,
                 headroom: [0, 0, 1_000, 9_999][rng.usize(..4)],
                 flow: Flow { id: flow, weight: 1 },
-                space: self.ids[if rng.bool() { buckets[index] } else { rng.usize(..BUCKETS) }],
+                space: self.ids[space],
                 waiter: if known {
                     waiters[rng.usize(..waiters.len())].waiter
                 } else {
