@@ -1,6 +1,7 @@
 -- Applies a batch to its buckets, once. Each file says in Lua what the file of its name in src/engine
--- says in Rust. What is rarely needed follows a line "-- RARE group": script.rs puts the parts of a
--- group into one function, `need_group`, so that a plain reserve or settle does not make its closures.
+-- says in Rust. What is rarely needed follows a line "-- RARE group": the functions of a group are made when
+-- `rare.group` is first asked for, so that a plain reserve or settle does not make them. Constants, which are in
+-- capitals, are put in their places (see script.rs).
 --
 -- KEYS     two per bucket, all in one hash slot: its state (see bucket.lua) and its index of due times
 --          (see due.lua).
@@ -38,4 +39,3 @@
 local function clock() local time = redis.call('TIME') return time[1] * 1000000 + time[2] end -- TIME
 
 local session, record_field
-local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max

@@ -26,161 +26,14 @@ local SESSION_MEMORY = 600000000
 -- A clock that goes back by more than this has been stepped; by less, time stands still until it is caught up.
 local STEP = 1000000
 
--- The bucket that is declared at index `i` of the message, and the index after it.
-local function bucket_declared(message, i, index, wall)
-  local key, rules = KEYS[2 * index - 1], {}
-  local bucket = {
-    key = key, due_key = KEYS[2 * index], index = index, id = message[i], is_told = message[i + 1] == 1,
-    digest = message[i + 2], size = message[i + 3], count = message[i + 4], rules = rules, quotas = rules,
-    found = redis.call('HMGET', key, 's', record_field, 'h', 'g'), numbers = false, own = false,
-    born = 0, now = 0, was = 0, offset = 0, expires = 0, kept_until = 0, due_first = MAX_AMOUNT, due_count = 0,
-    virtual_time = 0, flow_count = 0, heads = false, gate = false, is_plain = true, rare = false, gone = {},
-  }
-  i = i + 5
-  for k = 1, bucket.count do
-    rules[k], i = rule_decoded(message, i, wall)
-    rules[k].bucket = bucket
-  end
-  return bucket, i
-end
-
--- Takes in the numbers of its state but for those of the quotas.
-local function bucket_decode(bucket, list)
-  bucket.numbers, bucket.born, bucket.was, bucket.offset, bucket.expires = list, list[2], list[3], list[4], list[5]
-  bucket.kept_until, bucket.due_first, bucket.due_count = list[6], list[7], list[8]
-  bucket.virtual_time, bucket.flow_count = list[9], list[10]
-end
-
--- Brings clock, quotas and leases to the present, with the quotas in the order of the rules.
-local function bucket_advance(bucket, wall)
-  local found, quotas = bucket.found, bucket.quotas
-  local state, is_known = found[1], false
-  if state and #state == 8 * bucket.size then
-    local list = {struct.unpack(format_of(bucket.size), state)}
-    if list[1] == bucket.digest then
-      is_known = true
-      bucket_decode(bucket, list)
-      local i = OF_BUCKET + 1
-      for k = 1, bucket.count do i = quota_decode(quotas[k], list, i) end
-    end
-  end
-  local stored = nil
-  if not is_known then
-    need_changes()
-    stored = bucket_stored(bucket, state)
-  end
-  if found[3] then
-    need_waiting()
-    bucket.heads, bucket.is_plain, bucket.rare = heads_decoded(found[3]), false, true
-  end
-  if found[4] then
-    need_provider()
-    bucket_decode_gates(bucket, found[4], stored or quotas)
-  end
-
-  -- A small step back is waited out, a large one is made up for from then on.
-  local now = max(bucket.offset > STEP and wall + bucket.offset or wall, bucket.was)
-  if bucket.born == 0 then bucket.born = now end
-  bucket.now, bucket.offset = now, drained(now, wall)
-  if stored then
-    bucket_place(bucket, stored, wall)
-    quotas = bucket.quotas
-  else
-    for k = 1, bucket.count do
-      local quota = quotas[k]
-      quota_pass(quota, now)
-      if quota.cap then bucket_pass_cap(bucket, quota) end
-      if quota.kind == FIXED and fixed_advance(quota, quota.begin, quota.next, wall) then quota.since = now end
-      quota.taken = quota.holds and quota_held_and_charged(quota) or quota.charged
-    end
-  end
-  if found[2] then bucket.own = own_record_decoded(bucket, found[2]) end
-  if bucket.due_first <= now then
-    need_changes()
-    bucket_sweep(bucket, wall)
-  end
-  if bucket.gate then bucket_pass_gate(bucket) end
-end
-
--- The record of the sending session, which is made if there is none.
-local function bucket_enter(bucket)
-  local own = bucket.own or record_new(bucket.now)
-  bucket.own = own
-  return own
-end
-
--- Gives the session time until its next batch, and the state as long as it means something.
-local function bucket_end(bucket, lease, is_numbered, wall)
-  local now, own, expires, quotas = bucket.now, bucket.own, bucket.expires, bucket.quotas
-  if own then
-    own.lease_until, own.forget_at = sum(now, lease), sum(now, SESSION_MEMORY)
-    local due = record_due(own, quotas)
-    if due < own.indexed_at or own.indexed_at <= now then
-      need_changes()
-      due_insert(bucket, due, 's', session)
-      own.indexed_at = due
-    end
-    if is_numbered then expires = max(expires, own.forget_at) end
-  end
-  lease = min(lease, SESSION_MEMORY)
-  for k = 1, bucket.count do
-    local until_then = sum(now, quota_lasts(quotas[k], lease, now, wall))
-    if until_then > expires then expires = until_then end
-  end
-  if bucket.gate then expires = max(expires, sum(now, gate_lasts(bucket.gate, now))) end
-  bucket.expires = expires
-end
-
-local function bucket_save(bucket, wall)
-  local key, list, own, quotas = bucket.key, bucket.numbers or {}, bucket.own, bucket.quotas
-  local needed = own and max(bucket.expires, own.lease_until) or bucket.expires
-  needed = needed - bucket.now + wall
-  local keep_for = nil
-  if needed > bucket.kept_until then
-    -- A minute more than needed, and so once in a minute.
-    keep_for = ceil((needed - wall) / 1000) + 60000
-    bucket.kept_until = needed + 59000000
-  end
-  list[1], list[2], list[3], list[4] = bucket.digest, bucket.born, bucket.now, bucket.offset
-  list[5], list[6], list[7], list[8] = bucket.expires, bucket.kept_until, bucket.due_first, bucket.due_count
-  list[9], list[10] = bucket.virtual_time, bucket.flow_count
-  local i = OF_BUCKET + 1
-  for k = 1, bucket.count do i = quota_encode(quotas[k], list, i) end
-
-  local fields, n = {'s', packed_numbers(list, bucket.size)}, 2
-  if own then
-    fields[3], fields[4] = record_field, record_encoded(own, quotas)
-    n = 4
-  end
-  for k = 1, bucket.count do
-    local quota = quotas[k]
-    local ring = quota.ring
-    if ring and (ring.touched > 0 or ring.is_changed) then
-      fields[n + 1], fields[n + 2] = ring_field(quota), ring_packed(quota, ring)
-      n = n + 2
-    end
-  end
-  if bucket.rare then
-    need_rest()
-    bucket_save_rest(bucket, fields)
-  end
-  for first = 1, #fields, 2000 do
-    redis.call('HSET', key, unpack(fields, first, min(first + 1999, #fields)))
-  end
-  if keep_for then redis.call('PEXPIRE', key, keep_for) end
-  if keep_for or bucket.due_changed then
-    redis.call('PEXPIRE', bucket.due_key, ceil((bucket.kept_until - wall) / 1000) + 1000)
-  end
-end
-
 -- RARE provider
 
 -- The gate of the bucket and the caps of its quotas.
-function bucket_decode_gates(bucket, packed, quotas)
-  local list, count = numbers(packed)
-  bucket.is_plain, bucket.rare = false, true
+function provider.bucket_decode_gates(bucket, packed, quotas)
+  local list, count = rare.packed.numbers(packed)
+  bucket.is_plain, bucket.rare, bucket.has_gates = false, true, true
   for i = 1, count, 12 do
-    local gate = gate_decoded(list, i + 1)
+    local gate = provider.gate_decoded(list, i + 1)
     if list[i] < 0 then bucket.gate = gate end
     for _, quota in ipairs(quotas) do
       if quota.id == list[i] then quota.cap = gate end
@@ -190,26 +43,26 @@ end
 
 -- How many demands wait.
 local function waiting_in(bucket)
-  return bucket.heads and heads_waiting(bucket) or 0
+  return bucket.heads and rare.waiting.heads_waiting(bucket) or 0
 end
 
 -- How many demands wait for a quota.
 local function waiting_for(bucket, quota)
-  return bucket.heads and heads_waiting_for(bucket, quota.id) or 0
+  return bucket.heads and rare.waiting.heads_waiting_for(bucket, quota.id) or 0
 end
 
-function bucket_pass_cap(bucket, quota)
-  if not cap_pass(quota.cap, waiting_for(bucket, quota), bucket.now) then quota.cap = false end
+function provider.bucket_pass_cap(bucket, quota)
+  if not provider.cap_pass(quota.cap, waiting_for(bucket, quota), bucket.now) then quota.cap = false end
 end
 
-function bucket_pass_gate(bucket)
+function provider.bucket_pass_gate(bucket)
   gate_pass(bucket.gate, waiting_in(bucket), bucket.now)
   if gate_is_gone(bucket.gate) then bucket.gate = false end
 end
 
--- The gate of a bucket, or the cap of a quota, to be changed.
+-- The gate of a bucket, to be changed.
 local function bucket_gate(bucket)
-  bucket.gate, bucket.is_plain, bucket.rare = bucket.gate or gate_new(), false, true
+  bucket.gate = bucket.gate or gate_new()
   return bucket.gate
 end
 
@@ -232,47 +85,60 @@ local function bucket_answered_well(bucket, at)
   return is_probe
 end
 
-function gates_encoded(bucket)
+function provider.gates_encoded(bucket)
   local list = {}
   local function append(id, gate)
     list[#list + 1] = id
-    gate_append(gate, list)
+    provider.gate_append(gate, list)
   end
   if bucket.gate then append(-1, bucket.gate) end
   for _, quota in ipairs(bucket.quotas) do
     if quota.cap then append(quota.id, quota.cap) end
   end
-  return #list > 0 and packed_numbers(list, #list)
+  return #list > 0 and rare.packed.pack(list, #list)
 end
 
 -- RARE changes
 
 -- How many numbers of a state a quota has, by its kind, and how many its shape has.
-local SIZES, SHAPE = {5, 11, 4, 2}, 10
+local SIZES = {5, 11, 4, 2}
+local SHAPE = 10
 
 local function shape_append(quota, to)
   local n = #to
-  to[n + 1], to[n + 2], to[n + 3], to[n + 4] = quota.id, quota.kind, quota.held and 1 or 0, quota.whole
+  to[n + 1], to[n + 2], to[n + 3], to[n + 4] = quota.id, quota.kind, quota.holds and 1 or 0, quota.whole
   to[n + 5], to[n + 6], to[n + 7], to[n + 8] = quota.slot or 0, quota.len or 0, quota.rate or 0, quota.tick or 0
   to[n + 9], to[n + 10] = quota.units, quota.max_debt or 0
 end
 
 local function quota_of_shape(bucket, list, i)
-  local kind, held, whole, units = list[i + 1], list[i + 2] == 1, list[i + 3], list[i + 8]
+  local whole, units = list[i + 3], list[i + 8]
   return {
-    id = list[i], kind = kind, held = held, holds = held or kind == IN_FLIGHT, whole = whole, units = units,
+    id = list[i], kind = list[i + 1], holds = list[i + 2] == 1, whole = whole, units = units,
     room = product(whole, units), slot = list[i + 4], len = list[i + 5], rate = list[i + 6], tick = list[i + 7],
-    burst = whole, max_debt = list[i + 9], width = kind == SLIDING and 8 or kind == DRAINING and 24,
-    ring = false, cap = false, bucket = bucket, charged = 0, share = 0, edited = false,
+    max_debt = list[i + 9], bucket = bucket, charged = 0, share = 0,
   }
 end
 
+-- Takes in the numbers of its state but for those of the quotas.
+local function bucket_decode(bucket, list)
+  bucket.born, bucket.was, bucket.offset, bucket.expires = list[2], list[3], list[4], list[5]
+  bucket.kept_until, bucket.due_first, bucket.due_count = list[6], list[7], list[8]
+  bucket.virtual_time, bucket.flow_count = list[9], list[10]
+end
+
+-- The record of the sending session, which is made if there is none.
+function changes.bucket_enter(bucket)
+  bucket.own = bucket.own or record_new(bucket.now)
+  return bucket.own
+end
+
 -- The quotas of a state that other rules left. What is not a state of ours is an error, and stays as it is.
-function bucket_stored(bucket, state)
+function changes.bucket_stored(bucket, state)
   local stored = {}
-  bucket.shapes_changed, bucket.rare = true, true
+  bucket.shapes_changed, bucket.rare, bucket.due_first = true, true, MAX_AMOUNT
   if not state then return stored end
-  local shapes, count = numbers(redis.call('HGET', bucket.key, 'd') or '')
+  local shapes, count = rare.packed.numbers(redis.call('HGET', bucket.key, 'd') or '')
   if shapes[1] ~= VERSION then
     error('the state of this bucket was not written by this version of tower-throttle; use another prefix')
   end
@@ -282,11 +148,16 @@ function bucket_stored(bucket, state)
     stored[#stored + 1], size = quota, size + SIZES[quota.kind]
   end
   if #state ~= 8 * size then error('the state of this bucket is cut short') end
-  local list, i = numbers(state), OF_BUCKET + 1
+  local list, i = rare.packed.numbers(state), OF_BUCKET + 1
   bucket_decode(bucket, list)
-  bucket.numbers = {}
   for _, quota in ipairs(stored) do i = quota_decode(quota, list, i) end
   return stored
+end
+
+-- A field is to be deleted.
+function changes.bucket_forget(bucket, field)
+  bucket.gone = bucket.gone or {}
+  bucket.gone[field], bucket.rare = true, true
 end
 
 -- A quota that is set aside, if there is one of this id.
@@ -296,13 +167,12 @@ local function bucket_other(bucket, id)
   if other == nil then
     local packed = redis.call('HGET', bucket.key, 'o' .. struct.pack('<d', id))
     if packed then
-      local list, count = numbers(packed)
+      local list, count = rare.packed.numbers(packed)
       other = quota_of_shape(bucket, list, 2)
       other.indexed_at, other.is_aside = list[1], true
       local i = quota_decode(other, list, SHAPE + 2)
       if i <= count then
-        need_provider()
-        other.cap = gate_decoded(list, i)
+        other.cap = rare.provider.gate_decoded(list, i)
       end
     end
     bucket.others[id], bucket.rare = other or false, true
@@ -310,30 +180,30 @@ local function bucket_other(bucket, id)
   return other or nil
 end
 
-function other_encoded(quota)
+function changes.other_encoded(quota)
   local list = {quota.indexed_at}
   shape_append(quota, list)
-  quota_encode(quota, list, SHAPE + 2)
-  if quota.cap then gate_append(quota.cap, list) end
-  return packed_numbers(list, #list)
+  changes.quota_encode(quota, list, SHAPE + 2)
+  if quota.cap then rare.provider.gate_append(quota.cap, list) end
+  return rare.packed.pack(list, #list)
 end
 
-function shapes_encoded(bucket)
+function changes.shapes_encoded(bucket)
   local list = {VERSION}
   for _, quota in ipairs(bucket.quotas) do shape_append(quota, list) end
-  return packed_numbers(list, #list)
+  return rare.packed.pack(list, #list)
 end
 
 -- Brings a quota to the present and to its rule, which may have changed.
 local function quota_follow(bucket, quota, rule, wall)
   local now = bucket.now
   quota_pass(quota, now)
-  if quota.cap then bucket_pass_cap(bucket, quota) end
+  if quota.cap then rare.provider.bucket_pass_cap(bucket, quota) end
   quota.begin, quota.next = rule.begin, rule.next
   if quota.kind == DRAINING then
     if quota.cap then quota.cap.withheld = rescaled(quota.cap.withheld, quota.units, rule.units) end
     if draining_adopt(quota, rule) then quota.since = now end
-  elseif quota.kind == FIXED and fixed_advance(quota, rule.begin, rule.next, wall) then
+  elseif quota.kind == FIXED and rare.fixed.fixed_advance(quota, rule.begin, rule.next, wall) then
     quota.since = now
   end
   quota.whole, quota.units, quota.room, quota.rate = rule.whole, rule.units, rule.room, rule.rate
@@ -341,7 +211,7 @@ local function quota_follow(bucket, quota, rule, wall)
 end
 
 -- Puts quotas in the order of the rules. Those that no rule has are kept for as long as they mean something.
-function bucket_place(bucket, quotas, wall)
+function changes.bucket_place(bucket, quotas, wall)
   local now = bucket.now
   bucket.quotas = quotas
   for index, rule in ipairs(bucket.rules) do
@@ -352,7 +222,7 @@ function bucket_place(bucket, quotas, wall)
       if other then
         due_remove(bucket, 'q', rule.id)
         bucket.others[rule.id] = false
-        if other.cap then bucket.is_plain, bucket.rare = false, true end
+        if other.cap then bucket.is_plain, bucket.has_gates = false, true end
       end
       quotas[found] = other or quota_new(rule, now)
     end
@@ -366,18 +236,18 @@ function bucket_place(bucket, quotas, wall)
     local quota = quotas[index]
     quota.indexed_at, quotas[index] = now, nil
     bucket.others[quota.id], quota.is_aside = quota, true
-    due_insert(bucket, now, 'q', quota.id)
+    changes.due_insert(bucket, now, 'q', quota.id)
   end
 end
 
 -- The record of a session or of a claim, if there is one.
-function bucket_record(bucket, id)
+function changes.bucket_record(bucket, id)
   if id == session then return bucket.own or nil end
   bucket.records = bucket.records or {}
   local record = bucket.records[id]
   if record == nil then
     local packed = redis.call('HGET', bucket.key, 'r' .. struct.pack('<d', id))
-    record = packed and record_decoded(packed)
+    record = packed and changes.record_decoded(packed)
     bucket.records[id], bucket.rare = record, true
   end
   return record or nil
@@ -396,7 +266,8 @@ end
 -- The owner of what a record has in flight is gone.
 local function record_abandon(bucket, record)
   local shares = record.shares
-  record.since, record.waits, record.shares = bucket.now, 0, nil
+  record.since, record.shares = bucket.now, nil
+  changes.record_set_waits(record, false)
   if record == bucket.own then
     for _, quota in ipairs(bucket.quotas) do
       local share = quota.share
@@ -410,16 +281,16 @@ local function record_abandon(bucket, record)
 end
 
 local function look_at_record(bucket, id)
-  local record = bucket_record(bucket, id)
+  local record = changes.bucket_record(bucket, id)
   if not record then return end
   if record.lease_until <= bucket.now then
     record_abandon(bucket, record)
-    if bucket.heads then heads_replace(bucket, id, {}) end
+    if bucket.heads then rare.waiting.heads_replace(bucket, id, {}) end
   end
-  local due = record_due(record, record == bucket.own and bucket.quotas or {})
+  local due = changes.record_due(record, record == bucket.own and bucket.quotas or {})
   record.indexed_at = due
   if due > bucket.now then
-    due_insert(bucket, due, 's', id)
+    changes.due_insert(bucket, due, 's', id)
   elseif record == bucket.own then
     bucket.own, bucket.is_own_gone = false, true
   else
@@ -434,21 +305,20 @@ local function look_at_other(bucket, id, wall)
   local again = quota_outlives(quota, bucket.now, wall)
   if again then
     quota.indexed_at = again
-    due_insert(bucket, again, 'q', id)
+    changes.due_insert(bucket, again, 'q', id)
   else
     bucket.others[id] = false
-    if quota.width then bucket.gone[ring_field(quota)] = true end
+    if quota.kind <= DRAINING then changes.bucket_forget(bucket, rare.rings.ring_field(quota)) end
   end
 end
 
 local function look_at_flow(bucket, id)
-  need_waiting()
-  local again = flow_forget(bucket, id)
-  if again then due_insert(bucket, again, 'f', id) end
+  local again = rare.waiting.flow_forget(bucket, id)
+  if again then changes.due_insert(bucket, again, 'f', id) end
 end
 
 -- Looks at some of the records that are due.
-function bucket_sweep(bucket, wall)
+function changes.bucket_sweep(bucket, wall)
   local taken = due_taken(bucket)
   for i = 1, #taken, 2 do
     local kind, id = taken[i], taken[i + 1]
@@ -472,30 +342,31 @@ end
 
 -- The record of a claim, which is made if there is none.
 local function bucket_enter_claim(bucket, claim)
-  local record = bucket_record(bucket, claim)
+  local record = changes.bucket_record(bucket, claim)
   if not record then
     record = record_new(bucket.now)
     record.shares = {}
     bucket.records[claim], bucket.rare = record, true
-    due_insert(bucket, record.indexed_at, 's', claim)
+    changes.due_insert(bucket, record.indexed_at, 's', claim)
   end
   return record
 end
 
 -- Gives what the session has in flight of a reservation to a claim.
 local function bucket_detach(bucket, claim, message, at, lease, wall)
-  bucket_enter(bucket)
+  changes.bucket_enter(bucket)
   local to, now = bucket_enter_claim(bucket, claim), bucket.now
   for k, quota in ipairs(bucket.quotas) do
     local moved = min(message[at + k], quota.share)
     quota.share = quota.share - moved
     to.shares[quota.id] = min((to.shares[quota.id] or 0) + moved, MAX_TAKEN)
   end
+  if not changes.record_is_claim(to) then to.marks = to.marks + 2 end
   local until_then = sum(now, lease)
   to.lease_until, to.forget_at = until_then, until_then
   if until_then < to.indexed_at or to.indexed_at <= now then
     to.indexed_at = until_then
-    due_insert(bucket, until_then, 's', claim)
+    changes.due_insert(bucket, until_then, 's', claim)
   end
   bucket.expires = max(bucket.expires, until_then)
   for k = 1, bucket.count do

@@ -14,7 +14,7 @@ local function due_member(kind, id)
 end
 
 -- Adds a record, or moves it.
-function due_insert(bucket, at, kind, id)
+function changes.due_insert(bucket, at, kind, id)
   bucket.due_count = bucket.due_count + redis.call('ZADD', bucket.due_key, at, due_member(kind, id))
   bucket.due_first, bucket.due_changed = min(bucket.due_first, at), true
 end
@@ -28,7 +28,7 @@ local function due_rebuild(bucket)
   local kinds = {f = 'f', o = 'q', r = 's'}
   for _, field in ipairs(redis.call('HKEYS', bucket.key)) do
     local kind = kinds[string.sub(field, 1, 1)]
-    if kind and #field == 9 then due_insert(bucket, bucket.now, kind, (struct.unpack('<d', field, 2))) end
+    if kind and #field == 9 then changes.due_insert(bucket, bucket.now, kind, (struct.unpack('<d', field, 2))) end
   end
   bucket.due_count = redis.call('ZCARD', bucket.due_key)
 end

@@ -1,8 +1,9 @@
 -- Start-time fair queuing between the flows of a bucket: every flow has a start tag, that of its next demand,
 -- and the flow with the smallest one is next. A grant moves the flow on by the part of the limit that it
 -- takes, divided by the flow's weight. The bucket's `virtual_time` is the largest tag that was served; a flow that
--- was idle starts there, so it has no credit. A flow is a field of its own: start, and when it was last
--- moved or began to wait. There are `flow_count`; without any, all that waits is of one flow.
+-- was idle starts there, so it has no credit. A flow is a field of its own: start, when it was last moved or
+-- began to wait, and until when it waits, as far as is known: its waiters may be heads of other buckets only.
+-- There are `flow_count`; without any, all that waits is of one flow.
 --
 -- Tags are doubles, alike in Rust and Lua: both add and divide them in the same order.
 
@@ -11,7 +12,7 @@
 -- A flow that was served is remembered for this long, if it does not wait meanwhile.
 local FLOW_MEMORY = 60000000
 
--- {start, touched} of a flow, if it is known.
+-- {start, touched, waits_until} of a flow, if it is known.
 local function flow_known(bucket, flow)
   if bucket.flow_count == 0 then return nil end
   bucket.flows = bucket.flows or {}
@@ -21,51 +22,59 @@ local function flow_known(bucket, flow)
     known = false
     if packed then
       known = {}
-      known.start, known.touched = struct.unpack('<dd', packed)
+      known.start, known.touched, known.waits_until = struct.unpack('<ddd', packed)
     end
     bucket.flows[flow] = known
   end
   return known or nil
 end
 
--- The start tag of a flow, which `waits` here or does not.
+-- The start tag of a flow, which `waits` here or not.
 local function flow_start(bucket, flow, waits)
   local known = flow_known(bucket, flow)
   if not known then return bucket.virtual_time end
-  return waits and known.start or max(known.start, bucket.virtual_time)
+  if waits or known.waits_until > bucket.now then return known.start end
+  return max(known.start, bucket.virtual_time)
 end
 
-local function flow_set(bucket, flow, start)
+local function flow_set(bucket, flow, start, waits_until)
   local known = flow_known(bucket, flow)
   bucket.flows, bucket.rare = bucket.flows or {}, true
-  bucket.flows[flow] = {start = start, touched = bucket.now, changed = true}
+  bucket.flows[flow] = {start = start, touched = bucket.now, waits_until = waits_until, changed = true}
   if not known then
-    need_changes()
     bucket.flow_count = bucket.flow_count + 1
-    due_insert(bucket, bucket.now + FLOW_MEMORY, 'f', flow)
+    rare.changes.due_insert(bucket, bucket.now + FLOW_MEMORY, 'f', flow)
   end
 end
 
 -- Where a flow starts that takes turns in `space`.
 local function start_of(bucket, flow, space)
   if bucket.flow_count == 0 then return 0 end
-  return flow_start(bucket, flow, heads_wait(bucket, flow, space))
+  return flow_start(bucket, flow, waiting.heads_wait(bucket, flow, space))
 end
 
 -- A demand of a flow is granted that moves it on by `step`.
-function flow_serve(bucket, flow, step)
+function waiting.flow_serve(bucket, flow, step)
   local start = start_of(bucket, flow, bucket.id)
   bucket.virtual_time = max(bucket.virtual_time, start)
-  flow_set(bucket, flow, start + step)
+  flow_set(bucket, flow, start + step, 0)
+end
+
+-- A demand of a flow waits, whichever bucket of it refused that. It looks again at `until_then` at the latest.
+local function flow_wait(bucket, flow, until_then)
+  if bucket.flow_count == 0 and flow == 0 then return end
+  local known = flow_known(bucket, flow)
+  flow_set(bucket, flow, start_of(bucket, flow, bucket.id), max(known and known.waits_until or 0, until_then))
 end
 
 -- Forgets a flow that does not wait, if it was not served for long. Otherwise returns when to look again.
-function flow_forget(bucket, flow)
+function waiting.flow_forget(bucket, flow)
   local known = flow_known(bucket, flow)
   if not known then return nil end
-  local touched = heads_wait(bucket, flow) and bucket.now or known.touched
+  local touched = max(known.touched, min(known.waits_until, bucket.now))
+  if waiting.heads_wait(bucket, flow) then touched = bucket.now end
   if touched + FLOW_MEMORY > bucket.now then return touched + FLOW_MEMORY end
   bucket.flows[flow], bucket.flow_count, bucket.rare = false, bucket.flow_count - 1, true
-  bucket.gone['f' .. struct.pack('<d', flow)] = true
+  rare.changes.bucket_forget(bucket, 'f' .. struct.pack('<d', flow))
   if bucket.flow_count == 0 then bucket.virtual_time = 0 end
 end

@@ -8,7 +8,11 @@
 -- RARE provider
 
 -- A probe that is not answered within this counts as answered well; the waiters follow over as long.
-local PROBE, SPREAD = 1000000, 1000000
+local ANSWERED_WITHIN = 1000000
+local SPREAD = 1000000
+
+-- What is behind the demand that should probe looks again after this long: that may be late.
+local PROBE_LATE = 250000
 
 -- Ends every pause.
 local function gate_resume(gate)
@@ -67,23 +71,23 @@ local function gate_pass(gate, waiting, now)
   if gate.until_then > now then return end
   if phase == 0 or phase == 2 and now >= gate.spread_until then
     gate_resume(gate)
-  elseif phase == 1 and probe > 0 and now >= probe + PROBE then
+  elseif phase == 1 and probe > 0 and now >= probe + ANSWERED_WITHIN then
     gate_spread(gate, waiting, now)
   end
 end
 
 -- How long a demand has to wait here behind `before` others; 0 if it may pass.
-function gate_wait(gate, before, now)
+function provider.gate_wait(gate, before, now)
   local phase, probe = gate.phase, gate.probe
   if gate.until_then > now then return gate.until_then - now end
   if phase == 0 then return 0 end
   if phase == 2 then return drained(sum(gate.next, gate.step * before), now) end
-  if probe > 0 then return drained(probe + PROBE, now) end
-  return before == 0 and 0 or PROBE
+  if probe > 0 then return drained(probe + ANSWERED_WITHIN, now) end
+  return before == 0 and 0 or PROBE_LATE
 end
 
 -- A demand passes. Returns whether it is a probe.
-function gate_grant(gate, now)
+function provider.gate_grant(gate, now)
   if gate.phase == 1 then
     gate.probe = now
     return true
@@ -99,21 +103,21 @@ local function gate_paused_until(gate, now)
 end
 
 -- What is left of the wait that was asked for, if demands are not to wait for it.
-function gate_asked(gate, now)
+function provider.gate_asked(gate, now)
   if gate.surfaced_until > now and gate.asked_until > gate.until_then then
     return drained(gate.asked_until, now)
   end
 end
 
 -- Time until this means nothing any more, if nothing is asked meanwhile.
-function gate_lasts(gate, now)
+function provider.gate_lasts(gate, now)
   -- A refusal after the pause doubles it: remembered for as long as it was.
-  local remembered = gate.phase == 0 and 0 or sum(gate.length, PROBE + SPREAD)
+  local remembered = gate.phase == 0 and 0 or sum(gate.length, ANSWERED_WITHIN + SPREAD)
   return drained(sum(gate.until_then, remembered), now)
 end
 
 -- A gate is stored as nine numbers, a cap as two more.
-function gate_decoded(list, i)
+function provider.gate_decoded(list, i)
   return {
     until_then = list[i], surfaced_until = list[i + 1], asked_until = list[i + 2], length = list[i + 3],
     phase = list[i + 4], probe = list[i + 5], spread_until = list[i + 6], next = list[i + 7],
@@ -121,7 +125,7 @@ function gate_decoded(list, i)
   }
 end
 
-function gate_append(gate, to)
+function provider.gate_append(gate, to)
   local n = #to
   to[n + 1], to[n + 2], to[n + 3], to[n + 4] = gate.until_then, gate.surfaced_until, gate.asked_until, gate.length
   to[n + 5], to[n + 6], to[n + 7], to[n + 8] = gate.phase, gate.probe, gate.spread_until, gate.next

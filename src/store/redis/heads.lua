@@ -1,6 +1,8 @@
 -- What waits in a bucket: of each session its first waiter on each quota, for each class and flow, by arrival. A
 -- demand is measured against those of other sessions that go before it. A head: {session, quota, headroom,
--- flow, space, waiter, arrival, cost, part, count, sum, last, due, held_until}, and so it is stored.
+-- flow, space, waiter, arrival, cost, part, count, sum, last, due, held_until, is_behind, fits}, and so it is
+-- stored. `is_behind`: it would fit if nothing went before it, on all of its quotas, and has since its session last
+-- looked. `fits`: it fitted here when the bucket was last looked at, so its session knows or was hinted.
 
 -- RARE waiting
 
@@ -12,27 +14,29 @@ local NAMES = {
   'due', 'held_until',
 }
 
-function heads_decoded(packed)
-  local list, count = numbers(packed)
+function waiting.heads_decoded(packed)
+  local list, count = rare.packed.numbers(packed)
   local heads, n = {}, 0
-  for i = 1, count, 14 do
+  for i = 1, count, 16 do
     n = n + 1
     heads[n] = {
       session = list[i], quota = list[i + 1], headroom = list[i + 2], flow = list[i + 3], space = list[i + 4],
       waiter = list[i + 5], arrival = list[i + 6], cost = list[i + 7], part = list[i + 8], count = list[i + 9],
       sum = list[i + 10], last = list[i + 11], due = list[i + 12], held_until = list[i + 13],
+      is_behind = list[i + 14] == 1, fits = list[i + 15] == 1,
     }
   end
   return heads
 end
 
-function heads_encoded(bucket)
+function waiting.heads_encoded(bucket)
   local list, n = {}, 0
   for _, head in ipairs(bucket.heads) do
     for i = 1, 14 do list[n + i] = head[NAMES[i]] end
-    n = n + 14
+    list[n + 15], list[n + 16] = head.is_behind and 1 or 0, head.fits and 1 or 0
+    n = n + 16
   end
-  return packed_numbers(list, n)
+  return rare.packed.pack(list, n)
 end
 
 -- Whether a head blocks younger demands: not while it is held back elsewhere for longer than its quota's
@@ -51,10 +55,17 @@ local function head_is_live(head, session, quota, now)
 end
 
 local function head_before_by_tag(head, place, start)
-  local tag, count = place.tag, head.count
-  local is_before = start < tag or start == tag
-    and (head.arrival < place.arrival or head.arrival == place.arrival and head.session < place.tie)
-  if not is_before then return 0, 0 end
+  local tag, count, is_older = place.tag, head.count, false
+  if head.arrival ~= place.arrival then
+    is_older = head.arrival < place.arrival
+  elseif head.session ~= place.tie then
+    is_older = head.session < place.tie
+  else
+    is_older = nil
+  end
+  -- An older demand need not wait for a younger one that waits for others: the others may wait for the older one.
+  if head.is_behind and is_older == false then return 0, 0 end
+  if start > tag or start == tag and not is_older then return 0, 0 end
   local turns = head.part > 0 and max(ceil((tag - start) / head.part), 1) or 1
   if turns >= count then return count, head.sum end
   local behind = floor(drained(head.sum, head.cost) / (count - 1))
@@ -64,8 +75,12 @@ end
 -- How many of those that wait with a head go before a demand, and what they ask.
 local function head_before(head, place, tolerance)
   if head.space == place.space and head.headroom == place.headroom and head.flow ~= place.flow then
-    local space = place.bucket
-    return head_before_by_tag(head, place, space.flow_count > 0 and flow_start(space, head.flow, true) or 0)
+    local start = place.starts[head.flow]
+    if not start then
+      start = place.bucket and start_of(place.bucket, head.flow, place.space) or 0
+      place.starts[head.flow] = start
+    end
+    return head_before_by_tag(head, place, start)
   end
   local arrival = sum(head.arrival, tolerance)
   if arrival > place.arrival or arrival == place.arrival and head.session >= place.tie then return 0, 0 end
@@ -82,18 +97,15 @@ local function heads_find(bucket, of_session, quota, waiter)
   end
 end
 
--- When a waiter of the session arrived. A head that comes back keeps its arrival.
-local function heads_arrival(bucket, waiter, age)
-  if waiter > 0 then
-    for _, head in ipairs(bucket.heads or {}) do
-      if head.session == session and head.waiter == waiter then return head.arrival end
-    end
+-- When a waiter of the session arrived, if it is a head.
+local function heads_arrival(bucket, waiter)
+  for _, head in ipairs(waiter > 0 and bucket.heads or {}) do
+    if head.session == session and head.waiter == waiter then return head.arrival end
   end
-  return drained(bucket.now, age)
 end
 
 -- Whether a flow waits here that takes turns in `space` (in any if there is none): in a session that is not late.
-function heads_wait(bucket, flow, space)
+function waiting.heads_wait(bucket, flow, space)
   for _, head in ipairs(bucket.heads or {}) do
     if head.flow == flow and (not space or head.space == space) and not head_is_late(head, bucket.now) then
       return true
@@ -111,7 +123,7 @@ local function goes_first(one, other)
 end
 
 -- Replaces a session's heads.
-function heads_replace(bucket, of_session, mine)
+function waiting.heads_replace(bucket, of_session, mine)
   local heads, n = {}, 0
   for _, head in ipairs(bucket.heads or {}) do
     if head.session ~= of_session then
@@ -143,7 +155,7 @@ local function heads_before(bucket, place, quota, tolerance)
 end
 
 -- How many demands wait: of each session that is not late as many as on the quota for which most do.
-function heads_waiting(bucket)
+function waiting.heads_waiting(bucket)
   local counts, most, waiting = {}, {}, 0
   for _, head in ipairs(bucket.heads or {}) do
     if not head_is_late(head, bucket.now) then
@@ -158,7 +170,7 @@ function heads_waiting(bucket)
 end
 
 -- How many demands wait for a quota, of sessions that are not late.
-function heads_waiting_for(bucket, quota)
+function waiting.heads_waiting_for(bucket, quota)
   local waiting = 0
   for _, head in ipairs(bucket.heads or {}) do
     if head_is_live(head, -1, quota, bucket.now) then waiting = sum(waiting, head.count) end

@@ -9,16 +9,26 @@
 --   7  status: how many levels, those (see quota_append_level), until when the bucket is paused, the end of a
 --      wait that was asked for, how many wait.
 
-local GRANTED, PROBE, FITS, DONE, NO_CLAIM, REFUSED, STATUS = 1, 2, 3, 4, 5, 6, 7
+local GRANTED = 1
+local PROBE = 2
+local FITS = 3
+local DONE = 4
+local NO_CLAIM = 5
+local REFUSED = 6
+local STATUS = 7
 
 -- Kinds of operations.
-local WAIT, DRY, CLOSE, ADJUST, DETACH, WAITING = 1, 3, 4, 5, 8, 9
+local WAIT = 1
+local DRY = 3
+local CLOSE = 4
+local ADJUST = 5
+local DETACH = 8
+local WAITING = 9
 
 local message, buckets, wall, verdicts = nil, {}, nil, {}
 
--- What waiters of the session ask of quotas that refused them: per bucket and rule {headroom, amount, demands};
--- false while nothing waits. `headroom` is the least that any of them leaves to others: a demand that leaves
--- less is not behind them.
+-- What waiters of the session ask of quotas that refused them: per bucket and rule a list of {headroom, amount,
+-- demands}, one for each class; false while nothing waits. A demand that leaves less to others is not behind them.
 local ahead = false
 
 -- Settles were made since the last refold.
@@ -26,7 +36,8 @@ local edited = false
 
 local function answer(verdict, many)
   local n = #verdicts
-  verdicts[n + 1], verdicts[n + 2] = verdict, many
+  verdicts[n + 1] = verdict
+  verdicts[n + 2] = many
 end
 
 -- Makes the edits of the settles so far count.
@@ -38,28 +49,17 @@ local function refold()
     for k = 1, bucket.count do
       local quota = quotas[k]
       if quota.edited then
-        draining_refold(quota)
+        rare.draining.draining_refold(quota)
         quota.taken = quota.charged
       end
     end
   end
 end
 
--- The quotas of buckets, in a row.
-local function quotas_of(of)
-  if #of == 1 then return of[1].quotas end
-  local all, n = {}, 0
-  for _, bucket in ipairs(of) do
-    for k = 1, bucket.count do all[n + k] = bucket.quotas[k] end
-    n = n + bucket.count
-  end
-  return all
-end
-
--- Reserves on the same buckets. The first one is at index `at` of the message; `tag` is the start tag of its flow,
--- if the operations take turns.
-local function reserves(mode, at, many, of, count, headroom, flow, weight, tag)
-  local quotas, space, granted, is_plain = quotas_of(of), of[#of], 0, not ahead
+-- Reserves on the same buckets. The first one is at index `at` of the message; `turn` is what it is measured by, if
+-- the operations take turns.
+local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
+  local quotas, space, granted, is_plain = of.quotas, of[#of], 0, not ahead
   for b = 1, #of do is_plain = is_plain and of[b].is_plain end
   for first = at + 1, at + 1 + (many - 1) * (count + 2), count + 2 do
     if edited then refold() end
@@ -69,7 +69,7 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, tag)
         local quota, cost = quotas[k], message[first + k]
         local room = quota.room
         if headroom > 0 and cost > 0 then
-          room = product(less_headroom(quota.whole, headroom), quota.units)
+          room = product(rare.classes.less_headroom(quota.whole, headroom), quota.units)
         end
         if quota.taken + cost * quota.units > room then
           fits = false
@@ -78,25 +78,23 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, tag)
       end
     end
     if not fits then
-      need_waiting()
-      demand = demand_at(mode, first, of, quotas, count, headroom, flow, weight, tag)
-      fits = not is_plain and demand_fits(demand)
+      demand = rare.waiting.demand_at(mode, first, of, quotas, count, headroom, flow, weight, turn)
+      fits = not is_plain and rare.waiting.demand_fits(demand)
     end
     if fits and mode ~= DRY then
       local is_probe = false
       for b = 1, #of do
-        bucket_enter(of[b])
-        if of[b].gate and gate_grant(of[b].gate, of[b].now) then is_probe = true end
+        if not of[b].own then rare.changes.bucket_enter(of[b]) end
+        if of[b].gate and rare.provider.gate_grant(of[b].gate, of[b].now) then is_probe = true end
       end
       for k = 1, count do
         local quota, cost = quotas[k], message[first + k]
         quota_reserve(quota, cost)
-        if quota.cap and cost > 0 and gate_grant(quota.cap, quota.bucket.now) then is_probe = true end
+        if quota.cap and cost > 0 and rare.provider.gate_grant(quota.cap, quota.bucket.now) then is_probe = true end
       end
       if space.flow_count > 0 then
-        need_waiting()
-        demand = demand or demand_at(mode, first, of, quotas, count, headroom, flow, weight, tag)
-        flow_serve(space, flow, demand.step)
+        demand = demand or rare.waiting.demand_at(mode, first, of, quotas, count, headroom, flow, weight, turn)
+        rare.waiting.flow_serve(space, flow, demand.step)
       end
       if is_probe then
         if granted > 0 then answer(GRANTED, granted) end
@@ -108,7 +106,7 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, tag)
     else
       if granted > 0 then answer(GRANTED, granted) end
       granted = 0
-      if fits then answer(FITS, 1) else refuse(demand) end
+      if fits then answer(FITS, 1) else rare.waiting.refuse(demand) end
       is_plain = is_plain and not ahead
     end
   end
@@ -118,7 +116,9 @@ end
 -- Settles of the session on the same buckets.
 local function settles(at, many, of, count, close)
   local n = #of
-  for b = 1, n do bucket_enter(of[b]) end
+  for b = 1, n do
+    if not of[b].own then rare.changes.bucket_enter(of[b]) end
+  end
   for first = at, at + (many - 1) * (n + 2 * count), n + 2 * count do
     local i = first + n
     for b = 1, n do
@@ -141,20 +141,17 @@ local function settles(at, many, of, count, close)
 end
 
 -- Operations of one kind that follow each other: see arguments.lua.
-local function perform(kind, at, many, of, count, x, y, z, tag)
+local function perform(kind, at, many, of, count, x, y, z, turn)
   if kind <= DRY then
-    reserves(kind, at, many, of, count, x, y, z, tag)
+    reserves(kind, at, many, of, count, x, y, z, turn)
   elseif kind <= ADJUST then
     settles(at, many, of, count, kind == CLOSE)
   elseif kind <= DETACH then
-    need_changes()
-    for _ = 1, many do at = perform_of_claim(kind, at, of, count, x, y) end
+    for _ = 1, many do at = rare.changes.perform_of_claim(kind, at, of, count, x, y) end
   elseif kind == WAITING then
-    need_waiting()
-    wait(of, at)
+    rare.waiting.wait(of, at)
   else
-    need_provider()
-    perform_of_provider(kind, at, of)
+    rare.provider.perform_of_provider(kind, at, of)
   end
 end
 
@@ -174,6 +171,18 @@ local function each_run(at, last, perform)
         count = count + of[b].count
       end
       at = at + n + 1
+      -- The quotas of these buckets, in a row.
+      of.quotas = of[1].quotas
+      if n > 1 then
+        local quotas, k = {}, 0
+        for b = 1, n do
+          for rule = 1, of[b].count do
+            k = k + 1
+            quotas[k] = of[b].quotas[rule]
+          end
+        end
+        of.quotas = quotas
+      end
       perform(kind, at, many, of, count, x, y, z)
       local size = kind <= DRY and count + 2 or kind < DETACH and n + 2 * count or count
       at = at + many * size
@@ -188,23 +197,54 @@ end
 
 -- Where grants come faster than round trips, strict order over processes would let all of them wait for each
 -- other: there a session may grant what arrived this much after another one's head, and more where many wait.
-local TOLERANCE, TOLERANCE_PER_HEAD = 20000, 2000
+local TOLERANCE = 20000
+local TOLERANCE_PER_HEAD = 2000
 
 -- A head counts for the order of flows with this many of a session's groups on a quota at most.
 local MAX_LINES = 4
 
+-- How long ago the waiting reserves so far arrived: what the session says and what counts, in turns.
+local ages = {}
+
+local function append_age(told, age)
+  ages[#ages + 1], ages[#ages + 2] = told, age
+end
+
+-- How long ago a waiter arrived, no longer than those before it which are older as the session says.
+local function behind_older(told, age)
+  for i = 1, #ages, 2 do
+    if ages[i] >= told then age = min(age, ages[i + 1]) end
+  end
+  return age
+end
+
+-- How long ago a demand arrived that comes in its own place, `told` ago as its session says. A head that comes back
+-- keeps its arrival, and has the same in all buckets: what its session says depends on how long a batch took. The
+-- waiters of a session keep their order.
+local function age_of(mode, of, waiter, told)
+  local age = nil
+  for _, bucket in ipairs(of) do
+    local arrival = heads_arrival(bucket, waiter)
+    if arrival then age = max(age or 0, drained(bucket.now, arrival)) end
+  end
+  age = age or told
+  return mode == WAIT and behind_older(told, age) or age
+end
+
 -- The reserve whose costs follow index `first` of the message. `step` is how far it moves its flow on: the part of
--- its last bucket's limits that it takes, by its weight.
-function demand_at(mode, first, of, quotas, count, headroom, flow, weight, tag)
-  local space, part = of[#of], 0
+-- its last bucket's limits that it takes, by its weight. Where the operations take turns, `turn` is {age, tag,
+-- overtakes}, the last if it comes before an older one since its flow is next.
+function waiting.demand_at(mode, first, of, quotas, count, headroom, flow, weight, turn)
+  local space, part, waiter, told = of[#of], 0, message[first - 1], message[first]
   for k = count - space.count + 1, count do
     local part_of_quota = message[first + k] / max(quotas[k].whole, 1)
     if part_of_quota > part then part = part_of_quota end
   end
   return {
     mode = mode, first = first, of = of, quotas = quotas, count = count, headroom = headroom, flow = flow,
-    waiter = message[first - 1], age = message[first], space = space, step = part / max(weight, 1),
-    tag = tag or start_of(space, flow, space.id),
+    waiter = waiter, told = told, age = turn and turn.age or age_of(mode, of, waiter, told),
+    space = space, step = part / max(weight, 1), tag = turn and turn.tag or start_of(space, flow, space.id),
+    is_in_turn = turn and turn.tag, overtakes = turn and turn.overtakes, starts = {},
   }
 end
 
@@ -232,8 +272,8 @@ local function before(demand, quota)
   local is_head = demand.mode == WAIT and demand.waiter > 0
   local place = {
     session = of_session, tie = is_head and session or math.huge, headroom = demand.headroom,
-    flow = demand.flow, space = space.id, bucket = space, tag = demand.tag,
-    arrival = heads_arrival(bucket, demand.waiter, demand.age),
+    flow = demand.flow, space = space.id, bucket = space, tag = demand.tag, starts = demand.starts,
+    arrival = drained(bucket.now, demand.age),
   }
   -- What does not wait passes no head.
   return heads_before(bucket, place, quota, demand.mode == WAIT and tolerance_on(quota, of_session) or 0)
@@ -245,9 +285,10 @@ local function asked_of(demand, k, bucket, rule)
   local capacity = capacity_for(quota, cost, demand.headroom)
   if not ahead and not bucket.heads then return {cost = cost, ahead = 0, before = 0, capacity = capacity} end
   local amount, demands = before(demand, quota)
-  local mine = ahead and ahead[bucket] and ahead[bucket][rule]
-  if mine and demand.headroom >= mine.headroom then
-    amount, demands = sum(amount, mine.amount), sum(demands, mine.demands)
+  for _, mine in ipairs(ahead and ahead[bucket] and ahead[bucket][rule] or {}) do
+    if mine.headroom <= demand.headroom then
+      amount, demands = sum(amount, mine.amount), sum(demands, mine.demands)
+    end
   end
   -- More than a few windows ahead makes no difference to an answer, and amounts stay exact.
   return {cost = cost, ahead = min(amount, 4 * quota.whole), before = demands, capacity = capacity}
@@ -262,10 +303,10 @@ local function paused_for(demand, bucket, k)
       most = max(most, asked_of(demand, k + rule - 1, bucket, rule).before)
     end
   end
-  return gate_wait(bucket.gate, most, bucket.now)
+  return rare.provider.gate_wait(bucket.gate, most, bucket.now)
 end
 
-function demand_fits(demand)
+function waiting.demand_fits(demand)
   local k = 1
   for _, bucket in ipairs(demand.of) do
     for rule = 1, bucket.count do
@@ -285,15 +326,48 @@ local function keeps(demand, quota, cost)
     and heads_find(quota.bucket, session, quota.id, demand.waiter)
 end
 
+-- Whether a demand fits on a quota if nothing goes before it.
+local function fits_alone(quota, cost, headroom)
+  local ask = {cost = cost, ahead = 0, before = 0, capacity = capacity_for(quota, cost, headroom)}
+  return quota_fits(quota, ask, quota.bucket.now)
+end
+
+-- Whether a refused waiter would fit if nothing went before it.
+local function is_behind(demand)
+  for _, bucket in ipairs(demand.of) do
+    if bucket.gate and rare.provider.gate_wait(bucket.gate, 0, bucket.now) > 0 then return false end
+  end
+  for k = 1, demand.count do
+    if not fits_alone(demand.quotas[k], message[demand.first + k], demand.headroom) then return false end
+  end
+  return true
+end
+
+-- What goes before a demand that a pause of a bucket holds back: how many demands, how many heads. Its first quota
+-- there is the `k`-th.
+local function before_paused(demand, bucket, k)
+  local most, rank = 0, 0
+  for rule = 1, bucket.count do
+    if message[demand.first + k + rule - 1] > 0 then
+      local _, demands, heads = before(demand, demand.quotas[k + rule - 1])
+      if demands >= most then most, rank = demands, heads end
+    end
+  end
+  return most, rank
+end
+
 -- The reasons of a refusal, and the quotas where the demand keeps its place.
 local function violations_of(demand)
-  local violations, k = {}, 1
+  local violations, is_paused, k = {}, {}, 1
   for index, bucket in ipairs(demand.of) do
     local wait = paused_for(demand, bucket, k)
     if wait > 0 then
+      local demands, rank = before_paused(demand, bucket, k)
+      is_paused[bucket] = true
       violations[#violations + 1] = {
         bucket = bucket, by = -index, available = 0, wait = wait, at_best = wait,
-        asked = gate_asked(bucket.gate, bucket.now), holds = true, rank = 0, before = 0,
+        asked = rare.provider.gate_asked(bucket.gate, bucket.now), holds = true, rank = rank,
+        before = demands,
       }
     end
     k = k + bucket.count
@@ -305,7 +379,7 @@ local function violations_of(demand)
       k = k + 1
       local quota, ask = demand.quotas[k], asked_of(demand, k, bucket, rule)
       local fits = quota_fits(quota, ask, now)
-      if not fits or keeps(demand, quota, ask.cost) then
+      if not fits or not is_paused[bucket] and keeps(demand, quota, ask.cost) then
         local _, demands, heads = before(demand, quota)
         local available, wait, at_best = quota_shortage(quota, ask, now, wall)
         if fits then wait, at_best = 0, 0 end
@@ -323,13 +397,15 @@ end
 local function go_ahead(bucket, rule, headroom, amount, demands)
   ahead = ahead or {}
   ahead[bucket] = ahead[bucket] or {}
-  local known = ahead[bucket][rule]
-  if not known then
-    ahead[bucket][rule] = {headroom = headroom, amount = amount, demands = demands}
-    return
+  local classes = ahead[bucket][rule] or {}
+  ahead[bucket][rule] = classes
+  for _, class in ipairs(classes) do
+    if class.headroom == headroom then
+      class.amount, class.demands = sum(class.amount, amount), sum(class.demands, demands)
+      return
+    end
   end
-  known.amount, known.demands = sum(known.amount, amount), sum(known.demands, demands)
-  known.headroom = min(known.headroom, headroom)
+  classes[#classes + 1] = {headroom = headroom, amount = amount, demands = demands}
 end
 
 -- Adds a head of the session, or a waiter behind one.
@@ -353,14 +429,17 @@ end
 -- hold it back for `held_for`.
 local function line_up(demand, quota, rule, cost, due_in, held_for, holds)
   local bucket, now = quota.bucket, quota.bucket.now
-  if holds then go_ahead(bucket, rule, demand.headroom, cost, 1) end
+  -- Those that it overtakes need not wait for it while it waits for others.
+  if holds and not (demand.overtakes and demand.is_behind) then
+    go_ahead(bucket, rule, demand.headroom, cost, 1)
+  end
   if not bucket.is_told then return end
-  local arrival = heads_arrival(bucket, demand.waiter, demand.age)
+  local arrival = drained(now, demand.age)
   add_head(bucket, {
     session = session, quota = quota.id, headroom = demand.headroom, flow = demand.flow,
     space = demand.space.id, waiter = demand.waiter, arrival = arrival, cost = cost, part = demand.step,
     count = 1, sum = cost, last = arrival, due = due_in and sum(now, due_in) or 0,
-    held_until = sum(now, held_for),
+    held_until = sum(now, held_for), is_behind = demand.is_behind, fits = false,
   })
 end
 
@@ -382,7 +461,7 @@ local function line_up_behind_pauses(demand, violations, due_in)
   end
 end
 
-function refuse(demand)
+function waiting.refuse(demand)
   local violations, is_to_wait, is_known, longest = violations_of(demand), demand.mode == WAIT, true, 0
   for index, violation in ipairs(violations) do
     -- For how long the others hold it back.
@@ -396,13 +475,19 @@ function refuse(demand)
     is_known, longest = is_known and violation.wait, max(longest, violation.wait or 0)
   end
   if is_to_wait then
-    local due_in = is_known and longest
+    if not demand.is_in_turn then append_age(demand.told, demand.age) end
+    local due_in, is_head = is_known and longest, false
+    demand.is_behind = is_behind(demand)
     for _, violation in ipairs(violations) do
       local quota = violation.quota
       if quota then
+        is_head = is_head or violation.bucket == demand.space
         line_up(demand, quota, violation.rule, violation.cost, due_in, violation.held_for, violation.holds)
       end
     end
+    -- Where it is a head of the bucket itself, that says how long it waits.
+    local lasts = is_head and 0 or due_in and sum(due_in, LATE) or FLOW_MEMORY
+    flow_wait(demand.space, demand.flow, sum(demand.space.now, lasts))
     line_up_behind_pauses(demand, violations, due_in)
   end
   local n = #verdicts + 2
@@ -418,25 +503,29 @@ function refuse(demand)
 end
 
 -- Lines of waiters that are not in the batch: see arguments.lua.
-function wait(bucket, at)
+function waiting.wait(bucket, at)
   local now = bucket.now
   for i = at + 1, at + 11 * message[at], 11 do
     local rule = message[i] + 1
-    local quota, waiter, arrival = bucket.quotas[rule], message[i + 4], drained(now, message[i + 5])
+    local quota, waiter, age = bucket.quotas[rule], message[i + 4], message[i + 5]
     if rule <= bucket.count then
       local head = {
         session = session, quota = quota.id, headroom = message[i + 1], flow = message[i + 2],
-        space = message[i + 3], waiter = waiter, arrival = arrival, cost = message[i + 6],
+        space = message[i + 3], waiter = waiter, arrival = drained(now, age), cost = message[i + 6],
         part = message[i + 7], count = message[i + 8], sum = message[i + 9],
         last = drained(now, message[i + 10]),
         -- It was not looked at: its session is about to.
-        due = now, held_until = 0,
+        due = now, held_until = 0, fits = false,
+        -- It is not sent though it may fit: others of its session go before it.
+        is_behind = fits_alone(quota, message[i + 6], message[i + 1]),
       }
       local known = heads_find(bucket, session, quota.id, waiter)
       if known then
         head.arrival, head.due, head.held_until = known.arrival, known.due, known.held_until
-        head.last = max(head.last, known.arrival)
+        head.fits = known.fits
       end
+      head.arrival = drained(now, behind_older(age, drained(now, head.arrival)))
+      head.last = max(head.last, head.arrival)
       if head_holds(head, quota_horizon(quota), now) then
         go_ahead(bucket, rule, head.headroom, head.sum, head.count)
       end
@@ -460,7 +549,7 @@ end
 
 -- Applies the operations in such an order that flows of one space and class take turns. Returns false if that is as
 -- they come, and then does nothing.
-function perform_in_turns(first, last)
+function waiting.perform_in_turns(first, last)
   local ops, has_flows, moved, groups, in_order = {}, false, {}, {}, {}
   each_run(first, last, function(kind, at, many, of, count, x, y, z)
     local size = kind <= DRY and count + 2 or kind < DETACH and #of + 2 * count or count
@@ -473,7 +562,10 @@ function perform_in_turns(first, last)
   for i, op in ipairs(ops) do
     if op.kind == WAIT then
       local space, flow, headroom = op.of[#op.of], op.y, op.x
-      local demand = demand_at(WAIT, op.at + 1, op.of, quotas_of(op.of), op.count, headroom, flow, op.z, 0)
+      local turn = {tag = 0, age = 0}
+      local demand = waiting.demand_at(WAIT, op.at + 1, op.of, op.of.quotas, op.count, headroom, flow, op.z, turn)
+      op.age = age_of(WAIT, op.of, demand.waiter, demand.told)
+      append_age(demand.told, op.age)
       local of_space = moved[space] or {}
       moved[space] = of_space
       op.tag = of_space[flow] or start_of(space, flow, space.id)
@@ -492,9 +584,15 @@ function perform_in_turns(first, last)
       for place, op in ipairs(group) do in_order[op.i] = sorted[place] end
     end
   end
+  local oldest_after = math.huge
+  for place = #in_order, 1, -1 do
+    local op = in_order[place]
+    op.overtakes = oldest_after < op.i
+    oldest_after = min(oldest_after, op.i)
+  end
   for _, op in ipairs(in_order) do
     verdicts = {}
-    perform(op.kind, op.at, 1, op.of, op.count, op.x, op.y, op.z, op.tag)
+    perform(op.kind, op.at, 1, op.of, op.count, op.x, op.y, op.z, op)
     op.verdicts = verdicts
   end
   verdicts = {}
@@ -505,71 +603,77 @@ function perform_in_turns(first, last)
 end
 
 -- Replaces the session's heads in a bucket by those of the batch.
-function stand(bucket)
-  local mine, starts = bucket.mine or {}, {}
-  local needs_flows = bucket.flow_count > 0
+function waiting.stand(bucket)
+  local mine = bucket.mine or {}
   for _, head in ipairs(mine) do
-    if head.flow ~= 0 and head.space == bucket.id then needs_flows = true end
-  end
-  if needs_flows then
-    for i, head in ipairs(mine) do
-      if head.space == bucket.id then starts[i] = start_of(bucket, head.flow, bucket.id) end
-    end
-    for i, head in ipairs(mine) do
-      if starts[i] then flow_set(bucket, head.flow, starts[i]) end
-    end
+    if head.space == bucket.id then flow_wait(bucket, head.flow, bucket.now) end
   end
   -- The end of its lease takes its heads along.
-  if #mine > 0 then bucket_enter(bucket) end
-  if bucket.own then bucket.own.waits = #mine > 0 and 1 or 0 end
-  if #mine > 0 or bucket.heads then heads_replace(bucket, session, mine) end
+  if #mine > 0 then rare.changes.bucket_enter(bucket) end
+  if bucket.own then rare.changes.record_set_waits(bucket.own, #mine > 0) end
+  if #mine > 0 or bucket.heads then waiting.heads_replace(bucket, session, mine) end
 end
 
--- All heads on a quota.
-local function heads_on(quota)
-  local heads = {}
-  for _, head in ipairs(quota.bucket.heads) do
-    if head_is_live(head, -1, quota.id, quota.bucket.now) then heads[#heads + 1] = head end
+local function bucket_of(id)
+  for b = 1, #buckets do
+    if buckets[b].id == id then return buckets[b] end
   end
-  return heads
 end
 
--- The heads at the front of a quota that fit together.
-local function front_of(quota)
-  local bucket, heads, front, amount = quota.bucket, {}, {}, 0
-  local now, horizon = bucket.now, quota_horizon(quota)
+-- Which heads of a quota fit together, from the front. `starts` is what is known of where flows start, by space.
+local function front_of(quota, starts)
+  local bucket, now, horizon, front = quota.bucket, quota.bucket.now, quota_horizon(quota), {}
+  -- Of the classes that leave at least this to others, one does not fit: nor does what is behind it.
+  local blocked = math.huge
   for _, head in ipairs(bucket.heads) do
-    if head_is_live(head, -1, quota.id, now) and head_holds(head, horizon, now) then heads[#heads + 1] = head end
-  end
-  if bucket.flow_count > 0 then
-    heads = sort_by(heads, function(head) return start_of(bucket, head.flow, bucket.id) end)
-  end
-  for n, head in ipairs(heads) do
-    local capacity = capacity_for(quota, head.cost, head.headroom)
-    local ask = {cost = head.cost, ahead = amount, before = n - 1, capacity = capacity}
-    if not quota_fits(quota, ask, now) or bucket.gate and gate_wait(bucket.gate, n - 1, now) > 0 then break end
-    front[n], amount = head, sum(amount, head.cost)
+    if head_is_live(head, -1, quota.id, now) and head_holds(head, horizon, now) and head.headroom < blocked then
+      local space = bucket_of(head.space)
+      starts[head.space] = starts[head.space] or {}
+      local tag = starts[head.space][head.flow]
+      if not tag then
+        tag = space and start_of(space, head.flow, head.space) or 0
+        starts[head.space][head.flow] = tag
+      end
+      local amount, demands = heads_before(bucket, {
+        session = -1, tie = head.session, headroom = head.headroom, flow = head.flow, space = head.space,
+        bucket = space, arrival = head.arrival, tag = tag, starts = starts[head.space],
+      }, quota, 0)
+      local capacity = capacity_for(quota, head.cost, head.headroom)
+      local ask = {cost = head.cost, ahead = amount, before = demands, capacity = capacity}
+      if quota_fits(quota, ask, now)
+        and not (bucket.gate and rare.provider.gate_wait(bucket.gate, demands, now) > 0) then
+        front[head] = true
+      elseif not space or space.flow_count == 0 then
+        blocked = min(blocked, head.headroom)
+      end
+    end
   end
   return front
 end
 
--- Wakes the heads of other sessions at the front of each quota of a bucket, as far as all of them fit; all heads if
--- the batch has changed when they may pass. Each session is expected to come back at once, and told so if
--- it was not yet.
-function wake(bucket, channel, command)
-  local woken, now = {}, bucket.now
+-- Hints the sessions of heads that fit now and did not before; of all heads if the batch has changed when they may
+-- pass. Each session is expected to come back at once, and told so if it was not yet.
+function waiting.wake(bucket, channel, command)
+  local woken, starts, now = {}, {}, bucket.now
   local function publish(of_session)
     local to = channel .. string.format('%.0f', of_session)
     if channel ~= '' then redis.pcall(command, to, bucket.key) end -- PUBLISH
   end
   for k = 1, bucket.count do
     local quota = bucket.quotas[k]
-    for _, head in ipairs(bucket.is_stirred and heads_on(quota) or front_of(quota)) do
-      local known = head.session ~= session and heads_find(bucket, head.session, quota.id, head.waiter)
-      if known and (known.due == 0 or known.due > now) then
-        known.due, bucket.heads_changed, bucket.rare = now, true, true
-        if not woken[head.session] then publish(head.session) end
-        woken[head.session] = true
+    local front = front_of(quota, starts)
+    for _, head in ipairs(bucket.heads) do
+      if head.quota == quota.id then
+        local fits, fitted, was_behind = front[head] or false, head.fits, head.is_behind
+        head.fits = fits
+        head.is_behind = was_behind and fits_alone(quota, head.cost, head.headroom)
+        if fits ~= fitted or head.is_behind ~= was_behind then bucket.heads_changed, bucket.rare = true, true end
+        local is_news = fits and not fitted or bucket.is_stirred and not head_is_late(head, now)
+        if is_news and head.session ~= session and (head.due == 0 or head.due > now) then
+          head.due, bucket.heads_changed, bucket.rare = now, true, true
+          if not woken[head.session] then publish(head.session) end
+          woken[head.session] = true
+        end
       end
     end
   end
@@ -578,8 +682,7 @@ end
 -- RARE provider
 
 local function status(bucket)
-  need_waiting()
-  local now, asked = bucket.now, bucket.gate and gate_asked(bucket.gate, bucket.now)
+  local now, asked = bucket.now, bucket.gate and provider.gate_asked(bucket.gate, bucket.now)
   verdicts[#verdicts + 1] = STATUS
   verdicts[#verdicts + 1] = bucket.count
   for k = 1, bucket.count do quota_append_level(bucket.quotas[k], verdicts, now, wall) end
@@ -590,14 +693,14 @@ local function status(bucket)
 end
 
 -- An operation that is about one bucket: see arguments.lua.
-function perform_of_provider(kind, at, bucket)
+function provider.perform_of_provider(kind, at, bucket)
   local now = bucket.now
   local function quota_of(id)
     for k = 1, bucket.count do
       if bucket.quotas[k].id == id then return bucket.quotas[k] end
     end
   end
-  bucket.is_plain, bucket.rare = false, true
+  bucket.is_plain, bucket.rare, bucket.has_gates = false, true, true
   if kind == 10 then
     if message[at] == 0 then
       bucket_resume(bucket)
@@ -633,7 +736,7 @@ end
 -- RARE changes
 
 -- Settles a claim, or detaches: see arguments.lua. Returns the index after it.
-function perform_of_claim(kind, at, of, count, claim, lease)
+function changes.perform_of_claim(kind, at, of, count, claim, lease)
   if kind == DETACH then
     for _, bucket in ipairs(of) do
       bucket_detach(bucket, claim, message, at - 1, lease, wall)
@@ -645,14 +748,15 @@ function perform_of_claim(kind, at, of, count, claim, lease)
   local first = at
   at = at + #of
   for _, bucket in ipairs(of) do
-    if not bucket_record(bucket, claim) then
+    local record = changes.bucket_record(bucket, claim)
+    if not record or not changes.record_is_claim(record) then
       answer(NO_CLAIM, 1)
       return at + 2 * count
     end
   end
   edited = true
   for b, bucket in ipairs(of) do
-    local shares = bucket_record(bucket, claim).shares
+    local shares = changes.bucket_record(bucket, claim).shares
     for k = 1, bucket.count do
       local quota, reserved, actual = bucket.quotas[k], message[at], message[at + count]
       local share = shares[quota.id] or 0

@@ -13,61 +13,19 @@ local function quota_held_and_charged(quota)
   local held, kind = quota.in_flight, quota.kind
   if kind == IN_FLIGHT then return held end
   -- Nothing fits behind more than a burst that is held; amounts stay exact.
-  if kind == DRAINING then held = product(min(held, 2 * quota.burst), quota.units) end
+  if kind == DRAINING then held = product(math.min(held, 2 * quota.whole), quota.units) end
   return sum(quota.charged, held)
-end
-
--- Takes in the numbers of its state from index `i` on. Returns the index after them.
-local function quota_decode(quota, list, i)
-  local kind = quota.kind
-  quota.since, quota.in_flight = list[i], list[i + 1]
-  if kind == SLIDING then
-    quota.charged, quota.head, quota.newest = list[i + 2], list[i + 3], list[i + 4]
-    quota.began = quota.head * quota.slot
-    return i + 5
-  elseif kind == DRAINING then
-    local at, slot = list[i + 3], quota.slot
-    quota.charged, quota.at, quota.newest, quota.drain = list[i + 2], at, list[i + 4], list[i + 5]
-    quota.before, quota.max_used, quota.excess = list[i + 6], list[i + 7], list[i + 8]
-    quota.excess_rate, quota.ceiling = list[i + 9], list[i + 10]
-    quota.head = (at - at % slot) / slot
-    quota.began = quota.head * slot * quota.tick
-    return i + 11
-  elseif kind == FIXED then
-    quota.charged, quota.window_end = list[i + 2], list[i + 3]
-    return i + 4
-  end
-  return i + 2
-end
-
--- Puts them there. Returns the same.
-local function quota_encode(quota, list, i)
-  local kind = quota.kind
-  list[i], list[i + 1] = quota.since, quota.in_flight
-  if kind == SLIDING then
-    list[i + 2], list[i + 3], list[i + 4] = quota.charged, quota.head, quota.newest
-    return i + 5
-  elseif kind == DRAINING then
-    list[i + 2], list[i + 3], list[i + 4], list[i + 5] = quota.charged, quota.at, quota.newest, quota.drain
-    list[i + 6], list[i + 7], list[i + 8] = quota.before, quota.max_used, quota.excess
-    list[i + 9], list[i + 10] = quota.excess_rate, quota.ceiling
-    return i + 11
-  elseif kind == FIXED then
-    list[i + 2], list[i + 3] = quota.charged, quota.window_end
-    return i + 4
-  end
-  return i + 2
 end
 
 -- Lets time pass, as far as that takes no rule.
 local function quota_pass(quota, now)
   local kind = quota.kind
   if kind == SLIDING then
-    if now >= quota.began + quota.slot then sliding_advance(quota, now) end
+    if now >= quota.began + quota.slot then rare.rings.sliding_advance(quota, now) end
   elseif kind == DRAINING then
     local target = (now - now % quota.tick) / quota.tick
     if target > quota.at then
-      local unused = draining_advance(quota, target)
+      local unused = rare.draining.draining_advance(quota, target)
       if quota.cap then quota.cap.withheld = drained(quota.cap.withheld, unused) end
     end
   end
@@ -76,18 +34,19 @@ end
 local function quota_charge(quota, amount)
   local kind = quota.kind
   if kind == SLIDING then
-    sliding_add(quota, quota.head, amount)
+    sliding_charge(quota, amount)
   elseif kind == DRAINING then
-    draining_charge(quota, amount)
+    rare.draining.draining_charge(quota, amount)
   elseif kind == FIXED then
-    fixed_charge(quota, amount)
+    rare.fixed.fixed_charge(quota, amount)
   end
 end
 
 -- Charges a reserve of the sending session.
 local function quota_reserve(quota, cost)
-  quota.in_flight = min(quota.in_flight + cost, MAX_TAKEN)
-  quota.share = min(quota.share + cost, MAX_TAKEN)
+  local in_flight, share = quota.in_flight + cost, quota.share + cost
+  quota.in_flight = in_flight < MAX_TAKEN and in_flight or MAX_TAKEN
+  quota.share = share < MAX_TAKEN and share or MAX_TAKEN
   if quota.holds then
     quota.taken = quota_held_and_charged(quota)
   else
@@ -106,7 +65,7 @@ local function quota_settle(quota, at, reserved, actual, in_flight, close)
   end
   if not close then
     open = amount
-    left = min(left + open, MAX_TAKEN)
+    left = left + open < MAX_TAKEN and left + open or MAX_TAKEN
   end
   quota.in_flight = left
 
@@ -117,9 +76,9 @@ local function quota_settle(quota, at, reserved, actual, in_flight, close)
     if kind == SLIDING then
       sliding_amend(quota, at, reserved, actual, at >= quota.since)
     elseif kind == DRAINING then
-      draining_amend(quota, at, reserved, actual, at >= quota.since)
+      rare.draining.draining_amend(quota, at, reserved, actual, at >= quota.since)
     else
-      fixed_amend(quota, reserved, actual, at >= quota.since)
+      rare.fixed.fixed_amend(quota, reserved, actual, at >= quota.since)
     end
     quota.taken = quota.charged
   end
@@ -138,12 +97,12 @@ local function quota_lasts(quota, lease, now, wall)
   if kind == SLIDING then
     lasts = product(quota.len, quota.slot)
   elseif kind == DRAINING then
-    lasts = draining_until_drained(quota, sum(quota.taken, quota.excess), now)
+    lasts = rare.draining.draining_until_drained(quota, sum(quota.taken, quota.excess), now)
   elseif kind == FIXED then
-    lasts = max(holds and quota.next - quota.begin or 0, drained(quota.window_end, wall))
+    lasts = math.max(holds and quota.next - quota.begin or 0, drained(quota.window_end, wall))
   end
   if holds then lasts = sum(lease, lasts) end
-  return quota.cap and max(lasts, cap_lasts(quota.cap, now)) or lasts
+  return quota.cap and math.max(lasts, rare.provider.cap_lasts(quota.cap, now)) or lasts
 end
 
 -- RARE waiting
@@ -172,12 +131,12 @@ end
 
 -- For how long a pause holds back a demand.
 local function quota_paused_for(quota, ask, now)
-  return quota.cap and ask.cost > 0 and gate_wait(quota.cap, ask.before, now) or 0
+  return quota.cap and ask.cost > 0 and rare.provider.gate_wait(quota.cap, ask.before, now) or 0
 end
 
 -- What is left of a wait that demands of this cost are not to wait for, or nil.
 local function quota_asked(quota, cost, now)
-  return quota.cap and cost > 0 and gate_asked(quota.cap, now) or nil
+  return quota.cap and cost > 0 and rare.provider.gate_asked(quota.cap, now) or nil
 end
 
 local function quota_fits(quota, ask, now)
@@ -235,9 +194,9 @@ end
 local function quota_append_level(quota, to, now, wall)
   local kind, cap, charged, reset, n = quota.kind, quota.cap, quota.charged, 0, #to
   if kind == SLIDING then
-    if charged > 0 then reset = sliding_until_left(quota, charged, now) or 0 end
+    if charged > 0 then reset = rare.waiting.sliding_until_left(quota, charged, now) or 0 end
   elseif kind == DRAINING then
-    reset = draining_until_drained(quota, charged, now)
+    reset = rare.draining.draining_until_drained(quota, charged, now)
   elseif kind == FIXED then
     reset = drained(quota.window_end, wall)
   end
@@ -249,21 +208,63 @@ local function quota_append_level(quota, to, now, wall)
     withheld_for = max(drained(cap.withheld_until, now), drained(paused_until, now))
   end
   to[n + 1], to[n + 2], to[n + 3] = charged, quota.in_flight, reset
-  to[n + 4], to[n + 5], to[n + 6] = withheld, withheld_for, cap and gate_asked(cap, now) or -1
+  to[n + 4], to[n + 5], to[n + 6] = withheld, withheld_for, cap and provider.gate_asked(cap, now) or -1
 end
 
 -- RARE changes
 
+-- Takes in the numbers of its state from index `i` on. Returns the index after them.
+local function quota_decode(quota, list, i)
+  local kind = quota.kind
+  quota.since, quota.in_flight = list[i], list[i + 1]
+  if kind == SLIDING then
+    quota.charged, quota.head, quota.newest = list[i + 2], list[i + 3], list[i + 4]
+    quota.began = quota.head * quota.slot
+    return i + 5
+  elseif kind == DRAINING then
+    local at, slot = list[i + 3], quota.slot
+    quota.charged, quota.at, quota.newest, quota.drain = list[i + 2], at, list[i + 4], list[i + 5]
+    quota.before, quota.max_used, quota.excess = list[i + 6], list[i + 7], list[i + 8]
+    quota.excess_rate, quota.ceiling = list[i + 9], list[i + 10]
+    quota.head = (at - at % slot) / slot
+    quota.began = quota.head * slot * quota.tick
+    return i + 11
+  elseif kind == FIXED then
+    quota.charged, quota.window_end = list[i + 2], list[i + 3]
+    return i + 4
+  end
+  return i + 2
+end
+
+-- Puts them there. Returns the same.
+function changes.quota_encode(quota, list, i)
+  local kind = quota.kind
+  list[i], list[i + 1] = quota.since, quota.in_flight
+  if kind == SLIDING then
+    list[i + 2], list[i + 3], list[i + 4] = quota.charged, quota.head, quota.newest
+    return i + 5
+  elseif kind == DRAINING then
+    list[i + 2], list[i + 3], list[i + 4], list[i + 5] = quota.charged, quota.at, quota.newest, quota.drain
+    list[i + 6], list[i + 7], list[i + 8] = quota.before, quota.max_used, quota.excess
+    list[i + 9], list[i + 10] = quota.excess_rate, quota.ceiling
+    return i + 11
+  elseif kind == FIXED then
+    list[i + 2], list[i + 3] = quota.charged, quota.window_end
+    return i + 4
+  end
+  return i + 2
+end
+
 -- What cannot tell by itself when it is over is looked at again after this long.
 local LOOK_AGAIN = 60000000
 
--- A quota that was not known.
+-- A quota that was not known: its state is all zeros so far.
 local function quota_new(quota, now)
   quota.since = now
   if quota.kind == SLIDING then
     quota.head = (now - now % quota.slot) / quota.slot
     quota.began = quota.head * quota.slot
-    ring_new(quota)
+    rare.rings.ring_new(quota)
   elseif quota.kind == DRAINING then
     draining_renew(quota, quota, (now - now % quota.tick) / quota.tick)
   elseif quota.kind == FIXED then
@@ -275,7 +276,7 @@ end
 -- The owner of `amount` in flight is gone: a hold becomes a charge.
 local function quota_abandon(quota, amount, now)
   quota.in_flight = drained(quota.in_flight, amount)
-  if quota.held then
+  if quota.holds and quota.kind ~= IN_FLIGHT then
     quota_pass(quota, now)
     quota_charge(quota, amount)
   end
@@ -286,17 +287,17 @@ end
 local function quota_outlives(quota, now, wall)
   local kind, lasts, charged = quota.kind, 0, quota.charged
   quota_pass(quota, now)
-  if quota.cap and not cap_pass(quota.cap, 0, now) then quota.cap = false end
+  if quota.cap and not rare.provider.cap_pass(quota.cap, 0, now) then quota.cap = false end
   charged = quota.charged
   if quota.in_flight > 0 then
     lasts = LOOK_AGAIN
   elseif kind == SLIDING and charged > 0 then
     lasts = product(quota.len, quota.slot)
   elseif kind == DRAINING and charged + quota.excess > 0 then
-    lasts = draining_until_drained(quota, sum(charged, quota.excess), now)
+    lasts = rare.draining.draining_until_drained(quota, sum(charged, quota.excess), now)
   elseif kind == FIXED and charged > 0 then
     lasts = drained(quota.window_end, wall)
   end
-  if quota.cap then lasts = max(lasts, cap_lasts(quota.cap, now)) end
+  if quota.cap then lasts = max(lasts, rare.provider.cap_lasts(quota.cap, now)) end
   return lasts > 0 and sum(now, lasts) or nil
 end

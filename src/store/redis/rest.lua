@@ -3,7 +3,7 @@
 -- RARE rest
 
 -- Appends the fields that hardly ever change, and deletes those that are gone.
-function bucket_save_rest(bucket, fields)
+function rest.bucket_save_rest(bucket, fields)
   local gone, n = {}, #fields
   local function put(field, value)
     if value then
@@ -13,25 +13,24 @@ function bucket_save_rest(bucket, fields)
       gone[#gone + 1] = field
     end
   end
-  if bucket.shapes_changed then put('d', shapes_encoded(bucket)) end
-  if bucket.heads_changed then put('h', bucket.heads and heads_encoded(bucket)) end
-  local gates = not bucket.is_plain and gates_encoded and gates_encoded(bucket)
-  if gates or bucket.found[4] then put('g', gates) end
+  if bucket.shapes_changed then put('d', rare.changes.shapes_encoded(bucket)) end
+  if bucket.heads_changed then put('h', bucket.heads and rare.waiting.heads_encoded(bucket)) end
+  if bucket.has_gates then put('g', rare.provider.gates_encoded(bucket)) end
   if bucket.is_own_gone and not bucket.own then put(record_field, false) end
   for id, record in pairs(bucket.records or {}) do
-    put('r' .. struct.pack('<d', id), record and record_encoded(record, {}))
+    put('r' .. struct.pack('<d', id), record and rare.changes.record_encoded(record, {}))
   end
   for id, other in pairs(bucket.others or {}) do
-    put('o' .. struct.pack('<d', id), other and other_encoded(other))
+    put('o' .. struct.pack('<d', id), other and rare.changes.other_encoded(other))
     local ring = other and other.ring
-    if ring and (ring.touched > 0 or ring.is_changed) then put(ring_field(other), ring_packed(other, ring)) end
+    if ring and (ring.touched > 0 or ring.is_changed) then put(rare.rings.ring_field(other), rare.rings.ring_packed(other)) end
   end
   for id, flow in pairs(bucket.flows or {}) do
     if flow and flow.changed then
-      put('f' .. struct.pack('<d', id), struct.pack('<dd', flow.start, flow.touched))
+      put('f' .. struct.pack('<d', id), struct.pack('<ddd', flow.start, flow.touched, flow.waits_until))
     end
   end
-  for field in pairs(bucket.gone) do put(field, false) end
+  for field in pairs(bucket.gone or {}) do put(field, false) end
   for first = 1, #gone, 1000 do
     redis.call('HDEL', bucket.key, unpack(gone, first, min(first + 999, #gone)))
   end

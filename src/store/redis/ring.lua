@@ -4,32 +4,42 @@
 -- hold what is true. In the ring of a token bucket each slot also has what drained in it and the fold at
 -- its end (see token_bucket.lua).
 
--- Up to so many decoded slots, putting each back in its place is cheaper than packing them all.
+-- RARE rings
+
+-- Up to so many decoded slots, putting each back in its place is cheaper than packing them all; of a token bucket
+-- more, since its slots have more numbers.
 local FEW = 4
+local FEW_OF_DRAINING = 16
+
+local function width_of(quota)
+  return quota.kind == SLIDING and 8 or 24
+end
 
 -- An empty one. It is not stored before it is touched, unless it replaces another one.
-local function ring_new(quota, replaces)
-  local packed = string.rep('\0', quota.width * quota.len)
+function rings.ring_new(quota, replaces)
+  local packed = string.rep('\0', width_of(quota) * quota.len)
   quota.ring = {packed = packed, slots = {}, touched = 0, drains = {}, folds = {}, is_changed = replaces}
 end
 
 local function ring_field(quota)
   return 'c' .. struct.pack('<d', quota.id)
 end
+rings.ring_field = ring_field
 
 -- Loads the rings of a bucket: what touches one of them touches most.
 local function rings_load(quota)
   local fields, quotas = {}, {}
   for _, quota in ipairs(quota.is_aside and {quota} or quota.bucket.quotas) do
-    if quota.width and not quota.ring then
+    if quota.kind <= DRAINING and not quota.ring then
       quotas[#quotas + 1], fields[#fields + 1] = quota, ring_field(quota)
     end
   end
   local found = redis.call('HMGET', quota.bucket.key, unpack(fields))
   for i, quota in ipairs(quotas) do
     -- One that was never touched is not stored.
-    local packed = found[i] or string.rep('\0', quota.width * quota.len)
-    if #packed ~= quota.width * quota.len then error('the state of this bucket is cut short') end
+    local size = width_of(quota) * quota.len
+    local packed = found[i] or string.rep('\0', size)
+    if #packed ~= size then error('the state of this bucket is cut short') end
     quota.ring = {packed = packed, slots = {}, touched = 0, drains = {}, folds = {}}
   end
 end
@@ -38,11 +48,12 @@ local function ring_of(quota)
   if not quota.ring then rings_load(quota) end
   return quota.ring
 end
+rings.ring_of = ring_of
 
 -- Decodes the slot at an index. Returns its charge.
 local function ring_decode(quota, ring, index)
   local charge
-  if quota.width == 8 then
+  if quota.kind == SLIDING then
     charge = struct.unpack('<d', ring.packed, 8 * index - 7)
   else
     charge, ring.drains[index], ring.folds[index] = struct.unpack('<ddd', ring.packed, 24 * index - 23)
@@ -50,6 +61,7 @@ local function ring_decode(quota, ring, index)
   ring.slots[index], ring.touched = charge, ring.touched + 1
   return charge
 end
+rings.ring_decode = ring_decode
 
 -- Writes the slot at an index.
 local function ring_write(ring, index, charge, drain, fold)
@@ -57,24 +69,25 @@ local function ring_write(ring, index, charge, drain, fold)
   ring.slots[index], ring.drains[index], ring.folds[index] = charge, drain, fold
 end
 
-local function ring_packed(quota, ring)
-  local packed, width, slots, drains, folds = ring.packed, quota.width, ring.slots, ring.drains, ring.folds
-  if ring.touched * 8 > FEW * width then
-    local list, len = {}, quota.len
-    for index = 1, len do
-      if not slots[index] then ring_decode(quota, ring, index) end
+function rings.ring_packed(quota)
+  local ring, width, len = quota.ring, width_of(quota), quota.len
+  local packed, slots, drains, folds = ring.packed, ring.slots, ring.drains, ring.folds
+  if ring.touched <= (width == 8 and FEW or FEW_OF_DRAINING) then
+    for index, charge in pairs(slots) do
+      local slot = width == 8 and struct.pack('<d', charge)
+        or struct.pack('<ddd', charge, drains[index], folds[index])
+      packed = string.sub(packed, 1, width * (index - 1)) .. slot .. string.sub(packed, width * index + 1)
     end
-    if width == 8 then return packed_numbers(slots, len) end
-    for index = 1, len do
-      local i = 3 * index
-      list[i - 2], list[i - 1], list[i] = slots[index], drains[index], folds[index]
-    end
-    return packed_numbers(list, 3 * len)
+    return packed
   end
-  for index, charge in pairs(slots) do
-    local slot = width == 8 and struct.pack('<d', charge)
-      or struct.pack('<ddd', charge, drains[index], folds[index])
-    packed = string.sub(packed, 1, width * (index - 1)) .. slot .. string.sub(packed, width * index + 1)
+  for index = 1, len do
+    if not slots[index] then ring_decode(quota, ring, index) end
   end
-  return packed
+  if width == 8 then return rare.packed.pack(slots, len) end
+  local list = {}
+  for index = 1, len do
+    local i = 3 * index
+    list[i - 2], list[i - 1], list[i] = slots[index], drains[index], folds[index]
+  end
+  return rare.packed.pack(list, 3 * len)
 end

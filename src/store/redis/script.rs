@@ -1,6 +1,6 @@
 //! The script, in parts that mirror the engine's files.
 
-use std::fmt::Write;
+use std::{collections::HashMap, fmt::Write};
 
 use redis::{Cmd, Script};
 
@@ -28,9 +28,10 @@ const PARTS: [&str; 20] = [
     include_str!("apply.lua"),
 ];
 
-/// Groups of what is rarely needed. The functions of a group are made when `need_` and its name is called: making one
-/// at every call costs more than a plain reserve.
-const GROUPS: [&str; 4] = ["waiting", "provider", "changes", "rest"];
+/// Groups of what is rarely needed. The functions of a group are made when it is first asked for: making all of them at
+/// every call costs more than a plain reserve.
+const GROUPS: [&str; 9] =
+    ["packed", "rings", "draining", "fixed", "classes", "waiting", "provider", "changes", "rest"];
 
 /// Begins what belongs to a group, up to the end of a part or the next such line.
 const RARE: &str = "\n-- RARE ";
@@ -84,7 +85,8 @@ fn replaced(code: &str, marker: &str, line: &str) -> String {
     lines.join("\n")
 }
 
-/// The parts in one text: what is rarely needed moves into the function of its group, before the last part.
+/// The parts in one text: what is rarely needed moves into one function, before the last part, and constants into
+/// their places. A closure costs by what it captures, and each of these would be captured by many.
 fn assembled() -> String {
     let (mut plain, mut groups) = (Vec::new(), GROUPS.map(|_| String::new()));
     for part in PARTS {
@@ -96,27 +98,50 @@ fn assembled() -> String {
             groups[index].push_str(code);
         }
     }
-    let mut code =
-        String::with_capacity(PARTS.iter().map(|part| part.len()).sum::<usize>() + 4_096);
-    // A function of a group that is not its own is known outside of it, too.
-    let shared = groups.iter().flat_map(|code| code.lines()).filter_map(|line| name_of(line));
-    let needs: Vec<_> = GROUPS.iter().map(|group| format!("need_{group}")).collect();
-    let names: Vec<_> = needs.iter().map(String::as_str).chain(shared).collect();
     let last = plain.pop().unwrap_or_default();
-    // Writing to a string cannot fail.
-    _ = writeln!(code, "local {}", names.join(", "));
+    let mut code = String::from("local rare = {}\n");
     plain.iter().for_each(|part| code.push_str(part));
-    for (need, group) in needs.iter().zip(&groups) {
-        let first = group.lines().find_map(name_of).unwrap_or_default();
-        _ = writeln!(code, "function {need}()\nif {first} then return end\n{group}end");
+    code.push_str(
+        "setmetatable(rare, {__index = function(rare, group)\n\
+         local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max\n",
+    );
+    for (group, part) in GROUPS.iter().zip(&groups) {
+        // Writing to a string cannot fail.
+        _ = writeln!(
+            code,
+            "if group == '{group}' then\nlocal {group} = {{}}\nrare.{group} = {group}\n{part}\nend"
+        );
     }
+    code.push_str("return rawget(rare, group)\nend})\n");
     code.push_str(last);
-    code
+    with_constants(&code)
 }
 
-/// The name of a function that this line defines for all groups.
-fn name_of(line: &str) -> Option<&str> {
-    line.strip_prefix("function ")?.split('(').next()
+/// The code with every constant in its places: a line `local NAME = number` declares one.
+fn with_constants(code: &str) -> String {
+    let is_declared = |line: &&str| constant(line).is_some();
+    let constants: HashMap<_, _> = code.lines().filter_map(constant).collect();
+    let mut to = String::with_capacity(code.len());
+    for line in
+        code.lines().filter(|line| !is_declared(line) && !line.trim_start().starts_with("--"))
+    {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let mut rest = line;
+        while !rest.is_empty() {
+            let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
+            let (word, after) = rest.split_at(end.max(1));
+            to.push_str(constants.get(word).unwrap_or(&word));
+            rest = after;
+        }
+        to.push('\n');
+    }
+    to
+}
+
+fn constant(line: &str) -> Option<(&str, &str)> {
+    let (name, value) = line.strip_prefix("local ")?.split_once(" = ")?;
+    let is_constant = name.bytes().all(|c| c.is_ascii_uppercase() || c == b'_');
+    (is_constant && value.bytes().all(|c| c.is_ascii_digit())).then_some((name, value))
 }
 
 fn call(name: &str, script: &str, keys: &[Vec<u8>], arguments: &[Vec<u8>]) -> Cmd {
@@ -151,10 +176,18 @@ mod tests {
         assert!(!code.contains(RARE));
         for group in GROUPS {
             assert_eq!(
-                code.matches(&format!("\nfunction need_{group}()\nif ")).count(),
+                code.matches(&format!("if group == '{group}' then\n")).count(),
                 1,
                 "{group}"
             );
         }
+    }
+
+    #[test]
+    fn constants_are_put_in_their_places() {
+        let code =
+            "local MAX = 7\nlocal MAX_OF = {1}\n-- A comment on MAX.\nreturn MAX, MAX_OF, 'xMAX'\n";
+        assert_eq!(with_constants(code), "local MAX_OF = {1}\nreturn 7, MAX_OF, 'xMAX'\n");
+        assert!(!assembled().contains("MAX_AMOUNT"));
     }
 }

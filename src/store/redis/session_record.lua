@@ -1,27 +1,30 @@
 -- What a bucket knows of a session, or of a detached reservation (a claim): {seq, answer, lease_until, forget_at,
--- indexed_at, since, waits, shares}. `seq` and `answer` are of the last batch whose first bucket this was.
+-- indexed_at, since, marks, shares}. `seq` and `answer` are of the last batch whose first bucket this was. `marks`
+-- is 1 if it has heads in the bucket, and 2 more if it is a claim's.
 -- What was granted before `since` is not in the shares: the session was not known yet, or its lease had ended.
 -- Of the sending session, the shares of the quotas in use are kept in these; `shares` has what it has in
 -- flight on others, or is nil.
 --
--- Stored as numbers: seq, lease_until, forget_at, indexed_at, since, waits, how many shares, those (a quota's
+-- Stored as numbers: seq, lease_until, forget_at, indexed_at, since, marks, how many shares, those (a quota's
 -- id and an amount each); then the answer.
 
 local RECORD_NUMBERS = 7
 
+-- RARE changes
+
 local function record_new(now)
   return {
-    seq = 0, answer = '', lease_until = now, forget_at = now, indexed_at = now, since = now, waits = 0,
+    seq = 0, answer = '', lease_until = now, forget_at = now, indexed_at = now, since = now, marks = 0,
     shares = nil,
   }
 end
 
 -- One that has its shares by quotas' ids.
-local function record_decoded(packed)
+function changes.record_decoded(packed)
   local list = {struct.unpack('<ddddddd', packed)}
   local record, count = record_new(0), list[7]
   record.seq, record.lease_until, record.forget_at = list[1], list[2], list[3]
-  record.indexed_at, record.since, record.waits, record.shares = list[4], list[5], list[6], {}
+  record.indexed_at, record.since, record.marks, record.shares = list[4], list[5], list[6], {}
   local from = 8 * RECORD_NUMBERS + 1
   for _ = 1, count do
     local id, amount
@@ -32,26 +35,10 @@ local function record_decoded(packed)
   return record
 end
 
--- That of the sending session in a bucket, whose quotas take over their shares.
-local function own_record_decoded(bucket, packed)
-  local quotas, count = bucket.quotas, bucket.count
-  local numbers = RECORD_NUMBERS + 2 * count
-  if #packed >= 8 * numbers then
-    local list = {struct.unpack(format_of(numbers), packed)}
-    local is_known = list[7] == count
-    for k = 1, count do
-      if list[2 * k + 6] ~= quotas[k].id then is_known = false end
-    end
-    if is_known then
-      for k = 1, count do quotas[k].share = list[2 * k + 7] end
-      return {
-        seq = list[1], lease_until = list[2], forget_at = list[3], indexed_at = list[4], since = list[5],
-        waits = list[6], answer = string.sub(packed, 8 * numbers + 1), shares = nil,
-      }
-    end
-  end
-  local record = record_decoded(packed)
-  for _, quota in ipairs(quotas) do
+-- That of the sending session in a bucket, where its shares are not as the quotas are.
+function changes.own_record_decoded(bucket, packed)
+  local record = changes.record_decoded(packed)
+  for _, quota in ipairs(bucket.quotas) do
     quota.share, record.shares[quota.id] = record.shares[quota.id] or 0, nil
   end
   if not next(record.shares) then record.shares = nil end
@@ -59,9 +46,9 @@ local function own_record_decoded(bucket, packed)
 end
 
 -- Its quotas are those whose shares are not in the record itself.
-local function record_encoded(record, quotas)
+function changes.record_encoded(record, quotas)
   local list, n = {
-    record.seq, record.lease_until, record.forget_at, record.indexed_at, record.since, record.waits, 0,
+    record.seq, record.lease_until, record.forget_at, record.indexed_at, record.since, record.marks, 0,
   }, RECORD_NUMBERS
   for k = 1, #quotas do
     list[n + 1], list[n + 2] = quotas[k].id, quotas[k].share
@@ -76,13 +63,23 @@ local function record_encoded(record, quotas)
     end
   end
   list[7] = (n - RECORD_NUMBERS) / 2
-  return packed_numbers(list, n) .. record.answer
+  return rare.packed.pack(list, n) .. record.answer
+end
+
+-- Says whether a session has heads in the bucket.
+function changes.record_set_waits(record, waits)
+  record.marks = record.marks - record.marks % 2 + (waits and 1 or 0)
+end
+
+-- Whether it is a claim's, which may be settled by any session that knows the claim.
+function changes.record_is_claim(record)
+  return record.marks >= 2
 end
 
 -- When the bucket has to look at this record again: the end of its lease matters if it has heads there, or
 -- something in flight.
-local function record_due(record, quotas)
-  if record.waits > 0 then return record.lease_until end
+function changes.record_due(record, quotas)
+  if record.marks % 2 == 1 then return record.lease_until end
   for k = 1, #quotas do
     if quotas[k].share > 0 then return record.lease_until end
   end

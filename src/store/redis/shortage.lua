@@ -9,13 +9,13 @@ local function quota_until_back(quota, over, held, ask, now, wall)
   if kind == IN_FLIGHT then return nil end
   if kind == DRAINING then
     if held + ask.cost > ask.capacity then return nil end
-    return draining_until_drained(quota, over, now)
+    return rare.draining.draining_until_drained(quota, over, now)
   end
   local beyond = drained(over, quota.charged)
   if beyond > 0 and held > 0 then return nil end
   local wait, length
   if kind == SLIDING then
-    wait, length = sliding_until_left(quota, over - beyond, now), product(quota.len, quota.slot)
+    wait, length = waiting.sliding_until_left(quota, over - beyond, now), product(quota.len, quota.slot)
     if not wait then return nil end
   else
     wait, length = drained(quota.window_end, wall), quota.next - quota.begin

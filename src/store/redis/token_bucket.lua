@@ -1,4 +1,4 @@
--- A bucket that drains linearly, settled exactly: {rate, tick, units, burst, max_debt, slot, len, at, charged,
+-- A bucket that drains linearly, settled exactly: {rate, tick, units, whole, max_debt, slot, len, at, charged,
 -- max_used, excess, excess_rate, ceiling, head, began, newest, drain, before, ring, edited, earliest}. What
 -- Rust calls `used` is `charged` here, as in every window. `newest` and `drain` are what was charged and what
 -- drained in the newest slot, which `began` then; `before` is the fold before it.
@@ -6,24 +6,78 @@
 -- Each slot of the ring also has the fold at its end, so that a fold begins at the earliest slot that was
 -- edited. The index of the newest slot has that of the slot which has just left: Rust's `base`.
 
+-- RARE draining
+
 -- Lets ticks pass within the newest slot. Returns how many units would have drained and were not in use.
 local function draining_drain(bucket, ticks)
   local drain, used, excess = product(bucket.rate, ticks), bucket.charged, bucket.excess
-  local unused = drained(drain, used)
+  local unused, all = drained(drain, used), drain
   if excess > 0 then
     local of_excess = product(bucket.excess_rate, ticks)
-    bucket.drain = sum(bucket.drain, sum(drain, min(of_excess, excess)))
+    all = sum(drain, of_excess < excess and of_excess or excess)
     bucket.excess = drained(drained(excess, of_excess), unused)
-  else
-    bucket.drain = sum(bucket.drain, drain)
   end
-  bucket.charged, bucket.at = drained(used, drain), bucket.at + ticks
+  bucket.drain, bucket.charged, bucket.at = sum(bucket.drain, all), drained(used, drain), bucket.at + ticks
   return unused
+end
+draining.draining_drain = draining_drain
+
+-- Lets time pass up to a later tick. Returns the same.
+function draining.draining_advance(bucket, target)
+  if target < (bucket.head + 1) * bucket.slot then return draining_drain(bucket, target - bucket.at) end
+  return rare.rings.draining_advance_slots(bucket, target)
+end
+
+local function draining_add(bucket, units)
+  local used = bucket.charged + units
+  bucket.newest = sum(bucket.newest, units)
+  bucket.charged = used < bucket.max_used and used or bucket.max_used
+end
+draining.draining_add = draining_add
+
+function draining.draining_charge(bucket, amount)
+  -- What a session leaves behind may add up to more than is believed.
+  local most = bucket.whole + bucket.max_debt
+  draining_add(bucket, product(amount < most and amount or most, bucket.units))
+end
+
+-- Replaces what was charged at `at`. What is older than the ring gets no refund; its debit is paid now.
+function draining.draining_amend(bucket, at, reserved, actual, refundable)
+  bucket.edited = true
+  if at < bucket.began then
+    return rare.rings.draining_amend_older(bucket, at, reserved, actual, refundable)
+  end
+  if actual >= reserved then
+    draining_add(bucket, product(actual - reserved, bucket.units))
+  elseif refundable then
+    bucket.newest = drained(bucket.newest, product(reserved - actual, bucket.units))
+  end
 end
 
 local function draining_fold(bucket)
-  return min(drained(bucket.before, bucket.drain) + bucket.newest, bucket.ceiling)
+  local folded = drained(bucket.before, bucket.drain) + bucket.newest
+  return folded < bucket.ceiling and folded or bucket.ceiling
 end
+draining.draining_fold = draining_fold
+
+-- Lowers what is used to what the edited ring says: one fold, however many settles came before it.
+function draining.draining_refold(bucket)
+  if bucket.earliest then rare.rings.draining_fold_from(bucket, bucket.earliest) end
+  bucket.edited, bucket.earliest = false, nil
+  if bucket.charged + bucket.excess == 0 then return end
+  local folded = draining_fold(bucket)
+  if folded < bucket.charged then bucket.charged = folded end
+  if folded - bucket.charged < bucket.excess then bucket.excess = folded - bucket.charged end
+end
+
+-- Time until `units` have drained.
+function draining.draining_until_drained(bucket, units, now)
+  local rate = bucket.rate
+  local ticks = math.ceil(units / (rate > 1 and rate or 1))
+  return drained(product(bucket.at + ticks, bucket.tick), now)
+end
+
+-- RARE rings
 
 -- Where more slots have passed than the ring holds, drains those that leave it at once.
 local function draining_skip(bucket, target)
@@ -31,12 +85,12 @@ local function draining_skip(bucket, target)
   local last = (target - target % slot) / slot
   local first = drained(last, len)
   if first <= bucket.head then return 0 end
-  local folded = draining_fold(bucket)
+  local folded = rare.draining.draining_fold(bucket)
   bucket.drain = 0
-  local unused = draining_drain(bucket, first * slot - bucket.at)
+  local unused = rare.draining.draining_drain(bucket, first * slot - bucket.at)
   folded = drained(folded, bucket.drain)
   bucket.head, bucket.newest, bucket.drain, bucket.before = first, 0, 0, folded
-  ring_new(bucket, true)
+  rings.ring_new(bucket, true)
   local ring, drain = bucket.ring, 0
   if bucket.charged + bucket.excess + folded == 0 then
     -- All slots in between drain alike, and are empty.
@@ -48,15 +102,15 @@ local function draining_skip(bucket, target)
   return unused
 end
 
--- Lets time pass up to a later tick. Returns the same as a drain.
-local function draining_advance(bucket, target)
+-- Lets time pass up to a tick in a later slot. Returns the same as a drain.
+function rings.draining_advance_slots(bucket, target)
   local slot, len = bucket.slot, bucket.len
   local unused = draining_skip(bucket, target)
   while true do
     local next = (bucket.head + 1) * slot
-    unused = sum(unused, draining_drain(bucket, min(target, next) - bucket.at))
+    unused = sum(unused, rare.draining.draining_drain(bucket, min(target, next) - bucket.at))
     if target < next then break end
-    local folded = draining_fold(bucket)
+    local folded = rare.draining.draining_fold(bucket)
     ring_write(ring_of(bucket), bucket.head % len + 1, bucket.newest, bucket.drain, folded)
     bucket.head, bucket.newest, bucket.drain, bucket.before = bucket.head + 1, 0, 0, folded
   end
@@ -64,42 +118,25 @@ local function draining_advance(bucket, target)
   return unused
 end
 
-local function draining_charge(bucket, amount)
-  -- What a session leaves behind may add up to more than is believed.
-  local units = product(min(amount, bucket.burst + bucket.max_debt), bucket.units)
-  bucket.newest = sum(bucket.newest, units)
-  bucket.charged = min(bucket.charged + units, bucket.max_used)
-end
-
--- Replaces what was charged at `at`. What is older than the ring gets no refund; its debit is paid now.
-local function draining_amend(bucket, at, reserved, actual, refundable)
-  local head, slot, ring, index, charge = bucket.head, bucket.head, nil, nil, bucket.newest
-  bucket.edited = true
-  if at < bucket.began then
-    slot = floor(floor(at / bucket.tick) / bucket.slot)
-    refundable = refundable and head - slot < bucket.len
-  end
-  if slot ~= head and refundable then
-    ring, index = ring_of(bucket), slot % bucket.len + 1
-    charge = ring.slots[index] or ring_decode(bucket, ring, index)
-  end
+-- Replaces what was charged before the newest slot began.
+function rings.draining_amend_older(bucket, at, reserved, actual, refundable)
+  local slot, units = floor(floor(at / bucket.tick) / bucket.slot), 0
+  local is_known = refundable and bucket.head - slot < bucket.len
   if actual >= reserved then
-    local units = product(actual - reserved, bucket.units)
-    charge = sum(charge, units)
+    units = product(actual - reserved, bucket.units)
+    if not is_known then return rare.draining.draining_add(bucket, units) end
     bucket.charged = min(bucket.charged + units, bucket.max_used)
-  elseif refundable then
-    charge = drained(charge, product(reserved - actual, bucket.units))
   end
-  if not index then
-    bucket.newest = charge
-  else
-    ring.slots[index] = charge
-    if not bucket.earliest or slot < bucket.earliest then bucket.earliest = slot end
-  end
+  if not is_known then return end
+  local ring, index = ring_of(bucket), slot % bucket.len + 1
+  local charge = ring.slots[index] or ring_decode(bucket, ring, index)
+  ring.slots[index] = actual >= reserved and sum(charge, units)
+    or drained(charge, product(reserved - actual, bucket.units))
+  if not bucket.earliest or slot < bucket.earliest then bucket.earliest = slot end
 end
 
 -- The folds from a slot on, which was edited.
-local function draining_fold_from(bucket, slot)
+function rings.draining_fold_from(bucket, slot)
   local ring, len, ceiling = ring_of(bucket), bucket.len, bucket.ceiling
   local slots, drains, folds = ring.slots, ring.drains, ring.folds
   local index = (slot - 1) % len + 1
@@ -114,27 +151,11 @@ local function draining_fold_from(bucket, slot)
   bucket.before = fold
 end
 
--- Lowers what is used to what the edited ring says: one fold, however many settles came before it.
-local function draining_refold(bucket)
-  if bucket.earliest then draining_fold_from(bucket, bucket.earliest) end
-  bucket.edited, bucket.earliest = false, nil
-  if bucket.charged + bucket.excess == 0 then return end
-  local folded = draining_fold(bucket)
-  if folded < bucket.charged then bucket.charged = folded end
-  if folded - bucket.charged < bucket.excess then bucket.excess = folded - bucket.charged end
-end
-
--- Time until `units` have drained.
-local function draining_until_drained(bucket, units, now)
-  local ticks = ceil(units / max(bucket.rate, 1))
-  return drained(product(bucket.at + ticks, bucket.tick), now)
-end
-
 -- RARE waiting
 
 -- Time until a whole burst has drained.
 local function draining_horizon(bucket)
-  return product(ceil(product(bucket.burst, bucket.units) / max(bucket.rate, 1)), bucket.tick)
+  return product(ceil(product(bucket.whole, bucket.units) / max(bucket.rate, 1)), bucket.tick)
 end
 
 -- RARE changes
@@ -145,9 +166,9 @@ local function draining_renew(bucket, rule, at)
   bucket.at, bucket.newest, bucket.drain, bucket.before = at, 0, 0, 0
   bucket.head = (at - at % rule.slot) / rule.slot
   bucket.began = bucket.head * rule.slot * rule.tick
-  bucket.ceiling = product(sum(rule.burst, rule.max_debt), rule.units)
+  bucket.ceiling = product(sum(rule.whole, rule.max_debt), rule.units)
   bucket.max_used, bucket.charged, bucket.excess, bucket.excess_rate = bucket.ceiling, 0, 0, 0
-  ring_new(bucket, bucket ~= rule)
+  rare.rings.ring_new(bucket, bucket ~= rule)
 end
 
 -- Units of a token bucket that counts `from` units in a token, in one that counts `to`.
@@ -160,34 +181,34 @@ end
 local function draining_adopt(bucket, rule)
   local is_laid_out_anew = bucket.tick ~= rule.tick or bucket.units ~= rule.units
     or bucket.slot ~= rule.slot or bucket.len ~= rule.len
-  if not is_laid_out_anew and bucket.rate == rule.rate and bucket.burst == rule.burst
+  if not is_laid_out_anew and bucket.rate == rule.rate and bucket.whole == rule.whole
     and bucket.max_debt == rule.max_debt then
     return false
   end
   local units, tick = bucket.units, bucket.tick
   -- A debt is kept whole, with room above it for what a demand adds.
-  local burst = product(rule.burst, rule.units)
-  local debt = rescaled(drained(bucket.charged, product(bucket.burst, units)), units, rule.units)
+  local burst = product(rule.whole, rule.units)
+  local debt = rescaled(drained(bucket.charged, product(bucket.whole, units)), units, rule.units)
   local allowed = burst + min(debt, drained(MAX_AMOUNT, 8 * burst))
   local total, ceiling = sum(bucket.charged, bucket.excess), bucket.ceiling
   local fastest = bucket.excess > 0 and bucket.rate + bucket.excess_rate or bucket.rate
   if is_laid_out_anew then
     -- A longer tick is taken over from its beginning, so that no time is lost or counted twice.
     local at = floor(bucket.at * tick / rule.tick)
-    local undrained = product(bucket.rate, bucket.at - floor(at * rule.tick / tick))
+    local undrained = product(fastest, bucket.at - floor(at * rule.tick / tick))
     total = rescaled(sum(total, undrained), units, rule.units)
     draining_renew(bucket, rule, at)
     bucket.newest, ceiling = total, bucket.ceiling
   end
-  local max_used = product(sum(rule.burst, rule.max_debt), rule.units)
-  bucket.rate, bucket.burst, bucket.max_debt = rule.rate, rule.burst, rule.max_debt
+  local max_used = product(sum(rule.whole, rule.max_debt), rule.units)
+  bucket.rate, bucket.whole, bucket.max_debt = rule.rate, rule.whole, rule.max_debt
   bucket.charged = min(total, allowed)
   bucket.max_used = max(max_used, bucket.charged)
   bucket.ceiling = max(ceiling, sum(max_used, total))
   bucket.excess = total - bucket.charged
   bucket.excess_rate = drained(fastest, rule.rate)
   if bucket.ceiling > ceiling and not is_laid_out_anew then
-    draining_fold_from(bucket, bucket.head - bucket.len + 1)
+    rare.rings.draining_fold_from(bucket, bucket.head - bucket.len + 1)
   end
   return is_laid_out_anew
 end

@@ -39,8 +39,8 @@ fn name(index: usize) -> String {
     format!("b{index}")
 }
 
-/// Random operations through both; so many at least, in batches of about so many.
-async fn compare(operations: usize, batch: usize, stepped: bool) {
+/// Random operations through both; so many at least, in batches of about so many. Time is stepped, or is the server's.
+async fn compare(operations: usize, batch: usize, stepped: bool, calm: bool) {
     let seed = match std::env::var("DIFFERENTIAL_SEED") {
         Ok(seed) => seed.parse::<u64>().expect("DIFFERENTIAL_SEED is a number"),
         Err(_) => fastrand::u64(..),
@@ -53,7 +53,7 @@ async fn compare(operations: usize, batch: usize, stepped: bool) {
         store = store.with_clock(STEPPED);
     }
     let ids: Vec<u64> = (0..BUCKETS).map(|index| bucket(&name(index), &[]).key.id()).collect();
-    let mut world = World::new(seed, ids.try_into().expect("as many"));
+    let mut world = World::new(seed, ids.try_into().expect("as many"), calm);
     let mut engine = Engine(vec![BucketState::unused(); BUCKETS]);
     let (mut applied, mut batches, mut woken) = (0, 0, 0);
     while applied < operations {
@@ -120,15 +120,21 @@ fn difference(sending: &Sending, script: &Answer, engine: &Answer) -> String {
 
 #[tokio::test]
 async fn random_operations_are_answered_as_by_the_engine() {
-    compare(600_000, 32, true).await;
+    compare(600_000, 32, true, false).await;
 }
 
 #[tokio::test]
 async fn so_are_those_of_small_batches() {
-    compare(200_000, 3, true).await;
+    compare(200_000, 3, true, false).await;
+}
+
+#[tokio::test]
+async fn so_are_those_that_mostly_fit() {
+    compare(200_000, 8, true, true).await;
 }
 
 #[tokio::test]
 async fn operations_on_the_servers_own_clock_are_answered_as_by_the_engine() {
-    compare(10_000, 4, false).await;
+    compare(10_000, 4, false, false).await;
+    compare(10_000, 4, false, true).await;
 }

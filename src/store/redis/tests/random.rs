@@ -13,6 +13,9 @@ pub(super) const DAY: Micros = 86_400 * SECOND;
 
 pub(super) const BUCKETS: usize = 3;
 
+/// The bucket in which no flows take turns: there operations come as they are.
+const FLOWLESS: usize = 0;
+
 /// What happens to some buckets, at random.
 pub(super) struct World {
     pub(super) rng: Rng,
@@ -23,6 +26,8 @@ pub(super) struct World {
     rules: Vec<Vec<Rule>>,
     sessions: Vec<Session>,
     claims: Vec<(u64, Reservation)>,
+    /// Most demands fit, and are settled on less than was reserved.
+    calm: bool,
 }
 
 struct Session {
@@ -60,20 +65,31 @@ pub(super) struct Sending {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, ids: [u64; BUCKETS]) -> Self {
+    /// A world in which anything happens, or a calm one.
+    pub(super) fn new(seed: u64, ids: [u64; BUCKETS], calm: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
         let wall = 1_700_000_000 * SECOND + rng.u64(0..DAY);
+        let mut rule = |id| {
+            let mut rule = rule(&mut rng, id, wall);
+            match &mut rule.window {
+                Window::InFlight => {}
+                Window::TokenBucket(shape) if calm => shape.burst = shape.burst.max(100_000),
+                _ if calm => rule.limit = rule.limit.max(100_000),
+                _ => {}
+            }
+            rule
+        };
         let rules = (0..BUCKETS)
-            .map(|bucket| (1..=8).map(|n| rule(&mut rng, (bucket * 8 + n) as u64, wall)).collect())
+            .map(|bucket| (1..=8).map(|n| rule((bucket * 8 + n) as u64)).collect())
             .collect();
         let sessions = (0..5).map(|_| Session::new(&mut rng)).collect();
-        Self { rng, wall, ids, rules, sessions, claims: Vec::new() }
+        Self { rng, wall, ids, rules, sessions, claims: Vec::new(), calm }
     }
 
     /// The next batch. Steps time first, and changes some rules now and then.
     pub(super) fn next(&mut self, ops: usize) -> Sending {
         self.step_time();
-        if self.rng.u8(..) < 8 {
+        if self.rng.u8(..) < if self.calm { 2 } else { 8 } {
             self.change_rules();
         }
         let by = self.rng.usize(..self.sessions.len());
@@ -92,7 +108,7 @@ impl World {
         let count = 1 + self.rng.usize(..2 * ops);
         let mut ops: Vec<Op> = (0..count).map(|_| self.op(by, &buckets)).collect();
         for index in 0..buckets.len() {
-            if self.rng.u8(..5) < 2 {
+            if self.rng.u8(..20) < if self.calm { 1 } else { 8 } {
                 let told = self.waiting(by, &buckets, index);
                 ops.insert(self.rng.usize(..=ops.len()), told);
             }
@@ -214,16 +230,25 @@ impl World {
         rules.collect()
     }
 
+    fn limits_on(&self, by: usize, buckets: &[usize], on: &On) -> Vec<u64> {
+        self.rules_on(by, buckets, on).iter().map(|rule| rule.capacity(0)).collect()
+    }
+
     fn op(&mut self, by: usize, buckets: &[usize]) -> Op {
         let on = self.some_buckets(buckets.len());
-        let limits: Vec<u64> =
-            self.rules_on(by, buckets, &on).iter().map(|rule| rule.capacity(0)).collect();
-        match self.rng.u8(..100) {
+        let limits = self.limits_on(by, buckets, &on);
+        let kind = match self.rng.u8(..100) {
+            // What a provider says is rare, and all in flight is settled some time.
+            85.. if self.calm && self.rng.u8(..8) > 0 => 50,
+            kind => kind,
+        };
+        match kind {
             0..45 => Op::Reserve(self.reserve(by, buckets, on, &limits)),
             45..85 => Op::Settle(self.settle(by, buckets, on, limits)),
             85..89 => {
-                let mut reserved = self.remembered(by, buckets, &on, &limits).costs;
-                fit(&mut reserved, &limits);
+                let Reservation { on, costs: mut reserved, .. } =
+                    self.remembered(by, buckets, &on, &limits);
+                fit(&mut reserved, &self.limits_on(by, buckets, &on));
                 let rng = &mut self.rng;
                 Op::Detach { on, claim: rng.u64(1..100), reserved, lease: rng.u64(..100 * SECOND) }
             }
@@ -249,22 +274,19 @@ impl World {
         if mode == Mode::Wait && rng.bool() && !session.waiters.is_empty() {
             // One that waits comes back, if its buckets are here.
             let waiter = &session.waiters[rng.usize(..session.waiters.len())];
-            if let Some(on) = places(buckets, &waiter.on).filter(|here| *here == on) {
+            if let Some(on) = places(buckets, &waiter.on) {
                 let mut costs = waiter.costs.clone();
                 // What it asked when its session went by other rules.
-                fit(&mut costs, limits);
-                return Reserve {
-                    on,
-                    costs,
-                    age: waiter.age + rng.u64(..SECOND),
-                    ..waiter.clone()
-                };
+                fit(&mut costs, &self.limits_on(by, buckets, &on));
+                let (rng, waiter) = (&mut self.rng, waiter.clone());
+                return Reserve { on, costs, age: waiter.age + rng.u64(..SECOND), ..waiter };
             }
         }
-        let flow = if rng.bool() { 0 } else { rng.u64(1..5) };
+        let space = on.last().map_or(FLOWLESS, |&bucket| buckets[usize::from(bucket)]);
+        let flow = if space == FLOWLESS || rng.bool() { 0 } else { rng.u64(1..5) };
         Reserve {
             on,
-            costs: costs(rng, limits),
+            costs: if self.calm { small_costs(rng, limits) } else { costs(rng, limits) },
             headroom: [0, 0, 0, 1_000, 9_999, 10_000][rng.usize(..6)],
             mode,
             waiter: if rng.u8(..4) == 0 { 0 } else { rng.u64(1..1_000) },
@@ -283,7 +305,14 @@ impl World {
                         ..reservation.clone()
                     },
                 ),
-                None => (Some(self.rng.u64(1..100)), self.invented(&on, &limits)),
+                // No claim, or the id of a session, which is none.
+                None if self.rng.bool() => {
+                    (Some(self.rng.u64(1..100)), self.invented(&on, &limits))
+                }
+                None => {
+                    let session = self.rng.usize(..self.sessions.len());
+                    (Some(self.sessions[session].id), self.invented(&on, &limits))
+                }
             },
             1 => (None, self.invented(&on, &limits)),
             _ => (None, self.remembered(by, buckets, &on, &limits)),
@@ -297,7 +326,7 @@ impl World {
         // What was granted, or claimed, when a limit was another, or by a session that goes by other rules.
         fit(&mut reserved, &limits);
         let rng = &mut self.rng;
-        let actual = match rng.u8(..4) {
+        let actual = match rng.u8(..if self.calm { 60 } else { 4 }) {
             0 => costs(rng, &believed),
             1 => reserved.clone(),
             _ => reserved.iter().map(|&cost| rng.u64(..=cost)).collect(),
@@ -305,19 +334,16 @@ impl World {
         Settle { on, at, reserved, actual, close: rng.u8(..5) > 0, claim }
     }
 
-    /// A reservation that the session has, which it then has no longer.
+    /// A reservation that the session has, which it then has no longer; if it is of other buckets, one that it never had.
     fn remembered(&mut self, by: usize, buckets: &[usize], on: &On, limits: &[u64]) -> Reservation {
         let reservations = &mut self.sessions[by].reservations;
         if reservations.is_empty() {
             return self.invented(on, limits);
         }
         let index = self.rng.usize(..reservations.len());
-        // A detach is of these buckets.
         match places(buckets, &reservations[index].on) {
-            Some(here) if here == *on => {
-                Reservation { on: here, ..reservations.swap_remove(index) }
-            }
-            _ => self.invented(on, limits),
+            Some(on) => Reservation { on, ..reservations.swap_remove(index) },
+            None => self.invented(on, limits),
         }
     }
 
@@ -342,14 +368,15 @@ impl World {
             let limit =
                 rules.get(rule).map_or(1, |&rule| self.rules[buckets[index]][rule].capacity(0));
             let age = rng.u64(..20 * SECOND);
-            let (count, cost) = (rng.u64(1..20), rng.u64(..=limit));
-            let flow = if rng.bool() { 0 } else { rng.u64(1..5) };
+            let (count, cost) = (rng.u64(1..20), [0, rng.u64(..=limit)][rng.usize(..8).min(1)]);
+            let space = if rng.bool() { buckets[index] } else { rng.usize(..BUCKETS) };
+            let flow = if space == FLOWLESS || rng.bool() { 0 } else { rng.u64(1..5) };
             let known = rng.bool() && !waiters.is_empty();
             Line {
                 rule: rule as u16,
                 headroom: [0, 0, 1_000, 9_999][rng.usize(..4)],
                 flow: Flow { id: flow, weight: 1 },
-                space: self.ids[if rng.bool() { buckets[index] } else { rng.usize(..BUCKETS) }],
+                space: self.ids[space],
                 waiter: if known {
                     waiters[rng.usize(..waiters.len())].waiter
                 } else {
@@ -447,6 +474,10 @@ fn costs(rng: &mut Rng, limits: &[u64]) -> Costs {
         _ => rng.u64(..=limit / 16),
     };
     limits.iter().map(cost).collect()
+}
+
+fn small_costs(rng: &mut Rng, limits: &[u64]) -> Costs {
+    limits.iter().map(|&limit| rng.u64(..=limit.div_ceil(200)).min(limit)).collect()
 }
 
 fn some_rules(rng: &mut Rng) -> Vec<usize> {

@@ -5,11 +5,12 @@ use super::{
     sliding,
 };
 use crate::{
-    engine::{Op, Outcome, Rule, TokenBucket, Verdict, Window},
+    engine::{Mode, Op, Outcome, Reserve, Rule, TokenBucket, Verdict, Window},
     store::StoreError,
 };
 
 const KEY: &str = "throttle:{test}:b";
+const DUE: &str = "throttle:{test}:b!due";
 
 /// Asks how the first bucket of a batch stands.
 const STATUS: Op = Op::Status { bucket: 0 };
@@ -220,6 +221,97 @@ async fn what_is_in_flight_is_kept_for_as_long_as_its_lease() {
         at(start + lease);
         assert!(granted(&store, 2, 2, &b, &[1]).await, "its lease has ended");
     }
+}
+
+#[tokio::test]
+async fn an_index_of_due_times_that_was_evicted_is_made_anew() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).await.expect("a server").with_clock(STEPPED);
+    let start = 1_700_000_000_000_000_u64;
+    let at = |time: u64| server.command::<()>(&["SET", "test:clock", &time.to_string()]);
+    let b = [bucket("b", &[Rule { id: 1, limit: 40, held: false, window: Window::InFlight }])];
+    at(start);
+    for session in 1..=40 {
+        assert!(granted(&store, session, 1, &b, &[1]).await);
+    }
+    assert_eq!(server.command::<u64>(&["ZCARD", DUE]), 40);
+    server.command::<()>(&["DEL", DUE]);
+    at(start + 9_000_000);
+    assert!(!granted(&store, 41, 1, &b, &[1]).await, "all are in flight");
+    // So many at a time are looked at.
+    for (seq, ended) in (2..).zip([16, 32, 40]) {
+        at(start + 10_000_000);
+        let status = apply(&store, 41, seq, &b, &[STATUS]).await.expect("an answer");
+        let Outcome::Applied { verdicts, .. } = status.outcome else { panic!("{status:?}") };
+        let Verdict::Status(status) = &verdicts[0] else { panic!("{verdicts:?}") };
+        assert!(status.quotas[0].in_flight <= 41 - ended, "{status:?} after {ended}");
+    }
+    assert_eq!(server.command::<u64>(&["ZCARD", DUE]), 41);
+}
+
+#[tokio::test]
+async fn a_batch_that_changes_no_due_time_writes_no_index() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).await.expect("a server");
+    let b = [bucket("b", &sliding(100))];
+    assert!(granted(&store, 1, 1, &b, &[1]).await);
+    let state: u64 = server.command(&["PTTL", KEY]);
+    let index: u64 = server.command(&["PTTL", DUE]);
+    assert!(state.abs_diff(index) < 2_000, "{state} and {index} ms");
+    server.command::<()>(&["DEL", DUE]);
+    for seq in 2..20 {
+        assert!(granted(&store, 1, seq, &b, &[1]).await);
+    }
+    assert_eq!(server.command::<u64>(&["EXISTS", DUE]), 0);
+}
+
+#[tokio::test]
+async fn a_state_of_another_version_is_an_error_and_stays() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).await.expect("a server");
+    assert!(granted(&store, 1, 1, &[bucket("b", &sliding(10))], &[1]).await);
+    let older = 1_f64.to_le_bytes();
+    redis::cmd("HSET")
+        .arg(KEY)
+        .arg("d")
+        .arg(&older[..])
+        .exec(&mut server.connection())
+        .expect("it is set");
+    let state: Vec<u8> = server.command(&["HGET", KEY, "s"]);
+    let b = [bucket("b", &sliding(11))];
+    let error = apply(&store, 1, 2, &b, &[reserve(&[1])]).await.expect_err("another version");
+    assert!(matches!(error, StoreError::Rejected(_)), "{error}");
+    assert!(error.to_string().contains("not written by this version"), "{error}");
+    assert_eq!(server.command::<Vec<u8>>(&["HGET", KEY, "s"]), state);
+}
+
+#[tokio::test]
+async fn a_wake_up_that_may_not_be_sent_is_no_error() {
+    let server = RedisServer::start();
+    server.command::<()>(&[
+        "ACL",
+        "SETUSER",
+        "app",
+        "on",
+        ">pass",
+        "~throttle:*",
+        "+@all",
+        "-publish",
+    ]);
+    let url = server.url().replace("redis://", "redis://app:pass@");
+    let store = RedisStore::connect(&url).await.expect("a server");
+    let b = [bucket("b", &[Rule { id: 1, limit: 1, held: false, window: Window::InFlight }])];
+    let first = apply(&store, 1, 1, &b, &[reserve(&[1])]).await.expect("an answer");
+    let Outcome::Applied { buckets, .. } = first.outcome else { panic!("{first:?}") };
+    let Op::Reserve(waits) = reserve(&[1]) else { panic!("a reserve") };
+    let waits = Op::Reserve(Reserve { mode: Mode::Wait, waiter: 1, ..waits });
+    let lines = Op::Waiting { bucket: 0, lines: Box::default() };
+    apply(&store, 2, 1, &b, &[waits.clone(), lines.clone()]).await.expect("an answer");
+    // It frees what the other one waits for.
+    apply(&store, 1, 2, &b, &[settle(buckets[0].now, &[1], &[0])]).await.expect("an answer");
+    let answer = apply(&store, 2, 2, &b, &[waits, lines]).await.expect("an answer");
+    let Outcome::Applied { verdicts, .. } = answer.outcome else { panic!("{answer:?}") };
+    assert_eq!(verdicts[0], Verdict::Granted { probe: false });
 }
 
 fn sliding_with_id(id: u64, limit: u64) -> [Rule; 1] {
