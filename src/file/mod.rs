@@ -196,8 +196,9 @@ impl Limits {
     /// Reads limits from a TOML or JSON file: see [`file`](crate::file).
     ///
     /// # Errors
-    /// If the file cannot be read, or something in it is unknown, makes no sense or is no limit. The
-    /// error tells where it stands, and why. A file with routes is read with [`LimitsFile::read`].
+    /// If the file cannot be read, or something in it is unknown, makes no sense or is no limit.
+    /// The error tells where it stands, and why. A file with routes is read with
+    /// [`LimitsFile::read`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, LimitsError> {
         let path = path.as_ref();
         let file = LimitsFile::read(path)?;

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-/// Estimates the tokens of a text. A closure `Fn(&str) -> f64` is an estimator, such as one that asks
-/// a tokenizer.
+/// Estimates the tokens of a text. A closure `Fn(&str) -> f64` is an estimator, such as one that
+/// asks a tokenizer.
 pub trait Estimator: Send + Sync {
     /// Returns the tokens of a text. Fractions add up over the texts of a request.
     fn tokens(&self, text: &str) -> f64;

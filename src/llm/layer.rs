@@ -8,9 +8,9 @@ use crate::{layer::ThrottleLayer, limiter::Limiter};
 impl ThrottleLayer<Extract, Inspect> {
     /// Throttles calls of OpenAI's API by its rules: see [`llm::openai`](crate::llm::openai).
     ///
-    /// As at OpenAI, a call is charged the larger of `max_tokens` and its input, and a shorter answer
-    /// gives nothing back: keep `max_tokens` tight. If your limits are corrected by what
-    /// was used, say `openai::rules().tokens_at_end(AtEnd::Actual)` to
+    /// As at OpenAI, a call is charged the larger of `max_tokens` and its input, and a shorter
+    /// answer gives nothing back: keep `max_tokens` tight. If your limits are corrected by what was
+    /// used, say `openai::rules().tokens_at_end(AtEnd::Actual)` to
     /// [`openai_compatible`](Self::openai_compatible).
     ///
     /// ```
@@ -35,8 +35,8 @@ impl ThrottleLayer<Extract, Inspect> {
         Self::openai_compatible(limiter, anthropic::rules())
     }
 
-    /// Throttles calls of an API by rules: those of any provider in [`llm`](crate::llm), as they are
-    /// or changed.
+    /// Throttles calls of an API by rules: those of any provider in [`llm`](crate::llm), as they
+    /// are or changed.
     #[must_use]
     pub fn openai_compatible(limiter: Limiter, rules: Rules) -> Self {
         let rules = rules.declared_in(&limiter);
@@ -49,8 +49,8 @@ impl Rules {
     /// Connects to Redis at `url` and limits models there, together with every other process that
     /// does so.
     ///
-    /// A model stands for all models that share its bucket. Models without a bucket are refused. For
-    /// anything else, build [`Limits`] and a [`Limiter`] yourself.
+    /// A model stands for all models that share its bucket. Models without a bucket are refused.
+    /// For anything else, build [`Limits`] and a [`Limiter`] yourself.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), tower_throttle::BoxError> {

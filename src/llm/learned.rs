@@ -160,8 +160,8 @@ impl BucketStats {
     }
 }
 
-/// Returns the value that the next one stays within, in this share of cases; `None` if there are too
-/// few values.
+/// Returns the value that the next one stays within, in this share of cases; `None` if there are
+/// too few values.
 ///
 /// This is the estimator of Kaplan and Meier. A value that was cut off says only that the whole is
 /// larger, so its share is spread over the larger values.

@@ -116,7 +116,8 @@ impl Quotas {
         self.with("output_tokens", limit, MINUTE)
     }
 
-    /// Limits texts to embed per minute, counted as `inputs`: see [`Rules::inputs`](super::Rules::inputs).
+    /// Limits texts to embed per minute, counted as `inputs`: see
+    /// [`Rules::inputs`](super::Rules::inputs).
     pub fn inputs_per_minute(self, limit: u64) -> Self {
         self.with("inputs", limit, MINUTE)
     }

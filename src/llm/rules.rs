@@ -198,9 +198,9 @@ impl Rules {
 
     /// Sets the charge for statuses, the first and the last included. Later calls come first.
     ///
-    /// The presets set those of 429 and 5xx. Any other 4xx is charged a request and no tokens, but 408
-    /// and 499, which are left to the body: `on_status(400..=499, Charge::Reserved)` keeps what was
-    /// reserved.
+    /// The presets set those of 429 and 5xx. Any other 4xx is charged a request and no tokens, but
+    /// 408 and 499, which are left to the body: `on_status(400..=499, Charge::Reserved)` keeps what
+    /// was reserved.
     #[must_use]
     pub fn on_status(mut self, statuses: std::ops::RangeInclusive<u16>, charge: Charge) -> Self {
         self.changed_statuses.insert(0, OnStatus(*statuses.start(), *statuses.end(), charge));

@@ -83,6 +83,7 @@ impl ErrorReport {
     }
 
     /// Reads an error that is told by name, as in a header or an exception of an event stream.
+    #[cfg(feature = "bedrock")]
     pub(crate) fn of_kind(kind: &str, body: &[u8]) -> Self {
         let kind = serde_json::json!({ "type": kind });
         Self::of(&[&kind, &serde_json::from_slice(body).unwrap_or_default()])
