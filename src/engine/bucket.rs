@@ -39,6 +39,7 @@ pub struct BucketState {
     /// Those that only other rules have, each with its time in the index.
     others: Vec<(Micros, QuotaState)>,
     /// Of sessions and claims, by their ids.
+    #[allow(clippy::vec_box, reason = "records are moved when others come and go, and are large")]
     records: Vec<Box<SessionRecord>>,
     due: Due,
     heads: Heads,

@@ -236,6 +236,8 @@ impl<'a, 'b> Operations<'a, 'b> {
         let mut order: Vec<_> = (0..ops.len()).map(|index| (index, None)).collect();
         // Of each flow how far its reserves so far move it on.
         let mut moved: Vec<((u64, u64), f64)> = Vec::new();
+        // By space and class: the tags of their reserves, with the places.
+        #[allow(clippy::type_complexity, reason = "it is used here only")]
         let mut groups: Vec<((u64, u64), Vec<(f64, usize)>)> = Vec::new();
         for (index, op) in ops.iter().enumerate().filter(|(_, op)| waiting(op)) {
             let Op::Reserve(reserve) = op else { continue };

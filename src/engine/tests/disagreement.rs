@@ -30,7 +30,9 @@ fn saturated(limits: [u64; 2], lasts: Micros) -> (u64, Log, Micros) {
             over.iter().for_each(|(_, number)| log.amend(*number, USE));
             used += USE * over.len() as u64;
             let waiting = fleet.sessions.entry(session).or_default().len();
-            (waiting..8).for_each(|_| drop(fleet.enter(session, demand(&[RESERVE]))));
+            for _ in waiting..8 {
+                fleet.enter(session, demand(&[RESERVE]));
+            }
             for granted in fleet.look_and(session, &settles).granted {
                 let number = log.charge(now, RESERVE);
                 running.push((granted, number));

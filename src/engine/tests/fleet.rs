@@ -20,7 +20,6 @@ pub(super) struct Waiting {
 #[derive(Clone, Debug)]
 pub(super) struct Running {
     pub(super) waiter: u64,
-    pub(super) arrived: Micros,
     pub(super) demand: Reserve,
     pub(super) grant: Grant,
     /// By the clock of the tests.
@@ -85,6 +84,7 @@ impl Fleet {
     }
 
     /// A demand begins to wait, and its session looks. Returns its number, if it was granted.
+    #[allow(clippy::result_large_err, reason = "a test reads it at once")]
     pub(super) fn ask(&mut self, session: u64, demand: Reserve) -> Result<Running, (u64, Refused)> {
         let waiter = self.enter(session, demand);
         let look = self.look(session);
@@ -129,8 +129,8 @@ impl Fleet {
             ops.push(Op::Waiting { bucket, lines: self.lines(bucket, &others).into() });
         }
         let answer = self.world.send(session, &ops);
-        let mut look = Look::default();
-        look.woken = answer.wakes.iter().map(|wake| wake.session).collect();
+        let woken = answer.wakes.iter().map(|wake| wake.session).collect();
+        let mut look = Look { woken, ..Look::default() };
         for (waiting, verdict) in sent.iter().zip(&answer.verdicts[first.len()..]) {
             match verdict {
                 Verdict::Granted { probe } => {
@@ -144,8 +144,8 @@ impl Fleet {
                         costs: waiting.demand.costs.clone(),
                         probe: *probe,
                     };
-                    let Waiting { waiter, arrived, demand, .. } = waiting.clone();
-                    look.granted.push(Running { waiter, arrived, demand, grant, since: now });
+                    let Waiting { waiter, demand, .. } = waiting.clone();
+                    look.granted.push(Running { waiter, demand, grant, since: now });
                 }
                 Verdict::Refused(refused) => {
                     look.refused.push((waiting.waiter, (**refused).clone()))
@@ -289,8 +289,8 @@ impl Fleet {
                         .collect();
                     let grant =
                         Grant { session, on, at, costs: one.demand.costs.clone(), probe: *probe };
-                    let Waiting { waiter, arrived, demand, .. } = one;
-                    found.granted.push(Running { waiter, arrived, demand, grant, since: now });
+                    let Waiting { waiter, demand, .. } = one;
+                    found.granted.push(Running { waiter, demand, grant, since: now });
                 }
                 Verdict::Refused(refused) => {
                     let known =

@@ -539,8 +539,8 @@ impl Life {
                     let at = [now].as_slice().into();
                     let (on, costs) = ([0].as_slice().into(), [cost].as_slice().into());
                     let grant = Grant { session, on, at, costs, probe: false };
-                    let (demand, arrived) = (demand(&[cost]), now);
-                    self.running.push(Running { waiter: 0, arrived, demand, grant, since: now });
+                    let demand = demand(&[cost]);
+                    self.running.push(Running { waiter: 0, demand, grant, since: now });
                 }
             }
         }

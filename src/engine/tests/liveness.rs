@@ -175,7 +175,7 @@ impl Life {
         self.fleet.latency = latency;
         let look = match self.look {
             None => self.fleet.look(session),
-            Some(most) => self.fleet.look_filed(session, most, latency % 2 == 0),
+            Some(most) => self.fleet.look_filed(session, most, latency.is_multiple_of(2)),
         };
         self.hinted.extend(look.woken);
         look.granted.into_iter().try_for_each(|running| self.granted(running))
@@ -215,7 +215,7 @@ impl Life {
                     let at = on.iter().map(|_| now).collect();
                     let grant =
                         Grant { session: ask.session, on, at, costs: demand.costs.clone(), probe };
-                    self.granted(Running { waiter: 0, arrived: now, demand, grant, since: now })?;
+                    self.granted(Running { waiter: 0, demand, grant, since: now })?;
                 }
             }
             Act::Look(session, latency) => self.look(session, latency)?,

@@ -97,7 +97,7 @@ fn a_pause_as_long_as_was_asked_is_waited_out() {
     for quota in [None, Some(1)] {
         let mut world = two_quotas();
         let pause = |lasts| match quota {
-            None => Op::Pause { bucket: 0, lasts: lasts },
+            None => Op::Pause { bucket: 0, lasts },
             Some(_) => surface(quota, lasts, lasts),
         };
         world.one(SESSION, surface(quota, MINUTE, MINUTE));

@@ -66,6 +66,9 @@ use crate::{
 /// Times are counted from this long before the session began, so that no arrival is before all time.
 const EPOCH: Micros = 400 * 86_400 * 1_000_000;
 
+/// What becomes of a demand that its caller applied: when it was granted and whether it is a probe, or why it was not.
+pub(super) type Direct = Result<(GrantedAt, bool), Result<Box<Refused>, Throttled>>;
+
 /// One limiter's link to one partition of a store.
 pub(super) struct Session {
     context: Arc<Context>,
@@ -191,7 +194,7 @@ impl Session {
         &self,
         set: &Arc<BucketSet>,
         reserve: Reserve,
-    ) -> Option<Result<(GrantedAt, bool), Result<Box<Refused>, Throttled>>> {
+    ) -> Option<Direct> {
         if !self.context.in_process()
             || self.occupied.load(Ordering::Acquire) && !self.lock().state.is_registered()
         {

@@ -146,10 +146,11 @@ impl World {
                         Reservation { on: world(on), at: times(on), costs: costs.clone() };
                     session.reservations.push(reservation);
                 }
-                (Op::Reserve(reserve), Verdict::Refused(_)) if reserve.waiter > 0 => {
-                    if session.waiters.iter().all(|waiter| waiter.waiter != reserve.waiter) {
-                        session.waiters.push(Reserve { on: world(&reserve.on), ..reserve.clone() });
-                    }
+                (Op::Reserve(reserve), Verdict::Refused(_))
+                    if reserve.waiter > 0
+                        && session.waiters.iter().all(|waiter| waiter.waiter != reserve.waiter) =>
+                {
+                    session.waiters.push(Reserve { on: world(&reserve.on), ..reserve.clone() });
                 }
                 (Op::Detach { on, claim, reserved, .. }, Verdict::Done) => {
                     let reservation =
