@@ -1,7 +1,8 @@
 //! What the limiter costs in one process: `cargo bench --bench memory`.
 //!
-//! Times are medians over many short rounds, in each of which every candidate gets its turn, so that whatever else the
-//! machine does hits them alike. governor's keyed limiter, which does less (one quota, no settling), is the reference.
+//! Times are medians over many short rounds, in each of which every candidate gets its turn, so
+//! that whatever else the machine does hits them alike. governor's keyed limiter, which does less
+//! (one quota, no settling), is the reference.
 
 mod support;
 
@@ -99,8 +100,8 @@ fn pairs(report: &mut Report) {
     report.add("memory.pair_ns_3q", three, "the same on three quotas; at most 1500");
 }
 
-/// A service that is ready and answers at once, bare and through the layer, which does for a call all it ever does:
-/// it reads the demand, reserves on one quota, calls and settles.
+/// A service that is ready and answers at once, bare and through the layer, which does for a call
+/// all it ever does: it reads the demand, reserves on one quota, calls and settles.
 fn layer(report: &mut Report) {
     let limiter = limiter(NAMES.into_iter().map(str::to_owned), one_quota);
     let mut bare =

@@ -1,10 +1,12 @@
 //! What the limiter costs on Redis: `cargo bench --bench redis --features redis`.
 //!
-//! It starts a server of its own (`REDIS_SERVER`, or `redis-server` or `valkey-server` of the path). The reference is a
-//! script that does nothing, on the same server and in the same rounds: what any limiter on Redis pays at least.
+//! It starts a server of its own (`REDIS_SERVER`, or `redis-server` or `valkey-server` of the
+//! path). The reference is a script that does nothing, on the same server and in the same rounds:
+//! what any limiter on Redis pays at least.
 //!
-//! Each case is a kind of bucket and of call: `sliding` settles at once, `late` two seconds later, `bucket` has token
-//! buckets, `parent` takes from two buckets, `concurrency` also counts calls in flight.
+//! Each case is a kind of bucket and of call: `sliding` settles at once, `late` two seconds later,
+//! `bucket` has token buckets, `parent` takes from two buckets, `concurrency` also counts calls in
+//! flight.
 
 #[path = "../tests/support/redis_server.rs"]
 #[allow(dead_code, unreachable_pub, reason = "tests need more of it")]
@@ -46,7 +48,8 @@ struct Case {
     parent: bool,
     /// How long after the grant a call is settled.
     call: Duration,
-    /// Pairs per second over the reference, and the median of a lone reserve over the reference: at least, at most.
+    /// Pairs per second over the reference, and the median of a lone reserve over the reference: at
+    /// least, at most.
     wanted: (f64, f64),
     keys: [&'static str; 3],
 }
@@ -193,8 +196,8 @@ impl Reference {
     }
 }
 
-/// One at a time: latency, what is sent for it, and the server's share. Each call of the reference is followed by a
-/// reserve, so that both find threads and processors as awake or asleep.
+/// One at a time: latency, what is sent for it, and the server's share. Each call of the reference
+/// is followed by a reserve, so that both find threads and processors as awake or asleep.
 async fn alone(
     case: &Case,
     server: &RedisServer,
@@ -272,7 +275,8 @@ async fn together(case: &Case, reference: &Reference, limiter: &Limiter, report:
     report.add(case.keys[0], pairs, remark);
 }
 
-/// Lets so many tasks take turns for a while. Returns how many they took per second, and how long each waited.
+/// Lets so many tasks take turns for a while. Returns how many they took per second, and how long
+/// each waited.
 async fn round<T>(tasks: usize, turns: impl Fn(usize) -> T) -> (f64, Vec<f64>)
 where
     T: Future<Output = Vec<f64>> + Send + 'static,
@@ -285,7 +289,8 @@ where
     (times.len() as f64 / ROUND.as_secs_f64(), times)
 }
 
-/// Reserves, and settles when the call is over: meanwhile the next one is made. Counted once as many calls end as begin.
+/// Reserves, and settles when the call is over: meanwhile the next one is made. Counted once as
+/// many calls end as begin.
 async fn turns(case: Case, limiter: Limiter) -> Vec<f64> {
     let (counted, mut times) = (Instant::now() + 2 * case.call, Vec::new());
     let end = counted + ROUND;

@@ -1,5 +1,5 @@
-//! Windows that begin at midnight somewhere. The engine knows no time zones: it is sent the boundaries around the
-//! present and says when they do not reach.
+//! Windows that begin at midnight somewhere. The engine knows no time zones: it is sent the
+//! boundaries around the present and says when they do not reach.
 
 use std::sync::Arc;
 

@@ -37,7 +37,8 @@ struct More {
     note: Note,
 }
 
-/// A value that an extractor leaves for the inspector of the same call. It makes no difference to what is asked.
+/// A value that an extractor leaves for the inspector of the same call. It makes no difference to
+/// what is asked.
 ///
 /// Boxed twice, so that a reservation carries a thin pointer.
 #[derive(Clone, Default)]
@@ -64,7 +65,8 @@ impl PartialEq for Note {
 impl Eq for Note {}
 
 impl Demand {
-    /// Asks a bucket for the most that a call may use. A usage that does not name `requests` is one request.
+    /// Asks a bucket for the most that a call may use. A usage that does not name `requests` is one
+    /// request.
     #[inline]
     pub fn new(bucket: impl Into<Cow<'static, str>>, usage: Usage) -> Self {
         let mut buckets = SmallVec::new();
@@ -83,15 +85,16 @@ impl Demand {
         }
     }
 
-    /// Asks another bucket for the same, such as a tenant's parent. It is granted by all or by none.
+    /// Asks another bucket for the same, such as a tenant's parent. It is granted by all or by
+    /// none.
     #[must_use]
     pub fn and(mut self, bucket: impl Into<Cow<'static, str>>) -> Self {
         self.buckets.push(bucket.into());
         self
     }
 
-    /// Asks another bucket, which is asked for another usage: a company's budget in cents beside a model's tokens, say.
-    /// It is granted by all buckets or by none.
+    /// Asks another bucket, which is asked for another usage: a company's budget in cents beside a
+    /// model's tokens, say. It is granted by all buckets or by none.
     ///
     /// ```
     /// use tower_throttle::{Demand, usage};
@@ -99,8 +102,8 @@ impl Demand {
     /// let demand = Demand::new("gpt-4o", usage! { tokens: 1_500 }).and_with("budget", usage! { cents: 3 });
     /// ```
     ///
-    /// A settle gives both buckets the same actual usage; metrics that it does not name keep what the bucket was asked
-    /// for.
+    /// A settle gives both buckets the same actual usage; metrics that it does not name keep what
+    /// the bucket was asked for.
     #[must_use]
     pub fn and_with(mut self, bucket: impl Into<Cow<'static, str>>, usage: Usage) -> Self {
         // More buckets than this are refused when the demand is looked up.
@@ -109,9 +112,9 @@ impl Demand {
         self.and(bucket)
     }
 
-    /// The flow it belongs to, such as a tenant. Inside a class, flows that wait for the same bucket are served in turns,
-    /// by their [weights](crate::Limits::weight); inside a flow the oldest demand goes first. Demands without a share are one
-    /// flow.
+    /// The flow it belongs to, such as a tenant. Inside a class, flows that wait for the same
+    /// bucket are served in turns, by their [weights](crate::Limits::weight); inside a flow the
+    /// oldest demand goes first. Demands without a share are one flow.
     #[must_use]
     pub fn share(mut self, share: impl Into<Cow<'static, str>>) -> Self {
         self.more_mut().share = Some(share.into());
@@ -133,8 +136,8 @@ impl Demand {
         self
     }
 
-    /// The longest it may wait. A demand that could not make it even if all calls in flight were refunded is refused at once,
-    /// any other when this is over.
+    /// The longest it may wait. A demand that could not make it even if all calls in flight were
+    /// refunded is refused at once, any other when this is over.
     #[must_use]
     pub fn max_wait(mut self, max_wait: Duration) -> Self {
         self.max_wait = Some(max_wait);
@@ -173,7 +176,8 @@ impl Demand {
         self.more.as_ref()?.share.as_deref()
     }
 
-    /// The index of the bucket that stands for the provider's account, if the demand names one of its own.
+    /// The index of the bucket that stands for the provider's account, if the demand names one of
+    /// its own.
     pub(crate) fn account_index(&self) -> Option<usize> {
         let account = self.more.as_ref()?.account.as_deref()?;
         self.buckets.iter().position(|bucket| bucket == account)
@@ -197,7 +201,8 @@ impl Demand {
         self.more.is_none()
     }
 
-    /// True if only its buckets can be unknown, as for most demands: no class, no share, standard metrics.
+    /// True if only its buckets can be unknown, as for most demands: no class, no share, standard
+    /// metrics.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         let is_plain = |more: &More| more.share.is_none() && more.usages.is_empty();

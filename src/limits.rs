@@ -16,7 +16,8 @@ const MAX_WEIGHT: u32 = 1_000_000;
 
 type Resolver = Arc<dyn Fn(&str) -> Option<Vec<Quota>> + Send + Sync>;
 
-/// Declares buckets with their quotas, families of names that share a bucket, and classes of demands.
+/// Declares buckets with their quotas, families of names that share a bucket, and classes of
+/// demands.
 ///
 /// ```
 /// use std::time::Duration;
@@ -87,8 +88,8 @@ impl Limits {
         }
     }
 
-    /// Puts the buckets declared after this into a partition. One demand can take from several buckets of one
-    /// partition only; in Redis Cluster a partition lives on one shard.
+    /// Puts the buckets declared after this into a partition. One demand can take from several
+    /// buckets of one partition only; in Redis Cluster a partition lives on one shard.
     #[must_use]
     pub fn partition(mut self, name: impl AsRef<str>) -> Self {
         self.partition = name.as_ref().into();
@@ -111,24 +112,25 @@ impl Limits {
         self
     }
 
-    /// Sends the names that match a pattern (`*` any characters, `?` one) to a bucket. A bucket's own name comes
-    /// first, then the longest pattern that matches, then the one declared first.
+    /// Sends the names that match a pattern (`*` any characters, `?` one) to a bucket. A bucket's
+    /// own name comes first, then the longest pattern that matches, then the one declared first.
     #[must_use]
     pub fn family(mut self, pattern: impl Into<String>, bucket: impl Into<String>) -> Self {
         self.families.push((pattern.into(), bucket.into()));
         self
     }
 
-    /// Declares a class of demands: how far back its arrival is dated in the queue, and the share of every limit
-    /// (from 0 up to below 1) that it must leave to others.
+    /// Declares a class of demands: how far back its arrival is dated in the queue, and the share
+    /// of every limit (from 0 up to below 1) that it must leave to others.
     #[must_use]
     pub fn class(mut self, name: impl Into<String>, head_start: Duration, headroom: f64) -> Self {
         self.classes.push(Class { name: name.into(), head_start, headroom });
         self
     }
 
-    /// Gives the demands of a [share](crate::Demand::share) a weight, from 1 (the default) up to 1,000,000: where shares wait
-    /// for the same quota, one of weight 3 gets three times as much of it as one of weight 1.
+    /// Gives the demands of a [share](crate::Demand::share) a weight, from 1 (the default) up to
+    /// 1,000,000: where shares wait for the same quota, one of weight 3 gets three times as much of
+    /// it as one of weight 1.
     ///
     /// ```
     /// use tower_throttle::{Demand, Limits, Quota, usage};
@@ -142,11 +144,12 @@ impl Limits {
         self
     }
 
-    /// Asks this function for the quotas of names that are neither declared nor in a family. Its answers are asked for
-    /// again every few seconds, so quotas may change; `None` leaves the name undeclared.
+    /// Asks this function for the quotas of names that are neither declared nor in a family. Its
+    /// answers are asked for again every few seconds, so quotas may change; `None` leaves the name
+    /// undeclared.
     ///
-    /// It may take its time, which only those who ask for that name wait for, and use the limiter; but an
-    /// [`update`](crate::Limiter::update) asks it again for every name in use.
+    /// It may take its time, which only those who ask for that name wait for, and use the limiter;
+    /// but an [`update`](crate::Limiter::update) asks it again for every name in use.
     #[must_use]
     pub fn resolver(
         mut self,

@@ -11,8 +11,8 @@ use crate::{error::Throttled, store::StoreError, usage::Usage};
 
 /// Listens to a limiter.
 ///
-/// It is called where the event happens and with no lock held: a slow one delays the call at hand, and a panic of it
-/// is caught and ignored.
+/// It is called where the event happens and with no lock held: a slow one delays the call at hand,
+/// and a panic of it is caught and ignored.
 pub trait Observer: Send + Sync {
     /// Something happened.
     fn on_event(&self, event: &Event<'_>);
@@ -71,12 +71,13 @@ pub enum Event<'a> {
         /// Why.
         error: &'a Throttled,
     },
-    /// A provider said to wait, and so everything does that shares the bucket, or one of its quotas; unless it said so for
-    /// longer than `applied`: then demands are refused at once for as long as that, with
-    /// [`Throttled::Paused`].
+    /// A provider said to wait, and so everything does that shares the bucket, or one of its
+    /// quotas; unless it said so for longer than `applied`: then demands are refused at once for as
+    /// long as that, with [`Throttled::Paused`].
     ///
-    /// Also told where nothing is left of a quota and its reset is further off than `applied`. That is no wait that was
-    /// asked for, and nobody is refused for it: of most quotas something is back long before all is.
+    /// Also told where nothing is left of a quota and its reset is further off than `applied`. That
+    /// is no wait that was asked for, and nobody is refused for it: of most quotas something is
+    /// back long before all is.
     Paused {
         /// The bucket.
         bucket: &'a str,
@@ -84,7 +85,8 @@ pub enum Event<'a> {
         quota: Option<&'a str>,
         /// How long the provider said.
         asked: Duration,
-        /// For how long it is: no longer than [`longest_pause`](crate::LimiterBuilder::longest_pause).
+        /// For how long it is: no longer than
+        /// [`longest_pause`](crate::LimiterBuilder::longest_pause).
         applied: Duration,
     },
     /// The store has lost the state of a bucket that still meant something: it starts anew, empty.

@@ -15,8 +15,8 @@ pub(crate) use self::meter::{Meter, micros};
 /// | [`fixed_window`](Self::fixed_window) | resets on the clock or at midnight | at most `n` between two resets |
 /// | [`concurrency`](Self::concurrency) | calls in flight | at most `n` at a time |
 ///
-/// The sliding window is the safe choice: what it admits a provider with fixed windows or a token bucket of `n`
-/// admits too.
+/// The sliding window is the safe choice: what it admits a provider with fixed windows or a token
+/// bucket of `n` admits too.
 ///
 /// ```
 /// use std::time::Duration;
@@ -80,8 +80,8 @@ pub enum ChargeAt {
     /// From its grant: its reserved usage counts at once and is corrected later.
     #[default]
     Start,
-    /// From its settling: until then the reserved usage is held, from then on the actual usage counts. Safe for
-    /// a provider that counts tokens as they are produced.
+    /// From its settling: until then the reserved usage is held, from then on the actual usage
+    /// counts. Safe for a provider that counts tokens as they are produced.
     End,
 }
 
@@ -126,27 +126,28 @@ impl Quota {
 
     /// A bucket of `limit` tokens that refills linearly with `limit` per `period`.
     ///
-    /// It admits its burst and then what refills, up to twice the limit in one period: right for a provider that
-    /// refills linearly too. Against any other, lower [`burst`](Self::burst).
+    /// It admits its burst and then what refills, up to twice the limit in one period: right for a
+    /// provider that refills linearly too. Against any other, lower [`burst`](Self::burst).
     pub fn token_bucket(metric: impl Into<String>, limit: u64, period: Duration) -> Self {
         Self::new(metric, limit, period, Kind::TokenBucket { burst: Burst::Limit, span: None })
     }
 
-    /// At most `limit` between two resets, one window apart; without an anchor windows start at the Unix epoch, so
-    /// that minutes, hours and days are those of UTC.
+    /// At most `limit` between two resets, one window apart; without an anchor windows start at the
+    /// Unix epoch, so that minutes, hours and days are those of UTC.
     pub fn fixed_window(metric: impl Into<String>, limit: u64, window: Duration) -> Self {
         Self::new(metric, limit, window, Kind::Fixed { anchor: Anchor::Offset(Duration::ZERO) })
     }
 
-    /// At most `limit` calls in flight. A call is in flight from its grant until it is settled, kept, released or
-    /// dropped, or until the lease of its process ends.
+    /// At most `limit` calls in flight. A call is in flight from its grant until it is settled,
+    /// kept, released or dropped, or until the lease of its process ends.
     pub fn concurrency(limit: u64) -> Self {
         let mut quota = Self::new("", limit, Duration::ZERO, Kind::Concurrency);
         quota.weights.clear();
         quota
     }
 
-    /// Counts another metric too, at this weight. The first metric weighs 1 unless it is named here.
+    /// Counts another metric too, at this weight. The first metric weighs 1 unless it is named
+    /// here.
     ///
     /// Weights are rounded to millionths, and a call's cost up to a whole.
     #[must_use]
@@ -161,14 +162,15 @@ impl Quota {
 
     /// What an unused token bucket admits at once (default: its limit).
     ///
-    /// Makes any other quota a token bucket: it admits up to `amount` more than its limit in one window then, and is
-    /// not held to a window of any phase.
+    /// Makes any other quota a token bucket: it admits up to `amount` more than its limit in one
+    /// window then, and is not held to a window of any phase.
     #[must_use]
     pub fn burst(self, amount: u64) -> Self {
         self.with_burst(Burst::Amount(amount))
     }
 
-    /// What an unused token bucket admits at once, as a multiple of its limit. Makes any other quota a token bucket.
+    /// What an unused token bucket admits at once, as a multiple of its limit. Makes any other
+    /// quota a token bucket.
     #[must_use]
     pub fn burst_times(self, multiple: f64) -> Self {
         self.with_burst(Burst::Times(multiple))
@@ -176,8 +178,9 @@ impl Quota {
 
     /// The same rate with nothing saved up: one at a time, evenly spaced.
     ///
-    /// `Quota::per_minute("requests", 600).paced()` is a request every 100 ms: a token bucket that admits 1 at once. It is for
-    /// requests; of tokens no demand asks for as little as 1, so pace them [over](Self::paced_over) an interval.
+    /// `Quota::per_minute("requests", 600).paced()` is a request every 100 ms: a token bucket that
+    /// admits 1 at once. It is for requests; of tokens no demand asks for as little as 1, so pace
+    /// them [over](Self::paced_over) an interval.
     #[must_use]
     pub fn paced(self) -> Self {
         self.with_burst(Burst::Amount(1))
@@ -198,15 +201,16 @@ impl Quota {
         self
     }
 
-    /// Makes the windows of this quota fixed ones, one of which starts this long after the Unix epoch.
+    /// Makes the windows of this quota fixed ones, one of which starts this long after the Unix
+    /// epoch.
     #[must_use]
     pub fn anchored(mut self, offset: Duration) -> Self {
         self.kind = Kind::Fixed { anchor: Anchor::Offset(offset) };
         self
     }
 
-    /// Makes the windows of this quota, which must be of a day, begin at midnight in a time zone of the IANA
-    /// database, such as `America/Los_Angeles`.
+    /// Makes the windows of this quota, which must be of a day, begin at midnight in a time zone of
+    /// the IANA database, such as `America/Los_Angeles`.
     #[cfg(feature = "timezone")]
     #[must_use]
     pub fn in_time_zone(mut self, name: impl Into<String>) -> Self {
@@ -214,8 +218,8 @@ impl Quota {
         self
     }
 
-    /// Lengthens a sliding window, since a request leaves here and arrives there later (default: 0.5 s, and at most
-    /// a twentieth of the window).
+    /// Lengthens a sliding window, since a request leaves here and arrives there later (default:
+    /// 0.5 s, and at most a twentieth of the window).
     #[must_use]
     pub fn guard(mut self, guard: Duration) -> Self {
         if let Kind::Sliding { guard: present } = &mut self.kind {
@@ -224,7 +228,8 @@ impl Quota {
         self
     }
 
-    /// How long the longest call takes whose refund a token bucket must still understand (default: four periods).
+    /// How long the longest call takes whose refund a token bucket must still understand (default:
+    /// four periods).
     #[must_use]
     pub fn longest_call(mut self, duration: Duration) -> Self {
         if let Kind::TokenBucket { span, .. } = &mut self.kind {
@@ -233,8 +238,8 @@ impl Quota {
         self
     }
 
-    /// Into how many slots time is cut (default: 60 for a sliding window, 96 for a token bucket). More slots waste
-    /// less and take 8 bytes each.
+    /// Into how many slots time is cut (default: 60 for a sliding window, 96 for a token bucket).
+    /// More slots waste less and take 8 bytes each.
     #[must_use]
     pub fn slots(mut self, slots: u32) -> Self {
         self.slots = Some(slots);
@@ -248,8 +253,8 @@ impl Quota {
         self
     }
 
-    /// How much more than its capacity one call can be charged when it is settled (default: four times its capacity).
-    /// A bogus actual usage then cannot block a bucket for years.
+    /// How much more than its capacity one call can be charged when it is settled (default: four
+    /// times its capacity). A bogus actual usage then cannot block a bucket for years.
     #[must_use]
     pub fn max_debt(mut self, amount: u64) -> Self {
         self.max_debt = Some(amount);

@@ -38,9 +38,9 @@ impl Standard {
         1 << self as u64
     }
 
-    /// Returns the standard name that `name` may be meant for: it differs from that in number, case,
-    /// its stroke or one letter, or it is another API's name for the same. A quota that counts what
-    /// no usage gives would never bite.
+    /// Returns the standard name that `name` may be meant for: it differs from that in number,
+    /// case, its stroke or one letter, or it is another API's name for the same. A quota that
+    /// counts what no usage gives would never bite.
     pub(crate) fn meant_by(name: &str) -> Option<&'static str> {
         let alike = |name: &str| {
             let name = name.to_lowercase().replace(['-', ' '], "_");

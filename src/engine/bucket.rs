@@ -1,4 +1,5 @@
-//! The state of one bucket: its clock, its quotas, what waits for them, and what each session has in flight.
+//! The state of one bucket: its clock, its quotas, what waits for them, and what each session has
+//! in flight.
 
 use smallvec::SmallVec;
 
@@ -18,7 +19,8 @@ use super::{
 /// How long a session is remembered after its last batch.
 pub const SESSION_MEMORY: Micros = 600_000_000;
 
-/// A clock that goes back by more than this has been stepped; by less, time stands still until it is caught up.
+/// A clock that goes back by more than this has been stepped; by less, time stands still until it
+/// is caught up.
 const STEP: Micros = 1_000_000;
 
 /// The state of one bucket.
@@ -107,8 +109,8 @@ impl BucketState {
     /// Reads the bytes that [`to_bytes`](Self::to_bytes) wrote.
     ///
     /// # Errors
-    /// A [`DecodeError`] for anything else: bytes that are foreign, cut off, changed or of an unknown
-    /// version. No bytes lead to a panic, now or in a later batch.
+    /// A [`DecodeError`] for anything else: bytes that are foreign, cut off, changed or of an
+    /// unknown version. No bytes lead to a panic, now or in a later batch.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         codec::decode(bytes)
     }
@@ -388,13 +390,15 @@ impl BucketState {
         }
     }
 
-    /// Replaces what a reservation of a session or of a claim was charged. It does not count before the next refold.
+    /// Replaces what a reservation of a session or of a claim was charged. It does not count before
+    /// the next refold.
     #[inline]
     pub(super) fn settle(&mut self, owner: u64, rules: &[Rule], change: Change<'_>) {
         let Change { at, reserved, actual, close, is_claim } = change;
         let index = self.enter(owner);
         let record = &mut self.records[index];
-        // A late settle must not take what its session has reserved since. A claim is younger than its grant.
+        // A late settle must not take what its session has reserved since. A claim is younger than
+        // its grant.
         let stands = is_claim || record.knows(at);
         let quotas = rules.iter().zip(&mut self.quotas).zip(reserved.iter().zip(actual));
         for (index, ((rule, state), (&reserved, &actual))) in quotas.enumerate() {
@@ -463,7 +467,8 @@ impl BucketState {
         self.flows().map_or(0.0, |flows| flows.start(flow, waits(), self.now))
     }
 
-    /// A demand of a flow waits, whichever bucket of it refused that. `until` is when it looks again at the latest.
+    /// A demand of a flow waits, whichever bucket of it refused that. `until` is when it looks
+    /// again at the latest.
     pub(super) fn wait_in_flow(&mut self, flow: u64, space: u64, until: Micros) {
         if self.flows.is_none() && flow == 0 {
             return;
@@ -512,7 +517,8 @@ impl BucketState {
         }
     }
 
-    /// Keeps the state for as long as its quotas mean something. What is held may become a charge when a `lease` ends.
+    /// Keeps the state for as long as its quotas mean something. What is held may become a charge
+    /// when a `lease` ends.
     #[inline]
     pub(super) fn keep_while_charged(&mut self, rules: &[Rule], lease: Micros, wall: Micros) {
         for (state, rule) in self.quotas.iter().zip(rules) {
@@ -589,7 +595,8 @@ impl BucketState {
 }
 
 impl Reserve {
-    /// The part of its last bucket's limits that it takes, by its weight: how far it moves its flow on.
+    /// The part of its last bucket's limits that it takes, by its weight: how far it moves its flow
+    /// on.
     pub(super) fn step(&self, rules: &[Rule]) -> f64 {
         let costs = &self.costs[self.costs.len().saturating_sub(rules.len())..];
         let parts = rules

@@ -1,4 +1,5 @@
-//! What a provider said of a quota: a part of it is withheld for a while, or it is paused. This never gives anything.
+//! What a provider said of a quota: a part of it is withheld for a while, or it is paused. This
+//! never gives anything.
 
 use super::{
     Micros,
@@ -38,7 +39,8 @@ impl Cap {
         self.withheld = self.withheld.saturating_sub(unused);
     }
 
-    /// A call used so much more than it had reserved. The provider had counted that when it said what is left.
+    /// A call used so much more than it had reserved. The provider had counted that when it said
+    /// what is left.
     pub(crate) fn count(&mut self, more: u64) {
         self.withheld = self.withheld.saturating_sub(more);
     }

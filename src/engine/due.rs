@@ -1,5 +1,5 @@
-//! When a bucket has to look at a record of its own again: an index, so that what ends is found without a look at all
-//! that does not.
+//! When a bucket has to look at a record of its own again: an index, so that what ends is found
+//! without a look at all that does not.
 
 use super::Micros;
 

@@ -1,4 +1,5 @@
-//! Arithmetic that stays exact where numbers are doubles: every amount and time stops at [`MAX_AMOUNT`].
+//! Arithmetic that stays exact where numbers are doubles: every amount and time stops at
+//! [`MAX_AMOUNT`].
 
 use super::MAX_AMOUNT;
 

@@ -19,10 +19,11 @@ impl FixedWindow {
         Self { end: next, charged: 0 }
     }
 
-    /// Enters the window from `begin` to `next`, which `wall` is in, if the one in use has ended. Returns whether it has.
+    /// Enters the window from `begin` to `next`, which `wall` is in, if the one in use has ended.
+    /// Returns whether it has.
     ///
-    /// Where the clock was stepped back, the window in use goes on, but no longer than a whole one: a clock that was wrong by
-    /// a year must not block for a year.
+    /// Where the clock was stepped back, the window in use goes on, but no longer than a whole one:
+    /// a clock that was wrong by a year must not block for a year.
     pub(crate) fn advance(&mut self, (begin, next): (Micros, Micros), wall: Micros) -> bool {
         let has_ended = wall >= self.end;
         if has_ended {

@@ -1,8 +1,9 @@
 //! Start-time fair queuing between the flows of a bucket.
 //!
-//! Every flow has a start tag, that of its next demand: the flow with the smallest one is next. A grant moves the flow on by
-//! the part of the limit that it takes, divided by the flow's weight. The bucket's virtual time is the largest tag that was
-//! served; a flow that was idle starts there, so it has no credit.
+//! Every flow has a start tag, that of its next demand: the flow with the smallest one is next. A
+//! grant moves the flow on by the part of the limit that it takes, divided by the flow's weight.
+//! The bucket's virtual time is the largest tag that was served; a flow that was idle starts there,
+//! so it has no credit.
 //!
 //! Tags are doubles, alike in Rust and Lua: both add and divide them in the same order.
 
@@ -46,15 +47,15 @@ impl Flows {
         }
     }
 
-    /// A flow that starts at `start` begins to wait, or goes on waiting, until then at least. Returns whether it was not
-    /// known.
+    /// A flow that starts at `start` begins to wait, or goes on waiting, until then at least.
+    /// Returns whether it was not known.
     pub(crate) fn wait(&mut self, flow: u64, start: f64, until: Micros, now: Micros) -> bool {
         let known = self.find(flow).map_or(0, |index| self.tags[index].waits_until);
         self.set(Tag { flow, start, touched: now, waits_until: known.max(until) })
     }
 
-    /// A demand is granted of a flow that starts at `start`, and takes this part of the limit by its weight. Returns whether
-    /// the flow was not known.
+    /// A demand is granted of a flow that starts at `start`, and takes this part of the limit by
+    /// its weight. Returns whether the flow was not known.
     pub(crate) fn serve(&mut self, flow: u64, start: f64, part: f64, now: Micros) -> bool {
         self.virtual_time = self.virtual_time.max(start);
         self.set(Tag { flow, start: start + part, touched: now, waits_until: 0 })
@@ -73,7 +74,8 @@ impl Flows {
         }
     }
 
-    /// Forgets a flow that does not wait, if it was not served for long. Otherwise returns when to look again.
+    /// Forgets a flow that does not wait, if it was not served for long. Otherwise returns when to
+    /// look again.
     pub(crate) fn forget(&mut self, flow: u64, waits: bool, now: Micros) -> Option<Micros> {
         let index = self.find(flow).ok()?;
         let Tag { touched, waits_until, .. } = self.tags[index];

@@ -1,7 +1,8 @@
 //! A pause of a bucket or of a quota, and what follows it.
 //!
-//! A pause of the user's ends and is gone. One that a provider's refusal caused ends half open: one demand goes first, as
-//! a probe. When that was answered well, or was not refused within a second, the waiters follow, spread over a second.
+//! A pause of the user's ends and is gone. One that a provider's refusal caused ends half open: one
+//! demand goes first, as a probe. When that was answered well, or was not refused within a second,
+//! the waiters follow, spread over a second.
 
 use super::{
     MAX_AMOUNT, Micros,
@@ -24,8 +25,8 @@ const SPREAD: Micros = 1_000_000;
 pub(crate) struct Gate {
     /// Nothing passes before.
     until: Micros,
-    /// A provider asked for a wait until `asked_until`, and for as long as this lasts demands are refused instead of
-    /// waiting for it.
+    /// A provider asked for a wait until `asked_until`, and for as long as this lasts demands are
+    /// refused instead of waiting for it.
     surfaced_until: Micros,
     asked_until: Micros,
     /// How long the last pause was that a refusal caused; 0 if none did.
@@ -67,7 +68,8 @@ impl Gate {
         self.until = self.until.max(until);
     }
 
-    /// Pauses for a provider. A call that was granted after an earlier pause ended shows that it was too short.
+    /// Pauses for a provider. A call that was granted after an earlier pause ended shows that it
+    /// was too short.
     pub(crate) fn refuse(&mut self, refusal: Refusal, now: Micros) {
         let Refusal { at, asked, lasts, longest } = refusal;
         let lasts = lasts.min(MAX_AMOUNT);
@@ -86,8 +88,8 @@ impl Gate {
         }
     }
 
-    /// A call was answered well that was granted at `at`. If it was the probe, `waiting` demands follow. Returns whether it
-    /// was.
+    /// A call was answered well that was granted at `at`. If it was the probe, `waiting` demands
+    /// follow. Returns whether it was.
     pub(crate) fn answered(&mut self, at: Micros, waiting: u64, now: Micros) -> bool {
         let is_probe = matches!(self.phase, Phase::HalfOpen { probe: 1.. }) && at >= self.until;
         if is_probe {

@@ -1,5 +1,5 @@
-//! What waits in a bucket: of each session its first waiter on each quota, for each class and flow. A demand is measured
-//! against those of other sessions that go before it.
+//! What waits in a bucket: of each session its first waiter on each quota, for each class and flow.
+//! A demand is measured against those of other sessions that go before it.
 
 use super::{
     Flow, Line, Micros,
@@ -36,7 +36,8 @@ pub(crate) struct Head {
     pub(crate) due: Micros,
     /// Other quotas hold it back until then, as far as is known.
     pub(crate) held_until: Micros,
-    /// It would fit if nothing went before it, on all of its quotas, and has since its session last looked.
+    /// It would fit if nothing went before it, on all of its quotas, and has since its session last
+    /// looked.
     pub(crate) is_behind: bool,
     /// It fitted here when the bucket was last looked at, so its session knows or was hinted.
     pub(crate) fits: bool,
@@ -47,8 +48,8 @@ pub(crate) struct Head {
 pub(crate) struct Place {
     /// Its own session's heads do not count. 0 if they do.
     pub(crate) session: u64,
-    /// Which of two goes first that arrived at the same time: the smaller one. A session's id for what is a head, the same in
-    /// all buckets; the largest number for newcomers.
+    /// Which of two goes first that arrived at the same time: the smaller one. A session's id for
+    /// what is a head, the same in all buckets; the largest number for newcomers.
     pub(crate) tie: u64,
     pub(crate) headroom: u64,
     pub(crate) flow: u64,
@@ -121,7 +122,8 @@ impl Head {
         is_news
     }
 
-    /// Whether it blocks younger demands: not while it is held back elsewhere for longer than its quota's `horizon`.
+    /// Whether it blocks younger demands: not while it is held back elsewhere for longer than its
+    /// quota's `horizon`.
     pub(crate) fn holds(&self, horizon: Micros, now: Micros) -> bool {
         self.held_until <= sum(now, horizon)
     }
@@ -159,7 +161,8 @@ impl Head {
     }
 
     fn before_by_tag(&self, place: &Place, start: f64) -> (u64, u64) {
-        // An older demand need not wait for a younger one that waits for others: the others may wait for the older one.
+        // An older demand need not wait for a younger one that waits for others: the others may
+        // wait for the older one.
         if self.is_behind && (place.arrival, place.tie) < (self.arrival, self.session) {
             return (0, 0);
         }
@@ -223,7 +226,8 @@ impl Heads {
         self.0.sort_by_key(Head::order);
     }
 
-    /// What goes before a demand on a quota. `start_of` tells the start tag of a flow of the demand's space.
+    /// What goes before a demand on a quota. `start_of` tells the start tag of a flow of the
+    /// demand's space.
     pub(crate) fn before(
         &self,
         place: &Place,
@@ -258,7 +262,8 @@ impl Heads {
         })
     }
 
-    /// How many demands wait: of each session that is not late as many as on the quota for which most do.
+    /// How many demands wait: of each session that is not late as many as on the quota for which
+    /// most do.
     pub(crate) fn waiting(&self, now: Micros) -> u64 {
         let mut counts: Vec<(u64, u64, u64)> = Vec::new();
         for head in self.0.iter().filter(|head| !head.is_late(now)) {

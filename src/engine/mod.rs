@@ -1,8 +1,9 @@
-//! The pure state machine: [`apply`] takes the states of some buckets, the time and a batch of operations, and
-//! returns the answer to each operation. No I/O, no clock, no async; integers only, but for the tags of flows.
+//! The pure state machine: [`apply`] takes the states of some buckets, the time and a batch of
+//! operations, and returns the answer to each operation. No I/O, no clock, no async; integers only,
+//! but for the tags of flows.
 //!
-//! This is the reference. `store/redis/*.lua` says the same in Lua, file by file, and a differential test holds the
-//! two against each other, answer by answer.
+//! This is the reference. `store/redis/*.lua` says the same in Lua, file by file, and a
+//! differential test holds the two against each other, answer by answer.
 
 mod apply;
 mod bucket;
@@ -38,7 +39,8 @@ pub use self::{
 /// Indexes into the buckets of a batch.
 pub type On = SmallVec<[u16; 2]>;
 
-/// One amount per rule of an operation's buckets: the rules of its first bucket, then those of the next.
+/// One amount per rule of an operation's buckets: the rules of its first bucket, then those of the
+/// next.
 pub type Costs = SmallVec<[u64; 4]>;
 
 /// One time per bucket of an operation. Every bucket has a time of its own: see [`Seen::now`].
@@ -52,8 +54,8 @@ pub type Verdicts = SmallVec<[Verdict; 1]>;
 pub struct Batch<'a> {
     /// The session that sends this; below 2^53.
     pub session: u64,
-    /// Counts the batches of a session from 1. A batch is applied once, however often it arrives; one without a
-    /// number (0) arrives once.
+    /// Counts the batches of a session from 1. A batch is applied once, however often it arrives;
+    /// one without a number (0) arrives once.
     pub seq: u64,
     /// Without another batch for this long, what the session has in flight is abandoned.
     pub lease: Micros,
@@ -91,47 +93,54 @@ pub enum Op {
         /// For how long the claim stands.
         lease: Micros,
     },
-    /// Says which of the session's waiters are not in this batch but wait for quotas of a bucket. Replaces what the
-    /// session said of that bucket before: reserves of this batch that are refused and these lines are its heads
-    /// from now on. Belongs after the waiting reserves and before those that do not wait.
+    /// Says which of the session's waiters are not in this batch but wait for quotas of a bucket.
+    /// Replaces what the session said of that bucket before: reserves of this batch that are
+    /// refused and these lines are its heads from now on. Belongs after the waiting reserves and
+    /// before those that do not wait.
     Waiting {
         /// The bucket.
         bucket: u16,
         /// One per quota, class and flow that has waiters.
         lines: Box<[Line]>,
     },
-    /// Refuses everything on a bucket for at least this long; 0 ends every pause of it and of its quotas.
+    /// Refuses everything on a bucket for at least this long; 0 ends every pause of it and of its
+    /// quotas.
     Pause {
         /// The bucket.
         bucket: u16,
         /// For how long.
         lasts: Micros,
     },
-    /// A provider refused a call: pauses the bucket, or a quota of it. When the pause ends one demand goes first, as a
-    /// probe; the others follow when that was [answered](Op::Answered).
+    /// A provider refused a call: pauses the bucket, or a quota of it. When the pause ends one
+    /// demand goes first, as a probe; the others follow when that was [answered](Op::Answered).
     Refused {
         /// The bucket.
         bucket: u16,
-        /// The rule's id; the whole bucket if there is none. Calls in flight are not a provider's to pause.
+        /// The rule's id; the whole bucket if there is none. Calls in flight are not a provider's
+        /// to pause.
         quota: Option<u64>,
-        /// When the refused call was granted. One granted after an earlier pause ended doubles that.
+        /// When the refused call was granted. One granted after an earlier pause ended doubles
+        /// that.
         at: Micros,
-        /// The wait that was asked for. If it is longer than the pause, demands are refused at once and do not wait.
+        /// The wait that was asked for. If it is longer than the pause, demands are refused at once
+        /// and do not wait.
         asked: Micros,
         /// For how long the pause lasts.
         lasts: Micros,
         /// The longest pause that doubling leads to.
         longest: Micros,
     },
-    /// A provider answered a call well that was granted at this time. If it was a probe, the others follow.
+    /// A provider answered a call well that was granted at this time. If it was a probe, the others
+    /// follow.
     Answered {
         /// The bucket.
         bucket: u16,
         /// When the call was granted.
         at: Micros,
     },
-    /// Withholds a part of a quota, since the provider said that no more is left. This never gives anything, and ends
-    /// by itself. Calls in flight are not a provider's to cap: a quota on them, or an unknown one, stays as it is.
+    /// Withholds a part of a quota, since the provider said that no more is left. This never gives
+    /// anything, and ends by itself. Calls in flight are not a provider's to cap: a quota on them,
+    /// or an unknown one, stays as it is.
     Cap {
         /// The bucket.
         bucket: u16,
@@ -162,7 +171,8 @@ pub struct Reserve {
     pub headroom: u64,
     /// What to do with it if it does not fit.
     pub mode: Mode,
-    /// Identifies the waiter in its session, so that a head that comes back keeps its arrival; 0 if it never waited.
+    /// Identifies the waiter in its session, so that a head that comes back keeps its arrival; 0 if
+    /// it never waited.
     pub waiter: u64,
     /// How long ago it arrived, with its head start.
     pub age: Micros,
@@ -174,9 +184,9 @@ pub struct Reserve {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Mode {
-    /// It waits: it stays ahead of the reserves after it in the batch, and is a head of its session if the batch says
-    /// what is [waiting](Op::Waiting) in that bucket. A pause that is not to be waited out ([`Violation::asked`])
-    /// refuses it for good: then it is ahead of nothing.
+    /// It waits: it stays ahead of the reserves after it in the batch, and is a head of its session
+    /// if the batch says what is [waiting](Op::Waiting) in that bucket. A pause that is not to be
+    /// waited out ([`Violation::asked`]) refuses it for good: then it is ahead of nothing.
     Wait,
     /// It is refused.
     Try,
@@ -184,7 +194,8 @@ pub enum Mode {
     Dry,
 }
 
-/// Demands that are served in turns with other flows, by weight. Without a share, demands are of the flow 0.
+/// Demands that are served in turns with other flows, by weight. Without a share, demands are of
+/// the flow 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Flow {
     /// Identifies the flow; below 2^53. 0 is that of demands without a share.
@@ -212,7 +223,8 @@ pub struct Settle {
     pub actual: Costs,
     /// Whether the call is over; otherwise this is a new estimate.
     pub close: bool,
-    /// The claim of a detached reservation: settles only if it still stands, and no more than it holds.
+    /// The claim of a detached reservation: settles only if it still stands, and no more than it
+    /// holds.
     pub claim: Option<u64>,
 }
 
@@ -247,8 +259,8 @@ pub struct Line {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Verdict {
-    /// The reserve was charged. A probe is the first call after a provider's refusal: say when it is
-    /// [answered](Op::Answered).
+    /// The reserve was charged. A probe is the first call after a provider's refusal: say when it
+    /// is [answered](Op::Answered).
     Granted {
         /// Whether it is a probe.
         probe: bool,
@@ -268,8 +280,8 @@ pub enum Verdict {
 /// Why a reserve was refused, and what it stands behind.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Refused {
-    /// The reasons, at least one. With them come quotas where a waiter fits now and keeps its place, since they refused it
-    /// before: their wait is 0.
+    /// The reasons, at least one. With them come quotas where a waiter fits now and keeps its
+    /// place, since they refused it before: their wait is 0.
     pub violations: SmallVec<[Violation; 2]>,
     /// The start tag of its flow: the flow with the smallest one is next.
     pub tag: f64,
@@ -285,15 +297,16 @@ pub struct Violation {
     pub by: RefusedBy,
     /// Whole tokens available to the class; negative in debt.
     pub available: i64,
-    /// Time until this would fit if nothing is refunded; `None` while that depends on calls in flight.
+    /// Time until this would fit if nothing is refunded; `None` while that depends on calls in
+    /// flight.
     pub wait: Option<Micros>,
     /// Time until this would fit if everything in flight were refunded at once.
     pub at_best: Micros,
-    /// What is left of the wait that a provider asked for, if that is longer than the pause: the demand is not to
-    /// wait.
+    /// What is left of the wait that a provider asked for, if that is longer than the pause: the
+    /// demand is not to wait.
     pub asked: Option<Micros>,
-    /// Whether a waiter blocks younger ones here: not while something else holds it back for so long that they can
-    /// pass without delaying it.
+    /// Whether a waiter blocks younger ones here: not while something else holds it back for so
+    /// long that they can pass without delaying it.
     pub holds: bool,
     /// Heads of other sessions that go before it.
     pub rank: u64,
@@ -307,8 +320,8 @@ pub struct Violation {
 pub enum RefusedBy {
     /// A rule, by its index among those of the operation.
     Rule(usize),
-    /// A pause of a bucket, by the bucket's index in the operation. A waiter is then a head on every quota of the bucket
-    /// that it needs.
+    /// A pause of a bucket, by the bucket's index in the operation. A waiter is then a head on
+    /// every quota of the bucket that it needs.
     Pause(usize),
 }
 
@@ -356,11 +369,11 @@ pub enum Outcome {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Seen {
-    /// The bucket's time at which the batch was applied: the grant time of its reservations there. It runs with the
-    /// store's clock, and goes on where that is stepped back.
+    /// The bucket's time at which the batch was applied: the grant time of its reservations there.
+    /// It runs with the store's clock, and goes on where that is stepped back.
     pub now: Micros,
-    /// The bucket's time as the batch found it; 0 if it was unused. Less than a session has seen before means that
-    /// the state was lost.
+    /// The bucket's time as the batch found it; 0 if it was unused. Less than a session has seen
+    /// before means that the state was lost.
     pub was: Micros,
     /// When the state began: a change is a loss of state if the old one still meant something.
     pub born: Micros,

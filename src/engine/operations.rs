@@ -1,4 +1,5 @@
-//! The operations of one batch, one after the other, on states that have been brought to the present.
+//! The operations of one batch, one after the other, on states that have been brought to the
+//! present.
 
 use smallvec::SmallVec;
 
@@ -13,8 +14,9 @@ use super::{
     quota_state::{Ask, QuotaState},
 };
 
-/// Where grants come faster than round trips, strict order over processes would let all of them wait for each other: there a
-/// session may grant what arrived this much after another one's head, and more where many wait.
+/// Where grants come faster than round trips, strict order over processes would let all of them
+/// wait for each other: there a session may grant what arrived this much after another one's head,
+/// and more where many wait.
 const TOLERANCE: Micros = 20_000;
 const TOLERANCE_PER_HEAD: Micros = 2_000;
 
@@ -33,7 +35,8 @@ pub(super) struct Operations<'a, 'b> {
     heads: Vec<(usize, Head)>,
     /// The buckets whose heads all have to look again: when they may pass has changed.
     stirred: Vec<usize>,
-    /// What waiters of the session ask of quotas that refused them, with the bucket and the rule. Few at a time.
+    /// What waiters of the session ask of quotas that refused them, with the bucket and the rule.
+    /// Few at a time.
     ahead: Vec<Ahead>,
     /// How long ago the waiting reserves so far arrived, as the session says and as it counts.
     ages: Vec<(Micros, Micros)>,
@@ -132,8 +135,9 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     /// What a reserve is measured by that comes in its own place.
     ///
-    /// A head that comes back keeps its arrival, and has the same in all buckets: how long ago it came as its session says
-    /// depends on how long a batch took. The waiters of a session keep their order.
+    /// A head that comes back keeps its arrival, and has the same in all buckets: how long ago it
+    /// came as its session says depends on how long a batch took. The waiters of a session keep
+    /// their order.
     fn turn(&self, reserve: &Reserve) -> Turn {
         let session = self.batch.session;
         let known = reserve.on.iter().filter_map(|&bucket| {
@@ -146,14 +150,15 @@ impl<'a, 'b> Operations<'a, 'b> {
         Turn { tag: None, age, overtakes: false }
     }
 
-    /// How long ago a waiter arrived, no longer than those before it which are older as the session says.
+    /// How long ago a waiter arrived, no longer than those before it which are older as the session
+    /// says.
     fn behind_older(&self, told: Micros, age: Micros) -> Micros {
         let older = self.ages.iter().filter(|(other, _)| *other >= told);
         older.map(|(_, age)| *age).fold(age, Micros::min)
     }
 
-    /// Makes everything count, and gives the session time until its next batch. Returns how each bucket was found and left,
-    /// and which heads of other sessions may fit now.
+    /// Makes everything count, and gives the session time until its next batch. Returns how each
+    /// bucket was found and left, and which heads of other sessions may fit now.
     pub(super) fn end(&mut self) -> (SmallVec<[Seen; 1]>, Wakes) {
         self.refold();
         let Batch { session, seq, lease, buckets, .. } = *self.batch;
@@ -220,8 +225,8 @@ impl<'a, 'b> Operations<'a, 'b> {
         }
     }
 
-    /// The order in which to apply the operations, with the start tags of waiting reserves: flows of one space and class take
-    /// turns. Nothing if that is as they come.
+    /// The order in which to apply the operations, with the start tags of waiting reserves: flows
+    /// of one space and class take turns. Nothing if that is as they come.
     fn order(&self) -> Option<Vec<(usize, Option<f64>)>> {
         let has_flows =
             |reserve: &Reserve| reserve.flow.id != 0 || self.space_of(reserve).1.flows().is_some();
@@ -542,8 +547,9 @@ impl<'a, 'b> Operations<'a, 'b> {
         !reserve.on.iter().any(is_paused) && self.quotas(&reserve.on, &reserve.costs).all(alone)
     }
 
-    /// Whether a refused waiter keeps its place on a quota where it would fit now: one that refused it before. Otherwise
-    /// streams on this quota alone and on that alone would starve what needs both.
+    /// Whether a refused waiter keeps its place on a quota where it would fit now: one that refused
+    /// it before. Otherwise streams on this quota alone and on that alone would starve what needs
+    /// both.
     fn keeps(&self, reserve: &Reserve, at: At) -> bool {
         let quota = self.rules(at.bucket)[at.rule].id;
         let is_waiter = reserve.mode == Mode::Wait && reserve.waiter > 0 && at.cost > 0;
@@ -596,7 +602,8 @@ impl<'a, 'b> Operations<'a, 'b> {
         );
     }
 
-    /// What a pause of a bucket holds back is a head on all quotas of the bucket that it needs: those that did not refuse it.
+    /// What a pause of a bucket holds back is a head on all quotas of the bucket that it needs:
+    /// those that did not refuse it.
     fn behind_pauses(
         &self,
         reserve: &Reserve,
@@ -781,7 +788,8 @@ impl<'a, 'b> Operations<'a, 'b> {
         let (quota, now, horizon) =
             (&state.quotas()[rule_index], state.now(), state.quotas()[rule_index].horizon());
         let mut front = SmallVec::new();
-        // Of the classes that leave at least this to others, one does not fit: nor does what is behind it.
+        // Of the classes that leave at least this to others, one does not fit: nor does what is
+        // behind it.
         let mut blocked = u64::MAX;
         for (index, head) in state.heads().iter().enumerate() {
             let counts = head.quota == rule.id && !head.is_late(now) && head.holds(horizon, now);

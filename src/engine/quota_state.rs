@@ -17,7 +17,8 @@ use super::{
 /// What cannot tell by itself when it is over is looked at again after this long.
 const LOOK_AGAIN: Micros = 60_000_000;
 
-/// For this long at most, a head that other quotas hold back blocks others on a quota of calls in flight.
+/// For this long at most, a head that other quotas hold back blocks others on a quota of calls in
+/// flight.
 const SOON: Micros = 1_000_000;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +75,8 @@ pub(crate) struct Ask {
 }
 
 impl Ask {
-    /// What is asked together with those before it, in units. A demand that needs nothing is behind no other.
+    /// What is asked together with those before it, in units. A demand that needs nothing is behind
+    /// no other.
     #[inline]
     fn units(&self, units: u64) -> u64 {
         let asked = if self.cost == 0 { 0 } else { self.cost + self.ahead };
@@ -111,7 +113,8 @@ impl QuotaState {
         Self { id: rule.id, since: now, in_flight: 0, held: rule.held, charges, cap: None }
     }
 
-    /// Brings the state to `now`, and to the rule if that has changed. `waiting` demands wait for it.
+    /// Brings the state to `now`, and to the rule if that has changed. `waiting` demands wait for
+    /// it.
     #[inline]
     pub(crate) fn advance(
         &mut self,
@@ -166,7 +169,8 @@ impl QuotaState {
         }
     }
 
-    /// Looks at a quota that no rule in use has. Returns when to look again; nothing if it means nothing any more.
+    /// Looks at a quota that no rule in use has. Returns when to look again; nothing if it means
+    /// nothing any more.
     pub(crate) fn outlives(&mut self, now: Micros, wall: Micros) -> Option<Micros> {
         self.pass(now);
         self.pass_cap(0, now);
@@ -183,8 +187,8 @@ impl QuotaState {
         (lasts > 0).then(|| sum(now, lasts))
     }
 
-    /// Withholds what is believed to be left beyond `left` whole tokens and what came back since `at`, for as long as it
-    /// `lasts`.
+    /// Withholds what is believed to be left beyond `left` whole tokens and what came back since
+    /// `at`, for as long as it `lasts`.
     pub(crate) fn withhold(
         &mut self,
         rule: &Rule,
@@ -204,8 +208,8 @@ impl QuotaState {
         }
     }
 
-    /// How long what is said of a quota can mean something: a fixed window ends there when it ends here, or a bit later
-    /// by another clock.
+    /// How long what is said of a quota can mean something: a fixed window ends there when it ends
+    /// here, or a bit later by another clock.
     fn tells_for(&self, rule: &Rule, wall: Micros) -> Micros {
         let Charges::Fixed(window) = &self.charges else { return MAX_AMOUNT };
         let (begin, next) = window_at(rule, wall);
@@ -250,8 +254,8 @@ impl QuotaState {
         self.cap.as_ref().filter(|_| cost > 0).map_or(0, |cap| cap.withheld())
     }
 
-    /// Units that came back since `at` at the provider, as far as its rule is this one; `None` if what it said then
-    /// means nothing now.
+    /// Units that came back since `at` at the provider, as far as its rule is this one; `None` if
+    /// what it said then means nothing now.
     fn come_back(&self, rule: &Rule, at: Micros, now: Micros) -> Option<u64> {
         let passed = now.saturating_sub(at);
         match &rule.window {
@@ -362,8 +366,8 @@ impl QuotaState {
             && (self.cap.is_none() || self.paused_for(ask, now) == 0)
     }
 
-    /// For how long at most this means something, told without a walk over the charges. A hold may become a charge when
-    /// its `lease` ends.
+    /// For how long at most this means something, told without a walk over the charges. A hold may
+    /// become a charge when its `lease` ends.
     #[inline]
     pub(crate) fn lasts(&self, rule: &Rule, lease: Micros, now: Micros, wall: Micros) -> Micros {
         let holds = self.held(rule) > 0;
@@ -384,8 +388,8 @@ impl QuotaState {
         charged.max(self.cap.as_ref().map_or(0, |cap| cap.lasts(now)))
     }
 
-    /// For how long at most a head that other quotas hold back blocks others here: as long as it can take until what it
-    /// asks has come back.
+    /// For how long at most a head that other quotas hold back blocks others here: as long as it
+    /// can take until what it asks has come back.
     pub(crate) fn horizon(&self) -> Micros {
         match &self.charges {
             Charges::Sliding(window) => window.length(),

@@ -1,4 +1,5 @@
-//! A ring of charges, one per slot of time. It knows slot numbers and amounts, not how long a slot is.
+//! A ring of charges, one per slot of time. It knows slot numbers and amounts, not how long a slot
+//! is.
 
 use super::{
     codec::{DecodeError, Decoder, Encoder, ensure},
@@ -8,8 +9,8 @@ use super::{
 /// As many equal charges are written as one at most. It bounds what a few bytes can allocate.
 const MAX_RUN: u8 = 64;
 
-/// Slot number `s` lives at index `s % len`; the newest slot is `head`. Where that lives is remembered: a division for
-/// every charge is slow.
+/// Slot number `s` lives at index `s % len`; the newest slot is `head`. Where that lives is
+/// remembered: a division for every charge is slow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ring {
     head: u64,
@@ -54,8 +55,8 @@ impl Ring {
         slot <= self.head && self.head - slot < self.len()
     }
 
-    /// Makes `slot` the head and hands every charge that leaves to `left`, oldest first. Answers how many
-    /// further slots passed after the ring was already empty. Never moves back.
+    /// Makes `slot` the head and hands every charge that leaves to `left`, oldest first. Answers
+    /// how many further slots passed after the ring was already empty. Never moves back.
     pub(crate) fn advance(&mut self, slot: u64, mut left: impl FnMut(u64)) -> u64 {
         let steps = slot.saturating_sub(self.head);
         let within = steps.min(self.len());
@@ -70,7 +71,8 @@ impl Ring {
         steps - within
     }
 
-    /// Adds to a slot the ring holds. Answers what was added (less than asked only at `MAX_AMOUNT`).
+    /// Adds to a slot the ring holds. Answers what was added (less than asked only at
+    /// `MAX_AMOUNT`).
     #[inline]
     pub(crate) fn add(&mut self, slot: u64, amount: u64) -> u64 {
         let index = self.index(slot);

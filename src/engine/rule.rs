@@ -1,5 +1,5 @@
-//! A quota as the engine sees it: integers only. `Quota` is what a user writes, a `Rule` is what it compiles
-//! to.
+//! A quota as the engine sees it: integers only. `Quota` is what a user writes, a `Rule` is what it
+//! compiles to.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ pub type Micros = u64;
 /// The largest integer that is exact in a double, which is what a number in a Lua script is.
 pub const MAX_AMOUNT: u64 = (1 << 53) - 1;
 
-/// The most that a window or the calls in flight are taken to hold: what is added up of such amounts and of a
-/// few limits stays exact.
+/// The most that a window or the calls in flight are taken to hold: what is added up of such
+/// amounts and of a few limits stays exact.
 pub(crate) const MAX_TAKEN: u64 = 1 << 51;
 
 /// Headroom is counted in parts of this.
@@ -26,7 +26,8 @@ pub struct Rule {
     pub id: u64,
     /// Amount per window; calls in flight for [`Window::InFlight`].
     pub limit: u64,
-    /// Whether a reservation is held until it is settled and counts from then on (`charge_at(End)`).
+    /// Whether a reservation is held until it is settled and counts from then on
+    /// (`charge_at(End)`).
     pub held: bool,
     /// How amounts come back.
     pub window: Window,
@@ -80,8 +81,8 @@ pub struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// The integers of a bucket that refills `limit` tokens per `window`, holding the charges of the last
-    /// `span`.
+    /// The integers of a bucket that refills `limit` tokens per `window`, holding the charges of
+    /// the last `span`.
     pub(crate) fn new(
         tick: Micros,
         window: Micros,
@@ -113,15 +114,16 @@ pub(crate) fn rescaled(amount: u64, from: u64, to: u64) -> u64 {
     }
 }
 
-/// `whole - whole * headroom / HEADROOM_PARTS`, with nothing in between that is not exact. Few demands leave any, and
-/// divisions are slow.
+/// `whole - whole * headroom / HEADROOM_PARTS`, with nothing in between that is not exact. Few
+/// demands leave any, and divisions are slow.
 #[inline(never)]
 fn less_headroom(whole: u64, headroom: u64) -> u64 {
     whole - whole / HEADROOM_PARTS * headroom - whole % HEADROOM_PARTS * headroom / HEADROOM_PARTS
 }
 
 impl Rule {
-    /// What one demand can get at most, of a class that leaves `headroom` (in [`HEADROOM_PARTS`]) to others.
+    /// What one demand can get at most, of a class that leaves `headroom` (in [`HEADROOM_PARTS`])
+    /// to others.
     #[inline]
     pub fn capacity(&self, headroom: u64) -> u64 {
         let whole = match &self.window {
@@ -131,8 +133,8 @@ impl Rule {
         if headroom == 0 { whole } else { less_headroom(whole, headroom.min(HEADROOM_PARTS)) }
     }
 
-    /// The same for a demand of this cost: one that needs nothing is not held up by what is left to others,
-    /// only by a debt.
+    /// The same for a demand of this cost: one that needs nothing is not held up by what is left to
+    /// others, only by a debt.
     #[inline]
     pub(crate) fn capacity_for(&self, cost: u64, headroom: u64) -> u64 {
         self.capacity(if cost == 0 { 0 } else { headroom })
@@ -144,7 +146,8 @@ impl Rule {
         self.held || matches!(self.window, Window::InFlight)
     }
 
-    /// The beginning of the fixed window that `wall` is in and the beginning of the next one, if known.
+    /// The beginning of the fixed window that `wall` is in and the beginning of the next one, if
+    /// known.
     pub(crate) fn window_at(&self, wall: Micros) -> Option<(Micros, Micros)> {
         match &self.window {
             Window::Fixed { length, anchor } => {

@@ -20,7 +20,8 @@ pub(crate) struct SessionRecord {
     forget_at: Micros,
     /// Where the index of due times has it.
     pub(super) indexed_at: Micros,
-    /// What was granted before this is not in `in_flight`: the session was not known yet, or its lease had ended.
+    /// What was granted before this is not in `in_flight`: the session was not known yet, or its
+    /// lease had ended.
     since: Micros,
     /// It has heads in the bucket.
     waits: bool,
@@ -83,7 +84,8 @@ impl SessionRecord {
         at >= self.since
     }
 
-    /// What it has in flight on a quota, that of the rule at `index`, which is where it is kept if it can be.
+    /// What it has in flight on a quota, that of the rule at `index`, which is where it is kept if
+    /// it can be.
     #[inline]
     pub(crate) fn share(&mut self, index: usize, quota: u64) -> &mut u64 {
         let is_there = self.in_flight.get(index).is_some_and(|share| share.quota == quota);

@@ -11,7 +11,8 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SlidingWindow {
     slot: Micros,
-    /// When the newest slot began, and how long all of them are: remembered, since both are asked for at each charge.
+    /// When the newest slot began, and how long all of them are: remembered, since both are asked
+    /// for at each charge.
     began: Micros,
     length: Micros,
     /// The sum of the ring.

@@ -1,12 +1,13 @@
 //! A bucket that drains linearly, settled exactly.
 //!
-//! `used` is what a reserve reads and writes. A refund must not be taken off `used`: the bucket may have been full in
-//! between, and what drained then would be given out twice. So two rings keep what was charged and what drained in each of
-//! the last slots. A settle edits the slot of its reservation, and `used` is lowered to the fold over the rings, in which
-//! every slot's charge is counted at its end: never below the truth, and at most one slot of refill above it.
+//! `used` is what a reserve reads and writes. A refund must not be taken off `used`: the bucket may
+//! have been full in between, and what drained then would be given out twice. So two rings keep
+//! what was charged and what drained in each of the last slots. A settle edits the slot of its
+//! reservation, and `used` is lowered to the fold over the rings, in which every slot's charge is
+//! counted at its end: never below the truth, and at most one slot of refill above it.
 //!
-//! A changed limit drains differently from then on. What drained before stays in the ring, so charges from before the
-//! change stay editable.
+//! A changed limit drains differently from then on. What drained before stays in the ring, so
+//! charges from before the change stay editable.
 
 use super::{
     MAX_AMOUNT, Micros,
@@ -25,14 +26,16 @@ pub(crate) struct DrainingBucket {
     at: u64,
     /// Units in use; above the burst it is a debt.
     used: u64,
-    /// `used` is not believed to be more than this: what the shape says, or a larger debt that it took over.
+    /// `used` is not believed to be more than this: what the shape says, or a larger debt that it
+    /// took over.
     max_used: u64,
-    /// Past use that a lowered limit did not make a debt. It is kept, since the limit may rise again: while processes that
-    /// disagree take turns, it does so all the time.
+    /// Past use that a lowered limit did not make a debt. It is kept, since the limit may rise
+    /// again: while processes that disagree take turns, it does so all the time.
     excess: u64,
     /// Units of it that drain per tick: together with the rate as many as when it was used.
     excess_rate: u64,
-    /// The fold is not believed to be more than this. It grows with live changes, so that no fold cuts off past use.
+    /// The fold is not believed to be more than this. It grows with live changes, so that no fold
+    /// cuts off past use.
     ceiling: u64,
     /// The fold at the end of the last slot that left the rings.
     base: u64,
@@ -132,7 +135,8 @@ impl DrainingBucket {
         unused
     }
 
-    /// Takes over a changed rate, burst or shape. Returns whether the charges so far are no longer editable.
+    /// Takes over a changed rate, burst or shape. Returns whether the charges so far are no longer
+    /// editable.
     pub(crate) fn adopt(&mut self, rate: u64, shape: TokenBucket) -> bool {
         if self.rate == rate && self.shape == shape {
             return false;
@@ -149,7 +153,8 @@ impl DrainingBucket {
         let mut total = sum(self.used, self.excess);
         let fastest = if self.excess > 0 { old_rate + self.excess_rate } else { old_rate };
         if is_laid_out_anew {
-            // A longer tick is taken over from its beginning, so that no time is lost or counted twice.
+            // A longer tick is taken over from its beginning, so that no time is lost or counted
+            // twice.
             let at = self.at * old.tick / shape.tick;
             let undrained = product(fastest, self.at - at * shape.tick / old.tick);
             total = rescale(sum(total, undrained));
@@ -172,7 +177,8 @@ impl DrainingBucket {
         self.used = (self.used + units).min(self.max_used);
     }
 
-    /// Replaces what was charged at `at`. What is older than the ring gets no refund; its debit is paid now.
+    /// Replaces what was charged at `at`. What is older than the ring gets no refund; its debit is
+    /// paid now.
     pub(crate) fn amend(&mut self, at: Micros, reserved: u64, actual: u64, refundable: bool) {
         let slot = (at / self.shape.tick / self.shape.slot).min(self.charges.head());
         let known = refundable && self.charges.holds(slot);
@@ -186,7 +192,8 @@ impl DrainingBucket {
         self.edited = true;
     }
 
-    /// Lowers what is used to what the edited ring says: one fold, however many settles came before it.
+    /// Lowers what is used to what the edited ring says: one fold, however many settles came before
+    /// it.
     pub(crate) fn refold(&mut self) {
         if std::mem::take(&mut self.edited) && self.used + self.excess > 0 {
             let folded = self.fold();

@@ -50,8 +50,9 @@ struct Terms {
 const MAX_RUNTIMES: u32 = 8;
 
 impl Inner {
-    /// Grants a demand, if `WAITS` as soon as it can be. Not an `async fn`, which moves what it is given and what it returns
-    /// several times; nor does it remember the mode. Each would take its time.
+    /// Grants a demand, if `WAITS` as soon as it can be. Not an `async fn`, which moves what it is
+    /// given and what it returns several times; nor does it remember the mode. Each would take its
+    /// time.
     #[inline]
     pub(super) fn acquire<const WAITS: bool>(
         self: Arc<Self>,
@@ -128,7 +129,8 @@ impl Inner {
         if !self.context().in_process() {
             return None;
         }
-        // The lock of the registry is not held any more when the demand is tried, since observers are told.
+        // The lock of the registry is not held any more when the demand is tried, since observers
+        // are told.
         if demand.is_plain()
             && let Some(target) = self.known_target(demand)
         {
@@ -169,8 +171,8 @@ impl Inner {
         }
     }
 
-    /// Asks the store, again and again if the runtime ends that drives the session: that of another caller, unless this one is
-    /// about to end as well. Returns where it asked, too.
+    /// Asks the store, again and again if the runtime ends that drives the session: that of another
+    /// caller, unless this one is about to end as well. Returns where it asked, too.
     async fn ask_store(
         &self,
         asked: Asked<'_>,
@@ -242,8 +244,8 @@ impl Inner {
     }
 }
 
-/// Begins what cannot be done at once, and goes on with it. Boxed, since what is granted at once would have to carry it
-/// around.
+/// Begins what cannot be done at once, and goes on with it. Boxed, since what is granted at once
+/// would have to carry it around.
 #[inline(never)]
 fn poll_later<F: Future>(
     later: &mut Option<Pin<Box<F>>>,

@@ -1,5 +1,6 @@
-//! What a limiter keeps of one bucket: its declaration as of now, how many wait for it, and what was seen of its state.
-//! There is one handle per bucket, shared by every set of buckets that names it.
+//! What a limiter keeps of one bucket: its declaration as of now, how many wait for it, and what
+//! was seen of its state. There is one handle per bucket, shared by every set of buckets that names
+//! it.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -18,7 +19,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct BucketHandle {
     key: Arc<BucketKey>,
-    /// Counts the changes of `declared`. Sets of buckets compare it to notice that they are out of date.
+    /// Counts the changes of `declared`. Sets of buckets compare it to notice that they are out of
+    /// date.
     version: AtomicU64,
     declared: Mutex<Declared>,
     waiting: AtomicUsize,
@@ -30,7 +32,8 @@ pub(super) struct BucketHandle {
 pub(super) enum Declared {
     /// It has these quotas.
     As(Arc<BucketSpec>, Bucket),
-    /// Its name stands for another bucket, or for one in another partition: demands have to be looked up again.
+    /// Its name stands for another bucket, or for one in another partition: demands have to be
+    /// looked up again.
     Elsewhere,
     /// Its name stands for nothing.
     Gone(Throttled),
@@ -104,7 +107,8 @@ impl BucketHandle {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// One demand more waits, unless `most` do. Only called under the lock of the bucket's session, so that no more do.
+    /// One demand more waits, unless `most` do. Only called under the lock of the bucket's session,
+    /// so that no more do.
     pub(super) fn start_waiting(&self, most: usize) -> bool {
         let has_room = self.waiting() < most;
         if has_room {
@@ -117,7 +121,8 @@ impl BucketHandle {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Notes what a batch saw of the bucket. True if the store has lost the state that was seen before.
+    /// Notes what a batch saw of the bucket. True if the store has lost the state that was seen
+    /// before.
     #[inline]
     pub(super) fn saw(&self, seen: &Seen, in_process: bool) -> bool {
         if in_process { self.loss.saw_in_any_order(seen) } else { self.loss.saw(seen) }

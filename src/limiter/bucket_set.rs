@@ -1,5 +1,5 @@
-//! The buckets of a demand as one: their quotas in a row, as the engine counts them. A set is a snapshot of their
-//! declarations; it never changes, and knows when it is out of date.
+//! The buckets of a demand as one: their quotas in a row, as the engine counts them. A set is a
+//! snapshot of their declarations; it never changes, and knows when it is out of date.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -33,7 +33,8 @@ pub(super) struct Member {
     named: u16,
 }
 
-/// Usages of some buckets, by the index of their names in the demand, where they differ from that of the others.
+/// Usages of some buckets, by the index of their names in the demand, where they differ from that
+/// of the others.
 pub(super) type OtherUsages = [(u16, Usage)];
 
 /// A set that cannot be brought up to date.
@@ -46,7 +47,8 @@ pub(super) enum Outdated {
 }
 
 impl BucketSet {
-    /// The set of these buckets, each with the index of its name in the demand, as they are declared now.
+    /// The set of these buckets, each with the index of its name in the demand, as they are
+    /// declared now.
     ///
     /// # Errors
     /// One of them is declared no more.
@@ -91,9 +93,9 @@ impl BucketSet {
         })
     }
 
-    /// What a settle of a reservation on this set is counted on: the same buckets as they are declared now, and after
-    /// their own quotas those of this set that are there no more. What was reserved on these is still in flight, and must
-    /// not be so for ever should they come back.
+    /// What a settle of a reservation on this set is counted on: the same buckets as they are
+    /// declared now, and after their own quotas those of this set that are there no more. What was
+    /// reserved on these is still in flight, and must not be so for ever should they come back.
     pub(super) fn for_settling(self: &Arc<Self>) -> Arc<Self> {
         if self.is_current() {
             return self.clone();
@@ -124,7 +126,8 @@ impl BucketSet {
         }
     }
 
-    /// Whether it has quotas that its buckets are not declared with any more. Demands must not be held back by them.
+    /// Whether it has quotas that its buckets are not declared with any more. Demands must not be
+    /// held back by them.
     pub(super) fn has_older_quotas(&self) -> bool {
         self.members.iter().any(|member| match member.handle.declared() {
             (_, Declared::As(spec, _)) => spec.lacks_some_of(&member.spec),
@@ -180,7 +183,8 @@ impl BucketSet {
         self.members.iter().position(|member| usize::from(member.named) == named)
     }
 
-    /// Notes what a batch saw of the buckets, and calls `lost` with the name of each whose state was lost.
+    /// Notes what a batch saw of the buckets, and calls `lost` with the name of each whose state
+    /// was lost.
     pub(super) fn saw(&self, seen: &[Seen], in_process: bool, mut lost: impl FnMut(&str)) {
         for (member, seen) in self.members.iter().zip(seen) {
             if member.handle.saw(seen, in_process) {
@@ -199,7 +203,8 @@ impl BucketSet {
         self.meters().map(|(spec, meter)| (spec.key.id(), meter.rule.id))
     }
 
-    /// What refused a demand on this set, as the ids of a bucket and, if it was no pause, of a quota.
+    /// What refused a demand on this set, as the ids of a bucket and, if it was no pause, of a
+    /// quota.
     pub(super) fn refused_by(&self, by: RefusedBy) -> Option<(u64, Option<u64>)> {
         match by {
             RefusedBy::Pause(index) => Some((self.members.get(index)?.handle.id(), None)),
@@ -255,7 +260,8 @@ impl BucketSet {
         costs
     }
 
-    /// Costs that were counted on another version of this set, on those of its quotas that are here too.
+    /// Costs that were counted on another version of this set, on those of its quotas that are here
+    /// too.
     fn translated(&self, costs: &Costs, from: &Self) -> Costs {
         let cost = |quota| {
             let index = from.quotas().position(|other| other == quota)?;

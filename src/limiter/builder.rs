@@ -155,32 +155,35 @@ impl LimiterBuilder {
         self
     }
 
-    /// How many demands of this limiter may wait for one bucket (default: 100,000). One more is refused with
-    /// [`Throttled::QueueFull`](crate::Throttled::QueueFull) as soon as it is known that it has to wait; with 0, every demand
-    /// is that does not fit at once. A demand that does, or that may not wait, is never refused for this.
+    /// How many demands of this limiter may wait for one bucket (default: 100,000). One more is
+    /// refused with [`Throttled::QueueFull`](crate::Throttled::QueueFull) as soon as it is known
+    /// that it has to wait; with 0, every demand is that does not fit at once. A demand that does,
+    /// or that may not wait, is never refused for this.
     pub fn max_waiting(mut self, max_waiting: usize) -> Self {
         self.options.max_waiting = max_waiting;
         self
     }
 
-    /// After how much silence of this process the store takes its calls for ended (default: 10 s; from 100 ms to ten
-    /// minutes): their concurrency is free then, and what they hold is charged. Has no effect on state in this process.
+    /// After how much silence of this process the store takes its calls for ended (default: 10 s;
+    /// from 100 ms to ten minutes): their concurrency is free then, and what they hold is charged.
+    /// Has no effect on state in this process.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.options.lease = lease;
         self
     }
 
-    /// For how long at most something is held back because a provider said so (default: 5 minutes), so that a broken or
-    /// hostile header does no more harm than that. [`Limiter::pause`](crate::Limiter::pause) has no such bound.
+    /// For how long at most something is held back because a provider said so (default: 5 minutes),
+    /// so that a broken or hostile header does no more harm than that.
+    /// [`Limiter::pause`](crate::Limiter::pause) has no such bound.
     ///
-    /// A wait that the provider asks for and that is longer is surfaced instead of slept: for this long, in every process
-    /// that shares the bucket, demands that it holds back are refused at once with
-    /// [`Throttled::Paused`](crate::Throttled::Paused), whose `retry_after` is what is left of what was asked; those that
-    /// wait already are too. Then they go on, and the provider will say again. It is told as an
-    /// [`Event::Paused`](crate::Event::Paused).
+    /// A wait that the provider asks for and that is longer is surfaced instead of slept: for this
+    /// long, in every process that shares the bucket, demands that it holds back are refused at
+    /// once with [`Throttled::Paused`](crate::Throttled::Paused), whose `retry_after` is what is
+    /// left of what was asked; those that wait already are too. Then they go on, and the provider
+    /// will say again. It is told as an [`Event::Paused`](crate::Event::Paused).
     ///
-    /// A reset that is far off where nothing is left of a quota is no wait that was asked for: what it withholds ends after
-    /// this long, and is waited out.
+    /// A reset that is far off where nothing is left of a quota is no wait that was asked for: what
+    /// it withholds ends after this long, and is waited out.
     pub fn longest_pause(mut self, longest: Duration) -> Self {
         self.options.longest_pause = longest;
         self

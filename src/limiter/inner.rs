@@ -1,5 +1,5 @@
-//! What all handles of a limiter share: the registry of its buckets, what its sessions have in common, and what stands in
-//! for a store that cannot be reached.
+//! What all handles of a limiter share: the registry of its buckets, what its sessions have in
+//! common, and what stands in for a store that cannot be reached.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -106,8 +106,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Refuses every demand from now on, and those that wait; then waits until what is to be sent has reached the store, or it
-    /// does not answer.
+    /// Refuses every demand from now on, and those that wait; then waits until what is to be sent
+    /// has reached the store, or it does not answer.
     pub(super) async fn close(&self) {
         if let Some(fallback) = &self.fallback {
             Box::pin(fallback.close()).await;

@@ -86,19 +86,22 @@ impl Limiter {
         LimiterBuilder::new(limits)
     }
 
-    /// Waits until the demand fits on all its quotas and all that wait for the same have had their turn, and reserves it.
+    /// Waits until the demand fits on all its quotas and all that wait for the same have had their
+    /// turn, and reserves it.
     ///
     /// # Errors
-    /// See [`Throttled`]. A demand that could not be granted within its longest wait, even if everything in flight
-    /// were refunded, is refused at once; so is one that is held back by a wait which the provider asked for and which is
-    /// longer than [`LimiterBuilder::longest_pause`]. [`Throttled::Store`] also outside of a tokio runtime, where nothing can
-    /// wait and no store but one in memory can be asked.
+    /// See [`Throttled`]. A demand that could not be granted within its longest wait, even if
+    /// everything in flight were refunded, is refused at once; so is one that is held back by a
+    /// wait which the provider asked for and which is longer than
+    /// [`LimiterBuilder::longest_pause`]. [`Throttled::Store`] also outside of a tokio runtime,
+    /// where nothing can wait and no store but one in memory can be asked.
     ///
     /// # Panics
     /// If it has to wait in a runtime whose timers are not enabled.
     ///
     /// # Cancel safety
-    /// A dropped future leaves no trace: it gives up its place in the queue, and a grant on its way to it is given back.
+    /// A dropped future leaves no trace: it gives up its place in the queue, and a grant on its way
+    /// to it is given back.
     pub fn reserve(
         &self,
         demand: Demand,
@@ -120,11 +123,12 @@ impl Limiter {
         self.inner.clone().acquire::<false>(demand)
     }
 
-    /// How long the demand would have to wait if nothing were refunded: zero if it fits now, nothing if that depends
-    /// on calls in flight. Reserves nothing.
+    /// How long the demand would have to wait if nothing were refunded: zero if it fits now,
+    /// nothing if that depends on calls in flight. Reserves nothing.
     ///
-    /// Those that wait before it are counted in, as far as their sessions have told the store. Where the provider asked for a
-    /// wait that is longer than [`LimiterBuilder::longest_pause`], it is what is left of that.
+    /// Those that wait before it are counted in, as far as their sessions have told the store.
+    /// Where the provider asked for a wait that is longer than [`LimiterBuilder::longest_pause`],
+    /// it is what is left of that.
     ///
     /// # Errors
     /// See [`Throttled`].
@@ -154,8 +158,9 @@ impl Limiter {
         }
     }
 
-    /// Settles a reservation that was [detached](Reservation::detach), in this process or in another one. Returns true if this
-    /// did it: a reservation is settled once, and keeps its charge after its lease.
+    /// Settles a reservation that was [detached](Reservation::detach), in this process or in
+    /// another one. Returns true if this did it: a reservation is settled once, and keeps its
+    /// charge after its lease.
     ///
     /// # Errors
     /// See [`Throttled`].
@@ -180,8 +185,8 @@ impl Limiter {
         Ok(target.change(settle, 0, false).verdict().await? != Verdict::NoClaim)
     }
 
-    /// Lets nothing pass on a bucket for at least this long, in all processes that share it: demands wait for the end of it
-    /// as they do for quota. A pause never shortens another.
+    /// Lets nothing pass on a bucket for at least this long, in all processes that share it:
+    /// demands wait for the end of it as they do for quota. A pause never shortens another.
     ///
     /// # Errors
     /// See [`Throttled`].
@@ -194,8 +199,8 @@ impl Limiter {
         .await
     }
 
-    /// Ends all pauses of a bucket and of its quotas, those that its provider asked for too. What the provider said to be left
-    /// stays as it is.
+    /// Ends all pauses of a bucket and of its quotas, those that its provider asked for too. What
+    /// the provider said to be left stays as it is.
     ///
     /// # Errors
     /// See [`Throttled`].
@@ -209,8 +214,9 @@ impl Limiter {
     /// It is applied, or enqueued, when this returns; the future only reports.
     ///
     /// # Errors
-    /// Those of the future: [`Throttled::BadDemand`] for a bucket without quotas, [`Throttled::Store`] if the store does
-    /// not answer. It is not sent again then, since the provider will say it anew.
+    /// Those of the future: [`Throttled::BadDemand`] for a bucket without quotas,
+    /// [`Throttled::Store`] if the store does not answer. It is not sent again then, since the
+    /// provider will say it anew.
     pub fn feedback(&self, bucket: &str, feedback: &Feedback) -> Settling {
         match self.inner.find_bucket(bucket) {
             Ok(target) => Origin::new(target, 0, MAX_AMOUNT).feedback(feedback),
@@ -226,8 +232,8 @@ impl Limiter {
         self.inner.update(&limits)
     }
 
-    /// Refuses every demand from now on, and those that wait; then waits until the settles so far have reached the
-    /// store, or it does not answer.
+    /// Refuses every demand from now on, and those that wait; then waits until the settles so far
+    /// have reached the store, or it does not answer.
     ///
     /// # Cancel safety
     /// It refuses when it is first polled; a dropped future only does not wait for the settles.

@@ -1,4 +1,5 @@
-//! What providers said, as operations of the engine: which quota is meant, and how long it is held back at most.
+//! What providers said, as operations of the engine: which quota is meant, and how long it is held
+//! back at most.
 
 use std::{sync::Arc, time::Duration};
 
@@ -44,7 +45,8 @@ impl Origin {
         caps.fold(None, |_, cap| Some(self.target.tell(bucket, cap)))
     }
 
-    /// Holds the fleet to how long to wait. A refusal that no wait helps must not make other calls wait.
+    /// Holds the fleet to how long to wait. A refusal that no wait helps must not make other calls
+    /// wait.
     pub(crate) fn wait(&self, feedback: &Feedback) -> Option<Settling> {
         let wait = feedback.wait.as_ref().filter(|_| !feedback.is_permanent())?;
         let (bucket, spec) = self.account()?;

@@ -1,4 +1,5 @@
-//! What names stand for: buckets are made when they are first named, and forgotten when nothing is on them.
+//! What names stand for: buckets are made when they are first named, and forgotten when nothing is
+//! on them.
 
 use std::{
     borrow::Cow,
@@ -43,7 +44,8 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Looks names up. May ask the user's resolver, which may take its time or use the limiter: no lock may be held.
+    /// Looks names up. May ask the user's resolver, which may take its time or use the limiter: no
+    /// lock may be held.
     pub(super) fn of(names: &Names, table: &Table) -> Result<Self, Throttled> {
         let bad = |error| Err(Throttled::BadDemand(error));
         let mut found = Self { specs: SmallVec::new(), stale_at: None };
@@ -106,7 +108,8 @@ impl Registry {
         Self { closed: false, table, names, buckets, sessions, tidy_at: FEW }
     }
 
-    /// Where a demand is counted, if it is known, its limits are as they were and no resolver has to be asked again.
+    /// Where a demand is counted, if it is known, its limits are as they were and no resolver has
+    /// to be asked again.
     #[inline]
     pub(super) fn find(&self, names: &Names) -> Option<&Arc<Target>> {
         let entry = self.names.get(names)?;
@@ -126,8 +129,9 @@ impl Registry {
         if self.closed { Err(Throttled::Closed) } else { Ok(self.table.clone()) }
     }
 
-    /// Where a demand is counted whose names were found in `table`, made if need be; nothing if it is unlimited. With it
-    /// whether the limits of a bucket have changed, so that its session has to follow.
+    /// Where a demand is counted whose names were found in `table`, made if need be; nothing if it
+    /// is unlimited. With it whether the limits of a bucket have changed, so that its session has
+    /// to follow.
     pub(super) fn find_or_make(
         &mut self,
         names: &Names,
@@ -184,7 +188,8 @@ impl Registry {
         }
     }
 
-    /// Takes over other limits, in which every name has to be looked up anew. Returns the buckets that are in use.
+    /// Takes over other limits, in which every name has to be looked up anew. Returns the buckets
+    /// that are in use.
     pub(super) fn replace(&mut self, table: Arc<Table>) -> Vec<Arc<BucketHandle>> {
         self.table = table;
         self.names.clear();
@@ -192,8 +197,8 @@ impl Registry {
         self.buckets.values().cloned().collect()
     }
 
-    /// Declares buckets as they were found in `table`, unless other limits came meanwhile. Returns the sessions that have to
-    /// follow.
+    /// Declares buckets as they were found in `table`, unless other limits came meanwhile. Returns
+    /// the sessions that have to follow.
     pub(super) fn declare_all(
         &mut self,
         table: &Arc<Table>,
@@ -246,8 +251,8 @@ fn system_time() -> Micros {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as Micros)
 }
 
-/// Hashes names by their bytes alone, which is all there is to most: where one ends and the next begins is left to the
-/// comparison.
+/// Hashes names by their bytes alone, which is all there is to most: where one ends and the next
+/// begins is left to the comparison.
 #[derive(Clone, Default)]
 struct NameHashes(RandomState);
 

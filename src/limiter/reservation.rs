@@ -40,8 +40,9 @@ pub enum Settlement {
 
 /// A granted demand whose call is in flight. It is used up by settling it.
 ///
-/// One that is dropped keeps its charge, since its call is presumed to have been made; what it holds of a concurrency
-/// limit is free again. One whose grant never reached its caller is released.
+/// One that is dropped keeps its charge, since its call is presumed to have been made; what it
+/// holds of a concurrency limit is free again. One whose grant never reached its caller is
+/// released.
 #[derive(Debug)]
 #[must_use = "a dropped reservation keeps what it reserved: settle it on what was really used"]
 pub struct Reservation {
@@ -56,7 +57,8 @@ pub struct Reservation {
     target: Option<Arc<Target>>,
 }
 
-/// What becomes of a reservation that is dropped. As wide as what is beside it, since what has gaps is slow to move.
+/// What becomes of a reservation that is dropped. As wide as what is beside it, since what has gaps
+/// is slow to move.
 #[derive(Clone, Copy, Debug)]
 #[repr(usize)]
 enum OnDrop {
@@ -150,8 +152,8 @@ impl Reservation {
         self.more.as_ref().map_or(Duration::ZERO, |more| more.waited)
     }
 
-    /// How many demands that need the same waited before it when it came, as far as was known: those of its process, and of
-    /// other processes those that wait for the same quota.
+    /// How many demands that need the same waited before it when it came, as far as was known:
+    /// those of its process, and of other processes those that wait for the same quota.
     pub fn position(&self) -> usize {
         self.more.as_ref().map_or(0, |more| more.position)
     }
@@ -187,9 +189,11 @@ impl Reservation {
         self.on_drop = if release { OnDrop::Release } else { OnDrop::Keep };
     }
 
-    /// Charges what was really used. It is applied, or enqueued, when this returns; the future only reports.
+    /// Charges what was really used. It is applied, or enqueued, when this returns; the future only
+    /// reports.
     ///
-    /// What `actual` does not name keeps its reserved amount; a metric that no quota of its buckets counts changes nothing.
+    /// What `actual` does not name keeps its reserved amount; a metric that no quota of its buckets
+    /// counts changes nothing.
     ///
     /// # Errors
     /// Those of the future: see [`Settling`].
@@ -226,8 +230,8 @@ impl Reservation {
         drop(self.end(settlement));
     }
 
-    /// Replaces the estimate while the call goes on; metrics it does not name stay as they are. It never waits: more
-    /// than is available becomes a debt.
+    /// Replaces the estimate while the call goes on; metrics it does not name stay as they are. It
+    /// never waits: more than is available becomes a debt.
     ///
     /// # Errors
     /// Those of the future: see [`Settling`].
@@ -242,9 +246,10 @@ impl Reservation {
         target.change(settle, self.id(), false)
     }
 
-    /// Says that the provider answered the call well, by its status: do not wait for the end of a streamed body. After a
-    /// provider's refusal one call goes first, as a probe; the others follow when this was said of it, or when it was settled
-    /// without feedback on a wait, or after a second. Of any other call this changes nothing.
+    /// Says that the provider answered the call well, by its status: do not wait for the end of a
+    /// streamed body. After a provider's refusal one call goes first, as a probe; the others follow
+    /// when this was said of it, or when it was settled without feedback on a wait, or after a
+    /// second. Of any other call this changes nothing.
     ///
     /// It is applied, or enqueued, when this returns; the future only reports.
     ///
@@ -267,18 +272,19 @@ impl Reservation {
         self.more.as_ref().is_some_and(|more| more.probe.swap(false, Ordering::Relaxed))
     }
 
-    /// Holds all that share its account's bucket to what the provider said in the call's response: say it before the call is
-    /// settled, so that no other call takes what is given back in between. The bucket is the one that
-    /// [`Demand::account`](crate::Demand::account) names, or else the last one.
+    /// Holds all that share its account's bucket to what the provider said in the call's response:
+    /// say it before the call is settled, so that no other call takes what is given back in
+    /// between. The bucket is the one that [`Demand::account`](crate::Demand::account) names, or
+    /// else the last one.
     ///
-    /// What comes back between the grant and the response is left besides what the provider said, as is what the settle
-    /// gives back: of a call that the provider refused and did not count, say what is left once it is released, with
-    /// [`Limiter::feedback`](crate::Limiter::feedback). It is applied, or enqueued, when this returns; the future only
-    /// reports.
+    /// What comes back between the grant and the response is left besides what the provider said,
+    /// as is what the settle gives back: of a call that the provider refused and did not count, say
+    /// what is left once it is released, with [`Limiter::feedback`](crate::Limiter::feedback). It
+    /// is applied, or enqueued, when this returns; the future only reports.
     ///
     /// # Errors
-    /// Those of the future: [`Throttled::Store`] if the store does not answer. It is not sent again then, since the provider
-    /// will say it anew.
+    /// Those of the future: [`Throttled::Store`] if the store does not answer. It is not sent again
+    /// then, since the provider will say it anew.
     pub fn feedback(&self, feedback: &Feedback) -> Settling {
         if feedback.retry_after().is_some() {
             self.ends_probe();
@@ -295,7 +301,8 @@ impl Reservation {
     }
 
     /// Lets another process settle it, once, within `lease` (at most 30 days): with
-    /// [`Limiter::settle`](crate::Limiter::settle) and the id returned. After the lease it keeps its charge.
+    /// [`Limiter::settle`](crate::Limiter::settle) and the id returned. After the lease it keeps
+    /// its charge.
     ///
     /// # Errors
     /// [`Throttled::Store`] if the store does not answer; [`Throttled::BadDemand`] for a reservation that is not

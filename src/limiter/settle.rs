@@ -74,8 +74,8 @@ impl Future for Settling {
     }
 }
 
-/// The runtime that drove the session shut down, so the outcome of what it had sent is unknown. The store is none the
-/// worse for that.
+/// The runtime that drove the session shut down, so the outcome of what it had sent is unknown. The
+/// store is none the worse for that.
 #[derive(Debug)]
 struct RuntimeEnded;
 

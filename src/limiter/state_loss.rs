@@ -1,4 +1,5 @@
-//! Notices that the store lost the state of a bucket: it was flushed, evicted, or restored from an older copy.
+//! Notices that the store lost the state of a bucket: it was flushed, evicted, or restored from an
+//! older copy.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,8 +17,9 @@ pub(super) struct StateLoss {
 }
 
 impl StateLoss {
-    /// Notes what a batch saw. Returns true if that is not the state seen before although this still meant something:
-    /// another one, or the same at an earlier time. Batches come in the order in which they were applied.
+    /// Notes what a batch saw. Returns true if that is not the state seen before although this
+    /// still meant something: another one, or the same at an earlier time. Batches come in the
+    /// order in which they were applied.
     pub(super) fn saw(&self, seen: &Seen) -> bool {
         let born = self.born.swap(seen.born, Ordering::Relaxed);
         let expires = self.expires.swap(seen.expires, Ordering::Relaxed);

@@ -19,14 +19,14 @@ pub struct Status {
     pub bucket: Arc<str>,
     /// Its quotas, as declared.
     pub quotas: Vec<QuotaStatus>,
-    /// How many demands wait for it, of all processes that share the bucket. Those of other processes are as of their last
-    /// batch.
+    /// How many demands wait for it, of all processes that share the bucket. Those of other
+    /// processes are as of their last batch.
     pub waiting: usize,
     /// Until when it is paused, by the store's clock.
     pub paused_until: Option<SystemTime>,
     /// Until when the provider asked to wait, if that is longer than
-    /// [`longest_pause`](crate::LimiterBuilder::longest_pause): for as long as the bucket is paused, demands are refused at
-    /// once.
+    /// [`longest_pause`](crate::LimiterBuilder::longest_pause): for as long as the bucket is
+    /// paused, demands are refused at once.
     pub asked_until: Option<SystemTime>,
     /// Whether this is of what stands in for a store that cannot be reached.
     pub degraded: bool,
@@ -53,7 +53,8 @@ pub struct QuotaStatus {
     /// For how long at most.
     pub withheld_for: Duration,
     /// What is left of the wait for this quota that the provider asked for, if that is longer than
-    /// [`longest_pause`](crate::LimiterBuilder::longest_pause): meanwhile demands that need some of it are refused at once.
+    /// [`longest_pause`](crate::LimiterBuilder::longest_pause): meanwhile demands that need some of
+    /// it are refused at once.
     pub asked: Option<Duration>,
     /// What it has left; negative in debt. A token bucket refills in fractions.
     pub available: f64,

@@ -27,8 +27,9 @@ impl Target {
         self.set.refreshed().ok().map(|set| self.with(set))
     }
 
-    /// Applies, or sends, a change of a reservation, that names its buckets by their indexes in the set. `ends` says that the
-    /// reservation is over with it. `reservation` identifies one that is changed more than once.
+    /// Applies, or sends, a change of a reservation, that names its buckets by their indexes in the
+    /// set. `ends` says that the reservation is over with it. `reservation` identifies one that is
+    /// changed more than once.
     #[inline]
     pub(super) fn change(&self, op: Op, reservation: u64, ends: bool) -> Settling {
         if self.session.context().in_process() && self.set.is_current() {
@@ -37,7 +38,8 @@ impl Target {
         self.session.send(Outgoing::lasting(op, self.set.clone(), reservation), ends)
     }
 
-    /// Applies, or sends, an operation on one bucket that is worth nothing later. The operation names the bucket by 0.
+    /// Applies, or sends, an operation on one bucket that is worth nothing later. The operation
+    /// names the bucket by 0.
     pub(super) fn tell(&self, bucket: u64, op: Op) -> Settling {
         match self.set.only(bucket) {
             Some(set) => self.session.send_passing(Outgoing::passing(op, Arc::new(set))),

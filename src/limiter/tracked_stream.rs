@@ -1,4 +1,5 @@
-//! A stream of typed items that say what a call has used so far. It settles the call's reservation, once.
+//! A stream of typed items that say what a call has used so far. It settles the call's reservation,
+//! once.
 
 use std::{
     fmt,
@@ -50,8 +51,9 @@ impl<S, F> Tracked<S, F> {
 }
 
 impl Reservation {
-    /// Follows a stream of typed items. `usage_of` reads from an item the usage of the call so far, if it says so. When the
-    /// stream ends, the last one is charged; if it is dropped before, at least that.
+    /// Follows a stream of typed items. `usage_of` reads from an item the usage of the call so far,
+    /// if it says so. When the stream ends, the last one is charged; if it is dropped before, at
+    /// least that.
     pub fn track<S, F>(self, stream: S, usage_of: F) -> Tracked<S, F>
     where
         S: Stream,

@@ -77,7 +77,8 @@ impl Table {
             .map(|(_, bucket)| bucket.as_str())
     }
 
-    /// Whether a name is that of a bucket, or one of a family's where the other name is that of no bucket.
+    /// Whether a name is that of a bucket, or one of a family's where the other name is that of no
+    /// bucket.
     #[cfg(feature = "llm")]
     pub(crate) fn declares(&self, name: &str, or_rather: &str) -> bool {
         self.buckets.contains_key(name)
@@ -102,7 +103,8 @@ impl Table {
         self.buckets.values().any(|bucket| bucket.counts(metric))
     }
 
-    /// The first metric that no quota and no standard name knows: a typo must not be a quota that never bites.
+    /// The first metric that no quota and no standard name knows: a typo must not be a quota that
+    /// never bites.
     pub(crate) fn unknown_metric<'u>(
         &self,
         usage: &'u Usage,

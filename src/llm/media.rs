@@ -58,8 +58,8 @@ pub(crate) struct MediaRates {
 const TILES: ImageRate = ImageRate::Tiles { base: 85, tile: 170 };
 
 impl MediaRates {
-    /// <https://platform.openai.com/docs/guides/images-vision#calculating-costs>. Audio is a token for 100 ms, and a
-    /// page of a PDF its text and an image of it.
+    /// <https://platform.openai.com/docs/guides/images-vision#calculating-costs>. Audio is a token
+    /// for 100 ms, and a page of a PDF its text and an image of it.
     pub(crate) const OPENAI: Self = Self {
         images: &[
             ("gpt-4o-mini", ImageRate::Tiles { base: 2_833, tile: 5_667 }),
@@ -79,7 +79,8 @@ impl MediaRates {
         video_per_second: 0.0,
         page: 1_300,
     };
-    /// <https://docs.anthropic.com/en/docs/build-with-claude/vision> and `../pdf-support`: 1,500 to 3,000 a page.
+    /// <https://docs.anthropic.com/en/docs/build-with-claude/vision> and `../pdf-support`: 1,500 to
+    /// 3,000 a page.
     pub(crate) const ANTHROPIC: Self = Self {
         images: &[("", ImageRate::Area { pixels: 750, most: 1_600 })],
         audio_per_second: 0.0,

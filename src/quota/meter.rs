@@ -10,7 +10,8 @@ use crate::{
     usage::{Standard, Usage},
 };
 
-/// The largest limit: what times [`HEADROOM_PARTS`](crate::engine::HEADROOM_PARTS) is still exact in a double.
+/// The largest limit: what times [`HEADROOM_PARTS`](crate::engine::HEADROOM_PARTS) is still exact
+/// in a double.
 const MAX_LIMIT: u64 = 900_000_000_000;
 const MAX_WINDOW: Duration = Duration::from_secs(400 * 86_400);
 const DEFAULT_GUARD: Duration = Duration::from_millis(500);
@@ -259,7 +260,8 @@ impl Meter {
     }
 }
 
-/// Meters are equal when a usage costs the same on both and the rule it is held against is the same.
+/// Meters are equal when a usage costs the same on both and the rule it is held against is the
+/// same.
 impl PartialEq for Meter {
     fn eq(&self, other: &Self) -> bool {
         // The identity covers the weights and, with its zone, the calendar.

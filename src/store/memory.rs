@@ -22,8 +22,8 @@ const SWEEP_EVERY: Micros = 60_000_000;
 
 /// Keeps the state of buckets in this process: the default, which needs no service.
 ///
-/// Every process has its own: eight workers are eight times the limit. Time is tokio's, so a test can pause it.
-/// A bucket that was not used for longer than its windows is forgotten.
+/// Every process has its own: eight workers are eight times the limit. Time is tokio's, so a test
+/// can pause it. A bucket that was not used for longer than its windows is forgotten.
 pub struct MemoryStore {
     inner: Arc<Inner>,
 }
@@ -168,7 +168,8 @@ impl Inner {
             if is_over(&state) {
                 *state = BucketState::unused();
             }
-            // A batch that has the cell at hand finds it unused. A cell that only the map knows is about to be used by none.
+            // A batch that has the cell at hand finds it unused. A cell that only the map knows is
+            // about to be used by none.
             !state.is_unused() || Arc::strong_count(cell) > 1
         });
     }
@@ -177,7 +178,8 @@ impl Inner {
 impl Cell {
     #[inline]
     fn lock(&self) -> MutexGuard<'_, BucketState> {
-        // The engine does not panic half-way through a state; should it, the bucket is still better than none.
+        // The engine does not panic half-way through a state; should it, the bucket is still better
+        // than none.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

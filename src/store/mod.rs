@@ -1,5 +1,6 @@
-//! Where the state of buckets lives. A [`Store`] applies a batch of operations atomically, exactly once, on a
-//! clock of its own. What the operations mean is the [`engine`](crate::engine)'s business.
+//! Where the state of buckets lives. A [`Store`] applies a batch of operations atomically, exactly
+//! once, on a clock of its own. What the operations mean is the [`engine`](crate::engine)'s
+//! business.
 
 mod local_hints;
 mod memory;
@@ -33,9 +34,9 @@ use crate::{
 
 /// Applies batches of operations to buckets: atomically, each batch once, on the store's own clock.
 ///
-/// A store must keep, with the buckets, the sequence number and the answer of each session's last batch. It repeats
-/// the answer to a repeated batch and gives one that is older than the last no effect.
-/// [`Batch::apply_to`] does all of that on states that the store loads and saves.
+/// A store must keep, with the buckets, the sequence number and the answer of each session's last
+/// batch. It repeats the answer to a repeated batch and gives one that is older than the last no
+/// effect. [`Batch::apply_to`] does all of that on states that the store loads and saves.
 ///
 /// A store that keeps bytes in a map, where a real one would ask a database:
 ///
@@ -89,14 +90,17 @@ use crate::{
 /// # }
 /// ```
 pub trait Store: fmt::Debug + Send + Sync + 'static {
-    /// Applies `batch`, at once or in the future that is returned, which borrows nothing of the batch.
+    /// Applies `batch`, at once or in the future that is returned, which borrows nothing of the
+    /// batch.
     ///
     /// # Cancel safety
-    /// A dropped future may or may not have applied its batch. Sending the same batch again is safe.
+    /// A dropped future may or may not have applied its batch. Sending the same batch again is
+    /// safe.
     fn apply(&self, batch: &Batch<'_>) -> Reply;
 
-    /// Calls `hint` from now on whenever a head of this session may fit, until what is returned is dropped. A hint may
-    /// be lost, and may be wrong: sessions also look by themselves, but less often where hints arrive.
+    /// Calls `hint` from now on whenever a head of this session may fit, until what is returned is
+    /// dropped. A hint may be lost, and may be wrong: sessions also look by themselves, but less
+    /// often where hints arrive.
     ///
     /// Returns nothing if the store has no hints (the default).
     fn listen(&self, partition: &str, session: u64, hint: Hint) -> Option<Listening> {
@@ -104,14 +108,15 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         None
     }
 
-    /// Whether the state lives in this process: every reply is [`Reply::Now`], a batch needs no number, and nothing in
-    /// flight outlives the process.
+    /// Whether the state lives in this process: every reply is [`Reply::Now`], a batch needs no
+    /// number, and nothing in flight outlives the process.
     fn in_process(&self) -> bool {
         false
     }
 }
 
-/// Called when a head of a session may fit: see [`Store::listen`]. It returns at once and may be called from any thread.
+/// Called when a head of a session may fit: see [`Store::listen`]. It returns at once and may be
+/// called from any thread.
 #[derive(Clone)]
 pub struct Hint(Arc<dyn Fn(&str) + Send + Sync>);
 
@@ -142,7 +147,8 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// Hints for as long as `guard` is not dropped. `works` says whether they arrive: not while a connection is down.
+    /// Hints for as long as `guard` is not dropped. `works` says whether they arrive: not while a
+    /// connection is down.
     pub fn new(works: Arc<AtomicBool>, guard: impl Any + Send + Sync) -> Self {
         Self { works, _until_dropped: Box::new(guard) }
     }
@@ -181,9 +187,11 @@ impl fmt::Debug for Reply {
 pub struct Batch<'a> {
     /// The session that sends this; below 2^53.
     pub session: u64,
-    /// Counts the batches of a session from 1. To a store in this process also 0: the batch comes once.
+    /// Counts the batches of a session from 1. To a store in this process also 0: the batch comes
+    /// once.
     pub seq: u64,
-    /// Without another batch for this long, what the session has in flight in a bucket is abandoned.
+    /// Without another batch for this long, what the session has in flight in a bucket is
+    /// abandoned.
     pub lease: Micros,
     /// The buckets, all of one partition and none of them twice.
     pub buckets: &'a [Bucket],
@@ -265,7 +273,8 @@ impl Bucket {
 pub enum StoreError {
     /// It could not be reached or did not answer in time: the batch may have been applied or not.
     Unavailable(BoxError),
-    /// It refuses (credentials, permissions, a foreign value under our key, a script error): trying again is no use.
+    /// It refuses (credentials, permissions, a foreign value under our key, a script error): trying
+    /// again is no use.
     Rejected(BoxError),
 }
 

@@ -169,9 +169,9 @@ impl RedisStore {
     /// Uses a connection of your own, which decides what happens when it breaks.
     ///
     /// * A [`MultiplexedConnection`] never recovers.
-    /// * A `ConnectionManager` (feature `redis-connection-manager`) recovers after the server closed
-    ///   it, with a backoff of its own. It stays with a silent connection, and with a server that
-    ///   became a replica.
+    /// * A `ConnectionManager` (feature `redis-connection-manager`) recovers after the server
+    ///   closed it, with a backoff of its own. It stays with a silent connection, and with a server
+    ///   that became a replica.
     /// * A `ClusterConnection` (feature `redis-cluster`) recovers from most errors.
     ///
     /// [`connect`](Self::connect), [`from_client`](Self::from_client) and

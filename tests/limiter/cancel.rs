@@ -7,8 +7,8 @@ use tower_throttle::{Limiter, Limits, Quota, Shortage, Throttled, usage};
 
 use crate::fake::*;
 
-/// Polls `reserve` this many times, each time after something has happened, and drops it. Answers whether it was
-/// finished before.
+/// Polls `reserve` this many times, each time after something has happened, and drops it. Answers
+/// whether it was finished before.
 async fn dropped_after(limiter: &Limiter, polls: usize, amount: u64, step: Duration) -> bool {
     let mut reserve = pin!(limiter.reserve(tokens(amount)));
     for _ in 0..polls {

@@ -1,4 +1,5 @@
-//! Scenario 33: the clocks of clients decide nothing. And calendars that never reach to the store's present.
+//! Scenario 33: the clocks of clients decide nothing. And calendars that never reach to the store's
+//! present.
 
 use std::{
     collections::HashMap,
@@ -183,7 +184,8 @@ async fn s32_a_loss_is_told_also_where_the_next_server_s_clock_is_behind() {
     let lose = || store.states.lock().unwrap().clear();
 
     assert_eq!((ask_at(2).await, ask_at(3).await), (0, 0));
-    // It fails over to an empty one two seconds behind, which is flushed when it has been in use for half an hour.
+    // It fails over to an empty one two seconds behind, which is flushed when it has been in use
+    // for half an hour.
     lose();
     assert_eq!(ask_at(1).await, 1);
     for seconds in (10..1_800).step_by(10) {

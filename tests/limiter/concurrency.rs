@@ -34,8 +34,8 @@ async fn all<T: Send + 'static>(tasks: Vec<tokio::task::JoinHandle<T>>) -> Vec<T
     results
 }
 
-/// Runs 64 tasks that each make `pairs` pairs of a reserve and a settle, some of them cancelled, and compares what is
-/// charged with what was used.
+/// Runs 64 tasks that each make `pairs` pairs of a reserve and a settle, some of them cancelled,
+/// and compares what is charged with what was used.
 async fn hammer(limiter: Limiter, pairs: u64, is_shared: bool) {
     let used = Arc::new(AtomicU64::new(0));
     let in_flight = Arc::new(AtomicI64::new(0));
@@ -100,7 +100,8 @@ async fn ten_thousand_pairs_across_a_network() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_wake_up_is_lost() {
-    // Whoever gets the one slot gives it back at once: a lost wake-up would cost half a second each time.
+    // Whoever gets the one slot gives it back at once: a lost wake-up would cost half a second each
+    // time.
     for limiter in [
         Limiter::new(Limits::new().bucket("a", [Quota::concurrency(1)])).unwrap(),
         Limiter::builder(Limits::new().bucket("a", [Quota::concurrency(1)]))
@@ -122,7 +123,8 @@ async fn no_wake_up_is_lost() {
     }
 }
 
-/// How a bucket stands once nothing is in flight there: what was dropped last may still be on its way.
+/// How a bucket stands once nothing is in flight there: what was dropped last may still be on its
+/// way.
 async fn nothing_in_flight(limiter: &Limiter, bucket: &str) -> Status {
     let settled = async {
         loop {

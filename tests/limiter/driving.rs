@@ -210,7 +210,8 @@ fn slots(store: &FakeStore, slots: u64) -> tower_throttle::LimiterBuilder {
     Limiter::builder(Limits::new().bucket("a", [Quota::concurrency(slots)])).store(store.clone())
 }
 
-/// The outcome is there, and its caller does not ask for it. That must not cost this or another caller what it holds.
+/// The outcome is there, and its caller does not ask for it. That must not cost this or another
+/// caller what it holds.
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_is_not_polled_loses_nothing() {
     for others in 0..2 {
@@ -268,7 +269,8 @@ async fn a_lease_shorter_than_the_driver_lingers_is_kept_all_the_same() {
     call.release().await.unwrap();
 }
 
-/// The driver sleeps until the next heartbeat, which is far off, when a batch brings back something to do.
+/// The driver sleeps until the next heartbeat, which is far off, when a batch brings back something
+/// to do.
 #[tokio::test(start_paused = true)]
 async fn what_a_batch_brings_back_is_not_slept_through() {
     let store = FakeStore::new();

@@ -1,4 +1,5 @@
-//! A store across a network that tests control: requests and replies can be late, lost, doubled or refused.
+//! A store across a network that tests control: requests and replies can be late, lost, doubled or
+//! refused.
 
 use std::{
     collections::VecDeque,

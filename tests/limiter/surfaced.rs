@@ -1,4 +1,5 @@
-//! A wait that a provider asked for and that is longer than the longest pause is surfaced, not slept.
+//! A wait that a provider asked for and that is longer than the longest pause is surfaced, not
+//! slept.
 
 use std::time::Duration;
 

@@ -2,7 +2,8 @@
 
 use tower_throttle::{Demand, Limiter, Limits, Quota, Settlement, Usage, usage};
 
-/// Charged on quotas over `tokens`, input, output, and input + 5 x output, after a reserve and a settle.
+/// Charged on quotas over `tokens`, input, output, and input + 5 x output, after a reserve and a
+/// settle.
 async fn charged(reserved: Usage, settlement: Settlement) -> [f64; 4] {
     let quotas = [
         Quota::per_hour("tokens", 1_000_000),

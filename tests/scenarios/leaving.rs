@@ -1,4 +1,5 @@
-//! Scenario 22 across a network: those who go, or are not polled, while it is they who carry their demand to the server.
+//! Scenario 22 across a network: those who go, or are not polled, while it is they who carry their
+//! demand to the server.
 
 use std::{future::poll_fn, task::Poll};
 

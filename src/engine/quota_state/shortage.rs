@@ -14,7 +14,8 @@ use super::{
 pub(crate) struct Shortage {
     /// Whole tokens available; negative in debt.
     pub(crate) available: i64,
-    /// Time until the demand fits if nothing is refunded; `None` while that depends on calls in flight.
+    /// Time until the demand fits if nothing is refunded; `None` while that depends on calls in
+    /// flight.
     pub(crate) wait: Option<Micros>,
     /// Time until it fits if everything in flight were refunded at once.
     pub(crate) at_best: Micros,
@@ -58,8 +59,8 @@ impl QuotaState {
         }
     }
 
-    /// Time until a demand fits by itself while `held` stays: when enough has come back beside what is withheld, or
-    /// when that is over.
+    /// Time until a demand fits by itself while `held` stays: when enough has come back beside what
+    /// is withheld, or when that is over.
     fn until_fits(
         &self,
         rule: &Rule,

@@ -71,8 +71,8 @@ impl Life {
         }
     }
 
-    /// Granted if every quota has room for it. Refused, a reserve changes no more than a batch without
-    /// operations.
+    /// Granted if every quota has room for it. Refused, a reserve changes no more than a batch
+    /// without operations.
     fn reserve(&mut self, session: u64, costs: [u64; 5]) -> Result<(), TestCaseError> {
         let mut untouched = self.world.clone();
         untouched.beat(session);
@@ -131,8 +131,8 @@ impl Life {
         Ok(())
     }
 
-    /// Sent again, the last batch of a session is answered as before, an older one not at all, and nothing
-    /// changes.
+    /// Sent again, the last batch of a session is answered as before, an older one not at all, and
+    /// nothing changes.
     fn again(&mut self, index: usize) -> Result<(), TestCaseError> {
         let (session, seq, ops, first) = self.sent[index].clone();
         let before = self.world.states.clone();

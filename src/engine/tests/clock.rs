@@ -65,8 +65,8 @@ fn a_step_forward_and_back_gives_one_limit_more_and_no_second_one() {
     }
 }
 
-/// A deliberate change: there was one time for all buckets of a batch, the latest of theirs. Then a bucket that had seen a step
-/// forward moved its parent on, for all its children.
+/// A deliberate change: there was one time for all buckets of a batch, the latest of theirs. Then a
+/// bucket that had seen a step forward moved its parent on, for all its children.
 #[test]
 fn every_bucket_keeps_its_own_time() {
     let rules = vec![vec![sliding(1, 10, MINUTE, 60)], vec![sliding(2, 10, MINUTE, 60)]];
@@ -87,7 +87,8 @@ fn every_bucket_keeps_its_own_time() {
     );
 }
 
-/// Admitted through a child and by its parent alone, each in turn, while the clock goes back by a step.
+/// Admitted through a child and by its parent alone, each in turn, while the clock goes back by a
+/// step.
 fn admitted_beside_a_step(step: Micros) -> u64 {
     let child = vec![sliding(1, 100, MINUTE, 60)];
     let parent = vec![sliding(2, 100, MINUTE, 60)];
@@ -160,7 +161,8 @@ fn a_state_that_was_lost_shows_in_its_birth() {
 enum Act {
     Pass(Micros),
     Back(Micros),
-    /// Of the child and the parent, of the other child and the parent, or of the parent alone; parts of the limit, in 10.
+    /// Of the child and the parent, of the other child and the parent, or of the parent alone;
+    /// parts of the limit, in 10.
     Take(usize, u64),
 }
 

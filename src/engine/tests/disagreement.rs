@@ -9,8 +9,8 @@ use super::{
 const RESERVE: u64 = 100;
 const USE: u64 = 10;
 
-/// Tokens that calls of two sessions used in so long, each believing in a limit per second, and the log of them. A call takes
-/// 50 ms; both sessions always have waiters.
+/// Tokens that calls of two sessions used in so long, each believing in a limit per second, and the
+/// log of them. A call takes 50 ms; both sessions always have waiters.
 fn saturated(limits: [u64; 2], lasts: Micros) -> (u64, Log, Micros) {
     let rule = |limit| token_bucket(1, limit, SECOND, limit);
     let mut fleet = Fleet::new(vec![vec![rule(limits[0])]]);

@@ -24,8 +24,8 @@ fn a_clock_that_was_far_ahead_does_not_block_until_it_is_caught_up() {
     world.refused(&[1]);
 }
 
-/// A deliberate change: the window in use ends at the latest one window after the step. It ended at its own end, which a
-/// clock that was ahead by less than a window set: 65 s from here.
+/// A deliberate change: the window in use ends at the latest one window after the step. It ended at
+/// its own end, which a clock that was ahead by less than a window set: 65 s from here.
 #[test]
 fn after_a_step_back_over_a_boundary_the_window_in_use_goes_on_for_one_window() {
     let mut world = World::new([fixed(1, 10, MINUTE, 0)]);

@@ -1,5 +1,6 @@
-//! Sessions that wait, for the tests of heads, flows, gates and hints: as simple as a client can be. In every batch a session
-//! sends its first waiters, oldest first, and says how many more there are.
+//! Sessions that wait, for the tests of heads, flows, gates and hints: as simple as a client can
+//! be. In every batch a session sends its first waiters, oldest first, and says how many more there
+//! are.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +47,8 @@ impl Look {
 pub(super) struct Fleet {
     pub(super) world: World,
     pub(super) sessions: BTreeMap<u64, Vec<Waiting>>,
-    /// So many waiters of each class and flow travel in a batch; of the others it says how many there are.
+    /// So many waiters of each class and flow travel in a batch; of the others it says how many
+    /// there are.
     pub(super) most_sent: usize,
     /// So long a batch is on its way: what the store takes as an age is that much too little.
     pub(super) latency: Micros,
@@ -67,7 +69,8 @@ impl Fleet {
         self.world.wall
     }
 
-    /// A demand begins to wait that arrived some time ago; nothing is sent yet. Returns its number, by arrival.
+    /// A demand begins to wait that arrived some time ago; nothing is sent yet. Returns its number,
+    /// by arrival.
     pub(super) fn enter_aged(&mut self, session: u64, demand: Reserve, age: Micros) -> u64 {
         self.waiters += 1;
         let waiter = self.waiters;
@@ -161,7 +164,8 @@ impl Fleet {
         look
     }
 
-    /// What waits and is not sent, on the first quota of a bucket: the lines are for worlds of one quota.
+    /// What waits and is not sent, on the first quota of a bucket: the lines are for worlds of one
+    /// quota.
     fn lines(&self, bucket: u16, waiting: &[Waiting]) -> Vec<super::Line> {
         let (rules, now) = (&self.world.rules[usize::from(bucket)], self.world.wall);
         let mut lines: Vec<super::Line> = Vec::new();
@@ -205,8 +209,9 @@ impl Fleet {
         all.filter(|(_, cost)| *cost > 0).collect()
     }
 
-    /// The session looks as one does that has many waiters: it files each under what refused it, sends the first `look` of
-    /// every quota, says how many others there are, and names only buckets that this takes, unless it is to name `all`.
+    /// The session looks as one does that has many waiters: it files each under what refused it,
+    /// sends the first `look` of every quota, says how many others there are, and names only
+    /// buckets that this takes, unless it is to name `all`.
     pub(super) fn look_filed(&mut self, session: u64, look: usize, all: bool) -> Look {
         let now = self.world.wall;
         let mut waiting = self.sessions.entry(session).or_default().clone();
@@ -334,7 +339,8 @@ impl Fleet {
         filed
     }
 
-    /// What a session says of waiters that it does not send, of the first four groups of each quota.
+    /// What a session says of waiters that it does not send, of the first four groups of each
+    /// quota.
     fn filed_lines(&self, bucket: u16, others: &[Waiting]) -> Vec<super::Line> {
         let now = self.world.wall;
         let mut lines: Vec<super::Line> = Vec::new();

@@ -8,8 +8,8 @@ use super::{
     *,
 };
 
-/// Serves so many demands one after the other, each when the one before it has ended: leaves the last one running. Returns
-/// the flows in order.
+/// Serves so many demands one after the other, each when the one before it has ended: leaves the
+/// last one running. Returns the flows in order.
 fn served(fleet: &mut Fleet, running: &mut Running, grants: usize) -> Vec<u64> {
     let sessions: Vec<u64> = fleet.sessions.keys().copied().collect();
     let mut flows = Vec::new();
@@ -31,7 +31,8 @@ fn counts<const N: usize>(flows: &[u64], of: [u64; N]) -> [usize; N] {
     of.map(|flow| flows.iter().filter(|other| **other == flow).count())
 }
 
-/// A fleet on `concurrency(1)`, which is taken, with so many waiters of each flow, given as id, weight and session.
+/// A fleet on `concurrency(1)`, which is taken, with so many waiters of each flow, given as id,
+/// weight and session.
 fn backlogged(flows: &[(u64, u32, u64)], each: usize, most_sent: usize) -> (Fleet, Running) {
     let mut fleet = Fleet::new(vec![vec![concurrency(1, 1)]]);
     fleet.most_sent = most_sent;
@@ -205,7 +206,8 @@ fn a_flow_that_waits_is_not_forgotten() {
 proptest! {
     #![proptest_config(cases(64))]
 
-    /// With equal costs and everything backlogged, every flow has its share within one demand for each other flow.
+    /// With equal costs and everything backlogged, every flow has its share within one demand for
+    /// each other flow.
     #[test]
     fn every_backlogged_flow_has_its_share(
         flows in proptest::collection::vec((1..6u32, 1..4u64), 2..5),

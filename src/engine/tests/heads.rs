@@ -1,4 +1,5 @@
-//! Heads: what waits is served first come, first served over all sessions, on every quota that refused it.
+//! Heads: what waits is served first come, first served over all sessions, on every quota that
+//! refused it.
 
 use proptest::prelude::*;
 
@@ -184,7 +185,8 @@ fn a_try_passes_no_head_of_any_session() {
     }
 }
 
-/// The tolerance that avoids convoys is for waiters: where a token bucket is fast, a try would pass heads all the time.
+/// The tolerance that avoids convoys is for waiters: where a token bucket is fast, a try would pass
+/// heads all the time.
 #[test]
 fn a_try_passes_no_head_of_a_fast_bucket() {
     let mut fleet = Fleet::new(vec![vec![token_bucket(1, 1_000, SECOND, 10)]]);
@@ -211,7 +213,8 @@ fn the_tolerance_is_for_fast_buckets_only() {
     fleet.ask(2, demand(&[1])).unwrap_err();
 }
 
-/// Two demands on two buckets, whose batches took different times to arrive: each came first to one of the buckets.
+/// Two demands on two buckets, whose batches took different times to arrive: each came first to one
+/// of the buckets.
 #[test]
 fn two_demands_on_two_buckets_do_not_block_each_other() {
     let mut fleet = Fleet::new(vec![vec![concurrency(1, 1)], vec![concurrency(2, 1)]]);
@@ -233,7 +236,8 @@ fn two_demands_on_two_buckets_do_not_block_each_other() {
     assert_eq!(granted.iter().map(|granted| granted.waiter).collect::<Vec<_>>(), [2], "the oldest");
 }
 
-/// Two flows take turns in one bucket, and a demand that takes turns elsewhere came between them: each is behind another one.
+/// Two flows take turns in one bucket, and a demand that takes turns elsewhere came between them:
+/// each is behind another one.
 #[test]
 fn flows_and_arrival_do_not_block_each_other() {
     for order in [[1, 2, 3], [3, 2, 1], [2, 1, 3], [2, 3, 1]] {
@@ -266,7 +270,8 @@ fn flows_and_arrival_do_not_block_each_other() {
     }
 }
 
-/// What a class that may use less waits for is not ahead of one that may use more, though others of its session wait too.
+/// What a class that may use less waits for is not ahead of one that may use more, though others of
+/// its session wait too.
 #[test]
 fn a_class_is_behind_those_of_its_batch_that_may_use_as_much() {
     let mut fleet = Fleet::new(vec![vec![concurrency(1, 10), concurrency(2, 1)]]);
@@ -439,7 +444,8 @@ impl Life {
         LIMIT - self.running.iter().map(|running| running.demand.costs[0]).sum::<u64>()
     }
 
-    /// What heads of other sessions ask that go before a demand. All of them look whenever something ends, so none is late.
+    /// What heads of other sessions ask that go before a demand. All of them look whenever
+    /// something ends, so none is late.
     fn ahead(&self, session: u64, arrived: (Micros, u64)) -> u64 {
         let others = self.heads.iter().filter(|(.., head)| *head > 0);
         others
@@ -547,8 +553,8 @@ impl Life {
         Ok(())
     }
 
-    /// Exactly the heads at the front that fit together, but for those of the session that settled. All that were hinted
-    /// before have looked since.
+    /// Exactly the heads at the front that fit together, but for those of the session that settled.
+    /// All that were hinted before have looked since.
     fn hints_the_front(&self, settled: u64, hinted: &[u64]) -> Result<(), TestCaseError> {
         let mut heads = self.heads.clone();
         heads.sort_unstable();

@@ -54,8 +54,8 @@ mod scenario_10 {
     }
 }
 
-/// Two processes that disagree, for as long as a deploy takes: what both together get is what the larger
-/// limit alone allows.
+/// Two processes that disagree, for as long as a deploy takes: what both together get is what the
+/// larger limit alone allows.
 fn admitted_by_turns(of: [Rule; 2], step: Micros, end: Micros) -> u64 {
     let mut world = World::new([of[0].clone()]);
     let mut admitted = 0;
@@ -103,8 +103,8 @@ fn of_one_slot(limit: u64) -> Rule {
     Rule { id: 1, limit, held: false, window: Window::TokenBucket(shape) }
 }
 
-/// A deliberate change: a changed limit closed the ring, so no earlier charge could be refunded. Two processes whose limits
-/// differ by one lost nearly every refund.
+/// A deliberate change: a changed limit closed the ring, so no earlier charge could be refunded.
+/// Two processes whose limits differ by one lost nearly every refund.
 #[test]
 fn charges_from_before_a_change_stay_editable() {
     for limit in [99, 101, 200] {
@@ -240,8 +240,8 @@ fn beliefs() -> impl Strategy<Value = Vec<(u64, u64, Micros)>> {
 proptest! {
     #![proptest_config(cases(192))]
 
-    /// What all get together is no more than the largest limit and burst allow, with what the calls really
-    /// used.
+    /// What all get together is no more than the largest limit and burst allow, with what the calls
+    /// really used.
     #[test]
     fn however_limits_change_nothing_is_given_out_twice(
         beliefs in beliefs(),

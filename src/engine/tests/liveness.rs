@@ -1,5 +1,5 @@
-//! Nothing is lost: whatever waits is granted in the end, when calls end and sessions look. And nothing is given out twice,
-//! with heads, classes, flows and gates in play.
+//! Nothing is lost: whatever waits is granted in the end, when calls end and sessions look. And
+//! nothing is given out twice, with heads, classes, flows and gates in play.
 
 use proptest::prelude::*;
 
@@ -91,7 +91,8 @@ struct Life {
     logs: Vec<(Rule, Log)>,
     running: Vec<(Running, Vec<(usize, usize)>)>,
     hinted: Vec<u64>,
-    /// So many waiters of a quota are sent by sessions that file them; all are sent if nothing is said.
+    /// So many waiters of a quota are sent by sessions that file them; all are sent if nothing is
+    /// said.
     look: Option<usize>,
 }
 
@@ -122,8 +123,8 @@ impl Life {
         self.logs.iter().position(|(of, _)| of.id == rule.id).unwrap()
     }
 
-    /// Notes what was granted and looks at every window that ends now. The tests' clock only goes forward, so the time of all
-    /// buckets is its own.
+    /// Notes what was granted and looks at every window that ends now. The tests' clock only goes
+    /// forward, so the time of all buckets is its own.
     fn granted(&mut self, running: Running) -> Result<(), TestCaseError> {
         let now = self.fleet.now();
         let rules = self.rules_of(&running.demand.on);
@@ -268,7 +269,8 @@ impl Life {
 
     /// Every session looks, calls end, and time passes, until nothing waits.
     fn drain(&mut self, turns: &[u64]) -> Result<(), TestCaseError> {
-        // The longest pause and the longest window together are below 40 s, in which something is granted.
+        // The longest pause and the longest window together are below 40 s, in which something is
+        // granted.
         let (mut round, mut granted_in) = (0, 0);
         while round - granted_in <= 40 {
             let before = self.fleet.waiting();

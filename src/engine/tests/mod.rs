@@ -1,5 +1,6 @@
-//! What the engine promises, tested on the state machine itself: example by example, and against plain models.
-//! Here is what the tests share: a world with a clock that they turn, and short ways to say what a rule is.
+//! What the engine promises, tested on the state machine itself: example by example, and against
+//! plain models. Here is what the tests share: a world with a clock that they turn, and short ways
+//! to say what a rule is.
 
 mod batches;
 mod bytes;
@@ -124,7 +125,8 @@ impl World {
         101 + u64::from(bucket)
     }
 
-    /// Sends the batch `seq` of `session` to some buckets, whose indexes in the operations are those in `on`.
+    /// Sends the batch `seq` of `session` to some buckets, whose indexes in the operations are
+    /// those in `on`.
     fn send_on_as(&mut self, session: u64, seq: u64, on: &[u16], ops: &[Op]) -> (Answer, Wakes) {
         let buckets: Vec<_> = on
             .iter()
@@ -141,7 +143,8 @@ impl World {
         let batch = Batch { session, seq, lease: self.lease, buckets: &buckets, ops };
         let result = apply(&mut states, &batch, self.wall);
         if seq % 16 == 1 && ops.len() < 1_000 {
-            // Whatever a test does to a state, its bytes say all of it. Some of them: it takes time.
+            // Whatever a test does to a state, its bytes say all of it. Some of them: it takes
+            // time.
             states.iter().for_each(|state| bytes::assert_round_trip(state));
         }
         result

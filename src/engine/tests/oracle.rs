@@ -1,6 +1,6 @@
-//! A plain log: every grant with what it reserved and what it turned out to use, replayed from the start
-//! whenever something is asked. It shares no code with the engine, and no thought about slots, rings or
-//! folds.
+//! A plain log: every grant with what it reserved and what it turned out to use, replayed from the
+//! start whenever something is asked. It shares no code with the engine, and no thought about
+//! slots, rings or folds.
 
 use super::Micros;
 
@@ -10,8 +10,8 @@ struct Entry {
     amount: u64,
 }
 
-/// What is known of one quota: reserved until settled, the actual amount afterwards, all at the time of the
-/// grant.
+/// What is known of one quota: reserved until settled, the actual amount afterwards, all at the
+/// time of the grant.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Log {
     entries: Vec<Entry>,

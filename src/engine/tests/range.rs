@@ -1,4 +1,5 @@
-//! Numbers stay exact in a double, which is what the same engine in Lua computes with, and nothing overflows.
+//! Numbers stay exact in a double, which is what the same engine in Lua computes with, and nothing
+//! overflows.
 
 use proptest::prelude::*;
 
@@ -6,7 +7,8 @@ use super::{super::rule::MAX_TAKEN, *};
 
 const LARGEST_LIMIT: u64 = 900_000_000_000;
 
-/// Every number in the debug form, which leaves no field out. Those with a point are tags of flows: doubles in Lua too.
+/// Every number in the debug form, which leaves no field out. Those with a point are tags of flows:
+/// doubles in Lua too.
 fn assert_in_range(what: &impl std::fmt::Debug) {
     let text = format!("{what:?}");
     let start = || &text[..text.len().min(800)];
@@ -209,7 +211,8 @@ enum Act {
     Cap { quota: u64, left: u64, age: Micros, lasts: Micros },
 }
 
-/// The year 2200. Every step back makes time run further ahead of the clock, so the tests begin before it.
+/// The year 2200. Every step back makes time run further ahead of the clock, so the tests begin
+/// before it.
 const LAST_YEAR: Micros = 7_258_118_400_000_000;
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {

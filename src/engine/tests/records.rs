@@ -1,5 +1,6 @@
-//! What a bucket remembers: records of sessions and claims, and quotas that the rules in use do not have. They end by
-//! themselves, a bounded number at a time, and a batch does no work for those that it does not name.
+//! What a bucket remembers: records of sessions and claims, and quotas that the rules in use do not
+//! have. They end by themselves, a bounded number at a time, and a batch does no work for those
+//! that it does not name.
 
 use super::{
     super::session_record::LOOKS,

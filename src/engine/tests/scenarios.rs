@@ -180,7 +180,8 @@ fn scenario_15_a_refused_try_takes_nothing() {
 
 #[test]
 fn scenarios_16_and_17_several_quotas_on_one_call() {
-    // What 3,000 in and 1,000 out cost on a combined quota of weight 5, an input and an output quota.
+    // What 3,000 in and 1,000 out cost on a combined quota of weight 5, an input and an output
+    // quota.
     let minute = |id, limit| sliding(id, limit, MINUTE, 60);
     let mut world = World::new([minute(1, 8_000), minute(2, 100_000), minute(3, 100_000)]);
     let grant = world.take(&[8_000, 3_000, 1_000]);

@@ -1,4 +1,5 @@
-//! A provider's refusal that asks for a longer wait than the pause refuses demands at once, for as long as the pause lasts.
+//! A provider's refusal that asks for a longer wait than the pause refuses demands at once, for as
+//! long as the pause lasts.
 
 use super::*;
 

@@ -43,7 +43,8 @@ pub(super) fn any_rule() -> impl Strategy<Value = Rule> {
         .prop_map(|(rule, held)| Rule { held, ..rule })
 }
 
-/// A refused demand fits after the promised wait if nothing else happens, and not a microsecond earlier.
+/// A refused demand fits after the promised wait if nothing else happens, and not a microsecond
+/// earlier.
 pub(super) fn is_honest(world: &World, cost: u64) -> Result<(), TestCaseError> {
     let Err(refusal) = world.clone().reserve(&[cost]) else { return Ok(()) };
     prop_assert_eq!(refusal.len(), 1);

@@ -5,7 +5,8 @@ use crate::{Limiter, Limits, Quota, usage};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// A caller has found where its demand is counted, and is interrupted there while the limits are replaced.
+/// A caller has found where its demand is counted, and is interrupted there while the limits are
+/// replaced.
 fn interrupted(
     limits: impl Fn(u64) -> Limits,
     limit: u64,

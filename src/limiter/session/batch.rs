@@ -1,5 +1,5 @@
-//! One batch: its buckets, its operations, and what each of them is for. A batch without an answer is in doubt; sent
-//! again under its number it tells what became of it.
+//! One batch: its buckets, its operations, and what each of them is for. A batch without an answer
+//! is in doubt; sent again under its number it tells what became of it.
 
 use std::sync::Arc;
 
@@ -33,7 +33,8 @@ pub(super) enum Job {
     Report(SmallVec<[Report; 1]>),
     /// It says who waits for the bucket of this id.
     Heads(u64),
-    /// A demand of a batch that went without an answer. Its caller was told; what was granted is given back.
+    /// A demand of a batch that went without an answer. Its caller was told; what was granted is
+    /// given back.
     Orphan(Arc<BucketSet>, Costs),
     /// Nothing follows from it.
     Nothing,
@@ -60,8 +61,8 @@ impl Buckets {
         self.ids.is_empty()
     }
 
-    /// Takes in the buckets of a set. Returns their indexes; nothing if there is no room, or if one is part of the batch
-    /// under other rules.
+    /// Takes in the buckets of a set. Returns their indexes; nothing if there is no room, or if one
+    /// is part of the batch under other rules.
     pub(super) fn place(&mut self, set: &BucketSet) -> Option<On> {
         let (mut on, before) = (On::new(), self.ids.len());
         for (handle, spec, bucket) in set.parts() {
@@ -112,7 +113,8 @@ impl Buckets {
         }
     }
 
-    /// Notes what the batch saw of each bucket, and calls `lost` with the name of each whose state was lost.
+    /// Notes what the batch saw of each bucket, and calls `lost` with the name of each whose state
+    /// was lost.
     pub(super) fn saw(&self, seen: &[Seen], in_process: bool, mut lost: impl FnMut(&str)) {
         for ((handle, _), seen) in self.members.iter().zip(seen) {
             if handle.saw(seen, in_process) {
@@ -180,8 +182,9 @@ impl Batch {
         std::mem::take(&mut self.jobs)
     }
 
-    /// Makes it what is sent again after it went without an answer. Its demands are no one's now: if it was not applied the
-    /// first time they reserve nothing, and nothing waits. Returns the jobs of the callers that are to be told.
+    /// Makes it what is sent again after it went without an answer. Its demands are no one's now:
+    /// if it was not applied the first time they reserve nothing, and nothing waits. Returns the
+    /// jobs of the callers that are to be told.
     pub(super) fn give_up(&mut self) -> Vec<Job> {
         let told = std::mem::take(&mut self.jobs);
         self.jobs = self.ops.iter_mut().zip(&told).map(|(op, job)| orphan(op, job)).collect();

@@ -1,5 +1,5 @@
-//! The task of a session: it sends batches, one at a time, waits for what comes later, and keeps alive what was granted. This
-//! is the only file that spawns.
+//! The task of a session: it sends batches, one at a time, waits for what comes later, and keeps
+//! alive what was granted. This is the only file that spawns.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use tokio::{runtime::Handle, task::yield_now, time::timeout_at};
 use super::{Session, batch::Batch, state::Turn, transmit::transmit};
 use crate::store::StoreError;
 
-/// After this many batches in a row the driver lets other tasks run, where the store answers at once.
+/// After this many batches in a row the driver lets other tasks run, where the store answers at
+/// once.
 const YIELDS_AFTER: u32 = 32;
 
 /// Drives a session. If it is dropped before it stops, all that is pending is told.
@@ -101,7 +102,8 @@ impl Drop for Driver {
         }
         self.session.abandoned(self.in_flight.take());
         if !panics && self.session.context().in_process() {
-            // The store must not keep heads that are none. No task can do that in a runtime that shuts down.
+            // The store must not keep heads that are none. No task can do that in a runtime that
+            // shuts down.
             drive_now(&self.session);
         }
     }

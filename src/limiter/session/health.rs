@@ -1,5 +1,5 @@
-//! Whether the store answers this session: a circuit breaker. While it does not answer, demands fail at once instead of
-//! waiting for it one after the other.
+//! Whether the store answers this session: a circuit breaker. While it does not answer, demands
+//! fail at once instead of waiting for it one after the other.
 
 use std::{
     sync::{
@@ -69,7 +69,8 @@ impl Health {
         (Instant::now() < backoff.until).then(|| error.clone())
     }
 
-    /// When the store may be asked again, if that is not now. `is_awaited` says that a caller waits for it to be asked.
+    /// When the store may be asked again, if that is not now. `is_awaited` says that a caller waits
+    /// for it to be asked.
     pub(super) fn resumes_at(&self, is_awaited: bool) -> Option<Instant> {
         if !self.troubled.load(Ordering::Relaxed) {
             return None;

@@ -1,4 +1,5 @@
-//! What a session has in flight, by bucket: the store has to hear of it in each of them before its lease ends there.
+//! What a session has in flight, by bucket: the store has to hear of it in each of them before its
+//! lease ends there.
 
 use std::{collections::HashMap, sync::Arc};
 

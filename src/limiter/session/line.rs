@@ -1,5 +1,5 @@
-//! The waiters of one session that one quota holds back, in the order in which they are served: the flow with the smallest
-//! tag is next, and inside a flow the oldest demand.
+//! The waiters of one session that one quota holds back, in the order in which they are served: the
+//! flow with the smallest tag is next, and inside a flow the oldest demand.
 
 use std::collections::BTreeMap;
 
@@ -55,7 +55,8 @@ impl Group {
         self.flow.id == ask.flow().id && self.space == ask.space()
     }
 
-    /// Whether the flow takes turns with another one, so that their tags say which of two waiters is next.
+    /// Whether the flow takes turns with another one, so that their tags say which of two waiters
+    /// is next.
     fn takes_turns_with(&self, flow: u64, space: u64, headroom: u64) -> bool {
         self.space == space && self.headroom == headroom && self.flow.id != flow
     }
@@ -116,7 +117,8 @@ impl Line {
         group.sum = group.sum.saturating_add(cost);
     }
 
-    /// Takes a waiter out. Returns true if it was the first of its class and flow, as the store may know.
+    /// Takes a waiter out. Returns true if it was the first of its class and flow, as the store may
+    /// know.
     pub(super) fn remove(&mut self, rank: Rank, ask: &Ask) -> bool {
         let Some(index) = self.groups.iter().position(|group| group.is_of(ask)) else {
             return false;
@@ -157,7 +159,8 @@ impl Line {
             .sum()
     }
 
-    /// Takes note of what the store said of the flow of a waiter that was refused, if it is the first of its group.
+    /// Takes note of what the store said of the flow of a waiter that was refused, if it is the
+    /// first of its group.
     pub(super) fn flow_told(&mut self, rank: Rank, ask: &Ask, (tag, part): (f64, f64), cost: u64) {
         let is_first = |group: &Group| {
             group.is_of(ask) && group.first().is_some_and(|(first, _)| first == rank)
@@ -183,7 +186,8 @@ impl Line {
         self.sent += 1;
     }
 
-    /// The batch in flight was answered: looks further if all its waiters were granted, otherwise only a little.
+    /// The batch in flight was answered: looks further if all its waiters were granted, otherwise
+    /// only a little.
     pub(super) fn answered(&mut self) {
         let (sent, granted) = (std::mem::take(&mut self.sent), std::mem::take(&mut self.granted));
         if sent > 0 {
@@ -247,7 +251,8 @@ impl Line {
         self.due = due;
     }
 
-    /// What the store is to know of the waiters, which are not in the batch: the first groups in order.
+    /// What the store is to know of the waiters, which are not in the batch: the first groups in
+    /// order.
     pub(super) fn told(&self, rule: u16, now: Micros) -> impl Iterator<Item = engine::Line> {
         let mut groups: SmallVec<[&Group; 4]> = self.groups.iter().collect();
         let place = |group: &Group| (group.tag.unwrap_or(0.0), group.first().map(|(rank, _)| rank));

@@ -1,9 +1,10 @@
-//! A session: the link of one limiter to one partition of a store. All demands of the limiter that wait there stand in its
-//! queue, and everything that is asked for at the same time travels in one batch.
+//! A session: the link of one limiter to one partition of a store. All demands of the limiter that
+//! wait there stand in its queue, and everything that is asked for at the same time travels in one
+//! batch.
 //!
-//! A store in this process answers at once, so there callers apply their own operations, without a lock of the session, and
-//! only demands that have to wait come here. The [driver](driver) is a task that exists while there is something to send, to
-//! wait for or to keep alive.
+//! A store in this process answers at once, so there callers apply their own operations, without a
+//! lock of the session, and only demands that have to wait come here. The [driver](driver) is a
+//! task that exists while there is something to send, to wait for or to keep alive.
 
 mod batch;
 pub(super) mod driver;
@@ -63,10 +64,12 @@ use crate::{
     store::{self, Reply, StoreError},
 };
 
-/// Times are counted from this long before the session began, so that no arrival is before all time.
+/// Times are counted from this long before the session began, so that no arrival is before all
+/// time.
 const EPOCH: Micros = 400 * 86_400 * 1_000_000;
 
-/// What becomes of a demand that its caller applied: when it was granted and whether it is a probe, or why it was not.
+/// What becomes of a demand that its caller applied: when it was granted and whether it is a probe,
+/// or why it was not.
 pub(super) type Direct = Result<(GrantedAt, bool), Result<Box<Refused>, Throttled>>;
 
 /// One limiter's link to one partition of a store.
@@ -142,7 +145,8 @@ impl Session {
 
     #[inline]
     fn lock(&self) -> MutexGuard<'_, Guarded> {
-        // Nothing under this lock panics by design; a session that did is still consistent enough to go on.
+        // Nothing under this lock panics by design; a session that did is still consistent enough
+        // to go on.
         self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -187,8 +191,8 @@ impl Session {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// Reserves a demand where the store answers at once and no demand of the session has to go first that the store does not
-    /// know. Returns nothing if it has to be queued.
+    /// Reserves a demand where the store answers at once and no demand of the session has to go
+    /// first that the store does not know. Returns nothing if it has to be queued.
     #[inline]
     pub(super) fn reserve_directly(
         &self,
@@ -210,7 +214,8 @@ impl Session {
         })
     }
 
-    /// Whether a demand that is to wait stands behind others, so that it need not be tried. No demand does where none waits.
+    /// Whether a demand that is to wait stands behind others, so that it need not be tried. No
+    /// demand does where none waits.
     #[inline]
     pub(super) fn is_occupied(&self) -> bool {
         self.occupied.load(Ordering::Acquire)
@@ -275,13 +280,15 @@ impl Session {
         Ok((rank, answer))
     }
 
-    /// Takes out a demand whose caller gives up. Returns what it waited for, if it was in the queue.
+    /// Takes out a demand whose caller gives up. Returns what it waited for, if it was in the
+    /// queue.
     fn leave(self: &Arc<Self>, rank: Rank) -> Option<Refusal> {
         let now = self.now();
         self.change(|state| state.leave(rank, now))
     }
 
-    /// Takes out a demand whose time is up, unless the store has yet to say whether it has to wait at all.
+    /// Takes out a demand whose time is up, unless the store has yet to say whether it has to wait
+    /// at all.
     fn expire(self: &Arc<Self>, rank: Rank) -> Option<Refusal> {
         let waits = self.lock().state.is_waiting(rank);
         if waits { self.leave(rank) } else { None }
@@ -293,7 +300,8 @@ impl Session {
         self.lock().state.waits_for(rank, now)
     }
 
-    /// Applies, or sends, an operation that must not get lost. `ends` says that a reservation is over with it.
+    /// Applies, or sends, an operation that must not get lost. `ends` says that a reservation is
+    /// over with it.
     pub(super) fn send(self: &Arc<Self>, outgoing: Outgoing, ends: bool) -> Settling {
         if self.context.in_process() {
             self.send_directly(outgoing)
@@ -339,7 +347,8 @@ impl Session {
     #[inline]
     pub(super) fn settle_directly(self: &Arc<Self>, set: &Arc<BucketSet>, op: &Op) -> Settling {
         let applied = self.apply_directly(set, op);
-        // Demands of this session that came to wait before it was applied are seen here; later ones find it applied.
+        // Demands of this session that came to wait before it was applied are seen here; later ones
+        // find it applied.
         if self.occupied.load(Ordering::Acquire) && frees(op) {
             set.handles().for_each(|handle| self.look(handle.id()));
         }
@@ -514,7 +523,8 @@ impl Session {
         self.tell_flushed(|_| true);
     }
 
-    /// Does what comes of a change of the state. No lock is held: this wakes callers and tells observers.
+    /// Does what comes of a change of the state. No lock is held: this wakes callers and tells
+    /// observers.
     fn make_true(self: &Arc<Self>, effects: Effects) {
         let Effects { told, reports, rename } = effects;
         if rename {

@@ -1,5 +1,5 @@
-//! Operations that are no demands and wait to be sent: settles, feedback, questions. They travel in the order in which they
-//! came.
+//! Operations that are no demands and wait to be sent: settles, feedback, questions. They travel in
+//! the order in which they came.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -24,7 +24,8 @@ pub(in crate::limiter) struct Outgoing {
     set: Arc<BucketSet>,
     /// Whether it must not get lost when the store does not answer.
     lasts: bool,
-    /// The reservation that it adjusts or settles, if that may be adjusted more than once; 0 otherwise.
+    /// The reservation that it adjusts or settles, if that may be adjusted more than once; 0
+    /// otherwise.
     reservation: u64,
     reports: SmallVec<[Report; 1]>,
 }
@@ -53,7 +54,8 @@ impl Outgoing {
         self.reports.push(report);
     }
 
-    /// The operation with the set that it is to be applied on. Its amounts may have been counted under older limits.
+    /// The operation with the set that it is to be applied on. Its amounts may have been counted
+    /// under older limits.
     pub(super) fn into_present(mut self) -> (Op, Arc<BucketSet>) {
         let set = self.set.for_settling();
         if !Arc::ptr_eq(&set, &self.set) {
@@ -82,7 +84,8 @@ pub(super) struct Sendable {
     pub(super) questions: Vec<(Op, Job)>,
     /// The buckets that demands may fit in afterwards.
     pub(super) freed: Vec<u64>,
-    /// Whether there are quotas among the buckets' that they are declared with no more, which must not hold demands back.
+    /// Whether there are quotas among the buckets' that they are declared with no more, which must
+    /// not hold demands back.
     pub(super) has_older_quotas: bool,
 }
 
@@ -166,7 +169,8 @@ impl Outbox {
     }
 }
 
-/// Whether demands may fit after an operation, or are to be refused. A question is answered with what they find.
+/// Whether demands may fit after an operation, or are to be refused. A question is answered with
+/// what they find.
 pub(in crate::limiter) fn frees(op: &Op) -> bool {
     !matches!(op, Op::Reserve(_) | Op::Detach { .. } | Op::Waiting { .. })
 }

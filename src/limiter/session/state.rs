@@ -1,8 +1,9 @@
-//! The state machine of a session: what to send next, what an answer means, and what becomes of a batch without one. No I/O,
-//! no clock, no store: time is a number, an answer is data, and what is to be told is returned.
+//! The state machine of a session: what to send next, what an answer means, and what becomes of a
+//! batch without one. No I/O, no clock, no store: time is a number, an answer is data, and what is
+//! to be told is returned.
 //!
-//! Its invariant: one batch is in flight at a time, under a number of its own; one without an answer is asked about again
-//! before anything else is sent.
+//! Its invariant: one batch is in flight at a time, under a number of its own; one without an
+//! answer is asked about again before anything else is sent.
 
 use std::sync::Arc;
 
@@ -24,7 +25,8 @@ use crate::{
     },
 };
 
-/// A batch without an answer is not sent again after this long: the store remembers its number for twice that.
+/// A batch without an answer is not sent again after this long: the store remembers its number for
+/// twice that.
 const DOUBT_ENDS: Micros = SESSION_MEMORY / 2;
 /// The driver stays this long after the last batch to a shared store.
 const LINGER: Micros = 1_000_000;
@@ -89,7 +91,8 @@ impl Effects {
     }
 }
 
-/// A batch that went without an answer. It may have been applied; sending it again under its number tells.
+/// A batch that went without an answer. It may have been applied; sending it again under its number
+/// tells.
 #[derive(Debug)]
 struct Doubt {
     batch: Batch,
@@ -153,12 +156,14 @@ impl State {
         self.queue.changed().next().is_some()
     }
 
-    /// Whether a demand may be applied by its own caller: no pending demand that it has to go behind is unknown to the store.
+    /// Whether a demand may be applied by its own caller: no pending demand that it has to go
+    /// behind is unknown to the store.
     pub(super) fn is_registered(&self) -> bool {
         !self.queue.has_newcomers() && !self.sending
     }
 
-    /// Whether a demand that arrives now has to wait behind others, so that the store need not look at it.
+    /// Whether a demand that arrives now has to wait behind others, so that the store need not look
+    /// at it.
     pub(super) fn blocks(&self, ask: &Ask, now: Micros) -> bool {
         self.queue.blocks(self.queue.rank_of_newcomer(now, ask), ask)
     }
@@ -166,8 +171,8 @@ impl State {
     /// Takes in a demand. Returns its place, and its position if it has to wait.
     ///
     /// # Errors
-    /// The limiter was closed, its limits have changed so that it cannot be granted, or it has to wait and as many wait as
-    /// may.
+    /// The limiter was closed, its limits have changed so that it cannot be granted, or it has to
+    /// wait and as many wait as may.
     pub(super) fn enter(
         &mut self,
         mut ask: Ask,
@@ -266,7 +271,8 @@ impl State {
             self.queue.look_everywhere();
         }
         if self.doubt.as_ref().is_some_and(|doubt| doubt.since.saturating_add(DOUBT_ENDS) <= now) {
-            // What it reserved leaves the windows by itself, and what it holds ends with the lease of the old name.
+            // What it reserved leaves the windows by itself, and what it holds ends with the lease
+            // of the old name.
             self.doubt = None;
             effects.rename = true;
         }
@@ -303,7 +309,8 @@ impl State {
         [self.queue.due(), heartbeat].into_iter().flatten().min()
     }
 
-    /// What travels in the next batch: changes, then demands in order, then who else waits, then questions.
+    /// What travels in the next batch: changes, then demands in order, then who else waits, then
+    /// questions.
     fn load(&mut self, now: Micros, effects: &mut Effects) -> Option<Batch> {
         let mut buckets = Buckets::default();
         let Sendable { ops, questions, freed, has_older_quotas } = self.outbox.take(&mut buckets);
@@ -352,7 +359,8 @@ impl State {
         behind.into_iter().for_each(|waiter| ask(batch, waiter));
     }
 
-    /// Says who waits for the buckets that waiting demands of the batch ask, and for those of which that has changed.
+    /// Says who waits for the buckets that waiting demands of the batch ask, and for those of which
+    /// that has changed.
     fn load_heads(&mut self, batch: &mut Batch, mut concerned: Vec<u64>, now: Micros) {
         let changed: Vec<_> =
             self.queue.changed().map(|(bucket, set)| (bucket, set.clone())).collect();
@@ -461,8 +469,9 @@ impl State {
         self.outbox.push(Outgoing::lasting(settle, set, 0));
     }
 
-    /// The batch in flight went without an answer, or was refused: all that is pending is told, and the batch is in doubt.
-    /// Without an error it was the driver that ended, so that demands may as well be asked for again.
+    /// The batch in flight went without an answer, or was refused: all that is pending is told, and
+    /// the batch is in doubt. Without an error it was the driver that ended, so that demands may as
+    /// well be asked for again.
     pub(super) fn failed(
         &mut self,
         mut batch: Batch,
@@ -490,7 +499,8 @@ impl State {
         effects
     }
 
-    /// Gives up on a batch that can never be answered: the store knows a later one, or no calendar reaches to its present.
+    /// Gives up on a batch that can never be answered: the store knows a later one, or no calendar
+    /// reaches to its present.
     pub(super) fn forget_doubt(&mut self) -> Effects {
         self.doubt = None;
         Effects { rename: true, ..Effects::default() }
@@ -506,7 +516,8 @@ fn push_demand(batch: &mut Batch, waiter: Box<Waiter>, mode: Mode, entry: u64, n
 }
 
 impl Settle {
-    /// Gives back what a reservation on this set was charged. Buckets are named by their indexes in the set.
+    /// Gives back what a reservation on this set was charged. Buckets are named by their indexes in
+    /// the set.
     pub(in crate::limiter) fn release(set: &BucketSet, reserved: Costs, at: &GrantedAt) -> Op {
         let actual = reserved.iter().map(|_| 0).collect();
         Op::Settle(Self {

@@ -1,5 +1,5 @@
-//! The future of a pending demand. It waits for the outcome, no longer than the demand may wait, and takes the demand back
-//! when it is dropped.
+//! The future of a pending demand. It waits for the outcome, no longer than the demand may wait,
+//! and takes the demand back when it is dropped.
 
 use std::{
     pin::Pin,
@@ -63,7 +63,8 @@ impl Ticket {
         }
         let refusal = match self.session.expire(self.rank) {
             Some(refusal) => refusal,
-            // The store is looking at it: its answer is worth more than a guess, and does not take long.
+            // The store is looking at it: its answer is worth more than a guess, and does not take
+            // long.
             None => {
                 match timeout(self.session.context().options().attempt_timeout, &mut self).await {
                     Ok(outcome) => return outcome,

@@ -1,5 +1,6 @@
-//! All pending demands of one session, in one order whatever buckets they name. A waiter stands in the line of each quota
-//! that blocks it; what goes before it in any of its lines is looked at before it, or with it.
+//! All pending demands of one session, in one order whatever buckets they name. A waiter stands in
+//! the line of each quota that blocks it; what goes before it in any of its lines is looked at
+//! before it, or with it.
 //!
 //! It decides which waiters are looked at when; it sends nothing itself.
 
@@ -27,10 +28,11 @@ use crate::{
 
 /// At most this many waiting demands travel in one batch, and as many that only ask.
 const MOST_SENT: usize = 256;
-/// Where no hint says that a waiter may fit, it is looked at again after this long if it is the front of all sessions.
+/// Where no hint says that a waiter may fit, it is looked at again after this long if it is the
+/// front of all sessions.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// Otherwise after this long times its rank. The second one must pass the first within a second, should that have died: no
-/// sooner than 200 ms after its hint, which may come right after a look.
+/// Otherwise after this long times its rank. The second one must pass the first within a second,
+/// should that have died: no sooner than 200 ms after its hint, which may come right after a look.
 const LOOK_AGAIN_BY_RANK: Duration = Duration::from_millis(350);
 /// A wait whose length is unknown is looked at again at the latest after this long.
 const LONGEST_UNKNOWN: Duration = Duration::from_secs(5);
@@ -103,9 +105,11 @@ pub(super) struct WaitQueue {
     entered: u64,
     /// Those that stand in lines.
     waiting: BTreeMap<Rank, Box<Waiter>>,
-    /// Those that the store has not looked at and that nothing in the queue blocks, in the order in which they came.
+    /// Those that the store has not looked at and that nothing in the queue blocks, in the order in
+    /// which they came.
     newcomers: VecDeque<Box<Waiter>>,
-    /// Those that do not wait, and those that have yet to learn whether they can be granted in time.
+    /// Those that do not wait, and those that have yet to learn whether they can be granted in
+    /// time.
     asking: VecDeque<Box<Waiter>>,
     /// How many are in the batch in flight.
     away: usize,
@@ -116,7 +120,8 @@ pub(super) struct WaitQueue {
     changed: Vec<u64>,
     /// Lines that the batch in flight, or its answer, concerns.
     touched: Vec<LineId>,
-    /// A demand of the answer at hand went away that the store still put before the others of its batch.
+    /// A demand of the answer at hand went away that the store still put before the others of its
+    /// batch.
     gone: bool,
     /// Pauses that are not to be waited out, as the answer at hand told them.
     surfaced: Vec<(LineId, Violation)>,
@@ -290,7 +295,8 @@ impl WaitQueue {
         bucket.line(id.rule)
     }
 
-    /// Takes a waiter out whose caller has gone: what it was the first of is looked at, since more may fit without it.
+    /// Takes a waiter out whose caller has gone: what it was the first of is looked at, since more
+    /// may fit without it.
     fn drop_waiter(&mut self, rank: Rank) -> Option<()> {
         let (waiter, led) = self.take(rank)?;
         led.into_iter().for_each(|bucket| self.look(bucket));
@@ -298,7 +304,8 @@ impl WaitQueue {
         Some(())
     }
 
-    /// Takes a waiter out of its lines. Returns the buckets in which it was the first of a class and flow, too.
+    /// Takes a waiter out of its lines. Returns the buckets in which it was the first of a class
+    /// and flow, too.
     fn take(&mut self, rank: Rank) -> Option<(Box<Waiter>, SmallVec<[u64; 2]>)> {
         let (waiter, mut led) = (self.waiting.remove(&rank)?, SmallVec::new());
         for id in waiter.lines() {
@@ -356,7 +363,8 @@ impl WaitQueue {
         buckets.into_iter().for_each(|bucket| self.look(bucket));
     }
 
-    /// Notes when a line is to be looked at by itself, given its fronts, and forgets it if nothing is left of it.
+    /// Notes when a line is to be looked at by itself, given its fronts, and forgets it if nothing
+    /// is left of it.
     fn reschedule(&mut self, id: LineId) {
         let Some(line) = self.buckets.get_mut(&id.bucket).and_then(|bucket| bucket.line(id.rule))
         else {
@@ -388,8 +396,9 @@ impl WaitQueue {
         }
     }
 
-    /// Takes out what is to be looked at now, in order. `has_room` says whether the buckets of a set can be part of the
-    /// batch. What becomes of demands that are not sent after all goes to `told`.
+    /// Takes out what is to be looked at now, in order. `has_room` says whether the buckets of a
+    /// set can be part of the batch. What becomes of demands that are not sent after all goes to
+    /// `told`.
     pub(super) fn take_due(
         &mut self,
         now: Micros,
@@ -420,7 +429,8 @@ impl WaitQueue {
                 self.newcomers.push_back(waiter);
             }
         }
-        // Between flows only the store knows who is next: what was picked is in order, newcomers are after it.
+        // Between flows only the store knows who is next: what was picked is in order, newcomers
+        // are after it.
         let flow = due.first().map(|waiter| waiter.ask().flow().id);
         if due.iter().all(|waiter| Some(waiter.ask().flow().id) == flow) {
             due.sort_unstable_by_key(|waiter| waiter.rank());
@@ -429,7 +439,8 @@ impl WaitQueue {
         due
     }
 
-    /// The newcomers that nothing in the queue blocks. Others came to be blocked since they entered: they wait.
+    /// The newcomers that nothing in the queue blocks. Others came to be blocked since they
+    /// entered: they wait.
     fn admit_newcomers(&mut self, told: &mut Vec<Told>) -> Vec<Box<Waiter>> {
         let mut admitted = Vec::new();
         for mut waiter in std::mem::take(&mut self.newcomers) {
@@ -454,8 +465,8 @@ impl WaitQueue {
         admitted
     }
 
-    /// The waiters to be looked at now: some from the front of each line that is due, and all that go before them in
-    /// their other lines.
+    /// The waiters to be looked at now: some from the front of each line that is due, and all that
+    /// go before them in their other lines.
     fn pick(&mut self, now: Micros, has_room: &mut impl FnMut(&BucketSet) -> bool) -> Vec<Rank> {
         let mut picked = Picked::default();
         while let Some((time, id)) = self.due.first().copied()
@@ -474,7 +485,8 @@ impl WaitQueue {
                     }
                 }
             }
-            // It would be looked at over and over. It is looked at with those before it in its other lines.
+            // It would be looked at over and over. It is looked at with those before it in its
+            // other lines.
             if let Some(waiter) = left_out.and_then(|rank| self.waiting.get_mut(&rank)) {
                 waiter.look_again(Again::WhenTold);
             }
@@ -516,7 +528,8 @@ impl WaitQueue {
         is_picked
     }
 
-    /// Takes out the demands that only ask, those that wait asking whether they can be granted in time.
+    /// Takes out the demands that only ask, those that wait asking whether they can be granted in
+    /// time.
     pub(super) fn take_asking(
         &mut self,
         mut has_room: impl FnMut(&BucketSet) -> bool,
@@ -542,13 +555,15 @@ impl WaitQueue {
         asking
     }
 
-    /// The buckets whose heads have changed, which no batch has said yet, each with a set that it is part of.
+    /// The buckets whose heads have changed, which no batch has said yet, each with a set that it
+    /// is part of.
     pub(super) fn changed(&self) -> impl Iterator<Item = (u64, &Arc<BucketSet>)> {
         self.changed.iter().filter_map(|id| Some((*id, &self.buckets.get(id)?.set)))
     }
 
-    /// What a batch has to say of a bucket: who waits for it and is not in the batch. Nothing, if no demand waits for it
-    /// as far as the session and the store know. `rules` are those of the bucket in the batch.
+    /// What a batch has to say of a bucket: who waits for it and is not in the batch. Nothing, if
+    /// no demand waits for it as far as the session and the store know. `rules` are those of the
+    /// bucket in the batch.
     pub(super) fn heads(
         &mut self,
         bucket: u64,
@@ -569,7 +584,8 @@ impl WaitQueue {
         Some(Op::Waiting { bucket: index, lines: lines.flatten().collect() })
     }
 
-    /// The store has answered what a batch said of a bucket. Called once all that it refused is back.
+    /// The store has answered what a batch said of a bucket. Called once all that it refused is
+    /// back.
     pub(super) fn heads_registered(&mut self, bucket: u64) {
         if let Some(waited_for) = self.buckets.get_mut(&bucket) {
             // Heads that left meanwhile are known to the store until the next batch.
@@ -597,13 +613,14 @@ impl WaitQueue {
         }
     }
 
-    /// A demand of the batch in flight, that only asked whether it can be granted in time, would be granted now.
+    /// A demand of the batch in flight, that only asked whether it can be granted in time, would be
+    /// granted now.
     pub(super) fn fits(&mut self, waiter: Box<Waiter>) {
         self.newcomers.push_back(waiter);
     }
 
-    /// A demand of the batch in flight was refused. It waits, unless it may not or need not. `is_head` says of a bucket
-    /// whether the store has registered it there as a head.
+    /// A demand of the batch in flight was refused. It waits, unless it may not or need not.
+    /// `is_head` says of a bucket whether the store has registered it there as a head.
     pub(super) fn refused(
         &mut self,
         mut waiter: Box<Waiter>,
@@ -674,7 +691,8 @@ impl WaitQueue {
         Ok(waiter.start_waiting(self.max_waiting, position)?.then_some(position))
     }
 
-    /// A refused demand does not wait after all. The store may have registered it as a head, and has put it before others.
+    /// A refused demand does not wait after all. The store may have registered it as a head, and
+    /// has put it before others.
     fn gone(&mut self, waiter: &Waiter, is_head: impl Fn(u64) -> bool) {
         self.gone = true;
         for handle in waiter.ask().set().handles() {
@@ -684,8 +702,8 @@ impl WaitQueue {
         }
     }
 
-    /// The lines that a demand is to stand in that was refused: those of the quotas that hold back what comes after it,
-    /// and those in which others go before it.
+    /// The lines that a demand is to stand in that was refused: those of the quotas that hold back
+    /// what comes after it, and those in which others go before it.
     fn lines_of(&self, waiter: &Waiter, violations: &[Violation]) -> SmallVec<[LineId; 2]> {
         let set = waiter.ask().set();
         let mut lines = self.blocking(waiter.rank(), waiter.ask());

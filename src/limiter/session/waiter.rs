@@ -25,7 +25,8 @@ pub(in crate::limiter) struct Ask {
     mode: Mode,
 }
 
-/// The place of a demand among those of its session: when it arrived, less its head start, and then the order of entry.
+/// The place of a demand among those of its session: when it arrived, less its head start, and then
+/// the order of entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(in crate::limiter) struct Rank {
     time: Micros,
@@ -151,7 +152,8 @@ pub(in crate::limiter) enum Outcome {
     AskAgain,
 }
 
-/// A grant on its way to its caller: data, which becomes a reservation there. One that does not get there is given back.
+/// A grant on its way to its caller: data, which becomes a reservation there. One that does not get
+/// there is given back.
 #[derive(Debug)]
 pub(in crate::limiter) struct Grant {
     pub(in crate::limiter) set: Arc<BucketSet>,

@@ -1,4 +1,5 @@
-//! Hints from the store that a head of the session now fits. They are only hints: the session also looks by itself.
+//! Hints from the store that a head of the session now fits. They are only hints: the session also
+//! looks by itself.
 
 use std::{
     fmt,
@@ -26,7 +27,8 @@ impl Wakeups {
         Self { session, listening: Mutex::new(Asked::NotYet) }
     }
 
-    /// Whether hints arrive. Asks `listen` for them if that was not done yet; only the driver does, so that it is done once.
+    /// Whether hints arrive. Asks `listen` for them if that was not done yet; only the driver does,
+    /// so that it is done once.
     pub(super) fn work(&self, listen: impl FnOnce(Hint) -> Option<Listening>) -> bool {
         let is_asked = !matches!(&*self.lock(), Asked::NotYet);
         if !is_asked {

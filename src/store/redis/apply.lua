@@ -1,5 +1,5 @@
--- A batch, once. What happens once per bucket is not in functions of its own: each would cost more than it
--- tells.
+-- A batch, once. What happens once per bucket is not in functions of its own: each would cost more
+-- than it tells.
 
 local APPLIED = 0
 local STALE = 1
@@ -20,8 +20,8 @@ wall, session = clock(), message[1]
 record_field = 'r' .. struct.pack('<d', session)
 local seq, lease, has_flows, count = message[2], message[3], message[5] == 1, message[6]
 
--- Reads the states: a quota becomes one table, of what is declared and what is stored. Of a state that other rules
--- left, or of none, all is 0 so far.
+-- Reads the states: a quota becomes one table, of what is declared and what is stored. Of a state
+-- that other rules left, or of none, all is 0 so far.
 local at, is_uncharted = 7, false
 for b = 1, count do
   local key, digest, size, rules = KEYS[2 * b - 1], message[at + 2], message[at + 3], message[at + 4]

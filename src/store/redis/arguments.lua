@@ -1,9 +1,10 @@
--- Applies a batch to its buckets, once. Each file says in Lua what the file of its name in src/engine
--- says in Rust. What is rarely needed follows a line "-- RARE group": the functions of a group are made when
--- `rare.group` is first asked for, so that a plain reserve or settle does not make them. Constants, which are in
--- capitals, are put in their places (see script.rs).
+-- Applies a batch to its buckets, once. Each file says in Lua what the file of its name in
+-- src/engine says in Rust. What is rarely needed follows a line "-- RARE group": the functions of a
+-- group are made when `rare.group` is first asked for, so that a plain reserve or settle does not
+-- make them. Constants, which are in capitals, are put in their places (see script.rs).
 --
--- KEYS     two per bucket, all in one hash slot: its state (see bucket.lua) and its index of due times
+-- KEYS     two per bucket, all in one hash slot: its state (see bucket.lua) and its index of due
+-- times
 --          (see due.lua).
 -- ARGV[1]  packed numbers (little-endian doubles), integers but for the tags and parts of flows:
 --            session, seq, lease, whether messages are sharded (0 or 1), whether any reserve that waits is of
@@ -32,9 +33,9 @@
 --   14       status.
 -- No argument carries the time.
 --
--- Reply: packed numbers: how many bytes it has, the clock, the outcome (0 applied, 1 stale, 2 uncharted),
--- and if it was applied, for each bucket its time, its time before, when its state was born and when it
--- expires; then verdicts (see operations.lua), in the order of the operations.
+-- Reply: packed numbers: how many bytes it has, the clock, the outcome (0 applied, 1 stale, 2
+-- uncharted), and if it was applied, for each bucket its time, its time before, when its state was
+-- born and when it expires; then verdicts (see operations.lua), in the order of the operations.
 
 local function clock() local time = redis.call('TIME') return time[1] * 1000000 + time[2] end -- TIME
 

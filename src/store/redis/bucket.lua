@@ -1,5 +1,5 @@
--- The state of one bucket: its clock, its quotas, what waits for them, and what each session has in flight. In
--- Redis a hash of these fields, an id in them packed:
+-- The state of one bucket: its clock, its quotas, what waits for them, and what each session has in
+-- flight. In Redis a hash of these fields, an id in them packed:
 --   "s"      numbers that change all the time: digest of the rules that were obeyed last, born, now, offset,
 --            expires, kept_until, due_first, due_count, virtual_time, flow_count, and those of the quotas
 --            (see quota_state.lua). `kept_until` is when the server forgets the keys.
@@ -11,8 +11,9 @@
 --   "f", id  a flow (see flows.lua).
 --   "o", id  a quota that is set aside, since the rules in use do not have it: when it is due, its shape, its
 --            numbers, its cap.
--- Here: {key, due_key, index, id, is_told, digest, size, count, quotas, own, ..}; `own` is what is known of the
--- sending session; `is_plain` says that nothing waits and nothing is paused or withheld.
+-- Here: {key, due_key, index, id, is_told, digest, size, count, quotas, own, ..}; `own` is what is
+-- known of the sending session; `is_plain` says that nothing waits and nothing is paused or
+-- withheld.
 
 -- It is part of every digest, too.
 local VERSION = 2
@@ -23,7 +24,8 @@ local OF_BUCKET = 10
 -- How long a session is remembered after its last batch.
 local SESSION_MEMORY = 600000000
 
--- A clock that goes back by more than this has been stepped; by less, time stands still until it is caught up.
+-- A clock that goes back by more than this has been stepped; by less, time stands still until it is
+-- caught up.
 local STEP = 1000000
 
 -- RARE provider
@@ -133,7 +135,8 @@ function changes.bucket_enter(bucket)
   return bucket.own
 end
 
--- The quotas of a state that other rules left. What is not a state of ours is an error, and stays as it is.
+-- The quotas of a state that other rules left. What is not a state of ours is an error, and stays
+-- as it is.
 function changes.bucket_stored(bucket, state)
   local stored = {}
   bucket.shapes_changed, bucket.rare, bucket.due_first = true, true, MAX_AMOUNT
@@ -210,7 +213,8 @@ local function quota_follow(bucket, quota, rule, wall)
   quota.taken = quota.holds and quota_held_and_charged(quota) or quota.charged
 end
 
--- Puts quotas in the order of the rules. Those that no rule has are kept for as long as they mean something.
+-- Puts quotas in the order of the rules. Those that no rule has are kept for as long as they mean
+-- something.
 function changes.bucket_place(bucket, quotas, wall)
   local now = bucket.now
   bucket.quotas = quotas

@@ -1,6 +1,6 @@
--- What a provider said of a quota: a part of it is withheld for a while, or it is paused. This never gives
--- anything. A cap is a gate (see gate.lua) with {withheld, withheld_until}. `withheld` is in units of the
--- window; in a token bucket, what drains while nothing is used drains it.
+-- What a provider said of a quota: a part of it is withheld for a while, or it is paused. This
+-- never gives anything. A cap is a gate (see gate.lua) with {withheld, withheld_until}. `withheld`
+-- is in units of the window; in a token bucket, what drains while nothing is used drains it.
 
 -- RARE provider
 

@@ -1,8 +1,9 @@
--- When a bucket has to look at a record of its own again: an index, so that what ends is found without a look
--- at all that does not. A sorted set in a key of its own: the score is the time; a member is "f" (flow), "q"
--- (quota that is set aside) or "s" (session or claim) and the id in hexadecimal digits, so that what is due at
--- one time comes in Rust's order. The bucket knows `due_first`, before which nothing is due, and `due_count`,
--- how many members there should be: if the server has evicted the key, it is made anew.
+-- When a bucket has to look at a record of its own again: an index, so that what ends is found
+-- without a look at all that does not. A sorted set in a key of its own: the score is the time; a
+-- member is "f" (flow), "q" (quota that is set aside) or "s" (session or claim) and the id in
+-- hexadecimal digits, so that what is due at one time comes in Rust's order. The bucket knows
+-- `due_first`, before which nothing is due, and `due_count`, how many members there should be: if
+-- the server has evicted the key, it is made anew.
 
 -- RARE changes
 

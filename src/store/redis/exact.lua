@@ -1,6 +1,6 @@
--- Arithmetic that stays exact: numbers are doubles. Amounts and times are integers up to MAX_AMOUNT,
--- below which every sum, product, quotient and remainder of two of them is exact; what would be more
--- stops there, as it does in Rust.
+-- Arithmetic that stays exact: numbers are doubles. Amounts and times are integers up to
+-- MAX_AMOUNT, below which every sum, product, quotient and remainder of two of them is exact; what
+-- would be more stops there, as it does in Rust.
 
 local MAX_AMOUNT = 9007199254740991
 

@@ -2,9 +2,9 @@
 
 -- RARE fixed
 
--- Enters the window from `begin` to `next`, which `wall` is in, if the one in use has ended. Returns whether
--- it has. Where the clock was stepped back, the window in use goes on, but no longer than a whole one: a
--- clock that was wrong by a year must not block for a year.
+-- Enters the window from `begin` to `next`, which `wall` is in, if the one in use has ended.
+-- Returns whether it has. Where the clock was stepped back, the window in use goes on, but no
+-- longer than a whole one: a clock that was wrong by a year must not block for a year.
 function fixed.fixed_advance(window, begin, next, wall)
   local has_ended = wall >= window.window_end
   if has_ended then window.window_end, window.charged = next, 0 end

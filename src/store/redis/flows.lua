@@ -1,9 +1,10 @@
--- Start-time fair queuing between the flows of a bucket: every flow has a start tag, that of its next demand,
--- and the flow with the smallest one is next. A grant moves the flow on by the part of the limit that it
--- takes, divided by the flow's weight. The bucket's `virtual_time` is the largest tag that was served; a flow that
--- was idle starts there, so it has no credit. A flow is a field of its own: start, when it was last moved or
--- began to wait, and until when it waits, as far as is known: its waiters may be heads of other buckets only.
--- There are `flow_count`; without any, all that waits is of one flow.
+-- Start-time fair queuing between the flows of a bucket: every flow has a start tag, that of its
+-- next demand, and the flow with the smallest one is next. A grant moves the flow on by the part of
+-- the limit that it takes, divided by the flow's weight. The bucket's `virtual_time` is the largest
+-- tag that was served; a flow that was idle starts there, so it has no credit. A flow is a field of
+-- its own: start, when it was last moved or began to wait, and until when it waits, as far as is
+-- known: its waiters may be heads of other buckets only. There are `flow_count`; without any, all
+-- that waits is of one flow.
 --
 -- Tags are doubles, alike in Rust and Lua: both add and divide them in the same order.
 
@@ -60,14 +61,16 @@ function waiting.flow_serve(bucket, flow, step)
   flow_set(bucket, flow, start + step, 0)
 end
 
--- A demand of a flow waits, whichever bucket of it refused that. It looks again at `until_then` at the latest.
+-- A demand of a flow waits, whichever bucket of it refused that. It looks again at `until_then` at
+-- the latest.
 local function flow_wait(bucket, flow, until_then)
   if bucket.flow_count == 0 and flow == 0 then return end
   local known = flow_known(bucket, flow)
   flow_set(bucket, flow, start_of(bucket, flow, bucket.id), max(known and known.waits_until or 0, until_then))
 end
 
--- Forgets a flow that does not wait, if it was not served for long. Otherwise returns when to look again.
+-- Forgets a flow that does not wait, if it was not served for long. Otherwise returns when to look
+-- again.
 function waiting.flow_forget(bucket, flow)
   local known = flow_known(bucket, flow)
   if not known then return nil end

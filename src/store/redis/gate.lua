@@ -1,13 +1,14 @@
--- A pause of a bucket or of a quota, and what follows it: {until_then, surfaced_until, asked_until, length, phase,
--- probe, spread_until, next, step}. Nothing passes before `until_then`. A provider asked for a wait until
--- `asked_until`, and until `surfaced_until` demands are refused instead of waiting for it. `length` is how
--- long the last pause was that a refusal caused. Phases: 0 opens fully; 1 is half open: one demand passes, and
--- did so at `probe` if that is not 0; 2 spreads: one demand passes every `step` until `spread_until`, the next
--- at `next`.
+-- A pause of a bucket or of a quota, and what follows it: {until_then, surfaced_until, asked_until,
+-- length, phase, probe, spread_until, next, step}. Nothing passes before `until_then`. A provider
+-- asked for a wait until `asked_until`, and until `surfaced_until` demands are refused instead of
+-- waiting for it. `length` is how long the last pause was that a refusal caused. Phases: 0 opens
+-- fully; 1 is half open: one demand passes, and did so at `probe` if that is not 0; 2 spreads: one
+-- demand passes every `step` until `spread_until`, the next at `next`.
 
 -- RARE provider
 
--- A probe that is not answered within this counts as answered well; the waiters follow over as long.
+-- A probe that is not answered within this counts as answered well; the waiters follow over as
+-- long.
 local ANSWERED_WITHIN = 1000000
 local SPREAD = 1000000
 
@@ -32,8 +33,8 @@ local function gate_is_gone(gate)
     and gate.until_then + gate.surfaced_until + gate.asked_until + gate.length == 0
 end
 
--- Pauses for a provider: {at, asked, lasts, longest}. A call that was granted after an earlier pause ended shows that
--- it was too short.
+-- Pauses for a provider: {at, asked, lasts, longest}. A call that was granted after an earlier
+-- pause ended shows that it was too short.
 local function gate_refuse(gate, refusal, now)
   local lasts, length = refusal.lasts, gate.length
   if length > 0 and refusal.at >= gate.until_then then
@@ -57,8 +58,8 @@ local function gate_spread(gate, waiting, now)
   gate.spread_until, gate.next, gate.step = sum(now, SPREAD), now, max(floor(SPREAD / waiting), 1)
 end
 
--- A call was answered well that was granted at `at`. If it was the probe, `waiting` demands follow. Returns whether
--- it was.
+-- A call was answered well that was granted at `at`. If it was the probe, `waiting` demands follow.
+-- Returns whether it was.
 local function gate_answered(gate, at, waiting, now)
   local is_probe = gate.phase == 1 and gate.probe > 0 and at >= gate.until_then
   if is_probe then gate_spread(gate, waiting, now) end

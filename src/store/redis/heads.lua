@@ -1,8 +1,9 @@
--- What waits in a bucket: of each session its first waiter on each quota, for each class and flow, by arrival. A
--- demand is measured against those of other sessions that go before it. A head: {session, quota, headroom,
--- flow, space, waiter, arrival, cost, part, count, sum, last, due, held_until, is_behind, fits}, and so it is
--- stored. `is_behind`: it would fit if nothing went before it, on all of its quotas, and has since its session last
--- looked. `fits`: it fitted here when the bucket was last looked at, so its session knows or was hinted.
+-- What waits in a bucket: of each session its first waiter on each quota, for each class and flow,
+-- by arrival. A demand is measured against those of other sessions that go before it. A head:
+-- {session, quota, headroom, flow, space, waiter, arrival, cost, part, count, sum, last, due,
+-- held_until, is_behind, fits}, and so it is stored. `is_behind`: it would fit if nothing went
+-- before it, on all of its quotas, and has since its session last looked. `fits`: it fitted here
+-- when the bucket was last looked at, so its session knows or was hinted.
 
 -- RARE waiting
 
@@ -39,8 +40,8 @@ function waiting.heads_encoded(bucket)
   return rare.packed.pack(list, n)
 end
 
--- Whether a head blocks younger demands: not while it is held back elsewhere for longer than its quota's
--- `horizon`.
+-- Whether a head blocks younger demands: not while it is held back elsewhere for longer than its
+-- quota's `horizon`.
 local function head_holds(head, horizon, now)
   return head.held_until <= sum(now, horizon)
 end
@@ -63,7 +64,8 @@ local function head_before_by_tag(head, place, start)
   else
     is_older = nil
   end
-  -- An older demand need not wait for a younger one that waits for others: the others may wait for the older one.
+  -- An older demand need not wait for a younger one that waits for others: the others may wait for
+  -- the older one.
   if head.is_behind and is_older == false then return 0, 0 end
   if start > tag or start == tag and not is_older then return 0, 0 end
   local turns = head.part > 0 and max(ceil((tag - start) / head.part), 1) or 1
@@ -104,7 +106,8 @@ local function heads_arrival(bucket, waiter)
   end
 end
 
--- Whether a flow waits here that takes turns in `space` (in any if there is none): in a session that is not late.
+-- Whether a flow waits here that takes turns in `space` (in any if there is none): in a session
+-- that is not late.
 function waiting.heads_wait(bucket, flow, space)
   for _, head in ipairs(bucket.heads or {}) do
     if head.flow == flow and (not space or head.space == space) and not head_is_late(head, bucket.now) then
@@ -154,7 +157,8 @@ local function heads_before(bucket, place, quota, tolerance)
   return amount, demands, heads
 end
 
--- How many demands wait: of each session that is not late as many as on the quota for which most do.
+-- How many demands wait: of each session that is not late as many as on the quota for which most
+-- do.
 function waiting.heads_waiting(bucket)
   local counts, most, waiting = {}, {}, 0
   for _, head in ipairs(bucket.heads or {}) do

@@ -1,7 +1,8 @@
--- The operations of one batch, one after the other, on states that have been brought to the present.
+-- The operations of one batch, one after the other, on states that have been brought to the
+-- present.
 --
--- Verdicts are numbers: 1 granted, 2 granted as a probe, 3 fits, 4 done, 5 no claim, each followed by how many
--- there are in a row; or one verdict of:
+-- Verdicts are numbers: 1 granted, 2 granted as a probe, 3 fits, 4 done, 5 no claim, each followed
+-- by how many there are in a row; or one verdict of:
 --   6  refused: how many violations, and for each what refused (a rule's index among those of the operation, or
 --      -1 less the index of its bucket for a pause), the whole tokens available, the wait (-1 if not
 --      known), the wait at best, what is left of a wait that was asked for (-1 if none), whether it holds,
@@ -27,8 +28,9 @@ local WAITING = 9
 
 local message, buckets, wall, verdicts = nil, {}, nil, {}
 
--- What waiters of the session ask of quotas that refused them: per bucket and rule a list of {headroom, amount,
--- demands}, one for each class; false while nothing waits. A demand that leaves less to others is not behind them.
+-- What waiters of the session ask of quotas that refused them: per bucket and rule a list of
+-- {headroom, amount, demands}, one for each class; false while nothing waits. A demand that leaves
+-- less to others is not behind them.
 local ahead = false
 
 -- Settles were made since the last refold.
@@ -56,8 +58,8 @@ local function refold()
   end
 end
 
--- Reserves on the same buckets. The first one is at index `at` of the message; `turn` is what it is measured by, if
--- the operations take turns.
+-- Reserves on the same buckets. The first one is at index `at` of the message; `turn` is what it is
+-- measured by, if the operations take turns.
 local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
   local quotas, space, granted, is_plain = of.quotas, of[#of], 0, not ahead
   for b = 1, #of do is_plain = is_plain and of[b].is_plain end
@@ -195,22 +197,25 @@ end
 
 -- RARE waiting
 
--- Where grants come faster than round trips, strict order over processes would let all of them wait for each
--- other: there a session may grant what arrived this much after another one's head, and more where many wait.
+-- Where grants come faster than round trips, strict order over processes would let all of them wait
+-- for each other: there a session may grant what arrived this much after another one's head, and
+-- more where many wait.
 local TOLERANCE = 20000
 local TOLERANCE_PER_HEAD = 2000
 
 -- A head counts for the order of flows with this many of a session's groups on a quota at most.
 local MAX_LINES = 4
 
--- How long ago the waiting reserves so far arrived: what the session says and what counts, in turns.
+-- How long ago the waiting reserves so far arrived: what the session says and what counts, in
+-- turns.
 local ages = {}
 
 local function append_age(told, age)
   ages[#ages + 1], ages[#ages + 2] = told, age
 end
 
--- How long ago a waiter arrived, no longer than those before it which are older as the session says.
+-- How long ago a waiter arrived, no longer than those before it which are older as the session
+-- says.
 local function behind_older(told, age)
   for i = 1, #ages, 2 do
     if ages[i] >= told then age = min(age, ages[i + 1]) end
@@ -218,9 +223,9 @@ local function behind_older(told, age)
   return age
 end
 
--- How long ago a demand arrived that comes in its own place, `told` ago as its session says. A head that comes back
--- keeps its arrival, and has the same in all buckets: what its session says depends on how long a batch took. The
--- waiters of a session keep their order.
+-- How long ago a demand arrived that comes in its own place, `told` ago as its session says. A head
+-- that comes back keeps its arrival, and has the same in all buckets: what its session says depends
+-- on how long a batch took. The waiters of a session keep their order.
 local function age_of(mode, of, waiter, told)
   local age = nil
   for _, bucket in ipairs(of) do
@@ -231,9 +236,10 @@ local function age_of(mode, of, waiter, told)
   return mode == WAIT and behind_older(told, age) or age
 end
 
--- The reserve whose costs follow index `first` of the message. `step` is how far it moves its flow on: the part of
--- its last bucket's limits that it takes, by its weight. Where the operations take turns, `turn` is {age, tag,
--- overtakes}, the last if it comes before an older one since its flow is next.
+-- The reserve whose costs follow index `first` of the message. `step` is how far it moves its flow
+-- on: the part of its last bucket's limits that it takes, by its weight. Where the operations take
+-- turns, `turn` is {age, tag, overtakes}, the last if it comes before an older one since its flow
+-- is next.
 function waiting.demand_at(mode, first, of, quotas, count, headroom, flow, weight, turn)
   local space, part, waiter, told = of[#of], 0, message[first - 1], message[first]
   for k = count - space.count + 1, count do
@@ -264,7 +270,8 @@ local function tolerance_on(quota, of_session)
   return wait and wait < TOLERANCE and max(TOLERANCE, TOLERANCE_PER_HEAD * live) or 0
 end
 
--- What heads of other sessions go before a demand on a quota: what they ask, how many demands, how many heads.
+-- What heads of other sessions go before a demand on a quota: what they ask, how many demands, how
+-- many heads.
 local function before(demand, quota)
   local bucket, space = quota.bucket, demand.space
   if not bucket.heads then return 0, 0, 0 end
@@ -279,7 +286,8 @@ local function before(demand, quota)
   return heads_before(bucket, place, quota, demand.mode == WAIT and tolerance_on(quota, of_session) or 0)
 end
 
--- What a demand asks of quota `k` of its own, the `rule`-th of a bucket: {cost, ahead, before, capacity}.
+-- What a demand asks of quota `k` of its own, the `rule`-th of a bucket: {cost, ahead, before,
+-- capacity}.
 local function asked_of(demand, k, bucket, rule)
   local quota, cost = demand.quotas[k], message[demand.first + k]
   local capacity = capacity_for(quota, cost, demand.headroom)
@@ -319,8 +327,8 @@ function waiting.demand_fits(demand)
   return true
 end
 
--- Whether a refused waiter keeps its place on a quota where it would fit now: one that refused it before. Otherwise
--- streams on this quota alone and on that alone would starve what needs both.
+-- Whether a refused waiter keeps its place on a quota where it would fit now: one that refused it
+-- before. Otherwise streams on this quota alone and on that alone would starve what needs both.
 local function keeps(demand, quota, cost)
   return demand.mode == WAIT and demand.waiter > 0 and cost > 0
     and heads_find(quota.bucket, session, quota.id, demand.waiter)
@@ -343,8 +351,8 @@ local function is_behind(demand)
   return true
 end
 
--- What goes before a demand that a pause of a bucket holds back: how many demands, how many heads. Its first quota
--- there is the `k`-th.
+-- What goes before a demand that a pause of a bucket holds back: how many demands, how many heads.
+-- Its first quota there is the `k`-th.
 local function before_paused(demand, bucket, k)
   local most, rank = 0, 0
   for rule = 1, bucket.count do
@@ -425,8 +433,8 @@ local function add_head(bucket, head)
   if groups < MAX_LINES then bucket.mine[#bucket.mine + 1] = head end
 end
 
--- A refused waiter goes before what comes later on a quota, and is a head there. It fits at `due`; other quotas
--- hold it back for `held_for`.
+-- A refused waiter goes before what comes later on a quota, and is a head there. It fits at `due`;
+-- other quotas hold it back for `held_for`.
 local function line_up(demand, quota, rule, cost, due_in, held_for, holds)
   local bucket, now = quota.bucket, quota.bucket.now
   -- Those that it overtakes need not wait for it while it waits for others.
@@ -443,8 +451,8 @@ local function line_up(demand, quota, rule, cost, due_in, held_for, holds)
   })
 end
 
--- What a pause of a bucket holds back is a head on all quotas of the bucket that it needs: those that did not
--- refuse it.
+-- What a pause of a bucket holds back is a head on all quotas of the bucket that it needs: those
+-- that did not refuse it.
 local function line_up_behind_pauses(demand, violations, due_in)
   local is_paused, is_refused, k = {}, {}, 0
   for _, violation in ipairs(violations) do
@@ -547,8 +555,8 @@ local function sort_by(list, key)
   return sorted
 end
 
--- Applies the operations in such an order that flows of one space and class take turns. Returns false if that is as
--- they come, and then does nothing.
+-- Applies the operations in such an order that flows of one space and class take turns. Returns
+-- false if that is as they come, and then does nothing.
 function waiting.perform_in_turns(first, last)
   local ops, has_flows, moved, groups, in_order = {}, false, {}, {}, {}
   each_run(first, last, function(kind, at, many, of, count, x, y, z)
@@ -620,10 +628,12 @@ local function bucket_of(id)
   end
 end
 
--- Which heads of a quota fit together, from the front. `starts` is what is known of where flows start, by space.
+-- Which heads of a quota fit together, from the front. `starts` is what is known of where flows
+-- start, by space.
 local function front_of(quota, starts)
   local bucket, now, horizon, front = quota.bucket, quota.bucket.now, quota_horizon(quota), {}
-  -- Of the classes that leave at least this to others, one does not fit: nor does what is behind it.
+  -- Of the classes that leave at least this to others, one does not fit: nor does what is behind
+  -- it.
   local blocked = math.huge
   for _, head in ipairs(bucket.heads) do
     if head_is_live(head, -1, quota.id, now) and head_holds(head, horizon, now) and head.headroom < blocked then
@@ -651,8 +661,9 @@ local function front_of(quota, starts)
   return front
 end
 
--- Hints the sessions of heads that fit now and did not before; of all heads if the batch has changed when they may
--- pass. Each session is expected to come back at once, and told so if it was not yet.
+-- Hints the sessions of heads that fit now and did not before; of all heads if the batch has
+-- changed when they may pass. Each session is expected to come back at once, and told so if it was
+-- not yet.
 function waiting.wake(bucket, channel, command)
   local woken, starts, now = {}, {}, bucket.now
   local function publish(of_session)

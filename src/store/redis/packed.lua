@@ -1,4 +1,5 @@
--- Packed numbers: little-endian doubles. So many at most pass through one call, whose stack is limited.
+-- Packed numbers: little-endian doubles. So many at most pass through one call, whose stack is
+-- limited.
 
 local AT_ONCE = 7000
 

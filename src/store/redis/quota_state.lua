@@ -1,12 +1,12 @@
--- The state of one quota, with what its rule says (see rule.lua): {since, in_flight, share, charged, taken,
--- cap} and what its kind of window keeps. `since`: a grant older than this is not known here and gets no
--- refund. `share` is the sending session's part of what is in flight. `charged` is in units of the window;
--- `taken`, what a demand has to fit beside, is that with what is held. `cap` is false or what a provider said
--- (see cap.lua).
+-- The state of one quota, with what its rule says (see rule.lua): {since, in_flight, share,
+-- charged, taken, cap} and what its kind of window keeps. `since`: a grant older than this is not
+-- known here and gets no refund. `share` is the sending session's part of what is in flight.
+-- `charged` is in units of the window; `taken`, what a demand has to fit beside, is that with what
+-- is held. `cap` is false or what a provider said (see cap.lua).
 --
--- Stored among the numbers of its bucket: since, in_flight; but for calls in flight charged; and, by kind,
--- head, newest; at, newest, drain, before, max_used, excess, excess_rate, ceiling; or window_end. A ring is a
--- field of its own.
+-- Stored among the numbers of its bucket: since, in_flight; but for calls in flight charged; and,
+-- by kind, head, newest; at, newest, drain, before, max_used, excess, excess_rate, ceiling; or
+-- window_end. A ring is a field of its own.
 
 -- What is taken of a quota that holds what is in flight.
 local function quota_held_and_charged(quota)
@@ -55,7 +55,8 @@ local function quota_reserve(quota, cost)
   end
 end
 
--- Settles `reserved` of which `in_flight` still is; the rest went with a lease. Returns what stays in flight.
+-- Settles `reserved` of which `in_flight` still is; the rest went with a lease. Returns what stays
+-- in flight.
 local function quota_settle(quota, at, reserved, actual, in_flight, close)
   local kind, amount, open = quota.kind, actual, 0
   local left = drained(quota.in_flight, in_flight)
@@ -90,8 +91,8 @@ local function quota_settle(quota, at, reserved, actual, in_flight, close)
   return open
 end
 
--- For how long at most this means something, told without a walk over the charges. A hold may become a charge
--- when its `lease` ends.
+-- For how long at most this means something, told without a walk over the charges. A hold may
+-- become a charge when its `lease` ends.
 local function quota_lasts(quota, lease, now, wall)
   local kind, holds, lasts = quota.kind, quota.holds and quota.in_flight > 0, 0
   if kind == SLIDING then
@@ -107,19 +108,20 @@ end
 
 -- RARE waiting
 
--- For how long at most, on a quota that does not come back by itself, a head that other quotas hold back
--- blocks others.
+-- For how long at most, on a quota that does not come back by itself, a head that other quotas hold
+-- back blocks others.
 local SOON = 1000000
 
--- For how long at most a head that other quotas hold back blocks others here: as long as it can take until what
--- it asks has come back.
+-- For how long at most a head that other quotas hold back blocks others here: as long as it can
+-- take until what it asks has come back.
 local function quota_horizon(quota)
   if quota.kind == SLIDING then return product(quota.len, quota.slot) end
   if quota.kind == DRAINING then return draining_horizon(quota) end
   return SOON
 end
 
--- What is asked together with those before it, in units. A demand that needs nothing is behind no other.
+-- What is asked together with those before it, in units. A demand that needs nothing is behind no
+-- other.
 local function asked_units(quota, ask)
   return ask.cost == 0 and 0 or (ask.cost + ask.ahead) * quota.units
 end
@@ -147,15 +149,15 @@ end
 
 -- RARE provider
 
--- How long what is said of a quota can mean something: a fixed window ends there when it ends here, or a bit
--- later by another clock.
+-- How long what is said of a quota can mean something: a fixed window ends there when it ends here,
+-- or a bit later by another clock.
 local function quota_tells_for(quota, wall)
   if quota.kind ~= FIXED then return MAX_AMOUNT end
   return sum(drained(quota.window_end, wall), floor((quota.next - quota.begin) / 20))
 end
 
--- Units that came back since `at` at the provider, as far as its rule is this one; nil if what it said then
--- means nothing now.
+-- Units that came back since `at` at the provider, as far as its rule is this one; nil if what it
+-- said then means nothing now.
 local function quota_come_back(quota, at, now)
   local kind, passed = quota.kind, drained(now, at)
   if kind == SLIDING then
@@ -168,8 +170,8 @@ local function quota_come_back(quota, at, now)
   end
 end
 
--- Withholds what is believed to be left beyond `left` whole tokens and what came back since `at`, for as long
--- as it `lasts`.
+-- Withholds what is believed to be left beyond `left` whole tokens and what came back since `at`,
+-- for as long as it `lasts`.
 local function quota_withhold(quota, left, at, lasts, now, wall)
   local back = quota_come_back(quota, at, now)
   if not back then return end
@@ -188,9 +190,9 @@ local function quota_refuse(quota, refusal, now)
   gate_refuse(quota.cap, refusal, now)
 end
 
--- Appends how it stands: what is charged, what is in flight, the time until everything charged has come back or
--- until the next fixed window, what is withheld, for how long at most, and what is left of a wait that
--- demands are not to wait for (-1 if there is none).
+-- Appends how it stands: what is charged, what is in flight, the time until everything charged has
+-- come back or until the next fixed window, what is withheld, for how long at most, and what is
+-- left of a wait that demands are not to wait for (-1 if there is none).
 local function quota_append_level(quota, to, now, wall)
   local kind, cap, charged, reset, n = quota.kind, quota.cap, quota.charged, 0, #to
   if kind == SLIDING then
@@ -283,7 +285,8 @@ local function quota_abandon(quota, amount, now)
   quota.taken = quota.holds and quota_held_and_charged(quota) or quota.charged
 end
 
--- Looks at a quota that no rule in use has. Returns when to look again, or nil if it means nothing any more.
+-- Looks at a quota that no rule in use has. Returns when to look again, or nil if it means nothing
+-- any more.
 local function quota_outlives(quota, now, wall)
   local kind, lasts, charged = quota.kind, 0, quota.charged
   quota_pass(quota, now)

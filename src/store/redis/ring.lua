@@ -1,13 +1,13 @@
--- A ring of charges, one per slot of time. Slot number s lives at index s % len + 1; the newest slot is
--- `head`. What is charged to that one is kept beside the ring, which is loaded when another slot is
--- touched. A ring: {packed, slots, touched, drains, folds}. `slots` are those that were decoded, which then
--- hold what is true. In the ring of a token bucket each slot also has what drained in it and the fold at
--- its end (see token_bucket.lua).
+-- A ring of charges, one per slot of time. Slot number s lives at index s % len + 1; the newest
+-- slot is `head`. What is charged to that one is kept beside the ring, which is loaded when another
+-- slot is touched. A ring: {packed, slots, touched, drains, folds}. `slots` are those that were
+-- decoded, which then hold what is true. In the ring of a token bucket each slot also has what
+-- drained in it and the fold at its end (see token_bucket.lua).
 
 -- RARE rings
 
--- Up to so many decoded slots, putting each back in its place is cheaper than packing them all; of a token bucket
--- more, since its slots have more numbers.
+-- Up to so many decoded slots, putting each back in its place is cheaper than packing them all; of
+-- a token bucket more, since its slots have more numbers.
 local FEW = 4
 local FEW_OF_DRAINING = 16
 

@@ -28,8 +28,8 @@ const PARTS: [&str; 20] = [
     include_str!("apply.lua"),
 ];
 
-/// Groups of what is rarely needed. The functions of a group are made when it is first asked for: making all of them at
-/// every call costs more than a plain reserve.
+/// Groups of what is rarely needed. The functions of a group are made when it is first asked for:
+/// making all of them at every call costs more than a plain reserve.
 const GROUPS: [&str; 9] =
     ["packed", "rings", "draining", "fixed", "classes", "waiting", "provider", "changes", "rest"];
 
@@ -85,8 +85,9 @@ fn replaced(code: &str, marker: &str, line: &str) -> String {
     lines.join("\n")
 }
 
-/// The parts in one text: what is rarely needed moves into one function, before the last part, and constants into
-/// their places. A closure costs by what it captures, and each of these would be captured by many.
+/// The parts in one text: what is rarely needed moves into one function, before the last part, and
+/// constants into their places. A closure costs by what it captures, and each of these would be
+/// captured by many.
 fn assembled() -> String {
     let (mut plain, mut groups) = (Vec::new(), GROUPS.map(|_| String::new()));
     for part in PARTS {

@@ -1,12 +1,12 @@
--- What a bucket knows of a session, or of a detached reservation (a claim): {seq, answer, lease_until, forget_at,
--- indexed_at, since, marks, shares}. `seq` and `answer` are of the last batch whose first bucket this was. `marks`
--- is 1 if it has heads in the bucket, and 2 more if it is a claim's.
--- What was granted before `since` is not in the shares: the session was not known yet, or its lease had ended.
--- Of the sending session, the shares of the quotas in use are kept in these; `shares` has what it has in
--- flight on others, or is nil.
+-- What a bucket knows of a session, or of a detached reservation (a claim): {seq, answer,
+-- lease_until, forget_at, indexed_at, since, marks, shares}. `seq` and `answer` are of the last
+-- batch whose first bucket this was. `marks` is 1 if it has heads in the bucket, and 2 more if it
+-- is a claim's. What was granted before `since` is not in the shares: the session was not known
+-- yet, or its lease had ended. Of the sending session, the shares of the quotas in use are kept in
+-- these; `shares` has what it has in flight on others, or is nil.
 --
--- Stored as numbers: seq, lease_until, forget_at, indexed_at, since, marks, how many shares, those (a quota's
--- id and an amount each); then the answer.
+-- Stored as numbers: seq, lease_until, forget_at, indexed_at, since, marks, how many shares, those
+-- (a quota's id and an amount each); then the answer.
 
 local RECORD_NUMBERS = 7
 
@@ -76,8 +76,8 @@ function changes.record_is_claim(record)
   return record.marks >= 2
 end
 
--- When the bucket has to look at this record again: the end of its lease matters if it has heads there, or
--- something in flight.
+-- When the bucket has to look at this record again: the end of its lease matters if it has heads
+-- there, or something in flight.
 function changes.record_due(record, quotas)
   if record.marks % 2 == 1 then return record.lease_until end
   for k = 1, #quotas do

@@ -1,5 +1,6 @@
--- At most `limit` in any window of the given length, at any phase: {slot, len, charged, head, newest, began,
--- ring}. `charged` is the sum of the ring, `newest` what is charged to its newest slot, which `began` then.
+-- At most `limit` in any window of the given length, at any phase: {slot, len, charged, head,
+-- newest, began, ring}. `charged` is the sum of the ring, `newest` what is charged to its newest
+-- slot, which `began` then.
 
 local function sliding_charge(window, amount)
   local room = MAX_TAKEN - window.charged

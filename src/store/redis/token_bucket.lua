@@ -1,14 +1,17 @@
--- A bucket that drains linearly, settled exactly: {rate, tick, units, whole, max_debt, slot, len, at, charged,
--- max_used, excess, excess_rate, ceiling, head, began, newest, drain, before, ring, edited, earliest}. What
--- Rust calls `used` is `charged` here, as in every window. `newest` and `drain` are what was charged and what
--- drained in the newest slot, which `began` then; `before` is the fold before it.
+-- A bucket that drains linearly, settled exactly: {rate, tick, units, whole, max_debt, slot, len,
+-- at, charged, max_used, excess, excess_rate, ceiling, head, began, newest, drain, before, ring,
+-- edited, earliest}. What Rust calls `used` is `charged` here, as in every window. `newest` and
+-- `drain` are what was charged and what drained in the newest slot, which `began` then; `before` is
+-- the fold before it.
 --
--- Each slot of the ring also has the fold at its end, so that a fold begins at the earliest slot that was
--- edited. The index of the newest slot has that of the slot which has just left: Rust's `base`.
+-- Each slot of the ring also has the fold at its end, so that a fold begins at the earliest slot
+-- that was edited. The index of the newest slot has that of the slot which has just left: Rust's
+-- `base`.
 
 -- RARE draining
 
--- Lets ticks pass within the newest slot. Returns how many units would have drained and were not in use.
+-- Lets ticks pass within the newest slot. Returns how many units would have drained and were not in
+-- use.
 local function draining_drain(bucket, ticks)
   local drain, used, excess = product(bucket.rate, ticks), bucket.charged, bucket.excess
   local unused, all = drained(drain, used), drain
@@ -41,7 +44,8 @@ function draining.draining_charge(bucket, amount)
   draining_add(bucket, product(amount < most and amount or most, bucket.units))
 end
 
--- Replaces what was charged at `at`. What is older than the ring gets no refund; its debit is paid now.
+-- Replaces what was charged at `at`. What is older than the ring gets no refund; its debit is paid
+-- now.
 function draining.draining_amend(bucket, at, reserved, actual, refundable)
   bucket.edited = true
   if at < bucket.began then
@@ -177,7 +181,8 @@ local function rescaled(amount, from, to)
   return ceil(amount / floor(from / to))
 end
 
--- Takes over a changed rate, burst or shape. Returns whether the charges so far are no longer editable.
+-- Takes over a changed rate, burst or shape. Returns whether the charges so far are no longer
+-- editable.
 local function draining_adopt(bucket, rule)
   local is_laid_out_anew = bucket.tick ~= rule.tick or bucket.units ~= rule.units
     or bucket.slot ~= rule.slot or bucket.len ~= rule.len

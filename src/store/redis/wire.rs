@@ -1,5 +1,5 @@
-//! What goes to the script and what comes back: packed little-endian doubles, as `arguments.lua` and `operations.lua`
-//! document. What comes back is not trusted.
+//! What goes to the script and what comes back: packed little-endian doubles, as `arguments.lua`
+//! and `operations.lua` document. What comes back is not trusted.
 
 use crate::{
     engine::{
@@ -9,7 +9,8 @@ use crate::{
     store::{Batch, Bucket},
 };
 
-/// As many quotas as one bucket, and as one batch, may be about: the script packs the state of a bucket in one call.
+/// As many quotas as one bucket, and as one batch, may be about: the script packs the state of a
+/// bucket in one call.
 const MAX_RULES_OF_BUCKET: usize = 500;
 const MAX_RULES: usize = 10_000;
 
@@ -44,8 +45,8 @@ impl Numbers {
     }
 }
 
-/// The arguments of the script, or why there are none. Wake-ups go to channels whose names begin with `channel`, none
-/// if that is empty; `sharded` ones stay in the cluster's shard.
+/// The arguments of the script, or why there are none. Wake-ups go to channels whose names begin
+/// with `channel`, none if that is empty; `sharded` ones stay in the cluster's shard.
 pub(super) fn encode(
     batch: &Batch<'_>,
     channel: &[u8],
@@ -196,7 +197,8 @@ fn join<'a>(
     Some(Run { kind, common, on, many })
 }
 
-/// Appends an operation, to the run before it if it is of its kind. Returns the run that it is part of.
+/// Appends an operation, to the run before it if it is of its kind. Returns the run that it is part
+/// of.
 fn encode_op<'a>(to: &mut Numbers, op: &'a Op, run: Option<Run<'a>>) -> Option<Run<'a>> {
     match op {
         Op::Reserve(Reserve { on, costs, headroom, mode, waiter, age, flow }) => {

@@ -39,7 +39,8 @@ fn name(index: usize) -> String {
     format!("b{index}")
 }
 
-/// Random operations through both; so many at least, in batches of about so many. Time is stepped, or is the server's.
+/// Random operations through both; so many at least, in batches of about so many. Time is stepped,
+/// or is the server's.
 async fn compare(operations: usize, batch: usize, stepped: bool, calm: bool) {
     let seed = match std::env::var("DIFFERENTIAL_SEED") {
         Ok(seed) => seed.parse::<u64>().expect("DIFFERENTIAL_SEED is a number"),

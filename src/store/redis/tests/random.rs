@@ -1,4 +1,5 @@
-//! Random batches, of the kinds that matter: what sessions do, what goes wrong, and what lies near a limit.
+//! Random batches, of the kinds that matter: what sessions do, what goes wrong, and what lies near
+//! a limit.
 
 use fastrand::Rng;
 
@@ -324,7 +325,8 @@ impl World {
         // What a caller's actual usage is cut to.
         let believed: Vec<u64> =
             rules.iter().map(|rule| rule.capacity(0) + max_debt(rule)).collect();
-        // What was granted, or claimed, when a limit was another, or by a session that goes by other rules.
+        // What was granted, or claimed, when a limit was another, or by a session that goes by
+        // other rules.
         fit(&mut reserved, &limits);
         let rng = &mut self.rng;
         let actual = match rng.u8(..if self.calm { 60 } else { 4 }) {
@@ -335,7 +337,8 @@ impl World {
         Settle { on, at, reserved, actual, close: rng.u8(..5) > 0, claim }
     }
 
-    /// A reservation that the session has, which it then has no longer; if it is of other buckets, one that it never had.
+    /// A reservation that the session has, which it then has no longer; if it is of other buckets,
+    /// one that it never had.
     fn remembered(&mut self, by: usize, buckets: &[usize], on: &On, limits: &[u64]) -> Reservation {
         let reservations = &mut self.sessions[by].reservations;
         if reservations.is_empty() {
@@ -394,8 +397,8 @@ impl World {
         Op::Waiting { bucket: index as u16, lines: lines.collect() }
     }
 
-    /// What a provider or an operator may say: of a quota, of another one or of the bucket; of now, of long ago, or of
-    /// nothing that ever was.
+    /// What a provider or an operator may say: of a quota, of another one or of the bucket; of now,
+    /// of long ago, or of nothing that ever was.
     fn said(&mut self, by: usize, buckets: &[usize]) -> Op {
         let index = self.rng.usize(..buckets.len());
         let rules = &self.sessions[by].rules[buckets[index]];
