@@ -17,7 +17,7 @@ use tower_throttle::{
 
 use self::support::{Report, median, resident_bytes};
 
-/// Short, so that most end before the system lets somebody else run.
+/// Short, so that most end before the system runs another program.
 const ROUNDS: usize = 10_000;
 const PAIRS: usize = 10 * NAMES.len();
 const LIMIT: u64 = 500_000_000_000;

@@ -48,7 +48,7 @@ struct Declared {
     quotas: Vec<Quota>,
 }
 
-/// What becomes of a demand on a bucket that nobody declared.
+/// What becomes of a demand on an undeclared bucket.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub enum Undeclared {
@@ -75,7 +75,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// No buckets yet; names nobody declares are refused.
+    /// No buckets yet; undeclared names are refused.
     pub fn new() -> Self {
         Self {
             partition: DEFAULT_PARTITION.into(),
@@ -159,14 +159,14 @@ impl Limits {
         self
     }
 
-    /// Decides what becomes of names nobody declared (default: they are refused).
+    /// Decides what becomes of undeclared names (default: they are refused).
     #[must_use]
     pub fn undeclared(mut self, undeclared: Undeclared) -> Self {
         self.undeclared = undeclared;
         self
     }
 
-    /// The same limits with a share of each.
+    /// These limits with a share of each.
     pub(crate) fn scaled(&self, share: f64) -> Self {
         let mut limits = self.clone();
         for bucket in &mut limits.buckets {
@@ -312,7 +312,7 @@ impl LimitsError {
         Self { place: place.into(), reason: reason.into() }
     }
 
-    /// The same, in a file.
+    /// This error, in a file.
     #[cfg(feature = "file")]
     pub(crate) fn in_file(self, path: &std::path::Path) -> Self {
         Self { place: format!("{}: {}", path.display(), self.place), ..self }

@@ -1,4 +1,4 @@
-//! What happens in a limiter, told to whoever listens.
+//! What happens in a limiter, told to an observer.
 
 use std::{
     fmt,
@@ -76,7 +76,7 @@ pub enum Event<'a> {
     /// long as that, with [`Throttled::Paused`].
     ///
     /// Also told where nothing is left of a quota and its reset is further off than `applied`. That
-    /// is no wait that was asked for, and nobody is refused for it: of most quotas something is
+    /// is no wait that was asked for, and no demand is refused for it: of most quotas something is
     /// back long before all is.
     Paused {
         /// The bucket.
@@ -112,7 +112,7 @@ impl Observing {
         Self(Some(observer))
     }
 
-    /// Where nobody is to be told, the event is not even made.
+    /// Without an observer the event is not even made.
     #[inline]
     pub(crate) fn tell<'a>(&self, event: impl FnOnce() -> Event<'a>) {
         if cfg!(feature = "tracing") || self.0.is_some() {
@@ -130,7 +130,7 @@ impl Observing {
     }
 }
 
-/// A broken observer must not break the limiter, and there is nobody else to tell.
+/// A broken observer must not break the limiter, and there is no one else to tell.
 fn guarded(tell: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(tell));
 }

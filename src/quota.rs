@@ -176,7 +176,7 @@ impl Quota {
         self.with_burst(Burst::Times(multiple))
     }
 
-    /// The same rate with nothing saved up: one at a time, evenly spaced.
+    /// This rate with nothing saved up: one at a time, evenly spaced.
     ///
     /// `Quota::per_minute("requests", 600).paced()` is a request every 100 ms: a token bucket that
     /// admits 1 at once. It is for requests; of tokens no demand asks for as little as 1, so pace
@@ -186,7 +186,7 @@ impl Quota {
         self.with_burst(Burst::Amount(1))
     }
 
-    /// The same rate, evaluated over this interval: as much at once as refills in it, at least 1.
+    /// This rate, evaluated over this interval: as much at once as refills in it, at least 1.
     #[must_use]
     pub fn paced_over(self, interval: Duration) -> Self {
         self.with_burst(Burst::Over(interval))
@@ -268,7 +268,7 @@ impl Quota {
         self
     }
 
-    /// The same quota with a share of its limit, at least 1.
+    /// This quota with a share of its limit, at least 1.
     pub(crate) fn scaled(&self, share: f64) -> Self {
         let scale = |amount: u64| ((amount as f64 * share) as u64).max(1);
         let mut quota = self.clone();

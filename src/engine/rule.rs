@@ -133,7 +133,7 @@ impl Rule {
         if headroom == 0 { whole } else { less_headroom(whole, headroom.min(HEADROOM_PARTS)) }
     }
 
-    /// The same for a demand of this cost: one that needs nothing is not held up by what is left to
+    /// What a demand of this cost can get: one that needs nothing is not held up by what is left to
     /// others, only by a debt.
     #[inline]
     pub(crate) fn capacity_for(&self, cost: u64, headroom: u64) -> u64 {

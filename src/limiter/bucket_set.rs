@@ -18,7 +18,7 @@ use crate::{
 /// The buckets of a demand, in its order.
 pub(super) struct BucketSet {
     members: SmallVec<[Member; 1]>,
-    /// The same, as a store sees them.
+    /// The buckets as a store sees them.
     buckets: SmallVec<[Bucket; 1]>,
 }
 
@@ -75,13 +75,13 @@ impl BucketSet {
         self.members.iter().all(|member| member.handle.version() == member.version)
     }
 
-    /// The same buckets as they are declared now.
+    /// These buckets as they are declared now.
     pub(super) fn refreshed(&self) -> Result<Arc<Self>, Outdated> {
         let handles = self.members.iter().map(|member| (member.named, member.handle.clone()));
         Self::new(handles).map(Arc::new)
     }
 
-    /// The same buckets with calendars looked up around this time of the store.
+    /// These buckets with calendars looked up around this time of the store.
     pub(super) fn charted(&self, around: Micros) -> Arc<Self> {
         let chart = |member: &Member| {
             member.handle.chart(&member.spec, around);

@@ -178,7 +178,7 @@ impl Reservation {
         self
     }
 
-    /// The same, its call having been made.
+    /// Marks its call as made.
     pub(crate) fn dispatched(mut self) -> Self {
         self.on_drop = OnDrop::Keep;
         self

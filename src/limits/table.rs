@@ -165,7 +165,7 @@ impl BucketSpec {
         other.meters.iter().filter(move |meter| !has(meter))
     }
 
-    /// The same under another name.
+    /// This declaration under another name.
     pub(super) fn named(self, key: Arc<BucketKey>) -> Self {
         Self { key, ..self }
     }

@@ -54,7 +54,7 @@ async fn s22_in_memory_too() {
                 assert!(poll(reserve.as_mut()).await.is_pending());
                 quiet().await;
             }
-            // Granted, and dropped before anybody has seen the grant.
+            // Granted, and dropped before its caller has seen the grant.
             all.release().await.unwrap();
             quiet().await;
         }

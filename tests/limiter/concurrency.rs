@@ -1,4 +1,4 @@
-//! Many threads on one limiter: nothing is lost, and nobody waits for ever.
+//! Many threads on one limiter: nothing is lost, and no demand waits for ever.
 
 use std::{
     sync::{
@@ -100,7 +100,7 @@ async fn ten_thousand_pairs_across_a_network() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_wake_up_is_lost() {
-    // Whoever gets the one slot gives it back at once: a lost wake-up would cost half a second each
+    // The one slot is given back at once: a lost wake-up would cost half a second each
     // time.
     for limiter in [
         Limiter::new(Limits::new().bucket("a", [Quota::concurrency(1)])).unwrap(),
@@ -245,7 +245,7 @@ fn updates_meanwhile_confuse_no_quotas() {
     assert_eq!(counts, [(14.0 * f64::from(calls), 0), (2.0 * f64::from(calls), 0)]);
 }
 
-/// Buckets are locked one by one, whoever asks for them in whatever order.
+/// Buckets are locked one by one, in whatever order they are asked for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn demands_of_the_same_buckets_in_another_order_do_not_wait_for_each_other() {
     let quota = || [Quota::per_minute("tokens", 1_000_000_000)];

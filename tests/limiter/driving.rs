@@ -52,7 +52,7 @@ async fn a_lone_demand_is_one_request_and_one_task_drives_them_all() {
     assert_eq!(truth(&store).await, (0.0, 0));
 }
 
-/// A settle that nobody awaits is not far before the next demand.
+/// A settle that is not awaited is not far before the next demand.
 #[tokio::test(start_paused = true)]
 async fn a_settle_travels_with_the_next_demand() {
     let store = FakeStore::new();

@@ -72,7 +72,7 @@ fn in_memory_no_runtime_is_needed_to_look_at_a_bucket_or_to_pause_it() {
     assert!(error.to_string().contains("tokio runtime"), "{error}");
 }
 
-/// A call that takes all there is. Somebody waits behind it, so that this runtime carries the lane.
+/// A call that takes all there is. Another one waits behind it, so that this runtime carries the lane.
 fn all_taken(limiter: &Limiter, runtime: &Runtime) -> Reservation {
     runtime.block_on(async {
         let call = limiter.reserve(tokens(100)).await.unwrap();
@@ -172,7 +172,7 @@ fn a_demand_that_is_served_without_the_store_outlives_another_runtime_too() {
     });
 }
 
-/// A store that breaks whoever asks it.
+/// A store that breaks the task that asks it.
 #[derive(Debug, Default)]
 struct Broken(Arc<AtomicUsize>);
 

@@ -46,7 +46,7 @@ async fn a_grant_nobody_heard_of_is_given_back() {
         let error = limiter.reserve(tokens(30)).await.unwrap_err();
         assert!(matches!(error, Throttled::Store(_)), "{error}");
         assert_eq!(truth(&store).await, (30.0, 30));
-        // The next batch tells; nobody has to ask for it.
+        // The next batch tells; without being asked for.
         tokio::time::sleep(secs(2)).await;
         assert_eq!(truth(&store).await, (0.0, 0), "{fate:?}");
         limiter.reserve(tokens(100)).await.unwrap().release().await.unwrap();

@@ -64,7 +64,7 @@ struct Plan {
     most_open: usize,
 }
 
-/// A batch on its way, for as long as somebody waits for it.
+/// A batch on its way, for as long as it is waited for.
 struct OnItsWay(FakeStore);
 
 impl Drop for OnItsWay {

@@ -14,7 +14,7 @@ use tower_throttle::{
     usage,
 };
 
-/// Memory that holds up whoever settles, before anything is applied.
+/// Memory that holds up settles, before anything is applied.
 #[derive(Debug)]
 struct HoldsUpSettles {
     inner: MemoryStore,
@@ -36,7 +36,7 @@ impl Store for HoldsUpSettles {
     }
 }
 
-/// The settle has seen nobody wait, the waiter nothing free: one of them has to look again.
+/// The settle has seen no waiter, the waiter nothing free: one of them has to look again.
 #[tokio::test(start_paused = true)]
 async fn a_slot_given_back_while_another_comes_to_wait_is_handed_on() {
     let (arrived, has_arrived) = mpsc::channel();

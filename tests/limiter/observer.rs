@@ -42,7 +42,7 @@ async fn each_step_of_a_demand_is_told_once() {
         quiet().await;
         let behind = waiting(&limiter, tokens(20));
         quiet().await;
-        // Whoever waits is told of once, the first as well as those behind it.
+        // Each waiter is told of once, the first as well as those behind it.
         assert_eq!(
             recorder.names(),
             ["Granted", "WaitStarted", "WaitStarted"],

@@ -24,7 +24,7 @@ async fn s36_fail_errs_within_the_time_out() {
     assert!(is_store(&error), "{error}");
     // Four attempts of a second with three pauses.
     assert!(began.elapsed() < ms(5_000), "{:?}", began.elapsed());
-    // From then on nobody waits for the store one after the other.
+    // From then on no demand waits for the store after another one.
     for _ in 0..3 {
         let began = Instant::now();
         assert!(is_store(&limiter.reserve(tokens(1)).await.unwrap_err()));
@@ -209,7 +209,7 @@ async fn a_store_that_refuses_is_not_stormed() {
     tokio::time::sleep(secs(10)).await;
     let sent = store.sent().len();
     assert!(sent < 50, "{sent} requests in ten seconds");
-    // Somebody has mended the credentials: nothing was lost.
+    // The credentials were mended: nothing was lost.
     store.heal();
     tokio::time::sleep(secs(10)).await;
     assert_eq!(truth(&store).await, (7.0, 0));
@@ -296,7 +296,7 @@ fn a_runtime_may_end_with_a_batch_on_its_way() {
     drop(first);
     store.let_go();
     second.block_on(async {
-        // The grant went to nobody: it is found out and given back.
+        // The grant reached no caller: it is found out and given back.
         tokio::time::sleep(secs(1)).await;
         limiter.reserve(tokens(100)).await.unwrap().release().await.unwrap();
         tokio::time::sleep(secs(1)).await;

@@ -27,7 +27,7 @@ async fn what_comes_while_a_batch_is_on_its_way_travels_in_the_next() {
     drop(open);
     limiter.status("a").await.unwrap();
     let sizes: Vec<_> = store.sent().iter().map(|batch| batch.ops.len()).collect();
-    // The first to come goes at once, alone or with whoever came with it; the rest share a batch.
+    // The first to come goes at once, alone or with what came with it; the rest share a batch.
     assert!(sizes.len() <= 5 && sizes.iter().sum::<usize>() >= 100, "{sizes:?}");
     assert_eq!(store.most_open(), 1);
 }
@@ -283,7 +283,7 @@ async fn how_long_the_wait_would_be_is_told_however_many_wait() {
         call.keep().await.unwrap();
         let mut waits: Vec<_> = (0..1_000).map(|_| waiting(&limiter, tokens(1))).collect();
         tokio::time::sleep(ms(500)).await;
-        // And with many on their way that nobody has looked at.
+        // And with many on their way that were not looked at.
         waits.extend((0..1_000).map(|_| waiting(&limiter, tokens(1).max_wait(secs(86_400)))));
         let asked = timeout(secs(2), limiter.time_until_available(tokens(1)));
         let wait = asked.await.expect("it is told").unwrap().expect("it is known");

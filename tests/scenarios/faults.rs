@@ -55,7 +55,7 @@ async fn s31_a_reply_that_is_lost_is_applied_once(world: World) {
     soon(call.settle(usage! { tokens: 15 })).await.unwrap();
     assert_eq!(left(&limiter, "a").await, [75.0, 4.0]);
 
-    // All are lost: whoever asked is told, and what was granted comes back by itself.
+    // All are lost: the callers are told, and what was granted comes back by itself.
     lost.store(4, Ordering::SeqCst);
     soon(limiter.reserve(tokens(40))).await.unwrap_err();
     lost.store(0, Ordering::SeqCst);

@@ -26,7 +26,7 @@ fn call(tokens: u64) -> Demand {
 async fn what_is_left_is_left_for_all_and_for_a_while(world: World) {
     let (one, other) = (world.limiter(limits()), world.limiter(limits()));
     let reservation = take(&one, call(1_000)).await;
-    // Somebody else uses the key: of 9,000 believed to be left there are 600.
+    // Another user has the key: of 9,000 believed to be left there are 600.
     let said =
         Feedback::new().with_left(Named::metric("tokens").limit(10_000), 600, Some(secs(20)));
     soon(reservation.feedback(&said)).await.unwrap();
@@ -56,7 +56,7 @@ async fn a_retry_after_pauses_the_bucket_or_just_the_quota_for_all(world: World)
     assert_eq!(refusal(&other, call(1)).await, (vec!["a: tokens per 60s".into()], Some(secs(7))));
     assert!(passes(&other, requests(1)).await, "who needs no tokens is not held up");
 
-    // A quota that nobody declared: the refusal was one all the same.
+    // An undeclared quota: the refusal was one all the same.
     let said = Feedback::new().with_retry_after_of(Named::metric("images"), secs(9));
     soon(reservation.feedback(&said)).await.unwrap();
     assert_eq!(refusal(&other, requests(1)).await, (vec!["a: paused".into()], Some(secs(9))));

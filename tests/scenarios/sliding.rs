@@ -67,7 +67,7 @@ async fn s14_charged_at_the_end_it_leaves_a_window_after_the_end(world: World) {
     let call = take(&limiter, tokens(100)).await;
     let quota = limiter.status("a").await.unwrap().quotas[0].clone();
     assert_eq!((quota.charged, quota.held, quota.available), (0.0, 100, 0.0));
-    // Nobody can tell when what is held comes back.
+    // It is unknown when what is held comes back.
     assert_eq!(refusal(&limiter, tokens(1)).await.1, None);
     world.advance(secs(50)).await;
     call.settle(usage! { tokens: 40 }).await.unwrap();

@@ -229,7 +229,7 @@ async fn s26_headroom_is_left_to_others_that_wait(world: World) {
     }
     let production = Waiting::for_(&limiter, tokens(5)).await;
     assert!(!production.is_over());
-    // 8 come free: within the headroom, so that nobody before it may have them.
+    // 8 come free: within the headroom, so that no demand before it may have them.
     call.release().await.unwrap();
     settled(&limiter).await;
     assert!(waiting.iter().all(|batch| !batch.is_over()));

@@ -214,7 +214,7 @@ pub(crate) async fn refusal(limiter: &Limiter, demand: Demand) -> (Vec<String>, 
     (named, refusal.retry_after())
 }
 
-/// Lets whoever can go on do so: those who wait have been looked at once more when this returns.
+/// Lets tasks that can go on do so: waiters have been looked at once more when this returns.
 pub(crate) async fn settled(limiter: &Limiter) {
     for _ in 0..2 {
         limiter.status("a").await.expect("the store answers");

@@ -111,7 +111,7 @@ impl Fleet {
         self.look_and(session, &[])
     }
 
-    /// The same, after these operations.
+    /// Looks after these operations.
     pub(super) fn look_and(&mut self, session: u64, first: &[Op]) -> Look {
         let now = self.world.wall;
         let waiting = self.sessions.entry(session).or_default().clone();

@@ -261,7 +261,7 @@ impl World {
         (rule.capacity(0) * units) as i64 - (charged + held) as i64
     }
 
-    /// The same in whole tokens.
+    /// What is left in whole tokens.
     fn available(&self, index: usize) -> i64 {
         self.left(index).div_euclid(self.units(index) as i64)
     }

@@ -191,7 +191,7 @@ impl Batch {
         told
     }
 
-    /// The same batch once more, after it was [given up](Self::give_up).
+    /// This batch once more, after it was [given up](Self::give_up).
     pub(super) fn again(&self) -> Self {
         let again = |job: &Job| match job {
             Job::Orphan(set, costs) => Job::Orphan(set.clone(), costs.clone()),

@@ -881,7 +881,7 @@ fn line_id(set: &BucketSet, by: RefusedBy) -> Option<LineId> {
     Some(LineId { bucket, rule: rule.unwrap_or(PAUSE) })
 }
 
-/// The same the other way round.
+/// What refuses a demand on this set in a line.
 fn by(set: &BucketSet, id: LineId) -> Option<RefusedBy> {
     match id.rule {
         PAUSE => set.handles().position(|handle| handle.id() == id.bucket).map(RefusedBy::Pause),

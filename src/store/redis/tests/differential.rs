@@ -14,7 +14,7 @@ use crate::{
 /// Wake-ups are listed instead of published.
 const LISTED: &str = "redis.call('RPUSH', 'test:wakes', to, bucket.key)";
 
-/// The same batches, applied by the engine.
+/// These batches, applied by the engine.
 struct Engine(Vec<BucketState>);
 
 impl Engine {
