@@ -95,9 +95,9 @@ fn pairs(report: &mut Report) {
     report.add(
         "memory.pair_ns_1q",
         one,
-        format!("try_reserve + settle; {:.1} times the reference, at most 4", one / governor),
+        format!("try_reserve + settle; {:.1} times the reference, at most 10", one / governor),
     );
-    report.add("memory.pair_ns_3q", three, "the same on three quotas; at most 1500");
+    report.add("memory.pair_ns_3q", three, "the same on three quotas; at most 1000");
 }
 
 /// A service that is ready and answers at once, bare and through the layer, which does for a call
@@ -121,7 +121,7 @@ fn layer(report: &mut Report) {
         }));
     }
     let [bare, throttled, pair] = samples.map(median);
-    let remark = format!("without the limiter's own {pair:.0}; at most 500");
+    let remark = format!("without the limiter's own {pair:.0}; at most 300");
     report.add("layer.overhead_ns", throttled - bare - pair, remark);
 }
 
