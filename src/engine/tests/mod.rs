@@ -145,7 +145,8 @@ impl World {
         if seq % 16 == 1 && ops.len() < 1_000 {
             // Whatever a test does to a state, its bytes say all of it. Some of them: it takes
             // time.
-            states.iter().for_each(|state| bytes::assert_round_trip(state));
+            let small = states.iter().filter(|state| state.records().count() <= 100);
+            small.for_each(|state| bytes::assert_round_trip(state));
         }
         result
     }
