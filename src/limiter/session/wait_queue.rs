@@ -709,10 +709,19 @@ impl WaitQueue {
         let mut lines = self.blocking(waiter.rank(), waiter.ask());
         let holds_any = violations.iter().any(|violation| violation.holds);
         for violation in violations.iter().filter(|violation| violation.holds || !holds_any) {
-            if let Some(id) = line_id(set, violation.by)
-                && !lines.contains(&id)
-            {
-                lines.push(id);
+            let Some(id) = line_id(set, violation.by) else { continue };
+            // What a pause holds back is a head on all quotas of the bucket that it needs, so that
+            // the store knows the order and how many wait.
+            let needed = |&(bucket, rule): &(u64, u64)| {
+                id.rule == PAUSE
+                    && bucket == id.bucket
+                    && waiter.ask().cost_on(bucket, rule).is_some_and(|cost| cost > 0)
+            };
+            let behind = set.quotas().filter(needed).map(|(bucket, rule)| LineId { bucket, rule });
+            for id in std::iter::once(id).chain(behind) {
+                if !lines.contains(&id) {
+                    lines.push(id);
+                }
             }
         }
         lines
