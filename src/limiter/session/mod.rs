@@ -321,9 +321,10 @@ impl Session {
     pub(super) fn send_passing(self: &Arc<Self>, outgoing: Outgoing) -> Settling {
         if self.context.in_process() {
             // A question is answered after the store has heard that the last waiters left.
-            let has_to_wait = outgoing.is_question()
-                && !self.is_occupied()
-                && self.lock().state.has_changed_heads();
+            let has_to_wait = outgoing.is_question() && !self.is_occupied() && {
+                let guarded = self.lock();
+                guarded.driver != Driver::None || guarded.state.has_changed_heads()
+            };
             return match has_to_wait && Handle::try_current().is_ok() {
                 true => self.enqueue(outgoing, false),
                 false => self.send_directly(outgoing),
