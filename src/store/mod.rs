@@ -1,5 +1,5 @@
 //! Where the state of buckets lives. A [`Store`] applies a batch of operations atomically, exactly
-//! once, on a clock of its own. What the operations mean is the [`engine`](crate::engine)'s
+//! once, on a clock of its own. What the operations mean is the [`engine`]'s
 //! business.
 
 mod local_hints;
@@ -212,7 +212,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Applies the batch to the states of its buckets, in their order, with
-    /// [`engine::apply`](crate::engine::apply). `wall` is the store's clock: one for all processes.
+    /// [`engine::apply`]. `wall` is the store's clock: one for all processes.
     /// Returns the answer, and which sessions to give a [`Hint`].
     ///
     /// The states are to be locked meanwhile, and to be saved before the answer is given away.
