@@ -248,13 +248,11 @@ impl<'a, 'b> Operations<'a, 'b> {
             let Op::Reserve(reserve) = op else { continue };
             let (space, state) = self.space_of(reserve);
             let key = (self.batch.buckets[space].id, reserve.flow.id);
-            let start = match moved.iter().position(|(of, _)| *of == key) {
-                Some(known) => &mut moved[known].1,
-                None => {
-                    moved.push((key, state.start_of(reserve.flow.id, key.0)));
-                    &mut moved.last_mut().expect("it was pushed").1
-                }
-            };
+            let known = moved.iter().position(|(of, _)| *of == key).unwrap_or_else(|| {
+                moved.push((key, state.start_of(reserve.flow.id, key.0)));
+                moved.len() - 1
+            });
+            let start = &mut moved[known].1;
             let tag = *start;
             *start += reserve.step(self.batch.buckets[space].rules);
             let group = (key.0, reserve.headroom);
