@@ -82,6 +82,7 @@ mod quota;
 #[cfg(feature = "routes")]
 mod routes;
 pub mod store;
+mod sync;
 mod usage;
 
 pub use box_error::BoxError;

@@ -2,10 +2,7 @@
 //! was seen of its state. There is one handle per bucket, shared by every set of buckets that names
 //! it.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
-};
+use std::sync::{Arc, PoisonError};
 
 use super::state_loss::StateLoss;
 use crate::{
@@ -13,6 +10,10 @@ use crate::{
     error::Throttled,
     limits::BucketSpec,
     store::{Bucket, BucketKey},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
 /// One bucket of a limiter.

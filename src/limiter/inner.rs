@@ -1,7 +1,7 @@
 //! What all handles of a limiter share: the registry of its buckets, what its sessions have in
 //! common, and what stands in for a store that cannot be reached.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError};
 
 use super::{
     builder::{OnUnavailable, Options, Settings},
@@ -13,6 +13,7 @@ use crate::{
     error::{BadDemand, Throttled},
     limits::{Limits, LimitsError, Table},
     store::MemoryStore,
+    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 /// A limiter.

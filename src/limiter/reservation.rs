@@ -2,10 +2,7 @@
 
 use std::{
     any::Any,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -20,6 +17,7 @@ use crate::{
     feedback::Feedback,
     observe::Event,
     quota::micros,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     usage::Usage,
 };
 

@@ -1,9 +1,10 @@
 //! Notices that the store lost the state of a bucket: it was flushed, evicted, or restored from an
 //! older copy.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use crate::engine::{Micros, Seen};
+use crate::{
+    engine::{Micros, Seen},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 /// What was last seen of a bucket's state.
 #[derive(Debug, Default)]

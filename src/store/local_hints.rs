@@ -3,10 +3,11 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{Arc, PoisonError, atomic::AtomicBool},
 };
 
 use super::{Hint, Listening};
+use crate::sync::{Mutex, MutexGuard};
 
 /// The hints of sessions, by session.
 #[derive(Clone, Default)]

@@ -4,10 +4,7 @@ use std::{
     collections::HashMap,
     fmt,
     hash::{BuildHasherDefault, Hasher},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -15,7 +12,13 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{Batch, BucketKey, Hint, Listening, Reply, Store, local_hints::LocalHints};
-use crate::engine::{Answer, BucketState, Micros, Wakes};
+use crate::{
+    engine::{Answer, BucketState, Micros, Wakes},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 /// How often buckets that mean nothing any more are looked for.
 const SWEEP_EVERY: Micros = 60_000_000;

@@ -2,16 +2,19 @@
 //! fail at once instead of waiting for it one after the other.
 
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
 
-use crate::store::StoreError;
+use crate::{
+    store::StoreError,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 /// After a failure the store is left alone for this long, and twice that after the next.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);

@@ -21,10 +21,7 @@ mod wakeups;
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -62,6 +59,10 @@ use crate::{
     observe::Event,
     quota::micros,
     store::{self, Reply, StoreError},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 /// Times are counted from this long before the session began, so that no arrival is before all

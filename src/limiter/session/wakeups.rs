@@ -3,11 +3,14 @@
 
 use std::{
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError, Weak},
+    sync::{PoisonError, Weak},
 };
 
 use super::Session;
-use crate::store::{BucketKey, Hint, Listening};
+use crate::{
+    store::{BucketKey, Hint, Listening},
+    sync::{Mutex, MutexGuard},
+};
 
 /// The hints of a session, for as long as this lives.
 pub(super) struct Wakeups {

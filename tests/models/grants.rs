@@ -1,0 +1,76 @@
+//! A grant reaches its caller or is given back, whenever the caller drops its future.
+
+use tower_throttle::Throttled;
+
+use crate::world::*;
+
+/// Callers that lose patience, beside one that waits.
+async fn cancelled(world: World, polls: usize) {
+    let limiter = world.limiter(slots(1));
+    let mut tasks: Vec<_> = (0..2)
+        .map(|_| {
+            let (world, limiter) = (world.clone(), limiter.clone());
+            spawn(async move {
+                if let Some(granted) = within_polls(&limiter, polls).await {
+                    world.hold(granted.expect("it is granted"), 1).await;
+                }
+            })
+        })
+        .collect();
+    tasks.push({
+        let (world, limiter) = (world.clone(), limiter.clone());
+        spawn(async move {
+            world.hold(limiter.reserve(slot()).await.expect("it is granted"), 1).await;
+        })
+    });
+    join(tasks).await;
+    world.is_left_clean().await;
+}
+
+#[test]
+fn a_future_dropped_after_one_poll_leaves_nothing() {
+    check(|| cancelled(World::memory(), 1));
+}
+
+#[test]
+fn a_future_dropped_after_three_polls_leaves_nothing() {
+    check(|| cancelled(World::memory(), 3));
+}
+
+#[test]
+fn a_future_dropped_after_one_poll_leaves_nothing_across_a_network() {
+    check(|| cancelled(World::remote(), 1));
+}
+
+#[test]
+fn a_future_dropped_after_three_polls_leaves_nothing_across_a_network() {
+    check(|| cancelled(World::remote(), 3));
+}
+
+/// A limiter is closed while demands enter and wait: each is granted or refused.
+async fn closed(world: World) {
+    let limiter = world.limiter(slots(1));
+    let tasks = (0..2).map(|_| {
+        let (world, limiter) = (world.clone(), limiter.clone());
+        spawn(async move {
+            match limiter.reserve(slot()).await {
+                Ok(granted) => world.hold(granted, 1).await,
+                Err(error) => assert!(matches!(error, Throttled::Closed), "{error}"),
+            }
+        })
+    });
+    let tasks: Vec<_> = tasks.collect();
+    limiter.close().await;
+    join(tasks).await;
+    world.is_left_clean().await;
+}
+
+#[test]
+fn a_limiter_that_is_closed_answers_every_demand() {
+    check(|| closed(World::memory()));
+}
+
+#[test]
+fn a_limiter_that_is_closed_answers_every_demand_across_a_network() {
+    check(|| closed(World::remote()));
+}

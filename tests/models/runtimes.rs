@@ -1,0 +1,65 @@
+//! A runtime that drives a session ends, with all its tasks: those of another one go on.
+
+use std::time::Duration;
+
+use tokio::{runtime::Handle, task::yield_now};
+
+use crate::world::*;
+
+/// Two tasks wait, one of them in a runtime that is shut down meanwhile.
+async fn shut_down(world: World) {
+    let limiter = world.limiter(slots(1));
+    let other = Handle::new();
+    // Aborted or done: either is all right.
+    drop({
+        let limiter = limiter.clone();
+        other.spawn(async move {
+            let reserved = limiter.reserve(slot()).await;
+            yield_now().await;
+            drop(reserved);
+        })
+    });
+    let task = {
+        let (world, limiter) = (world.clone(), limiter.clone());
+        spawn(async move {
+            world.hold(limiter.reserve(slot()).await.expect("it is granted"), 1).await;
+        })
+    };
+    other.shut_down();
+    join([task]).await;
+    // A session without demands is driven again once it is used.
+    drop(limiter.try_reserve(slot()).await);
+    world.is_left_clean().await;
+}
+
+#[test]
+fn a_waiter_outlives_the_runtime_that_drives_its_session() {
+    check(|| shut_down(World::memory()));
+}
+
+#[test]
+fn a_waiter_outlives_the_runtime_that_drives_its_session_across_a_network() {
+    check(|| shut_down(World::remote()));
+}
+
+/// The driver of an idle session stops while demands enter.
+async fn lingers(world: World) {
+    let limiter = world.limiter(slots(1));
+    drop(limiter.reserve(slot()).await.expect("it is free"));
+    let tasks = (0..2).map(|_| {
+        let (world, limiter) = (world.clone(), limiter.clone());
+        spawn(async move {
+            world.hold(limiter.reserve(slot()).await.expect("it is granted"), 1).await;
+        })
+    });
+    let tasks: Vec<_> = tasks.collect();
+    // As long as a driver stays where there is nothing to do.
+    advance(Duration::from_secs(1));
+    join(tasks).await;
+    world.is_left_clean().await;
+}
+
+#[test]
+fn a_demand_that_enters_while_the_driver_stops_is_driven() {
+    check(|| lingers(World::remote()));
+}
