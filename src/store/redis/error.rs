@@ -101,15 +101,19 @@ fn io_source(error: &RedisError) -> Option<&(dyn std::error::Error + Send + Sync
     Some(&**std::error::Error::source(error)?.downcast_ref::<Shared>()?)
 }
 
+/// What a server says of a command in a script that the user may not run, or of a key that it may
+/// not access. Redis 6.2 and 7.0; Redis since 7.2, and Valkey.
+const FORBIDDEN: [&str; 2] = ["The user executing the script", "ACL failure in script"];
+
 /// Returns the code of a server's error. Before Redis 7, an error of a command in a script is
 /// wrapped: `ERR Error running script (call to f_..): @user_script:9: -WRONGTYPE Operation ..`.
-/// Redis 7 replaces the code of one: `ERR The user executing the script can't run this command ..`.
+/// What the user may not do has no code of its own there: see [`FORBIDDEN`].
 fn code(error: &RedisError) -> Option<&str> {
     match error.code()? {
         "ERR" => {
             let detail = error.detail().unwrap_or_default();
-            let forbidden = detail.starts_with("The user executing the script can't");
-            Some(if forbidden { "NOPERM" } else { wrapped_code(detail).unwrap_or("ERR") })
+            let is_forbidden = FORBIDDEN.iter().any(|words| detail.contains(words));
+            Some(if is_forbidden { "NOPERM" } else { wrapped_code(detail).unwrap_or("ERR") })
         }
         code => Some(code),
     }
@@ -237,6 +241,8 @@ mod tests {
             "NOAUTH Authentication required.",
             "NOPERM this user has no permissions to run the 'evalsha' command",
             "ERR The user executing the script can't run this command or subcommand script: 5f, on @user_script:9.",
+            "ERR ACL failure in script: User app has no permissions to run the 'hset' command script: 5f, on @user_script:9.",
+            "ERR Error running script (call to f_5f): @user_script:9: @user_script: 9: The user executing the script can't run this command or subcommand",
             "WRONGTYPE Operation against a key holding the wrong kind of value",
             "ERR Error running script (call to f_5f): @user_script:9: -WRONGTYPE Operation against a key",
             "ERR user_script:20: the state of this bucket is cut short",
@@ -279,6 +285,8 @@ mod tests {
         for refusal in [
             "NOPERM this user has no permissions to run the 'evalsha' command",
             "ERR The user executing the script can't run this command or subcommand script: 5f, on @user_script:9.",
+            "ERR ACL failure in script: User app has no permissions to run the 'hset' command script: 5f, on @user_script:9.",
+            "ERR Error running script (call to f_5f): @user_script:9: @user_script: 9: The user executing the script can't run this command or subcommand",
         ] {
             let error = store_error(server(refusal), "").to_string();
             assert!(error.contains("the user needs the commands EVALSHA, "), "{error}");

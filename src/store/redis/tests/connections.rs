@@ -87,7 +87,9 @@ async fn a_server_that_echoes_a_password_is_not_repeated() {
     let error = refused(&url).await;
     let source = std::error::Error::source(&error).and_then(std::error::Error::source);
     assert!(!format!("{error} {error:?} {source:?}").contains("s3cret"), "{error:?}");
-    assert!(error.to_string().contains("unknown command 'AUTH'"), "{error}");
+    // Redis 6.2 has other quotes.
+    let told = error.to_string().replace('`', "'");
+    assert!(told.contains("unknown command 'AUTH'"), "{error}");
 }
 
 #[tokio::test]
