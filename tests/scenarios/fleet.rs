@@ -26,27 +26,16 @@ on_every_store!(
     s41_a_looping_tenant_does_not_starve_its_sibling_in_another_process,
 );
 
-/// Where the order of arrivals decides, the clock of the store has to run with that of the waiters,
-/// which it does not where a test steps it. On Redis `tests/fleet` has these, with real processes.
-mod in_order {
-    use crate::world::World;
+/// Where arrivals or timers of the waiters decide: their clock runs with that of the store.
+mod in_step {
+    use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn s21_first_come_first_served_across_processes() {
-        super::s21_first_come_first_served_across_processes(World::memory().await).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn s21_small_demands_of_other_processes_do_not_starve_a_large_one() {
-        let world = World::memory().await;
-        super::s21_small_demands_of_other_processes_do_not_starve_a_large_one(world).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn s26_a_head_start_passes_those_that_wait_in_other_processes() {
-        let world = World::memory().await;
-        super::s26_a_head_start_passes_those_that_wait_in_other_processes(world).await;
-    }
+    in_step_on_every_store!(
+        s21_first_come_first_served_across_processes,
+        s21_small_demands_of_other_processes_do_not_starve_a_large_one,
+        s26_a_head_start_passes_those_that_wait_in_other_processes,
+        s39_one_probe_goes_first_after_a_refusal_and_the_rest_is_spread,
+    );
 }
 
 /// Keeps two arrivals further apart than the 20 ms by which interleaved processes may swap them.
@@ -445,10 +434,7 @@ async fn probe(world: &World, all: &[&Limiter], waiting: &mut Vec<Waiting>) -> R
     waiting.remove(index).granted().await
 }
 
-/// Redis's stepped clock does not move the timers that spread the rest: see `tests/fleet`.
-#[tokio::test(start_paused = true)]
-async fn s39_one_probe_goes_first_after_a_refusal_and_the_rest_is_spread() {
-    let world = World::memory().await;
+async fn s39_one_probe_goes_first_after_a_refusal_and_the_rest_is_spread(world: World) {
     let limiters = [0; 4].map(|_| world.bucket([Quota::per_hour("requests", 1_000)]));
     let all: Vec<_> = limiters.iter().collect();
     let refused = Feedback::new().with_retry_after(secs(2));

@@ -21,6 +21,9 @@ enum Clock {
     /// A key that the script reads instead of the server's clock.
     #[cfg(feature = "redis")]
     Stepped(Box<stepped::Clock>),
+    /// Such a key, and tokio's clock with it.
+    #[cfg(feature = "redis")]
+    InStep(Box<stepped::Clock>),
 }
 
 impl World {
@@ -33,6 +36,14 @@ impl World {
     pub(crate) async fn redis() -> Self {
         let clock = Box::new(stepped::Clock::start());
         Self { store: Arc::new(clock.store().await), clock: Clock::Stepped(clock) }
+    }
+
+    /// A server whose clock is stepped with tokio's, which is paused: the waiters grow older by
+    /// what the store's time goes on.
+    #[cfg(feature = "redis")]
+    pub(crate) async fn redis_in_step() -> Self {
+        let clock = Box::new(stepped::Clock::start_in_step());
+        Self { store: Arc::new(clock.store().await), clock: Clock::InStep(clock) }
     }
 
     /// A process of its own: only the store is shared.
@@ -52,6 +63,11 @@ impl World {
             Clock::Paused(_) => tokio::time::advance(by).await,
             #[cfg(feature = "redis")]
             Clock::Stepped(clock) => clock.advance(by),
+            #[cfg(feature = "redis")]
+            Clock::InStep(clock) => {
+                clock.advance(by);
+                tokio::time::advance(by).await;
+            }
         }
     }
 
@@ -60,7 +76,7 @@ impl World {
         match &self.clock {
             Clock::Paused(store) => store.clear(),
             #[cfg(feature = "redis")]
-            Clock::Stepped(clock) => clock.flush(),
+            Clock::Stepped(clock) | Clock::InStep(clock) => clock.flush(),
         }
     }
 
@@ -69,7 +85,7 @@ impl World {
         match &self.clock {
             Clock::Paused(_) => {}
             #[cfg(feature = "redis")]
-            Clock::Stepped(clock) => clock.forget_script(),
+            Clock::Stepped(clock) | Clock::InStep(clock) => clock.forget_script(),
         }
     }
 }
@@ -77,7 +93,7 @@ impl World {
 #[cfg(feature = "redis")]
 mod stepped {
     use std::{
-        sync::Mutex,
+        sync::{Mutex, mpsc},
         time::{Duration, SystemTime, UNIX_EPOCH},
     };
 
@@ -85,11 +101,16 @@ mod stepped {
 
     use crate::support::RedisServer;
 
+    /// Longer than a scenario in step takes. What hangs goes on then, until its time-out.
+    const IN_STEP: Duration = Duration::from_secs(60);
+
     /// A server whose clock stands still but for the steps of the scenario.
     pub(crate) struct Clock {
         server: RedisServer,
         connection: Mutex<redis::Connection>,
         now: Mutex<Duration>,
+        /// Tokio's paused clock goes on when this is dropped.
+        _still: Option<mpsc::Sender<()>>,
     }
 
     impl Clock {
@@ -97,9 +118,17 @@ mod stepped {
             let server = RedisServer::start();
             let connection = Mutex::new(server.connection());
             let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
-            let clock = Self { server, connection, now: Mutex::new(now) };
+            let clock = Self { server, connection, now: Mutex::new(now), _still: None };
             clock.advance(Duration::ZERO);
             clock
+        }
+
+        /// Tokio's paused clock stands still too, although tasks wait for the server.
+        pub(crate) fn start_in_step() -> Self {
+            let (still, ended) = mpsc::channel::<()>();
+            // A paused clock does not advance by itself while a blocking task runs.
+            drop(tokio::task::spawn_blocking(move || ended.recv_timeout(IN_STEP)));
+            Self { _still: Some(still), ..Self::start() }
         }
 
         pub(crate) async fn store(&self) -> RedisStore {
@@ -111,12 +140,12 @@ mod stepped {
 
         fn send(&self, words: &[&str]) {
             let mut command = redis::cmd(words[0]);
-            let connection = &mut self.connection.lock().expect("nobody panics with it");
+            let connection = &mut self.connection.lock().expect("it is not poisoned");
             command.arg(&words[1..]).exec(connection).expect("it is accepted");
         }
 
         pub(crate) fn advance(&self, by: Duration) {
-            let mut now = self.now.lock().expect("nobody panics with it");
+            let mut now = self.now.lock().expect("it is not poisoned");
             *now += by;
             self.send(&["SET", "test:clock", &now.as_micros().to_string()]);
         }
@@ -131,6 +160,31 @@ mod stepped {
         }
     }
 }
+
+/// Runs each scenario on every store, with one clock for the store and those that wait.
+macro_rules! in_step_on_every_store {
+    ($($scenario:ident),* $(,)?) => {
+        mod memory {
+            $(
+                #[tokio::test(start_paused = true)]
+                async fn $scenario() {
+                    super::$scenario(crate::world::World::memory().await).await;
+                }
+            )*
+        }
+
+        #[cfg(feature = "redis")]
+        mod redis {
+            $(
+                #[tokio::test(start_paused = true)]
+                async fn $scenario() {
+                    super::$scenario(crate::world::World::redis_in_step().await).await;
+                }
+            )*
+        }
+    };
+}
+pub(crate) use in_step_on_every_store;
 
 /// Runs each scenario on every store.
 macro_rules! on_every_store {
