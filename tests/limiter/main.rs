@@ -16,5 +16,9 @@ mod life;
 mod observer;
 mod outage;
 mod queueing;
+mod stress;
+#[cfg(feature = "redis")]
+#[path = "../support/mod.rs"]
+mod support;
 mod surfaced;
 mod usage;
