@@ -47,6 +47,7 @@ async fn recovers(world: World) {
         let limiter = limiter.clone();
         spawn(async move { limiter.reserve(slot()).await.expect("the store has room") })
     };
+    meanwhile().await;
     world.heals();
     for _ in 0..10 {
         advance(PAUSE);

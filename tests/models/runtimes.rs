@@ -42,6 +42,27 @@ fn a_waiter_outlives_the_runtime_that_drives_its_session_across_a_network() {
     check(|| shut_down(World::remote()));
 }
 
+/// A reservation is given back in a runtime that is shut down, and the limiter is closed in another.
+async fn closed_elsewhere(world: World) {
+    let limiter = world.limiter(slots(1));
+    let other = Handle::new();
+    let reserved = limiter.reserve(slot()).await.expect("it is free");
+    // As long as the first driver stays where there is nothing to do.
+    advance(Duration::from_secs(1));
+    chances().await;
+    drop(other.spawn(async move { drop(reserved) }));
+    meanwhile().await;
+    other.shut_down();
+    chances().await;
+    limiter.close().await;
+    world.is_left_clean().await;
+}
+
+#[test]
+fn what_a_runtime_that_ends_leaves_to_be_sent_is_sent_when_the_limiter_is_closed() {
+    check(|| closed_elsewhere(World::remote()));
+}
+
 /// The driver of an idle session stops while demands enter.
 async fn lingers(world: World) {
     let limiter = world.limiter(slots(1));

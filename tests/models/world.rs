@@ -235,6 +235,13 @@ pub(crate) async fn chances() {
     }
 }
 
+/// Lets other tasks come as far as they may.
+pub(crate) async fn meanwhile() {
+    for _ in 0..thread_rng().gen_range(0..40) {
+        yield_now().await;
+    }
+}
+
 /// Lets time pass.
 pub(crate) fn advance(by: Duration) {
     time::advance(by);

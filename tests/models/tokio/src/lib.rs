@@ -1,5 +1,5 @@
-//! What the crate uses of tokio, for models: shuttle schedules the tasks, time stands still unless a
-//! model lets it pass, and a runtime can be shut down at any point.
+//! What the crate uses of tokio, for models: shuttle schedules the tasks, time stands still unless
+//! a model lets it pass, and a runtime can be shut down at any point.
 //!
 //! Channels and notifications are tokio's own, which its maintainers check. They are single steps
 //! here, and shuttle may switch to another task before each.
