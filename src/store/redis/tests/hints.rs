@@ -73,7 +73,7 @@ fn subscribers(server: &RedisServer) -> usize {
     server.command::<String>(&["CLIENT", "LIST", "TYPE", "pubsub"]).lines().count()
 }
 
-async fn until_subscribers(server: &RedisServer, expected: usize) {
+pub(super) async fn until_subscribers(server: &RedisServer, expected: usize) {
     let changed = async {
         while subscribers(server) != expected {
             sleep(Duration::from_millis(10)).await;
@@ -178,7 +178,8 @@ async fn a_session_may_listen_anew_before_it_stops() {
     let before = Session::subscribed(&store, 1).await;
     let mut after = Session::subscribed(&store, 1).await;
     drop(before);
-    sleep(Duration::from_millis(50)).await;
+    // Asked for later on the same connection, so that the server has seen all that was before.
+    let _later = Session::subscribed(&store, 2).await;
     assert_eq!(publish(&server, "throttle:{test}:wake:1", "throttle:{test}:b"), 1);
     assert_eq!(after.next().await, "b");
 }
@@ -208,9 +209,15 @@ async fn after_an_outage_every_session_is_subscribed_again() {
 async fn a_session_may_listen_before_there_is_a_server() {
     let mut server = RedisServer::start();
     server.stop();
-    let store = RedisStore::lazy(&server.url()).expect("a URL");
+    let proxy = Proxy::start(server.port()).await;
+    let store = RedisStore::lazy(&proxy.url()).expect("a URL");
     let mut session = Session::listen(&store, 1);
-    sleep(Duration::from_millis(50)).await;
+    let tried = async {
+        while proxy.accepted() == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, tried).await.expect("it tries to connect");
     assert!(!session.listening.works());
     server.restart();
     assert_eq!(session.next().await, "");
@@ -277,7 +284,13 @@ async fn an_acl_that_forbids_subscriptions_means_no_hints_and_no_error() {
     assert!(denied <= 3, "it does not try again and again: {denied}");
 
     allow(&["+@pubsub", "&other:*"]);
-    sleep(Duration::from_millis(1_500)).await;
+    let tried = async {
+        while !format!("{:?}", server.command::<redis::Value>(&["ACL", "LOG"])).contains("channel")
+        {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, tried).await.expect("it tries to subscribe");
     assert!(!session.listening.works(), "the channel is forbidden still");
     allow(&["&throttle:*"]);
     assert_eq!(session.next().await, "", "it sees in the end");

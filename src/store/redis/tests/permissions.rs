@@ -4,7 +4,11 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use tokio::time::sleep;
 
-use super::{RedisServer, RedisStore, apply, bucket, granted, hints::Session, reserve, sliding};
+use super::{
+    RedisServer, RedisStore, apply, bucket, granted,
+    hints::{Session, until_subscribers},
+    reserve, sliding,
+};
 use crate::store::StoreError;
 
 /// A server with a user "app" that has the permissions of the documentation, and its URL.
@@ -33,7 +37,7 @@ async fn commands_and_keys_and_channels_of_the_documentation_are_enough() {
     sleep(Duration::from_millis(500)).await;
     assert!(session.works());
     drop(session);
-    sleep(Duration::from_millis(100)).await;
+    until_subscribers(&server, 0).await;
     let denied: Vec<Vec<redis::Value>> = server.command(&["ACL", "LOG"]);
     let pings = denied.iter().all(|entry| format!("{entry:?}").contains("ping"));
     assert!(pings, "only that may be denied, when it connects: {denied:?}");
