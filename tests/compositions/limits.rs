@@ -103,7 +103,7 @@ async fn a_concurrency_limit_inside_counts_calls_and_outside_also_those_that_wai
 
     // Both permits are free for what asks for nothing, and needs none of the tokens they wait for.
     let mut inside = inside;
-    timeout(SOON, inside.ready()).await.expect("nobody holds the permit").unwrap();
+    timeout(SOON, inside.ready()).await.expect("the permit is free").unwrap();
     let mut outside = outside;
     timeout(SOON, outside.ready()).await.expect_err("the permit is held while its request waits");
 }

@@ -90,13 +90,14 @@ async fn s27_a_connection_that_is_refused_is_tried_again_and_costs_nothing() {
     let nowhere = Nowhere::new();
     let (limiter, ledger) = Ledger::limiter();
     let client = ClientBuilder::new(Client::new()).with(retry()).with(layer(&limiter)).build();
-    let error = client.get(nowhere.url()).send().await.expect_err("nobody listens");
+    let error = client.get(nowhere.url()).send().await.expect_err("nothing listens");
     assert_eq!(error.to_string(), "Request failed after 2 retries");
     assert_eq!(ledger.counts(), (3, 3), "one reservation for each attempt");
     settled(&limiter, &ledger, (0, 0), "none of them arrived").await;
 
     // Without retries the error is the client's own.
-    let error = self::client(&limiter).get(nowhere.url()).send().await.expect_err("nobody listens");
+    let error =
+        self::client(&limiter).get(nowhere.url()).send().await.expect_err("nothing listens");
     assert!(matches!(&error, Error::Reqwest(error) if error.is_connect()), "{error}");
 }
 
@@ -169,6 +170,6 @@ async fn a_client_with_middleware_is_an_inner_service() {
         service.clone().oneshot(request(provider.url("/answer"))).await.expect("an answer");
     response.text().await.expect("text");
     settled(&limiter, &ledger, (8, 1), "settled on its body").await;
-    service.oneshot(request(nowhere.url())).await.expect_err("nobody listens");
+    service.oneshot(request(nowhere.url())).await.expect_err("nothing listens");
     settled(&limiter, &ledger, (8, 1), "it cannot have arrived").await;
 }

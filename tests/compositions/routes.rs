@@ -49,7 +49,7 @@ async fn tokens(limiter: &Limiter, bucket: &str) -> f64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn paths_that_nobody_thought_of_leave_nothing_behind() {
+async fn paths_without_a_route_leave_nothing_behind() {
     let (limiter, store) =
         limiter(Limits::new().bucket("all", quotas()).bucket("tenant:acme", quotas()));
     send(&limiter, "/tenants/acme/x").await.expect("declared");

@@ -115,7 +115,7 @@ async fn s28_a_stream_that_is_dropped_or_tells_no_usage_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn s29_a_body_whose_end_nobody_polls_is_settled_once() {
+async fn s29_a_body_whose_end_is_not_polled_is_settled_once() {
     for stack in STACKS {
         let (limiter, ledger) = Ledger::limiter();
         let probe = Probe::new(Act::Answer(8));
@@ -209,7 +209,7 @@ async fn a_grant_that_grew_old_is_made_anew() {
                 .expect(stack.name),
         );
 
-        drop(call.await.expect("nobody panics").expect(stack.name));
+        drop(call.await.expect("no panic").expect(stack.name));
         if stack.asks_inner {
             // The other took it after a second, and it left the window a minute later.
             assert!(

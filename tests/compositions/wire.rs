@@ -128,7 +128,7 @@ macro_rules! on_the_wire {
             whatever_is_answered_is_settled_once: whatever_is_answered($send, $unzips),
             s27_a_connection_that_is_refused_costs_nothing: a_connection_that_is_refused($send),
             s27_a_call_without_an_answer_is_kept: a_call_without_an_answer($send),
-            s29_a_body_whose_end_nobody_polls_is_settled_once: a_body_whose_end_nobody_polls($send),
+            s29_a_body_whose_end_is_not_polled_is_settled_once: a_body_whose_end_is_not_polled($send),
             an_answer_that_breaks_off_is_kept: an_answer_that_breaks_off($send),
             s28_a_reader_that_hangs_up_in_the_middle_is_kept: a_reader_that_hangs_up($send),
         }
@@ -160,7 +160,7 @@ pub(crate) async fn whatever_is_answered(send: impl Sender, unzips: bool) {
 pub(crate) async fn a_connection_that_is_refused(send: impl Sender) {
     let (limiter, ledger) = Ledger::limiter();
     let nowhere = Nowhere::new();
-    send(&limiter, Method::GET, nowhere.url(), "").await.expect_err("nobody listens");
+    send(&limiter, Method::GET, nowhere.url(), "").await.expect_err("nothing listens");
     settled(&limiter, &ledger, (0, 0), "it cannot have arrived").await;
 }
 
@@ -172,7 +172,7 @@ pub(crate) async fn a_call_without_an_answer(send: impl Sender) {
     settled(&limiter, &ledger, (RESERVED, 1), "it has arrived").await;
 }
 
-pub(crate) async fn a_body_whose_end_nobody_polls(send: impl Sender) {
+pub(crate) async fn a_body_whose_end_is_not_polled(send: impl Sender) {
     let provider = Provider::start().await;
     let (limiter, ledger) = Ledger::limiter();
     let mut body = send(&limiter, Method::GET, provider.url("/answer"), "")

@@ -32,7 +32,7 @@ where
     let layer = ThrottleLayer::new(limiter.clone(), tokens as Extract).inspector(inspector);
     let body = Arc::new(Mutex::new(Some(body)));
     let service = service_fn(move |_: u64| {
-        let body = body.lock().expect("nobody panics").take();
+        let body = body.lock().expect("no panic").take();
         std::future::ready(body.map(Response::new).ok_or_else(|| BoxError::from("called twice")))
     });
     layer.layer(service).oneshot(80).await.expect("the body is there")

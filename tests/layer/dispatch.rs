@@ -313,7 +313,7 @@ async fn nothing_inside_is_held_while_an_old_grant_is_made_anew() {
     // The grant has become too old, and went to the one that waited; its own call has to wait for
     // it.
     let soon = Duration::from_millis(10);
-    timeout(soon, waits).await.expect("nobody holds the permit").unwrap().unwrap();
+    timeout(soon, waits).await.expect("the permit is free").unwrap().unwrap();
     timeout(soon, service.clone().oneshot(("other", 1, 0))).await.expect("nor now").unwrap();
     let started = Instant::now();
     granted.await.unwrap().unwrap();

@@ -7,8 +7,8 @@ use tower_throttle::{Limiter, Limits, Quota, Shortage, Throttled, usage};
 
 use crate::fake::*;
 
-/// Polls `reserve` this many times, each time after something has happened, and drops it. Answers
-/// whether it was finished before.
+/// Polls `reserve` this many times, each time after something has happened, and drops it. Returns
+/// true if it was finished before.
 async fn dropped_after(limiter: &Limiter, polls: usize, amount: u64, step: Duration) -> bool {
     let mut reserve = pin!(limiter.reserve(tokens(amount)));
     for _ in 0..polls {
@@ -144,7 +144,7 @@ async fn the_longest_wait_may_end_while_a_batch_is_on_its_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whose_time_is_up_behind_others_is_told_what_it_asked_itself() {
+async fn a_demand_whose_time_is_up_is_told_what_it_asked_itself() {
     let store = FakeStore::new();
     store.delay(ms(10));
     let quotas = || [Quota::per_hour("requests", 100), Quota::per_hour("tokens", 100)];
@@ -177,7 +177,7 @@ async fn no_wait_at_all_is_enough_where_there_is_room() {
         let call = limiter
             .reserve(tokens(100).max_wait(Duration::ZERO))
             .await
-            .expect("the trip is no wait");
+            .expect("a round trip is no wait");
         let error = limiter.reserve(tokens(1).max_wait(Duration::ZERO)).await.unwrap_err();
         assert!(
             matches!(&error, Throttled::Deadline(refusal) if refusal.shortages().len() == 1),

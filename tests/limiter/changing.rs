@@ -57,7 +57,7 @@ async fn a_name_goes_to_itself_then_to_the_longest_pattern_then_to_the_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_nobody_declared() {
+async fn names_that_are_not_declared() {
     let limits = || Limits::new().bucket("a", [Quota::per_hour("requests", 1)]);
     let refuses = Limiter::new(limits()).unwrap();
     assert!(matches!(
@@ -117,7 +117,7 @@ async fn a_resolver_may_change_its_mind() {
         "what was used is kept"
     );
     quiet().await;
-    assert!(waits.is_finished(), "who waits is told too");
+    assert!(waits.is_finished(), "a waiter is told too");
 
     // Nonsense is an error, and so is a name it does not know any more; then it works again.
     *limit.lock().unwrap() = Some(0);
@@ -195,7 +195,7 @@ fn a_resolver_may_use_the_limiter_and_replace_its_limits() {
 }
 
 #[test]
-fn a_resolver_that_blocks_holds_up_only_those_who_need_it() {
+fn a_resolver_that_blocks_holds_up_only_its_names() {
     without_hanging(|| {
         let (asks, is_asked) = mpsc::channel();
         let (answers, answer) = mpsc::channel::<()>();

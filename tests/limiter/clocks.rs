@@ -105,7 +105,7 @@ impl Client {
     }
 }
 
-/// What two clients are answered who take turns on one store, the second's clock being off.
+/// The answers to two clients that take turns on one store; the clock of the second is off.
 fn decisions(off: Duration) -> Vec<String> {
     let store = Arc::new(Elsewhere::default());
     store.wall.store(1_700_000_000_000_000, Ordering::SeqCst);

@@ -27,7 +27,7 @@ fn at_once<F: Future>(future: F) -> F::Output {
 }
 
 #[test]
-fn in_memory_no_runtime_is_needed_after_one_has_ended_while_somebody_waited() {
+fn in_memory_no_runtime_is_needed_after_one_ended_with_a_waiter() {
     let limiter = Limiter::new(limits()).unwrap();
     let runtime = runtime();
     let (call, waits) = runtime.block_on(async {
@@ -72,7 +72,8 @@ fn in_memory_no_runtime_is_needed_to_look_at_a_bucket_or_to_pause_it() {
     assert!(error.to_string().contains("tokio runtime"), "{error}");
 }
 
-/// A call that takes all there is. Another one waits behind it, so that this runtime carries the lane.
+/// A call that takes all there is. Another one waits behind it, so that this runtime drives the
+/// session.
 fn all_taken(limiter: &Limiter, runtime: &Runtime) -> Reservation {
     runtime.block_on(async {
         let call = limiter.reserve(tokens(100)).await.unwrap();
@@ -113,7 +114,7 @@ fn what_a_runtime_leaves_on_its_way_is_no_outage() {
 }
 
 #[test]
-fn a_demand_outlives_the_runtime_that_would_have_carried_it() {
+fn a_demand_outlives_the_runtime_that_drives_its_session() {
     let (store, other) = (FakeStore::new(), runtime());
     let limiter = on(&store);
     let call = all_taken(&limiter, &other);
@@ -198,7 +199,7 @@ async fn a_store_that_panics_is_an_outage() {
     let limiter = builder.build().unwrap();
     let waits: Vec<_> = (0..3).map(|_| waiting(&limiter, tokens(1))).collect();
     for wait in waits {
-        // One of them may have carried the batch, and break with it.
+        // One of them may have polled the batch, and break with it.
         if let Ok(answer) = wait.await {
             assert!(answer.unwrap_err().to_string().contains("the store"));
         }

@@ -38,7 +38,7 @@ async fn s31_a_settle_whose_reply_is_lost_is_applied_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_grant_nobody_heard_of_is_given_back() {
+async fn a_grant_that_reached_no_caller_is_given_back() {
     for fate in [ReplyLost, AppliedUnavailable] {
         let store = FakeStore::new();
         let limiter = builder(&store).retries(Retries::none()).build().unwrap();
@@ -85,7 +85,7 @@ async fn a_settle_that_was_given_up_is_applied_once_the_store_is_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_answers_for_longer_than_the_store_could_remember_it_is_sent_no_more() {
+async fn a_batch_that_the_store_has_forgotten_is_sent_no_more() {
     let store = FakeStore::new();
     let limiter = on(&store);
     let call = limiter.reserve(tokens(30)).await.unwrap();

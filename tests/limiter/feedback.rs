@@ -56,7 +56,7 @@ async fn a_wait_beyond_the_longest_is_told_and_ends_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_cannot_make_it_is_refused_at_once() {
+async fn a_wait_that_is_too_short_is_refused_at_once() {
     let limiter = Limiter::new(limits()).unwrap();
     limiter.feedback("a", &retry_after(secs(20))).await.unwrap();
     let began = Instant::now();
@@ -65,7 +65,7 @@ async fn whoever_cannot_make_it_is_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_delays_nobody_and_travels_before_the_settle() {
+async fn it_delays_no_caller_and_travels_before_the_settle() {
     let store = FakeStore::new();
     let limiter = on(&store);
     let call = limiter.reserve(tokens(100)).await.unwrap();
@@ -115,5 +115,5 @@ async fn it_is_about_the_last_bucket_of_several_unless_the_demand_names_another(
     let call = limiter.reserve(tokens("tenant").and("model").account("tenant")).await.unwrap();
     call.feedback(&said(5)).await.unwrap();
     assert_eq!((available("model").await, available("tenant").await), (40.0, 5.0));
-    assert!(limiter.feedback("nobody", &retry_after(secs(1))).await.is_err());
+    assert!(limiter.feedback("unknown", &retry_after(secs(1))).await.is_err());
 }

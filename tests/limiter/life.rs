@@ -66,7 +66,7 @@ async fn a_detached_reservation_is_settled_once_from_anywhere() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_many_who_settle_one_does() {
+async fn of_many_settles_one_counts() {
     let store = FakeStore::new();
     store.delay(ms(5));
     let limiter = on(&store);

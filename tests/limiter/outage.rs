@@ -76,7 +76,7 @@ async fn s36_local_holds_its_share_of_each_limit() {
     // Too much for the share, but not for ever.
     let error = limiter.try_reserve(tokens(26)).await.unwrap_err();
     assert!(is_store(&error) && !error.is_permanent(), "{error}");
-    // One who waits there starts on a refund there.
+    // A demand that waits there starts on a refund there.
     let behind = waiting(&limiter, tokens(10));
     quiet().await;
     call.settle(usage! { tokens: 1 }).await.unwrap();
@@ -245,7 +245,7 @@ async fn the_longest_of_pauses_is_no_panic() {
 }
 
 #[test]
-fn a_runtime_that_ends_takes_nobody_with_it() {
+fn a_runtime_that_ends_ends_no_waiter_of_another() {
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -256,7 +256,7 @@ fn a_runtime_that_ends_takes_nobody_with_it() {
     let (first, second) = (runtime(), runtime());
     let limiter = Limiter::new(limits()).unwrap();
     let call = first.block_on(limiter.reserve(tokens(100))).unwrap();
-    // Those of the first runtime started the task that carries the lane.
+    // A demand of the first runtime started the driver of the session.
     let gone = first.block_on(async {
         let gone = [waiting(&limiter, tokens(10))];
         quiet().await;

@@ -43,7 +43,7 @@ async fn a_lone_reserve_is_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn batches_are_bounded_and_nobody_is_forgotten() {
+async fn batches_are_bounded_and_no_waiter_is_forgotten() {
     let store = FakeStore::new();
     store.delay(ms(2));
     let limits = Limits::new().bucket("a", [Quota::per_hour("tokens", 10_000)]);
@@ -208,7 +208,7 @@ async fn a_full_queue_refuses() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_leaves_a_full_queue_makes_room() {
+async fn a_waiter_that_leaves_a_full_queue_makes_room() {
     for limiter in with_queues_of(2) {
         let call = limiter.reserve(tokens(100)).await.unwrap();
         let full = || async {

@@ -39,7 +39,7 @@ fn paused(error: Throttled) -> Box<Refusal> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_asks_meanwhile_is_refused_at_once_and_told_what_is_left_of_it() {
+async fn a_demand_meanwhile_is_refused_at_once_with_what_is_left() {
     let recorder = Recorder::default();
     let limiter = Limiter::builder(limits()).observer(recorder.clone()).build().unwrap();
     limiter.feedback("a", &retry_after(HOUR)).await.unwrap();
@@ -135,7 +135,7 @@ async fn many_wait(limiter: &Limiter) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_waits_already_is_refused_with_all_behind_it() {
+async fn a_waiter_is_refused_with_all_behind_it() {
     many_wait(&Limiter::new(limits()).unwrap()).await;
     let store = FakeStore::new();
     let limiter = on(&store);
@@ -279,7 +279,7 @@ async fn the_user_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_needs_a_seat_to_be_refused() {
+async fn a_full_queue_still_surfaces_the_pause() {
     let store = FakeStore::new();
     for limiter in [Limiter::builder(limits()).max_waiting(0), builder(&store).max_waiting(0)] {
         let limiter = limiter.build().unwrap();
@@ -318,7 +318,7 @@ async fn it_surfaces_in_what_stands_in_for_the_store_too() {
 
     store.always(Fate::Unavailable);
     let call = limiter.reserve(tokens(1)).await.unwrap();
-    assert!(call.degraded(), "here nobody was told");
+    assert!(call.degraded(), "the local share was not told");
     let waits = waiting(&limiter, tokens(50));
     quiet().await;
     call.feedback(&retry_after(2 * HOUR)).await.unwrap();
@@ -356,7 +356,7 @@ async fn what_changes_the_limits_meanwhile_is_looked_at_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_has_gone_leaves_no_trace() {
+async fn a_caller_that_left_leaves_no_trace() {
     let store = FakeStore::new();
     let limiter = on(&store);
     let call = limiter.reserve(tokens(100)).await.unwrap();

@@ -59,7 +59,7 @@ async fn s31_a_reply_that_is_lost_is_applied_once(world: World) {
     lost.store(4, Ordering::SeqCst);
     soon(limiter.reserve(tokens(40))).await.unwrap_err();
     lost.store(0, Ordering::SeqCst);
-    // The store is left alone for a while; the first who may ask again finds everything in order.
+    // The store is left alone for a while; the first demand after that finds everything in order.
     let whole = soon(async {
         loop {
             match limiter.reserve(tokens(75)).await {

@@ -54,7 +54,7 @@ async fn a_retry_after_pauses_the_bucket_or_just_the_quota_for_all(world: World)
     let said = Feedback::new().with_retry_after_of(Named::metric("tokens"), secs(7));
     soon(reservation.feedback(&said)).await.unwrap();
     assert_eq!(refusal(&other, call(1)).await, (vec!["a: tokens per 60s".into()], Some(secs(7))));
-    assert!(passes(&other, requests(1)).await, "who needs no tokens is not held up");
+    assert!(passes(&other, requests(1)).await, "a demand for no tokens is not held up");
 
     // An undeclared quota: the refusal was one all the same.
     let said = Feedback::new().with_retry_after_of(Named::metric("images"), secs(9));
@@ -152,7 +152,7 @@ async fn so_does_one_for_a_quota(world: World) {
         surfaces(&other, tokens(1)).await,
         (vec!["a: tokens per 60s".into()], Some(HOUR - secs(100)))
     );
-    assert!(passes(&other, requests(1)).await, "who needs no tokens is not held up");
+    assert!(passes(&other, requests(1)).await, "a demand for no tokens is not held up");
     let status = soon(other.status("a")).await.unwrap();
     assert_eq!((status.asked_until, status.quotas[0].asked), (None, None));
     let tokens_left = &status.quotas[1];

@@ -1,5 +1,4 @@
-//! Scenario 22 across a network: those who go, or are not polled, while it is they who carry their
-//! demand to the server.
+//! Scenario 22 across a network: a `reserve` is dropped, or not polled, while its batch is sent.
 
 use std::{future::poll_fn, task::Poll};
 
@@ -22,7 +21,7 @@ macro_rules! poll_once {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s22_who_carries_may_go_or_not_be_polled() {
+async fn s22_a_reserve_may_be_dropped_or_not_polled_while_it_is_sent() {
     let server = RedisServer::start();
     let store = RedisStore::connect(&server.url()).await.unwrap();
     let limits = Limits::new().bucket("a", [Quota::per_hour("tokens", 100), Quota::concurrency(3)]);
@@ -50,6 +49,6 @@ async fn s22_who_carries_may_go_or_not_be_polled() {
     assert_eq!(
         connections(&server),
         before,
-        "a reply that somebody else takes puts no connection in doubt"
+        "a reply that is read for another caller puts no connection in doubt"
     );
 }

@@ -10,9 +10,9 @@ on_every_store!(
     what_fits_is_available_now,
     what_is_in_flight_stays_so,
     what_is_drained_is_available_once_enough_has_come_back,
-    who_comes_behind_those_who_wait_is_told_so,
+    a_try_behind_waiters_is_told_when_it_would_fit,
     who_comes_behind_many_is_told_so,
-    what_depends_on_calls_in_flight_nobody_knows,
+    a_wait_for_calls_in_flight_has_no_time,
     a_pause_is_waited_for,
 );
 
@@ -54,7 +54,7 @@ async fn what_is_drained_is_available_once_enough_has_come_back(world: World) {
     assert!(never.is_permanent() && matches!(never, Throttled::ExceedsCapacity(_)), "{never}");
 }
 
-async fn who_comes_behind_those_who_wait_is_told_so(world: World) {
+async fn a_try_behind_waiters_is_told_when_it_would_fit(world: World) {
     let limits = Limits::new().bucket("a", [Quota::token_bucket("tokens", 10_000, MINUTE)]).class(
         "production",
         secs(30),
@@ -86,7 +86,7 @@ async fn who_comes_behind_many_is_told_so(world: World) {
     waiting.into_iter().for_each(Waiting::cancel);
 }
 
-async fn what_depends_on_calls_in_flight_nobody_knows(world: World) {
+async fn a_wait_for_calls_in_flight_has_no_time(world: World) {
     let limiter = world.bucket([Quota::per_hour("tokens", 100), Quota::concurrency(1)]);
     let call = take(&limiter, tokens(10)).await;
     assert_eq!(limiter.time_until_available(tokens(1)).await.unwrap(), None);

@@ -174,9 +174,9 @@ fn binary() -> PathBuf {
         .find(|binary| binary.is_file());
     found.unwrap_or_else(|| {
         panic!(
-            "this needs a Redis (6.2 or later) or Valkey server: install redis-server or valkey-server with the \
-             system's package manager (`apt install redis-server`, `brew install redis`), or name a binary in \
-             REDIS_SERVER"
+            "this needs a Redis (6.2 or later) or Valkey server: install redis-server or \
+             valkey-server with the system's package manager (`apt install redis-server`, `brew \
+             install redis`), or name a binary in REDIS_SERVER"
         )
     })
 }

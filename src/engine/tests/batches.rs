@@ -184,8 +184,8 @@ proptest! {
         }
         life.world.pass(HOUR);
         life.world.beat(99);
-        let in_flight = life.world.states.iter().flat_map(|state| state.quotas()).map(|quota| quota.in_flight);
-        prop_assert_eq!(in_flight.sum::<u64>(), 0);
+        let quotas = life.world.states.iter().flat_map(|state| state.quotas());
+        prop_assert_eq!(quotas.map(|quota| quota.in_flight).sum::<u64>(), 0);
     }
 }
 

@@ -181,7 +181,7 @@ proptest! {
     /// Whatever a clock does, time itself goes on: no window of it holds more than the limit.
     #[test]
     fn no_step_back_admits_anything_twice(acts in acts()) {
-        let buckets = vec![vec![sliding(1, 100, MINUTE, 60)], vec![sliding(2, 100, MINUTE, 60)], vec![sliding(3, 100, MINUTE, 60)]];
+        let buckets = [1, 2, 3].map(|id| vec![sliding(id, 100, MINUTE, 60)]).to_vec();
         let mut world = World::with_buckets(buckets);
         let mut time = START;
         let mut logs = [const { Vec::<(Micros, u64)>::new() }; 3];
@@ -196,11 +196,13 @@ proptest! {
                     let buckets: &[u16] = [&[0, 2][..], &[1, 2], &[2]][which];
                     let cost = 10 * parts;
                     let demand = on(&[0, 1][..buckets.len()], &vec![cost; buckets.len()]);
-                    if is_granted(&world.send_on(SESSION, buckets, &[Op::Reserve(demand)]).verdicts[0]) {
+                    let applied = world.send_on(SESSION, buckets, &[Op::Reserve(demand)]);
+                    if is_granted(&applied.verdicts[0]) {
                         for &bucket in buckets {
                             let log = &mut logs[usize::from(bucket)];
                             log.push((time, cost));
-                            let used: u64 = log.iter().filter(|(at, _)| at + MINUTE >= time).map(|(_, cost)| cost).sum();
+                            let recent = log.iter().filter(|(at, _)| at + MINUTE >= time);
+                            let used: u64 = recent.map(|(_, cost)| cost).sum();
                             prop_assert!(used <= 100, "{} of 100 in bucket {}", used, bucket);
                         }
                     }

@@ -214,7 +214,8 @@ proptest! {
         most_sent in prop_oneof![Just(usize::MAX), 4..20usize],
         grants in 10..60usize,
     ) {
-        let flows: Vec<_> = flows.iter().enumerate().map(|(id, (weight, session))| (id as u64, *weight, *session)).collect();
+        let flows: Vec<_> =
+            (0..).zip(flows).map(|(id, (weight, session))| (id, weight, session)).collect();
         let (mut fleet, mut running) = backlogged(&flows, 64, most_sent);
         let served = served(&mut fleet, &mut running, grants);
         let all: u32 = flows.iter().map(|(_, weight, _)| weight).sum();

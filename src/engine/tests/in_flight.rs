@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_settle_after_the_lease_does_not_free_what_the_lane_reserved_since() {
+fn a_settle_after_the_lease_does_not_free_later_reserves() {
     let mut world = World::new([concurrency(1, 1)]);
     let abandoned = world.take(&[1]);
     world.pass(11 * SECOND);
@@ -15,7 +15,7 @@ fn a_settle_after_the_lease_does_not_free_what_the_lane_reserved_since() {
 }
 
 #[test]
-fn a_settle_from_before_a_loss_of_state_does_not_free_what_the_lane_reserved_since() {
+fn a_settle_from_before_a_loss_of_state_does_not_free_later_reserves() {
     let mut world = World::new([concurrency(1, 1)]);
     let lost = world.take(&[1]);
     world.pass(SECOND);

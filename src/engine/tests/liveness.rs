@@ -53,7 +53,13 @@ fn asks() -> impl Strategy<Value = Ask> {
     let on = prop_oneof![
         4 => prop::sample::select(vec![vec![0, 2], vec![1, 2], vec![0, 3], vec![1, 3]]),
         2 => prop::sample::select(vec![vec![0], vec![1], vec![2], vec![3]]),
-        1 => prop::sample::select(vec![vec![0, 1], vec![1, 0], vec![0, 1, 2], vec![1, 0, 2, 3], vec![2, 0]]),
+        1 => prop::sample::select(vec![
+            vec![0, 1],
+            vec![1, 0],
+            vec![0, 1, 2],
+            vec![1, 0, 2, 3],
+            vec![2, 0],
+        ]),
     ];
     let flow = (0..4u64, 1..4u32).prop_map(|(id, weight)| Flow { id, weight });
     let age = prop_oneof![3 => Just(0), 1 => 0..30 * SECOND];

@@ -1,4 +1,4 @@
-//! Random lives of one quota, for the tests against a log.
+//! Random histories of one quota, for the tests against a log.
 
 use proptest::prelude::*;
 
@@ -48,7 +48,7 @@ pub(super) fn choose<T>(open: &mut Vec<T>, which: usize) -> Option<T> {
     }
 }
 
-/// Few cases of long lives: what goes wrong needs a history. `PROPTEST_CASES` asks for more.
+/// Few cases of long histories, since bugs need many steps. `PROPTEST_CASES` asks for more.
 pub(super) fn cases(cases: u32) -> ProptestConfig {
     let default = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
     match std::env::var_os("PROPTEST_CASES") {

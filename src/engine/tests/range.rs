@@ -224,16 +224,31 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => (0..3usize).prop_map(Act::Rules),
         4 => (parts(), prop_oneof![Just(0), 0..=HEADROOM_PARTS], 0..3u8)
             .prop_map(|(parts, headroom, mode)| Act::Reserve { parts, headroom, mode }),
-        4 => (time(), parts(), parts(), any::<bool>(), claim()).prop_map(|(age, reserved, actual, close, claim)| {
-            Act::Settle { age, reserved, actual, close, claim }
-        }),
+        4 => (time(), parts(), parts(), any::<bool>(), claim()).prop_map(
+            |(age, reserved, actual, close, claim)| {
+                Act::Settle { age, reserved, actual, close, claim }
+            }
+        ),
         1 => (1_000..1_003u64, parts(), 0..500 * DAY)
             .prop_map(|(claim, reserved, lease)| Act::Detach { claim, reserved, lease }),
         1 => time().prop_map(Act::Pause),
-        1 => (proptest::option::of(1..5u64), time(), prop_oneof![time(), Just(u64::MAX)], time(), time())
-            .prop_map(|(quota, age, asked, lasts, longest)| Act::Refused { quota, age, asked, lasts, longest }),
+        1 => (
+            proptest::option::of(1..5u64),
+            time(),
+            prop_oneof![time(), Just(u64::MAX)],
+            time(),
+            time(),
+        )
+            .prop_map(|(quota, age, asked, lasts, longest)| {
+                Act::Refused { quota, age, asked, lasts, longest }
+            }),
         1 => time().prop_map(Act::Answered),
-        2 => (1..5u64, prop_oneof![0..1_000u64, Just(LARGEST_LIMIT), Just(u64::MAX)], time(), time())
+        2 => (
+            1..5u64,
+            prop_oneof![0..1_000u64, Just(LARGEST_LIMIT), Just(u64::MAX)],
+            time(),
+            time(),
+        )
             .prop_map(|(quota, left, age, lasts)| Act::Cap { quota, left, age, lasts }),
     ];
     proptest::collection::vec(one, 1..60)
@@ -275,7 +290,8 @@ proptest! {
                     Window::TokenBucket(shape) if times > 1 => shape.burst + shape.max_debt,
                     _ => times * rule.capacity(0),
                 };
-                world.rules[0].iter().zip(parts).map(|(rule, parts)| of(rule) / 1_000 * parts).collect()
+                let rules = world.rules[0].iter().zip(parts);
+                rules.map(|(rule, parts)| of(rule) / 1_000 * parts).collect()
             };
             let on: On = [0].as_slice().into();
             let status = Op::Status { bucket: 0 };
@@ -285,12 +301,15 @@ proptest! {
                 Act::Reserve { parts, headroom, mode } => {
                     let mode = [Mode::Try, Mode::Wait, Mode::Dry][usize::from(mode)];
                     let costs = amounts(&world, parts, 1);
-                    let (waiter, flow) = (parts[0], Flow { id: parts[1] % 3, weight: 1 + parts[2] as u32 });
-                    Op::Reserve(Reserve { costs, headroom, mode, waiter, flow, age: parts[3], ..demand(&[]) })
+                    let flow = Flow { id: parts[1] % 3, weight: 1 + parts[2] as u32 };
+                    let (waiter, age) = (parts[0], parts[3]);
+                    let rest = demand(&[]);
+                    Op::Reserve(Reserve { costs, headroom, mode, waiter, flow, age, ..rest })
                 }
                 Act::Settle { age, reserved, actual, close, claim } => {
                     let at = [world.wall.saturating_sub(age)].as_slice().into();
-                    let (reserved, actual) = (amounts(&world, reserved, 1), amounts(&world, actual, 9));
+                    let reserved = amounts(&world, reserved, 1);
+                    let actual = amounts(&world, actual, 9);
                     Op::Settle(Settle { on, at, reserved, actual, close, claim })
                 }
                 Act::Detach { claim, reserved, lease } => {
@@ -301,7 +320,9 @@ proptest! {
                     let at = world.wall.saturating_sub(age);
                     Op::Refused { bucket: 0, quota, at, asked, lasts, longest }
                 }
-                Act::Answered(age) => Op::Answered { bucket: 0, at: world.wall.saturating_sub(age) },
+                Act::Answered(age) => {
+                    Op::Answered { bucket: 0, at: world.wall.saturating_sub(age) }
+                }
                 Act::Cap { quota, left, age, lasts } => {
                     Op::Cap { bucket: 0, quota, left, at: world.wall.saturating_sub(age), lasts }
                 }

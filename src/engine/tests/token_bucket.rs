@@ -32,7 +32,7 @@ fn a_window_that_is_no_multiple_of_the_tick_drains_no_faster() {
 }
 
 #[test]
-fn a_debt_that_was_paid_while_nobody_asked_takes_nothing_from_later_refunds() {
+fn a_debt_that_drained_unseen_takes_nothing_from_later_refunds() {
     let mut world = World::new([token_bucket(1, 100, MINUTE, 100)]);
     let grant = world.take(&[100]);
     world.settle(&grant, &[500]);

@@ -87,7 +87,7 @@ fn hosts_are_compared_without_case_and_ports_where_they_are_named() {
     let usual = Routes::builder().route("a.b:443", Route::to("tls")).build().expect("valid");
     assert_eq!(bucket(&usual, request("GET", "https://a.b/x")), "tls");
     assert!(buckets(&usual, request("GET", "http://a.b/x")).is_err());
-    assert!(buckets(&usual, served("GET", "/x", "a.b")).is_err(), "nobody knows its port");
+    assert!(buckets(&usual, served("GET", "/x", "a.b")).is_err(), "its port is unknown");
 }
 
 #[test]

@@ -184,7 +184,7 @@ async fn a_lease_ends_though_its_session_was_indexed_for_later() {
     let start = 1_700_000_000_000_000_u64;
     let at = |time: u64| server.command::<()>(&["SET", "test:clock", &time.to_string()]);
     at(start);
-    // A lane that has nothing in flight is due when it is forgotten; from the second batch on, when
+    // A session that has nothing in flight is due when it is forgotten; from the second batch on, when
     // its lease ends.
     assert!(granted(&store, 1, 1, &b, &[0]).await);
     for seq in 2..5 {
@@ -206,7 +206,7 @@ async fn what_is_in_flight_is_kept_for_as_long_as_its_lease() {
     let start = 1_700_000_000_000_000_u64;
     let at = |time: u64| server.command::<()>(&["SET", "test:clock", &time.to_string()]);
     let calls = [Rule { id: 1, limit: 1, held: false, window: Window::InFlight }];
-    // The longest that a limiter asks for, which is also how long a lane without calls is
+    // The longest that a limiter asks for, which is also how long a session without calls is
     // remembered, and longer.
     for (name, seconds) in [("b", 600), ("c", 2_000)] {
         let (b, lease) = ([bucket(name, &calls)], seconds * 1_000_000);
