@@ -7,6 +7,7 @@
 
 mod faults;
 mod grants;
+mod order;
 mod runtimes;
 mod store;
 mod wakes;

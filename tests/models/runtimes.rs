@@ -42,6 +42,28 @@ fn a_waiter_outlives_the_runtime_that_drives_its_session_across_a_network() {
     check(|| shut_down(World::remote()));
 }
 
+/// The only waiter of a session is in a runtime that is shut down.
+async fn last_waiter(world: World) {
+    let limiter = world.limiter(slots(1));
+    let held = limiter.reserve(slot()).await.expect("it is free");
+    let other = Handle::new();
+    drop({
+        let limiter = limiter.clone();
+        other.spawn(async move { drop(limiter.reserve(slot()).await) })
+    });
+    meanwhile().await;
+    other.shut_down();
+    chances().await;
+    // The slot is free only when the waiter is gone from the store.
+    drop(held);
+    world.is_left_clean().await;
+}
+
+#[test]
+fn a_waiter_whose_runtime_ends_leaves_nothing() {
+    check(|| last_waiter(World::memory()));
+}
+
 /// A reservation is given back in a runtime that is shut down, and the limiter is closed in another.
 async fn closed_elsewhere(world: World) {
     let limiter = world.limiter(slots(1));

@@ -34,7 +34,6 @@ mod in_step {
         s21_first_come_first_served_across_processes,
         s21_small_demands_of_other_processes_do_not_starve_a_large_one,
         s26_a_head_start_passes_those_that_wait_in_other_processes,
-        s39_one_probe_goes_first_after_a_refusal_and_the_rest_is_spread,
     );
 }
 
@@ -434,7 +433,10 @@ async fn probe(world: &World, all: &[&Limiter], waiting: &mut Vec<Waiting>) -> R
     waiting.remove(index).granted().await
 }
 
-async fn s39_one_probe_goes_first_after_a_refusal_and_the_rest_is_spread(world: World) {
+/// On Redis the thousands of small steps take too long: see `tests/fleet`.
+#[tokio::test(start_paused = true)]
+async fn s39_one_probe_goes_first_after_a_refusal_and_the_rest_is_spread() {
+    let world = World::memory().await;
     let limiters = [0; 4].map(|_| world.bucket([Quota::per_hour("requests", 1_000)]));
     let all: Vec<_> = limiters.iter().collect();
     let refused = Feedback::new().with_retry_after(secs(2));
