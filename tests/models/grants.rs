@@ -47,6 +47,30 @@ fn a_future_dropped_after_three_polls_leaves_nothing_across_a_network() {
     check(|| cancelled(World::remote(), 3));
 }
 
+/// A caller loses patience while nothing comes free.
+async fn cancelled_beside_a_call(world: World) {
+    let limiter = world.limiter(slots(1));
+    let held = limiter.reserve(slot()).await.expect("it is free");
+    let waiter = {
+        let limiter = limiter.clone();
+        spawn(async move { assert!(within_polls(&limiter, 3).await.is_none()) })
+    };
+    join([waiter]).await;
+    world.is_left_with(1).await;
+    drop(held);
+    world.is_left_clean().await;
+}
+
+#[test]
+fn a_waiter_that_leaves_is_gone_from_the_store() {
+    check(|| cancelled_beside_a_call(World::memory()));
+}
+
+#[test]
+fn a_waiter_that_leaves_is_gone_from_the_store_across_a_network() {
+    check(|| cancelled_beside_a_call(World::remote()));
+}
+
 /// A limiter is closed while demands enter and wait: each is granted or refused.
 async fn closed(world: World) {
     let limiter = world.limiter(slots(1));

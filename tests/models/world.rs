@@ -187,18 +187,23 @@ impl World {
 
     /// Asserts that nothing of `a` is left in flight, and that no demand waits there.
     pub(crate) async fn is_left_clean(&self) {
+        self.is_left_with(0).await;
+    }
+
+    /// Asserts that so many slots of `a` are left in flight, and that no demand waits there.
+    pub(crate) async fn is_left_with(&self, in_flight: u64) {
         let limiter = Limiter::builder(slots(9)).shared_store(self.memory.clone()).build();
         let limiter = limiter.expect("valid limits");
-        let mut left = (0, 0);
+        let (mut left, wanted) = ((0, 0), (in_flight, 0));
         for _ in 0..CHANCES {
             let status = limiter.status("a").await.expect("memory answers");
             left = (status.quotas[0].in_flight, status.waiting);
-            if left == (0, 0) {
+            if left == wanted {
                 return;
             }
             yield_now().await;
         }
-        panic!("in flight and waiting at the end: {left:?}");
+        panic!("in flight and waiting at the end: {left:?}, not {wanted:?}");
     }
 }
 
