@@ -25,11 +25,6 @@ async fn try_after_waiter(world: World) {
 }
 
 #[test]
-fn a_try_never_passes_a_waiter() {
-    check(|| try_after_waiter(World::memory()));
-}
-
-#[test]
 fn a_try_never_passes_a_waiter_across_a_network() {
     check(|| try_after_waiter(World::remote()));
 }

@@ -336,9 +336,13 @@ impl State {
         let buckets = batch.buckets_mut();
         let has_room = |set: &BucketSet| buckets.place(set).is_some();
         let asking = self.queue.take_asking(has_room, &mut effects.told);
-        // The store measures what comes later in a batch against all that waits before it.
-        let (behind, others): (Vec<_>, Vec<_>) =
-            asking.into_iter().partition(|waiter| self.queue.blocks(waiter.rank(), waiter.ask()));
+        // The store measures what comes later in a batch against all that waits before it. A demand
+        // that arrived after one that is to wait must not be granted before that was looked at.
+        let newcomer = self.queue.first_newcomer();
+        let (behind, others): (Vec<_>, Vec<_>) = asking.into_iter().partition(|waiter| {
+            newcomer.is_some_and(|newcomer| newcomer < waiter.rank())
+                || self.queue.blocks(waiter.rank(), waiter.ask())
+        });
         let has_room = |set: &BucketSet| buckets.place(set).is_some();
         let due = self.queue.take_due(now, has_room, &mut effects.told);
         let mut concerned: Vec<u64> = Vec::new();

@@ -164,6 +164,11 @@ impl WaitQueue {
         !self.newcomers.is_empty() || !self.asking.is_empty()
     }
 
+    /// The first of the demands that are to wait where they do not fit and that were not sent yet.
+    pub(super) fn first_newcomer(&self) -> Option<Rank> {
+        self.newcomers.iter().map(|newcomer| newcomer.rank()).min()
+    }
+
     /// When there will be something to send, if nothing else happens.
     pub(super) fn due(&self) -> Option<Micros> {
         if self.has_newcomers() || !self.changed.is_empty() {

@@ -265,6 +265,17 @@ fn a_demand_with_a_deadline_asks_once_and_then_stands_behind() {
 }
 
 #[test]
+fn a_try_goes_after_the_demands_that_arrived_before_it() {
+    let mut world = World::new(false);
+    let before = world.ask(1, Mode::Try, 0);
+    let _before = world.enter(before, None);
+    let _waits = world.wait(2);
+    let after = world.ask(3, Mode::Try, 0);
+    let _after = world.enter(after, None);
+    assert_eq!(costs(&world.sent()), [1, 2, 3]);
+}
+
+#[test]
 fn a_batch_without_an_answer_is_asked_about_again_before_anything_else() {
     let mut world = World::new(false);
     let (_, mut answer) = world.wait(10);
