@@ -5,22 +5,28 @@
 //! This is the reference. `store/redis/*.lua` says the same in Lua, file by file, and a
 //! differential test holds the two against each other, answer by answer.
 
+mod ahead;
 mod apply;
 mod bucket;
+mod buckets;
 mod cap;
 mod codec;
+mod demand;
 mod due;
 mod exact;
 mod fixed_window;
 mod flows;
+mod front;
 mod gate;
 mod heads;
 mod operations;
+mod order;
 mod quota_state;
 mod ring;
 mod rule;
 mod session_record;
 mod sliding_window;
+mod standing;
 mod token_bucket;
 
 #[cfg(test)]
