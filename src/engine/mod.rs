@@ -277,7 +277,8 @@ pub enum Verdict {
     Refused(Box<Refused>),
     /// Done.
     Done,
-    /// The claim does not stand: it was settled before, or its lease has ended.
+    /// The claim does not stand: it was settled before, or its lease has ended. Of a detach: its
+    /// claim has the id of a session.
     NoClaim,
     /// How a bucket stands.
     Status(Box<BucketLevel>),

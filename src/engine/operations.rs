@@ -186,6 +186,13 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     fn detach(&mut self, on: &On, claim: u64, reserved: &Costs, lease: Micros) -> Verdict {
         let (session, wall) = (self.batch.session, self.buckets.wall());
+        let is_of_session = |&bucket: &u16| {
+            let record = self.buckets.state(bucket.into()).record(claim);
+            record.is_some_and(|record| !record.is_claim())
+        };
+        if claim == session || on.iter().any(is_of_session) {
+            return Verdict::NoClaim;
+        }
         for (bucket, reserved) in self.buckets.parts(on, reserved) {
             let rules = self.buckets.rules(bucket);
             let state = self.buckets.state_mut(bucket);

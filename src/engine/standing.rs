@@ -66,7 +66,6 @@ fn head_of(
     let mut head = Head::of_line(session, rule.id, line, now);
     if let Some(known) = state.heads().find(session, rule.id, line.waiter) {
         (head.arrival, head.due, head.held_until) = (known.arrival, known.due, known.held_until);
-        head.fits = known.fits;
     }
     // It is not sent though it may fit: others of its session go before it.
     head.is_behind = buckets.fits_alone(bucket, line.rule.into(), line.cost, line.headroom);

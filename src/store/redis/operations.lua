@@ -252,15 +252,20 @@ end
 
 -- Settles a claim, or detaches: see arguments.lua. Returns the index after it.
 function changes.perform_of_claim(kind, at, of, count, claim, lease)
+  local first = at
   if kind == DETACH then
+    local is_of_session = claim == session
     for _, bucket in ipairs(of) do
+      local record = changes.bucket_record(bucket, claim)
+      is_of_session = is_of_session or record and not changes.record_is_claim(record)
+    end
+    for _, bucket in ipairs(is_of_session and {} or of) do
       bucket_detach(bucket, claim, message, at - 1, lease, wall)
       at = at + bucket.count
     end
-    answer(DONE, 1)
-    return at
+    answer(is_of_session and NO_CLAIM or DONE, 1)
+    return first + count
   end
-  local first = at
   at = at + #of
   for _, bucket in ipairs(of) do
     local record = changes.bucket_record(bucket, claim)

@@ -54,7 +54,6 @@ function waiting.wait(bucket, at)
       local known = heads_find(bucket, quota.id, waiter)
       if known then
         head.arrival, head.due, head.held_until = known.arrival, known.due, known.held_until
-        head.fits = known.fits
       end
       head.arrival = drained(now, behind_older(age, drained(now, head.arrival)))
       head.last = max(head.last, head.arrival)
