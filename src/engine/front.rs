@@ -2,15 +2,20 @@
 
 use smallvec::SmallVec;
 
-use super::{Wake, Wakes, buckets::Buckets, quota_state::Ask};
+use super::{Wake, Wakes, quota_state::Ask, states::BatchStates};
 
 /// Hints the sessions of heads that fit now and did not before; of all heads if the batch has
 /// `stirred` the bucket: changed when they may pass.
-pub(super) fn wake(buckets: &mut Buckets<'_, '_>, bucket: usize, stirred: bool, wakes: &mut Wakes) {
-    let (session, now) = (buckets.session(), buckets.state(bucket).now());
-    for (rule_index, rule) in buckets.rules(bucket).iter().enumerate() {
-        let front = front(buckets, bucket, rule_index);
-        let (quota, heads) = buckets.state_mut(bucket).quota_and_heads(rule_index);
+pub(super) fn wake(
+    states: &mut BatchStates<'_, '_>,
+    bucket: usize,
+    stirred: bool,
+    wakes: &mut Wakes,
+) {
+    let (session, now) = (states.session(), states.state(bucket).now());
+    for (rule_index, rule) in states.rules(bucket).iter().enumerate() {
+        let front = front(states, bucket, rule_index);
+        let (quota, heads) = states.state_mut(bucket).quota_and_heads(rule_index);
         for (index, head) in heads.iter_mut().enumerate().filter(|(_, head)| head.quota == rule.id)
         {
             let fitted = std::mem::replace(&mut head.fits, front.contains(&index));
@@ -28,8 +33,8 @@ pub(super) fn wake(buckets: &mut Buckets<'_, '_>, bucket: usize, stirred: bool, 
 }
 
 /// The heads of a quota that fit together, from the front, by their indexes.
-fn front(buckets: &Buckets<'_, '_>, bucket: usize, rule_index: usize) -> SmallVec<[usize; 4]> {
-    let (state, (quota, rule)) = (buckets.state(bucket), buckets.quota(bucket, rule_index));
+fn front(states: &BatchStates<'_, '_>, bucket: usize, rule_index: usize) -> SmallVec<[usize; 4]> {
+    let (state, (quota, rule)) = (states.state(bucket), states.quota(bucket, rule_index));
     let (now, horizon) = (state.now(), quota.horizon());
     let mut front = SmallVec::new();
     // Of the classes that leave at least this to others, one does not fit: nor does what is
@@ -40,7 +45,7 @@ fn front(buckets: &Buckets<'_, '_>, bucket: usize, rule_index: usize) -> SmallVe
         if !counts || head.headroom >= blocked {
             continue;
         }
-        let space = buckets.of_id(head.space);
+        let space = states.of_id(head.space);
         let start_of = |flow| space.map_or(0.0, |space| space.start_of(flow, head.space));
         let place = head.place(start_of(head.flow));
         let others = state.heads().before(&place, rule.id, horizon, 0, now, &start_of);

@@ -8,10 +8,9 @@
 mod ahead;
 mod apply;
 mod bucket;
-mod buckets;
+mod candidate;
 mod cap;
 mod codec;
-mod demand;
 mod due;
 mod exact;
 mod fixed_window;
@@ -21,12 +20,13 @@ mod gate;
 mod heads;
 mod operations;
 mod order;
+mod own_heads;
 mod quota_state;
 mod ring;
 mod rule;
 mod session_record;
 mod sliding_window;
-mod standing;
+mod states;
 mod token_bucket;
 
 #[cfg(test)]
@@ -278,7 +278,7 @@ pub enum Verdict {
     /// Done.
     Done,
     /// The claim does not stand: it was settled before, or its lease has ended. Of a detach: its
-    /// claim has the id of a session.
+    /// claim has the id of the session.
     NoClaim,
     /// How a bucket stands.
     Status(Box<BucketLevel>),

@@ -7,22 +7,22 @@ use super::{
     Verdicts, Wakes,
     ahead::Ahead,
     bucket::Change,
-    buckets::Buckets,
-    demand::Demand,
+    candidate::Candidate,
     exact::sum,
     front,
     gate::Refusal,
     order::{Ages, Turn, in_turns},
+    own_heads::OwnHeads,
     quota_state::Ask,
-    standing::Standing,
+    states::BatchStates,
 };
 
-/// A batch on its way through its buckets.
+/// A batch on its way through its states.
 pub(super) struct Operations<'a, 'b> {
     batch: &'a Batch<'a>,
-    buckets: Buckets<'a, 'b>,
+    states: BatchStates<'a, 'b>,
     ahead: Ahead,
-    standing: Standing,
+    own_heads: OwnHeads,
     ages: Ages,
     /// The buckets whose heads all have to look again: when they may pass has changed.
     stirred: Vec<usize>,
@@ -36,9 +36,9 @@ impl<'a, 'b> Operations<'a, 'b> {
     ) -> Self {
         Self {
             batch,
-            buckets: Buckets::advance(states, batch, wall),
+            states: BatchStates::advance(states, batch, wall),
             ahead: Ahead::default(),
-            standing: Standing::default(),
+            own_heads: OwnHeads::default(),
             ages: Ages::default(),
             stirred: Vec::new(),
         }
@@ -46,7 +46,7 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     pub(super) fn run(&mut self) -> Verdicts {
         let ops = self.batch.ops;
-        let Some(order) = in_turns(ops, &self.buckets, &mut self.ages) else {
+        let Some(order) = in_turns(ops, &self.states, &mut self.ages) else {
             return ops.iter().map(|op| self.apply(op, None)).collect();
         };
         let mut verdicts = Verdicts::from_elem(Verdict::Done, ops.len());
@@ -59,22 +59,22 @@ impl<'a, 'b> Operations<'a, 'b> {
     /// Makes everything count, and gives the session time until its next batch. Returns how each
     /// bucket was found and left, and which heads of other sessions may fit now.
     pub(super) fn end(mut self) -> (SmallVec<[Seen; 1]>, Wakes) {
-        self.buckets.refold();
+        self.states.refold();
         let Batch { session, seq, buckets, .. } = *self.batch;
         if seq > 0 {
-            self.buckets.state_mut(0).enter_session(session);
+            self.states.state_mut(0).enter_session(session);
         }
         let (mut seen, mut wakes) = (SmallVec::new(), Wakes::new());
         for (index, bucket) in buckets.iter().enumerate() {
-            if self.buckets.is_told(index) {
-                let mine = self.standing.of(index);
-                self.buckets.state_mut(index).stand(session, bucket.id, mine);
+            if self.states.is_told(index) {
+                let mine = self.own_heads.of(index);
+                self.states.state_mut(index).stand(session, bucket.id, mine);
             }
-            if !self.buckets.state(index).heads().is_empty() {
+            if !self.states.state(index).heads().is_empty() {
                 let stirred = self.stirred.contains(&index);
-                front::wake(&mut self.buckets, index, stirred, &mut wakes);
+                front::wake(&mut self.states, index, stirred, &mut wakes);
             }
-            seen.push(self.buckets.end(index));
+            seen.push(self.states.end(index));
         }
         (seen, wakes)
     }
@@ -85,13 +85,13 @@ impl<'a, 'b> Operations<'a, 'b> {
             Op::Settle(settle) => self.settle(settle),
             Op::Detach { on, claim, reserved, lease } => self.detach(on, *claim, reserved, *lease),
             Op::Waiting { bucket, lines } => {
-                let Self { buckets, ahead, standing, ages, .. } = self;
-                standing.add_lines(buckets, (ahead, ages), usize::from(*bucket), lines);
+                let Self { states, ahead, own_heads, ages, .. } = self;
+                own_heads.add_lines(states, (ahead, ages), usize::from(*bucket), lines);
                 Verdict::Done
             }
             Op::Status { bucket } => self.status(usize::from(*bucket)),
             Op::Pause { bucket, lasts } => {
-                let state = self.buckets.state_mut(usize::from(*bucket));
+                let state = self.states.state_mut(usize::from(*bucket));
                 match *lasts {
                     0 => state.resume(),
                     lasts => state.pause(sum(state.now(), lasts)),
@@ -108,16 +108,16 @@ impl<'a, 'b> Operations<'a, 'b> {
             }
             Op::Answered { bucket, at } => {
                 let bucket = usize::from(*bucket);
-                if self.buckets.state_mut(bucket).answered_well(*at) {
+                if self.states.state_mut(bucket).answered_well(*at) {
                     self.stirred.push(bucket);
                 }
                 Verdict::Done
             }
             Op::Cap { bucket, quota, left, at, lasts } => {
-                self.buckets.refold();
+                self.states.refold();
                 let bucket = usize::from(*bucket);
-                let (wall, now) = (self.buckets.wall(), self.buckets.state(bucket).now());
-                if let Some((rule, state)) = self.buckets.quota_of(bucket, *quota) {
+                let (wall, now) = (self.states.wall(), self.states.state(bucket).now());
+                if let Some((rule, state)) = self.states.quota_of(bucket, *quota) {
                     state.withhold(rule, *left, *at, *lasts, now, wall);
                 }
                 Verdict::Done
@@ -126,27 +126,27 @@ impl<'a, 'b> Operations<'a, 'b> {
     }
 
     fn reserve(&mut self, reserve: &Reserve, turn: Option<Turn>) -> Verdict {
-        self.buckets.refold();
+        self.states.refold();
         if !self.fits_plainly(reserve) {
-            let turn = turn.unwrap_or_else(|| self.ages.turn(&self.buckets, reserve));
-            let demand = Demand::measure(reserve, turn, &self.buckets, &self.ahead);
-            if !demand.fits() {
-                let lines = (&mut self.ahead, &mut self.standing, &mut self.ages);
-                return Verdict::Refused(Box::new(demand.refuse(&mut self.buckets, lines)));
+            let turn = turn.unwrap_or_else(|| self.ages.turn(&self.states, reserve));
+            let candidate = Candidate::measure(reserve, turn, &self.states, &self.ahead);
+            if !candidate.fits() {
+                let lines = (&mut self.ahead, &mut self.own_heads, &mut self.ages);
+                return Verdict::Refused(Box::new(candidate.refuse(&mut self.states, lines)));
             }
         }
         if reserve.mode == Mode::Dry {
             return Verdict::Fits;
         }
         let (session, mut probe) = (self.batch.session, false);
-        for (bucket, costs) in self.buckets.parts(&reserve.on, &reserve.costs) {
-            let rules = self.buckets.rules(bucket);
-            probe |= self.buckets.state_mut(bucket).charge(session, rules, costs);
+        for (bucket, costs) in self.states.parts(&reserve.on, &reserve.costs) {
+            let rules = self.states.rules(bucket);
+            probe |= self.states.state_mut(bucket).charge(session, rules, costs);
         }
-        let space = self.buckets.space_of(reserve);
-        if self.buckets.state(space).flows().is_some() {
-            let (id, step) = (self.buckets.id(space), self.buckets.step_of(reserve));
-            self.buckets.state_mut(space).serve(reserve.flow.id, id, step);
+        let space = self.states.space_of(reserve);
+        if self.states.state(space).flows().is_some() {
+            let (id, step) = (self.states.id(space), self.states.step_of(reserve));
+            self.states.state_mut(space).serve(reserve.flow.id, id, step);
         }
         Verdict::Granted { probe }
     }
@@ -155,9 +155,9 @@ impl<'a, 'b> Operations<'a, 'b> {
     #[inline]
     fn fits_plainly(&self, reserve: &Reserve) -> bool {
         self.ahead.is_empty()
-            && self.buckets.parts(&reserve.on, &reserve.costs).all(|(bucket, costs)| {
-                let state = self.buckets.state(bucket);
-                let mut quotas = self.buckets.rules(bucket).iter().zip(state.quotas()).zip(costs);
+            && self.states.parts(&reserve.on, &reserve.costs).all(|(bucket, costs)| {
+                let state = self.states.state(bucket);
+                let mut quotas = self.states.rules(bucket).iter().zip(state.quotas()).zip(costs);
                 state.is_plain()
                     && quotas.all(|((rule, quota), &cost)| {
                         quota.fits(rule, Ask::alone(rule, cost, reserve.headroom), state.now())
@@ -169,33 +169,29 @@ impl<'a, 'b> Operations<'a, 'b> {
         let Settle { on, at, reserved, actual, close, claim } = settle;
         let owner = claim.unwrap_or(self.batch.session);
         let is_claim = |&bucket: &u16| {
-            let record = self.buckets.state(bucket.into()).record(owner);
+            let record = self.states.state(bucket.into()).record(owner);
             record.is_some_and(|record| record.is_claim())
         };
         if claim.is_some() && !on.iter().all(is_claim) {
             return Verdict::NoClaim;
         }
-        let parts = self.buckets.parts(on, reserved).zip(self.buckets.parts(on, actual)).zip(at);
+        let parts = self.states.parts(on, reserved).zip(self.states.parts(on, actual)).zip(at);
         for (((bucket, reserved), (_, actual)), &at) in parts {
-            let (rules, is_claim) = (self.buckets.rules(bucket), claim.is_some());
+            let (rules, is_claim) = (self.states.rules(bucket), claim.is_some());
             let change = Change { at, reserved, actual, close: *close, is_claim };
-            self.buckets.edit(bucket).settle(owner, rules, change);
+            self.states.edit(bucket).settle(owner, rules, change);
         }
         Verdict::Done
     }
 
     fn detach(&mut self, on: &On, claim: u64, reserved: &Costs, lease: Micros) -> Verdict {
-        let (session, wall) = (self.batch.session, self.buckets.wall());
-        let is_of_session = |&bucket: &u16| {
-            let record = self.buckets.state(bucket.into()).record(claim);
-            record.is_some_and(|record| !record.is_claim())
-        };
-        if claim == session || on.iter().any(is_of_session) {
+        let (session, wall) = (self.batch.session, self.states.wall());
+        if claim == session {
             return Verdict::NoClaim;
         }
-        for (bucket, reserved) in self.buckets.parts(on, reserved) {
-            let rules = self.buckets.rules(bucket);
-            let state = self.buckets.state_mut(bucket);
+        for (bucket, reserved) in self.states.parts(on, reserved) {
+            let rules = self.states.rules(bucket);
+            let state = self.states.state_mut(bucket);
             state.detach(session, claim, rules, reserved, lease);
             state.keep_while_charged(rules, lease, wall);
         }
@@ -203,11 +199,11 @@ impl<'a, 'b> Operations<'a, 'b> {
     }
 
     fn refused(&mut self, bucket: usize, quota: Option<u64>, refusal: Refusal) -> Verdict {
-        let now = self.buckets.state(bucket).now();
+        let now = self.states.state(bucket).now();
         match quota {
-            None => self.buckets.state_mut(bucket).refuse(refusal),
+            None => self.states.state_mut(bucket).refuse(refusal),
             Some(id) => {
-                if let Some((rule, state)) = self.buckets.quota_of(bucket, id) {
+                if let Some((rule, state)) = self.states.quota_of(bucket, id) {
                     state.refuse(rule, refusal, now);
                 }
             }
@@ -216,9 +212,9 @@ impl<'a, 'b> Operations<'a, 'b> {
     }
 
     fn status(&mut self, bucket: usize) -> Verdict {
-        self.buckets.refold();
-        let (state, wall) = (self.buckets.state(bucket), self.buckets.wall());
-        let quotas = self.buckets.rules(bucket).iter().zip(state.quotas());
+        self.states.refold();
+        let (state, wall) = (self.states.state(bucket), self.states.wall());
+        let quotas = self.states.rules(bucket).iter().zip(state.quotas());
         Verdict::Status(Box::new(BucketLevel {
             quotas: quotas.map(|(rule, quota)| quota.level(rule, state.now(), wall)).collect(),
             paused_until: state.paused_until(),

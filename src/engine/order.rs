@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, iter::zip};
 
-use super::{Micros, Mode, Op, Reserve, buckets::Buckets};
+use super::{Micros, Mode, Op, Reserve, states::BatchStates};
 
 /// What an operation that reserves is measured by.
 #[derive(Clone, Copy, Debug)]
@@ -39,10 +39,10 @@ impl Ages {
     ///
     /// A head that comes back keeps its arrival, and has the same in all buckets: how long ago it
     /// came as its session says depends on how long a batch took.
-    pub(super) fn turn(&self, buckets: &Buckets<'_, '_>, reserve: &Reserve) -> Turn {
+    pub(super) fn turn(&self, states: &BatchStates<'_, '_>, reserve: &Reserve) -> Turn {
         let known = reserve.on.iter().filter_map(|&bucket| {
-            let state = buckets.state(bucket.into());
-            let arrival = state.heads().arrival(buckets.session(), reserve.waiter)?;
+            let state = states.state(bucket.into());
+            let arrival = state.heads().arrival(states.session(), reserve.waiter)?;
             Some(state.now().saturating_sub(arrival))
         });
         let mut age = known.max().unwrap_or(reserve.age);
@@ -57,11 +57,11 @@ impl Ages {
 /// with what those that reserve are measured by. Nothing if that is as they come.
 pub(super) fn in_turns(
     ops: &[Op],
-    buckets: &Buckets<'_, '_>,
+    states: &BatchStates<'_, '_>,
     ages: &mut Ages,
 ) -> Option<Vec<(usize, Option<Turn>)>> {
     let is_of_flow = |reserve: &Reserve| {
-        let state = buckets.state(buckets.space_of(reserve));
+        let state = states.state(states.space_of(reserve));
         reserve.mode == Mode::Wait && (reserve.flow.id != 0 || state.flows().is_some())
     };
     if !ops.iter().any(|op| matches!(op, Op::Reserve(reserve) if is_of_flow(reserve))) {
@@ -75,14 +75,14 @@ pub(super) fn in_turns(
             order.push((index, None));
             continue;
         };
-        let mut turn = ages.turn(buckets, reserve);
+        let mut turn = ages.turn(states, reserve);
         if reserve.mode == Mode::Wait {
             ages.note(reserve.age, turn.age);
-            let space = buckets.space_of(reserve);
+            let space = states.space_of(reserve);
             let start =
-                starts.entry((space, reserve.flow.id)).or_insert_with(|| buckets.start_of(reserve));
+                starts.entry((space, reserve.flow.id)).or_insert_with(|| states.start_of(reserve));
             turn.tag = Some(*start);
-            *start += buckets.step_of(reserve);
+            *start += states.step_of(reserve);
             groups.entry((space, reserve.headroom)).or_default().push(index);
         }
         order.push((index, Some(turn)));

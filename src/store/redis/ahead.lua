@@ -49,9 +49,8 @@ local function look_at_others(demand, ask, quota, bucket)
   local tolerance = demand.mode == WAIT and tolerance_on(quota, others) or 0
   -- Many waiters have arrived together.
   local arrival, tie = drained(bucket.now, demand.age), demand.tie
-  if arrival == ask.arrival and tie == ask.tie and tolerance == ask.tolerance and space.flow_count == 0 then
-    return
-  end
+  local is_like_last = arrival == ask.arrival and tie == ask.tie and tolerance == ask.tolerance
+  if is_like_last and space.flow_count == 0 then return end
   ask.arrival, ask.tie, ask.tolerance = arrival, tie, tolerance
   ask.amount, ask.others, ask.rank =
     heads_before(others, demand, arrival, tolerance, tie, demand.tag, space.id, space)

@@ -121,13 +121,13 @@ end
 
 -- The session's head on a quota, or on any, that is this waiter.
 local function heads_find(bucket, quota, waiter)
-  local own = bucket.own_heads
+  local own = bucket.known_heads
   if not own then
     own = {}
     for _, head in ipairs(bucket.heads or {}) do
       if head.session == session then own[#own + 1] = head end
     end
-    bucket.own_heads = own
+    bucket.known_heads = own
   end
   for i = 1, #own do
     local head = own[i]
@@ -176,7 +176,7 @@ function waiting.heads_replace(bucket, of_session, mine)
     heads[i + 1], n = head, n + 1
   end
   bucket.heads, bucket.heads_changed, bucket.rare = n > 0 and heads, true, true
-  bucket.waiting_flows, bucket.own_heads = nil, nil
+  bucket.waiting_flows, bucket.known_heads = nil, nil
   if n > 0 then bucket.is_plain = false end
 end
 

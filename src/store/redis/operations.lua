@@ -254,16 +254,11 @@ end
 function changes.perform_of_claim(kind, at, of, count, claim, lease)
   local first = at
   if kind == DETACH then
-    local is_of_session = claim == session
-    for _, bucket in ipairs(of) do
-      local record = changes.bucket_record(bucket, claim)
-      is_of_session = is_of_session or record and not changes.record_is_claim(record)
-    end
-    for _, bucket in ipairs(is_of_session and {} or of) do
+    for _, bucket in ipairs(claim ~= session and of or {}) do
       bucket_detach(bucket, claim, message, at - 1, lease, wall)
       at = at + bucket.count
     end
-    answer(is_of_session and NO_CLAIM or DONE, 1)
+    answer(claim ~= session and DONE or NO_CLAIM, 1)
     return first + count
   end
   at = at + #of

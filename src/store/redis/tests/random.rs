@@ -253,7 +253,7 @@ impl World {
                 fit(&mut reserved, &self.limits_on(by, buckets, &on));
                 let rng = &mut self.rng;
                 let claim = match rng.u8(..20) {
-                    0 => self.sessions[rng.usize(..self.sessions.len())].id,
+                    0 => self.sessions[by].id,
                     _ => rng.u64(1..100),
                 };
                 Op::Detach { on, claim, reserved, lease: rng.u64(..100 * SECOND) }

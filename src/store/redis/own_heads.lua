@@ -20,7 +20,8 @@ local function are_behind_mine(quota, headroom, flow, count, amount, last)
   for _, head in ipairs(quota.bucket.mine or {}) do
     if head.quota == quota.id then
       if head.headroom == headroom and head.flow == flow then
-        head.count, head.sum, head.last = sum(head.count, count), sum(head.sum, amount), max(head.last, last)
+        head.count, head.sum = sum(head.count, count), sum(head.sum, amount)
+        head.last = max(head.last, last)
         return true
       end
       groups = groups + 1

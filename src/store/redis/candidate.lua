@@ -5,10 +5,12 @@
 -- The reserves of a run: what they have in common, and what the one at hand asks of each quota.
 function waiting.demand_of(mode, of, count, headroom, flow, weight)
   local asks = {}
-  for k = 1, count do asks[k] = {quota = of.quotas[k], by = k - 1, amount = 0, others = 0, rank = 0} end
+  for k = 1, count do
+    asks[k] = {quota = of.quotas[k], by = k - 1, amount = 0, others = 0, rank = 0}
+  end
   return {
-    mode = mode, of = of, count = count, headroom = headroom, flow = flow, weight = weight, space = of[#of],
-    asks = asks, paused = {},
+    mode = mode, of = of, count = count, headroom = headroom, flow = flow, weight = weight,
+    space = of[#of], asks = asks, paused = {},
   }
 end
 
@@ -39,9 +41,14 @@ function waiting.demand_fits(demand, first, turn)
   return fits
 end
 
--- A demand of a flow was granted.
+-- How far a grant moves the demand's flow on.
+local function demand_step(demand)
+  return step_of(demand.first, demand.of, demand.count, demand.weight)
+end
+
+-- The demand was granted.
 function waiting.demand_serve(demand)
-  flow_serve(demand.space, demand.flow, step_of(demand.first, demand.of, demand.count, demand.weight))
+  flow_serve(demand.space, demand.flow, demand_step(demand))
 end
 
 -- Whether a refused waiter would fit if nothing went before it.
@@ -108,8 +115,8 @@ local function line_up(demand, ask, due_in, held_for, holds)
   if are_behind_mine(quota, demand.headroom, demand.flow, 1, cost, arrival) then return end
   add_head(bucket, {
     session = session, quota = quota.id, headroom = demand.headroom, flow = demand.flow,
-    space = demand.space.id, waiter = demand.waiter, arrival = arrival, cost = cost, part = demand.step,
-    count = 1, sum = cost, last = arrival, due = due_in and sum(now, due_in) or 0,
+    space = demand.space.id, waiter = demand.waiter, arrival = arrival, cost = cost,
+    part = demand.step, count = 1, sum = cost, last = arrival, due = due_in and sum(now, due_in) or 0,
     held_until = sum(now, held_for), is_behind = demand.is_behind, fits = false,
   })
 end
@@ -142,8 +149,9 @@ end
 
 -- Refuses the demand that was measured last, and says why.
 function waiting.refuse(demand)
-  local violations, is_to_wait, is_known, longest = violations_of(demand), demand.mode == WAIT, true, 0
-  demand.step = step_of(demand.first, demand.of, demand.count, demand.weight)
+  local violations, is_to_wait = violations_of(demand), demand.mode == WAIT
+  local is_known, longest = true, 0
+  demand.step = demand_step(demand)
   for index, violation in ipairs(violations) do
     -- For how long the others hold it back.
     local held_for = 0
@@ -159,10 +167,10 @@ function waiting.refuse(demand)
   local n = #verdicts + 2
   verdicts[n - 1], verdicts[n] = REFUSED, #violations
   for _, violation in ipairs(violations) do
-    verdicts[n + 1], verdicts[n + 2], verdicts[n + 3] = violation.by, violation.available, violation.wait or -1
-    verdicts[n + 4], verdicts[n + 5] = violation.at_best, violation.asked or -1
-    verdicts[n + 6], verdicts[n + 7] = violation.holds and 1 or 0, violation.rank
-    verdicts[n + 8] = violation.others
+    verdicts[n + 1], verdicts[n + 2] = violation.by, violation.available
+    verdicts[n + 3], verdicts[n + 4] = violation.wait or -1, violation.at_best
+    verdicts[n + 5], verdicts[n + 6] = violation.asked or -1, violation.holds and 1 or 0
+    verdicts[n + 7], verdicts[n + 8] = violation.rank, violation.others
     n = n + 8
   end
   verdicts[n + 1], verdicts[n + 2] = demand.tag, demand.step

@@ -1,17 +1,17 @@
-//! The heads of the session that are to be, in the buckets of which its batch says what waits there.
+//! The heads of the session that are to be, where its batch says what waits.
 
 use smallvec::SmallVec;
 
-use super::{Line, Rule, ahead::Ahead, buckets::Buckets, heads::Head, order::Ages};
+use super::{Line, Rule, ahead::Ahead, heads::Head, order::Ages, states::BatchStates};
 
 /// A head counts for the order of flows with this many of a session's groups on a quota at most.
 const MAX_LINES: usize = 4;
 
-/// Heads with their buckets.
+/// Heads with their states.
 #[derive(Debug, Default)]
-pub(super) struct Standing(Vec<(usize, Head)>);
+pub(super) struct OwnHeads(Vec<(usize, Head)>);
 
-impl Standing {
+impl OwnHeads {
     /// Adds a head of the session, or a waiter behind one.
     pub(super) fn add(&mut self, bucket: usize, head: Head) {
         let of_quota =
@@ -31,16 +31,16 @@ impl Standing {
     /// Adds waiters that are not in the batch.
     pub(super) fn add_lines(
         &mut self,
-        buckets: &Buckets<'_, '_>,
+        states: &BatchStates<'_, '_>,
         (ahead, ages): (&mut Ahead, &Ages),
         bucket: usize,
         lines: &[Line],
     ) {
         for line in lines {
             let index = usize::from(line.rule);
-            let Some(rule) = buckets.rules(bucket).get(index) else { continue };
-            let head = head_of(buckets, ages, bucket, line, rule);
-            let state = buckets.state(bucket);
+            let Some(rule) = states.rules(bucket).get(index) else { continue };
+            let head = head_of(states, ages, bucket, line, rule);
+            let state = states.state(bucket);
             if head.holds(state.quotas()[index].horizon(), state.now()) {
                 ahead.extend((bucket, index), line.headroom, line.sum, line.count);
             }
@@ -55,20 +55,20 @@ impl Standing {
 }
 
 fn head_of(
-    buckets: &Buckets<'_, '_>,
+    states: &BatchStates<'_, '_>,
     ages: &Ages,
     bucket: usize,
     line: &Line,
     rule: &Rule,
 ) -> Head {
-    let (state, session) = (buckets.state(bucket), buckets.session());
+    let (state, session) = (states.state(bucket), states.session());
     let now = state.now();
     let mut head = Head::of_line(session, rule.id, line, now);
     if let Some(known) = state.heads().find(session, rule.id, line.waiter) {
         (head.arrival, head.due, head.held_until) = (known.arrival, known.due, known.held_until);
     }
     // It is not sent though it may fit: others of its session go before it.
-    head.is_behind = buckets.fits_alone(bucket, line.rule.into(), line.cost, line.headroom);
+    head.is_behind = states.fits_alone(bucket, line.rule.into(), line.cost, line.headroom);
     let age = ages.behind_older(line.age, now.saturating_sub(head.arrival));
     head.arrival = now.saturating_sub(age);
     head.last = head.last.max(head.arrival);

@@ -7,7 +7,7 @@ use super::{
     quota_state::{Ask, QuotaState},
 };
 
-pub(super) struct Buckets<'a, 'b> {
+pub(super) struct BatchStates<'a, 'b> {
     states: &'a mut [&'b mut BucketState],
     batch: &'a Batch<'a>,
     wall: Micros,
@@ -29,7 +29,7 @@ pub(super) struct At {
     pub(super) cost: u64,
 }
 
-impl<'a, 'b> Buckets<'a, 'b> {
+impl<'a, 'b> BatchStates<'a, 'b> {
     /// Brings the states to the present.
     pub(super) fn advance(
         states: &'a mut [&'b mut BucketState],

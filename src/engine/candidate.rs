@@ -5,16 +5,16 @@ use smallvec::SmallVec;
 use super::{
     Micros, Mode, Refused, RefusedBy, Reserve, Violation,
     ahead::Ahead,
-    buckets::{At, Buckets},
     exact::sum,
     flows::FLOW_MEMORY,
     heads::{Before, Head, LATE},
     order::{Ages, Turn},
+    own_heads::OwnHeads,
     quota_state::Ask,
-    standing::Standing,
+    states::{At, BatchStates},
 };
 
-pub(super) struct Demand<'r> {
+pub(super) struct Candidate<'r> {
     reserve: &'r Reserve,
     turn: Turn,
     asks: SmallVec<[Measured; 4]>,
@@ -34,21 +34,21 @@ struct Measured {
     fits: bool,
 }
 
-impl<'r> Demand<'r> {
+impl<'r> Candidate<'r> {
     pub(super) fn measure(
         reserve: &'r Reserve,
         turn: Turn,
-        buckets: &Buckets<'_, '_>,
+        states: &BatchStates<'_, '_>,
         ahead: &Ahead,
     ) -> Self {
         let (mut asks, mut paused) = (SmallVec::<[Measured; 4]>::new(), SmallVec::new());
-        let mut quotas = buckets.quotas(&reserve.on, &reserve.costs).peekable();
+        let mut quotas = states.quotas(&reserve.on, &reserve.costs).peekable();
         for (of, &bucket) in reserve.on.iter().enumerate() {
-            let state = buckets.state(bucket.into());
+            let state = states.state(bucket.into());
             let mut before = 0;
             while let Some(at) = quotas.next_if(|at| at.bucket == usize::from(bucket)) {
-                let (ask, others) = ahead.ask(buckets, reserve, turn, at);
-                let (quota, rule) = buckets.quota(at.bucket, at.rule);
+                let (ask, others) = ahead.ask(states, reserve, turn, at);
+                let (quota, rule) = states.quota(at.bucket, at.rule);
                 asks.push(Measured {
                     at,
                     of,
@@ -70,11 +70,11 @@ impl<'r> Demand<'r> {
     /// Refuses it. If it waits it lines up: it goes ahead of what comes later, and is a head.
     pub(super) fn refuse(
         self,
-        buckets: &mut Buckets<'_, '_>,
-        lines: (&mut Ahead, &mut Standing, &mut Ages),
+        states: &mut BatchStates<'_, '_>,
+        lines: (&mut Ahead, &mut OwnHeads, &mut Ages),
     ) -> Refused {
-        let mut refused = self.pauses(buckets);
-        refused.extend(self.quotas(buckets));
+        let mut refused = self.pauses(states);
+        refused.extend(self.quotas(states));
         let waits: SmallVec<[Micros; 4]> =
             refused.iter().map(|(_, violation)| violation.wait.unwrap_or(0)).collect();
         // For how long the others hold it back.
@@ -85,25 +85,25 @@ impl<'r> Demand<'r> {
         let mut held = SmallVec::<[(At, Micros, bool); 4]>::new();
         for (index, (at, violation)) in refused.iter_mut().enumerate() {
             let Some(at) = at else { continue };
-            let horizon = buckets.quota(at.bucket, at.rule).0.horizon();
+            let horizon = states.quota(at.bucket, at.rule).0.horizon();
             violation.holds = held_for(index) <= horizon;
             held.push((*at, held_for(index), violation.holds));
         }
         let violations: SmallVec<[Violation; 2]> =
             refused.into_iter().map(|(_, violation)| violation).collect();
-        let tag = self.turn.tag.unwrap_or_else(|| buckets.start_of(self.reserve));
-        let part = buckets.step_of(self.reserve);
+        let tag = self.turn.tag.unwrap_or_else(|| states.start_of(self.reserve));
+        let part = states.step_of(self.reserve);
         let goes_away = violations.iter().any(|violation| violation.asked.is_some());
         if self.reserve.mode == Mode::Wait && !goes_away {
             let known = violations.iter().all(|violation| violation.wait.is_some());
             let due_in = known.then(|| waits.iter().copied().max().unwrap_or(0));
-            self.line_up(&held, due_in, buckets, lines);
+            self.line_up(&held, due_in, states, lines);
         }
         Refused { violations, tag, part }
     }
 
     /// The pauses that refuse it.
-    fn pauses(&self, buckets: &Buckets<'_, '_>) -> SmallVec<[(Option<At>, Violation); 2]> {
+    fn pauses(&self, states: &BatchStates<'_, '_>) -> SmallVec<[(Option<At>, Violation); 2]> {
         let paused = self.paused.iter().enumerate().filter(|(_, wait)| **wait > 0);
         let violation = |(of, &wait): (usize, &Micros)| {
             let needed = self.asks.iter().filter(|ask| ask.of == of && ask.at.cost > 0);
@@ -114,7 +114,7 @@ impl<'r> Demand<'r> {
                 available: 0,
                 wait: Some(wait),
                 at_best: wait,
-                asked: buckets.state(self.reserve.on[of].into()).asked(),
+                asked: states.state(self.reserve.on[of].into()).asked(),
                 holds: true,
                 rank: others.heads,
                 before: others.demands,
@@ -124,12 +124,15 @@ impl<'r> Demand<'r> {
     }
 
     /// The quotas that refuse it, and those where it keeps its place.
-    fn quotas(&self, buckets: &Buckets<'_, '_>) -> impl Iterator<Item = (Option<At>, Violation)> {
-        let refusing = self.asks.iter().filter(|ask| self.is_refused_by(ask, buckets));
+    fn quotas(
+        &self,
+        states: &BatchStates<'_, '_>,
+    ) -> impl Iterator<Item = (Option<At>, Violation)> {
+        let refusing = self.asks.iter().filter(|ask| self.is_refused_by(ask, states));
         refusing.map(|&Measured { at, ask, others, fits, .. }| {
-            let (quota, rule) = buckets.quota(at.bucket, at.rule);
-            let now = buckets.state(at.bucket).now();
-            let shortage = quota.shortage(rule, ask, now, buckets.wall());
+            let (quota, rule) = states.quota(at.bucket, at.rule);
+            let now = states.state(at.bucket).now();
+            let shortage = quota.shortage(rule, ask, now, states.wall());
             let violation = Violation {
                 by: RefusedBy::Rule(at.index),
                 available: shortage.available,
@@ -147,23 +150,23 @@ impl<'r> Demand<'r> {
     /// Whether a quota refuses it, or refused it before: there a waiter keeps its place though it
     /// would fit now. Otherwise streams on this quota alone and on that alone would starve what
     /// needs both.
-    fn is_refused_by(&self, ask: &Measured, buckets: &Buckets<'_, '_>) -> bool {
+    fn is_refused_by(&self, ask: &Measured, states: &BatchStates<'_, '_>) -> bool {
         let Measured { at, of, fits, .. } = *ask;
         let is_waiter = self.reserve.mode == Mode::Wait && self.reserve.waiter > 0 && at.cost > 0;
         let keeps = || {
-            let heads = buckets.state(at.bucket).heads();
-            let quota = buckets.rules(at.bucket)[at.rule].id;
-            heads.find(buckets.session(), quota, self.reserve.waiter).is_some()
+            let heads = states.state(at.bucket).heads();
+            let quota = states.rules(at.bucket)[at.rule].id;
+            heads.find(states.session(), quota, self.reserve.waiter).is_some()
         };
         !fits || self.paused[of] == 0 && is_waiter && keeps()
     }
 
     /// Whether it would fit if nothing went before it.
-    fn is_behind(&self, buckets: &Buckets<'_, '_>) -> bool {
-        let is_paused = |&bucket: &u16| buckets.state(bucket.into()).paused_for(0) > 0;
+    fn is_behind(&self, states: &BatchStates<'_, '_>) -> bool {
+        let is_paused = |&bucket: &u16| states.state(bucket.into()).paused_for(0) > 0;
         let fits = |ask: &Measured| {
             let At { bucket, rule, cost, .. } = ask.at;
-            ask.fits || buckets.fits_alone(bucket, rule, cost, self.reserve.headroom)
+            ask.fits || states.fits_alone(bucket, rule, cost, self.reserve.headroom)
         };
         !self.reserve.on.iter().any(is_paused) && self.asks.iter().all(fits)
     }
@@ -174,14 +177,14 @@ impl<'r> Demand<'r> {
         &self,
         held: &[(At, Micros, bool)],
         due_in: Option<Micros>,
-        buckets: &mut Buckets<'_, '_>,
-        (ahead, standing, ages): (&mut Ahead, &mut Standing, &mut Ages),
+        states: &mut BatchStates<'_, '_>,
+        (ahead, own_heads, ages): (&mut Ahead, &mut OwnHeads, &mut Ages),
     ) {
-        let (reserve, space) = (self.reserve, buckets.space_of(self.reserve));
+        let (reserve, space) = (self.reserve, states.space_of(self.reserve));
         if self.turn.tag.is_none() {
             ages.note(reserve.age, self.turn.age);
         }
-        let is_behind = self.is_behind(buckets);
+        let is_behind = self.is_behind(states);
         // What a pause of a bucket holds back is a head on all quotas of the bucket that it needs.
         let behind_pauses = self.asks.iter().filter(|ask| {
             let is_refused = held.iter().any(|(at, ..)| at.index == ask.at.index);
@@ -193,21 +196,21 @@ impl<'r> Demand<'r> {
             if holds && !(is_behind && self.turn.overtakes) {
                 ahead.extend((at.bucket, at.rule), reserve.headroom, at.cost, 1);
             }
-            if !buckets.is_told(at.bucket) {
+            if !states.is_told(at.bucket) {
                 continue;
             }
-            let now = buckets.state(at.bucket).now();
+            let now = states.state(at.bucket).now();
             let arrival = now.saturating_sub(self.turn.age);
             let head = Head {
-                session: buckets.session(),
-                quota: buckets.rules(at.bucket)[at.rule].id,
+                session: states.session(),
+                quota: states.rules(at.bucket)[at.rule].id,
                 headroom: reserve.headroom,
                 flow: reserve.flow.id,
-                space: buckets.id(space),
+                space: states.id(space),
                 waiter: reserve.waiter,
                 arrival,
                 cost: at.cost,
-                part: buckets.step_of(reserve),
+                part: states.step_of(reserve),
                 count: 1,
                 sum: at.cost,
                 last: arrival,
@@ -216,12 +219,12 @@ impl<'r> Demand<'r> {
                 is_behind,
                 fits: false,
             };
-            standing.add(at.bucket, head);
+            own_heads.add(at.bucket, head);
         }
         // Where it is a head of the bucket itself, that says how long it waits.
         let is_head = held.iter().any(|(at, ..)| at.bucket == space);
         let lasts = if is_head { 0 } else { due_in.map_or(FLOW_MEMORY, |wait| sum(wait, LATE)) };
-        let (id, state) = (buckets.id(space), buckets.state_mut(space));
+        let (id, state) = (states.id(space), states.state_mut(space));
         state.wait_in_flow(reserve.flow.id, id, sum(state.now(), lasts));
     }
 }
