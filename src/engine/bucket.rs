@@ -332,9 +332,10 @@ impl BucketState {
         self.gate.as_ref().map_or(0, |gate| gate.wait(before, self.now))
     }
 
+    /// Whether nothing waits here, and nothing but quotas holds demands back.
     #[inline]
-    pub(super) fn has_gate(&self) -> bool {
-        self.gate.is_some()
+    pub(super) fn is_plain(&self) -> bool {
+        self.heads.is_empty() && self.gate.is_none()
     }
 
     /// What is left of a wait that demands are not to wait for.

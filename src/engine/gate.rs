@@ -20,6 +20,10 @@ const PROBE_LATE: Micros = LATE + 50_000;
 /// The waiters follow a probe over this long.
 const SPREAD: Micros = 1_000_000;
 
+/// Of what was missed meanwhile, at most this much is caught up with, or one step: sessions come in
+/// turns, yet nothing follows in one burst.
+const CATCH_UP: Micros = 20_000;
+
 /// Whether demands pass, and in what measure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Gate {
@@ -120,7 +124,9 @@ impl Gate {
         }
         match self.phase {
             Phase::Plain => self.resume(),
-            Phase::HalfOpen { probe: 0 } => {}
+            // It is remembered until a demand probes, or for as long as a refusal would double it.
+            Phase::HalfOpen { probe: 0 } if waiting > 0 || self.lasts(now) > 0 => {}
+            Phase::HalfOpen { probe: 0 } => self.resume(),
             Phase::HalfOpen { probe } if now < probe + PROBE => {}
             Phase::HalfOpen { .. } => self.spread(waiting, now),
             Phase::Spreading { until, .. } if now >= until => self.resume(),
@@ -152,8 +158,7 @@ impl Gate {
                 true
             }
             Phase::Spreading { next, step, .. } => {
-                // What was missed is not caught up with in one burst.
-                *next = sum((*next).max(now.saturating_sub(*step)), *step);
+                *next = sum((*next).max(now.saturating_sub((*step).max(CATCH_UP))), *step);
                 false
             }
             Phase::Plain => false,

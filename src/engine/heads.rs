@@ -10,9 +10,6 @@ use super::{
 /// A head whose session does not come back within this long is passed over: it may have died.
 pub(crate) const LATE: Micros = 200_000;
 
-/// A head counts for the order of flows with this many of a session's groups on a quota at most.
-pub(crate) const MAX_LINES: usize = 4;
-
 /// The first waiter of a session on a quota, for one class and flow, and what waits behind it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Head {

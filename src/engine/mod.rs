@@ -5,22 +5,28 @@
 //! This is the reference. `store/redis/*.lua` says the same in Lua, file by file, and a
 //! differential test holds the two against each other, answer by answer.
 
+mod ahead;
 mod apply;
 mod bucket;
+mod candidate;
 mod cap;
 mod codec;
 mod due;
 mod exact;
 mod fixed_window;
 mod flows;
+mod front;
 mod gate;
 mod heads;
 mod operations;
+mod order;
+mod own_heads;
 mod quota_state;
 mod ring;
 mod rule;
 mod session_record;
 mod sliding_window;
+mod states;
 mod token_bucket;
 
 #[cfg(test)]
@@ -271,7 +277,8 @@ pub enum Verdict {
     Refused(Box<Refused>),
     /// Done.
     Done,
-    /// The claim does not stand: it was settled before, or its lease has ended.
+    /// The claim does not stand: it was settled before, or its lease has ended. Of a detach: its
+    /// claim has the id of the session.
     NoClaim,
     /// How a bucket stands.
     Status(Box<BucketLevel>),

@@ -75,6 +75,12 @@ pub(crate) struct Ask {
 }
 
 impl Ask {
+    /// Of a demand that nothing goes before.
+    #[inline]
+    pub(crate) fn alone(rule: &Rule, cost: u64, headroom: u64) -> Self {
+        Self { cost, ahead: 0, before: 0, capacity: rule.capacity_for(cost, headroom) }
+    }
+
     /// What is asked together with those before it, in units. A demand that needs nothing is behind
     /// no other.
     #[inline]

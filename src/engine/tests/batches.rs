@@ -306,3 +306,15 @@ fn headroom_is_out_of_reach() {
         assert_eq!(batch(&mut world, 0), 10);
     }
 }
+
+#[test]
+fn a_claim_has_an_id_of_its_own() {
+    let mut world = World::new([concurrency(1, 10), sliding(2, 10, MINUTE, 60)]);
+    let grant = world.take(&[1, 4]);
+    assert_eq!(world.one(SESSION, detach(&grant, SESSION, MINUTE)), Verdict::NoClaim);
+    // It is still the session's own.
+    world.settle(&grant, &[0, 1]);
+    assert_eq!((world.level(0).in_flight, world.level(1).charged), (0, 1));
+    let other = world.take(&[1, 1]);
+    assert_eq!(world.one(SESSION, detach(&other, 77, MINUTE)), Verdict::Done);
+}

@@ -266,3 +266,34 @@ fn a_wait_that_is_longer_than_the_pause_refuses_what_waits() {
     assert_eq!(look.refused[0].1.violations[0].asked, Some(DAY));
     assert_eq!(fleet.world.status(0).waiting, 0, "it is no head any more");
 }
+
+/// More wait than there are milliseconds, and their sessions look every 10 ms only.
+#[test]
+fn what_sessions_miss_between_their_looks_is_caught_up_with() {
+    let mut fleet = Clockwork::paused(roomy(), None, 2, 500);
+    fleet.fleet.pass(2 * SECOND);
+    let probe = [1, 2].map(|session| fleet.look(session)).concat().remove(0);
+    fleet.send(Op::Answered { bucket: 0, at: probe.grant.at[0] });
+    let mut most = 0;
+    let mut granted = 0;
+    for _ in 0..50 {
+        fleet.fleet.pass(10 * MS);
+        let now = [1, 2].map(|session| fleet.look(session).len()).iter().sum::<usize>();
+        (most, granted) = (most.max(now), granted + now);
+    }
+    assert!((400..=550).contains(&granted), "{granted} of 999 in half a second");
+    assert!(most <= 25, "{most} at once");
+}
+
+#[test]
+fn a_pause_that_no_demand_came_to_probe_is_forgotten_in_the_end() {
+    let mut world = World::new(roomy());
+    let at = world.take(&[1, 1]).at[0];
+    world.one(SESSION, refusal(None, at, SECOND));
+    world.pass(SECOND);
+    world.beat(SESSION);
+    // As long as the pause was, and two seconds for a probe and what follows it.
+    world.pass(3 * SECOND);
+    assert!(!world.take(&[1, 1]).probe);
+    assert!(!world.take(&[1, 1]).probe);
+}

@@ -104,7 +104,8 @@ for b = 1, count do
     was, offset = bucket.was, bucket.offset
   end
   if found[3] then
-    bucket.heads, bucket.is_plain, bucket.rare = rare.waiting.heads_decoded(found[3]), false, true
+    bucket.heads, bucket.stored_heads = rare.waiting.heads_decoded(found[3])
+    bucket.is_plain, bucket.rare = false, true
   end
   if found[4] then rare.provider.bucket_decode_gates(bucket, found[4], stored or quotas) end
 
@@ -168,7 +169,8 @@ for b = 1, count do
   if own then
     local lease_until, forget_at = sum(now, lease), sum(now, SESSION_MEMORY)
     own.lease_until, own.forget_at = lease_until, forget_at
-    local due = (own.marks > 0 or own.shares) and rare.changes.record_due(own, quotas) or forget_at
+    local due = own.marks % 2 == 1 and lease_until
+      or own.shares and rare.changes.record_due(own, quotas) or forget_at
     for k = 1, bucket.count do
       if quotas[k].share > 0 then due = lease_until end
     end

@@ -48,15 +48,15 @@ local function flow_set(bucket, flow, start, waits_until)
   end
 end
 
--- Where a flow starts that takes turns in `space`.
-local function start_of(bucket, flow, space)
+-- Where a flow starts that takes turns in this bucket.
+local function start_of(bucket, flow)
   if bucket.flow_count == 0 then return 0 end
-  return flow_start(bucket, flow, waiting.heads_wait(bucket, flow, space))
+  return flow_start(bucket, flow, waiting.heads_wait(bucket, flow))
 end
 
 -- A demand of a flow is granted that moves it on by `step`.
-function waiting.flow_serve(bucket, flow, step)
-  local start = start_of(bucket, flow, bucket.id)
+local function flow_serve(bucket, flow, step)
+  local start = start_of(bucket, flow)
   bucket.virtual_time = max(bucket.virtual_time, start)
   flow_set(bucket, flow, start + step, 0)
 end
@@ -66,7 +66,7 @@ end
 local function flow_wait(bucket, flow, until_then)
   if bucket.flow_count == 0 and flow == 0 then return end
   local known = flow_known(bucket, flow)
-  flow_set(bucket, flow, start_of(bucket, flow, bucket.id), max(known and known.waits_until or 0, until_then))
+  flow_set(bucket, flow, start_of(bucket, flow), max(known and known.waits_until or 0, until_then))
 end
 
 -- Forgets a flow that does not wait, if it was not served for long. Otherwise returns when to look
@@ -75,7 +75,7 @@ function waiting.flow_forget(bucket, flow)
   local known = flow_known(bucket, flow)
   if not known then return nil end
   local touched = max(known.touched, min(known.waits_until, bucket.now))
-  if waiting.heads_wait(bucket, flow) then touched = bucket.now end
+  if waiting.heads_wait(bucket, flow) ~= nil then touched = bucket.now end
   if touched + FLOW_MEMORY > bucket.now then return touched + FLOW_MEMORY end
   bucket.flows[flow], bucket.flow_count, bucket.rare = false, bucket.flow_count - 1, true
   rare.changes.bucket_forget(bucket, 'f' .. struct.pack('<d', flow))

@@ -12,6 +12,10 @@
 local ANSWERED_WITHIN = 1000000
 local SPREAD = 1000000
 
+-- Of what was missed meanwhile, at most this much is caught up with, or one step: sessions come in
+-- turns, yet nothing follows in one burst.
+local CATCH_UP = 20000
+
 -- What is behind the demand that should probe looks again after this long: that may be late.
 local PROBE_LATE = 250000
 
@@ -74,6 +78,9 @@ local function gate_pass(gate, waiting, now)
     gate_resume(gate)
   elseif phase == 1 and probe > 0 and now >= probe + ANSWERED_WITHIN then
     gate_spread(gate, waiting, now)
+  elseif phase == 1 and probe == 0 and waiting == 0 and provider.gate_lasts(gate, now) == 0 then
+    -- It was remembered for as long as a refusal would double it.
+    gate_resume(gate)
   end
 end
 
@@ -93,8 +100,9 @@ function provider.gate_grant(gate, now)
     gate.probe = now
     return true
   end
-  -- What was missed is not caught up with in one burst.
-  if gate.phase == 2 then gate.next = sum(max(gate.next, drained(now, gate.step)), gate.step) end
+  if gate.phase == 2 then
+    gate.next = sum(max(gate.next, drained(now, max(gate.step, CATCH_UP))), gate.step)
+  end
   return false
 end
 

@@ -10,111 +10,145 @@
 -- A head whose session does not come back within this long is passed over: it may have died.
 local LATE = 200000
 
-local NAMES = {
-  'session', 'quota', 'headroom', 'flow', 'space', 'waiter', 'arrival', 'cost', 'part', 'count', 'sum', 'last',
-  'due', 'held_until',
-}
+-- Sixteen numbers.
+local HEAD_BYTES = 128
+local HEAD = '<dddddddddddddddd'
 
+-- The heads, and how each is stored.
 function waiting.heads_decoded(packed)
-  local list, count = rare.packed.numbers(packed)
-  local heads, n = {}, 0
-  for i = 1, count, 16 do
-    n = n + 1
-    heads[n] = {
-      session = list[i], quota = list[i + 1], headroom = list[i + 2], flow = list[i + 3], space = list[i + 4],
-      waiter = list[i + 5], arrival = list[i + 6], cost = list[i + 7], part = list[i + 8], count = list[i + 9],
-      sum = list[i + 10], last = list[i + 11], due = list[i + 12], held_until = list[i + 13],
-      is_behind = list[i + 14] == 1, fits = list[i + 15] == 1,
+  local heads, stored = {}, {}
+  for at = 1, #packed, HEAD_BYTES do
+    local session, quota, headroom, flow, space, waiter, arrival, cost, part, count, sum, last, due,
+      held_until, is_behind, fits = struct.unpack(HEAD, packed, at)
+    local head = {
+      session = session, quota = quota, headroom = headroom, flow = flow, space = space, waiter = waiter,
+      arrival = arrival, cost = cost, part = part, count = count, sum = sum, last = last, due = due,
+      held_until = held_until, is_behind = is_behind == 1, fits = fits == 1,
     }
+    heads[#heads + 1], stored[head] = head, string.sub(packed, at, at + HEAD_BYTES - 1)
   end
-  return heads
+  return heads, stored
 end
 
 function waiting.heads_encoded(bucket)
-  local list, n = {}, 0
-  for _, head in ipairs(bucket.heads) do
-    for i = 1, 14 do list[n + i] = head[NAMES[i]] end
-    list[n + 15], list[n + 16] = head.is_behind and 1 or 0, head.fits and 1 or 0
-    n = n + 16
+  local parts, stored = {}, bucket.stored_heads or {}
+  for i, head in ipairs(bucket.heads) do
+    parts[i] = stored[head] or struct.pack(
+      HEAD, head.session, head.quota, head.headroom, head.flow, head.space, head.waiter, head.arrival,
+      head.cost, head.part, head.count, head.sum, head.last, head.due, head.held_until,
+      head.is_behind and 1 or 0, head.fits and 1 or 0
+    )
   end
-  return rare.packed.pack(list, n)
+  return table.concat(parts)
 end
 
--- Whether a head blocks younger demands: not while it is held back elsewhere for longer than its
--- quota's `horizon`.
-local function head_holds(head, horizon, now)
-  return head.held_until <= sum(now, horizon)
+-- A head is not as it is stored any more.
+local function head_changed(bucket, head)
+  if bucket.stored_heads then bucket.stored_heads[head] = nil end
+  bucket.heads_changed, bucket.rare = true, true
 end
 
 local function head_is_late(head, now)
   return head.due > 0 and now > head.due + LATE
 end
 
--- Whether it is on a quota, of another session than this one, and not late.
-local function head_is_live(head, session, quota, now)
-  return head.quota == quota and head.session ~= session and not head_is_late(head, now)
+-- The heads on a quota that block younger demands, by arrival, those of one session left out.
+-- `live` is how many there are with those that other quotas hold back, `oldest` the first of them,
+-- and `flow` the one that all are of.
+local function heads_on(quota, of_session)
+  local on, n, id = {live = 0}, 0, quota.id
+  local now, until_then = quota.bucket.now, sum(quota.bucket.now, quota_horizon(quota))
+  for _, head in ipairs(quota.bucket.heads) do
+    if head.quota == id and head.session ~= of_session and not head_is_late(head, now) then
+      on.oldest, on.live = on.oldest or head, on.live + 1
+      if head.held_until <= until_then then
+        n = n + 1
+        on[n] = head
+        if n == 1 then on.flow = head.flow elseif on.flow ~= head.flow then on.flow = nil end
+      end
+    end
+  end
+  return on
 end
 
-local function head_before_by_tag(head, place, start)
-  local tag, count, is_older = place.tag, head.count, false
-  if head.arrival ~= place.arrival then
-    is_older = head.arrival < place.arrival
-  elseif head.session ~= place.tie then
-    is_older = head.session < place.tie
-  else
-    is_older = nil
-  end
+-- Of those that wait with a head how many go before a demand that takes turns with its flow, and
+-- what they ask.
+local function head_before_by_tag(head, start, tag, arrival, tie)
+  local is_older = head.arrival < arrival or head.arrival == arrival and head.session < tie
   -- An older demand need not wait for a younger one that waits for others: the others may wait for
   -- the older one.
-  if head.is_behind and is_older == false then return 0, 0 end
+  if head.is_behind and not is_older and not (head.arrival == arrival and head.session == tie) then
+    return 0, 0
+  end
   if start > tag or start == tag and not is_older then return 0, 0 end
-  local turns = head.part > 0 and max(ceil((tag - start) / head.part), 1) or 1
+  local turns, count = head.part > 0 and max(ceil((tag - start) / head.part), 1) or 1, head.count
   if turns >= count then return count, head.sum end
-  local behind = floor(drained(head.sum, head.cost) / (count - 1))
-  return turns, head.cost + (turns - 1) * behind
+  return turns, head.cost + (turns - 1) * floor(drained(head.sum, head.cost) / (count - 1))
 end
 
--- How many of those that wait with a head go before a demand, and what they ask.
-local function head_before(head, place, tolerance)
-  if head.space == place.space and head.headroom == place.headroom and head.flow ~= place.flow then
-    local start = place.starts[head.flow]
-    if not start then
-      start = place.bucket and start_of(place.bucket, head.flow, place.space) or 0
-      place.starts[head.flow] = start
+-- What goes before a demand, or before a head, of this class and flow: what they ask, how many
+-- demands, how many heads. `tag` is the start tag of its flow, which takes turns in the bucket
+-- `space` if that is at hand. It passes heads that came less than `tolerance` before it, and those
+-- of the same arrival unless their session is below `tie`.
+local function heads_before(heads, demand, arrival, tolerance, tie, tag, space_id, space)
+  local amount, demands, count = 0, 0, 0
+  local headroom, flow, passes = demand.headroom, demand.flow, arrival - tolerance
+  for i = 1, #heads do
+    local head, many, asked = heads[i], 0, 0
+    if head.headroom > headroom then
+      -- It leaves less to others.
+    elseif head.flow ~= flow and head.space == space_id and head.headroom == headroom then
+      local start = space and start_of(space, head.flow) or 0
+      many, asked = head_before_by_tag(head, start, tag, arrival, tie)
+    elseif head.arrival < passes or head.arrival == passes and head.session < tie then
+      local passed, span = passes - head.arrival, head.last - head.arrival
+      many, asked = head.count, head.sum
+      if passed < span then
+        -- They are taken to have come evenly.
+        local share = passed / span
+        local more, behind = (many - 1) * share, drained(asked, head.cost) * share
+        many, asked = 1 + (more - more % 1), head.cost + (behind - behind % 1)
+      end
+    elseif heads.flow == flow then
+      break
     end
-    return head_before_by_tag(head, place, start)
-  end
-  local arrival = sum(head.arrival, tolerance)
-  if arrival > place.arrival or arrival == place.arrival and head.session >= place.tie then return 0, 0 end
-  local passed, span = place.arrival - arrival, drained(head.last, head.arrival)
-  if passed >= span then return head.count, head.sum end
-  local share = passed / span
-  return 1 + floor((head.count - 1) * share), head.cost + floor(drained(head.sum, head.cost) * share)
-end
-
--- A session's head on a quota that is this waiter.
-local function heads_find(bucket, of_session, quota, waiter)
-  for _, head in ipairs(bucket.heads or {}) do
-    if head.session == of_session and head.quota == quota and head.waiter == waiter then return head end
-  end
-end
-
--- When a waiter of the session arrived, if it is a head.
-local function heads_arrival(bucket, waiter)
-  for _, head in ipairs(waiter > 0 and bucket.heads or {}) do
-    if head.session == session and head.waiter == waiter then return head.arrival end
-  end
-end
-
--- Whether a flow waits here that takes turns in `space` (in any if there is none): in a session
--- that is not late.
-function waiting.heads_wait(bucket, flow, space)
-  for _, head in ipairs(bucket.heads or {}) do
-    if head.flow == flow and (not space or head.space == space) and not head_is_late(head, bucket.now) then
-      return true
+    if many > 0 then
+      amount, demands, count = amount + asked, demands + many, count + 1
     end
   end
-  return false
+  return min(amount, MAX_AMOUNT), min(demands, MAX_AMOUNT), count
+end
+
+-- The session's head on a quota, or on any, that is this waiter.
+local function heads_find(bucket, quota, waiter)
+  local own = bucket.known_heads
+  if not own then
+    own = {}
+    for _, head in ipairs(bucket.heads or {}) do
+      if head.session == session then own[#own + 1] = head end
+    end
+    bucket.known_heads = own
+  end
+  for i = 1, #own do
+    local head = own[i]
+    if head.waiter == waiter and (not quota or head.quota == quota) then return head end
+  end
+end
+
+-- Whether a flow waits here in a session that is not late: true if it also takes turns here, false
+-- if it takes turns elsewhere, nil if it does not wait.
+function waiting.heads_wait(bucket, flow)
+  local flows = bucket.waiting_flows
+  if not flows then
+    flows = {}
+    for _, head in ipairs(bucket.heads or {}) do
+      if not head_is_late(head, bucket.now) then
+        flows[head.flow] = flows[head.flow] or head.space == bucket.id
+      end
+    end
+    bucket.waiting_flows = flows
+  end
+  return flows[flow]
 end
 
 local function goes_first(one, other)
@@ -135,26 +169,15 @@ function waiting.heads_replace(bucket, of_session, mine)
     end
   end
   for _, head in ipairs(mine) do
-    n = n + 1
-    heads[n] = head
-  end
-  table.sort(heads, goes_first)
-  bucket.heads, bucket.heads_changed, bucket.rare = n > 0 and heads, true, true
-  if n > 0 then bucket.is_plain = false end
-end
-
--- What goes before a demand on a quota: what they ask, how many demands, how many heads.
-local function heads_before(bucket, place, quota, tolerance)
-  local amount, demands, heads, now, horizon = 0, 0, 0, bucket.now, quota_horizon(quota)
-  for _, head in ipairs(bucket.heads) do
-    if head_is_live(head, place.session, quota.id, now) and head.headroom <= place.headroom
-      and head_holds(head, horizon, now) then
-      local count, asked = head_before(head, place, tolerance)
-      amount, demands = sum(amount, asked), sum(demands, count)
-      if count > 0 then heads = heads + 1 end
+    local i = n
+    while i > 0 and goes_first(head, heads[i]) do
+      heads[i + 1], i = heads[i], i - 1
     end
+    heads[i + 1], n = head, n + 1
   end
-  return amount, demands, heads
+  bucket.heads, bucket.heads_changed, bucket.rare = n > 0 and heads, true, true
+  bucket.waiting_flows, bucket.known_heads = nil, nil
+  if n > 0 then bucket.is_plain = false end
 end
 
 -- How many demands wait: of each session that is not late as many as on the quota for which most
@@ -177,7 +200,7 @@ end
 function waiting.heads_waiting_for(bucket, quota)
   local waiting = 0
   for _, head in ipairs(bucket.heads or {}) do
-    if head_is_live(head, -1, quota, bucket.now) then waiting = sum(waiting, head.count) end
+    if head.quota == quota and not head_is_late(head, bucket.now) then waiting = sum(waiting, head.count) end
   end
   return waiting
 end

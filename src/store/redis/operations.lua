@@ -28,11 +28,6 @@ local WAITING = 9
 
 local message, buckets, wall, verdicts = nil, {}, nil, {}
 
--- What waiters of the session ask of quotas that refused them: per bucket and rule a list of
--- {headroom, amount, demands}, one for each class; false while nothing waits. A demand that leaves
--- less to others is not behind them.
-local ahead = false
-
 -- Settles were made since the last refold.
 local edited = false
 
@@ -58,14 +53,21 @@ local function refold()
   end
 end
 
+-- Whether nothing goes before a demand on these buckets, and nothing but its quotas holds it back.
+local function are_plain(of)
+  for b = 1, #of do
+    if not of[b].is_plain then return false end
+  end
+  return not is_any_ahead and of[#of].flow_count == 0
+end
+
 -- Reserves on the same buckets. The first one is at index `at` of the message; `turn` is what it is
 -- measured by, if the operations take turns.
 local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
-  local quotas, space, granted, is_plain = of.quotas, of[#of], 0, not ahead
-  for b = 1, #of do is_plain = is_plain and of[b].is_plain end
+  local quotas, space, granted, is_plain, demand = of.quotas, of[#of], 0, are_plain(of), nil
   for first = at + 1, at + 1 + (many - 1) * (count + 2), count + 2 do
     if edited then refold() end
-    local fits, demand = is_plain, nil
+    local fits = is_plain
     if is_plain then
       for k = 1, count do
         local quota, cost = quotas[k], message[first + k]
@@ -80,8 +82,8 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
       end
     end
     if not fits then
-      demand = rare.waiting.demand_at(mode, first, of, quotas, count, headroom, flow, weight, turn)
-      fits = not is_plain and rare.waiting.demand_fits(demand)
+      demand = demand or rare.waiting.demand_of(mode, of, count, headroom, flow, weight)
+      fits = rare.waiting.demand_fits(demand, first, turn)
     end
     if fits and mode ~= DRY then
       local is_probe = false
@@ -94,10 +96,7 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
         quota_reserve(quota, cost)
         if quota.cap and cost > 0 and rare.provider.gate_grant(quota.cap, quota.bucket.now) then is_probe = true end
       end
-      if space.flow_count > 0 then
-        demand = demand or rare.waiting.demand_at(mode, first, of, quotas, count, headroom, flow, weight, turn)
-        rare.waiting.flow_serve(space, flow, demand.step)
-      end
+      if space.flow_count > 0 then rare.waiting.demand_serve(demand) end
       if is_probe then
         if granted > 0 then answer(GRANTED, granted) end
         answer(PROBE, 1)
@@ -109,7 +108,7 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
       if granted > 0 then answer(GRANTED, granted) end
       granted = 0
       if fits then answer(FITS, 1) else rare.waiting.refuse(demand) end
-      is_plain = is_plain and not ahead
+      is_plain = is_plain and are_plain(of)
     end
   end
   if granted > 0 then answer(GRANTED, granted) end
@@ -195,501 +194,6 @@ local function each_run(at, last, perform)
   end
 end
 
--- RARE waiting
-
--- Where grants come faster than round trips, strict order over processes would let all of them wait
--- for each other: there a session may grant what arrived this much after another one's head, and
--- more where many wait.
-local TOLERANCE = 20000
-local TOLERANCE_PER_HEAD = 2000
-
--- A head counts for the order of flows with this many of a session's groups on a quota at most.
-local MAX_LINES = 4
-
--- How long ago the waiting reserves so far arrived: what the session says and what counts, in
--- turns.
-local ages = {}
-
-local function append_age(told, age)
-  ages[#ages + 1], ages[#ages + 2] = told, age
-end
-
--- How long ago a waiter arrived, no longer than those before it which are older as the session
--- says.
-local function behind_older(told, age)
-  for i = 1, #ages, 2 do
-    if ages[i] >= told then age = min(age, ages[i + 1]) end
-  end
-  return age
-end
-
--- How long ago a demand arrived that comes in its own place, `told` ago as its session says. A head
--- that comes back keeps its arrival, and has the same in all buckets: what its session says depends
--- on how long a batch took. The waiters of a session keep their order.
-local function age_of(mode, of, waiter, told)
-  local age = nil
-  for _, bucket in ipairs(of) do
-    local arrival = heads_arrival(bucket, waiter)
-    if arrival then age = max(age or 0, drained(bucket.now, arrival)) end
-  end
-  age = age or told
-  return mode == WAIT and behind_older(told, age) or age
-end
-
--- The reserve whose costs follow index `first` of the message. `step` is how far it moves its flow
--- on: the part of its last bucket's limits that it takes, by its weight. Where the operations take
--- turns, `turn` is {age, tag, overtakes}, the last if it comes before an older one since its flow
--- is next.
-function waiting.demand_at(mode, first, of, quotas, count, headroom, flow, weight, turn)
-  local space, part, waiter, told = of[#of], 0, message[first - 1], message[first]
-  for k = count - space.count + 1, count do
-    local part_of_quota = message[first + k] / max(quotas[k].whole, 1)
-    if part_of_quota > part then part = part_of_quota end
-  end
-  return {
-    mode = mode, first = first, of = of, quotas = quotas, count = count, headroom = headroom, flow = flow,
-    waiter = waiter, told = told, age = turn and turn.age or age_of(mode, of, waiter, told),
-    space = space, step = part / max(weight, 1), tag = turn and turn.tag or start_of(space, flow, space.id),
-    is_in_turn = turn and turn.tag, overtakes = turn and turn.overtakes, starts = {},
-  }
-end
-
--- By how much a waiter may have come after a head of another session and go before it.
-local function tolerance_on(quota, of_session)
-  local bucket, oldest, live = quota.bucket, nil, 0
-  if quota.kind ~= DRAINING then return 0 end
-  for _, head in ipairs(bucket.heads) do
-    if head_is_live(head, of_session, quota.id, bucket.now) then
-      oldest, live = oldest or head, live + 1
-    end
-  end
-  if not oldest then return 0 end
-  local capacity = capacity_for(quota, oldest.cost, oldest.headroom)
-  local ask = {cost = oldest.cost, ahead = 0, before = 0, capacity = capacity}
-  local _, wait = quota_shortage(quota, ask, bucket.now, wall)
-  return wait and wait < TOLERANCE and max(TOLERANCE, TOLERANCE_PER_HEAD * live) or 0
-end
-
--- What heads of other sessions go before a demand on a quota: what they ask, how many demands, how
--- many heads.
-local function before(demand, quota)
-  local bucket, space = quota.bucket, demand.space
-  if not bucket.heads then return 0, 0, 0 end
-  local of_session = bucket.is_told and session or -1
-  local is_head = demand.mode == WAIT and demand.waiter > 0
-  local place = {
-    session = of_session, tie = is_head and session or math.huge, headroom = demand.headroom,
-    flow = demand.flow, space = space.id, bucket = space, tag = demand.tag, starts = demand.starts,
-    arrival = drained(bucket.now, demand.age),
-  }
-  -- What does not wait passes no head.
-  return heads_before(bucket, place, quota, demand.mode == WAIT and tolerance_on(quota, of_session) or 0)
-end
-
--- What a demand asks of quota `k` of its own, the `rule`-th of a bucket: {cost, ahead, before,
--- capacity}.
-local function asked_of(demand, k, bucket, rule)
-  local quota, cost = demand.quotas[k], message[demand.first + k]
-  local capacity = capacity_for(quota, cost, demand.headroom)
-  if not ahead and not bucket.heads then return {cost = cost, ahead = 0, before = 0, capacity = capacity} end
-  local amount, demands = before(demand, quota)
-  for _, mine in ipairs(ahead and ahead[bucket] and ahead[bucket][rule] or {}) do
-    if mine.headroom <= demand.headroom then
-      amount, demands = sum(amount, mine.amount), sum(demands, mine.demands)
-    end
-  end
-  -- More than a few windows ahead makes no difference to an answer, and amounts stay exact.
-  return {cost = cost, ahead = min(amount, 4 * quota.whole), before = demands, capacity = capacity}
-end
-
--- For how long a pause of a bucket holds back a demand there, whose first quota is the `k`-th.
-local function paused_for(demand, bucket, k)
-  if not bucket.gate then return 0 end
-  local most = 0
-  for rule = 1, bucket.count do
-    if message[demand.first + k + rule - 1] > 0 then
-      most = max(most, asked_of(demand, k + rule - 1, bucket, rule).before)
-    end
-  end
-  return rare.provider.gate_wait(bucket.gate, most, bucket.now)
-end
-
-function waiting.demand_fits(demand)
-  local k = 1
-  for _, bucket in ipairs(demand.of) do
-    for rule = 1, bucket.count do
-      local i = k + rule - 1
-      if not quota_fits(demand.quotas[i], asked_of(demand, i, bucket, rule), bucket.now) then return false end
-    end
-    if paused_for(demand, bucket, k) > 0 then return false end
-    k = k + bucket.count
-  end
-  return true
-end
-
--- Whether a refused waiter keeps its place on a quota where it would fit now: one that refused it
--- before. Otherwise streams on this quota alone and on that alone would starve what needs both.
-local function keeps(demand, quota, cost)
-  return demand.mode == WAIT and demand.waiter > 0 and cost > 0
-    and heads_find(quota.bucket, session, quota.id, demand.waiter)
-end
-
--- Whether a demand fits on a quota if nothing goes before it.
-local function fits_alone(quota, cost, headroom)
-  local ask = {cost = cost, ahead = 0, before = 0, capacity = capacity_for(quota, cost, headroom)}
-  return quota_fits(quota, ask, quota.bucket.now)
-end
-
--- Whether a refused waiter would fit if nothing went before it.
-local function is_behind(demand)
-  for _, bucket in ipairs(demand.of) do
-    if bucket.gate and rare.provider.gate_wait(bucket.gate, 0, bucket.now) > 0 then return false end
-  end
-  for k = 1, demand.count do
-    if not fits_alone(demand.quotas[k], message[demand.first + k], demand.headroom) then return false end
-  end
-  return true
-end
-
--- What goes before a demand that a pause of a bucket holds back: how many demands, how many heads.
--- Its first quota there is the `k`-th.
-local function before_paused(demand, bucket, k)
-  local most, rank = 0, 0
-  for rule = 1, bucket.count do
-    if message[demand.first + k + rule - 1] > 0 then
-      local _, demands, heads = before(demand, demand.quotas[k + rule - 1])
-      if demands >= most then most, rank = demands, heads end
-    end
-  end
-  return most, rank
-end
-
--- The reasons of a refusal, and the quotas where the demand keeps its place.
-local function violations_of(demand)
-  local violations, is_paused, k = {}, {}, 1
-  for index, bucket in ipairs(demand.of) do
-    local wait = paused_for(demand, bucket, k)
-    if wait > 0 then
-      local demands, rank = before_paused(demand, bucket, k)
-      is_paused[bucket] = true
-      violations[#violations + 1] = {
-        bucket = bucket, by = -index, available = 0, wait = wait, at_best = wait,
-        asked = rare.provider.gate_asked(bucket.gate, bucket.now), holds = true, rank = rank,
-        before = demands,
-      }
-    end
-    k = k + bucket.count
-  end
-  k = 0
-  for _, bucket in ipairs(demand.of) do
-    local now = bucket.now
-    for rule = 1, bucket.count do
-      k = k + 1
-      local quota, ask = demand.quotas[k], asked_of(demand, k, bucket, rule)
-      local fits = quota_fits(quota, ask, now)
-      if not fits or not is_paused[bucket] and keeps(demand, quota, ask.cost) then
-        local _, demands, heads = before(demand, quota)
-        local available, wait, at_best = quota_shortage(quota, ask, now, wall)
-        if fits then wait, at_best = 0, 0 end
-        violations[#violations + 1] = {
-          bucket = bucket, quota = quota, rule = rule, cost = ask.cost, by = k - 1, available = available,
-          wait = wait, at_best = at_best, asked = quota_asked(quota, ask.cost, now), holds = true,
-          rank = heads, before = demands,
-        }
-      end
-    end
-  end
-  return violations
-end
-
-local function go_ahead(bucket, rule, headroom, amount, demands)
-  ahead = ahead or {}
-  ahead[bucket] = ahead[bucket] or {}
-  local classes = ahead[bucket][rule] or {}
-  ahead[bucket][rule] = classes
-  for _, class in ipairs(classes) do
-    if class.headroom == headroom then
-      class.amount, class.demands = sum(class.amount, amount), sum(class.demands, demands)
-      return
-    end
-  end
-  classes[#classes + 1] = {headroom = headroom, amount = amount, demands = demands}
-end
-
--- Adds a head of the session, or a waiter behind one.
-local function add_head(bucket, head)
-  local groups = 0
-  bucket.mine = bucket.mine or {}
-  for _, other in ipairs(bucket.mine) do
-    if other.quota == head.quota then
-      if other.headroom == head.headroom and other.flow == head.flow then
-        other.count, other.sum = sum(other.count, head.count), sum(other.sum, head.sum)
-        other.last = max(other.last, head.last)
-        return
-      end
-      groups = groups + 1
-    end
-  end
-  if groups < MAX_LINES then bucket.mine[#bucket.mine + 1] = head end
-end
-
--- A refused waiter goes before what comes later on a quota, and is a head there. It fits at `due`;
--- other quotas hold it back for `held_for`.
-local function line_up(demand, quota, rule, cost, due_in, held_for, holds)
-  local bucket, now = quota.bucket, quota.bucket.now
-  -- Those that it overtakes need not wait for it while it waits for others.
-  if holds and not (demand.overtakes and demand.is_behind) then
-    go_ahead(bucket, rule, demand.headroom, cost, 1)
-  end
-  if not bucket.is_told then return end
-  local arrival = drained(now, demand.age)
-  add_head(bucket, {
-    session = session, quota = quota.id, headroom = demand.headroom, flow = demand.flow,
-    space = demand.space.id, waiter = demand.waiter, arrival = arrival, cost = cost, part = demand.step,
-    count = 1, sum = cost, last = arrival, due = due_in and sum(now, due_in) or 0,
-    held_until = sum(now, held_for), is_behind = demand.is_behind, fits = false,
-  })
-end
-
--- What a pause of a bucket holds back is a head on all quotas of the bucket that it needs: those
--- that did not refuse it.
-local function line_up_behind_pauses(demand, violations, due_in)
-  local is_paused, is_refused, k = {}, {}, 0
-  for _, violation in ipairs(violations) do
-    if violation.quota then is_refused[violation.quota] = true else is_paused[violation.bucket] = true end
-  end
-  for _, bucket in ipairs(demand.of) do
-    for rule = 1, bucket.count do
-      k = k + 1
-      local quota, cost = demand.quotas[k], message[demand.first + k]
-      if cost > 0 and is_paused[bucket] and not is_refused[quota] then
-        line_up(demand, quota, rule, cost, due_in, 0, true)
-      end
-    end
-  end
-end
-
-function waiting.refuse(demand)
-  local violations, is_to_wait, is_known, longest = violations_of(demand), demand.mode == WAIT, true, 0
-  for index, violation in ipairs(violations) do
-    -- For how long the others hold it back.
-    local held_for = 0
-    for other, held_by in ipairs(violations) do
-      if other ~= index then held_for = max(held_for, held_by.wait or 0) end
-    end
-    violation.held_for = held_for
-    if violation.quota then violation.holds = held_for <= quota_horizon(violation.quota) end
-    if violation.asked then is_to_wait = false end
-    is_known, longest = is_known and violation.wait, max(longest, violation.wait or 0)
-  end
-  if is_to_wait then
-    if not demand.is_in_turn then append_age(demand.told, demand.age) end
-    local due_in, is_head = is_known and longest, false
-    demand.is_behind = is_behind(demand)
-    for _, violation in ipairs(violations) do
-      local quota = violation.quota
-      if quota then
-        is_head = is_head or violation.bucket == demand.space
-        line_up(demand, quota, violation.rule, violation.cost, due_in, violation.held_for, violation.holds)
-      end
-    end
-    -- Where it is a head of the bucket itself, that says how long it waits.
-    local lasts = is_head and 0 or due_in and sum(due_in, LATE) or FLOW_MEMORY
-    flow_wait(demand.space, demand.flow, sum(demand.space.now, lasts))
-    line_up_behind_pauses(demand, violations, due_in)
-  end
-  local n = #verdicts + 2
-  verdicts[n - 1], verdicts[n] = REFUSED, #violations
-  for _, violation in ipairs(violations) do
-    verdicts[n + 1], verdicts[n + 2], verdicts[n + 3] = violation.by, violation.available, violation.wait or -1
-    verdicts[n + 4], verdicts[n + 5] = violation.at_best, violation.asked or -1
-    verdicts[n + 6], verdicts[n + 7] = violation.holds and 1 or 0, violation.rank
-    verdicts[n + 8] = violation.before
-    n = n + 8
-  end
-  verdicts[n + 1], verdicts[n + 2] = demand.tag, demand.step
-end
-
--- Lines of waiters that are not in the batch: see arguments.lua.
-function waiting.wait(bucket, at)
-  local now = bucket.now
-  for i = at + 1, at + 11 * message[at], 11 do
-    local rule = message[i] + 1
-    local quota, waiter, age = bucket.quotas[rule], message[i + 4], message[i + 5]
-    if rule <= bucket.count then
-      local head = {
-        session = session, quota = quota.id, headroom = message[i + 1], flow = message[i + 2],
-        space = message[i + 3], waiter = waiter, arrival = drained(now, age), cost = message[i + 6],
-        part = message[i + 7], count = message[i + 8], sum = message[i + 9],
-        last = drained(now, message[i + 10]),
-        -- It was not looked at: its session is about to.
-        due = now, held_until = 0, fits = false,
-        -- It is not sent though it may fit: others of its session go before it.
-        is_behind = fits_alone(quota, message[i + 6], message[i + 1]),
-      }
-      local known = heads_find(bucket, session, quota.id, waiter)
-      if known then
-        head.arrival, head.due, head.held_until = known.arrival, known.due, known.held_until
-        head.fits = known.fits
-      end
-      head.arrival = drained(now, behind_older(age, drained(now, head.arrival)))
-      head.last = max(head.last, head.arrival)
-      if head_holds(head, quota_horizon(quota), now) then
-        go_ahead(bucket, rule, head.headroom, head.sum, head.count)
-      end
-      add_head(bucket, head)
-    end
-  end
-  answer(DONE, 1)
-end
-
--- Sorts a list by a number that each item has, and those that are alike as they are.
-local function sort_by(list, key)
-  local order, sorted = {}, {}
-  for i, item in ipairs(list) do order[i] = {item = item, key = key(item), i = i} end
-  table.sort(order, function(one, other)
-    if one.key ~= other.key then return one.key < other.key end
-    return one.i < other.i
-  end)
-  for i, entry in ipairs(order) do sorted[i] = entry.item end
-  return sorted
-end
-
--- Applies the operations in such an order that flows of one space and class take turns. Returns
--- false if that is as they come, and then does nothing.
-function waiting.perform_in_turns(first, last)
-  local ops, has_flows, moved, groups, in_order = {}, false, {}, {}, {}
-  each_run(first, last, function(kind, at, many, of, count, x, y, z)
-    local size = kind <= DRY and count + 2 or kind < DETACH and #of + 2 * count or count
-    for n = 0, many - 1 do
-      ops[#ops + 1] = {kind = kind, at = at + n * size, of = of, count = count, x = x, y = y, z = z, i = #ops + 1}
-    end
-    if kind == WAIT and (y ~= 0 or of[#of].flow_count > 0) then has_flows = true end
-  end)
-  if not has_flows then return false end
-  for i, op in ipairs(ops) do
-    if op.kind == WAIT then
-      local space, flow, headroom = op.of[#op.of], op.y, op.x
-      local turn = {tag = 0, age = 0}
-      local demand = waiting.demand_at(WAIT, op.at + 1, op.of, op.of.quotas, op.count, headroom, flow, op.z, turn)
-      op.age = age_of(WAIT, op.of, demand.waiter, demand.told)
-      append_age(demand.told, op.age)
-      local of_space = moved[space] or {}
-      moved[space] = of_space
-      op.tag = of_space[flow] or start_of(space, flow, space.id)
-      of_space[flow] = op.tag + demand.step
-      local groups_of_space = groups[space] or {}
-      groups[space] = groups_of_space
-      local group = groups_of_space[headroom] or {}
-      groups_of_space[headroom] = group
-      group[#group + 1] = op
-    end
-    in_order[i] = op
-  end
-  for _, of_space in pairs(groups) do
-    for _, group in pairs(of_space) do
-      local sorted = sort_by(group, function(op) return op.tag end)
-      for place, op in ipairs(group) do in_order[op.i] = sorted[place] end
-    end
-  end
-  local oldest_after = math.huge
-  for place = #in_order, 1, -1 do
-    local op = in_order[place]
-    op.overtakes = oldest_after < op.i
-    oldest_after = min(oldest_after, op.i)
-  end
-  for _, op in ipairs(in_order) do
-    verdicts = {}
-    perform(op.kind, op.at, 1, op.of, op.count, op.x, op.y, op.z, op)
-    op.verdicts = verdicts
-  end
-  verdicts = {}
-  for _, op in ipairs(ops) do
-    for _, number in ipairs(op.verdicts) do verdicts[#verdicts + 1] = number end
-  end
-  return true
-end
-
--- Replaces the session's heads in a bucket by those of the batch.
-function waiting.stand(bucket)
-  local mine = bucket.mine or {}
-  for _, head in ipairs(mine) do
-    if head.space == bucket.id then flow_wait(bucket, head.flow, bucket.now) end
-  end
-  -- The end of its lease takes its heads along.
-  if #mine > 0 then rare.changes.bucket_enter(bucket) end
-  if bucket.own then rare.changes.record_set_waits(bucket.own, #mine > 0) end
-  if #mine > 0 or bucket.heads then waiting.heads_replace(bucket, session, mine) end
-end
-
-local function bucket_of(id)
-  for b = 1, #buckets do
-    if buckets[b].id == id then return buckets[b] end
-  end
-end
-
--- Which heads of a quota fit together, from the front. `starts` is what is known of where flows
--- start, by space.
-local function front_of(quota, starts)
-  local bucket, now, horizon, front = quota.bucket, quota.bucket.now, quota_horizon(quota), {}
-  -- Of the classes that leave at least this to others, one does not fit: nor does what is behind
-  -- it.
-  local blocked = math.huge
-  for _, head in ipairs(bucket.heads) do
-    if head_is_live(head, -1, quota.id, now) and head_holds(head, horizon, now) and head.headroom < blocked then
-      local space = bucket_of(head.space)
-      starts[head.space] = starts[head.space] or {}
-      local tag = starts[head.space][head.flow]
-      if not tag then
-        tag = space and start_of(space, head.flow, head.space) or 0
-        starts[head.space][head.flow] = tag
-      end
-      local amount, demands = heads_before(bucket, {
-        session = -1, tie = head.session, headroom = head.headroom, flow = head.flow, space = head.space,
-        bucket = space, arrival = head.arrival, tag = tag, starts = starts[head.space],
-      }, quota, 0)
-      local capacity = capacity_for(quota, head.cost, head.headroom)
-      local ask = {cost = head.cost, ahead = amount, before = demands, capacity = capacity}
-      if quota_fits(quota, ask, now)
-        and not (bucket.gate and rare.provider.gate_wait(bucket.gate, demands, now) > 0) then
-        front[head] = true
-      elseif not space or space.flow_count == 0 then
-        blocked = min(blocked, head.headroom)
-      end
-    end
-  end
-  return front
-end
-
--- Hints the sessions of heads that fit now and did not before; of all heads if the batch has
--- changed when they may pass. Each session is expected to come back at once, and told so if it was
--- not yet.
-function waiting.wake(bucket, channel, command)
-  local woken, starts, now = {}, {}, bucket.now
-  local function publish(of_session)
-    local to = channel .. string.format('%.0f', of_session)
-    if channel ~= '' then redis.pcall(command, to, bucket.key) end -- PUBLISH
-  end
-  for k = 1, bucket.count do
-    local quota = bucket.quotas[k]
-    local front = front_of(quota, starts)
-    for _, head in ipairs(bucket.heads) do
-      if head.quota == quota.id then
-        local fits, fitted, was_behind = front[head] or false, head.fits, head.is_behind
-        head.fits = fits
-        head.is_behind = was_behind and fits_alone(quota, head.cost, head.headroom)
-        if fits ~= fitted or head.is_behind ~= was_behind then bucket.heads_changed, bucket.rare = true, true end
-        local is_news = fits and not fitted or bucket.is_stirred and not head_is_late(head, now)
-        if is_news and head.session ~= session and (head.due == 0 or head.due > now) then
-          head.due, bucket.heads_changed, bucket.rare = now, true, true
-          if not woken[head.session] then publish(head.session) end
-          woken[head.session] = true
-        end
-      end
-    end
-  end
-end
-
 -- RARE provider
 
 local function status(bucket)
@@ -748,15 +252,15 @@ end
 
 -- Settles a claim, or detaches: see arguments.lua. Returns the index after it.
 function changes.perform_of_claim(kind, at, of, count, claim, lease)
+  local first = at
   if kind == DETACH then
-    for _, bucket in ipairs(of) do
+    for _, bucket in ipairs(claim ~= session and of or {}) do
       bucket_detach(bucket, claim, message, at - 1, lease, wall)
       at = at + bucket.count
     end
-    answer(DONE, 1)
-    return at
+    answer(claim ~= session and DONE or NO_CLAIM, 1)
+    return first + count
   end
-  local first = at
   at = at + #of
   for _, bucket in ipairs(of) do
     local record = changes.bucket_record(bucket, claim)

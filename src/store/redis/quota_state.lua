@@ -142,9 +142,10 @@ local function quota_asked(quota, cost, now)
 end
 
 local function quota_fits(quota, ask, now)
-  local gone = sum(quota.taken, quota_withheld_from(quota, ask.cost))
+  local gone = quota.taken
+  if quota.cap then gone = sum(gone, quota_withheld_from(quota, ask.cost)) end
   return gone + asked_units(quota, ask) <= product(ask.capacity, quota.units)
-    and quota_paused_for(quota, ask, now) == 0
+    and not (quota.cap and quota_paused_for(quota, ask, now) > 0)
 end
 
 -- RARE provider

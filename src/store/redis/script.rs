@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt::Write};
 use redis::{Cmd, Script};
 
 /// The parts, in the order in which they need each other.
-const PARTS: [&str; 20] = [
+const PARTS: [&str; 25] = [
     include_str!("arguments.lua"),
     include_str!("exact.lua"),
     include_str!("packed.lua"),
@@ -23,7 +23,12 @@ const PARTS: [&str; 20] = [
     include_str!("heads.lua"),
     include_str!("session_record.lua"),
     include_str!("bucket.lua"),
+    include_str!("ahead.lua"),
     include_str!("operations.lua"),
+    include_str!("order.lua"),
+    include_str!("own_heads.lua"),
+    include_str!("candidate.lua"),
+    include_str!("front.lua"),
     include_str!("rest.lua"),
     include_str!("apply.lua"),
 ];

@@ -252,7 +252,11 @@ impl World {
                     self.remembered(by, buckets, &on, &limits);
                 fit(&mut reserved, &self.limits_on(by, buckets, &on));
                 let rng = &mut self.rng;
-                Op::Detach { on, claim: rng.u64(1..100), reserved, lease: rng.u64(..100 * SECOND) }
+                let claim = match rng.u8(..20) {
+                    0 => self.sessions[by].id,
+                    _ => rng.u64(1..100),
+                };
+                Op::Detach { on, claim, reserved, lease: rng.u64(..100 * SECOND) }
             }
             89..98 => self.said(by, buckets),
             _ => Op::Status { bucket: self.rng.u16(..buckets.len() as u16) },

@@ -1,0 +1,230 @@
+//! A reserve, measured against what goes before it: whether it fits, and if not, why.
+
+use smallvec::SmallVec;
+
+use super::{
+    Micros, Mode, Refused, RefusedBy, Reserve, Violation,
+    ahead::Ahead,
+    exact::sum,
+    flows::FLOW_MEMORY,
+    heads::{Before, Head, LATE},
+    order::{Ages, Turn},
+    own_heads::OwnHeads,
+    quota_state::Ask,
+    states::{At, BatchStates},
+};
+
+pub(super) struct Candidate<'r> {
+    reserve: &'r Reserve,
+    turn: Turn,
+    asks: SmallVec<[Measured; 4]>,
+    /// For how long a pause of each of its buckets holds it back.
+    paused: SmallVec<[Micros; 2]>,
+}
+
+/// What it asks of one quota.
+#[derive(Clone, Copy, Debug)]
+struct Measured {
+    at: At,
+    /// The index of the bucket among those of the reserve.
+    of: usize,
+    ask: Ask,
+    /// The heads of other sessions among what goes before it.
+    others: Before,
+    fits: bool,
+}
+
+impl<'r> Candidate<'r> {
+    pub(super) fn measure(
+        reserve: &'r Reserve,
+        turn: Turn,
+        states: &BatchStates<'_, '_>,
+        ahead: &Ahead,
+    ) -> Self {
+        let (mut asks, mut paused) = (SmallVec::<[Measured; 4]>::new(), SmallVec::new());
+        let mut quotas = states.quotas(&reserve.on, &reserve.costs).peekable();
+        for (of, &bucket) in reserve.on.iter().enumerate() {
+            let state = states.state(bucket.into());
+            let mut before = 0;
+            while let Some(at) = quotas.next_if(|at| at.bucket == usize::from(bucket)) {
+                let (ask, others) = ahead.ask(states, reserve, turn, at);
+                let (quota, rule) = states.quota(at.bucket, at.rule);
+                asks.push(Measured {
+                    at,
+                    of,
+                    ask,
+                    others,
+                    fits: quota.fits(rule, ask, state.now()),
+                });
+                before = before.max(if at.cost > 0 { ask.before } else { 0 });
+            }
+            paused.push(state.paused_for(before));
+        }
+        Self { reserve, turn, asks, paused }
+    }
+
+    pub(super) fn fits(&self) -> bool {
+        self.asks.iter().all(|ask| ask.fits) && self.paused.iter().all(|wait| *wait == 0)
+    }
+
+    /// Refuses it. If it waits it lines up: it goes ahead of what comes later, and is a head.
+    pub(super) fn refuse(
+        self,
+        states: &mut BatchStates<'_, '_>,
+        lines: (&mut Ahead, &mut OwnHeads, &mut Ages),
+    ) -> Refused {
+        let mut refused = self.pauses(states);
+        refused.extend(self.quotas(states));
+        let waits: SmallVec<[Micros; 4]> =
+            refused.iter().map(|(_, violation)| violation.wait.unwrap_or(0)).collect();
+        // For how long the others hold it back.
+        let held_for = |index: usize| {
+            let others = waits.iter().enumerate().filter(|(other, _)| *other != index);
+            others.map(|(_, wait)| *wait).max().unwrap_or(0)
+        };
+        let mut held = SmallVec::<[(At, Micros, bool); 4]>::new();
+        for (index, (at, violation)) in refused.iter_mut().enumerate() {
+            let Some(at) = at else { continue };
+            let horizon = states.quota(at.bucket, at.rule).0.horizon();
+            violation.holds = held_for(index) <= horizon;
+            held.push((*at, held_for(index), violation.holds));
+        }
+        let violations: SmallVec<[Violation; 2]> =
+            refused.into_iter().map(|(_, violation)| violation).collect();
+        let tag = self.turn.tag.unwrap_or_else(|| states.start_of(self.reserve));
+        let part = states.step_of(self.reserve);
+        let goes_away = violations.iter().any(|violation| violation.asked.is_some());
+        if self.reserve.mode == Mode::Wait && !goes_away {
+            let known = violations.iter().all(|violation| violation.wait.is_some());
+            let due_in = known.then(|| waits.iter().copied().max().unwrap_or(0));
+            self.line_up(&held, due_in, states, lines);
+        }
+        Refused { violations, tag, part }
+    }
+
+    /// The pauses that refuse it.
+    fn pauses(&self, states: &BatchStates<'_, '_>) -> SmallVec<[(Option<At>, Violation); 2]> {
+        let paused = self.paused.iter().enumerate().filter(|(_, wait)| **wait > 0);
+        let violation = |(of, &wait): (usize, &Micros)| {
+            let needed = self.asks.iter().filter(|ask| ask.of == of && ask.at.cost > 0);
+            let others = needed.map(|ask| ask.others).max_by_key(|others| others.demands);
+            let others = others.unwrap_or_default();
+            Violation {
+                by: RefusedBy::Pause(of),
+                available: 0,
+                wait: Some(wait),
+                at_best: wait,
+                asked: states.state(self.reserve.on[of].into()).asked(),
+                holds: true,
+                rank: others.heads,
+                before: others.demands,
+            }
+        };
+        paused.map(|paused| (None, violation(paused))).collect()
+    }
+
+    /// The quotas that refuse it, and those where it keeps its place.
+    fn quotas(
+        &self,
+        states: &BatchStates<'_, '_>,
+    ) -> impl Iterator<Item = (Option<At>, Violation)> {
+        let refusing = self.asks.iter().filter(|ask| self.is_refused_by(ask, states));
+        refusing.map(|&Measured { at, ask, others, fits, .. }| {
+            let (quota, rule) = states.quota(at.bucket, at.rule);
+            let now = states.state(at.bucket).now();
+            let shortage = quota.shortage(rule, ask, now, states.wall());
+            let violation = Violation {
+                by: RefusedBy::Rule(at.index),
+                available: shortage.available,
+                wait: if fits { Some(0) } else { shortage.wait },
+                at_best: if fits { 0 } else { shortage.at_best },
+                asked: quota.asked(at.cost, now),
+                holds: true,
+                rank: others.heads,
+                before: others.demands,
+            };
+            (Some(at), violation)
+        })
+    }
+
+    /// Whether a quota refuses it, or refused it before: there a waiter keeps its place though it
+    /// would fit now. Otherwise streams on this quota alone and on that alone would starve what
+    /// needs both.
+    fn is_refused_by(&self, ask: &Measured, states: &BatchStates<'_, '_>) -> bool {
+        let Measured { at, of, fits, .. } = *ask;
+        let is_waiter = self.reserve.mode == Mode::Wait && self.reserve.waiter > 0 && at.cost > 0;
+        let keeps = || {
+            let heads = states.state(at.bucket).heads();
+            let quota = states.rules(at.bucket)[at.rule].id;
+            heads.find(states.session(), quota, self.reserve.waiter).is_some()
+        };
+        !fits || self.paused[of] == 0 && is_waiter && keeps()
+    }
+
+    /// Whether it would fit if nothing went before it.
+    fn is_behind(&self, states: &BatchStates<'_, '_>) -> bool {
+        let is_paused = |&bucket: &u16| states.state(bucket.into()).paused_for(0) > 0;
+        let fits = |ask: &Measured| {
+            let At { bucket, rule, cost, .. } = ask.at;
+            ask.fits || states.fits_alone(bucket, rule, cost, self.reserve.headroom)
+        };
+        !self.reserve.on.iter().any(is_paused) && self.asks.iter().all(fits)
+    }
+
+    /// It waits on the quotas that refused it, `held` back by others for so long, and fits when it
+    /// is due, if that is known.
+    fn line_up(
+        &self,
+        held: &[(At, Micros, bool)],
+        due_in: Option<Micros>,
+        states: &mut BatchStates<'_, '_>,
+        (ahead, own_heads, ages): (&mut Ahead, &mut OwnHeads, &mut Ages),
+    ) {
+        let (reserve, space) = (self.reserve, states.space_of(self.reserve));
+        if self.turn.tag.is_none() {
+            ages.note(reserve.age, self.turn.age);
+        }
+        let is_behind = self.is_behind(states);
+        // What a pause of a bucket holds back is a head on all quotas of the bucket that it needs.
+        let behind_pauses = self.asks.iter().filter(|ask| {
+            let is_refused = held.iter().any(|(at, ..)| at.index == ask.at.index);
+            ask.at.cost > 0 && self.paused[ask.of] > 0 && !is_refused
+        });
+        let behind_pauses = behind_pauses.map(|ask| (ask.at, 0, true));
+        for (at, held_for, holds) in held.iter().copied().chain(behind_pauses) {
+            // Those that it overtakes need not wait for it while it waits for others.
+            if holds && !(is_behind && self.turn.overtakes) {
+                ahead.extend((at.bucket, at.rule), reserve.headroom, at.cost, 1);
+            }
+            if !states.is_told(at.bucket) {
+                continue;
+            }
+            let now = states.state(at.bucket).now();
+            let arrival = now.saturating_sub(self.turn.age);
+            let head = Head {
+                session: states.session(),
+                quota: states.rules(at.bucket)[at.rule].id,
+                headroom: reserve.headroom,
+                flow: reserve.flow.id,
+                space: states.id(space),
+                waiter: reserve.waiter,
+                arrival,
+                cost: at.cost,
+                part: states.step_of(reserve),
+                count: 1,
+                sum: at.cost,
+                last: arrival,
+                due: due_in.map_or(0, |wait| sum(now, wait)),
+                held_until: sum(now, held_for),
+                is_behind,
+                fits: false,
+            };
+            own_heads.add(at.bucket, head);
+        }
+        // Where it is a head of the bucket itself, that says how long it waits.
+        let is_head = held.iter().any(|(at, ..)| at.bucket == space);
+        let lasts = if is_head { 0 } else { due_in.map_or(FLOW_MEMORY, |wait| sum(wait, LATE)) };
+        let (id, state) = (states.id(space), states.state_mut(space));
+        state.wait_in_flow(reserve.flow.id, id, sum(state.now(), lasts));
+    }
+}

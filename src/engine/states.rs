@@ -1,0 +1,180 @@
+//! The buckets of a batch: their states, brought to the present, and the rules that these obey.
+
+use smallvec::SmallVec;
+
+use super::{
+    Batch, BucketState, Micros, On, Op, Reserve, Rule, Seen,
+    quota_state::{Ask, QuotaState},
+};
+
+pub(super) struct BatchStates<'a, 'b> {
+    states: &'a mut [&'b mut BucketState],
+    batch: &'a Batch<'a>,
+    wall: Micros,
+    /// The time of each bucket as the batch found it.
+    was: SmallVec<[Micros; 2]>,
+    /// Of each bucket whether the batch says what waits there.
+    told: SmallVec<[bool; 4]>,
+    /// Settles were made since the last refold.
+    edited: bool,
+}
+
+/// One quota of an operation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct At {
+    pub(super) bucket: usize,
+    pub(super) rule: usize,
+    /// Its index among all of the operation.
+    pub(super) index: usize,
+    pub(super) cost: u64,
+}
+
+impl<'a, 'b> BatchStates<'a, 'b> {
+    /// Brings the states to the present.
+    pub(super) fn advance(
+        states: &'a mut [&'b mut BucketState],
+        batch: &'a Batch<'a>,
+        wall: Micros,
+    ) -> Self {
+        let was = states.iter().map(|state| state.now()).collect();
+        for (state, bucket) in states.iter_mut().zip(batch.buckets) {
+            state.advance(bucket.rules, wall);
+        }
+        let mut told: SmallVec<_> = batch.buckets.iter().map(|_| false).collect();
+        for op in batch.ops {
+            if let Op::Waiting { bucket, .. } = op {
+                told[usize::from(*bucket)] = true;
+            }
+        }
+        Self { states, batch, wall, was, told, edited: false }
+    }
+
+    pub(super) fn session(&self) -> u64 {
+        self.batch.session
+    }
+
+    pub(super) fn wall(&self) -> Micros {
+        self.wall
+    }
+
+    #[inline]
+    pub(super) fn state(&self, bucket: usize) -> &BucketState {
+        self.states[bucket]
+    }
+
+    #[inline]
+    pub(super) fn state_mut(&mut self, bucket: usize) -> &mut BucketState {
+        self.states[bucket]
+    }
+
+    /// A state in which a settle is made.
+    #[inline]
+    pub(super) fn edit(&mut self, bucket: usize) -> &mut BucketState {
+        self.edited = true;
+        self.states[bucket]
+    }
+
+    /// Makes the edits of the settles so far count.
+    #[inline]
+    pub(super) fn refold(&mut self) {
+        if std::mem::take(&mut self.edited) {
+            self.states.iter_mut().for_each(|state| state.refold());
+        }
+    }
+
+    pub(super) fn id(&self, bucket: usize) -> u64 {
+        self.batch.buckets[bucket].id
+    }
+
+    /// The bucket of this id, if the batch names it.
+    pub(super) fn of_id(&self, id: u64) -> Option<&BucketState> {
+        let bucket = self.batch.buckets.iter().position(|bucket| bucket.id == id)?;
+        Some(self.state(bucket))
+    }
+
+    #[inline]
+    pub(super) fn rules(&self, bucket: usize) -> &'a [Rule] {
+        self.batch.buckets[bucket].rules
+    }
+
+    pub(super) fn is_told(&self, bucket: usize) -> bool {
+        self.told[bucket]
+    }
+
+    /// The bucket in which a reserve's flow takes turns.
+    pub(super) fn space_of(&self, reserve: &Reserve) -> usize {
+        reserve.on.last().map_or(0, |&bucket| usize::from(bucket))
+    }
+
+    /// Where the flow of a reserve starts.
+    pub(super) fn start_of(&self, reserve: &Reserve) -> f64 {
+        let space = self.space_of(reserve);
+        self.state(space).start_of(reserve.flow.id, self.id(space))
+    }
+
+    /// How far a grant of a reserve moves its flow on.
+    pub(super) fn step_of(&self, reserve: &Reserve) -> f64 {
+        reserve.step(self.rules(self.space_of(reserve)))
+    }
+
+    /// Each bucket of an operation with its part of these amounts.
+    #[inline]
+    pub(super) fn parts<'c>(
+        &self,
+        on: &'c On,
+        amounts: &'c [u64],
+    ) -> impl Iterator<Item = (usize, &'c [u64])> + use<'a, 'c> {
+        let (buckets, mut rest) = (self.batch.buckets, amounts);
+        on.iter().map(move |&bucket| {
+            let bucket = usize::from(bucket);
+            let part;
+            (part, rest) = rest.split_at(buckets[bucket].rules.len().min(rest.len()));
+            (bucket, part)
+        })
+    }
+
+    /// Every quota of an operation on these buckets.
+    pub(super) fn quotas<'c>(
+        &self,
+        on: &'c On,
+        costs: &'c [u64],
+    ) -> impl Iterator<Item = At> + use<'a, 'c> {
+        let parts = self.parts(on, costs);
+        let quotas = parts.flat_map(|(bucket, costs)| {
+            costs.iter().enumerate().map(move |(rule, &cost)| (bucket, rule, cost))
+        });
+        quotas.enumerate().map(|(index, (bucket, rule, cost))| At { bucket, rule, index, cost })
+    }
+
+    /// A quota of a bucket with its rule.
+    #[inline]
+    pub(super) fn quota(&self, bucket: usize, rule: usize) -> (&QuotaState, &'a Rule) {
+        (&self.state(bucket).quotas()[rule], &self.rules(bucket)[rule])
+    }
+
+    /// A bucket's quota of this id.
+    pub(super) fn quota_of(
+        &mut self,
+        bucket: usize,
+        id: u64,
+    ) -> Option<(&'a Rule, &mut QuotaState)> {
+        let rules = self.rules(bucket);
+        let index = rules.iter().position(|rule| rule.id == id)?;
+        Some((&rules[index], self.states[bucket].quota(index)?))
+    }
+
+    /// Whether a demand fits on a quota if nothing goes before it.
+    #[inline]
+    pub(super) fn fits_alone(&self, bucket: usize, rule: usize, cost: u64, headroom: u64) -> bool {
+        let (quota, rule) = self.quota(bucket, rule);
+        quota.fits(rule, Ask::alone(rule, cost, headroom), self.state(bucket).now())
+    }
+
+    /// Gives the session time until its next batch. Returns how a bucket was found and left.
+    pub(super) fn end(&mut self, bucket: usize) -> Seen {
+        let Batch { session, seq, lease, .. } = *self.batch;
+        let (rules, was) = (self.rules(bucket), self.was[bucket]);
+        self.states[bucket].end(session, lease, seq > 0, rules, self.wall);
+        self.states[bucket].seen(was)
+    }
+}

@@ -1,0 +1,74 @@
+-- What goes before a demand on a quota: heads of other sessions, and waiters of its own session
+-- that are before it in the batch.
+
+-- What waiters of the session ask of quotas that refused them goes ahead of some demands: of such a
+-- quota `ahead` is a list of {headroom, amount, demands}, one for each class. A demand that leaves
+-- less to others is not behind them.
+local is_any_ahead = false
+
+-- RARE waiting
+
+-- Where grants come faster than round trips, strict order over processes would let all of them wait
+-- for each other: there a session may grant what arrived this much after another one's head, and
+-- more where many wait.
+local TOLERANCE = 20000
+local TOLERANCE_PER_HEAD = 2000
+
+local function go_ahead(quota, headroom, amount, demands)
+  is_any_ahead = true
+  quota.ahead = quota.ahead or {}
+  for _, class in ipairs(quota.ahead) do
+    if class.headroom == headroom then
+      class.amount, class.demands = sum(class.amount, amount), sum(class.demands, demands)
+      return
+    end
+  end
+  quota.ahead[#quota.ahead + 1] = {headroom = headroom, amount = amount, demands = demands}
+end
+
+-- By how much a waiter may have come after a head of another session and go before it.
+local function tolerance_on(quota, others)
+  local oldest = others.oldest
+  if quota.kind ~= DRAINING or not oldest then return 0 end
+  local capacity = capacity_for(quota, oldest.cost, oldest.headroom)
+  local ask = {cost = oldest.cost, ahead = 0, before = 0, capacity = capacity}
+  local _, wait = quota_shortage(quota, ask, quota.bucket.now, wall)
+  return wait and wait < TOLERANCE and max(TOLERANCE, TOLERANCE_PER_HEAD * others.live) or 0
+end
+
+-- Measures what heads of other sessions go before a demand on a quota: what they `ask`, how many
+-- demands these `others` are, and how many heads (`rank`).
+local function look_at_others(demand, ask, quota, bucket)
+  -- The heads stay as they are until all operations are done.
+  local others, space = quota.others, demand.space
+  if not others then
+    others = heads_on(quota, bucket.is_told and session or -1)
+    quota.others = others
+  end
+  -- What does not wait passes no head.
+  local tolerance = demand.mode == WAIT and tolerance_on(quota, others) or 0
+  -- Many waiters have arrived together.
+  local arrival, tie = drained(bucket.now, demand.age), demand.tie
+  local is_like_last = arrival == ask.arrival and tie == ask.tie and tolerance == ask.tolerance
+  if is_like_last and space.flow_count == 0 then return end
+  ask.arrival, ask.tie, ask.tolerance = arrival, tie, tolerance
+  ask.amount, ask.others, ask.rank =
+    heads_before(others, demand, arrival, tolerance, tie, demand.tag, space.id, space)
+end
+
+-- Fills in what goes before a demand on a quota that it asks something of: how many demands
+-- (`before`) and what these ask (`ahead`).
+local function look_ahead(demand, ask)
+  local quota = ask.quota
+  if quota.bucket.heads then look_at_others(demand, ask, quota, quota.bucket) end
+  local amount, demands = ask.amount, ask.others
+  if quota.ahead then
+    for _, class in ipairs(quota.ahead) do
+      if class.headroom <= demand.headroom then
+        amount, demands = sum(amount, class.amount), sum(demands, class.demands)
+      end
+    end
+  end
+  -- More than a few windows ahead makes no difference to an answer, and amounts stay exact.
+  ask.ahead, ask.before = min(amount, 4 * quota.whole), demands
+end

@@ -1,0 +1,177 @@
+-- A demand that is measured against what goes before it: whether it fits, and if not, why.
+
+-- RARE waiting
+
+-- The reserves of a run: what they have in common, and what the one at hand asks of each quota.
+function waiting.demand_of(mode, of, count, headroom, flow, weight)
+  local asks = {}
+  for k = 1, count do
+    asks[k] = {quota = of.quotas[k], by = k - 1, amount = 0, others = 0, rank = 0}
+  end
+  return {
+    mode = mode, of = of, count = count, headroom = headroom, flow = flow, weight = weight,
+    space = of[#of], asks = asks, paused = {},
+  }
+end
+
+-- Measures the reserve whose costs follow index `first` of the message. Where the operations take
+-- turns, `turn` is {age, tag, overtakes}, the last if it comes before an older one since its flow
+-- is next. Returns whether it fits.
+function waiting.demand_fits(demand, first, turn)
+  local of, waiter, told, fits, k = demand.of, message[first - 1], message[first], true, 0
+  demand.first, demand.waiter, demand.told, demand.turn = first, waiter, told, turn
+  demand.age = turn and turn.age or age_of(demand.mode, of, waiter, told)
+  demand.tag = turn and turn.tag or start_of(demand.space, demand.flow)
+  demand.tie = demand.mode == WAIT and waiter > 0 and session or math.huge
+  for b, bucket in ipairs(of) do
+    local most, now = 0, bucket.now
+    for _ = 1, bucket.count do
+      k = k + 1
+      local ask = demand.asks[k]
+      ask.cost = message[first + k]
+      ask.capacity = capacity_for(ask.quota, ask.cost, demand.headroom)
+      look_ahead(demand, ask)
+      ask.fits = quota_fits(ask.quota, ask, now)
+      fits = fits and ask.fits
+      if ask.cost > 0 then most = max(most, ask.before) end
+    end
+    demand.paused[b] = bucket.gate and rare.provider.gate_wait(bucket.gate, most, now) or 0
+    fits = fits and demand.paused[b] == 0
+  end
+  return fits
+end
+
+-- How far a grant moves the demand's flow on.
+local function demand_step(demand)
+  return step_of(demand.first, demand.of, demand.count, demand.weight)
+end
+
+-- The demand was granted.
+function waiting.demand_serve(demand)
+  flow_serve(demand.space, demand.flow, demand_step(demand))
+end
+
+-- Whether a refused waiter would fit if nothing went before it.
+local function is_behind(demand)
+  for _, bucket in ipairs(demand.of) do
+    if bucket.gate and rare.provider.gate_wait(bucket.gate, 0, bucket.now) > 0 then return false end
+  end
+  for _, ask in ipairs(demand.asks) do
+    if not ask.fits and not fits_alone(ask.quota, ask.cost, demand.headroom) then return false end
+  end
+  return true
+end
+
+-- The reasons of a refusal: pauses, and asks that now say {available, wait, at_best, asked}. With
+-- them come the quotas that refused a waiter before, where it keeps its place though it would fit
+-- now. Otherwise streams on this quota alone and on that alone would starve what needs both.
+local function violations_of(demand)
+  local violations, n, k = {}, 0, 0
+  for b, bucket in ipairs(demand.of) do
+    local wait, most, rank = demand.paused[b], 0, 0
+    for _ = 1, bucket.count do
+      k = k + 1
+      local ask = demand.asks[k]
+      if ask.cost > 0 and ask.others >= most then most, rank = ask.others, ask.rank end
+    end
+    if wait > 0 then
+      n = n + 1
+      violations[n] = {
+        by = -b, available = 0, wait = wait, at_best = wait, rank = rank, others = most,
+        asked = rare.provider.gate_asked(bucket.gate, bucket.now),
+      }
+    end
+  end
+  k = 0
+  for b, bucket in ipairs(demand.of) do
+    for _ = 1, bucket.count do
+      k = k + 1
+      local ask, now = demand.asks[k], bucket.now
+      local quota, cost, fits = ask.quota, ask.cost, ask.fits
+      ask.refuses = not fits or demand.paused[b] == 0 and demand.tie == session and cost > 0
+        and heads_find(bucket, quota.id, demand.waiter)
+      if ask.refuses then
+        local available, wait, at_best = quota_shortage(quota, ask, now, wall)
+        if fits then wait, at_best = 0, 0 end
+        n = n + 1
+        violations[n], ask.available, ask.wait, ask.at_best = ask, available, wait, at_best
+        ask.asked = quota_asked(quota, cost, now)
+      end
+    end
+  end
+  return violations
+end
+
+-- A refused waiter goes before what comes later on a quota, and is a head there. It fits at
+-- `due_in`, if that is known; other quotas hold it back for `held_for`.
+local function line_up(demand, ask, due_in, held_for, holds)
+  local quota, cost, bucket, now = ask.quota, ask.cost, ask.quota.bucket, ask.quota.bucket.now
+  -- Those that it overtakes need not wait for it while it waits for others.
+  if holds and not (demand.turn and demand.turn.overtakes and demand.is_behind) then
+    go_ahead(quota, demand.headroom, cost, 1)
+  end
+  if not bucket.is_told then return end
+  local arrival = drained(now, demand.age)
+  if are_behind_mine(quota, demand.headroom, demand.flow, 1, cost, arrival) then return end
+  add_head(bucket, {
+    session = session, quota = quota.id, headroom = demand.headroom, flow = demand.flow,
+    space = demand.space.id, waiter = demand.waiter, arrival = arrival, cost = cost,
+    part = demand.step, count = 1, sum = cost, last = arrival, due = due_in and sum(now, due_in) or 0,
+    held_until = sum(now, held_for), is_behind = demand.is_behind, fits = false,
+  })
+end
+
+-- A refused waiter waits. `due_in` is when it fits, if that is known.
+local function line_up_on_all(demand, violations, due_in)
+  local is_head, k = false, 0
+  if not demand.turn then append_age(demand.told, demand.age) end
+  demand.is_behind = is_behind(demand)
+  for _, violation in ipairs(violations) do
+    if violation.quota then
+      is_head = is_head or violation.quota.bucket == demand.space
+      line_up(demand, violation, due_in, violation.held_for, violation.holds)
+    end
+  end
+  -- Where it is a head of the bucket itself, that says how long it waits.
+  local lasts = is_head and 0 or due_in and sum(due_in, LATE) or FLOW_MEMORY
+  flow_wait(demand.space, demand.flow, sum(demand.space.now, lasts))
+  -- What a pause of a bucket holds back is a head on all quotas of the bucket that it needs.
+  for b, bucket in ipairs(demand.of) do
+    for _ = 1, bucket.count do
+      k = k + 1
+      local ask = demand.asks[k]
+      if ask.cost > 0 and demand.paused[b] > 0 and not ask.refuses then
+        line_up(demand, ask, due_in, 0, true)
+      end
+    end
+  end
+end
+
+-- Refuses the demand that was measured last, and says why.
+function waiting.refuse(demand)
+  local violations, is_to_wait = violations_of(demand), demand.mode == WAIT
+  local is_known, longest = true, 0
+  demand.step = demand_step(demand)
+  for index, violation in ipairs(violations) do
+    -- For how long the others hold it back.
+    local held_for = 0
+    for other, held_by in ipairs(violations) do
+      if other ~= index then held_for = max(held_for, held_by.wait or 0) end
+    end
+    violation.held_for = held_for
+    violation.holds = not violation.quota or held_for <= quota_horizon(violation.quota)
+    if violation.asked then is_to_wait = false end
+    is_known, longest = is_known and violation.wait, max(longest, violation.wait or 0)
+  end
+  if is_to_wait then line_up_on_all(demand, violations, is_known and longest) end
+  local n = #verdicts + 2
+  verdicts[n - 1], verdicts[n] = REFUSED, #violations
+  for _, violation in ipairs(violations) do
+    verdicts[n + 1], verdicts[n + 2] = violation.by, violation.available
+    verdicts[n + 3], verdicts[n + 4] = violation.wait or -1, violation.at_best
+    verdicts[n + 5], verdicts[n + 6] = violation.asked or -1, violation.holds and 1 or 0
+    verdicts[n + 7], verdicts[n + 8] = violation.rank, violation.others
+    n = n + 8
+  end
+  verdicts[n + 1], verdicts[n + 2] = demand.tag, demand.step
+end

@@ -1,0 +1,109 @@
+-- The order of the operations of a batch: flows of one space and class take turns, and the waiters
+-- of a session keep their order.
+
+-- RARE waiting
+
+-- How long ago the waiting reserves so far arrived: what the session says and what counts, in
+-- turns.
+local ages = {}
+
+local function append_age(told, age)
+  local n = #ages
+  -- One that is not older as its session says is behind the last one already.
+  if n > 0 and ages[n] == age and ages[n - 1] >= told then return end
+  ages[n + 1], ages[n + 2] = told, age
+end
+
+-- How long ago a waiter arrived, no longer than those before it which are older as the session
+-- says.
+local function behind_older(told, age)
+  for i = 1, #ages, 2 do
+    if ages[i] >= told and ages[i + 1] < age then age = ages[i + 1] end
+  end
+  return age
+end
+
+-- How long ago a demand arrived that comes in its own place, `told` ago as its session says. A head
+-- that comes back keeps its arrival, and has the same in all buckets: what its session says depends
+-- on how long a batch took.
+local function age_of(mode, of, waiter, told)
+  local age = nil
+  for _, bucket in ipairs(of) do
+    local head = waiter > 0 and heads_find(bucket, nil, waiter)
+    if head then age = max(age or 0, drained(bucket.now, head.arrival)) end
+  end
+  age = age or told
+  return mode == WAIT and behind_older(told, age) or age
+end
+
+-- How far the reserve whose costs follow index `first` of the message moves its flow on: the part
+-- of its last bucket's limits that it takes, by its weight.
+local function step_of(first, of, count, weight)
+  local part, space = 0, of[#of]
+  for k = 1, space.count do
+    local part_of_quota = message[first + count - space.count + k] / max(space.quotas[k].whole, 1)
+    if part_of_quota > part then part = part_of_quota end
+  end
+  return part / max(weight, 1)
+end
+
+-- Sorts a list by a number that each item has, and those that are alike as they are.
+local function sort_by(list, key)
+  local order, sorted = {}, {}
+  for i, item in ipairs(list) do order[i] = {item = item, key = key(item), i = i} end
+  table.sort(order, function(one, other)
+    if one.key ~= other.key then return one.key < other.key end
+    return one.i < other.i
+  end)
+  for i, entry in ipairs(order) do sorted[i] = entry.item end
+  return sorted
+end
+
+-- Applies the operations in such an order that flows of one space and class take turns. Returns
+-- false if that is as they come, and then does nothing.
+function waiting.perform_in_turns(first, last)
+  local ops, has_flows, moved, groups, in_order = {}, false, {}, {}, {}
+  each_run(first, last, function(kind, at, many, of, count, x, y, z)
+    local size = kind <= DRY and count + 2 or kind < DETACH and #of + 2 * count or count
+    for n = 0, many - 1 do
+      ops[#ops + 1] = {kind = kind, at = at + n * size, of = of, count = count, x = x, y = y, z = z, i = #ops + 1}
+    end
+    if kind == WAIT and (y ~= 0 or of[#of].flow_count > 0) then has_flows = true end
+  end)
+  if not has_flows then return false end
+  for i, op in ipairs(ops) do
+    if op.kind == WAIT then
+      local space, headroom, flow, told = op.of[#op.of], op.x, op.y, message[op.at + 1]
+      op.age = age_of(WAIT, op.of, message[op.at], told)
+      append_age(told, op.age)
+      moved[space], groups[space] = moved[space] or {}, groups[space] or {}
+      op.tag = moved[space][flow] or start_of(space, flow)
+      moved[space][flow] = op.tag + step_of(op.at + 1, op.of, op.count, op.z)
+      local group = groups[space][headroom] or {}
+      groups[space][headroom], group[#group + 1] = group, op
+    end
+    in_order[i] = op
+  end
+  for _, of_space in pairs(groups) do
+    for _, group in pairs(of_space) do
+      local sorted = sort_by(group, function(op) return op.tag end)
+      for place, op in ipairs(group) do in_order[op.i] = sorted[place] end
+    end
+  end
+  local oldest_after = math.huge
+  for place = #in_order, 1, -1 do
+    local op = in_order[place]
+    op.overtakes = oldest_after < op.i
+    oldest_after = min(oldest_after, op.i)
+  end
+  for _, op in ipairs(in_order) do
+    verdicts = {}
+    perform(op.kind, op.at, 1, op.of, op.count, op.x, op.y, op.z, op)
+    op.verdicts = verdicts
+  end
+  verdicts = {}
+  for _, op in ipairs(ops) do
+    for _, number in ipairs(op.verdicts) do verdicts[#verdicts + 1] = number end
+  end
+  return true
+end
