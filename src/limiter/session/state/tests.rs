@@ -37,19 +37,19 @@ struct World {
     state: State,
     set: Arc<BucketSet>,
     now: Micros,
-    hints: Hints,
+    hinting: Hinting,
 }
 
-type Answer = oneshot::Receiver<Outcome>;
+type Answer = oneshot::Receiver<Box<Outcome>>;
 
 impl World {
     fn new(in_process: bool) -> Self {
-        let hints = if in_process { Hints::Reliable } else { Hints::None };
-        Self { state: state(in_process), set: set(&["a"]), now: START, hints }
+        let hinting = if in_process { Hinting::Reliable } else { Hinting::None };
+        Self { state: state(in_process), set: set(&["a"]), now: START, hinting }
     }
 
     fn conditions(&self) -> Conditions {
-        Conditions { now: self.now, hints: self.hints, resumes_at: None }
+        Conditions { now: self.now, hinting: self.hinting, resumes_at: None }
     }
 
     fn ask(&self, tokens: u64, mode: Mode, flow: u64) -> Ask {
@@ -116,7 +116,7 @@ impl World {
 fn deliver(effects: Effects) {
     for told in effects.told {
         if let Told::Outcome(to, outcome) = told {
-            drop(to.send(outcome));
+            drop(to.send(Box::new(outcome)));
         }
     }
     effects.reports.into_iter().for_each(|(to, verdict)| drop(to.send(verdict)));
@@ -155,7 +155,7 @@ fn told(batch: &Batch) -> Option<u64> {
 }
 
 fn outcome(answer: &mut Answer) -> Option<Outcome> {
-    answer.try_recv().ok()
+    answer.try_recv().ok().map(|outcome| *outcome)
 }
 
 #[test]
