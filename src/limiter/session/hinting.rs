@@ -31,8 +31,9 @@ pub(super) enum Hinting {
 }
 
 impl Hinting {
-    /// When to look again at a demand that was refused like this.
-    pub(super) fn look_again(self, violations: &[Violation], now: Micros) -> Again {
+    /// When to look again at a demand that was refused like this. A look also keeps its heads
+    /// alive, whose `lease` ends without one.
+    pub(super) fn look_again(self, violations: &[Violation], now: Micros, lease: Micros) -> Again {
         let waits = violations.iter().map(|violation| violation.wait);
         let wait = waits.reduce(|one, other| Some(one?.max(other?))).flatten();
         let rank = violations.iter().map(|violation| violation.rank).max().unwrap_or(0);
@@ -49,6 +50,6 @@ impl Hinting {
             (Self::None, Some(wait)) => wait.min(unknown),
             (_, None) => unknown,
         };
-        Again::At(now.saturating_add(after))
+        Again::At(now.saturating_add(after.min(lease / 3 * 2)))
     }
 }

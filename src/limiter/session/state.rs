@@ -126,7 +126,7 @@ impl State {
             in_process,
             linger: LINGER.min(lease / 3),
             closed: false,
-            queue: WaitQueue::new(max_waiting),
+            queue: WaitQueue::new(max_waiting, lease),
             outbox: Outbox::default(),
             leases: Leases::new(lease),
             seq: 0,

@@ -38,6 +38,8 @@ const MOST_SENT: usize = 256;
 #[derive(Debug)]
 pub(super) struct WaitQueue {
     max_waiting: usize,
+    /// The store forgets the heads of a session that does not name them for longer.
+    lease: Micros,
     entered: u64,
     /// Those that stand in lines.
     waiting: BTreeMap<Rank, Box<Waiter>>,
@@ -69,9 +71,10 @@ pub(super) enum Entered {
 }
 
 impl WaitQueue {
-    pub(super) fn new(max_waiting: usize) -> Self {
+    pub(super) fn new(max_waiting: usize, lease: Micros) -> Self {
         Self {
             max_waiting,
+            lease,
             entered: 0,
             waiting: BTreeMap::new(),
             newcomers: VecDeque::new(),
@@ -436,7 +439,7 @@ impl WaitQueue {
         }
         let registered = !self.gone && lines.iter().all(|id| is_head(id.bucket));
         waiter.look_again(match registered {
-            true => hinting.look_again(violations, now),
+            true => hinting.look_again(violations, now, self.lease),
             false => Again::Now,
         });
         waiter.set_part(refused.part);

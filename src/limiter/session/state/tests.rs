@@ -180,6 +180,23 @@ fn a_lone_demand_is_one_operation_and_is_registered_once_refused() {
 }
 
 #[test]
+fn a_head_is_named_again_before_its_lease_ends() {
+    for hinting in [Hinting::Works, Hinting::None] {
+        let mut world = World { hinting, ..World::new(false) };
+        let _waits = world.wait(10);
+        world.refuse_all(Some(3_600 * SECOND));
+        world.refuse_all(Some(3_600 * SECOND));
+        // The store forgets the heads of a session that is silent for longer than its lease.
+        let mut silent = 0;
+        while let Turn::Sleep(Some(until)) = world.state.turn(world.conditions()).0 {
+            silent += until - world.now;
+            assert!(silent < 9 * SECOND, "{hinting:?}");
+            world.now = until;
+        }
+    }
+}
+
+#[test]
 fn a_line_is_looked_at_from_its_front_and_further_while_all_is_granted() {
     let mut world = World::new(false);
     let mut answers = vec![world.wait(1)];
