@@ -30,9 +30,8 @@ type Waiter = Pin<Box<dyn Future<Output = Result<Reservation, Throttled>>>>;
 async fn fill(limiter: &Limiter, waiters: &mut Vec<Option<Waiter>>, count: usize) -> usize {
     let before = waiters.len();
     for index in before..count {
-        let limiter = limiter.clone();
         let demand = Demand::new("a", usage! { tokens: 10 });
-        let mut waiter: Waiter = Box::pin(async move { limiter.reserve(demand).await });
+        let mut waiter: Waiter = Box::pin(limiter.reserve(demand));
         let mut context = Context::from_waker(Waker::noop());
         assert!(waiter.as_mut().poll(&mut context).is_pending());
         waiters.push(Some(waiter));

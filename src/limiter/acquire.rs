@@ -1,14 +1,11 @@
 //! How a demand comes to be granted: at once, after a wait, or without the store.
 
-use std::{
-    future::poll_fn,
-    pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
 
-use futures_util::future::{Either, select};
+use futures_util::{
+    FutureExt,
+    future::{Either, select},
+};
 use tokio::{runtime::Handle, task::yield_now, time::Instant};
 
 use super::{
@@ -31,8 +28,7 @@ use crate::{
 };
 
 /// What is asked for, and when it first was.
-#[derive(Clone, Copy)]
-struct Asked<'a> {
+struct Query<'a> {
     demand: &'a Demand,
     mode: Mode,
     arrived: Instant,
@@ -46,37 +42,32 @@ struct Terms {
     flow: Flow,
 }
 
+/// The store could not be reached.
+struct Outage {
+    error: Arc<StoreError>,
+    target: Arc<Target>,
+}
+
 /// So many runtimes may end while they drive the session of a demand of another one.
 const MAX_RUNTIMES: u32 = 8;
 
 impl Inner {
-    /// Grants a demand, if `WAITS` as soon as it can be. Not an `async fn`, which moves what it is
-    /// given and what it returns several times; nor does it remember the mode. Each would take its
-    /// time.
+    /// Grants a demand, if `WAITS` as soon as it can be. Not an `async fn`, which would hold the
+    /// demand twice; nor does it remember the mode.
     #[inline]
     pub(super) fn acquire<const WAITS: bool>(
         self: Arc<Self>,
         demand: Demand,
-    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
-        let (mut demand, mut later, mut is_done) = (demand, None, false);
+    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send + use<WAITS> {
         let mode = const { if WAITS { Mode::Wait } else { Mode::Try } };
-        poll_fn(move |context| {
-            if is_done {
-                return Poll::Pending;
+        let acquiring = async move {
+            if let Poll::Ready(result) = self.acquire_at_once(&demand, mode) {
+                return result;
             }
-            let mut answer = match &later {
-                None => self.acquire_at_once(&demand, mode),
-                Some(_) => Poll::Pending,
-            };
-            if answer.is_pending() {
-                answer = poll_later(&mut later, context, || {
-                    self.clone()
-                        .acquire_later(std::mem::replace(&mut demand, Demand::unlimited()), mode)
-                });
-            }
-            is_done = answer.is_ready();
-            answer
-        })
+            // Boxed, since what is granted at once would have to carry it around.
+            Box::pin(self.acquire_later(&demand, mode)).await
+        };
+        acquiring.fuse()
     }
 
     /// Grants or refuses a demand where that can be told at once.
@@ -94,17 +85,13 @@ impl Inner {
         result.map_or(Poll::Pending, Poll::Ready)
     }
 
-    async fn acquire_later(
-        self: Arc<Self>,
-        demand: Demand,
-        mode: Mode,
-    ) -> Result<Reservation, Throttled> {
-        let result = self.ask(&demand, mode).await;
+    async fn acquire_later(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
+        let result = self.ask(demand, mode).await;
         match &result {
             Ok(reservation) => {
-                self.tell_granted(&demand, reservation.waited(), reservation.degraded())
+                self.tell_granted(demand, reservation.waited(), reservation.degraded())
             }
-            Err(error) => self.tell_refused(&demand, error),
+            Err(error) => self.tell_refused(demand, error),
         }
         result
     }
@@ -155,63 +142,71 @@ impl Inner {
     async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
         let arrived = Instant::now();
         let deadline = demand.max_wait.and_then(|wait| arrived.checked_add(wait));
-        let asked = Asked { demand, mode, arrived, deadline };
+        let asked = &Query { demand, mode, arrived, deadline };
         loop {
-            let (result, target) = self.ask_store(asked).await;
-            match (result, target) {
-                (Err(Throttled::Store(error)), Some(target)) if error.is_unavailable() => {
-                    // Boxed, since hardly any demand needs it.
-                    if let Some(result) = Box::pin(self.without_store(asked, &target, error)).await
-                    {
-                        return result;
-                    }
-                }
-                (result, _) => return result,
+            let outage = match self.ask_store(asked).await {
+                Ok(result) => return result,
+                Err(outage) => outage,
+            };
+            // Boxed, since hardly any demand needs it.
+            if let Some(result) = Box::pin(self.without_store(asked, outage)).await {
+                return result;
             }
         }
     }
 
     /// Asks the store, again and again if the runtime ends that drives the session: that of another
-    /// caller, unless this one is about to end as well. Returns where it asked, too.
-    async fn ask_store(
-        &self,
-        asked: Asked<'_>,
-    ) -> (Result<Reservation, Throttled>, Option<Arc<Target>>) {
+    /// caller, unless this one is about to end as well.
+    ///
+    /// What is alive over an await is part of every waiter, so the outcome is not.
+    ///
+    /// # Errors
+    /// The store cannot be reached.
+    async fn ask_store(&self, asked: &Query<'_>) -> Result<Result<Reservation, Throttled>, Outage> {
         for _ in 0..MAX_RUNTIMES {
             let (target, terms) = match self.target_of(asked.demand) {
                 Ok(Some(found)) => found,
-                Ok(None) => return (Ok(Reservation::uncounted(asked.demand)), None),
-                Err(error) => return (Err(error), None),
+                Ok(None) => return Ok(Ok(Reservation::uncounted(asked.demand))),
+                Err(error) => return Ok(Err(error)),
             };
             if Handle::try_current().is_err() {
-                return (Err(no_runtime()), None);
+                return Ok(Err(no_runtime()));
             }
-            match ask_on(&target, asked, terms).await {
-                Outcome::AskAgain => yield_now().await,
-                Outcome::Refused(error) => return (Err(error), Some(target)),
-                Outcome::Fits => return (Ok(Reservation::uncounted(asked.demand)), Some(target)),
-                Outcome::Granted(grant) => {
-                    return (Ok(reservation(grant, &target, asked)), Some(target));
+            let mut ticket = match enter(&target, asked, terms) {
+                Ok(ticket) => Some(ticket),
+                Err(outcome) => match concluded(outcome, &target, asked) {
+                    Some(result) => return result,
+                    None => None,
+                },
+            };
+            if let Some(ticket) = &mut ticket {
+                let outcome = ticket.outcome(asked.deadline).await;
+                if let Some(result) = concluded(outcome, &target, asked) {
+                    return result;
                 }
             }
+            drop(ticket);
+            yield_now().await;
         }
-        (Err(runtime_ended()), None)
+        Ok(Err(runtime_ended()))
     }
 
     /// Asks a limiter with its state in this process.
-    async fn ask_here(&self, asked: Asked<'_>) -> Result<Reservation, Throttled> {
+    async fn ask_here(&self, asked: &Query<'_>) -> Result<Reservation, Throttled> {
         match self.grant_at_once(asked.demand, asked.mode) {
             Some(result) => result,
-            None => self.ask_store(asked).await.0,
+            None => match self.ask_store(asked).await {
+                Ok(result) => result,
+                Err(Outage { error, .. }) => Err(Throttled::Store(error)),
+            },
         }
     }
 
     /// What becomes of a demand while the store cannot be reached; nothing if that is over first.
     async fn without_store(
         &self,
-        asked: Asked<'_>,
-        target: &Target,
-        error: Arc<StoreError>,
+        asked: &Query<'_>,
+        Outage { error, target }: Outage,
     ) -> Option<Result<Reservation, Throttled>> {
         match (self.context().options().on_unavailable, self.fallback()) {
             (OnUnavailable::Allow, _) => Some(Ok(Reservation::uncounted(asked.demand).degrade())),
@@ -242,17 +237,6 @@ impl Inner {
         let terms = terms(&self.registry(), target.as_deref(), demand)?;
         Ok(target.map(|target| (target, terms)))
     }
-}
-
-/// Begins what cannot be done at once, and goes on with it. Boxed, since what is granted at once
-/// would have to carry it around.
-#[inline(never)]
-fn poll_later<F: Future>(
-    later: &mut Option<Pin<Box<F>>>,
-    context: &mut Context<'_>,
-    begin: impl FnOnce() -> F,
-) -> Poll<F::Output> {
-    later.get_or_insert_with(|| Box::pin(begin())).as_mut().poll(context)
 }
 
 /// Grants or refuses a demand where the store is in this process; nothing if it has to be queued.
@@ -305,21 +289,34 @@ fn ask(target: &Target, demand: &Demand, terms: Terms, mode: Mode) -> Result<Ask
     Ask::new(target.set.clone(), usage, others, terms.standing, terms.flow, mode)
 }
 
-/// Queues a demand and waits for what comes of it.
-async fn ask_on(target: &Arc<Target>, asked: Asked<'_>, terms: Terms) -> Outcome {
-    let ask = match ask(target, asked.demand, terms, asked.mode) {
-        Ok(ask) => ask,
-        Err(error) => return Outcome::Refused(error),
-    };
-    match Ticket::new(target.session.clone(), ask, asked.arrived, asked.deadline) {
-        // Boxed, since most do not wait.
-        Ok(ticket) => Box::pin(ticket.outcome(asked.deadline)).await,
-        Err(outcome) => outcome,
-    }
+/// Queues a demand.
+///
+/// # Errors
+/// What becomes of it at once.
+fn enter(target: &Target, asked: &Query<'_>, terms: Terms) -> Result<Ticket, Outcome> {
+    let ask = ask(target, asked.demand, terms, asked.mode).map_err(Outcome::Refused)?;
+    Ticket::new(target.session.clone(), ask, asked.arrived, asked.deadline)
+}
+
+/// What the outcome of a demand comes to; nothing if it has to be asked for again.
+fn concluded(
+    outcome: Outcome,
+    target: &Arc<Target>,
+    asked: &Query<'_>,
+) -> Option<Result<Result<Reservation, Throttled>, Outage>> {
+    Some(match outcome {
+        Outcome::AskAgain => return None,
+        Outcome::Refused(Throttled::Store(error)) if error.is_unavailable() => {
+            Err(Outage { error, target: target.clone() })
+        }
+        Outcome::Refused(error) => Ok(Err(error)),
+        Outcome::Fits => Ok(Ok(Reservation::uncounted(asked.demand))),
+        Outcome::Granted(grant) => Ok(Ok(reservation(grant, target, asked))),
+    })
 }
 
 /// What a grant becomes where its caller receives it.
-fn reservation(grant: Grant, target: &Arc<Target>, asked: Asked<'_>) -> Reservation {
+fn reservation(grant: Grant, target: &Arc<Target>, asked: &Query<'_>) -> Reservation {
     let Grant { set, at, probe, position, .. } = grant;
     let is_same = Arc::ptr_eq(&set, &target.set);
     let target = if is_same { target.clone() } else { Arc::new(target.with(set)) };

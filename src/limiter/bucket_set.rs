@@ -171,7 +171,10 @@ impl BucketSet {
     /// The indexes of all its buckets.
     #[inline]
     pub(super) fn all(&self) -> On {
-        (0..self.buckets.len() as u16).collect()
+        // Pushed one by one, which is inlined.
+        let mut on = On::new();
+        (0..self.buckets.len() as u16).for_each(|index| on.push(index));
+        on
     }
 
     pub(super) fn buckets(&self) -> &[Bucket] {
@@ -397,7 +400,9 @@ impl GrantedAt {
     /// By each of so many buckets.
     #[inline]
     pub(super) fn times(&self, buckets: usize) -> Times {
-        (0..buckets).map(|index| self.of(index)).collect()
+        let mut times = Times::new();
+        (0..buckets).for_each(|index| times.push(self.of(index)));
+        times
     }
 }
 

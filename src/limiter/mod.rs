@@ -105,7 +105,7 @@ impl Limiter {
     pub fn reserve(
         &self,
         demand: Demand,
-    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
+    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send + use<> {
         self.inner.clone().acquire::<true>(demand)
     }
 
@@ -119,7 +119,7 @@ impl Limiter {
     pub fn try_reserve(
         &self,
         demand: Demand,
-    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
+    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send + use<> {
         self.inner.clone().acquire::<false>(demand)
     }
 

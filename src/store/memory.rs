@@ -28,10 +28,10 @@ const SWEEP_EVERY: Micros = 60_000_000;
 /// Every process has its own: eight workers are eight times the limit. Time is tokio's, so a test
 /// can pause it. A bucket that was not used for longer than its windows is forgotten.
 pub struct MemoryStore {
-    inner: Arc<Inner>,
+    memory: Arc<Memory>,
 }
 
-struct Inner {
+struct Memory {
     started: Instant,
     /// Wall-clock time at `started`.
     epoch: Micros,
@@ -54,19 +54,19 @@ impl MemoryStore {
     /// An empty store, whose clock starts at the system's time and then runs steadily.
     pub fn new() -> Self {
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let inner = Inner {
+        let memory = Memory {
             started: Instant::now(),
             epoch: epoch.as_micros() as Micros,
             cells: Mutex::default(),
             hints: LocalHints::default(),
             next_sweep: AtomicU64::new(0),
         };
-        Self { inner: Arc::new(inner) }
+        Self { memory: Arc::new(memory) }
     }
 
     /// How many buckets are remembered.
     pub fn len(&self) -> usize {
-        self.inner.cells().values().filter(|cell| !cell.lock().is_unused()).count()
+        self.memory.cells().values().filter(|cell| !cell.lock().is_unused()).count()
     }
 
     /// Whether no bucket is remembered.
@@ -76,7 +76,7 @@ impl MemoryStore {
 
     /// Forgets every bucket, as a flushed server would.
     pub fn clear(&self) {
-        self.inner.forget(|_| true);
+        self.memory.forget(|_| true);
     }
 }
 
@@ -92,24 +92,37 @@ impl Store for MemoryStore {
     }
 
     fn apply(&self, batch: &Batch<'_>) -> Reply {
-        let (answer, wakes) = self.inner.apply(batch);
+        let (answer, wakes) = self.memory.apply(batch);
         for wake in wakes {
             if let Some(bucket) = batch.buckets.get(usize::from(wake.bucket)) {
-                self.inner.hints.hint(wake.session, bucket.key.name());
+                self.memory.hints.hint(wake.session, bucket.key.name());
             }
         }
         Reply::Now(answer)
     }
 
     fn listen(&self, _partition: &str, session: u64, hint: Hint) -> Option<Listening> {
-        Some(self.inner.hints.listen(session, hint))
+        Some(self.memory.hints.listen(session, hint))
     }
 }
 
 type Cells = HashMap<Arc<BucketKey>, Arc<Cell>, BuildHasherDefault<Prehashed>>;
 
-impl Inner {
+impl Memory {
     fn apply(&self, batch: &Batch<'_>) -> (Answer, Wakes) {
+        let result = match batch.buckets {
+            [only] => {
+                let cell = self.cell(&only.key);
+                let mut state = cell.lock();
+                batch.apply_to(&mut [&mut *state], self.wall())
+            }
+            _ => self.apply_to_several(batch),
+        };
+        self.sweep(result.0.wall);
+        result
+    }
+
+    fn apply_to_several(&self, batch: &Batch<'_>) -> (Answer, Wakes) {
         let cells: SmallVec<[_; 2]> =
             batch.buckets.iter().map(|bucket| self.cell(&bucket.key)).collect();
 
@@ -121,11 +134,7 @@ impl Inner {
         locked.sort_unstable_by_key(|(index, _)| *index);
         let mut states: SmallVec<[&mut BucketState; 2]> =
             locked.iter_mut().map(|(_, state)| &mut **state).collect();
-        let result = batch.apply_to(&mut states, self.wall());
-        drop(states);
-        drop(locked);
-        self.sweep(result.0.wall);
-        result
+        batch.apply_to(&mut states, self.wall())
     }
 
     /// Not to be asked for with a state locked.

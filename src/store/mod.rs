@@ -220,8 +220,13 @@ impl<'a> Batch<'a> {
     pub fn apply_to(&self, states: &mut [&mut BucketState], wall: Micros) -> (Answer, Wakes) {
         let Self { session, seq, lease, buckets, ops } = *self;
         let rules = |bucket: &'a Bucket| BucketRules { id: bucket.key.id(), rules: &bucket.rules };
-        let buckets: SmallVec<[_; 2]> = buckets.iter().map(rules).collect();
-        engine::apply(states, &engine::Batch { session, seq, lease, buckets: &buckets, ops }, wall)
+        let mut apply = |buckets: &[BucketRules<'_>]| {
+            engine::apply(states, &engine::Batch { session, seq, lease, buckets, ops }, wall)
+        };
+        match buckets {
+            [only] => apply(&[rules(only)]),
+            _ => apply(&buckets.iter().map(rules).collect::<SmallVec<[_; 4]>>()),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! A caller that is interrupted, a future that is polled too often, and a subscriber that panics.
 
+use std::future::poll_fn;
+
 use super::*;
 use crate::{Limiter, Limits, Quota, usage};
 

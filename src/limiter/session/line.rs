@@ -17,7 +17,7 @@ const MOST_TOLD: usize = 4;
 
 /// The waiters that one quota, or the pause of a bucket, holds back.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct QuotaLine {
     groups: SmallVec<[Group; 1]>,
     /// How its front was last refused, and when.
     known: Option<(Violation, Micros)>,
@@ -74,7 +74,7 @@ impl Group {
     }
 }
 
-impl Line {
+impl QuotaLine {
     pub(super) fn new() -> Self {
         Self {
             groups: SmallVec::new(),

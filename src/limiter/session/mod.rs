@@ -9,10 +9,14 @@
 mod batch;
 pub(super) mod driver;
 mod health;
+mod hinting;
 mod leases;
 mod line;
+mod lines;
 mod outbox;
+mod pick;
 mod state;
+mod surfaced;
 pub(super) mod ticket;
 mod transmit;
 mod wait_queue;
@@ -35,10 +39,11 @@ use tokio::{
 use self::{
     batch::Batch,
     health::Health,
+    hinting::Hinting,
     outbox::frees,
     state::{Conditions, Effects, Setup, State, Turn},
     transmit::MAX_CHARTS,
-    wait_queue::{Hints, Told},
+    wait_queue::Told,
     waiter::Rank,
     wakeups::Wakeups,
 };
@@ -95,14 +100,14 @@ pub(super) struct Session {
 #[derive(Debug)]
 struct Guarded {
     state: State,
-    driver: Driver,
+    driver: DriverState,
     /// To be told when all that is to be sent now has reached the store, or could not.
     flushing: Vec<oneshot::Sender<()>>,
 }
 
 /// What the driver is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Driver {
+enum DriverState {
     None,
     /// It sleeps until it is woken or it is time.
     Asleep,
@@ -131,7 +136,7 @@ impl Session {
             wakeups: Wakeups::new(session.clone()),
             wake: Notify::new(),
             start_driver,
-            guarded: Mutex::new(Guarded { state, driver: Driver::None, flushing: Vec::new() }),
+            guarded: Mutex::new(Guarded { state, driver: DriverState::None, flushing: Vec::new() }),
             context,
         })
     }
@@ -157,12 +162,12 @@ impl Session {
         let result = change(&mut guarded.state);
         self.occupied.store(guarded.state.is_occupied(), Ordering::Release);
         match guarded.driver {
-            Driver::Asleep if guarded.state.is_due() => {
-                guarded.driver = Driver::Awake;
+            DriverState::Asleep if guarded.state.is_due() => {
+                guarded.driver = DriverState::Awake;
                 drop(guarded);
                 self.wake.notify_one();
             }
-            Driver::None if guarded.state.needs_driver() => {
+            DriverState::None if guarded.state.needs_driver() => {
                 drop(guarded);
                 (self.start_driver)(self);
             }
@@ -267,7 +272,7 @@ impl Session {
         ask: Ask,
         arrived: Instant,
         deadline: Option<Instant>,
-    ) -> Result<(Rank, oneshot::Receiver<Outcome>), Outcome> {
+    ) -> Result<(Rank, oneshot::Receiver<Box<Outcome>>), Outcome> {
         if let Some(error) = self.health.down() {
             return Err(Outcome::Refused(Throttled::Store(error)));
         }
@@ -324,7 +329,7 @@ impl Session {
             // A question is answered after the store has heard that the last waiters left.
             let has_to_wait = outgoing.is_question() && !self.is_occupied() && {
                 let guarded = self.lock();
-                guarded.driver != Driver::None || guarded.state.has_changed_heads()
+                guarded.driver != DriverState::None || guarded.state.has_changed_heads()
             };
             return match has_to_wait && Handle::try_current().is_ok() {
                 true => self.enqueue(outgoing, false),
@@ -334,7 +339,7 @@ impl Session {
         if let Some(error) = self.health.down() {
             return Settling::failed(Throttled::Store(error));
         }
-        if self.lock().driver == Driver::None && Handle::try_current().is_err() {
+        if self.lock().driver == DriverState::None && Handle::try_current().is_err() {
             return Settling::failed(no_runtime());
         }
         self.send(outgoing, false)
@@ -404,9 +409,9 @@ impl Session {
     /// Begins to drive, unless another driver does.
     fn start(&self) -> bool {
         let mut guarded = self.lock();
-        let starts = guarded.driver == Driver::None;
+        let starts = guarded.driver == DriverState::None;
         if starts {
-            guarded.driver = Driver::Awake;
+            guarded.driver = DriverState::Awake;
         }
         starts
     }
@@ -418,9 +423,9 @@ impl Session {
         let (turn, effects) = guarded.state.turn(conditions);
         self.occupied.store(guarded.state.is_occupied(), Ordering::Release);
         guarded.driver = match &turn {
-            Turn::Send(_) => Driver::Awake,
-            Turn::Sleep(_) => Driver::Asleep,
-            Turn::Stop => Driver::None,
+            Turn::Send(_) => DriverState::Awake,
+            Turn::Sleep(_) => DriverState::Asleep,
+            Turn::Stop => DriverState::None,
         };
         drop(guarded);
         self.make_true(effects);
@@ -430,21 +435,21 @@ impl Session {
     fn conditions(&self) -> Conditions {
         let is_awaited = self.lock().state.is_awaited();
         let resumes_at = self.health.resumes_at(is_awaited).map(|at| self.time_of(at));
-        Conditions { now: self.now(), hints: self.hints(), resumes_at }
+        Conditions { now: self.now(), hinting: self.hinting(), resumes_at }
     }
 
     /// Whether hints arrive. Asks for them once demands wait.
-    fn hints(&self) -> Hints {
+    fn hinting(&self) -> Hinting {
         if !self.is_occupied() {
-            return Hints::None;
+            return Hinting::None;
         }
         let works = self.wakeups.work(|hint| {
             self.context.store().listen(&self.partition, self.id.load(Ordering::Relaxed), hint)
         });
         match (works, self.context.in_process()) {
-            (false, _) => Hints::None,
-            (true, true) => Hints::Reliable,
-            (true, false) => Hints::Work,
+            (false, _) => Hinting::None,
+            (true, true) => Hinting::Reliable,
+            (true, false) => Hinting::Works,
         }
     }
 
@@ -480,7 +485,7 @@ impl Session {
         batch
             .buckets()
             .saw(seen, in_process, |bucket| self.context.tell(|| Event::StateLost { bucket }));
-        let conditions = Conditions { now: self.now(), hints: self.hints(), resumes_at: None };
+        let conditions = Conditions { now: self.now(), hinting: self.hinting(), resumes_at: None };
         let effects = self.change(|state| state.applied(batch, seen, verdicts, conditions));
         self.make_true(effects);
         self.tell_flushed(|state| state.is_flushed());
@@ -506,7 +511,7 @@ impl Session {
         let mut guarded = self.lock();
         let can_stop = !guarded.state.is_occupied();
         if can_stop {
-            guarded.driver = Driver::None;
+            guarded.driver = DriverState::None;
         }
         can_stop
     }
@@ -518,7 +523,7 @@ impl Session {
         }
         let mut guarded = self.lock();
         let effects = guarded.state.abandon();
-        guarded.driver = Driver::None;
+        guarded.driver = DriverState::None;
         self.occupied.store(guarded.state.is_occupied(), Ordering::Release);
         drop(guarded);
         self.make_true(effects);
@@ -539,7 +544,8 @@ impl Session {
                     self.context.tell(|| Event::WaitStarted { bucket: set.name(), position });
                 }
                 Told::Outcome(to, outcome) => {
-                    if let Err(Outcome::Granted(grant)) = to.send(outcome) {
+                    let lost = to.send(Box::new(outcome)).map_err(|outcome| *outcome);
+                    if let Err(Outcome::Granted(grant)) = lost {
                         self.release(grant);
                     }
                 }

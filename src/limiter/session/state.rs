@@ -11,9 +11,10 @@ use smallvec::SmallVec;
 
 use super::{
     batch::{Batch, Buckets, Job, Report},
+    hinting::Hinting,
     leases::Leases,
     outbox::{Outbox, Outgoing, Sendable},
-    wait_queue::{Entered, Hints, Told, WaitQueue},
+    wait_queue::{Entered, Told, WaitQueue},
     waiter::{Ask, Outcome, OutcomeSender, Rank, Waiter},
 };
 use crate::{
@@ -45,7 +46,7 @@ pub(super) struct Setup {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Conditions {
     pub(super) now: Micros,
-    pub(super) hints: Hints,
+    pub(super) hinting: Hinting,
     /// The store is not to be asked before.
     pub(super) resumes_at: Option<Micros>,
 }
@@ -125,7 +126,7 @@ impl State {
             in_process,
             linger: LINGER.min(lease / 3),
             closed: false,
-            queue: WaitQueue::new(max_waiting),
+            queue: WaitQueue::new(max_waiting, lease),
             outbox: Outbox::default(),
             leases: Leases::new(lease),
             seq: 0,
@@ -262,11 +263,13 @@ impl State {
     }
 
     fn next_turn(&mut self, conditions: Conditions, effects: &mut Effects) -> Turn {
-        let Conditions { now, resumes_at, hints } = conditions;
+        let Conditions { now, resumes_at, hinting } = conditions;
         if self.sending {
             return Turn::Sleep(None);
         }
-        if std::mem::replace(&mut self.hinted, hints == Hints::Work) && hints == Hints::None {
+        if std::mem::replace(&mut self.hinted, hinting == Hinting::Works)
+            && hinting == Hinting::None
+        {
             // Waits were longer while there were hints.
             self.queue.look_everywhere();
         }
@@ -409,7 +412,7 @@ impl State {
         mut batch: Batch,
         seen: &[Seen],
         verdicts: impl IntoIterator<Item = Verdict>,
-        Conditions { now, hints, .. }: Conditions,
+        Conditions { now, hinting, .. }: Conditions,
     ) -> Effects {
         let mut effects = Effects::default();
         (self.sending, self.active, self.doubt) = (false, now, None);
@@ -424,7 +427,7 @@ impl State {
                     let waiter = self.unless_closed(waiter, &mut effects);
                     let Some(waiter) = waiter else { continue };
                     let is_head = |bucket| told.contains(&bucket);
-                    self.queue.refused(waiter, &refused, is_head, hints, now, &mut effects.told);
+                    self.queue.refused(waiter, &refused, is_head, hinting, now, &mut effects.told);
                 }
                 (Job::Demand(waiter), Verdict::Granted { probe }) => {
                     self.grant(waiter, batch.granted_at(index, seen), probe, now, &mut effects);

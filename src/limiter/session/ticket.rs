@@ -2,15 +2,16 @@
 //! and takes the demand back when it is dropped.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use futures_util::future::{Either, select};
 use tokio::{
     sync::oneshot,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, Sleep, sleep_until},
 };
 
 use super::{
@@ -28,7 +29,7 @@ pub(in crate::limiter) struct Ticket {
     session: Arc<Session>,
     set: Arc<BucketSet>,
     rank: Rank,
-    answer: oneshot::Receiver<Outcome>,
+    answer: oneshot::Receiver<Box<Outcome>>,
     is_answered: bool,
 }
 
@@ -49,30 +50,41 @@ impl Ticket {
     }
 
     /// Waits for the outcome, until `deadline`.
-    pub(in crate::limiter) async fn outcome(mut self, deadline: Option<Instant>) -> Outcome {
+    pub(in crate::limiter) async fn outcome(&mut self, deadline: Option<Instant>) -> Outcome {
         let long_wait = Instant::now() + LONG_WAIT;
+        // One timer for all, since a waiter's future is as large as all that it ever waits for.
+        let first = deadline.map_or(long_wait, |deadline| deadline.min(long_wait));
+        let mut timer = pin!(sleep_until(first));
         if deadline.is_none_or(|deadline| deadline > long_wait) {
-            match timeout(LONG_WAIT, &mut self).await {
-                Ok(outcome) => return outcome,
-                Err(_) => self.tell_long_wait(),
+            if let Some(outcome) = self.until(timer.as_mut()).await {
+                return outcome;
             }
+            self.tell_long_wait();
         }
-        let Some(deadline) = deadline else { return (&mut self).await };
-        if let Ok(outcome) = timeout_at(deadline, &mut self).await {
+        let Some(deadline) = deadline else { return self.await };
+        timer.as_mut().reset(deadline);
+        if let Some(outcome) = self.until(timer.as_mut()).await {
             return outcome;
         }
-        let refusal = match self.session.expire(self.rank) {
-            Some(refusal) => refusal,
-            // The store is looking at it: its answer is worth more than a guess, and does not take
-            // long.
-            None => {
-                match timeout(self.session.context().options().attempt_timeout, &mut self).await {
-                    Ok(outcome) => return outcome,
-                    Err(_) => self.session.leave(self.rank).unwrap_or_default(),
-                }
-            }
-        };
+        if let Some(refusal) = self.session.expire(self.rank) {
+            return Outcome::Refused(Throttled::Deadline(Box::new(refusal)));
+        }
+        // The store is looking at it: its answer is worth more than a guess, and does not take
+        // long.
+        timer.as_mut().reset(Instant::now() + self.session.context().options().attempt_timeout);
+        if let Some(outcome) = self.until(timer).await {
+            return outcome;
+        }
+        let refusal = self.session.leave(self.rank).unwrap_or_default();
         Outcome::Refused(Throttled::Deadline(Box::new(refusal)))
+    }
+
+    /// The outcome, unless time is up before.
+    async fn until(&mut self, timer: Pin<&mut Sleep>) -> Option<Outcome> {
+        match select(self, timer).await {
+            Either::Left((outcome, _)) => Some(outcome),
+            Either::Right(_) => None,
+        }
     }
 
     fn tell_long_wait(&self) {
@@ -95,7 +107,7 @@ impl Future for Ticket {
         let outcome = ready!(Pin::new(&mut self.answer).poll(context));
         self.is_answered = true;
         // Where a session loses track of a demand it is asked for again.
-        Poll::Ready(outcome.unwrap_or(Outcome::AskAgain))
+        Poll::Ready(outcome.map_or(Outcome::AskAgain, |outcome| *outcome))
     }
 }
 
@@ -106,7 +118,7 @@ impl Drop for Ticket {
         }
         // First, so that a refusal on its way does not queue it again.
         self.answer.close();
-        if let Ok(Outcome::Granted(grant)) = self.answer.try_recv() {
+        if let Ok(Outcome::Granted(grant)) = self.answer.try_recv().map(|outcome| *outcome) {
             self.session.release(grant);
         }
         self.session.leave(self.rank);

@@ -1,15 +1,16 @@
 //! A pending demand: what it asks, its place in the order, and where its outcome goes.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use crate::{
-    engine::{Costs, Flow, Micros, Mode, On, Reserve, Violation},
+    engine::{Costs, Flow, Micros, Mode, On, RefusedBy, Reserve, Violation},
     error::{Refusal, Throttled},
     limiter::bucket_set::{BucketSet, GrantedAt, Outdated},
     limits::Standing,
+    quota::micros,
     usage::Usage,
 };
 
@@ -20,7 +21,8 @@ pub(in crate::limiter) struct Ask {
     usage: Usage,
     others: Box<[(u16, Usage)]>,
     costs: Costs,
-    standing: Standing,
+    headroom: u64,
+    head_start: Micros,
     flow: Flow,
     mode: Mode,
 }
@@ -34,8 +36,7 @@ pub(in crate::limiter) struct Rank {
 }
 
 impl Rank {
-    pub(super) fn new(arrived: Micros, head_start: Duration, entry: u64) -> Self {
-        let head_start = u64::try_from(head_start.as_micros()).unwrap_or(u64::MAX);
+    pub(super) fn new(arrived: Micros, head_start: Micros, entry: u64) -> Self {
         Self { time: arrived.saturating_sub(head_start), entry }
     }
 
@@ -63,15 +64,17 @@ impl Ask {
         flow: Flow,
         mode: Mode,
     ) -> Result<Self, Throttled> {
-        let mut ask = Self { set, usage, others, costs: Costs::new(), standing, flow, mode };
+        let Standing { headroom, head_start } = standing;
+        let (costs, head_start) = (Costs::new(), micros(head_start));
+        let mut ask = Self { set, usage, others, costs, headroom, head_start, flow, mode };
         ask.count()?;
         Ok(ask)
     }
 
     fn count(&mut self) -> Result<(), Throttled> {
-        let Self { set, usage, others, costs, standing, .. } = self;
+        let Self { set, usage, others, costs, headroom, .. } = self;
         costs.clear();
-        set.put_demand(costs, usage, others, standing.headroom)
+        set.put_demand(costs, usage, others, *headroom)
             .map_err(|refusal| Throttled::ExceedsCapacity(Box::new(refusal)))
     }
 
@@ -80,11 +83,11 @@ impl Ask {
     }
 
     pub(super) fn headroom(&self) -> u64 {
-        self.standing.headroom
+        self.headroom
     }
 
-    pub(super) fn head_start(&self) -> Duration {
-        self.standing.head_start
+    pub(super) fn head_start(&self) -> Micros {
+        self.head_start
     }
 
     pub(super) fn flow(&self) -> Flow {
@@ -109,7 +112,7 @@ impl Ask {
     /// The operation on its buckets, by their indexes in the batch.
     pub(super) fn reserve(&self, on: On, mode: Mode, waiter: u64, age: Micros) -> Reserve {
         let costs = Costs::from_slice(&self.costs);
-        Reserve { on, costs, headroom: self.standing.headroom, mode, waiter, age, flow: self.flow }
+        Reserve { on, costs, headroom: self.headroom, mode, waiter, age, flow: self.flow }
     }
 
     pub(super) fn mode(&self) -> Mode {
@@ -117,12 +120,12 @@ impl Ask {
     }
 
     pub(super) fn refusal(&self, violations: &[Violation]) -> Refusal {
-        self.set.refusal(violations, &self.costs, self.standing.headroom)
+        self.set.refusal(violations, &self.costs, self.headroom)
     }
 
     /// What becomes of it, being refused; nothing, if it is to wait.
     pub(super) fn refused(&self, violations: &[Violation]) -> Option<Throttled> {
-        self.set.refused(violations, &self.costs, self.standing.headroom, self.mode)
+        self.set.refused(violations, &self.costs, self.headroom, self.mode)
     }
 
     /// Counts it on its buckets as they are declared now.
@@ -163,8 +166,8 @@ pub(in crate::limiter) struct Grant {
     pub(in crate::limiter) position: usize,
 }
 
-/// Where the outcome of a demand goes.
-pub(in crate::limiter) type OutcomeSender = oneshot::Sender<Outcome>;
+/// Where the outcome of a demand goes. Boxed, since it is large and a waiter has none yet.
+pub(in crate::limiter) type OutcomeSender = oneshot::Sender<Box<Outcome>>;
 
 /// Counts a demand among those that wait for its buckets, until it is dropped.
 #[derive(Debug)]
@@ -205,6 +208,28 @@ pub(super) enum Again {
 pub(super) struct LineId {
     pub(super) bucket: u64,
     pub(super) rule: u64,
+}
+
+impl LineId {
+    /// The line of what refused a demand on this set.
+    pub(super) fn of(set: &BucketSet, by: RefusedBy) -> Option<Self> {
+        let (bucket, rule) = set.refused_by(by)?;
+        Some(Self { bucket, rule: rule.unwrap_or(PAUSE) })
+    }
+
+    /// What refuses a demand on this set in the line.
+    pub(super) fn refuses_by(self, set: &BucketSet) -> Option<RefusedBy> {
+        let Self { bucket, rule } = self;
+        match rule {
+            PAUSE => set.handles().position(|handle| handle.id() == bucket).map(RefusedBy::Pause),
+            _ => set.quotas().position(|quota| quota == (bucket, rule)).map(RefusedBy::Rule),
+        }
+    }
+
+    /// Whether a demand that needs the same stands behind what is in the line.
+    pub(super) fn holds_back(self, ask: &Ask) -> bool {
+        self.rule == PAUSE || ask.cost_on(self.bucket, self.rule).is_some_and(|cost| cost > 0)
+    }
 }
 
 /// In the place of a quota: the pause of a bucket. Quotas' ids are below 2^53.

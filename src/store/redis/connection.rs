@@ -113,7 +113,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reconnecting<C> {
                 return Err(error);
             }
         };
-        let mut doubt = Doubt { of: self, link, proved: false };
+        let mut doubt = Unproved { of: self, link, proved: false };
         let result = connection.req_packed_command(cmd).await.and_then(Value::extract_error);
         doubt.proved = !result.as_ref().is_err_and(spoils_connection);
         result
@@ -153,13 +153,13 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connection for Reconnect
 
 /// Discards a connection when dropped, unless it proved good: also when the caller stops waiting
 /// for a reply.
-struct Doubt<'a, C> {
+struct Unproved<'a, C> {
     of: &'a Reconnecting<C>,
     link: &'a Link<C>,
     proved: bool,
 }
 
-impl<C> Drop for Doubt<'_, C> {
+impl<C> Drop for Unproved<'_, C> {
     fn drop(&mut self) {
         if !self.proved {
             self.of.discard(self.link);

@@ -37,19 +37,19 @@ struct World {
     state: State,
     set: Arc<BucketSet>,
     now: Micros,
-    hints: Hints,
+    hinting: Hinting,
 }
 
-type Answer = oneshot::Receiver<Outcome>;
+type Answer = oneshot::Receiver<Box<Outcome>>;
 
 impl World {
     fn new(in_process: bool) -> Self {
-        let hints = if in_process { Hints::Reliable } else { Hints::None };
-        Self { state: state(in_process), set: set(&["a"]), now: START, hints }
+        let hinting = if in_process { Hinting::Reliable } else { Hinting::None };
+        Self { state: state(in_process), set: set(&["a"]), now: START, hinting }
     }
 
     fn conditions(&self) -> Conditions {
-        Conditions { now: self.now, hints: self.hints, resumes_at: None }
+        Conditions { now: self.now, hinting: self.hinting, resumes_at: None }
     }
 
     fn ask(&self, tokens: u64, mode: Mode, flow: u64) -> Ask {
@@ -116,7 +116,7 @@ impl World {
 fn deliver(effects: Effects) {
     for told in effects.told {
         if let Told::Outcome(to, outcome) = told {
-            drop(to.send(outcome));
+            drop(to.send(Box::new(outcome)));
         }
     }
     effects.reports.into_iter().for_each(|(to, verdict)| drop(to.send(verdict)));
@@ -155,7 +155,7 @@ fn told(batch: &Batch) -> Option<u64> {
 }
 
 fn outcome(answer: &mut Answer) -> Option<Outcome> {
-    answer.try_recv().ok()
+    answer.try_recv().ok().map(|outcome| *outcome)
 }
 
 #[test]
@@ -177,6 +177,23 @@ fn a_lone_demand_is_one_operation_and_is_registered_once_refused() {
     let batch = world.sent();
     world.applied(batch, [GRANTED, Verdict::Done]);
     assert!(matches!(outcome(&mut answer), Some(Outcome::Granted(_))));
+}
+
+#[test]
+fn a_head_is_named_again_before_its_lease_ends() {
+    for hinting in [Hinting::Works, Hinting::None] {
+        let mut world = World { hinting, ..World::new(false) };
+        let _waits = world.wait(10);
+        world.refuse_all(Some(3_600 * SECOND));
+        world.refuse_all(Some(3_600 * SECOND));
+        // The store forgets the heads of a session that is silent for longer than its lease.
+        let mut silent = 0;
+        while let Turn::Sleep(Some(until)) = world.state.turn(world.conditions()).0 {
+            silent += until - world.now;
+            assert!(silent < 9 * SECOND, "{hinting:?}");
+            world.now = until;
+        }
+    }
 }
 
 #[test]

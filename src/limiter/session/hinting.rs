@@ -1,0 +1,55 @@
+//! What a session may rely on instead of looking at its waiters by itself, and how often it looks.
+
+use std::time::Duration;
+
+use super::waiter::Again;
+use crate::{
+    engine::{Micros, Violation},
+    quota::micros,
+};
+
+/// Where no hint says that a waiter may fit, it is looked at again after this long if it is the
+/// front of all sessions.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Otherwise after this long times its rank. The second one must pass the first within a second,
+/// should that have died: no sooner than 200 ms after its hint, which may come right after a look.
+const LOOK_AGAIN_BY_RANK: Duration = Duration::from_millis(350);
+/// A wait whose length is unknown is looked at again at the latest after this long.
+const LONGEST_UNKNOWN: Duration = Duration::from_secs(5);
+/// And one whose length is known, where hints arrive.
+const LONGEST_KNOWN: Duration = Duration::from_secs(30);
+
+/// Whether hints arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hinting {
+    /// Hints never get lost.
+    Reliable,
+    /// Hints arrive, but one may get lost.
+    Works,
+    /// There are none.
+    None,
+}
+
+impl Hinting {
+    /// When to look again at a demand that was refused like this. A look also keeps its heads
+    /// alive, whose `lease` ends without one.
+    pub(super) fn look_again(self, violations: &[Violation], now: Micros, lease: Micros) -> Again {
+        let waits = violations.iter().map(|violation| violation.wait);
+        let wait = waits.reduce(|one, other| Some(one?.max(other?))).flatten();
+        let rank = violations.iter().map(|violation| violation.rank).max().unwrap_or(0);
+        let unknown = match rank {
+            0 => micros(LOOK_AGAIN),
+            rank => micros(LOOK_AGAIN_BY_RANK).saturating_mul(rank.saturating_add(1)),
+        };
+        let unknown = unknown.min(micros(LONGEST_UNKNOWN));
+        let after = match (self, wait) {
+            // Behind another session's head, which may have gone: that is no news to hint at.
+            (Self::Reliable, None) if rank == 0 => return Again::WhenTold,
+            (Self::Reliable, Some(wait)) => wait,
+            (Self::Works, Some(wait)) => wait.min(micros(LONGEST_KNOWN)),
+            (Self::None, Some(wait)) => wait.min(unknown),
+            (_, None) => unknown,
+        };
+        Again::At(now.saturating_add(after.min(lease / 3 * 2)))
+    }
+}
