@@ -91,6 +91,8 @@ pub use error::{BadDemand, Refusal, Shortage, Throttled};
 pub use extract::{ExtractError, Extractor};
 pub use feedback::{Feedback, Named};
 pub use inspect::Inspector;
+#[cfg(feature = "smithy")]
+pub use layer::SmithyClient;
 pub use layer::{
     MeteredBody, Respond, RespondFuture, RespondLayer, ResponseFuture, Throttle, ThrottleLayer,
 };

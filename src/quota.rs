@@ -6,6 +6,11 @@ use std::time::Duration;
 
 pub(crate) use self::meter::{Meter, micros};
 
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+pub(crate) const WEEK: Duration = Duration::from_secs(7 * 86_400);
+/// The longest month.
+pub(crate) const MONTH: Duration = Duration::from_secs(31 * 86_400);
+
 /// A limit on a weighted sum of metrics over a window, or on calls in flight.
 ///
 /// | constructor | provider's rule | admits |
@@ -121,7 +126,19 @@ impl Quota {
 
     /// At most `limit` in any 24 hours.
     pub fn per_day(metric: impl Into<String>, limit: u64) -> Self {
-        Self::sliding_window(metric, limit, Duration::from_secs(86_400))
+        Self::sliding_window(metric, limit, DAY)
+    }
+
+    /// At most `limit` in any 7 days. `in_time_zone` makes it a week of the calendar, which begins
+    /// on Monday.
+    pub fn per_week(metric: impl Into<String>, limit: u64) -> Self {
+        Self::sliding_window(metric, limit, WEEK)
+    }
+
+    /// At most `limit` in any 31 days. `in_time_zone` makes it a month of the calendar, which may
+    /// be shorter.
+    pub fn per_month(metric: impl Into<String>, limit: u64) -> Self {
+        Self::sliding_window(metric, limit, MONTH)
     }
 
     /// A bucket of `limit` tokens that refills linearly with `limit` per `period`.
@@ -209,8 +226,15 @@ impl Quota {
         self
     }
 
-    /// Makes the windows of this quota, which must be of a day, begin at midnight in a time zone of
-    /// the IANA database, such as `America/Los_Angeles`.
+    /// Makes the windows of this quota, which must be of a [day](Self::per_day), a
+    /// [week](Self::per_week) or a [month](Self::per_month), begin at midnight in a time zone of the
+    /// IANA database, such as `UTC` or `America/Los_Angeles`. A week begins on Monday.
+    ///
+    /// ```
+    /// use tower_throttle::Quota;
+    ///
+    /// let budget = Quota::per_month("cost", 40_000_000).in_time_zone("Europe/Berlin");
+    /// ```
     #[cfg(feature = "timezone")]
     #[must_use]
     pub fn in_time_zone(mut self, name: impl Into<String>) -> Self {

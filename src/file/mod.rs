@@ -40,6 +40,9 @@
 //! * `partition`: of buckets that do not name one: see [`Limits::partition`]
 //! * `on_unavailable`: `"fail"` (default), `"allow"` or `{ local = 0.25 }`: see [`OnUnavailable`]
 //! * `routes`: a list of routes (feature `routes`)
+//! * `price`: a table of prices by model or bucket (feature `llm`): `[price."gpt-4o"]` with `input`
+//!   and `output`, both *needed*, `cached` and `cache_write`, each for a million tokens: see
+//!   [`LimitsFile::prices`]
 //!
 //! | a bucket | |
 //! |---|---|
@@ -52,7 +55,8 @@
 //! * `limit`: (all) *needed*
 //! * `metric`: (all but `concurrency`) *needed*
 //! * `per`: (all but `concurrency`) the window, *needed*; `"1 day in
-//!   America/Los_Angeles"` is a `fixed` one (feature `timezone`)
+//!   America/Los_Angeles"` is a `fixed` one (feature `timezone`), as are `"1 week in .."` and `"1
+//!   month in .."`
 //! * `weights`: (all but `concurrency`) `{ output_tokens = 5 }`: see
 //!   [`Quota::weight`](crate::Quota::weight)
 //! * `charge_at`: (all but `concurrency`) `"start"` (default) or `"end"`: see
@@ -84,6 +88,8 @@
 //! `12 h`, `30 d`, or `second`, `minute`, `hour`, `day` in full.
 
 mod named;
+#[cfg(feature = "llm")]
+mod price;
 mod quota;
 #[cfg(feature = "routes")]
 mod routes;
@@ -110,6 +116,8 @@ pub struct LimitsFile {
     on_unavailable: Option<OnUnavailable>,
     #[cfg(feature = "routes")]
     routes: Vec<routes::DeclaredRoute>,
+    #[cfg(feature = "llm")]
+    prices: Vec<(String, crate::llm::Price)>,
 }
 
 impl LimitsFile {
@@ -182,11 +190,38 @@ impl LimitsFile {
         routes::builder(&self.routes)
     }
 
+    /// Returns the prices of models, for [`Rules::prices`](crate::llm::Rules::prices). Quotas on
+    /// `cost` count them, in millionths.
+    ///
+    /// ```
+    /// use tower_throttle::{file::LimitsFile, llm::openai};
+    ///
+    /// let file = LimitsFile::from_toml(r#"
+    ///     [buckets.gpt-4o]
+    ///     quotas = [{ metric = "cost", limit = 40_000_000, per = "1 d" }]
+    ///
+    ///     [price."gpt-4o"]
+    ///     input = 2.5
+    ///     cached = 1.25
+    ///     output = 10
+    /// "#)?;
+    /// let rules = openai::rules().prices(file.prices());
+    /// # Ok::<_, tower_throttle::LimitsError>(())
+    /// ```
+    #[cfg(feature = "llm")]
+    pub fn prices(&self) -> Vec<(String, crate::llm::Price)> {
+        self.prices.clone()
+    }
+
     /// Returns the name of a member that is no limit, if there is one.
     fn beyond_limits(&self) -> Option<&'static str> {
         #[cfg(feature = "routes")]
         if !self.routes.is_empty() {
             return Some("routes");
+        }
+        #[cfg(feature = "llm")]
+        if !self.prices.is_empty() {
+            return Some("price");
         }
         self.on_unavailable.map(|_| "on_unavailable")
     }
@@ -238,6 +273,12 @@ struct Contents {
     #[cfg(not(feature = "routes"))]
     #[serde(default, rename = "routes")]
     _routes: NoRoutes,
+    #[cfg(feature = "llm")]
+    #[serde(default)]
+    price: NamedTable<price::PriceText>,
+    #[cfg(not(feature = "llm"))]
+    #[serde(default, rename = "price")]
+    _price: NoPrices,
 }
 
 /// Stands for routes without the feature that reads them.
@@ -249,6 +290,18 @@ struct NoRoutes;
 impl<'de> Deserialize<'de> for NoRoutes {
     fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
         Err(serde::de::Error::custom("routes need the feature `routes` of tower-throttle"))
+    }
+}
+
+/// Stands for prices without the feature that counts costs.
+#[cfg(not(feature = "llm"))]
+#[derive(Default)]
+struct NoPrices;
+
+#[cfg(not(feature = "llm"))]
+impl<'de> Deserialize<'de> for NoPrices {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(serde::de::Error::custom("prices need the feature `llm` of tower-throttle"))
     }
 }
 
@@ -304,6 +357,8 @@ impl Contents {
             on_unavailable,
             #[cfg(feature = "routes")]
             routes: each(self.routes, "routes", routes::RouteText::declared)?,
+            #[cfg(feature = "llm")]
+            prices: prices(&self.price)?,
         };
         file.limits.compile()?;
         #[cfg(feature = "routes")]
@@ -339,6 +394,18 @@ impl Contents {
         // Buckets of a resolver are in the default partition too.
         Ok(limits.partition(usual).undeclared(undeclared))
     }
+}
+
+/// Reads the prices. The error names the model whose prices make no sense.
+#[cfg(feature = "llm")]
+fn prices(
+    texts: &NamedTable<price::PriceText>,
+) -> Result<Vec<(String, crate::llm::Price)>, LimitsError> {
+    let prices = texts.0.iter().map(|(name, text)| match text.price() {
+        Ok(price) => Ok((name.clone(), price)),
+        Err(reason) => Err(LimitsError::at(format!("price.{name}"), reason)),
+    });
+    prices.collect()
 }
 
 /// Reads each item of a list. The error names the item that makes no sense.

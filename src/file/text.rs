@@ -4,6 +4,8 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Visitor};
 
+use crate::quota::{MONTH, WEEK};
+
 const NANOS: u128 = 1_000_000_000;
 /// Digits after the decimal point: nanoseconds.
 const DIGITS: usize = 9;
@@ -65,7 +67,13 @@ impl TryFrom<Text> for WindowText {
                 "`{text}` is in no time zone: write `1 day in America/Los_Angeles`"
             ));
         }
-        Ok(Self { length: length(text)?, zone })
+        // Of a calendar: as long as it says.
+        let length = match (text.trim(), &zone) {
+            ("1 week" | "week", Some(_)) => WEEK,
+            ("1 month" | "month", Some(_)) => MONTH,
+            _ => length(text)?,
+        };
+        Ok(Self { length, zone })
     }
 }
 
@@ -160,7 +168,14 @@ mod tests {
         let window = |text: &str| WindowText::try_from(Text(text.to_owned()));
         let day = Duration::from_secs(86_400);
         let zone = Some("America/Los_Angeles".to_owned());
-        assert_eq!(window("1 day in America/Los_Angeles"), Ok(WindowText { length: day, zone }));
+        assert_eq!(
+            window("1 day in America/Los_Angeles"),
+            Ok(WindowText { length: day, zone: zone.clone() })
+        );
+        let calendar = |days| Ok(WindowText { length: day * days, zone: zone.clone() });
+        assert_eq!(window("1 week in America/Los_Angeles"), calendar(7));
+        assert_eq!(window(" 1 month  in America/Los_Angeles"), calendar(31));
+        assert!(window("1 month").is_err() && window("2 months in UTC").is_err());
         assert_eq!(window("24 h"), Ok(WindowText { length: day, zone: None }));
         assert!(window("1 day in ").unwrap_err().contains("no time zone"));
         assert!(window("tomorrow in Rome").is_err());

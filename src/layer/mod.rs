@@ -10,12 +10,16 @@ mod middleware;
 mod reqwest_response;
 mod respond;
 mod service;
+#[cfg(feature = "smithy")]
+mod smithy;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use tower_layer::Layer;
 
 use self::config::Config;
+#[cfg(feature = "smithy")]
+pub use self::smithy::SmithyClient;
 pub use self::{
     body::MeteredBody,
     future::ResponseFuture,

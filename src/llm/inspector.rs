@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::{
+    call_estimate::CallEstimate,
+    feedback::pauses,
     format::Format,
-    learned::CallEstimate,
     rules::Rules,
     usage_reader::{FeedbackListener, UsageReader},
 };
@@ -49,6 +50,7 @@ impl<R: Carrier + HasStatus> Inspector<R> for Inspect {
         let reserved = reservation.usage().clone();
         let status = response.status().as_u16();
         let head = self.rules.feedback_of_head(status, response.headers());
+        let format = Format::of(response.headers());
         let origin = reservation.origin();
         // Before anything is given back: another call must not take that and be refused too.
         drop(origin.as_ref().map(|origin| origin.wait(&head.feedback)));
@@ -61,12 +63,15 @@ impl<R: Carrier + HasStatus> Inspector<R> for Inspect {
         }
         // What a refused call gives back was not counted, and is not left besides.
         drop(origin.as_ref().map(|origin| origin.left(&head.feedback)));
+        let estimate = reservation.note::<CallEstimate>().cloned();
+        if let Some(estimate) = estimate.as_ref().filter(|_| pauses(status)) {
+            estimate.refused();
+        }
         let is_permanent = head.feedback.is_permanent();
         let origin = origin.filter(|_| !is_permanent);
         let listener = origin.map(|origin| FeedbackListener { origin, status, head });
-        let estimate = reservation.note::<CallEstimate>().cloned();
         response.metered(reservation, |response| {
-            let reader = UsageReader::new(self.rules.clone(), Format::of(&response.headers));
+            let reader = UsageReader::new(self.rules.clone(), format);
             let reader = reader.of_call(reserved, estimate).with_headers(&response.headers);
             Box::new(reader.with_status(status).listener(listener))
         })

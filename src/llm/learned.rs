@@ -2,17 +2,47 @@
 //!
 //! It keeps, per bucket, the outputs of the latest calls and the mean error of input estimates. It
 //! knows nothing of providers or responses, and its memory is bounded.
+//!
+//! A call is expected to use the mean of calls like it, and a margin. Calls in flight share one
+//! margin: the sum of many strays from the sum of their means by the root of their number only, so
+//! the part of each shrinks as they grow in number. Calls in flight are counted by those that have
+//! been overtaken: they began before one that has ended.
+
+mod open_call;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// The share of calls whose output stays within what is learned.
-const SHARE: f64 = 0.9;
+pub(crate) use self::open_call::OpenCall;
+
 /// How many of the latest outputs of a bucket are kept.
-const OUTPUTS: usize = 128;
+const CALLS: usize = 256;
+/// Nothing is expected of fewer calls.
+const NEEDED: usize = 9;
+/// Short answers end first. So nothing is expected either of fewer calls than this times those that
+/// they have overtaken.
+const PER_OVERTAKEN: usize = 4;
+/// The shared margin, in standard deviations of the sum of calls in flight: of few, and of so many
+/// that their mean counts.
+const FEW: f64 = 3.0;
+const MANY: f64 = 2.0;
+/// Calls whose inputs differ by more than this, as a logarithm, are not much alike.
+const NEAR: f64 = 0.15;
+/// Calls that differ in tools, format or whether they have a bound are as far apart as this many
+/// times that.
+const APART: f64 = 4.0;
+/// The weight of a call that is not alike at all.
+const UNLIKE: f64 = 0.01;
+/// Evidence that answers have become longer or shorter: what one call adds at most, what it takes
+/// off if it is as expected, and how much there has to be for all that was learned to be forgotten.
+const EVIDENCE: f64 = 5.0;
+const AS_EXPECTED: f64 = 1.0;
+const ENOUGH_EVIDENCE: f64 = 8.0;
+/// What a refusal by the provider adds.
+const REFUSAL: f64 = 5.0;
 /// No answer is longer; a response that tells of one is not believed.
 const LONGEST: u64 = 100_000_000;
 /// The weight of the latest call in the mean, once there are enough calls.
@@ -25,24 +55,36 @@ const TRUSTED: u64 = 10;
 /// How many buckets are learned of.
 const BUCKETS: usize = 1_000;
 
-/// The estimate of a call before anything learned came in, kept for the end of the call.
-#[derive(Clone, Debug)]
-pub(crate) struct CallEstimate {
-    pub(crate) bucket: String,
+/// What a request tells of how long its answer will be.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct CallShape {
+    /// Input tokens, as they are estimated before anything is learned.
     pub(crate) input: u64,
-    /// At least 1.
-    pub(crate) choices: u64,
-    /// How much an output token weighs in `tokens` at the end.
-    pub(crate) output_weight: u64,
-    /// The call teaches something.
-    pub(crate) teaches: bool,
+    /// The most tokens of one answer, if it says so.
+    pub(crate) bound: Option<u64>,
+    /// It offers tools.
+    pub(crate) has_tools: bool,
+    /// It asks for a format.
+    pub(crate) has_format: bool,
+}
+
+impl CallShape {
+    /// From 1, for a call of the same shape, down to nearly nothing.
+    fn likeness(&self, other: &Self) -> f64 {
+        let differs = self.has_tools != other.has_tools
+            || self.has_format != other.has_format
+            || self.bound.is_some() != other.bound.is_some();
+        let apart = if differs { APART } else { 0.0 };
+        let log = |shape: &Self| (shape.input as f64 + 1.0).ln();
+        let distance = (log(self) - log(other)) / NEAR;
+        UNLIKE + (1.0 + distance * distance + apart * apart).powi(-2)
+    }
 }
 
 /// What one call turned out to use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Observed {
-    /// Input tokens, as they were estimated before anything was learned.
-    pub(crate) estimated: u64,
+    pub(crate) shape: CallShape,
     /// Input tokens, as they were counted.
     pub(crate) input: Option<u64>,
     /// Output tokens, of one answer.
@@ -54,7 +96,7 @@ pub(crate) struct Observed {
 /// What is known of the calls to come.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Expected {
-    /// Output tokens that most answers stay within; `None` before that is known.
+    /// Output tokens to reserve for an answer; `None` before that is known.
     pub(crate) output: Option<u64>,
     /// Input tokens for each one that was estimated.
     pub(crate) ratio: f64,
@@ -78,18 +120,21 @@ pub(crate) struct Learned {
 }
 
 impl Learned {
-    pub(crate) fn expected(&self, bucket: &str) -> Expected {
-        let buckets = self.lock();
-        buckets.get(bucket).map_or(Expected::UNKNOWN, BucketStats::expected)
+    /// Begins a call, and returns what is expected of it.
+    pub(crate) fn begin(self: &Arc<Self>, bucket: &str, shape: CallShape) -> (Expected, OpenCall) {
+        let (expected, number) = self
+            .with(bucket, |stats| (stats.expected(&shape), stats.begin()))
+            .unwrap_or((Expected::UNKNOWN, 0));
+        (expected, OpenCall::new(self.clone(), bucket.into(), number))
     }
 
-    pub(crate) fn observe(&self, bucket: &str, observed: Observed) {
+    /// Does something with the statistics of a bucket, if there is room for them.
+    fn with<T>(&self, bucket: &str, act: impl FnOnce(&mut BucketStats) -> T) -> Option<T> {
         let mut buckets = self.lock();
         if let Some(stats) = buckets.get_mut(bucket) {
-            stats.observe(observed);
-        } else if buckets.len() < BUCKETS {
-            buckets.entry(bucket.to_owned()).or_default().observe(observed);
+            return Some(act(stats));
         }
+        (buckets.len() < BUCKETS).then(|| act(buckets.entry(bucket.to_owned()).or_default()))
     }
 
     /// Locks the statistics. After a panic they are still numbers.
@@ -104,14 +149,38 @@ impl fmt::Debug for Learned {
     }
 }
 
+/// The answer to one call.
+#[derive(Clone, Copy, Debug)]
+struct Answered {
+    shape: CallShape,
+    output: u64,
+    is_cut: bool,
+    /// How long it would have been; `None` if it was cut off and no whole answer was longer.
+    whole: Option<f64>,
+}
+
+/// The mean of calls that are alike, their variance, and how many calls that is worth.
+#[derive(Clone, Copy, Debug)]
+struct Likely {
+    mean: f64,
+    variance: f64,
+    calls: f64,
+}
+
 /// Statistics of the calls of one bucket.
 #[derive(Default)]
 struct BucketStats {
-    /// A ring: the outputs of the latest calls, and whether they were cut off there.
-    outputs: Vec<(u64, bool)>,
+    /// A ring.
+    answers: Vec<Answered>,
     next: usize,
-    /// Follows from the outputs.
-    quantile: Option<u64>,
+    /// Evidence that answers have become longer, and shorter.
+    longer: f64,
+    shorter: f64,
+    /// Calls that have begun and not ended, by their number.
+    open: BTreeSet<u64>,
+    begun: u64,
+    /// The number of the latest call that has ended.
+    latest_ended: u64,
     /// Calls whose input is known, and those that weigh for the estimate.
     inputs: u64,
     /// Means over calls, in which the latest weigh most.
@@ -120,30 +189,111 @@ struct BucketStats {
 }
 
 impl BucketStats {
-    fn expected(&self) -> Expected {
+    /// Returns the number of a call that begins.
+    fn begin(&mut self) -> u64 {
+        self.begun += 1;
+        self.open.insert(self.begun);
+        self.begun
+    }
+
+    fn end(&mut self, number: u64) {
+        self.open.remove(&number);
+    }
+
+    /// Calls that began before one that has ended, and go on.
+    fn overtaken(&self) -> usize {
+        self.open.range(..self.latest_ended).take(CALLS).count()
+    }
+
+    fn expected(&self, shape: &CallShape) -> Expected {
         Expected {
-            output: self.quantile,
+            output: self.output(shape),
             ratio: if self.inputs == 0 { 1.0 } else { self.input / self.estimated },
         }
     }
 
-    fn observe(&mut self, observed: Observed) {
+    fn output(&self, shape: &CallShape) -> Option<u64> {
+        let overtaken = self.overtaken();
+        if self.answers.len() < (PER_OVERTAKEN * overtaken).clamp(NEEDED, CALLS) {
+            return None;
+        }
+        let Likely { mean, variance, calls } = self.likely(shape)?;
+        let in_flight = overtaken.max(1) as f64;
+        let deviation = (variance * (1.0 / in_flight + 1.0 / calls)).sqrt();
+        // Long answers are in flight for longer, so that the mean of those in flight is larger.
+        let longer = if mean > 0.0 { variance / mean } else { 0.0 };
+        let margin = (FEW * deviation).max(longer + MANY * deviation);
+        // The cast saturates. Sums of equal numbers may be off by a little.
+        Some((mean + margin - 1e-6).ceil() as u64)
+    }
+
+    /// What calls of this shape use; `None` if that is not known.
+    fn likely(&self, shape: &CallShape) -> Option<Likely> {
+        let (mut weights, mut squares, mut sum) = (0.0, 0.0, 0.0);
+        for answer in &self.answers {
+            let weight = shape.likeness(&answer.shape);
+            weights += weight;
+            squares += weight * weight;
+            sum += weight * answer.within(shape.bound)?;
+        }
+        let mean = sum / weights;
+        let deviations = self.answers.iter().filter_map(|answer| {
+            let deviation = answer.within(shape.bound)? - mean;
+            Some(shape.likeness(&answer.shape) * deviation * deviation)
+        });
+        let variance = deviations.sum::<f64>() / weights;
+        (weights > 0.0).then(|| Likely { mean, variance, calls: weights * weights / squares })
+    }
+
+    fn observe(&mut self, number: u64, observed: Observed) {
+        self.latest_ended = self.latest_ended.max(number);
+        self.end(number);
         if let Some(output) = observed.output.filter(|output| *output <= LONGEST) {
-            self.observe_output(output, observed.is_cut);
+            self.notice_change(&observed.shape, output);
+            self.observe_output(observed.shape, output, observed.is_cut);
         }
         match observed.input {
-            Some(input) if observed.estimated > 0 => self.observe_input(input, observed.estimated),
+            Some(input) if observed.shape.input > 0 => {
+                self.observe_input(input, observed.shape.input);
+            }
             _ => {}
         }
     }
 
-    fn observe_output(&mut self, output: u64, is_cut: bool) {
-        match self.outputs.get_mut(self.next) {
-            Some(oldest) => *oldest = (output, is_cut),
-            None => self.outputs.push((output, is_cut)),
+    /// Takes note of a refusal: calls may use more than is believed.
+    fn refused(&mut self) {
+        self.longer += REFUSAL;
+        self.forget_if_changed();
+    }
+
+    /// Compares an answer with what was expected of it.
+    fn notice_change(&mut self, shape: &CallShape, output: u64) {
+        if self.answers.len() < NEEDED {
+            return;
         }
-        self.next = (self.next + 1) % OUTPUTS;
-        self.quantile = quantile(self.outputs.clone(), SHARE);
+        let Some(Likely { mean, variance, calls }) = self.likely(shape) else { return };
+        let usual = (variance * (1.0 + 1.0 / calls)).sqrt() + 1.0 + mean / 20.0;
+        let beyond = ((output as f64 - mean) / usual).clamp(-EVIDENCE, EVIDENCE);
+        self.longer = (self.longer + beyond - AS_EXPECTED).max(0.0);
+        self.shorter = (self.shorter - beyond - AS_EXPECTED).max(0.0);
+        self.forget_if_changed();
+    }
+
+    fn forget_if_changed(&mut self) {
+        if self.longer.max(self.shorter) > ENOUGH_EVIDENCE {
+            self.answers.clear();
+            (self.next, self.longer, self.shorter) = (0, 0.0, 0.0);
+        }
+    }
+
+    fn observe_output(&mut self, shape: CallShape, output: u64, is_cut: bool) {
+        let answer = Answered { shape, output, is_cut, whole: Some(output as f64) };
+        match self.answers.get_mut(self.next) {
+            Some(oldest) => *oldest = answer,
+            None => self.answers.push(answer),
+        }
+        self.next = (self.next + 1) % CALLS;
+        complete(&mut self.answers);
     }
 
     /// The mean of both, and not of their ratios, so that large calls count for what they take.
@@ -160,27 +310,31 @@ impl BucketStats {
     }
 }
 
-/// Returns the value that the next one stays within, in this share of cases; `None` if there are
-/// too few values.
-///
-/// This is the estimator of Kaplan and Meier. A value that was cut off says only that the whole is
-/// larger, so its share is spread over the larger values.
-fn quantile(mut values: Vec<(u64, bool)>, share: f64) -> Option<u64> {
-    // Of equal values those that were cut off are the larger ones.
-    values.sort_unstable();
-    let mut beyond = 1.0;
-    for (index, (value, is_cut)) in values.iter().enumerate() {
-        if *is_cut {
-            continue;
-        }
-        // One more is to come, and may be larger than all.
-        let left = values.len() - index + 1;
-        beyond *= 1.0 - 1.0 / left as f64;
-        if beyond <= 1.0 - share + 1e-9 {
-            return Some(*value);
+impl Answered {
+    /// How long it would have been within a bound.
+    fn within(&self, bound: Option<u64>) -> Option<f64> {
+        let bound = bound.map(|bound| bound as f64);
+        match (self.whole, bound) {
+            (Some(whole), Some(bound)) => Some(whole.min(bound)),
+            (whole, bound) => whole.or(bound),
         }
     }
-    None
+}
+
+/// Takes each answer that was cut off for as long as the whole ones that were longer, on the
+/// average.
+fn complete(answers: &mut [Answered]) {
+    if answers.iter().all(|answer| !answer.is_cut) {
+        return;
+    }
+    let mut longest: Vec<_> =
+        answers.iter().filter(|answer| !answer.is_cut).map(|answer| answer.output).collect();
+    longest.sort_unstable_by(|one, other| other.cmp(one));
+    for answer in answers.iter_mut().filter(|answer| answer.is_cut) {
+        let longer = &longest[..longest.partition_point(|output| *output > answer.output)];
+        let sum: f64 = longer.iter().map(|output| *output as f64).sum();
+        answer.whole = (!longer.is_empty()).then(|| sum / longer.len() as f64);
+    }
 }
 
 #[cfg(test)]

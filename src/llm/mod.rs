@@ -53,11 +53,13 @@ mod amazon_events;
 pub mod anthropic;
 pub mod azure;
 pub mod bedrock;
+mod call_estimate;
 pub mod compatible;
 mod estimate;
 mod extractor;
 mod family;
 mod feedback;
+mod finishes;
 mod format;
 pub mod gemini;
 mod inspector;
@@ -69,6 +71,7 @@ mod model_path;
 pub mod openai;
 mod policy;
 mod presets;
+mod price;
 #[doc = include_str!("../../docs/providers.md")]
 pub mod providers {}
 mod quotas;
@@ -94,6 +97,7 @@ pub use self::{
     format::Format,
     inspector::Inspect,
     policy::{AtEnd, Charge, Output, Tokens},
+    price::Price,
     quotas::Quotas,
     request::BadRequest,
     rules::Rules,

@@ -20,13 +20,20 @@ pub enum Output {
     /// This many tokens, or what the request allows if that is less. Tokens beyond it become a
     /// debt.
     Expected(u64),
-    /// The output that nine tenths of the latest answers in the bucket stayed within. The request's
-    /// bound is reserved instead if it is smaller, or if too few answers were seen. The estimate of
-    /// the input is corrected too, by how far earlier estimates were off.
+    /// The mean output of calls like this one, and a margin, or what the request allows if that is
+    /// less. The bound is reserved while too few answers were seen. The estimate of the input is
+    /// corrected too, by how far earlier estimates were off.
     ///
-    /// An answer that was cut off by its bound counts as longer than the bound. Extractor and
+    /// Alike are calls to the same bucket with about as much input and the same use of tools and
+    /// formats; the latest 256 are kept. Calls in flight share one margin, since the sum of many
+    /// strays less than each of them: the more are in flight, the smaller is the part of each. When
+    /// answers become longer or shorter, or calls are refused, what was learned is forgotten and
+    /// the bound is reserved for a while.
+    ///
+    /// An answer that was cut off by its bound counts for as much as the longer ones. Extractor and
     /// inspector learn together if both are of the same [`Rules`](super::Rules) or of clones of
-    /// them, as those of a layer are. At most 1,000 buckets are learned of.
+    /// them, as those of a layer are. At most 1,000 buckets are learned of. A process learns by
+    /// itself and knows its own calls in flight: several processes reserve more than one.
     ///
     /// In a simulation of 300 callers with answers of 330 tokens and a `max_tokens` of 8,192 it
     /// used 100 % of a limit of 100,000 a minute, where the bound used 44 %.

@@ -66,6 +66,8 @@ pub(crate) struct ParsedRequest {
     pub(crate) generates: bool,
     /// It offers tools.
     pub(crate) has_tools: bool,
+    /// It asks for a format of the answer.
+    pub(crate) has_format: bool,
     /// Texts to embed.
     pub(crate) inputs: u64,
 }
@@ -159,7 +161,8 @@ impl RequestVisitor<'_, '_> {
                 parsed.generates = true;
                 self.count(map, ContentKind::Text)?;
             }
-            "input" | "inputs" | "inputText" | "texts" | "images" | "requests" | "content" => {
+            "input" | "inputs" | "inputText" | "texts" | "images" | "requests" | "content"
+            | "instances" => {
                 let kind = if key == "images" { ContentKind::Source } else { ContentKind::Input };
                 let inputs = self.count(map, kind)?;
                 parsed.inputs = parsed.inputs.max(inputs);
@@ -177,6 +180,7 @@ impl RequestVisitor<'_, '_> {
                 parsed.has_tools |= self.count(map, ContentKind::Schema)? > 0;
             }
             "response_format" | "text" | "output_config" | "format" => {
+                parsed.has_format = true;
                 self.count(map, ContentKind::Schema)?;
             }
             _ => {
@@ -338,6 +342,8 @@ const SILENT: &[&str] = &[
     "encrypted_content",
     "index",
     "taskType",
+    "task_type",
+    "model",
     "outputDimensionality",
 ];
 /// Members that hold an image, an audio or a document.

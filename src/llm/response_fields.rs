@@ -10,6 +10,7 @@ use memchr::memchr2;
 
 use super::{
     feedback::error_report::ErrorReport,
+    finishes::Finishes,
     json::{Path, ValueSink},
     rules::Rules,
     sse::SseEvent,
@@ -22,8 +23,12 @@ enum Meaning {
     Usage,
     /// A single count, which is not within a usage.
     Amount,
+    /// The count of one of several texts.
+    PartCount,
     /// A failure, unless it is null.
     Error,
+    /// Which of several answers it is about.
+    Index,
     /// The reason why an answer is over.
     Finish,
     /// True if the answer is over.
@@ -53,10 +58,14 @@ const FIELDS: &[(Path, Meaning)] = &[
     (&["eval_count"], Meaning::Amount),
     (&["prompt_token_count"], Meaning::Amount), // Llama on Bedrock
     (&["generation_token_count"], Meaning::Amount),
+    (&["predictions", "embeddings", "statistics"], Meaning::PartCount), // Vertex AI
     (&["error"], Meaning::Error),
     (&["x_groq", "error"], Meaning::Error),
     (&["response", "error"], Meaning::Error),
     (&["choices", "error"], Meaning::Error),
+    (&["choices", "index"], Meaning::Index),
+    (&["candidates", "index"], Meaning::Index), // Gemini
+    (&["response", "candidates", "index"], Meaning::Index),
     (&["choices", "finish_reason"], Meaning::Finish),
     (&["candidates", "finishReason"], Meaning::Finish), // Gemini
     (&["response", "candidates", "finishReason"], Meaning::Finish),
@@ -128,8 +137,8 @@ pub(super) struct Findings {
     model: Option<String>,
     /// The event that is being read tells a usage.
     event_has_usage: bool,
-    /// An answer is over.
-    finished: bool,
+    /// Answers that are over.
+    pub(super) finishes: Finishes,
     /// The answer was cut off.
     pub(super) is_cut: bool,
     /// The event that is being read is the last one that tells anything.
@@ -149,18 +158,19 @@ impl Findings {
     /// Takes note of the end of an event.
     pub(super) fn end_event(&mut self, event: SseEvent) {
         self.failed |= event.is_error;
+        self.finishes.end_event();
         // Usage may come with every event. That of an answer's end, or told after it, is the whole.
         let has_usage = std::mem::take(&mut self.event_has_usage);
         let is_last_with_usage = std::mem::take(&mut self.event_is_last_with_usage);
         let is_last = std::mem::take(&mut self.event_is_last) || event.is_done;
-        let tells_all = has_usage && (self.finished || is_last_with_usage);
+        let tells_all = has_usage && (self.finishes.are_all() || is_last_with_usage);
         self.is_final |= self.report.is_some() && (tells_all || is_last);
     }
 
     /// Takes note of the end of a body that is JSON, of which `texts` were read to their end.
     pub(super) fn end_json(&mut self, texts: u32) {
         let is_whole = texts == 1 && !self.is_part;
-        self.is_final |= self.report.is_some() && (is_whole || self.finished);
+        self.is_final |= self.report.is_some() && (is_whole || self.finishes.are_all());
     }
 
     /// The counts that were told, if any were.
@@ -184,12 +194,19 @@ impl Findings {
         self.event_has_usage = true;
     }
 
+    /// Adds what one of several texts took.
+    fn take_part(&mut self, json: &[u8]) {
+        let Some(tokens) = UsageReport::count_of_part(json) else { return };
+        self.report.get_or_insert_default().add_input(tokens);
+        self.event_has_usage = true;
+    }
+
     /// Another message of the same response begins: its usage adds to that of the one before.
     fn begin_message(&mut self, id: &[u8], rules: &Rules) {
         if self.message_id.as_ref().is_some_and(|known| known != id) {
             let counts = self.report.take().map(|report| report.counts(rules.excess()));
             self.earlier = self.earlier.plus(counts.unwrap_or_default());
-            self.finished = false;
+            self.finishes.begin_message();
         }
         self.message_id = Some(id.to_vec());
     }
@@ -207,7 +224,7 @@ impl Findings {
         if UNFINISHED.contains(&reason.as_str()) {
             return;
         }
-        self.finished = true;
+        self.finishes.end();
         self.is_cut |= CUT.contains(&reason.as_str());
         self.failed |= reason == "error";
     }
@@ -232,13 +249,20 @@ impl ValueSink for FieldReader<'_> {
                 let name = path.last().copied().unwrap_or_default();
                 findings.take_report(UsageReport::of_field(name, value));
             }
+            Meaning::PartCount => findings.take_part(value),
+            Meaning::Index => {
+                let index = std::str::from_utf8(value).ok().and_then(|index| index.parse().ok());
+                index.into_iter().for_each(|index| findings.finishes.index(index));
+            }
             Meaning::Error => {
                 findings.failed = true;
                 findings.error.get_or_insert_with(|| ErrorReport::of_member(value));
             }
             Meaning::Finish => findings.finish(value),
             Meaning::Done => {
-                findings.finished |= value == b"true";
+                if value == b"true" {
+                    findings.finishes.end();
+                }
                 findings.is_part |= value == b"false";
             }
             Meaning::Kind => {

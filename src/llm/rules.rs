@@ -1,15 +1,17 @@
 //! What is counted of a call when it is admitted and when it ends: the provider's preset, and the
 //! user's changes to it.
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use super::{
+    call_estimate::CallEstimate,
     estimate::{Estimator, HeuristicEstimator},
     feedback::header_spec::HeaderSpec,
-    learned::{CallEstimate, Expected, Learned, Observed},
+    learned::{CallShape, Expected, Learned},
     model_path::model_in_path,
     policy::{AtEnd, Charge, Excess, ModelPlace, OnStatus, Output, Tokens},
     presets::Preset,
+    price::{COST, Price},
     request::{BadRequest, ParsedRequest},
     usage_json::TokenCounts,
 };
@@ -54,6 +56,7 @@ pub struct Rules {
     estimator: Arc<dyn Estimator>,
     learned: Arc<Learned>,
     inputs: Option<Cow<'static, str>>,
+    prices: Arc<HashMap<String, Price>>,
     pub(super) unreadable: Option<Demand>,
     pub(super) include_usage: bool,
     pub(super) default_pause: Duration,
@@ -70,6 +73,7 @@ impl Rules {
             estimator: Arc::new(HeuristicEstimator),
             learned: Arc::default(),
             inputs: None,
+            prices: Arc::default(),
             unreadable: None,
             include_usage: false,
             default_pause: Duration::from_secs(1),
@@ -229,6 +233,35 @@ impl Rules {
         self
     }
 
+    /// Counts what calls of these models, or of the models of these buckets, cost: in the metric
+    /// `cost`, in millionths of the currency, which some quota must count.
+    ///
+    /// A call reserves the cost of its input and of the output that is learned
+    /// ([`Output::Learned`]), whatever is reserved of tokens, and is settled on the cost of what it
+    /// used. Later prices of the same name replace earlier ones. They count where a demand and its
+    /// response are read by the same layer.
+    ///
+    /// ```
+    /// use tower_throttle::{Limiter, Limits, Quota, ThrottleLayer, llm::{Price, openai}};
+    ///
+    /// // At most 40 a month.
+    /// let budget = Quota::per_month("cost", 40_000_000);
+    /// let quotas = openai::quotas().rpm(500).tpm(30_000).and(budget);
+    /// let limiter = Limiter::new(Limits::new().bucket("gpt-4o", quotas))?;
+    /// let rules = openai::rules().prices([("gpt-4o", Price::new(2.5, 10.0).cached(1.25))]);
+    ///
+    /// let request = br#"{"model":"gpt-4o-2024-11-20","max_tokens":500,"messages":[]}"#;
+    /// assert_eq!(rules.demand(request)?.usage().get("cost"), Some(5_008));
+    /// let layer = ThrottleLayer::openai_compatible(limiter, rules);
+    /// # Ok::<_, tower_throttle::BoxError>(())
+    /// ```
+    #[must_use]
+    pub fn prices<N: Into<String>>(mut self, prices: impl IntoIterator<Item = (N, Price)>) -> Self {
+        let prices = prices.into_iter().map(|(name, price)| (name.into(), price));
+        Arc::make_mut(&mut self.prices).extend(prices);
+        self
+    }
+
     /// Returns the bucket of a model.
     pub fn bucket_of(&self, model: &str) -> String {
         if let Some(bucket_of) = &self.bucket_of {
@@ -312,24 +345,41 @@ impl Rules {
 
     fn demand_of(&self, model: &str, request: &ParsedRequest) -> Demand {
         let bucket = self.bucket_of(model);
-        let teaches = self.preset.output == Output::Learned;
         let output_weight = self.output_weight(model);
-        if !teaches && output_weight == 1 {
+        let price = self.prices.get(model).or_else(|| self.prices.get(&bucket)).copied();
+        let mirrors = self.preset.output != Output::Learned;
+        if mirrors && price.is_none() && output_weight == 1 && request.choices == 1 {
             return Demand::new(bucket, self.reserved(model, request, Expected::UNKNOWN).0);
         }
-        let expected = if teaches { self.learned.expected(&bucket) } else { Expected::UNKNOWN };
-        let (usage, input) = self.reserved(model, request, expected);
-        let choices = request.choices;
-        let estimate =
-            CallEstimate { bucket: bucket.clone(), input, choices, output_weight, teaches };
+        let (_, estimated) = self.reserved(model, request, Expected::UNKNOWN);
+        let shape = self.shape(request, estimated);
+        // A cost is reserved by what was learned, whatever tokens are.
+        let learns = !mirrors || price.is_some();
+        let begun = learns.then(|| self.learned.begin(&bucket, shape));
+        let expected = begun.as_ref().map_or(Expected::UNKNOWN, |(expected, _)| *expected);
+        let of_tokens = if mirrors { Expected::UNKNOWN } else { expected };
+        let (mut usage, _) = self.reserved(model, request, of_tokens);
+        if let Some(price) = price {
+            let output = self.output_of(Output::Learned, model, request, expected);
+            let output = output.saturating_mul(request.choices);
+            usage.set(COST, price.expected(expected.input(estimated), output));
+        }
+        let (choices, open) = (request.choices, begun.map(|(_, open)| Arc::new(open)));
+        let estimate = CallEstimate { shape, choices, output_weight, price, open };
         Demand::new(bucket, usage).note(estimate)
+    }
+
+    fn shape(&self, request: &ParsedRequest, input: u64) -> CallShape {
+        let ParsedRequest { bound, has_tools, has_format, .. } = *request;
+        CallShape { input, bound, has_tools, has_format }
     }
 
     /// The usage to reserve, and the estimate of the input before anything learned came in.
     fn reserved(&self, model: &str, request: &ParsedRequest, expected: Expected) -> (Usage, u64) {
         let estimated = self.input(model, request);
         let input = expected.input(estimated);
-        let output = self.output_of(model, request, expected).saturating_mul(request.choices);
+        let output = self.output_of(self.preset.output, model, request, expected);
+        let output = output.saturating_mul(request.choices);
         let mut usage = usage! { requests: 1, input_tokens: input, output_tokens: output };
         if self.preset.tokens == Tokens::Larger {
             usage.set("tokens", input.max(output));
@@ -349,28 +399,21 @@ impl Rules {
         (tokens.ceil() as u64).saturating_add(overhead)
     }
 
-    fn output_of(&self, model: &str, request: &ParsedRequest, expected: Expected) -> u64 {
+    fn output_of(
+        &self,
+        output: Output,
+        model: &str,
+        request: &ParsedRequest,
+        expected: Expected,
+    ) -> u64 {
         let within = |tokens: u64| request.bound.map_or(tokens, |bound| bound.min(tokens));
-        match (self.preset.output, expected.output) {
+        match (output, expected.output) {
             _ if request.bound.is_none() && !request.generates => 0,
             (Output::Expected(tokens), _) | (Output::Learned, Some(tokens)) => within(tokens),
             (Output::Bound, _) | (Output::Learned, None) => {
                 request.bound.unwrap_or_else(|| self.preset.unbounded(model))
             }
         }
-    }
-
-    /// Learns from a call that has ended well.
-    pub(super) fn learn(&self, estimate: &CallEstimate, used: &Usage, is_cut: bool) {
-        if !estimate.teaches {
-            return;
-        }
-        let output = used.get("output_tokens").map(|output| output.div_ceil(estimate.choices));
-        let input = used.get("input_tokens");
-        self.learned.observe(
-            &estimate.bucket,
-            Observed { estimated: estimate.input, input, output, is_cut },
-        );
     }
 
     /// The usage that counts of the tokens told.

@@ -15,6 +15,8 @@ pub(crate) struct TokenCounts {
     pub(crate) fresh: Option<u64>,
     /// Input that was read from a cache.
     pub(crate) cached: Option<u64>,
+    /// Of the fresh input, what was written to a cache.
+    pub(crate) written: Option<u64>,
     pub(crate) output: Option<u64>,
     /// Input and output together, where the parts are not told.
     pub(crate) total: Option<u64>,
@@ -25,6 +27,7 @@ impl TokenCounts {
         Self {
             fresh: plus(self.fresh, other.fresh),
             cached: plus(self.cached, other.cached),
+            written: plus(self.written, other.written),
             output: plus(self.output, other.output),
             total: plus(self.total, other.total),
         }
@@ -35,6 +38,7 @@ impl TokenCounts {
         Self {
             fresh: self.fresh.max(other.fresh),
             cached: self.cached.max(other.cached),
+            written: self.written.max(other.written),
             output: self.output.max(other.output),
             total: self.total.max(other.total),
         }
@@ -54,6 +58,7 @@ impl TokenCounts {
 /// * Cohere: input: `tokens.input_tokens`; output: `tokens.output_tokens`
 /// * Gemini: input: `promptTokenCount` + `toolUsePromptTokenCount`; of it cached:
 ///   `cachedContentTokenCount`; output: `candidatesTokenCount` + `thoughtsTokenCount`
+/// * Embeddings on Vertex AI: input: the sum of `predictions[].embeddings.statistics.token_count`
 /// * Bedrock Converse: input: `inputTokens` + `cacheWriteInputTokens`; of it cached:
 ///   `cacheReadInputTokens`, beside it; output: `outputTokens`
 /// * Bedrock InvokeModel streams: input: `inputTokenCount`; of it cached:
@@ -118,6 +123,17 @@ impl UsageReport {
     pub(crate) fn of_field(name: &str, json: &[u8]) -> Option<Self> {
         let members = Map::from_iter([(name.to_owned(), serde_json::from_slice(json).ok()?)]);
         Self::of(&members, None)
+    }
+
+    /// The tokens of one of several texts, from what is told of it.
+    pub(crate) fn count_of_part(json: &[u8]) -> Option<u64> {
+        let part: Value = serde_json::from_slice(json).ok()?;
+        ["token_count", "tokenCount"].iter().filter_map(|name| amount(part.get(*name)?)).max()
+    }
+
+    /// Adds the tokens of another text.
+    pub(crate) fn add_input(&mut self, tokens: u64) {
+        self.input = plus(self.input, Some(tokens));
     }
 
     fn of(members: &Map<String, Value>, model: Option<&str>) -> Option<Self> {
@@ -232,12 +248,14 @@ impl UsageReport {
             let prompt = prompt.saturating_add(self.tool_prompt.unwrap_or(0));
             let cached = self.cached_inside.or(self.cached_beside).map(|cached| cached.min(prompt));
             let fresh = Some(prompt - cached.unwrap_or(0));
-            return TokenCounts { fresh, cached, output, total: None };
+            let written = self.cache_written;
+            return TokenCounts { fresh, cached, written, output, total: None };
         }
         let inside = self.cached_inside.zip(self.input).map(|(cached, input)| cached.min(input));
         let input = self.input.map(|input| input - inside.unwrap_or(0));
         let fresh = plus(input, self.cache_written);
-        TokenCounts { fresh, cached: inside.or(self.cached_beside), output, total: None }
+        let (cached, written) = (inside.or(self.cached_beside), self.cache_written);
+        TokenCounts { fresh, cached, written, output, total: None }
     }
 
     /// The counts, in accordance with a total: never less than it proves, never more than it

@@ -5,10 +5,11 @@ use std::sync::Arc;
 #[cfg(feature = "bedrock")]
 use super::amazon_events::{AmazonEvents, EventSink};
 use super::{
+    call_estimate::CallEstimate,
     feedback::{HeadFeedback, error_report::ErrorReport, pauses},
     format::Format,
     json::Scanner,
-    learned::CallEstimate,
+    price::COST,
     response_fields::{FieldReader, Findings, PATHS, may_tell},
     rules::Rules,
     sse::{Sink, Sse, SseEvent},
@@ -73,7 +74,10 @@ impl UsageReader {
 
     /// For a call that has reserved this much, by an estimate that learns.
     pub(super) fn of_call(self, reserved: Usage, estimate: Option<CallEstimate>) -> Self {
-        Self { reserved, estimate, ..self }
+        let mut reader = Self { reserved, estimate, ..self };
+        let choices = reader.estimate.as_ref().map_or(1, |estimate| estimate.choices);
+        reader.findings.finishes.expect(choices);
+        reader
     }
 
     /// With a usage that headers tell.
@@ -152,6 +156,16 @@ impl UsageReader {
         }
     }
 
+    /// The usage with its cost, if that is counted and known.
+    fn priced(&self, used: Usage) -> Usage {
+        let price = self.estimate.as_ref().and_then(|estimate| estimate.price);
+        let counts = price.and_then(|_| self.findings.counts(&self.rules));
+        match price.zip(counts).and_then(|(price, counts)| price.of(&counts)) {
+            Some(cost) => used.with(COST, cost),
+            None => used,
+        }
+    }
+
     fn finish(&mut self, end: BodyEnd) {
         match self.format {
             Format::Events if end == BodyEnd::Complete => {
@@ -198,9 +212,10 @@ impl BodyObserver for UsageReader {
         if let (Some(estimate), Some(used), true) =
             (&self.estimate, &used, is_final && !self.findings.failed)
         {
-            self.rules.learn(estimate, used, self.findings.is_cut);
+            estimate.learn(used, self.findings.is_cut);
         }
-        let used = used.map(|used| self.rules.charged(self.weighted(used), &self.reserved));
+        let used =
+            used.map(|used| self.priced(self.rules.charged(self.weighted(used), &self.reserved)));
         match used {
             Some(used) if is_final => Settlement::Exact(used),
             used if self.findings.failed => {

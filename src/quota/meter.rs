@@ -90,7 +90,7 @@ impl Quota {
             }
             #[cfg(feature = "timezone")]
             Kind::Fixed { anchor: Anchor::TimeZone(name) } => {
-                let calendar = Calendar::days_in(name, self.window)?;
+                let calendar = Calendar::of(name, self.window)?;
                 (Window::Calendar { boundaries: Arc::new([]) }, Some(calendar), name.clone())
             }
             Kind::Concurrency => (Window::InFlight, None, String::new()),

@@ -1,6 +1,9 @@
 //! LLM providers' clients that share their limits on Redis.
 #![cfg(all(feature = "llm", feature = "redis"))]
 
+#[cfg(feature = "timezone")]
+mod days;
+mod headers;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -13,63 +13,167 @@ pub(in crate::llm) fn outputs(seed: u64, middle: f64) -> impl Iterator<Item = u6
     })
 }
 
+const SHAPE: CallShape = CallShape { input: 100, bound: None, has_tools: false, has_format: false };
+
 fn whole(output: u64) -> Observed {
-    Observed { estimated: 100, input: Some(100), output: Some(output), is_cut: false }
+    Observed { shape: SHAPE, input: Some(100), output: Some(output), is_cut: false }
 }
 
 fn cut(output: u64) -> Observed {
     Observed { is_cut: true, ..whole(output) }
 }
 
+/// Calls that follow one another.
 fn after(observed: impl IntoIterator<Item = Observed>) -> BucketStats {
-    let mut habits = BucketStats::default();
-    observed.into_iter().for_each(|observed| habits.observe(observed));
-    habits
+    let mut stats = BucketStats::default();
+    observed.into_iter().for_each(|observed| call(&mut stats, observed));
+    stats
+}
+
+fn call(stats: &mut BucketStats, observed: Observed) {
+    let number = stats.begin();
+    stats.observe(number, observed);
 }
 
 fn output(observed: impl IntoIterator<Item = Observed>) -> Option<u64> {
-    after(observed).expected().output
+    after(observed).expected(&SHAPE).output
 }
 
 #[test]
 fn nothing_is_expected_before_there_are_enough() {
-    assert_eq!(BucketStats::default().expected(), Expected::UNKNOWN);
-    assert_eq!(output((1..=8).map(whole)), None);
-    assert_eq!(output((1..=9).map(whole)), Some(9));
-    assert_eq!(output((1..=99).map(whole)), Some(90));
+    assert_eq!(BucketStats::default().expected(&SHAPE), Expected::UNKNOWN);
+    assert_eq!(output((1..NEEDED).map(|_| whole(7))), None);
+    assert_eq!(output((0..NEEDED).map(|_| whole(7))), Some(7));
+    assert!(output((1..=9).map(whole)).unwrap() > 5, "more than the mean");
 }
 
-/// A value is believed only from those before it, as the next call is.
 #[test]
-fn nine_tenths_stay_within_what_is_learned() {
+fn calls_one_by_one_hardly_ever_use_more_than_is_expected() {
     for seed in 0..5 {
-        let (mut habits, mut within, mut calls) = (BucketStats::default(), 0, 0);
+        let (mut stats, mut within, mut calls) = (BucketStats::default(), 0, 0);
         for output in outputs(seed, 200.0).take(5_000) {
-            if let Some(expected) = habits.expected().output {
+            if let Some(expected) = stats.expected(&SHAPE).output {
                 within += u32::from(output <= expected);
                 calls += 1;
             }
-            habits.observe(whole(output));
+            call(&mut stats, whole(output));
         }
         let share = f64::from(within) / f64::from(calls);
-        assert!((0.88..0.92).contains(&share), "{share}");
+        assert!((0.96..1.0).contains(&share), "{share}");
     }
 }
 
 #[test]
+fn calls_in_flight_share_a_margin() {
+    let margin = |in_flight: u64| {
+        let mut stats = after(outputs(1, 200.0).take(CALLS - 1).map(whole));
+        // All of these began before the last one, which ends.
+        (0..in_flight).for_each(|_| _ = stats.begin());
+        call(&mut stats, whole(200));
+        let likely = stats.likely(&SHAPE).unwrap();
+        stats.output(&SHAPE).unwrap() as f64 - likely.mean
+    };
+    let [alone, some, many] = [0, 8, 60].map(margin);
+    assert!(some < 0.7 * alone && many < 0.8 * some, "{alone} {some} {many}");
+    // And all margins together cover two deviations of the sum.
+    let deviation = after(outputs(1, 200.0).take(CALLS).map(whole)).likely(&SHAPE).unwrap();
+    let deviation = deviation.variance.sqrt();
+    for (in_flight, margin) in [(8.0_f64, some), (60.0, many)] {
+        assert!(in_flight * margin > 2.0 * deviation * in_flight.sqrt(), "{in_flight}: {margin}");
+    }
+}
+
+/// The first to end are the short ones.
+#[test]
+fn the_first_answers_are_not_taken_for_all() {
+    let mut stats = BucketStats::default();
+    let numbers: Vec<_> = (0..40).map(|_| stats.begin()).collect();
+    let mut expected = Vec::new();
+    for (number, output) in numbers.into_iter().rev().zip(1..) {
+        expected.push(stats.expected(&SHAPE).output);
+        stats.observe(number, whole(100 + output));
+    }
+    assert_eq!(expected[31], None, "31 have ended, which is less than four times nine");
+    assert!(expected[32].is_some_and(|expected| expected > 125), "{expected:?}");
+}
+
+#[test]
+fn calls_that_end_without_an_answer_are_forgotten() {
+    let learned = Arc::new(Learned::default());
+    let open: Vec<_> = (0..50).map(|_| learned.begin("b", SHAPE).1).collect();
+    for _ in 0..20 {
+        learned.begin("b", SHAPE).1.observe(whole(7));
+    }
+    assert_eq!(learned.begin("b", SHAPE).0.output, None, "fifty were overtaken");
+    drop(open);
+    assert_eq!(learned.begin("b", SHAPE).0.output, Some(7));
+    assert!(learned.lock()["b"].open.is_empty());
+}
+
+/// As in the trace of a chat service: one kind of prompt has long answers.
+#[test]
+fn what_the_request_tells_counts() {
+    let shape = |input, has_tools, has_format| CallShape { input, has_tools, has_format, ..SHAPE };
+    let kinds = [
+        (shape(400, false, false), 100),
+        (shape(1_050, false, false), 410),
+        (shape(400, true, false), 30),
+        (shape(400, false, true), 700),
+    ];
+    let calls = (0..CALLS).map(|index| {
+        let (shape, output) = kinds[index % kinds.len()];
+        Observed { shape, ..whole(output + index as u64 % 7) }
+    });
+    let stats = after(calls);
+    assert!(stats.answers.len() > CALLS / 2, "kinds that take turns are no change");
+    for (shape, output) in kinds {
+        let mean = stats.likely(&shape).unwrap().mean;
+        assert!((mean - output as f64).abs() < 0.2 * output as f64 + 20.0, "{shape:?}: {mean}");
+    }
+}
+
+#[test]
+fn no_more_is_expected_than_the_request_allows() {
+    let stats = after(outputs(1, 200.0).take(CALLS).map(whole));
+    let mean = |bound| stats.likely(&CallShape { bound: Some(bound), ..SHAPE }).unwrap().mean;
+    assert!(mean(50) <= 50.0);
+    assert!(mean(100) < mean(1_000));
+}
+
+#[test]
 fn another_workload_is_followed() {
-    let mut habits = after(outputs(1, 200.0).take(500).map(whole));
-    let before = habits.expected().output.unwrap();
-    outputs(2, 2_000.0).take(OUTPUTS).for_each(|output| habits.observe(whole(output)));
-    let longer = habits.expected().output.unwrap();
-    outputs(3, 20.0).take(OUTPUTS).for_each(|output| habits.observe(whole(output)));
-    let shorter = habits.expected().output.unwrap();
-    // Nine tenths are within 3.6 times the middle.
-    assert!(
-        (480..1_080).contains(&before) && (4_800..10_800).contains(&longer),
-        "{before} {longer}"
-    );
-    assert!((48..108).contains(&shorter), "{shorter}");
+    let mut stats = after(outputs(1, 200.0).take(500).map(whole));
+    let mean = |stats: &BucketStats| stats.likely(&SHAPE).unwrap().mean;
+    let before = mean(&stats);
+    outputs(2, 2_000.0).take(CALLS).for_each(|output| call(&mut stats, whole(output)));
+    let longer = mean(&stats);
+    outputs(3, 20.0).take(CALLS).for_each(|output| call(&mut stats, whole(output)));
+    let shorter = mean(&stats);
+    // The mean is 1.65 times the middle.
+    assert!((230.0..460.0).contains(&before), "{before}");
+    assert!((2_300.0..4_600.0).contains(&longer), "{longer}");
+    assert!((23.0..46.0).contains(&shorter), "{shorter}");
+}
+
+#[test]
+fn a_jump_makes_it_forget() {
+    let mut stats = after((0..CALLS).map(|_| whole(50)));
+    (0..3).for_each(|_| call(&mut stats, whole(900)));
+    assert_eq!(stats.expected(&SHAPE).output, None, "the bound is reserved");
+    (0..NEEDED).for_each(|_| call(&mut stats, whole(900)));
+    assert_eq!(stats.expected(&SHAPE).output, Some(900));
+
+    // One odd answer is none.
+    let mut stats = after((0..CALLS).map(|_| whole(50)));
+    call(&mut stats, whole(9_000));
+    assert!(stats.expected(&SHAPE).output.is_some());
+
+    // Refusals are evidence too, if there is more than one.
+    let mut stats = after((0..CALLS).map(|_| whole(50)));
+    stats.refused();
+    assert!(stats.expected(&SHAPE).output.is_some());
+    stats.refused();
+    assert_eq!(stats.expected(&SHAPE).output, None);
 }
 
 /// Half of the calls may be no longer than 300 tokens, and many are cut off there.
@@ -79,41 +183,53 @@ fn what_was_cut_off_is_not_taken_for_whole() {
         0 if output > 300 => cut(300),
         _ => whole(output),
     };
-    let mut sum = 0;
+    let mut sum = 0.0;
     for seed in 0..40 {
-        let cut = outputs(seed, 200.0)
-            .take(OUTPUTS)
-            .enumerate()
-            .map(|(index, output)| bounded(output, index));
-        sum += output(cut).unwrap();
+        let mut stats = BucketStats::default();
+        let calls = outputs(seed, 200.0).take(CALLS).enumerate();
+        calls.for_each(|(index, output)| {
+            stats.observe_output(
+                SHAPE,
+                bounded(output, index).output.unwrap(),
+                bounded(output, index).is_cut,
+            );
+        });
+        sum += stats.likely(&SHAPE).unwrap().mean;
     }
-    // As if nothing had been cut off: 200 x exp(1.28).
-    let mean = sum / 40;
-    assert!((600..880).contains(&mean), "{mean}");
+    // As if nothing had been cut off: 200 x exp(0.5).
+    let mean = sum / 40.0;
+    assert!((300.0..370.0).contains(&mean), "{mean}");
 
     // Where all are cut off, it is not known how long they would have been.
-    assert_eq!(output((0..OUTPUTS).map(|_| cut(300))), None);
+    assert_eq!(output((0..CALLS).map(|_| cut(300))), None);
+    let bounded = CallShape { bound: Some(1_000), ..SHAPE };
+    assert_eq!(after((0..20).map(|_| cut(300))).expected(&bounded).output, Some(1_000));
 }
 
 #[test]
 fn memory_is_bounded() {
-    let learned = Learned::default();
+    let learned = Arc::new(Learned::default());
     for bucket in 0..2 * BUCKETS {
-        (0..20).for_each(|_| learned.observe(&format!("b{bucket}"), whole(7)));
+        (0..20).for_each(|_| learned.begin(&format!("b{bucket}"), SHAPE).1.observe(whole(7)));
     }
     assert_eq!(learned.lock().len(), BUCKETS);
-    assert_eq!(learned.expected("b0").output, Some(7));
-    assert_eq!(learned.expected(&format!("b{BUCKETS}")), Expected::UNKNOWN);
+    assert_eq!(learned.begin("b0", SHAPE).0.output, Some(7));
+    assert_eq!(learned.begin(&format!("b{BUCKETS}"), SHAPE).0, Expected::UNKNOWN);
 
-    let habits = after(outputs(1, 200.0).take(10_000).map(whole));
-    assert_eq!((habits.outputs.len(), habits.outputs.capacity()), (OUTPUTS, OUTPUTS));
+    let stats = after(outputs(1, 200.0).take(10_000).map(whole));
+    assert!(stats.answers.len() <= CALLS && stats.answers.capacity() <= CALLS);
+    assert!(stats.open.is_empty());
 }
 
 #[test]
 fn input_is_corrected_by_how_far_estimates_were_off() {
-    let call =
-        |estimated, input| Observed { estimated, input: Some(input), output: None, is_cut: false };
-    let ratio = |calls: &[Observed]| after(calls.iter().copied()).expected().ratio;
+    let call = |estimated, input| Observed {
+        shape: CallShape { input: estimated, ..SHAPE },
+        input: Some(input),
+        output: None,
+        is_cut: false,
+    };
+    let ratio = |calls: &[Observed]| after(calls.iter().copied()).expected(&SHAPE).ratio;
     // One odd call is no rule.
     assert!((ratio(&[call(100, 20_000)]) - 1.182).abs() < 0.001);
     // Large calls count for more.
@@ -128,20 +244,16 @@ fn input_is_corrected_by_how_far_estimates_were_off() {
 #[test]
 fn numbers_that_cannot_be_do_no_harm() {
     let extreme = [0, 1, LONGEST, u64::MAX];
-    let mut habits = after((0..50).map(|_| whole(100)));
-    for (estimated, input) in extreme.into_iter().flat_map(|one| extreme.map(|other| (one, other)))
-    {
-        habits.observe(Observed {
-            estimated,
-            input: Some(input),
-            output: Some(u64::MAX),
-            is_cut: false,
-        });
-        let expected = habits.expected();
+    let mut stats = after((0..50).map(|_| whole(100)));
+    for (input, counted) in extreme.into_iter().flat_map(|one| extreme.map(|other| (one, other))) {
+        let shape = CallShape { input, ..SHAPE };
+        let odd = Observed { shape, input: Some(counted), output: Some(u64::MAX), is_cut: false };
+        call(&mut stats, odd);
+        let expected = stats.expected(&SHAPE);
         assert_eq!(expected.output, Some(100), "not believed");
         assert!(
             (1.0 / FACTOR..=FACTOR).contains(&expected.ratio),
-            "{estimated} {input}: {}",
+            "{input} {counted}: {}",
             expected.ratio
         );
     }
@@ -151,35 +263,52 @@ fn numbers_that_cannot_be_do_no_harm() {
 
 fn observed() -> impl Strategy<Value = Observed> {
     let amount = || prop_oneof![0..10_000_u64, any::<u64>()];
-    let amounts =
-        (amount(), proptest::option::of(amount()), proptest::option::of(amount()), any::<bool>());
-    amounts.prop_map(|(estimated, input, output, is_cut)| Observed {
-        estimated,
+    let shape = (amount(), proptest::option::of(amount()), any::<bool>(), any::<bool>());
+    let shape = shape.prop_map(|(input, bound, has_tools, has_format)| CallShape {
         input,
-        output,
-        is_cut,
-    })
+        bound,
+        has_tools,
+        has_format,
+    });
+    let amounts =
+        (shape, proptest::option::of(amount()), proptest::option::of(amount()), any::<bool>());
+    amounts.prop_map(|(shape, input, output, is_cut)| Observed { shape, input, output, is_cut })
 }
 
 proptest! {
     #[test]
-    fn a_cut_never_lowers_what_is_expected(
-        before in proptest::collection::vec((0..1_000_u64, any::<bool>()), 0..OUTPUTS - 1),
+    fn a_cut_never_lowers_what_calls_use(
+        before in proptest::collection::vec((0..1_000_u64, any::<bool>()), 0..CALLS - 1),
         at in 0..1_000_u64,
     ) {
-        let observed = |(output, is_cut)| Observed { is_cut, ..whole(output) };
-        let mut habits = after(before.into_iter().map(observed));
-        let unknown = u64::MAX;
-        let before = habits.expected().output.unwrap_or(unknown);
-        habits.observe(cut(at));
-        // One more makes enough of them at best.
-        prop_assert!(before == unknown || habits.expected().output.unwrap_or(unknown) >= before);
+        let with = |is_cut: bool| {
+            let mut stats = BucketStats::default();
+            for (output, is_cut) in &before {
+                stats.observe_output(SHAPE, *output, *is_cut);
+            }
+            stats.observe_output(SHAPE, at, is_cut);
+            stats.likely(&SHAPE).map_or(f64::MAX, |likely| likely.mean)
+        };
+        // The others that were cut off are no longer for it.
+        let others = before.iter().all(|(_, is_cut)| !is_cut);
+        prop_assert!(!others || with(true) >= with(false) - 1e-6);
     }
 
     #[test]
     fn no_calls_are_too_odd(calls in proptest::collection::vec(observed(), 0..300)) {
-        let expected = after(calls).expected();
-        prop_assert!((1.0 / FACTOR - 1e-9..=FACTOR + 1e-9).contains(&expected.ratio), "{}", expected.ratio);
-        prop_assert!(expected.output.is_none_or(|output| output <= LONGEST));
+        let stats = after(calls.iter().copied());
+        for shape in calls.iter().map(|call| call.shape).chain([SHAPE]) {
+            let expected = stats.expected(&shape);
+            prop_assert!(
+                (1.0 / FACTOR - 1e-9..=FACTOR + 1e-9).contains(&expected.ratio),
+                "{}",
+                expected.ratio
+            );
+            if let Some(Likely { mean, variance, .. }) = stats.likely(&shape) {
+                prop_assert!(mean.is_finite() && variance.is_finite());
+                let longest = shape.bound.unwrap_or(LONGEST).max(LONGEST) as f64;
+                prop_assert!(mean <= longest * 1.000_001);
+            }
+        }
     }
 }

@@ -374,6 +374,24 @@ async fn a_body_that_names_a_quota_pauses_just_that() {
     assert_eq!(account.refuses(tokens).await, None);
 }
 
+/// The head asks for a wait and names no quota; the body says that it is about tokens. Told as a
+/// whole, the tokens are held. Through the layer everything waits from the head on, since the body
+/// may be read late or never.
+#[tokio::test(start_paused = true)]
+async fn a_wait_of_the_head_is_of_the_quota_that_the_body_names() {
+    for rules in [openai::rules(), compatible::rules(), anthropic::rules()] {
+        let account = account();
+        let head = with_headers(response(429, JSON, full("")), &[("retry-after", "20")]);
+        let feedback = rules.feedback(429, head.headers(), Some(LIMITED.as_bytes()));
+        assert_eq!(feedback.retry_after(), Some(seconds(20)));
+        account.limiter.feedback("all", &feedback).await.unwrap();
+        let tokens = Demand::new("all", usage! { requests: 0, tokens: 5 });
+        assert_eq!(account.refuses(tokens).await, Some((20, "tokens per 60s".into())));
+        let none = Demand::new("all", usage! { requests: 1, tokens: 0 });
+        assert_eq!(account.refuses(none).await, None);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_overload_within_a_stream_pauses_before_the_stream_is_over() {
     let account = account();

@@ -3,9 +3,12 @@
 #[cfg(feature = "bedrock")]
 mod bedrock;
 mod cases;
+mod choices;
 mod feedback;
 mod fixtures;
+mod gemini;
 mod learning;
+mod money;
 mod odd_feedback;
 mod providers;
 mod streams;
