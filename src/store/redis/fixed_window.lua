@@ -16,9 +16,14 @@ function fixed.fixed_charge(window, amount)
   window.charged = min(window.charged + amount, MAX_TAKEN)
 end
 
--- Replaces what was charged in this window; what belongs to an earlier one changes nothing.
-function fixed.fixed_amend(window, reserved, actual, of_this_window)
-  if of_this_window then
-    window.charged = min(drained(window.charged + actual, reserved), MAX_TAKEN)
+-- Replaces what was charged to settles in a row (see quota_state.lua). What belongs to an earlier
+-- window changes nothing.
+function fixed.fixed_amend(window, message, at, last, step, reserved, actual)
+  local charged, since = window.charged, window.since
+  for i = at, last, step do
+    if message[i] >= since then
+      charged = min(drained(charged + message[i + actual], message[i + reserved]), MAX_TAKEN)
+    end
   end
+  window.charged = charged
 end

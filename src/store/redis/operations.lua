@@ -63,22 +63,21 @@ end
 local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
   local quotas, space, granted, is_plain = of.quotas, of[#of], 0, not ahead
   for b = 1, #of do is_plain = is_plain and of[b].is_plain end
-  for first = at + 1, at + 1 + (many - 1) * (count + 2), count + 2 do
-    if edited then refold() end
-    local fits, demand = is_plain, nil
-    if is_plain then
-      for k = 1, count do
-        local quota, cost = quotas[k], message[first + k]
-        local room = quota.room
-        if headroom > 0 and cost > 0 then
-          room = product(rare.classes.less_headroom(quota.whole, headroom), quota.units)
-        end
-        if quota.taken + cost * quota.units > room then
-          fits = false
-          break
-        end
-      end
+  local step, last = count + 2, at + 1 + (many - 1) * (count + 2)
+  if edited then refold() end
+  local asked = is_plain and mode ~= DRY and space.flow_count == 0
+    and quotas_fit(quotas, count, message, at + 1, last, step, headroom)
+  if asked then
+    for b = 1, #of do
+      if not of[b].own then rare.changes.bucket_enter(of[b]) end
     end
+    for k = 1, count do quota_reserve(quotas[k], asked[k]) end
+    return answer(GRANTED, many)
+  end
+  for first = at + 1, last, step do
+    if edited then refold() end
+    local fits, demand = false, nil
+    if is_plain then fits = quotas_fit(quotas, count, message, first, first, step, headroom) end
     if not fits then
       demand = rare.waiting.demand_at(mode, first, of, quotas, count, headroom, flow, weight, turn)
       fits = not is_plain and rare.waiting.demand_fits(demand)
@@ -115,28 +114,21 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
   if granted > 0 then answer(GRANTED, granted) end
 end
 
--- Settles of the session on the same buckets.
+-- Settles of the session on the same buckets: all of them on one quota after the other.
 local function settles(at, many, of, count, close)
   local n = #of
+  local step, reserved = n + 2 * count, at + n
   for b = 1, n do
-    if not of[b].own then rare.changes.bucket_enter(of[b]) end
-  end
-  for first = at, at + (many - 1) * (n + 2 * count), n + 2 * count do
-    local i = first + n
-    for b = 1, n do
-      local bucket, granted_at = of[b], message[first + b - 1]
+    local bucket, last = of[b], at + (many - 1) * step
+    local own, quotas = bucket.own or rare.changes.bucket_enter(bucket), bucket.quotas
+    for k = 1, bucket.count do
       -- A late settle must not take what its session has reserved since.
-      local stands, quotas = granted_at >= bucket.own.since, bucket.quotas
-      for k = 1, bucket.count do
-        local quota, reserved = quotas[k], message[i]
-        local share = quota.share
-        local in_flight = stands and (reserved < share and reserved or share) or 0
-        local open = quota_settle(quota, granted_at, reserved, message[i + count], in_flight, close)
-        share = share - in_flight + open
-        quota.share = share < MAX_TAKEN and share or MAX_TAKEN
-        i = i + 1
-      end
+      quota_settle(
+        quotas[k], message, at, last, step, reserved - at, reserved + count - at, own.since, close
+      )
+      reserved = reserved + 1
     end
+    at = at + 1
   end
   edited = true
   answer(DONE, many)
@@ -767,14 +759,14 @@ function changes.perform_of_claim(kind, at, of, count, claim, lease)
   end
   edited = true
   for b, bucket in ipairs(of) do
-    local shares = changes.bucket_record(bucket, claim).shares
+    local shares, granted_at = changes.bucket_record(bucket, claim).shares, first + b - 1
     for k = 1, bucket.count do
-      local quota, reserved, actual = bucket.quotas[k], message[at], message[at + count]
-      local share = shares[quota.id] or 0
+      local quota = bucket.quotas[k]
       -- A claim is younger than its grant, and settles no more than it holds.
-      local in_flight = min(reserved, share)
-      local open = quota_settle(quota, message[first + b - 1], in_flight, actual, in_flight, kind == 6)
-      shares[quota.id] = min(share - in_flight + open, MAX_TAKEN)
+      local own_share, share = quota.share, shares[quota.id] or 0
+      message[at], quota.share = min(message[at], share), share
+      quota_settle(quota, message, granted_at, granted_at, 1, at - granted_at, at + count - granted_at, 0, kind == 6)
+      quota.share, shares[quota.id] = own_share, quota.share
       at = at + 1
     end
     if kind == 6 then bucket_end_claim(bucket, claim) end

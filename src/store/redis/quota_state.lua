@@ -42,7 +42,25 @@ local function quota_charge(quota, amount)
   end
 end
 
--- Charges a reserve of the sending session.
+-- What reserves ask of the first `count` quotas together, if they fit: what fits at once fits one
+-- after the other. The first is behind index `at` of the message, the others at every `step` from
+-- there until `last`. Returns nothing if they do not, or may not.
+local function quotas_fit(quotas, count, message, at, last, step, headroom)
+  local asked = {}
+  for k = 1, count do
+    local quota, cost = quotas[k], 0
+    for i = at + k, last + k, step do cost = cost + message[i] end
+    local room = quota.room
+    if headroom > 0 and cost > 0 then
+      room = product(rare.classes.less_headroom(quota.whole, headroom), quota.units)
+    end
+    if quota.taken + cost * quota.units > room then return nil end
+    asked[k] = cost
+  end
+  return asked
+end
+
+-- Charges what the sending session reserves.
 local function quota_reserve(quota, cost)
   local in_flight, share = quota.in_flight + cost, quota.share + cost
   quota.in_flight = in_flight < MAX_TAKEN and in_flight or MAX_TAKEN
@@ -55,40 +73,51 @@ local function quota_reserve(quota, cost)
   end
 end
 
--- Settles `reserved` of which `in_flight` still is; the rest went with a lease. Returns what stays
--- in flight.
-local function quota_settle(quota, at, reserved, actual, in_flight, close)
-  local kind, amount, open = quota.kind, actual, 0
-  local left = drained(quota.in_flight, in_flight)
-  if quota.holds then
-    -- What went with a lease became a charge then.
-    amount = drained(actual, reserved - in_flight)
+-- Settles in a row. When the first was granted is at index `at` of the message, what was reserved
+-- and what is charged are `reserved` and `actual` numbers behind; the others are at every `step`
+-- from there until `last`. What was granted before `known_since` is not in the session's share: it
+-- went with a lease.
+local function quota_settle(quota, message, at, last, step, reserved, actual, known_since, close)
+  local share, in_flight, kind = quota.share, quota.in_flight, quota.kind
+  local holds = quota.holds
+  for i = at, last, step do
+    local left = 0
+    if message[i] >= known_since then
+      left = message[i + reserved]
+      if left > share then left = share end
+      share = share - left
+      in_flight = in_flight > left and in_flight - left or 0
+    end
+    if not close or holds then
+      local amount = message[i + actual]
+      -- What went with a lease became a charge then.
+      if holds then amount = drained(amount, message[i + reserved] - left) end
+      if close then
+        quota_charge(quota, amount)
+      else
+        share, in_flight = share + amount, in_flight + amount
+        if share > MAX_TAKEN then share = MAX_TAKEN end
+        if in_flight > MAX_TAKEN then in_flight = MAX_TAKEN end
+      end
+    end
   end
-  if not close then
-    open = amount
-    left = left + open < MAX_TAKEN and left + open or MAX_TAKEN
-  end
-  quota.in_flight = left
+  quota.share, quota.in_flight = share, in_flight
 
-  if quota.holds then
-    if close then quota_charge(quota, amount) end
+  if holds then
     quota.taken = quota_held_and_charged(quota)
   else
     if kind == SLIDING then
-      sliding_amend(quota, at, reserved, actual, at >= quota.since)
+      sliding_amend(quota, message, at, last, step, reserved, actual)
     elseif kind == DRAINING then
-      rare.draining.draining_amend(quota, at, reserved, actual, at >= quota.since)
+      rare.draining.draining_amend(quota, message, at, last, step, reserved, actual)
     else
-      rare.fixed.fixed_amend(quota, reserved, actual, at >= quota.since)
+      rare.fixed.fixed_amend(quota, message, at, last, step, reserved, actual)
     end
     quota.taken = quota.charged
   end
-  if quota.cap and actual >= reserved then
-    -- The provider had counted what is more already when it said what is left.
-    local cap = quota.cap
-    cap.withheld = drained(cap.withheld, product(actual - reserved, quota.units))
+  if quota.cap then
+    rare.provider.quota_settle_cap(quota, message, at, last, step, reserved, actual)
   end
-  return open
 end
 
 -- For how long at most this means something, told without a walk over the charges. A hold may
@@ -148,6 +177,15 @@ local function quota_fits(quota, ask, now)
 end
 
 -- RARE provider
+
+-- The provider had counted what settles charge more already when it said what is left.
+function provider.quota_settle_cap(quota, message, at, last, step, reserved, actual)
+  local cap = quota.cap
+  for i = at, last, step do
+    local more = drained(message[i + actual], message[i + reserved])
+    cap.withheld = drained(cap.withheld, product(more, quota.units))
+  end
+end
 
 -- How long what is said of a quota can mean something: a fixed window ends there when it ends here,
 -- or a bit later by another clock.

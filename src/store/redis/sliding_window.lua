@@ -8,17 +8,36 @@ local function sliding_charge(window, amount)
   window.charged, window.newest = window.charged + amount, window.newest + amount
 end
 
--- Replaces what was charged at `at`. A slot that has left the window needs nothing.
-local function sliding_amend(window, at, reserved, actual, refundable)
-  if at < window.began then
-    return rare.rings.sliding_amend_older(window, at, reserved, actual, refundable)
+-- Replaces what was charged to settles in a row (see quota_state.lua). A slot that has left the
+-- window needs nothing.
+local function sliding_amend(window, message, at, last, step, reserved, actual)
+  local began, since, head, slots = window.began, window.since, window.head, nil
+  local len, slot, charged, newest = window.len, window.slot, window.charged, window.newest
+  for i = at, last, step do
+    local granted_at, more = message[i], message[i + actual] - message[i + reserved]
+    local charge, index = newest, nil
+    if granted_at < began then
+      local nth = (granted_at - granted_at % slot) / slot
+      charge = nil
+      if head - nth < len then
+        slots = slots or rare.rings.ring_of(window).slots
+        index = nth % len + 1
+        charge = slots[index] or rare.rings.ring_decode(window, window.ring, index)
+      end
+    end
+    if charge then
+      if more > 0 then
+        if more > MAX_TAKEN - charged then more = MAX_TAKEN - charged end
+      elseif granted_at < since then
+        more = 0
+      elseif more < -charge then
+        more = -charge
+      end
+      charged = charged + more
+      if index then slots[index] = charge + more else newest = charge + more end
+    end
   end
-  if actual >= reserved then return sliding_charge(window, actual - reserved) end
-  if refundable then
-    local refund, newest = reserved - actual, window.newest
-    if refund > newest then refund = newest end
-    window.charged, window.newest = window.charged - refund, newest - refund
-  end
+  window.charged, window.newest = charged, newest
 end
 
 -- RARE rings
@@ -41,20 +60,6 @@ function rings.sliding_advance(window, now)
     window.charged = charged
   end
   window.head, window.newest, window.began = head, 0, head * slot
-end
-
--- Replaces what was charged before the newest slot began.
-function rings.sliding_amend_older(window, at, reserved, actual, refundable)
-  local slot = (at - at % window.slot) / window.slot
-  if window.head - slot >= window.len then return end
-  local ring, index, more = ring_of(window), slot % window.len + 1, actual - reserved
-  local charge = ring.slots[index] or ring_decode(window, ring, index)
-  if more >= 0 then
-    more = min(more, MAX_TAKEN - window.charged)
-  else
-    more = refundable and max(more, -charge) or 0
-  end
-  ring.slots[index], window.charged = charge + more, window.charged + more
 end
 
 -- RARE waiting
