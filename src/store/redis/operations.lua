@@ -26,7 +26,7 @@ local ADJUST = 5
 local DETACH = 8
 local WAITING = 9
 
-local message, buckets, wall, verdicts = nil, {}, nil, {}
+local buckets, wall, verdicts = {}, nil, {}
 
 -- What waiters of the session ask of quotas that refused them: per bucket and rule a list of
 -- {headroom, amount, demands}, one for each class; false while nothing waits. A demand that leaves
@@ -58,15 +58,14 @@ local function refold()
   end
 end
 
--- Reserves on the same buckets. The first one is at index `at` of the message; `turn` is what it is
--- measured by, if the operations take turns.
+-- Reserves on the same buckets, at index `at` of the message; `turn` is what they are measured by,
+-- if the operations take turns.
 local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
   local quotas, space, granted, is_plain = of.quotas, of[#of], 0, not ahead
   for b = 1, #of do is_plain = is_plain and of[b].is_plain end
-  local step, last = count + 2, at + 1 + (many - 1) * (count + 2)
   if edited then refold() end
   local asked = is_plain and mode ~= DRY and space.flow_count == 0
-    and quotas_fit(quotas, count, message, at + 1, last, step, headroom)
+    and quotas_fit(quotas, at, many, count, headroom)
   if asked then
     for b = 1, #of do
       if not of[b].own then rare.changes.bucket_enter(of[b]) end
@@ -74,10 +73,13 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
     for k = 1, count do quota_reserve(quotas[k], asked[k]) end
     return answer(GRANTED, many)
   end
-  for first = at + 1, last, step do
+  -- One after the other: each has its age at index `first`, and its costs behind.
+  local width = count + 2
+  at = rare.rows.singly(at, many, width)
+  for first = at + 2 * width + 1, at + 3 * width * many, 3 * width do
     if edited then refold() end
     local fits, demand = false, nil
-    if is_plain then fits = quotas_fit(quotas, count, message, first, first, step, headroom) end
+    if is_plain then fits = quotas_fit(quotas, first - 1 - 2 * width, 1, count, headroom) end
     if not fits then
       demand = rare.waiting.demand_at(mode, first, of, quotas, count, headroom, flow, weight, turn)
       fits = not is_plain and rare.waiting.demand_fits(demand)
@@ -116,19 +118,20 @@ end
 
 -- Settles of the session on the same buckets: all of them on one quota after the other.
 local function settles(at, many, of, count, close)
-  local n = #of
-  local step, reserved = n + 2 * count, at + n
-  for b = 1, n do
-    local bucket, last = of[b], at + (many - 1) * step
+  local reserved = at + 2 * #of
+  for b = 1, #of do
+    local bucket, first, oldest = of[b], message[at], math.huge
     local own, quotas = bucket.own or rare.changes.bucket_enter(bucket), bucket.quotas
-    for k = 1, bucket.count do
-      -- A late settle must not take what its session has reserved since.
-      quota_settle(
-        quotas[k], message, at, last, step, reserved - at, reserved + count - at, own.since, close
-      )
-      reserved = reserved + 1
+    for i = first, first + message[at + 1] * (many - 1) do
+      if message[i] < oldest then oldest = message[i] end
     end
-    at = at + 1
+    for k = 1, bucket.count do
+      local actual = reserved + 2 * count
+      -- A late settle must not take what its session has reserved since.
+      quota_settle(quotas[k], many, at, reserved, actual, oldest, own.since, close)
+      reserved = reserved + 2
+    end
+    at = at + 2
   end
   edited = true
   answer(DONE, many)
@@ -141,7 +144,7 @@ local function perform(kind, at, many, of, count, x, y, z, turn)
   elseif kind <= ADJUST then
     settles(at, many, of, count, kind == CLOSE)
   elseif kind <= DETACH then
-    for _ = 1, many do at = rare.changes.perform_of_claim(kind, at, of, count, x, y) end
+    rare.changes.perform_of_claim(kind, at, of, count, x, y)
   elseif kind == WAITING then
     rare.waiting.wait(of, at)
   else
@@ -157,9 +160,9 @@ local function each_run(at, last, perform)
   while at <= last do
     local kind = message[at]
     if kind <= DETACH then
-      local many, n, of, count = message[at + 1], message[at + 5], {}, 0
-      local x, y, z = message[at + 2], message[at + 3], message[at + 4]
-      at = at + 5
+      local many, n, of, count = message[at + 1], message[at + 6], {}, 0
+      local x, y, z, size = message[at + 2], message[at + 3], message[at + 4], message[at + 5]
+      at = at + 6
       for b = 1, n do
         of[b] = buckets[message[at + b] + 1]
         count = count + of[b].count
@@ -178,8 +181,7 @@ local function each_run(at, last, perform)
         of.quotas = quotas
       end
       perform(kind, at, many, of, count, x, y, z)
-      local size = kind <= DRY and count + 2 or kind < DETACH and n + 2 * count or count
-      at = at + many * size
+      at = at + size
     else
       perform(kind, at + 2, 1, buckets[message[at + 1] + 1], 0)
       at = at + (SIZE_OF_KIND[kind] or 3 + 11 * message[at + 2])
@@ -552,9 +554,12 @@ end
 function waiting.perform_in_turns(first, last)
   local ops, has_flows, moved, groups, in_order = {}, false, {}, {}, {}
   each_run(first, last, function(kind, at, many, of, count, x, y, z)
-    local size = kind <= DRY and count + 2 or kind < DETACH and #of + 2 * count or count
+    local size = kind <= DRY and count + 2 or #of + 2 * count
+    if many > 1 then at = rare.rows.singly(at, many, size) end
     for n = 0, many - 1 do
-      ops[#ops + 1] = {kind = kind, at = at + n * size, of = of, count = count, x = x, y = y, z = z, i = #ops + 1}
+      ops[#ops + 1] = {
+        kind = kind, at = at + 3 * n * size, of = of, count = count, x = x, y = y, z = z, i = #ops + 1,
+      }
     end
     if kind == WAIT and (y ~= 0 or of[#of].flow_count > 0) then has_flows = true end
   end)
@@ -563,7 +568,8 @@ function waiting.perform_in_turns(first, last)
     if op.kind == WAIT then
       local space, flow, headroom = op.of[#op.of], op.y, op.x
       local turn = {tag = 0, age = 0}
-      local demand = waiting.demand_at(WAIT, op.at + 1, op.of, op.of.quotas, op.count, headroom, flow, op.z, turn)
+      local first = message[op.at] + 1
+      local demand = waiting.demand_at(WAIT, first, op.of, op.of.quotas, op.count, headroom, flow, op.z, turn)
       op.age = age_of(WAIT, op.of, demand.waiter, demand.told)
       append_age(demand.told, op.age)
       local of_space = moved[space] or {}
@@ -738,39 +744,38 @@ end
 
 -- RARE changes
 
--- Settles a claim, or detaches: see arguments.lua. Returns the index after it.
+-- Settles a claim, or detaches: see arguments.lua.
 function changes.perform_of_claim(kind, at, of, count, claim, lease)
   if kind == DETACH then
     for _, bucket in ipairs(of) do
       bucket_detach(bucket, claim, message, at - 1, lease, wall)
       at = at + bucket.count
     end
-    answer(DONE, 1)
-    return at
+    return answer(DONE, 1)
   end
   local first = at
-  at = at + #of
   for _, bucket in ipairs(of) do
     local record = changes.bucket_record(bucket, claim)
     if not record or not changes.record_is_claim(record) then
-      answer(NO_CLAIM, 1)
-      return at + 2 * count
+      return answer(NO_CLAIM, 1)
     end
   end
   edited = true
+  local reserved = first + 2 * #of
   for b, bucket in ipairs(of) do
-    local shares, granted_at = changes.bucket_record(bucket, claim).shares, first + b - 1
+    local shares = changes.bucket_record(bucket, claim).shares
+    local granted = first + 2 * b - 2
     for k = 1, bucket.count do
       local quota = bucket.quotas[k]
-      -- A claim is younger than its grant, and settles no more than it holds.
       local own_share, share = quota.share, shares[quota.id] or 0
+      local at = message[reserved]
+      -- A claim is younger than its grant, and settles no more than it holds.
       message[at], quota.share = min(message[at], share), share
-      quota_settle(quota, message, granted_at, granted_at, 1, at - granted_at, at + count - granted_at, 0, kind == 6)
+      quota_settle(quota, 1, granted, reserved, reserved + 2 * count, 0, 0, kind == 6)
+      reserved = reserved + 2
       quota.share, shares[quota.id] = own_share, quota.share
-      at = at + 1
     end
     if kind == 6 then bucket_end_claim(bucket, claim) end
   end
   answer(DONE, 1)
-  return at + count
 end

@@ -42,14 +42,12 @@ local function quota_charge(quota, amount)
   end
 end
 
--- What reserves ask of the first `count` quotas together, if they fit: what fits at once fits one
--- after the other. The first is behind index `at` of the message, the others at every `step` from
--- there until `last`. Returns nothing if they do not, or may not.
-local function quotas_fit(quotas, count, message, at, last, step, headroom)
+-- What the reserves of a run ask of its quotas together, if that fits: what fits at once fits one
+-- after the other. Returns nothing if it does not, or may not.
+local function quotas_fit(quotas, at, many, count, headroom)
   local asked = {}
   for k = 1, count do
-    local quota, cost = quotas[k], 0
-    for i = at + k, last + k, step do cost = cost + message[i] end
+    local quota, cost = quotas[k], column_sum(at + 2 + 2 * k, many)
     local room = quota.room
     if headroom > 0 and cost > 0 then
       room = product(rare.classes.less_headroom(quota.whole, headroom), quota.units)
@@ -73,51 +71,29 @@ local function quota_reserve(quota, cost)
   end
 end
 
--- Settles in a row. When the first was granted is at index `at` of the message, what was reserved
--- and what is charged are `reserved` and `actual` numbers behind; the others are at every `step`
--- from there until `last`. What was granted before `known_since` is not in the session's share: it
--- went with a lease.
-local function quota_settle(quota, message, at, last, step, reserved, actual, known_since, close)
-  local share, in_flight, kind = quota.share, quota.in_flight, quota.kind
-  local holds = quota.holds
-  for i = at, last, step do
-    local left = 0
-    if message[i] >= known_since then
-      left = message[i + reserved]
-      if left > share then left = share end
-      share = share - left
-      in_flight = in_flight > left and in_flight - left or 0
-    end
-    if not close or holds then
-      local amount = message[i + actual]
-      -- What went with a lease became a charge then.
-      if holds then amount = drained(amount, message[i + reserved] - left) end
-      if close then
-        quota_charge(quota, amount)
-      else
-        share, in_flight = share + amount, in_flight + amount
-        if share > MAX_TAKEN then share = MAX_TAKEN end
-        if in_flight > MAX_TAKEN then in_flight = MAX_TAKEN end
-      end
-    end
-  end
-  quota.share, quota.in_flight = share, in_flight
-
-  if holds then
-    quota.taken = quota_held_and_charged(quota)
+-- The settles of a run, with when they were granted, what was reserved and what is charged in
+-- these columns. `oldest` is when the first was granted; what was granted before `known_since`
+-- is not in the session's share, it went with a lease.
+local function quota_settle(quota, many, at, reserved, actual, oldest, known_since, close)
+  local kind, holds = quota.kind, quota.holds
+  if close and oldest >= known_since and (not holds or kind == IN_FLIGHT) then
+    local left, share, in_flight = column_sum(reserved, many), quota.share, quota.in_flight
+    if left > share then left = share end
+    quota.share, quota.in_flight = share - left, in_flight > left and in_flight - left or 0
   else
+    rare.holds.quota_settle_holds(quota, many, at, reserved, actual, known_since, close)
+  end
+  if not holds then
     if kind == SLIDING then
-      sliding_amend(quota, message, at, last, step, reserved, actual)
+      sliding_amend(quota, many, at, reserved, actual, oldest)
     elseif kind == DRAINING then
-      rare.draining.draining_amend(quota, message, at, last, step, reserved, actual)
+      rare.draining.draining_amend(quota, many, at, reserved, actual)
     else
-      rare.fixed.fixed_amend(quota, message, at, last, step, reserved, actual)
+      rare.fixed.fixed_amend(quota, many, at, reserved, actual)
     end
-    quota.taken = quota.charged
   end
-  if quota.cap then
-    rare.provider.quota_settle_cap(quota, message, at, last, step, reserved, actual)
-  end
+  quota.taken = holds and quota_held_and_charged(quota) or quota.charged
+  if quota.cap then rare.provider.quota_settle_cap(quota, many, reserved, actual) end
 end
 
 -- For how long at most this means something, told without a walk over the charges. A hold may
@@ -133,6 +109,27 @@ local function quota_lasts(quota, lease, now, wall)
   end
   if holds then lasts = sum(lease, lasts) end
   return quota.cap and math.max(lasts, rare.provider.cap_lasts(quota.cap, now)) or lasts
+end
+
+-- RARE holds
+
+-- Takes from what is in flight, where not all of it is known or a part stays in flight or becomes
+-- a charge.
+function holds.quota_settle_holds(quota, many, at, reserved, actual, known_since, close)
+  local share, in_flight, nth = quota.share, quota.in_flight, rare.rows.nth
+  for i = 0, many - 1 do
+    local amount, asked, left = nth(actual, i), nth(reserved, i), 0
+    if nth(at, i) >= known_since then left = min(asked, share) end
+    share, in_flight = share - left, drained(in_flight, left)
+    -- What went with a lease became a charge then.
+    if quota.holds then amount = drained(amount, asked - left) end
+    if not close then
+      share, in_flight = min(share + amount, MAX_TAKEN), min(in_flight + amount, MAX_TAKEN)
+    elseif quota.holds then
+      quota_charge(quota, amount)
+    end
+  end
+  quota.share, quota.in_flight = share, in_flight
 end
 
 -- RARE waiting
@@ -179,10 +176,10 @@ end
 -- RARE provider
 
 -- The provider had counted what settles charge more already when it said what is left.
-function provider.quota_settle_cap(quota, message, at, last, step, reserved, actual)
-  local cap = quota.cap
-  for i = at, last, step do
-    local more = drained(message[i + actual], message[i + reserved])
+function provider.quota_settle_cap(quota, many, reserved, actual)
+  local cap, nth = quota.cap, rare.rows.nth
+  for i = 0, many - 1 do
+    local more = drained(nth(actual, i), nth(reserved, i))
     cap.withheld = drained(cap.withheld, product(more, quota.units))
   end
 end

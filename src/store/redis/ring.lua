@@ -26,27 +26,18 @@ local function ring_field(quota)
 end
 rings.ring_field = ring_field
 
--- Loads the rings of a bucket: what touches one of them touches most.
-local function rings_load(quota)
-  local fields, quotas = {}, {}
-  for _, quota in ipairs(quota.is_aside and {quota} or quota.bucket.quotas) do
-    if quota.kind <= DRAINING and not quota.ring then
-      quotas[#quotas + 1], fields[#fields + 1] = quota, ring_field(quota)
-    end
-  end
-  local found = redis.call('HMGET', quota.bucket.key, unpack(fields))
-  for i, quota in ipairs(quotas) do
+-- The ring of a quota, which is loaded if it was not.
+local function ring_of(quota)
+  local ring = quota.ring
+  if not ring then
     -- One that was never touched is not stored.
     local size = width_of(quota) * quota.len
-    local packed = found[i] or string.rep('\0', size)
+    local packed = redis.call('HGET', quota.bucket.key, ring_field(quota)) or string.rep('\0', size)
     if #packed ~= size then error('the state of this bucket is cut short') end
-    quota.ring = {packed = packed, slots = {}, touched = 0, drains = {}, folds = {}}
+    ring = {packed = packed, slots = {}, touched = 0, drains = {}, folds = {}}
+    quota.ring = ring
   end
-end
-
-local function ring_of(quota)
-  if not quota.ring then rings_load(quota) end
-  return quota.ring
+  return ring
 end
 rings.ring_of = ring_of
 

@@ -8,33 +8,47 @@ local function sliding_charge(window, amount)
   window.charged, window.newest = window.charged + amount, window.newest + amount
 end
 
--- Replaces what was charged to settles in a row (see quota_state.lua). A slot that has left the
+-- Replaces what was charged to the settles of a run (see quota_state.lua). A slot that has left the
 -- window needs nothing.
-local function sliding_amend(window, message, at, last, step, reserved, actual)
-  local began, since, head, slots = window.began, window.since, window.head, nil
-  local len, slot, charged, newest = window.len, window.slot, window.charged, window.newest
-  for i = at, last, step do
-    local granted_at, more = message[i], message[i + actual] - message[i + reserved]
-    local charge, index = newest, nil
-    if granted_at < began then
-      local nth = (granted_at - granted_at % slot) / slot
-      charge = nil
-      if head - nth < len then
-        slots = slots or rare.rings.ring_of(window).slots
-        index = nth % len + 1
-        charge = slots[index] or rare.rings.ring_decode(window, window.ring, index)
-      end
+local function sliding_amend(window, many, at, reserved, actual, oldest)
+  local began, since, charged, newest = window.began, window.since, window.charged, window.newest
+  local i, r, a = message[at], message[reserved], message[actual]
+  local i_step, r_step, a_step = message[at + 1], message[reserved + 1], message[actual + 1]
+  if r_step + a_step == 0 and message[r] == message[a] then return end
+  if many > 1 and oldest >= began and began >= since then
+    -- All of them are in the newest slot, and no bound can cut one.
+    local before, after = column_sum(reserved, many), column_sum(actual, many)
+    if before <= newest and after <= MAX_TAKEN - charged then
+      window.charged, window.newest = charged - before + after, newest - before + after
+      return
     end
-    if charge then
-      if more > 0 then
-        if more > MAX_TAKEN - charged then more = MAX_TAKEN - charged end
-      elseif granted_at < since then
-        more = 0
-      elseif more < -charge then
-        more = -charge
+  end
+  local head, len, slot, slots = window.head, window.len, window.slot, nil
+  for _ = 1, many do
+    local granted_at, more = message[i], message[a] - message[r]
+    i, r, a = i + i_step, r + r_step, a + a_step
+    if more ~= 0 then
+      local charge, index = newest, nil
+      if granted_at < began then
+        local nth = (granted_at - granted_at % slot) / slot
+        charge = nil
+        if head - nth < len then
+          slots = slots or rare.rings.ring_of(window).slots
+          index = nth % len + 1
+          charge = slots[index] or rare.rings.ring_decode(window, window.ring, index)
+        end
       end
-      charged = charged + more
-      if index then slots[index] = charge + more else newest = charge + more end
+      if charge then
+        if more > 0 then
+          if more > MAX_TAKEN - charged then more = MAX_TAKEN - charged end
+        elseif granted_at < since then
+          more = 0
+        elseif more < -charge then
+          more = -charge
+        end
+        charged = charged + more
+        if index then slots[index] = charge + more else newest = charge + more end
+      end
     end
   end
   window.charged, window.newest = charged, newest

@@ -39,33 +39,39 @@ function draining.draining_charge(bucket, amount)
   bucket.charged = min(bucket.charged + units, bucket.max_used)
 end
 
--- Replaces what was charged to settles in a row (see quota_state.lua). What is older than the ring
--- gets no refund; its debit is paid now.
-function draining.draining_amend(bucket, message, at, last, step, reserved, actual)
+-- Replaces what was charged to the settles of a run (see quota_state.lua). What is older than the
+-- ring gets no refund; its debit is paid now.
+function draining.draining_amend(bucket, many, at, reserved, actual)
   local began, since, units, slots = bucket.began, bucket.since, bucket.units, nil
   local used, max_used, newest = bucket.charged, bucket.max_used, bucket.newest
+  local i, r, a = message[at], message[reserved], message[actual]
+  local i_step, r_step, a_step = message[at + 1], message[reserved + 1], message[actual + 1]
   bucket.edited = true
-  for i = at, last, step do
-    local granted_at, more = message[i], message[i + actual] - message[i + reserved]
-    local charge, index, is_known = newest, nil, granted_at >= since
-    if granted_at < began then
-      local slot = floor(floor(granted_at / bucket.tick) / bucket.slot)
-      is_known = is_known and bucket.head - slot < bucket.len
-      if is_known then
-        slots = slots or rare.rings.ring_of(bucket).slots
-        index = slot % bucket.len + 1
-        charge = slots[index] or rare.rings.ring_decode(bucket, bucket.ring, index)
-        if not bucket.earliest or slot < bucket.earliest then bucket.earliest = slot end
+  if r_step + a_step == 0 and message[r] == message[a] then return end
+  for _ = 1, many do
+    local granted_at, more = message[i], message[a] - message[r]
+    i, r, a = i + i_step, r + r_step, a + a_step
+    if more ~= 0 then
+      local charge, index, is_known = newest, nil, granted_at >= since
+      if granted_at < began then
+        local slot = floor(floor(granted_at / bucket.tick) / bucket.slot)
+        is_known = is_known and bucket.head - slot < bucket.len
+        if is_known then
+          slots = slots or rare.rings.ring_of(bucket).slots
+          index = slot % bucket.len + 1
+          charge = slots[index] or rare.rings.ring_decode(bucket, bucket.ring, index)
+          if not bucket.earliest or slot < bucket.earliest then bucket.earliest = slot end
+        end
       end
+      if more > 0 then
+        local debit = product(more, units)
+        charge, used = sum(charge, debit), used + debit
+        if used > max_used then used = max_used end
+      elseif is_known then
+        charge = drained(charge, product(-more, units))
+      end
+      if index then slots[index] = charge else newest = charge end
     end
-    if more >= 0 then
-      local debit = product(more, units)
-      charge, used = sum(charge, debit), used + debit
-      if used > max_used then used = max_used end
-    elseif is_known then
-      charge = drained(charge, product(-more, units))
-    end
-    if index then slots[index] = charge else newest = charge end
   end
   bucket.charged, bucket.newest = used, newest
 end
