@@ -24,8 +24,8 @@
 --   6, 7     the same of a claim, which is the first of the three.
 --   8        detach; the first two are claim and lease. Per detach: what was reserved.
 -- The others are kind, index of the bucket, and:
---   9        waiting: how many lines; per line rule, headroom, flow, space, waiter, age, cost, part,
---            count, sum, last.
+--   9        waiting: how many lines; per line rule, headroom, flow, space, waiter, age, cost,
+--            part, count, sum, last.
 --   10       pause: for how long.
 --   11       refused: whether a quota was, its rule's id, when the call was granted, the wait that
 --            was asked for, how long the pause lasts, the longest.

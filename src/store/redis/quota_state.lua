@@ -245,7 +245,8 @@ local function quota_append_level(quota, to, now, wall)
     withheld_for = max(drained(cap.withheld_until, now), drained(paused_until, now))
   end
   to[n + 1], to[n + 2], to[n + 3] = charged, quota.in_flight, reset
-  to[n + 4], to[n + 5], to[n + 6] = withheld, withheld_for, cap and provider.gate_asked(cap, now) or -1
+  to[n + 4], to[n + 5] = withheld, withheld_for
+  to[n + 6] = cap and provider.gate_asked(cap, now) or -1
 end
 
 -- RARE changes
@@ -281,7 +282,8 @@ function changes.quota_encode(quota, list, i)
     list[i + 2], list[i + 3], list[i + 4] = quota.charged, quota.head, quota.newest
     return i + 5
   elseif kind == DRAINING then
-    list[i + 2], list[i + 3], list[i + 4], list[i + 5] = quota.charged, quota.at, quota.newest, quota.drain
+    list[i + 2], list[i + 3] = quota.charged, quota.at
+    list[i + 4], list[i + 5] = quota.newest, quota.drain
     list[i + 6], list[i + 7], list[i + 8] = quota.before, quota.max_used, quota.excess
     list[i + 9], list[i + 10] = quota.excess_rate, quota.ceiling
     return i + 11

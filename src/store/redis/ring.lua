@@ -18,7 +18,9 @@ end
 -- An empty one. It is not stored before it is touched, unless it replaces another one.
 function rings.ring_new(quota, replaces)
   local packed = string.rep('\0', width_of(quota) * quota.len)
-  quota.ring = {packed = packed, slots = {}, touched = 0, drains = {}, folds = {}, is_changed = replaces}
+  quota.ring = {
+    packed = packed, slots = {}, touched = 0, drains = {}, folds = {}, is_changed = replaces,
+  }
 end
 
 local function ring_field(quota)
@@ -47,7 +49,8 @@ local function ring_decode(quota, ring, index)
   if quota.kind == SLIDING then
     charge = struct.unpack('<d', ring.packed, 8 * index - 7)
   else
-    charge, ring.drains[index], ring.folds[index] = struct.unpack('<ddd', ring.packed, 24 * index - 23)
+    charge, ring.drains[index], ring.folds[index] =
+      struct.unpack('<ddd', ring.packed, 24 * index - 23)
   end
   ring.slots[index], ring.touched = charge, ring.touched + 1
   return charge
@@ -67,7 +70,8 @@ function rings.ring_packed(quota)
     for index, charge in pairs(slots) do
       local slot = width == 8 and struct.pack('<d', charge)
         or struct.pack('<ddd', charge, drains[index], folds[index])
-      packed = string.sub(packed, 1, width * (index - 1)) .. slot .. string.sub(packed, width * index + 1)
+      local before, after = width * (index - 1), width * index + 1
+      packed = string.sub(packed, 1, before) .. slot .. string.sub(packed, after)
     end
     return packed
   end

@@ -20,14 +20,17 @@ local function draining_drain(bucket, ticks)
     all = sum(drain, of_excess < excess and of_excess or excess)
     bucket.excess = drained(drained(excess, of_excess), unused)
   end
-  bucket.drain, bucket.charged, bucket.at = sum(bucket.drain, all), drained(used, drain), bucket.at + ticks
+  bucket.drain, bucket.charged = sum(bucket.drain, all), drained(used, drain)
+  bucket.at = bucket.at + ticks
   return unused
 end
 draining.draining_drain = draining_drain
 
 -- Lets time pass up to a later tick. Returns the same.
 function draining.draining_advance(bucket, target)
-  if target < (bucket.head + 1) * bucket.slot then return draining_drain(bucket, target - bucket.at) end
+  if target < (bucket.head + 1) * bucket.slot then
+    return draining_drain(bucket, target - bucket.at)
+  end
   return rare.rings.draining_advance_slots(bucket, target)
 end
 

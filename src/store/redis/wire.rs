@@ -15,6 +15,9 @@ const MAX_RULES_OF_BUCKET: usize = 500;
 const MAX_RULES: usize = 10_000;
 
 /// Part of every digest of rules: that of a state which another version wrote is never the same.
+/// It changes, here and in `bucket.lua`, with the layout or the meaning of what is stored. It need
+/// not when messages change: they go with the text of the script, which each version names by its
+/// own digest.
 const VERSION: u64 = 2;
 
 /// Packed numbers.
@@ -493,6 +496,48 @@ mod tests {
         assert_eq!(decode(&[&reply[..], &[0]].concat(), 1, 4), Err(Unreadable::Cut));
         assert_eq!(decode(&reply, 1, 3), Err(Unreadable::Foreign));
         assert_eq!(decode(&reply, 2, 4), Err(Unreadable::Foreign));
+    }
+
+    /// What is sent for operations, as the script finds it: at indexes from 1.
+    fn sent(ops: &[Op]) -> Vec<f64> {
+        let mut message = Numbers::default();
+        ops.chunk_by(are_alike).for_each(|run| encode_run(&mut message, run));
+        message.0.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect()
+    }
+
+    fn settle(at: u64, reserved: [u64; 2], actual: [u64; 2]) -> Settle {
+        Settle {
+            on: [0].into_iter().collect(),
+            at: [at].into_iter().collect(),
+            reserved: reserved.into_iter().collect(),
+            actual: actual.into_iter().collect(),
+            close: true,
+            claim: None,
+        }
+    }
+
+    #[test]
+    fn operations_that_are_alike_are_one_run_with_each_equal_number_once() {
+        let settles = [settle(50, [1, 90], [1, 40]), settle(51, [1, 80], [1, 40])].map(Op::Settle);
+        let run = [4.0, 2.0, 0.0, 0.0, 0.0, 17.0, 1.0, 0.0];
+        let places = [19.0, 1.0, 21.0, 0.0, 22.0, 1.0, 24.0, 0.0, 25.0, 0.0];
+        let numbers = [50.0, 51.0, 1.0, 90.0, 80.0, 1.0, 40.0];
+        assert_eq!(sent(&settles), [&run[..], &places, &numbers].concat());
+    }
+
+    #[test]
+    fn operations_that_differ_otherwise_are_runs_of_their_own() {
+        let first = settle(50, [1, 90], [1, 40]);
+        for other in [
+            Settle { close: false, ..first.clone() },
+            Settle { claim: Some(7), ..first.clone() },
+            Settle { on: [1].into_iter().collect(), ..first.clone() },
+        ] {
+            let alone = sent(&[Op::Settle(other.clone())]).len();
+            let both = sent(&[Op::Settle(first.clone()), Op::Settle(other)]);
+            assert_eq!(both.len(), sent(&[Op::Settle(first.clone())]).len() + alone);
+            assert_eq!(both[1], 1.0);
+        }
     }
 
     #[test]
