@@ -120,7 +120,7 @@ end
 local function settles(at, many, of, count, close)
   local reserved = at + 2 * #of
   for b = 1, #of do
-    local bucket, first, oldest = of[b], message[at], math.huge
+    local bucket, first, oldest = of[b], message[at], MAX_AMOUNT
     local own, quotas = bucket.own or rare.changes.bucket_enter(bucket), bucket.quotas
     for i = first, first + message[at + 1] * (many - 1) do
       if message[i] < oldest then oldest = message[i] end

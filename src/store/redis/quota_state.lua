@@ -34,7 +34,9 @@ end
 local function quota_charge(quota, amount)
   local kind = quota.kind
   if kind == SLIDING then
-    sliding_charge(quota, amount)
+    local room = MAX_TAKEN - quota.charged
+    if amount > room then amount = room end
+    quota.charged, quota.newest = quota.charged + amount, quota.newest + amount
   elseif kind == DRAINING then
     rare.draining.draining_charge(quota, amount)
   elseif kind == FIXED then
@@ -47,7 +49,9 @@ end
 local function quotas_fit(quotas, at, many, count, headroom)
   local asked = {}
   for k = 1, count do
-    local quota, cost = quotas[k], column_sum(at + 2 + 2 * k, many)
+    local quota, column = quotas[k], at + 2 + 2 * k
+    -- Of a lone one without a call.
+    local cost = many == 1 and message[message[column]] or column_sum(column, many)
     local room = quota.room
     if headroom > 0 and cost > 0 then
       room = product(rare.classes.less_headroom(quota.whole, headroom), quota.units)
@@ -77,7 +81,8 @@ end
 local function quota_settle(quota, many, at, reserved, actual, oldest, known_since, close)
   local kind, holds = quota.kind, quota.holds
   if close and oldest >= known_since and (not holds or kind == IN_FLIGHT) then
-    local left, share, in_flight = column_sum(reserved, many), quota.share, quota.in_flight
+    local left = many == 1 and message[message[reserved]] or column_sum(reserved, many)
+    local share, in_flight = quota.share, quota.in_flight
     if left > share then left = share end
     quota.share, quota.in_flight = share - left, in_flight > left and in_flight - left or 0
   else

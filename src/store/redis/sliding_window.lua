@@ -2,19 +2,13 @@
 -- newest, began, ring}. `charged` is the sum of the ring, `newest` what is charged to its newest
 -- slot, which `began` then.
 
-local function sliding_charge(window, amount)
-  local room = MAX_TAKEN - window.charged
-  if amount > room then amount = room end
-  window.charged, window.newest = window.charged + amount, window.newest + amount
-end
-
 -- Replaces what was charged to the settles of a run (see quota_state.lua). A slot that has left the
 -- window needs nothing.
 local function sliding_amend(window, many, at, reserved, actual, oldest)
-  local began, since, charged, newest = window.began, window.since, window.charged, window.newest
-  local i, r, a = message[at], message[reserved], message[actual]
-  local i_step, r_step, a_step = message[at + 1], message[reserved + 1], message[actual + 1]
+  local r, a, r_step, a_step =
+    message[reserved], message[actual], message[reserved + 1], message[actual + 1]
   if r_step + a_step == 0 and message[r] == message[a] then return end
+  local began, since, charged, newest = window.began, window.since, window.charged, window.newest
   if many > 1 and oldest >= began and began >= since then
     -- All of them are in the newest slot, and no bound can cut one.
     local before, after = column_sum(reserved, many), column_sum(actual, many)
@@ -23,6 +17,7 @@ local function sliding_amend(window, many, at, reserved, actual, oldest)
       return
     end
   end
+  local i, i_step = message[at], message[at + 1]
   local head, len, slot, slots = window.head, window.len, window.slot, nil
   for _ = 1, many do
     local granted_at, more = message[i], message[a] - message[r]
