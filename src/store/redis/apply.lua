@@ -24,7 +24,8 @@ local seq, lease, has_flows, count = message[2], message[3], message[5] == 1, me
 -- that other rules left, or of none, all is 0 so far.
 local at, is_uncharted = 7, false
 for b = 1, count do
-  local key, digest, size, rules = KEYS[2 * b - 1], message[at + 2], message[at + 3], message[at + 4]
+  local key, digest = KEYS[2 * b - 1], message[at + 2]
+  local size, rules = message[at + 3], message[at + 4]
   local found = redis.call('HMGET', key, 's', record_field, 'h', 'g')
   -- What is known of a batch that was applied before.
   if b == 1 and seq > 0 and found[2] and seq <= struct.unpack('<d', found[2]) then
@@ -42,21 +43,26 @@ for b = 1, count do
   local quotas = {}
   local bucket = {
     key = key, due_key = KEYS[2 * b], index = b, id = message[at], is_told = message[at + 1] == 1,
-    digest = digest, count = rules, rules = quotas, quotas = quotas, found = found, list = list, size = size,
-    format = format, is_known = is_known, born = list[2], now = 0, was = list[3], offset = list[4], expires = list[5],
+    digest = digest, count = rules, rules = quotas, quotas = quotas, found = found, list = list,
+    size = size,
+    format = format, is_known = is_known, born = list[2], now = 0, was = list[3], offset = list[4],
+    expires = list[5],
     kept_until = list[6], due_first = list[7], due_count = list[8], virtual_time = list[9],
     flow_count = list[10], own = false, heads = false, gate = false, is_plain = true, rare = false,
   }
   buckets[b], at = bucket, at + 5
   local i = OF_BUCKET + 1
   for k = 1, rules do
-    local id, limit, kind, held = message[at], message[at + 1], message[at + 2], message[at + 3] == 1
+    local id, limit = message[at], message[at + 1]
+    local kind, held = message[at + 2], message[at + 3] == 1
     local since, in_flight = list[i], list[i + 1]
     if kind == SLIDING then
       local slot, head = message[at + 4], list[i + 3]
       quotas[k] = {
-        id = id, kind = SLIDING, whole = limit, units = 1, room = limit, slot = slot, len = message[at + 5] + 1,
-        since = since, in_flight = in_flight, share = 0, charged = list[i + 2], taken = 0, head = head,
+        id = id, kind = SLIDING, whole = limit, units = 1, room = limit, slot = slot,
+        len = message[at + 5] + 1,
+        since = since, in_flight = in_flight, share = 0, charged = list[i + 2], taken = 0,
+        head = head,
         newest = list[i + 4], began = head * slot, bucket = bucket,
       }
       if held then quotas[k].holds = true end
@@ -66,17 +72,22 @@ for b = 1, count do
       local slot, now = message[at + 8], list[i + 3]
       local head = (now - now % slot) / slot
       quotas[k] = {
-        id = id, kind = DRAINING, holds = held, whole = burst, units = units, room = product(burst, units),
+        id = id, kind = DRAINING, holds = held, whole = burst, units = units,
+        room = product(burst, units),
         rate = limit, tick = tick, max_debt = message[at + 7], slot = slot, len = message[at + 9],
-        since = since, in_flight = in_flight, share = 0, charged = list[i + 2], taken = 0, head = head,
-        newest = list[i + 4], began = head * slot * tick, bucket = bucket, at = now, drain = list[i + 5],
-        before = list[i + 6], max_used = list[i + 7], excess = list[i + 8], excess_rate = list[i + 9],
+        since = since, in_flight = in_flight, share = 0, charged = list[i + 2], taken = 0,
+        head = head,
+        newest = list[i + 4], began = head * slot * tick, bucket = bucket, at = now,
+        drain = list[i + 5],
+        before = list[i + 6], max_used = list[i + 7], excess = list[i + 8],
+        excess_rate = list[i + 9],
         ceiling = list[i + 10],
       }
       at, i = at + 10, i + 11
     elseif kind == IN_FLIGHT then
       quotas[k] = {
-        id = id, kind = IN_FLIGHT, holds = true, whole = limit, units = 1, room = limit, since = since,
+        id = id, kind = IN_FLIGHT, holds = true, whole = limit, units = 1, room = limit,
+        since = since,
         in_flight = in_flight, share = 0, charged = 0, taken = 0, bucket = bucket,
       }
       at, i = at + 4, i + 2
@@ -85,7 +96,8 @@ for b = 1, count do
       is_uncharted = is_uncharted or not begin
       quotas[k] = {
         id = id, kind = FIXED, holds = held, whole = limit, units = 1, room = limit, since = since,
-        in_flight = in_flight, share = 0, charged = list[i + 2], taken = 0, window_end = list[i + 3],
+        in_flight = in_flight, share = 0, charged = list[i + 2], taken = 0,
+        window_end = list[i + 3],
         begin = begin, next = next, bucket = bucket,
       }
       at, i = at + (kind == CALENDAR and 5 + message[at + 4] or 6), i + 4
@@ -141,7 +153,8 @@ for b = 1, count do
     if is_in_order then
       for k = 1, bucket.count do quotas[k].share = list[2 * k + 7] end
       bucket.own = {
-        seq = list[1], lease_until = list[2], forget_at = list[3], indexed_at = list[4], since = list[5],
+        seq = list[1], lease_until = list[2], forget_at = list[3], indexed_at = list[4],
+        since = list[5],
         marks = list[6], answer = (b > 1 or seq == 0) and string.sub(record, 8 * numbers + 1) or '',
         shares = nil,
       }
@@ -163,7 +176,9 @@ for b = 1, count do
   local bucket = buckets[b]
   if b == 1 and seq > 0 and not bucket.own then rare.changes.bucket_enter(bucket) end
   if bucket.is_told then rare.waiting.stand(bucket) end
-  if bucket.heads then rare.waiting.wake(bucket, ARGV[2], message[4] == 1 and 'SPUBLISH' or 'PUBLISH') end
+  if bucket.heads then
+    rare.waiting.wake(bucket, ARGV[2], message[4] == 1 and 'SPUBLISH' or 'PUBLISH')
+  end
 
   local now, own, expires, quotas = bucket.now, bucket.own, bucket.expires, bucket.quotas
   if own then
@@ -185,7 +200,9 @@ for b = 1, count do
     local until_then = now + quota_lasts(quotas[k], hold, now, wall)
     if until_then > expires then expires = until_then end
   end
-  if bucket.gate then expires = math.max(expires, now + rare.provider.gate_lasts(bucket.gate, now)) end
+  if bucket.gate then
+    expires = math.max(expires, now + rare.provider.gate_lasts(bucket.gate, now))
+  end
   if expires > MAX_AMOUNT then expires = MAX_AMOUNT end
   bucket.expires = expires
   seen[n + 1], seen[n + 2], seen[n + 3], seen[n + 4] = now, bucket.was, bucket.born, expires
@@ -212,7 +229,8 @@ for b = 1, count do
     keep_for = math.ceil((needed - wall) / 1000) + 60000
     bucket.kept_until = needed + 59000000
   end
-  list[1], list[2], list[3], list[4], list[5] = bucket.digest, bucket.born, bucket.now, bucket.offset, expires
+  list[1], list[2], list[3] = bucket.digest, bucket.born, bucket.now
+  list[4], list[5] = bucket.offset, expires
   list[6], list[7], list[8] = bucket.kept_until, bucket.due_first, bucket.due_count
   list[9], list[10] = bucket.virtual_time, bucket.flow_count
   local i = OF_BUCKET + 1
@@ -224,7 +242,8 @@ for b = 1, count do
       list[i + 2], list[i + 3], list[i + 4] = quota.charged, quota.head, quota.newest
       i = i + 5
     elseif kind == DRAINING then
-      list[i + 2], list[i + 3], list[i + 4], list[i + 5] = quota.charged, quota.at, quota.newest, quota.drain
+      list[i + 2], list[i + 3] = quota.charged, quota.at
+      list[i + 4], list[i + 5] = quota.newest, quota.drain
       list[i + 6], list[i + 7], list[i + 8] = quota.before, quota.max_used, quota.excess
       list[i + 9], list[i + 10] = quota.excess_rate, quota.ceiling
       i = i + 11

@@ -1,21 +1,22 @@
 -- The state of one bucket: its clock, its quotas, what waits for them, and what each session has in
 -- flight. In Redis a hash of these fields, an id in them packed:
---   "s"      numbers that change all the time: digest of the rules that were obeyed last, born, now, offset,
---            expires, kept_until, due_first, due_count, virtual_time, flow_count, and those of the quotas
---            (see quota_state.lua). `kept_until` is when the server forgets the keys.
+--   "s"      numbers that change all the time: digest of the rules that were obeyed last, born,
+--            now, offset, expires, kept_until, due_first, due_count, virtual_time, flow_count, and
+--            those of the quotas (see quota_state.lua). `kept_until` is when the server forgets the
+--            keys.
 --   "d"      VERSION and the shapes of the quotas.
 --   "c", id  the ring of a quota.
 --   "r", id  a session or claim (see session_record.lua).
 --   "h"      heads (see heads.lua).
 --   "g"      gate of the bucket and caps of its quotas: an id (-1 for the bucket) and a gate each.
 --   "f", id  a flow (see flows.lua).
---   "o", id  a quota that is set aside, since the rules in use do not have it: when it is due, its shape, its
---            numbers, its cap.
+--   "o", id  a quota that is set aside, since the rules in use do not have it: when it is due, its
+--            shape, its numbers, its cap.
 -- Here: {key, due_key, index, id, is_told, digest, size, count, quotas, own, ..}; `own` is what is
 -- known of the sending session; `is_plain` says that nothing waits and nothing is paused or
 -- withheld.
 
--- It is part of every digest, too.
+-- It is part of every digest, too, and changes with the layout or the meaning of what is stored.
 local VERSION = 2
 
 -- Numbers of a state that are not a quota's.
@@ -54,7 +55,9 @@ local function waiting_for(bucket, quota)
 end
 
 function provider.bucket_pass_cap(bucket, quota)
-  if not provider.cap_pass(quota.cap, waiting_for(bucket, quota), bucket.now) then quota.cap = false end
+  if not provider.cap_pass(quota.cap, waiting_for(bucket, quota), bucket.now) then
+    quota.cap = false
+  end
 end
 
 function provider.bucket_pass_gate(bucket)
@@ -108,8 +111,10 @@ local SHAPE = 10
 
 local function shape_append(quota, to)
   local n = #to
-  to[n + 1], to[n + 2], to[n + 3], to[n + 4] = quota.id, quota.kind, quota.holds and 1 or 0, quota.whole
-  to[n + 5], to[n + 6], to[n + 7], to[n + 8] = quota.slot or 0, quota.len or 0, quota.rate or 0, quota.tick or 0
+  to[n + 1], to[n + 2] = quota.id, quota.kind
+  to[n + 3], to[n + 4] = quota.holds and 1 or 0, quota.whole
+  to[n + 5], to[n + 6] = quota.slot or 0, quota.len or 0
+  to[n + 7], to[n + 8] = quota.rate or 0, quota.tick or 0
   to[n + 9], to[n + 10] = quota.units, quota.max_debt or 0
 end
 
@@ -117,7 +122,8 @@ local function quota_of_shape(bucket, list, i)
   local whole, units = list[i + 3], list[i + 8]
   return {
     id = list[i], kind = list[i + 1], holds = list[i + 2] == 1, whole = whole, units = units,
-    room = product(whole, units), slot = list[i + 4], len = list[i + 5], rate = list[i + 6], tick = list[i + 7],
+    room = product(whole, units), slot = list[i + 4], len = list[i + 5], rate = list[i + 6],
+    tick = list[i + 7],
     max_debt = list[i + 9], bucket = bucket, charged = 0, share = 0,
   }
 end
@@ -143,7 +149,8 @@ function changes.bucket_stored(bucket, state)
   if not state then return stored end
   local shapes, count = rare.packed.numbers(redis.call('HGET', bucket.key, 'd') or '')
   if shapes[1] ~= VERSION then
-    error('the state of this bucket was not written by this version of tower-throttle; use another prefix')
+    error('the state of this bucket was not written by this version of tower-throttle; '
+      .. 'use another prefix')
   end
   local size = OF_BUCKET
   for i = 2, count, SHAPE do

@@ -29,7 +29,9 @@ local function due_rebuild(bucket)
   local kinds = {f = 'f', o = 'q', r = 's'}
   for _, field in ipairs(redis.call('HKEYS', bucket.key)) do
     local kind = kinds[string.sub(field, 1, 1)]
-    if kind and #field == 9 then changes.due_insert(bucket, bucket.now, kind, (struct.unpack('<d', field, 2))) end
+    if kind and #field == 9 then
+      changes.due_insert(bucket, bucket.now, kind, (struct.unpack('<d', field, 2)))
+    end
   end
   bucket.due_count = redis.call('ZCARD', bucket.due_key)
 end

@@ -16,9 +16,14 @@ function fixed.fixed_charge(window, amount)
   window.charged = min(window.charged + amount, MAX_TAKEN)
 end
 
--- Replaces what was charged in this window; what belongs to an earlier one changes nothing.
-function fixed.fixed_amend(window, reserved, actual, of_this_window)
-  if of_this_window then
-    window.charged = min(drained(window.charged + actual, reserved), MAX_TAKEN)
+-- Replaces what was charged to the settles of a run (see quota_state.lua). What belongs to an
+-- earlier window changes nothing.
+function fixed.fixed_amend(window, many, at, reserved, actual)
+  local charged, since, nth = window.charged, window.since, rare.rows.nth
+  for i = 0, many - 1 do
+    if nth(at, i) >= since then
+      charged = min(drained(charged + nth(actual, i), nth(reserved, i)), MAX_TAKEN)
+    end
   end
+  window.charged = charged
 end

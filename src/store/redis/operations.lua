@@ -26,7 +26,7 @@ local ADJUST = 5
 local DETACH = 8
 local WAITING = 9
 
-local message, buckets, wall, verdicts = nil, {}, nil, {}
+local buckets, wall, verdicts = {}, nil, {}
 
 -- Settles were made since the last refold.
 local edited = false
@@ -61,26 +61,26 @@ local function are_plain(of)
   return not is_any_ahead and of[#of].flow_count == 0
 end
 
--- Reserves on the same buckets. The first one is at index `at` of the message; `turn` is what it is
--- measured by, if the operations take turns.
+-- Reserves on the same buckets, at index `at` of the message; `turn` is what they are measured by,
+-- if the operations take turns.
 local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
-  local quotas, space, granted, is_plain, demand = of.quotas, of[#of], 0, are_plain(of), nil
-  for first = at + 1, at + 1 + (many - 1) * (count + 2), count + 2 do
-    if edited then refold() end
-    local fits = is_plain
-    if is_plain then
-      for k = 1, count do
-        local quota, cost = quotas[k], message[first + k]
-        local room = quota.room
-        if headroom > 0 and cost > 0 then
-          room = product(rare.classes.less_headroom(quota.whole, headroom), quota.units)
-        end
-        if quota.taken + cost * quota.units > room then
-          fits = false
-          break
-        end
-      end
+  local quotas, space, granted, is_plain = of.quotas, of[#of], 0, are_plain(of)
+  if edited then refold() end
+  local asked = is_plain and mode ~= DRY and quotas_fit(quotas, at, many, count, headroom)
+  if asked then
+    for b = 1, #of do
+      if not of[b].own then rare.changes.bucket_enter(of[b]) end
     end
+    for k = 1, count do quota_reserve(quotas[k], asked[k]) end
+    return answer(GRANTED, many)
+  end
+  -- One after the other: each has its age at index `first`, and its costs behind.
+  local width, demand = count + 2, nil
+  at = rare.rows.singly(at, many, width)
+  for first = at + 2 * width + 1, at + 3 * width * many, 3 * width do
+    if edited then refold() end
+    local fits = false
+    if is_plain then fits = quotas_fit(quotas, first - 1 - 2 * width, 1, count, headroom) end
     if not fits then
       demand = demand or rare.waiting.demand_of(mode, of, count, headroom, flow, weight)
       fits = rare.waiting.demand_fits(demand, first, turn)
@@ -114,28 +114,22 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
   if granted > 0 then answer(GRANTED, granted) end
 end
 
--- Settles of the session on the same buckets.
+-- Settles of the session on the same buckets: all of them on one quota after the other.
 local function settles(at, many, of, count, close)
-  local n = #of
-  for b = 1, n do
-    if not of[b].own then rare.changes.bucket_enter(of[b]) end
-  end
-  for first = at, at + (many - 1) * (n + 2 * count), n + 2 * count do
-    local i = first + n
-    for b = 1, n do
-      local bucket, granted_at = of[b], message[first + b - 1]
-      -- A late settle must not take what its session has reserved since.
-      local stands, quotas = granted_at >= bucket.own.since, bucket.quotas
-      for k = 1, bucket.count do
-        local quota, reserved = quotas[k], message[i]
-        local share = quota.share
-        local in_flight = stands and (reserved < share and reserved or share) or 0
-        local open = quota_settle(quota, granted_at, reserved, message[i + count], in_flight, close)
-        share = share - in_flight + open
-        quota.share = share < MAX_TAKEN and share or MAX_TAKEN
-        i = i + 1
-      end
+  local reserved = at + 2 * #of
+  for b = 1, #of do
+    local bucket, first, oldest = of[b], message[at], MAX_AMOUNT
+    local own, quotas = bucket.own or rare.changes.bucket_enter(bucket), bucket.quotas
+    for i = first, first + message[at + 1] * (many - 1) do
+      if message[i] < oldest then oldest = message[i] end
     end
+    for k = 1, bucket.count do
+      local actual = reserved + 2 * count
+      -- A late settle must not take what its session has reserved since.
+      quota_settle(quotas[k], many, at, reserved, actual, oldest, own.since, close)
+      reserved = reserved + 2
+    end
+    at = at + 2
   end
   edited = true
   answer(DONE, many)
@@ -148,7 +142,7 @@ local function perform(kind, at, many, of, count, x, y, z, turn)
   elseif kind <= ADJUST then
     settles(at, many, of, count, kind == CLOSE)
   elseif kind <= DETACH then
-    for _ = 1, many do at = rare.changes.perform_of_claim(kind, at, of, count, x, y) end
+    rare.changes.perform_of_claim(kind, at, of, count, x, y)
   elseif kind == WAITING then
     rare.waiting.wait(of, at)
   else
@@ -164,9 +158,9 @@ local function each_run(at, last, perform)
   while at <= last do
     local kind = message[at]
     if kind <= DETACH then
-      local many, n, of, count = message[at + 1], message[at + 5], {}, 0
-      local x, y, z = message[at + 2], message[at + 3], message[at + 4]
-      at = at + 5
+      local many, n, of, count = message[at + 1], message[at + 6], {}, 0
+      local x, y, z, size = message[at + 2], message[at + 3], message[at + 4], message[at + 5]
+      at = at + 6
       for b = 1, n do
         of[b] = buckets[message[at + b] + 1]
         count = count + of[b].count
@@ -185,8 +179,7 @@ local function each_run(at, last, perform)
         of.quotas = quotas
       end
       perform(kind, at, many, of, count, x, y, z)
-      local size = kind <= DRY and count + 2 or kind < DETACH and n + 2 * count or count
-      at = at + many * size
+      at = at + size
     else
       perform(kind, at + 2, 1, buckets[message[at + 1] + 1], 0)
       at = at + (SIZE_OF_KIND[kind] or 3 + 11 * message[at + 2])
@@ -250,39 +243,39 @@ end
 
 -- RARE changes
 
--- Settles a claim, or detaches: see arguments.lua. Returns the index after it.
+-- Settles a claim, or detaches: see arguments.lua.
 function changes.perform_of_claim(kind, at, of, count, claim, lease)
-  local first = at
   if kind == DETACH then
-    for _, bucket in ipairs(claim ~= session and of or {}) do
+    if claim == session then return answer(NO_CLAIM, 1) end
+    for _, bucket in ipairs(of) do
       bucket_detach(bucket, claim, message, at - 1, lease, wall)
       at = at + bucket.count
     end
-    answer(claim ~= session and DONE or NO_CLAIM, 1)
-    return first + count
+    return answer(DONE, 1)
   end
-  at = at + #of
+  local first = at
   for _, bucket in ipairs(of) do
     local record = changes.bucket_record(bucket, claim)
     if not record or not changes.record_is_claim(record) then
-      answer(NO_CLAIM, 1)
-      return at + 2 * count
+      return answer(NO_CLAIM, 1)
     end
   end
   edited = true
+  local reserved = first + 2 * #of
   for b, bucket in ipairs(of) do
     local shares = changes.bucket_record(bucket, claim).shares
+    local granted = first + 2 * b - 2
     for k = 1, bucket.count do
-      local quota, reserved, actual = bucket.quotas[k], message[at], message[at + count]
-      local share = shares[quota.id] or 0
+      local quota = bucket.quotas[k]
+      local own_share, share = quota.share, shares[quota.id] or 0
+      local at = message[reserved]
       -- A claim is younger than its grant, and settles no more than it holds.
-      local in_flight = min(reserved, share)
-      local open = quota_settle(quota, message[first + b - 1], in_flight, actual, in_flight, kind == 6)
-      shares[quota.id] = min(share - in_flight + open, MAX_TAKEN)
-      at = at + 1
+      message[at], quota.share = min(message[at], share), share
+      quota_settle(quota, 1, granted, reserved, reserved + 2 * count, 0, 0, kind == 6)
+      reserved = reserved + 2
+      quota.share, shares[quota.id] = own_share, quota.share
     end
     if kind == 6 then bucket_end_claim(bucket, claim) end
   end
   answer(DONE, 1)
-  return at + count
 end

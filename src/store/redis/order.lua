@@ -64,21 +64,26 @@ end
 function waiting.perform_in_turns(first, last)
   local ops, has_flows, moved, groups, in_order = {}, false, {}, {}, {}
   each_run(first, last, function(kind, at, many, of, count, x, y, z)
-    local size = kind <= DRY and count + 2 or kind < DETACH and #of + 2 * count or count
+    local size = kind <= DRY and count + 2 or #of + 2 * count
+    if many > 1 then at = rare.rows.singly(at, many, size) end
     for n = 0, many - 1 do
-      ops[#ops + 1] = {kind = kind, at = at + n * size, of = of, count = count, x = x, y = y, z = z, i = #ops + 1}
+      ops[#ops + 1] = {
+        kind = kind, at = at + 3 * n * size, of = of, count = count, x = x, y = y, z = z,
+        i = #ops + 1,
+      }
     end
     if kind == WAIT and (y ~= 0 or of[#of].flow_count > 0) then has_flows = true end
   end)
   if not has_flows then return false end
   for i, op in ipairs(ops) do
     if op.kind == WAIT then
-      local space, headroom, flow, told = op.of[#op.of], op.x, op.y, message[op.at + 1]
-      op.age = age_of(WAIT, op.of, message[op.at], told)
+      local space, headroom, flow, first = op.of[#op.of], op.x, op.y, message[op.at] + 1
+      local told = message[first]
+      op.age = age_of(WAIT, op.of, message[first - 1], told)
       append_age(told, op.age)
       moved[space], groups[space] = moved[space] or {}, groups[space] or {}
       op.tag = moved[space][flow] or start_of(space, flow)
-      moved[space][flow] = op.tag + step_of(op.at + 1, op.of, op.count, op.z)
+      moved[space][flow] = op.tag + step_of(first, op.of, op.count, op.z)
       local group = groups[space][headroom] or {}
       groups[space][headroom], group[#group + 1] = group, op
     end

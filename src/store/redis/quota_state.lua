@@ -34,7 +34,9 @@ end
 local function quota_charge(quota, amount)
   local kind = quota.kind
   if kind == SLIDING then
-    sliding_charge(quota, amount)
+    local room = MAX_TAKEN - quota.charged
+    if amount > room then amount = room end
+    quota.charged, quota.newest = quota.charged + amount, quota.newest + amount
   elseif kind == DRAINING then
     rare.draining.draining_charge(quota, amount)
   elseif kind == FIXED then
@@ -42,7 +44,25 @@ local function quota_charge(quota, amount)
   end
 end
 
--- Charges a reserve of the sending session.
+-- What the reserves of a run ask of its quotas together, if that fits: what fits at once fits one
+-- after the other. Returns nothing if it does not, or may not.
+local function quotas_fit(quotas, at, many, count, headroom)
+  local asked = {}
+  for k = 1, count do
+    local quota, column = quotas[k], at + 2 + 2 * k
+    -- Of a lone one without a call.
+    local cost = many == 1 and message[message[column]] or column_sum(column, many)
+    local room = quota.room
+    if headroom > 0 and cost > 0 then
+      room = product(rare.classes.less_headroom(quota.whole, headroom), quota.units)
+    end
+    if quota.taken + cost * quota.units > room then return nil end
+    asked[k] = cost
+  end
+  return asked
+end
+
+-- Charges what the sending session reserves.
 local function quota_reserve(quota, cost)
   local in_flight, share = quota.in_flight + cost, quota.share + cost
   quota.in_flight = in_flight < MAX_TAKEN and in_flight or MAX_TAKEN
@@ -55,40 +75,30 @@ local function quota_reserve(quota, cost)
   end
 end
 
--- Settles `reserved` of which `in_flight` still is; the rest went with a lease. Returns what stays
--- in flight.
-local function quota_settle(quota, at, reserved, actual, in_flight, close)
-  local kind, amount, open = quota.kind, actual, 0
-  local left = drained(quota.in_flight, in_flight)
-  if quota.holds then
-    -- What went with a lease became a charge then.
-    amount = drained(actual, reserved - in_flight)
-  end
-  if not close then
-    open = amount
-    left = left + open < MAX_TAKEN and left + open or MAX_TAKEN
-  end
-  quota.in_flight = left
-
-  if quota.holds then
-    if close then quota_charge(quota, amount) end
-    quota.taken = quota_held_and_charged(quota)
+-- The settles of a run, with when they were granted, what was reserved and what is charged in
+-- these columns. `oldest` is when the first was granted; what was granted before `known_since`
+-- is not in the session's share, it went with a lease.
+local function quota_settle(quota, many, at, reserved, actual, oldest, known_since, close)
+  local kind, holds = quota.kind, quota.holds
+  if close and oldest >= known_since and (not holds or kind == IN_FLIGHT) then
+    local left = many == 1 and message[message[reserved]] or column_sum(reserved, many)
+    local share, in_flight = quota.share, quota.in_flight
+    if left > share then left = share end
+    quota.share, quota.in_flight = share - left, in_flight > left and in_flight - left or 0
   else
+    rare.holds.quota_settle_holds(quota, many, at, reserved, actual, known_since, close)
+  end
+  if not holds then
     if kind == SLIDING then
-      sliding_amend(quota, at, reserved, actual, at >= quota.since)
+      sliding_amend(quota, many, at, reserved, actual, oldest)
     elseif kind == DRAINING then
-      rare.draining.draining_amend(quota, at, reserved, actual, at >= quota.since)
+      rare.draining.draining_amend(quota, many, at, reserved, actual)
     else
-      rare.fixed.fixed_amend(quota, reserved, actual, at >= quota.since)
+      rare.fixed.fixed_amend(quota, many, at, reserved, actual)
     end
-    quota.taken = quota.charged
   end
-  if quota.cap and actual >= reserved then
-    -- The provider had counted what is more already when it said what is left.
-    local cap = quota.cap
-    cap.withheld = drained(cap.withheld, product(actual - reserved, quota.units))
-  end
-  return open
+  quota.taken = holds and quota_held_and_charged(quota) or quota.charged
+  if quota.cap then rare.provider.quota_settle_cap(quota, many, reserved, actual) end
 end
 
 -- For how long at most this means something, told without a walk over the charges. A hold may
@@ -104,6 +114,27 @@ local function quota_lasts(quota, lease, now, wall)
   end
   if holds then lasts = sum(lease, lasts) end
   return quota.cap and math.max(lasts, rare.provider.cap_lasts(quota.cap, now)) or lasts
+end
+
+-- RARE holds
+
+-- Takes from what is in flight, where not all of it is known or a part stays in flight or becomes
+-- a charge.
+function holds.quota_settle_holds(quota, many, at, reserved, actual, known_since, close)
+  local share, in_flight, nth = quota.share, quota.in_flight, rare.rows.nth
+  for i = 0, many - 1 do
+    local amount, asked, left = nth(actual, i), nth(reserved, i), 0
+    if nth(at, i) >= known_since then left = min(asked, share) end
+    share, in_flight = share - left, drained(in_flight, left)
+    -- What went with a lease became a charge then.
+    if quota.holds then amount = drained(amount, asked - left) end
+    if not close then
+      share, in_flight = min(share + amount, MAX_TAKEN), min(in_flight + amount, MAX_TAKEN)
+    elseif quota.holds then
+      quota_charge(quota, amount)
+    end
+  end
+  quota.share, quota.in_flight = share, in_flight
 end
 
 -- RARE waiting
@@ -149,6 +180,15 @@ local function quota_fits(quota, ask, now)
 end
 
 -- RARE provider
+
+-- The provider had counted what settles charge more already when it said what is left.
+function provider.quota_settle_cap(quota, many, reserved, actual)
+  local cap, nth = quota.cap, rare.rows.nth
+  for i = 0, many - 1 do
+    local more = drained(nth(actual, i), nth(reserved, i))
+    cap.withheld = drained(cap.withheld, product(more, quota.units))
+  end
+end
 
 -- How long what is said of a quota can mean something: a fixed window ends there when it ends here,
 -- or a bit later by another clock.
@@ -211,7 +251,8 @@ local function quota_append_level(quota, to, now, wall)
     withheld_for = max(drained(cap.withheld_until, now), drained(paused_until, now))
   end
   to[n + 1], to[n + 2], to[n + 3] = charged, quota.in_flight, reset
-  to[n + 4], to[n + 5], to[n + 6] = withheld, withheld_for, cap and provider.gate_asked(cap, now) or -1
+  to[n + 4], to[n + 5] = withheld, withheld_for
+  to[n + 6] = cap and provider.gate_asked(cap, now) or -1
 end
 
 -- RARE changes
@@ -247,7 +288,8 @@ function changes.quota_encode(quota, list, i)
     list[i + 2], list[i + 3], list[i + 4] = quota.charged, quota.head, quota.newest
     return i + 5
   elseif kind == DRAINING then
-    list[i + 2], list[i + 3], list[i + 4], list[i + 5] = quota.charged, quota.at, quota.newest, quota.drain
+    list[i + 2], list[i + 3] = quota.charged, quota.at
+    list[i + 4], list[i + 5] = quota.newest, quota.drain
     list[i + 6], list[i + 7], list[i + 8] = quota.before, quota.max_used, quota.excess
     list[i + 9], list[i + 10] = quota.excess_rate, quota.ceiling
     return i + 11

@@ -23,11 +23,14 @@ function rest.bucket_save_rest(bucket, fields)
   for id, other in pairs(bucket.others or {}) do
     put('o' .. struct.pack('<d', id), other and rare.changes.other_encoded(other))
     local ring = other and other.ring
-    if ring and (ring.touched > 0 or ring.is_changed) then put(rare.rings.ring_field(other), rare.rings.ring_packed(other)) end
+    if ring and (ring.touched > 0 or ring.is_changed) then
+      put(rare.rings.ring_field(other), rare.rings.ring_packed(other))
+    end
   end
   for id, flow in pairs(bucket.flows or {}) do
     if flow and flow.changed then
-      put('f' .. struct.pack('<d', id), struct.pack('<ddd', flow.start, flow.touched, flow.waits_until))
+      local packed = struct.pack('<ddd', flow.start, flow.touched, flow.waits_until)
+      put('f' .. struct.pack('<d', id), packed)
     end
   end
   for field in pairs(bucket.gone or {}) do put(field, false) end

@@ -18,7 +18,9 @@ end
 -- An empty one. It is not stored before it is touched, unless it replaces another one.
 function rings.ring_new(quota, replaces)
   local packed = string.rep('\0', width_of(quota) * quota.len)
-  quota.ring = {packed = packed, slots = {}, touched = 0, drains = {}, folds = {}, is_changed = replaces}
+  quota.ring = {
+    packed = packed, slots = {}, touched = 0, drains = {}, folds = {}, is_changed = replaces,
+  }
 end
 
 local function ring_field(quota)
@@ -26,27 +28,18 @@ local function ring_field(quota)
 end
 rings.ring_field = ring_field
 
--- Loads the rings of a bucket: what touches one of them touches most.
-local function rings_load(quota)
-  local fields, quotas = {}, {}
-  for _, quota in ipairs(quota.is_aside and {quota} or quota.bucket.quotas) do
-    if quota.kind <= DRAINING and not quota.ring then
-      quotas[#quotas + 1], fields[#fields + 1] = quota, ring_field(quota)
-    end
-  end
-  local found = redis.call('HMGET', quota.bucket.key, unpack(fields))
-  for i, quota in ipairs(quotas) do
+-- The ring of a quota, which is loaded if it was not.
+local function ring_of(quota)
+  local ring = quota.ring
+  if not ring then
     -- One that was never touched is not stored.
     local size = width_of(quota) * quota.len
-    local packed = found[i] or string.rep('\0', size)
+    local packed = redis.call('HGET', quota.bucket.key, ring_field(quota)) or string.rep('\0', size)
     if #packed ~= size then error('the state of this bucket is cut short') end
-    quota.ring = {packed = packed, slots = {}, touched = 0, drains = {}, folds = {}}
+    ring = {packed = packed, slots = {}, touched = 0, drains = {}, folds = {}}
+    quota.ring = ring
   end
-end
-
-local function ring_of(quota)
-  if not quota.ring then rings_load(quota) end
-  return quota.ring
+  return ring
 end
 rings.ring_of = ring_of
 
@@ -56,7 +49,8 @@ local function ring_decode(quota, ring, index)
   if quota.kind == SLIDING then
     charge = struct.unpack('<d', ring.packed, 8 * index - 7)
   else
-    charge, ring.drains[index], ring.folds[index] = struct.unpack('<ddd', ring.packed, 24 * index - 23)
+    charge, ring.drains[index], ring.folds[index] =
+      struct.unpack('<ddd', ring.packed, 24 * index - 23)
   end
   ring.slots[index], ring.touched = charge, ring.touched + 1
   return charge
@@ -76,7 +70,8 @@ function rings.ring_packed(quota)
     for index, charge in pairs(slots) do
       local slot = width == 8 and struct.pack('<d', charge)
         or struct.pack('<ddd', charge, drains[index], folds[index])
-      packed = string.sub(packed, 1, width * (index - 1)) .. slot .. string.sub(packed, width * index + 1)
+      local before, after = width * (index - 1), width * index + 1
+      packed = string.sub(packed, 1, before) .. slot .. string.sub(packed, after)
     end
     return packed
   end

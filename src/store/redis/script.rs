@@ -35,8 +35,10 @@ const PARTS: [&str; 25] = [
 
 /// Groups of what is rarely needed. The functions of a group are made when it is first asked for:
 /// making all of them at every call costs more than a plain reserve.
-const GROUPS: [&str; 9] =
-    ["packed", "rings", "draining", "fixed", "classes", "waiting", "provider", "changes", "rest"];
+const GROUPS: [&str; 11] = [
+    "packed", "rows", "rings", "draining", "fixed", "classes", "holds", "waiting", "provider",
+    "changes", "rest",
+];
 
 /// Begins what belongs to a group, up to the end of a part or the next such line.
 const RARE: &str = "\n-- RARE ";

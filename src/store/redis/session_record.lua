@@ -14,7 +14,8 @@ local RECORD_NUMBERS = 7
 
 local function record_new(now)
   return {
-    seq = 0, answer = '', lease_until = now, forget_at = now, indexed_at = now, since = now, marks = 0,
+    seq = 0, answer = '', lease_until = now, forget_at = now, indexed_at = now, since = now,
+    marks = 0,
     shares = nil,
   }
 end
@@ -48,7 +49,8 @@ end
 -- Its quotas are those whose shares are not in the record itself.
 function changes.record_encoded(record, quotas)
   local list, n = {
-    record.seq, record.lease_until, record.forget_at, record.indexed_at, record.since, record.marks, 0,
+    record.seq, record.lease_until, record.forget_at, record.indexed_at, record.since,
+    record.marks, 0,
   }, RECORD_NUMBERS
   for k = 1, #quotas do
     list[n + 1], list[n + 2] = quotas[k].id, quotas[k].share

@@ -15,7 +15,8 @@ local function quota_until_back(quota, over, held, ask, now, wall)
   if beyond > 0 and held > 0 then return nil end
   local wait, length
   if kind == SLIDING then
-    wait, length = waiting.sliding_until_left(quota, over - beyond, now), product(quota.len, quota.slot)
+    wait = waiting.sliding_until_left(quota, over - beyond, now)
+    length = product(quota.len, quota.slot)
     if not wait then return nil end
   else
     wait, length = drained(quota.window_end, wall), quota.next - quota.begin

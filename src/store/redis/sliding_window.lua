@@ -2,23 +2,51 @@
 -- newest, began, ring}. `charged` is the sum of the ring, `newest` what is charged to its newest
 -- slot, which `began` then.
 
-local function sliding_charge(window, amount)
-  local room = MAX_TAKEN - window.charged
-  if amount > room then amount = room end
-  window.charged, window.newest = window.charged + amount, window.newest + amount
-end
-
--- Replaces what was charged at `at`. A slot that has left the window needs nothing.
-local function sliding_amend(window, at, reserved, actual, refundable)
-  if at < window.began then
-    return rare.rings.sliding_amend_older(window, at, reserved, actual, refundable)
+-- Replaces what was charged to the settles of a run (see quota_state.lua). A slot that has left the
+-- window needs nothing.
+local function sliding_amend(window, many, at, reserved, actual, oldest)
+  local r, a, r_step, a_step =
+    message[reserved], message[actual], message[reserved + 1], message[actual + 1]
+  if r_step + a_step == 0 and message[r] == message[a] then return end
+  local began, since, charged, newest = window.began, window.since, window.charged, window.newest
+  if many > 1 and oldest >= began and began >= since then
+    -- All of them are in the newest slot, and no bound can cut one.
+    local before, after = column_sum(reserved, many), column_sum(actual, many)
+    if before <= newest and after <= MAX_TAKEN - charged then
+      window.charged, window.newest = charged - before + after, newest - before + after
+      return
+    end
   end
-  if actual >= reserved then return sliding_charge(window, actual - reserved) end
-  if refundable then
-    local refund, newest = reserved - actual, window.newest
-    if refund > newest then refund = newest end
-    window.charged, window.newest = window.charged - refund, newest - refund
+  local i, i_step = message[at], message[at + 1]
+  local head, len, slot, slots = window.head, window.len, window.slot, nil
+  for _ = 1, many do
+    local granted_at, more = message[i], message[a] - message[r]
+    i, r, a = i + i_step, r + r_step, a + a_step
+    if more ~= 0 then
+      local charge, index = newest, nil
+      if granted_at < began then
+        local nth = (granted_at - granted_at % slot) / slot
+        charge = nil
+        if head - nth < len then
+          slots = slots or rare.rings.ring_of(window).slots
+          index = nth % len + 1
+          charge = slots[index] or rare.rings.ring_decode(window, window.ring, index)
+        end
+      end
+      if charge then
+        if more > 0 then
+          if more > MAX_TAKEN - charged then more = MAX_TAKEN - charged end
+        elseif granted_at < since then
+          more = 0
+        elseif more < -charge then
+          more = -charge
+        end
+        charged = charged + more
+        if index then slots[index] = charge + more else newest = charge + more end
+      end
+    end
   end
+  window.charged, window.newest = charged, newest
 end
 
 -- RARE rings
@@ -41,20 +69,6 @@ function rings.sliding_advance(window, now)
     window.charged = charged
   end
   window.head, window.newest, window.began = head, 0, head * slot
-end
-
--- Replaces what was charged before the newest slot began.
-function rings.sliding_amend_older(window, at, reserved, actual, refundable)
-  local slot = (at - at % window.slot) / window.slot
-  if window.head - slot >= window.len then return end
-  local ring, index, more = ring_of(window), slot % window.len + 1, actual - reserved
-  local charge = ring.slots[index] or ring_decode(window, ring, index)
-  if more >= 0 then
-    more = min(more, MAX_TAKEN - window.charged)
-  else
-    more = refundable and max(more, -charge) or 0
-  end
-  ring.slots[index], window.charged = charge + more, window.charged + more
 end
 
 -- RARE waiting

@@ -20,42 +20,63 @@ local function draining_drain(bucket, ticks)
     all = sum(drain, of_excess < excess and of_excess or excess)
     bucket.excess = drained(drained(excess, of_excess), unused)
   end
-  bucket.drain, bucket.charged, bucket.at = sum(bucket.drain, all), drained(used, drain), bucket.at + ticks
+  bucket.drain, bucket.charged = sum(bucket.drain, all), drained(used, drain)
+  bucket.at = bucket.at + ticks
   return unused
 end
 draining.draining_drain = draining_drain
 
 -- Lets time pass up to a later tick. Returns the same.
 function draining.draining_advance(bucket, target)
-  if target < (bucket.head + 1) * bucket.slot then return draining_drain(bucket, target - bucket.at) end
+  if target < (bucket.head + 1) * bucket.slot then
+    return draining_drain(bucket, target - bucket.at)
+  end
   return rare.rings.draining_advance_slots(bucket, target)
 end
-
-local function draining_add(bucket, units)
-  local used = bucket.charged + units
-  bucket.newest = sum(bucket.newest, units)
-  bucket.charged = used < bucket.max_used and used or bucket.max_used
-end
-draining.draining_add = draining_add
 
 function draining.draining_charge(bucket, amount)
   -- What a session leaves behind may add up to more than is believed.
   local most = bucket.whole + bucket.max_debt
-  draining_add(bucket, product(amount < most and amount or most, bucket.units))
+  local units = product(amount < most and amount or most, bucket.units)
+  bucket.newest = sum(bucket.newest, units)
+  bucket.charged = min(bucket.charged + units, bucket.max_used)
 end
 
--- Replaces what was charged at `at`. What is older than the ring gets no refund; its debit is paid
--- now.
-function draining.draining_amend(bucket, at, reserved, actual, refundable)
+-- Replaces what was charged to the settles of a run (see quota_state.lua). What is older than the
+-- ring gets no refund; its debit is paid now.
+function draining.draining_amend(bucket, many, at, reserved, actual)
+  local began, since, units, slots = bucket.began, bucket.since, bucket.units, nil
+  local used, max_used, newest = bucket.charged, bucket.max_used, bucket.newest
+  local i, r, a = message[at], message[reserved], message[actual]
+  local i_step, r_step, a_step = message[at + 1], message[reserved + 1], message[actual + 1]
   bucket.edited = true
-  if at < bucket.began then
-    return rare.rings.draining_amend_older(bucket, at, reserved, actual, refundable)
+  if r_step + a_step == 0 and message[r] == message[a] then return end
+  for _ = 1, many do
+    local granted_at, more = message[i], message[a] - message[r]
+    i, r, a = i + i_step, r + r_step, a + a_step
+    if more ~= 0 then
+      local charge, index, is_known = newest, nil, granted_at >= since
+      if granted_at < began then
+        local slot = floor(floor(granted_at / bucket.tick) / bucket.slot)
+        is_known = is_known and bucket.head - slot < bucket.len
+        if is_known then
+          slots = slots or rare.rings.ring_of(bucket).slots
+          index = slot % bucket.len + 1
+          charge = slots[index] or rare.rings.ring_decode(bucket, bucket.ring, index)
+          if not bucket.earliest or slot < bucket.earliest then bucket.earliest = slot end
+        end
+      end
+      if more > 0 then
+        local debit = product(more, units)
+        charge, used = sum(charge, debit), used + debit
+        if used > max_used then used = max_used end
+      elseif is_known then
+        charge = drained(charge, product(-more, units))
+      end
+      if index then slots[index] = charge else newest = charge end
+    end
   end
-  if actual >= reserved then
-    draining_add(bucket, product(actual - reserved, bucket.units))
-  elseif refundable then
-    bucket.newest = drained(bucket.newest, product(reserved - actual, bucket.units))
-  end
+  bucket.charged, bucket.newest = used, newest
 end
 
 local function draining_fold(bucket)
@@ -120,23 +141,6 @@ function rings.draining_advance_slots(bucket, target)
   end
   bucket.began = bucket.head * slot * bucket.tick
   return unused
-end
-
--- Replaces what was charged before the newest slot began.
-function rings.draining_amend_older(bucket, at, reserved, actual, refundable)
-  local slot, units = floor(floor(at / bucket.tick) / bucket.slot), 0
-  local is_known = refundable and bucket.head - slot < bucket.len
-  if actual >= reserved then
-    units = product(actual - reserved, bucket.units)
-    if not is_known then return rare.draining.draining_add(bucket, units) end
-    bucket.charged = min(bucket.charged + units, bucket.max_used)
-  end
-  if not is_known then return end
-  local ring, index = ring_of(bucket), slot % bucket.len + 1
-  local charge = ring.slots[index] or ring_decode(bucket, ring, index)
-  ring.slots[index] = actual >= reserved and sum(charge, units)
-    or drained(charge, product(reserved - actual, bucket.units))
-  if not bucket.earliest or slot < bucket.earliest then bucket.earliest = slot end
 end
 
 -- The folds from a slot on, which was edited.

@@ -15,6 +15,9 @@ const MAX_RULES_OF_BUCKET: usize = 500;
 const MAX_RULES: usize = 10_000;
 
 /// Part of every digest of rules: that of a state which another version wrote is never the same.
+/// It changes, here and in `bucket.lua`, with the layout or the meaning of what is stored. It need
+/// not when messages change: they go with the text of the script, which each version names by its
+/// own digest.
 const VERSION: u64 = 2;
 
 /// Packed numbers.
@@ -38,9 +41,9 @@ impl Numbers {
         self.0.len() / 8
     }
 
-    fn increment(&mut self, index: usize) {
+    fn set(&mut self, index: usize, number: u64) {
         if let Some((bytes, _)) = self.0[8 * index..].split_first_chunk_mut() {
-            *bytes = (f64::from_le_bytes(*bytes) + 1.0).to_le_bytes();
+            *bytes = (number as f64).to_le_bytes();
         }
     }
 }
@@ -78,10 +81,7 @@ pub(super) fn encode(
         message.extend(&[digest(rules), size, rules.len() as u64]);
         rules.iter().for_each(|rule| encode_rule(&mut message, rule));
     }
-    let mut run = None;
-    for op in batch.ops {
-        run = encode_op(&mut message, op, run);
-    }
+    batch.ops.chunk_by(are_alike).for_each(|run| encode_run(&mut message, run));
     Ok([message.0, channel.to_vec()])
 }
 
@@ -167,64 +167,55 @@ fn fits_rules(op: &Op, buckets: &[Bucket]) -> bool {
     }
 }
 
-/// Operations of one kind that follow each other: a run says once what they have in common.
-#[derive(Clone, Copy)]
-struct Run<'a> {
-    kind: u64,
-    common: [u64; 3],
-    on: &'a [u16],
-    /// Where it says how many there are.
-    many: usize,
-}
-
-/// Continues the run if the operation is of its kind, or begins another one.
-fn join<'a>(
-    to: &mut Numbers,
-    run: Option<Run<'a>>,
-    kind: u64,
-    common: [u64; 3],
-    on: &'a [u16],
-) -> Option<Run<'a>> {
-    if let Some(run) = run.filter(|run| (run.kind, run.common, run.on) == (kind, common, on)) {
-        to.increment(run.many);
-        return Some(run);
+/// Whether operations may be in one run, which says once what they have in common.
+fn are_alike(op: &Op, next: &Op) -> bool {
+    match (op, next) {
+        (Op::Reserve(op), Op::Reserve(next)) => {
+            (op.mode, op.headroom, &op.flow, &op.on)
+                == (next.mode, next.headroom, &next.flow, &next.on)
+        }
+        (Op::Settle(op), Op::Settle(next)) => {
+            (op.close, &op.on) == (next.close, &next.on)
+                && op.claim.is_none()
+                && next.claim.is_none()
+        }
+        _ => false,
     }
-    let many = to.len() + 1;
-    to.extend(&[kind, 1]);
-    to.extend(&common);
-    to.push(on.len() as u64);
-    on.iter().for_each(|&bucket| to.push(bucket.into()));
-    Some(Run { kind, common, on, many })
 }
 
-/// Appends an operation, to the run before it if it is of its kind. Returns the run that it is part
-/// of.
-fn encode_op<'a>(to: &mut Numbers, op: &'a Op, run: Option<Run<'a>>) -> Option<Run<'a>> {
+/// Appends operations that are alike.
+fn encode_run(to: &mut Numbers, run: &[Op]) {
+    let Some(op) = run.first() else { return };
     match op {
-        Op::Reserve(Reserve { on, costs, headroom, mode, waiter, age, flow }) => {
+        Op::Reserve(Reserve { on, costs, headroom, mode, flow, .. }) => {
             let kind = match mode {
                 Mode::Wait => 1,
                 Mode::Try => 2,
                 Mode::Dry => 3,
             };
-            let run = join(to, run, kind, [*headroom, flow.id, flow.weight.into()], on);
-            to.extend(&[*waiter, *age]);
-            to.extend(costs);
-            return run;
+            let common = [*headroom, flow.id, flow.weight.into()];
+            let number = |op: &Op, column: usize| match (op, column) {
+                (Op::Reserve(op), 0) => op.waiter,
+                (Op::Reserve(op), 1) => op.age,
+                (Op::Reserve(op), _) => op.costs[column - 2],
+                _ => 0,
+            };
+            encode_columns(to, kind, common, on, run, 2 + costs.len(), number);
         }
         Op::Settle(Settle { on, at, reserved, actual, close, claim }) => {
-            let kind = if *close { 4 } else { 5 };
-            let run = match claim {
-                None => join(to, run, kind, [0; 3], on),
-                Some(claim) => join(to, None, kind + 2, [*claim, 0, 0], on),
+            let kind = if *close { 4 } else { 5 } + if claim.is_some() { 2 } else { 0 };
+            let (first, second) = (at.len(), at.len() + reserved.len());
+            let number = |op: &Op, column: usize| match op {
+                Op::Settle(op) if column < first => op.at[column],
+                Op::Settle(op) if column < second => op.reserved[column - first],
+                Op::Settle(op) => op.actual[column - second],
+                _ => 0,
             };
-            to.extend(at);
-            to.extend(reserved);
-            to.extend(actual);
-            return run.filter(|_| claim.is_none());
+            let common = [claim.unwrap_or(0), 0, 0];
+            encode_columns(to, kind, common, on, run, second + actual.len(), number);
         }
         Op::Detach { on, claim, reserved, lease } => {
-            join(to, None, 8, [*claim, *lease, 0], on);
+            begin_run(to, 8, 1, [*claim, *lease, 0], on, reserved.len());
             to.extend(reserved);
         }
         Op::Waiting { bucket, lines } => {
@@ -242,7 +233,51 @@ fn encode_op<'a>(to: &mut Numbers, op: &'a Op, run: Option<Run<'a>>) -> Option<R
         }
         Op::Status { bucket } => to.extend(&[14, u64::from(*bucket)]),
     }
-    None
+}
+
+/// Appends what begins a run, after which `size` numbers follow. Returns the index of that size.
+fn begin_run(
+    to: &mut Numbers,
+    kind: u64,
+    many: usize,
+    common: [u64; 3],
+    on: &[u16],
+    size: usize,
+) -> usize {
+    to.extend(&[kind, many as u64]);
+    to.extend(&common);
+    let index = to.len();
+    to.extend(&[size as u64, on.len() as u64]);
+    on.iter().for_each(|&bucket| to.push(bucket.into()));
+    index
+}
+
+/// Appends a run in columns, so many of `number`. A number that all operations have is written
+/// once.
+fn encode_columns(
+    to: &mut Numbers,
+    kind: u64,
+    common: [u64; 3],
+    on: &[u16],
+    run: &[Op],
+    columns: usize,
+    number: impl Fn(&Op, usize) -> u64,
+) {
+    let size = begin_run(to, kind, run.len(), common, on, 0);
+    let places = to.len();
+    (0..2 * columns).for_each(|_| to.push(0));
+    for column in 0..columns {
+        // Lua counts from 1.
+        to.set(places + 2 * column, to.len() as u64 + 1);
+        let first = run.first().map_or(0, |op| number(op, column));
+        if run.iter().all(|op| number(op, column) == first) {
+            to.push(first);
+        } else {
+            to.set(places + 2 * column + 1, 1);
+            run.iter().for_each(|op| to.push(number(op, column)));
+        }
+    }
+    to.set(size, (to.len() - places) as u64);
 }
 
 fn encode_line(to: &mut Numbers, line: &Line) {
@@ -461,6 +496,48 @@ mod tests {
         assert_eq!(decode(&[&reply[..], &[0]].concat(), 1, 4), Err(Unreadable::Cut));
         assert_eq!(decode(&reply, 1, 3), Err(Unreadable::Foreign));
         assert_eq!(decode(&reply, 2, 4), Err(Unreadable::Foreign));
+    }
+
+    /// What is sent for operations, as the script finds it: at indexes from 1.
+    fn sent(ops: &[Op]) -> Vec<f64> {
+        let mut message = Numbers::default();
+        ops.chunk_by(are_alike).for_each(|run| encode_run(&mut message, run));
+        message.0.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect()
+    }
+
+    fn settle(at: u64, reserved: [u64; 2], actual: [u64; 2]) -> Settle {
+        Settle {
+            on: [0].into_iter().collect(),
+            at: [at].into_iter().collect(),
+            reserved: reserved.into_iter().collect(),
+            actual: actual.into_iter().collect(),
+            close: true,
+            claim: None,
+        }
+    }
+
+    #[test]
+    fn operations_that_are_alike_are_one_run_with_each_equal_number_once() {
+        let settles = [settle(50, [1, 90], [1, 40]), settle(51, [1, 80], [1, 40])].map(Op::Settle);
+        let run = [4.0, 2.0, 0.0, 0.0, 0.0, 17.0, 1.0, 0.0];
+        let places = [19.0, 1.0, 21.0, 0.0, 22.0, 1.0, 24.0, 0.0, 25.0, 0.0];
+        let numbers = [50.0, 51.0, 1.0, 90.0, 80.0, 1.0, 40.0];
+        assert_eq!(sent(&settles), [&run[..], &places, &numbers].concat());
+    }
+
+    #[test]
+    fn operations_that_differ_otherwise_are_runs_of_their_own() {
+        let first = settle(50, [1, 90], [1, 40]);
+        for other in [
+            Settle { close: false, ..first.clone() },
+            Settle { claim: Some(7), ..first.clone() },
+            Settle { on: [1].into_iter().collect(), ..first.clone() },
+        ] {
+            let alone = sent(&[Op::Settle(other.clone())]).len();
+            let both = sent(&[Op::Settle(first.clone()), Op::Settle(other)]);
+            assert_eq!(both.len(), sent(&[Op::Settle(first.clone())]).len() + alone);
+            assert_eq!(both[1], 1.0);
+        }
     }
 
     #[test]

@@ -107,7 +107,14 @@ impl World {
         self.rng.shuffle(&mut buckets);
         buckets.truncate(self.rng.usize(1..=BUCKETS));
         let count = 1 + self.rng.usize(..2 * ops);
-        let mut ops: Vec<Op> = (0..count).map(|_| self.op(by, &buckets)).collect();
+        let mut ops: Vec<Op> = Vec::with_capacity(count);
+        // What is alike is one run in a message.
+        let in_runs = self.rng.bool();
+        while ops.len() < count {
+            let alike = ops.last().filter(|_| in_runs && self.rng.u8(..8) > 0).cloned();
+            let op = alike.and_then(|op| self.alike(by, &buckets, op));
+            ops.push(op.unwrap_or_else(|| self.op(by, &buckets)));
+        }
         for index in 0..buckets.len() {
             if self.rng.u8(..20) < if self.calm { 1 } else { 8 } {
                 let told = self.waiting(by, &buckets, index);
@@ -260,6 +267,35 @@ impl World {
             }
             89..98 => self.said(by, buckets),
             _ => Op::Status { bucket: self.rng.u16(..buckets.len() as u16) },
+        }
+    }
+
+    /// An operation like this one, with numbers that may differ.
+    fn alike(&mut self, by: usize, buckets: &[usize], op: Op) -> Option<Op> {
+        match op {
+            Op::Reserve(reserve) => {
+                let on = reserve.on.clone();
+                let limits = self.limits_on(by, buckets, &on);
+                let other = self.reserve(by, buckets, on, &limits);
+                if other.on != reserve.on {
+                    return None;
+                }
+                let costs = if self.rng.bool() { other.costs } else { reserve.costs.clone() };
+                Some(Op::Reserve(Reserve {
+                    costs,
+                    waiter: other.waiter,
+                    age: other.age,
+                    ..reserve
+                }))
+            }
+            Op::Settle(settle) if settle.claim.is_none() => {
+                let on = settle.on.clone();
+                let limits = self.limits_on(by, buckets, &on);
+                let other = self.settle(by, buckets, on, limits);
+                let is_alike = other.claim.is_none() && other.on == settle.on;
+                is_alike.then(|| Op::Settle(Settle { close: settle.close, ..other }))
+            }
+            _ => None,
         }
     }
 
