@@ -1,5 +1,5 @@
 //! Models of what tasks share in a limiter: each runs a few tasks on the crate's own code, in
-//! thousands of orders. Time stands still unless a model lets it pass, so a wake-up that is lost
+//! hundreds of orders. Time stands still unless a model lets it pass, so a wake-up that is lost
 //! shows as a deadlock.
 //!
 //! A failure prints its schedule, which `shuttle::replay` runs again. `MODEL_RUNS` says how many

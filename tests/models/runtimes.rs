@@ -64,7 +64,8 @@ fn a_waiter_whose_runtime_ends_leaves_nothing() {
     check(|| last_waiter(World::memory()));
 }
 
-/// A reservation is given back in a runtime that is shut down, and the limiter is closed in another.
+/// A reservation is given back in a runtime that is shut down, and the limiter is closed in
+/// another one.
 async fn closed_elsewhere(world: World) {
     let limiter = world.limiter(slots(1));
     let other = Handle::new();

@@ -26,7 +26,7 @@ use tower_throttle::{
 };
 
 /// How many orders a model runs in, half of them with few switches at telling points.
-const RUNS: usize = 1_000;
+const RUNS: usize = 600;
 /// Bugs need few switches between tasks.
 const SWITCHES: usize = 3;
 /// After this many chances to run, nothing is on its way any more.
