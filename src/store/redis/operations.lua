@@ -79,8 +79,7 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
   at = rare.rows.singly(at, many, width)
   for first = at + 2 * width + 1, at + 3 * width * many, 3 * width do
     if edited then refold() end
-    local fits = false
-    if is_plain then fits = quotas_fit(quotas, first - 1 - 2 * width, 1, count, headroom) end
+    local fits = is_plain and quotas_fit(quotas, first - 1 - 2 * width, 1, count, headroom)
     if not fits then
       demand = demand or rare.waiting.demand_of(mode, of, count, headroom, flow, weight)
       fits = rare.waiting.demand_fits(demand, first, turn)
