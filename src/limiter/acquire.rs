@@ -42,6 +42,14 @@ struct Terms {
     flow: Flow,
 }
 
+impl<'a> Query<'a> {
+    fn new(demand: &'a Demand, mode: Mode) -> Self {
+        let arrived = Instant::now();
+        let deadline = demand.max_wait.and_then(|wait| arrived.checked_add(wait));
+        Self { demand, mode, arrived, deadline }
+    }
+}
+
 /// The store could not be reached.
 struct Outage {
     error: Arc<StoreError>,
@@ -65,7 +73,7 @@ impl Inner {
                 return result;
             }
             // Boxed, since what is granted at once would have to carry it around.
-            Box::pin(self.acquire_later(&demand, mode)).await
+            Box::pin(self.ask(Query::new(&demand, mode))).await
         };
         acquiring.fuse()
     }
@@ -83,17 +91,6 @@ impl Inner {
             Some(Err(error)) => self.tell_refused(demand, error),
         }
         result.map_or(Poll::Pending, Poll::Ready)
-    }
-
-    async fn acquire_later(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
-        let result = self.ask(demand, mode).await;
-        match &result {
-            Ok(reservation) => {
-                self.tell_granted(demand, reservation.waited(), reservation.degraded())
-            }
-            Err(error) => self.tell_refused(demand, error),
-        }
-        result
     }
 
     #[inline]
@@ -134,24 +131,55 @@ impl Inner {
     pub(super) async fn ask_dry(&self, demand: &Demand) -> Result<(), Throttled> {
         match self.grant_at_once(demand, Mode::Dry) {
             Some(result) => result.map(drop),
-            None => self.ask(demand, Mode::Dry).await.map(drop),
+            None => self.ask(Query::new(demand, Mode::Dry)).await.map(drop),
         }
     }
 
     /// Asks for what could not be told at once.
-    async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
-        let arrived = Instant::now();
-        let deadline = demand.max_wait.and_then(|wait| arrived.checked_add(wait));
-        let asked = &Query { demand, mode, arrived, deadline };
-        loop {
-            let outage = match self.ask_store(asked).await {
-                Ok(result) => return result,
+    #[allow(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
+    fn ask<'a>(
+        &'a self,
+        asked: Query<'a>,
+    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send + 'a {
+        async move {
+            let outage = match self.ask_store(&asked).await {
+                Ok(result) => return self.told(&asked, result),
                 Err(outage) => outage,
             };
             // Boxed, since hardly any demand needs it.
-            if let Some(result) = Box::pin(self.without_store(asked, outage)).await {
+            let result = Box::pin(self.ask_in(outage, &asked)).await;
+            self.told(&asked, result)
+        }
+    }
+
+    /// Tells what came of a demand, unless it only asked.
+    fn told(
+        &self,
+        asked: &Query<'_>,
+        result: Result<Reservation, Throttled>,
+    ) -> Result<Reservation, Throttled> {
+        match &result {
+            _ if asked.mode == Mode::Dry => {}
+            Ok(granted) => self.tell_granted(asked.demand, granted.waited(), granted.degraded()),
+            Err(error) => self.tell_refused(asked.demand, error),
+        }
+        result
+    }
+
+    /// Asks during an outage, and again when it is over.
+    async fn ask_in(
+        &self,
+        mut outage: Outage,
+        asked: &Query<'_>,
+    ) -> Result<Reservation, Throttled> {
+        loop {
+            if let Some(result) = self.without_store(asked, outage).await {
                 return result;
             }
+            outage = match self.ask_store(asked).await {
+                Ok(result) => return result,
+                Err(outage) => outage,
+            };
         }
     }
 
@@ -162,33 +190,39 @@ impl Inner {
     ///
     /// # Errors
     /// The store cannot be reached.
-    async fn ask_store(&self, asked: &Query<'_>) -> Result<Result<Reservation, Throttled>, Outage> {
-        for _ in 0..MAX_RUNTIMES {
-            let (target, terms) = match self.target_of(asked.demand) {
-                Ok(Some(found)) => found,
-                Ok(None) => return Ok(Ok(Reservation::uncounted(asked.demand))),
-                Err(error) => return Ok(Err(error)),
-            };
-            if Handle::try_current().is_err() {
-                return Ok(Err(no_runtime()));
-            }
-            let mut ticket = match enter(&target, asked, terms) {
-                Ok(ticket) => Some(ticket),
-                Err(outcome) => match concluded(outcome, &target, asked) {
-                    Some(result) => return result,
-                    None => None,
-                },
-            };
-            if let Some(ticket) = &mut ticket {
-                let outcome = ticket.outcome(asked.deadline).await;
-                if let Some(result) = concluded(outcome, &target, asked) {
-                    return result;
+    #[allow(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
+    fn ask_store(
+        &self,
+        asked: &Query<'_>,
+    ) -> impl Future<Output = Result<Result<Reservation, Throttled>, Outage>> + Send {
+        async move {
+            for _ in 0..MAX_RUNTIMES {
+                let (target, terms) = match self.target_of(asked.demand) {
+                    Ok(Some(found)) => found,
+                    Ok(None) => return Ok(Ok(Reservation::uncounted(asked.demand))),
+                    Err(error) => return Ok(Err(error)),
+                };
+                if Handle::try_current().is_err() {
+                    return Ok(Err(no_runtime()));
                 }
+                let mut ticket = match enter(&target, asked, terms) {
+                    Ok(ticket) => Some(ticket),
+                    Err(outcome) => match concluded(outcome, &target, asked) {
+                        Some(result) => return result,
+                        None => None,
+                    },
+                };
+                if let Some(ticket) = &mut ticket {
+                    let outcome = ticket.outcome(asked.deadline).await;
+                    if let Some(result) = concluded(outcome, &target, asked) {
+                        return result;
+                    }
+                }
+                drop(ticket);
+                yield_now().await;
             }
-            drop(ticket);
-            yield_now().await;
+            Ok(Err(runtime_ended()))
         }
-        Ok(Err(runtime_ended()))
     }
 
     /// Asks a limiter with its state in this process.

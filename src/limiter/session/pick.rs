@@ -32,7 +32,7 @@ impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
     }
 
     /// Picks from the front of a line. Returns one that could not be picked, if there is one.
-    pub(super) fn from_line(&mut self, id: LineId) -> Option<Rank> {
+    pub(super) fn front_of(&mut self, id: LineId) -> Option<Rank> {
         let line = self.lines.find(id)?;
         let mut left_out = None;
         for class in line.classes() {

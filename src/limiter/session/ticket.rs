@@ -11,7 +11,7 @@ use std::{
 use futures_util::future::{Either, select};
 use tokio::{
     sync::oneshot,
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, Sleep, sleep},
 };
 
 use super::{
@@ -50,40 +50,48 @@ impl Ticket {
     }
 
     /// Waits for the outcome, until `deadline`.
-    pub(in crate::limiter) async fn outcome(&mut self, deadline: Option<Instant>) -> Outcome {
-        let long_wait = Instant::now() + LONG_WAIT;
-        // One timer for all, since a waiter's future is as large as all that it ever waits for.
-        let first = deadline.map_or(long_wait, |deadline| deadline.min(long_wait));
-        let mut timer = pin!(sleep_until(first));
-        if deadline.is_none_or(|deadline| deadline > long_wait) {
+    #[allow(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
+    pub(in crate::limiter) fn outcome(
+        &mut self,
+        deadline: Option<Instant>,
+    ) -> impl Future<Output = Outcome> + Send {
+        async move {
+            // One timer for all, since a waiter's future is as large as all that it ever waits for.
+            let mut timer = pin!(sleep(LONG_WAIT));
+            let waits_long = deadline.is_none_or(|deadline| deadline > timer.deadline());
+            if waits_long {
+                if let Some(outcome) = self.until(timer.as_mut()).await {
+                    return outcome;
+                }
+                self.tell_long_wait();
+            }
+            let Some(deadline) = deadline else { return self.await };
+            timer.as_mut().reset(deadline);
             if let Some(outcome) = self.until(timer.as_mut()).await {
                 return outcome;
             }
-            self.tell_long_wait();
+            if let Some(refusal) = self.session.expire(self.rank) {
+                return Outcome::Refused(Throttled::Deadline(Box::new(refusal)));
+            }
+            // The store is looking at it: its answer is worth more than a guess, and does not take
+            // long.
+            timer.as_mut().reset(Instant::now() + self.session.context().options().attempt_timeout);
+            if let Some(outcome) = self.until(timer).await {
+                return outcome;
+            }
+            let refusal = self.session.leave(self.rank).unwrap_or_default();
+            Outcome::Refused(Throttled::Deadline(Box::new(refusal)))
         }
-        let Some(deadline) = deadline else { return self.await };
-        timer.as_mut().reset(deadline);
-        if let Some(outcome) = self.until(timer.as_mut()).await {
-            return outcome;
-        }
-        if let Some(refusal) = self.session.expire(self.rank) {
-            return Outcome::Refused(Throttled::Deadline(Box::new(refusal)));
-        }
-        // The store is looking at it: its answer is worth more than a guess, and does not take
-        // long.
-        timer.as_mut().reset(Instant::now() + self.session.context().options().attempt_timeout);
-        if let Some(outcome) = self.until(timer).await {
-            return outcome;
-        }
-        let refusal = self.session.leave(self.rank).unwrap_or_default();
-        Outcome::Refused(Throttled::Deadline(Box::new(refusal)))
     }
 
     /// The outcome, unless time is up before.
-    async fn until(&mut self, timer: Pin<&mut Sleep>) -> Option<Outcome> {
-        match select(self, timer).await {
-            Either::Left((outcome, _)) => Some(outcome),
-            Either::Right(_) => None,
+    #[allow(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
+    fn until(&mut self, timer: Pin<&mut Sleep>) -> impl Future<Output = Option<Outcome>> + Send {
+        async move {
+            match select(self, timer).await {
+                Either::Left((outcome, _)) => Some(outcome),
+                Either::Right(_) => None,
+            }
         }
     }
 

@@ -320,7 +320,7 @@ impl WaitQueue {
     fn pick(&mut self, now: Micros, has_room: impl FnMut(&BucketSet) -> bool) -> Vec<Rank> {
         let due: Vec<LineId> = std::iter::from_fn(|| self.lines.pop_due(now)).collect();
         let mut pick = Pick::new(&self.lines, &self.waiting, has_room);
-        let left_out: Vec<Rank> = due.into_iter().filter_map(|id| pick.from_line(id)).collect();
+        let left_out: Vec<Rank> = due.into_iter().filter_map(|id| pick.front_of(id)).collect();
         let picked = pick.into_picked();
         for rank in left_out {
             // It would be looked at over and over. It is looked at with those before it in its

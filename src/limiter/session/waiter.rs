@@ -240,7 +240,8 @@ pub(super) const PAUSE: u64 = u64::MAX;
 pub(super) struct Waiter {
     ask: Ask,
     rank: Rank,
-    deadline: Option<Micros>,
+    /// The end of all time if it has none.
+    deadline: Micros,
     answer: OutcomeSender,
     permit: Option<Permit>,
     position: usize,
@@ -258,6 +259,7 @@ impl Waiter {
         answer: OutcomeSender,
     ) -> Self {
         let (permit, position, again, part, lines) = (None, 0, Again::Now, 0.0, SmallVec::new());
+        let deadline = deadline.unwrap_or(Micros::MAX);
         Self { ask, rank, deadline, answer, permit, position, again, part, lines }
     }
 
@@ -270,7 +272,7 @@ impl Waiter {
     }
 
     pub(super) fn has_deadline(&self) -> bool {
-        self.deadline.is_some()
+        self.deadline < Micros::MAX
     }
 
     /// Whether its caller has gone.
@@ -304,8 +306,7 @@ impl Waiter {
     /// Whether it could be granted in time if everything in flight were refunded.
     pub(super) fn can_make_it(&self, violations: &[Violation], now: Micros) -> bool {
         let at_best = violations.iter().map(|violation| violation.at_best).max().unwrap_or(0);
-        self.deadline
-            .is_none_or(|deadline| now < deadline && now.saturating_add(at_best) <= deadline)
+        !self.has_deadline() || now < self.deadline && now.saturating_add(at_best) <= self.deadline
     }
 
     pub(super) fn again(&self) -> Again {
