@@ -9,10 +9,23 @@
 //! Streams to be compared follow one another, and the median of their ratios counts, so that
 //! whatever else the machine does hits all alike. What merely looking at each byte takes is
 //! measured too: no inspection of what comes at once can take less.
+//!
+//! How much of a limit estimates of output use up is measured in virtual time, of calls that are
+//! generated, and of those in a file in the format of the Azure LLM inference traces if `TRACE`
+//! names one.
 
+#[path = "support/strict_provider.rs"]
+mod strict_provider;
 mod support;
 
-use std::{fmt::Write, hint::black_box, net::SocketAddr, time::Instant};
+use std::{
+    env,
+    fmt::Write,
+    fs,
+    hint::black_box,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{Request, Response, response::Parts};
@@ -31,7 +44,10 @@ use tower_throttle::{
     usage,
 };
 
-use self::support::{Report, median, resident_bytes};
+use self::{
+    strict_provider::{Call, Estimate, Run, generate},
+    support::{Report, median, resident_bytes},
+};
 
 const ROUNDS: usize = 201;
 const ROUNDS_AT_ONCE: usize = 1_001;
@@ -60,6 +76,7 @@ fn main() {
         overhead(&mut report, server).await;
     });
     estimate(&mut report);
+    utilisation(&mut report);
     report.publish();
 }
 
@@ -176,6 +193,68 @@ fn estimate(report: &mut Report) {
         samples.push(start.elapsed().as_secs_f64() * 1e6 / 100.0);
     }
     report.add("llm.estimate_10kb_us", median(samples), "a whole request; at most 30");
+}
+
+/// How much of a limit is used up, and how many calls are refused, by how output is reserved.
+fn utilisation(report: &mut Report) {
+    let per_token = Duration::from_millis(3);
+    let six = Run {
+        limit: 45_000,
+        window: Duration::from_secs(6),
+        guard: Duration::from_millis(100),
+        per_token,
+    };
+    let by = [Estimate::Bound, Estimate::Quantile, Estimate::Learned];
+    let six_seconds = ["llm.use_6s_bound", "llm.use_6s_quantile", "llm.use_6s_learned"];
+    let generated: Vec<_> = (1..=5).map(|seed| generate(seed, 600)).collect();
+    for (key, by) in six_seconds.into_iter().zip(by) {
+        used(report, key, "generated; at least 0.93, none refused", six, &generated, by);
+    }
+    let of_a_jump = ["llm.jump_bound", "llm.jump_quantile", "llm.jump_learned"];
+    let jumps: Vec<_> = (1..=3).map(jump).collect();
+    for (key, by) in of_a_jump.into_iter().zip(by) {
+        used(report, key, "from 50 to 900 tokens; at most 6 of 600 refused", six, &jumps, by);
+    }
+    let Some(path) = env::var_os("TRACE") else { return };
+    let text = fs::read_to_string(path).expect("the trace can be read");
+    let calls: Vec<Call> = text.lines().filter_map(call_of_trace).collect();
+    let parts: Vec<_> = calls.chunks_exact(600).step_by(4).map(<[Call]>::to_vec).collect();
+    let six_seconds = ["llm.trace_6s_bound", "llm.trace_6s_quantile", "llm.trace_6s_learned"];
+    for (key, by) in six_seconds.into_iter().zip(by) {
+        used(report, key, "of the trace", six, &parts, by);
+    }
+}
+
+/// Calls whose answers become longer all at once.
+fn jump(seed: u64) -> Vec<Call> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut around = |amount: u64| random.u64(amount * 9 / 10..amount * 11 / 10);
+    let answer = |index: usize| if index < 300 { 50 } else { 900 };
+    (0..600).map(|index| (around(300), around(answer(index)))).collect()
+}
+
+/// The mean over several traces, and all refusals.
+fn used(
+    report: &mut Report,
+    key: &'static str,
+    remark: &str,
+    run: Run,
+    traces: &[Vec<Call>],
+    by: Estimate,
+) {
+    let outcomes: Vec<_> = traces.iter().map(|calls| run.make(calls, by)).collect();
+    let refused: Vec<_> = outcomes.iter().map(|outcome| outcome.refused).collect();
+    let mean =
+        outcomes.iter().map(|outcome| outcome.utilisation).sum::<f64>() / outcomes.len() as f64;
+    report.add(key, mean, format!("{remark}; refused: {refused:?}"));
+}
+
+/// `TIMESTAMP,ContextTokens,GeneratedTokens`; nothing for the header.
+fn call_of_trace(line: &str) -> Option<Call> {
+    let mut fields = line.trim().split(',').skip(1);
+    let input = fields.next()?.parse().ok()?;
+    let output = fields.next()?.parse::<u64>().ok()?;
+    Some((input, output.clamp(1, strict_provider::BOUND)))
 }
 
 /// Seconds that a stream takes, to its end.

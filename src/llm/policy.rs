@@ -35,8 +35,12 @@ pub enum Output {
     /// them, as those of a layer are. At most 1,000 buckets are learned of. A process learns by
     /// itself and knows its own calls in flight: several processes reserve more than one.
     ///
+    /// On a public trace of a chat service with a `max_tokens` of 1,000, against a provider that
+    /// charges in advance what a call will use, it used 94 % of a limit of 45,000 in 6 s and was
+    /// refused once in 3,600 calls; the bound used 89 %.
+    ///
     /// In a simulation of 300 callers with answers of 330 tokens and a `max_tokens` of 8,192 it
-    /// used 100 % of a limit of 100,000 a minute, where the bound used 44 %.
+    /// used 96 % of a limit of 100,000 a minute, where the bound used 45 %.
     Learned,
 }
 

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "timezone")]
 mod days;
+mod estimates;
 mod headers;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,0 +1,36 @@
+//! How well output is estimated, against a provider that charges it when a call arrives.
+
+use std::time::Duration;
+
+#[path = "../../benches/support/strict_provider.rs"]
+mod strict_provider;
+
+use strict_provider::{Estimate, Run, generate};
+
+/// 45,000 tokens in any six seconds, and answers as fast as they come today.
+const SIX_SECONDS: Run = Run {
+    limit: 45_000,
+    window: Duration::from_secs(6),
+    guard: Duration::from_millis(100),
+    per_token: Duration::from_millis(3),
+};
+
+#[test]
+fn a_limit_is_used_up_and_hardly_a_call_is_refused() {
+    let (mut by_bound, mut by_learned) = (0.0, 0.0);
+    let (mut refused, mut refused_by_quantile) = (0, 0);
+    for seed in 1..=5 {
+        let calls = generate(seed, 600);
+        let by = [Estimate::Bound, Estimate::Quantile, Estimate::Learned];
+        let [bound, quantile, learned] = by.map(|by| SIX_SECONDS.make(&calls, by));
+        println!("{seed}: {bound:?} {quantile:?} {learned:?}");
+        by_bound += bound.utilisation / 5.0;
+        by_learned += learned.utilisation / 5.0;
+        refused += learned.refused;
+        refused_by_quantile += quantile.refused;
+    }
+    assert!(by_learned >= 0.93, "{by_learned}");
+    assert!(by_learned > by_bound + 0.03, "{by_learned} {by_bound}");
+    // Of 3,000.
+    assert!(refused <= 1 && refused < refused_by_quantile, "{refused} {refused_by_quantile}");
+}
