@@ -4,7 +4,10 @@ use std::{any::Any, borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 
-use crate::usage::{REQUESTS, Standard, Usage};
+use crate::{
+    observe::Buckets,
+    usage::{REQUESTS, Standard, Usage},
+};
 
 /// What one request asks for: the most it may use, of one bucket or of several at once.
 ///
@@ -198,7 +201,7 @@ impl Demand {
     /// True if there is nothing to it that a reservation has to remember besides its usage.
     #[inline]
     pub(crate) fn is_short(&self) -> bool {
-        self.more.is_none()
+        self.more.is_none() && self.class.is_none()
     }
 
     /// True if only its buckets can be unknown, as for most demands: no class, no share, standard
@@ -211,9 +214,9 @@ impl Demand {
             && self.more.as_deref().is_none_or(is_plain)
     }
 
-    /// The first of its buckets, as observers are told.
-    pub(crate) fn name(&self) -> &str {
-        self.buckets.first().map_or("", AsRef::as_ref)
+    /// Its buckets, as observers are told.
+    pub(crate) fn names(&self) -> Buckets<'_> {
+        Buckets::new(self.buckets())
     }
 
     /// The buckets it asks.

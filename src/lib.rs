@@ -94,11 +94,11 @@ pub use layer::{
     MeteredBody, Respond, RespondFuture, RespondLayer, ResponseFuture, Throttle, ThrottleLayer,
 };
 pub use limiter::{
-    Limiter, LimiterBuilder, OnUnavailable, QuotaStatus, Reservation, ReservationId, Retries,
-    Settlement, Settling, Status, Tracked,
+    BucketInfo, Limiter, LimiterBuilder, OnUnavailable, QuotaStatus, Reservation, ReservationId,
+    Retries, Settlement, Settling, Status, Tracked, Waiting,
 };
-pub use limits::{Limits, LimitsError, Undeclared};
-pub use observe::{Event, Observer};
+pub use limits::{Class, Limits, LimitsError, Undeclared};
+pub use observe::{Buckets, Event, Observer};
 pub use quota::{ChargeAt, Quota};
 #[cfg(feature = "routes")]
 pub use routes::{Route, RouteError, Routes, RoutesBuilder, RoutesError};

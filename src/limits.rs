@@ -20,13 +20,12 @@ type Resolver = Arc<dyn Fn(&str) -> Option<Vec<Quota>> + Send + Sync>;
 /// demands.
 ///
 /// ```
-/// use std::time::Duration;
-/// use tower_throttle::{Limits, Quota};
+/// use tower_throttle::{Class, Limits, Quota};
 ///
 /// let limits = Limits::new()
 ///     .bucket("gpt-4o", [Quota::per_minute("requests", 500), Quota::per_minute("tokens", 30_000)])
 ///     .family("gpt-4o-20*", "gpt-4o")
-///     .class("batch", Duration::ZERO, 0.10);
+///     .class("batch", Class::new().headroom(0.1));
 /// ```
 ///
 /// It is checked when it is given to a limiter.
@@ -35,7 +34,7 @@ pub struct Limits {
     partition: Arc<str>,
     buckets: Vec<Declared>,
     families: Vec<(String, String)>,
-    classes: Vec<Class>,
+    classes: Vec<(String, Class)>,
     weights: Vec<(String, u32)>,
     resolver: Option<Resolver>,
     undeclared: Undeclared,
@@ -61,11 +60,45 @@ pub enum Undeclared {
     Bucket(String),
 }
 
-#[derive(Clone, Debug)]
-pub(crate) struct Class {
-    name: String,
+/// How demands of a class stand among others: see [`Limits::class`].
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_throttle::{Class, Limits, Quota};
+///
+/// let limits = Limits::new()
+///     .bucket("gpt-4o", [Quota::per_minute("tokens", 30_000)])
+///     // Goes before whatever came up to 30 s earlier.
+///     .class("production", Class::new().head_start(Duration::from_secs(30)))
+///     // Leaves a tenth of every limit to others.
+///     .class("batch", Class::new().headroom(0.1));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Class {
     head_start: Duration,
     headroom: f64,
+}
+
+impl Class {
+    /// A class whose demands stand as those without a class do.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets how far back the arrival of its demands is dated in the queue (default: zero).
+    #[must_use]
+    pub fn head_start(mut self, head_start: Duration) -> Self {
+        self.head_start = head_start;
+        self
+    }
+
+    /// Sets the share of every limit that it must leave to others, from 0 (the default) up to
+    /// below 1.
+    #[must_use]
+    pub fn headroom(mut self, share: f64) -> Self {
+        self.headroom = share;
+        self
+    }
 }
 
 impl Default for Limits {
@@ -120,11 +153,10 @@ impl Limits {
         self
     }
 
-    /// Declares a class of demands: how far back its arrival is dated in the queue, and the share
-    /// of every limit (from 0 up to below 1) that it must leave to others.
+    /// Declares a class of demands, which [`Demand::class`](crate::Demand::class) names.
     #[must_use]
-    pub fn class(mut self, name: impl Into<String>, head_start: Duration, headroom: f64) -> Self {
-        self.classes.push(Class { name: name.into(), head_start, headroom });
+    pub fn class(mut self, name: impl Into<String>, class: Class) -> Self {
+        self.classes.push((name.into(), class));
         self
     }
 
@@ -258,7 +290,7 @@ impl Limits {
 
     fn classes(&self) -> Result<Vec<(Box<str>, Standing)>, LimitsError> {
         let mut classes: Vec<(Box<str>, Standing)> = Vec::new();
-        for Class { name, head_start, headroom } in &self.classes {
+        for (name, Class { head_start, headroom }) in &self.classes {
             if !(0.0..1.0).contains(headroom) {
                 let reason =
                     format!("its headroom is {headroom}, and must be from 0 up to below 1");

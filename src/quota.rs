@@ -26,6 +26,7 @@ pub(crate) use self::meter::{Meter, micros};
 /// let combined = Quota::per_minute("input_tokens", 100_000).weight("output_tokens", 5.0);
 /// let refilled = Quota::token_bucket("tokens", 30_000, Duration::from_secs(60)).burst(10_000);
 /// let spaced = Quota::per_second("requests", 10).paced();
+/// assert_eq!(requests.to_string(), "500 requests per minute");
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quota {

@@ -99,6 +99,7 @@ use self::{named::NamedTable, text::Length};
 #[cfg(feature = "routes")]
 use crate::routes::RoutesBuilder;
 use crate::{
+    Class,
     limiter::{Limiter, LimiterBuilder, OnUnavailable},
     limits::{DEFAULT_PARTITION, Limits, LimitsError, Undeclared},
 };
@@ -296,7 +297,7 @@ impl Contents {
         let on_unavailable = self.on_unavailable.as_ref().map(|text| match text {
             OnUnavailableText::Fail => OnUnavailable::Fail,
             OnUnavailableText::Allow => OnUnavailable::Allow,
-            OnUnavailableText::Local(share) => OnUnavailable::Local { share: *share },
+            OnUnavailableText::Local(share) => OnUnavailable::local(*share),
         });
         on_unavailable.unwrap_or_default().validate()?;
         let file = LimitsFile {
@@ -325,8 +326,8 @@ impl Contents {
             limits = limits.family(pattern, bucket);
         }
         for (name, ClassText { head_start, headroom }) in &self.classes.0 {
-            limits =
-                limits.class(name, head_start.map_or(Duration::ZERO, |length| length.0), *headroom);
+            let head_start = head_start.map_or(Duration::ZERO, |length| length.0);
+            limits = limits.class(name, Class::new().head_start(head_start).headroom(*headroom));
         }
         for (share, weight) in &self.weights.0 {
             limits = limits.weight(share, *weight);

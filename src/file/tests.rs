@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::LimitsFile;
-use crate::{ChargeAt, Limits, Quota, Undeclared};
+use crate::{ChargeAt, Class, Limits, Quota, Undeclared};
 
 const EXAMPLE: &str = include_str!("../../examples/limits.toml");
 
@@ -21,7 +21,7 @@ fn refused_quota(quota: &str) -> String {
 #[test]
 fn the_example_is_read() {
     let file = LimitsFile::from_toml(EXAMPLE).unwrap();
-    assert_eq!(file.on_unavailable, Some(crate::OnUnavailable::Local { share: 0.25 }));
+    assert_eq!(file.on_unavailable, Some(crate::OnUnavailable::local(0.25)));
     let limiter = file.limiter().build().unwrap();
     limiter.update(file.limits()).unwrap();
 
@@ -343,7 +343,10 @@ proptest! {
         }
         let families = families.iter().map(|(pattern, bucket)| json!({ "pattern": pattern, "bucket": bucket }));
         contents.insert("families".into(), families.collect());
-        limits = limits.class("c", Duration::from_secs(seconds), headroom);
+        limits = limits.class(
+            "c",
+            Class::new().head_start(Duration::from_secs(seconds)).headroom(headroom),
+        );
         let class = json!({ "head_start": format!("{seconds} s"), "headroom": headroom });
         contents.insert("classes".into(), json!({ "c": class }));
         limits = match undeclared {

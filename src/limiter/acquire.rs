@@ -5,7 +5,6 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use futures_util::future::{Either, select};
@@ -15,7 +14,7 @@ use super::{
     builder::OnUnavailable,
     inner::Inner,
     registry::Registry,
-    reservation::Reservation,
+    reservation::{Reservation, new_id},
     session::{Ask, Grant, Outcome, ticket::Ticket},
     settle::{no_runtime, runtime_ended},
     target::Target,
@@ -25,7 +24,7 @@ use crate::{
     engine::{Costs, Flow, Mode, Reserve},
     error::{BadDemand, Throttled},
     limits::Standing,
-    observe::Event,
+    observe::{Buckets, Event, Subject},
     quota::micros,
     store::StoreError,
 };
@@ -33,10 +32,40 @@ use crate::{
 /// What is asked for, and when it first was.
 #[derive(Clone, Copy)]
 struct Asked<'a> {
+    /// Identifies it to observers; the id of its reservation.
+    id: u64,
     demand: &'a Demand,
     mode: Mode,
     arrived: Instant,
     deadline: Option<Instant>,
+}
+
+impl<'a> Asked<'a> {
+    /// What is asked for as of now.
+    fn new(demand: &'a Demand, mode: Mode) -> Self {
+        let arrived = Instant::now();
+        let deadline = demand.max_wait.and_then(|wait| arrived.checked_add(wait));
+        Self { id: new_id(), demand, mode, arrived, deadline }
+    }
+}
+
+/// A demand whose outcome is awaited. Observers are told if its caller gives up.
+struct Pending<'a> {
+    inner: &'a Inner,
+    asked: Asked<'a>,
+    is_done: bool,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        let (Asked { id, demand, arrived, .. }, context) = (self.asked, self.inner.context());
+        if !self.is_done && context.is_observed() {
+            let target = self.inner.known_target(demand);
+            let (buckets, class) = (names(target.as_deref(), demand), demand.class.as_deref());
+            let waited = arrived.elapsed();
+            context.tell(|| Event::Cancelled { id, buckets, class, waited });
+        }
+    }
 }
 
 /// What the class and the share of a demand mean.
@@ -57,7 +86,7 @@ impl Inner {
     pub(super) fn acquire<const WAITS: bool>(
         self: Arc<Self>,
         demand: Demand,
-    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
+    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send + use<WAITS> {
         let (mut demand, mut later, mut is_done) = (demand, None, false);
         let mode = const { if WAITS { Mode::Wait } else { Mode::Try } };
         poll_fn(move |context| {
@@ -88,8 +117,8 @@ impl Inner {
         let result = self.grant_at_once(demand, mode);
         match &result {
             None => return Poll::Pending,
-            Some(Ok(_)) => self.tell_granted(demand, Duration::ZERO, false),
-            Some(Err(error)) => self.tell_refused(demand, error),
+            Some(Ok(reservation)) => self.tell_granted(demand, reservation),
+            Some(Err(error)) => self.tell_refused(new_id(), demand, error),
         }
         result.map_or(Poll::Pending, Poll::Ready)
     }
@@ -99,29 +128,38 @@ impl Inner {
         demand: Demand,
         mode: Mode,
     ) -> Result<Reservation, Throttled> {
-        let result = self.ask(&demand, mode).await;
+        let asked = Asked::new(&demand, mode);
+        let mut pending = Pending { inner: &self, asked, is_done: false };
+        let result = self.ask(asked).await;
+        pending.is_done = true;
         match &result {
-            Ok(reservation) => {
-                self.tell_granted(&demand, reservation.waited(), reservation.degraded())
-            }
-            Err(error) => self.tell_refused(&demand, error),
+            Ok(reservation) => self.tell_granted(&demand, reservation),
+            Err(error) => self.tell_refused(asked.id, &demand, error),
         }
         result
     }
 
     #[inline]
-    fn tell_granted(&self, demand: &Demand, waited: Duration, degraded: bool) {
-        self.context().tell(|| Event::Granted {
-            bucket: demand.name(),
-            reserved: &demand.usage,
-            waited,
-            degraded,
-        });
+    fn tell_granted(&self, demand: &Demand, reservation: &Reservation) {
+        if self.context().is_observed() {
+            self.context().tell(|| Event::Granted {
+                id: reservation.id(),
+                buckets: reservation.buckets().unwrap_or_else(|| demand.names()),
+                class: demand.class.as_deref(),
+                reserved: &demand.usage,
+                waited: reservation.waited(),
+                degraded: reservation.degraded(),
+            });
+        }
     }
 
     #[inline]
-    fn tell_refused(&self, demand: &Demand, error: &Throttled) {
-        self.context().tell(|| Event::Refused { bucket: demand.name(), error });
+    fn tell_refused(&self, id: u64, demand: &Demand, error: &Throttled) {
+        if self.context().is_observed() {
+            let (target, class) = (self.known_target(demand), demand.class.as_deref());
+            let buckets = names(target.as_deref(), demand);
+            self.context().tell(|| Event::Refused { id, buckets, class, error });
+        }
     }
 
     #[inline]
@@ -147,15 +185,12 @@ impl Inner {
     pub(super) async fn ask_dry(&self, demand: &Demand) -> Result<(), Throttled> {
         match self.grant_at_once(demand, Mode::Dry) {
             Some(result) => result.map(drop),
-            None => self.ask(demand, Mode::Dry).await.map(drop),
+            None => self.ask(Asked::new(demand, Mode::Dry)).await.map(drop),
         }
     }
 
     /// Asks for what could not be told at once.
-    async fn ask(&self, demand: &Demand, mode: Mode) -> Result<Reservation, Throttled> {
-        let arrived = Instant::now();
-        let deadline = demand.max_wait.and_then(|wait| arrived.checked_add(wait));
-        let asked = Asked { demand, mode, arrived, deadline };
+    async fn ask(&self, asked: Asked<'_>) -> Result<Reservation, Throttled> {
         loop {
             let (result, target) = self.ask_store(asked).await;
             match (result, target) {
@@ -300,6 +335,11 @@ fn blocks(target: &Target, demand: &Demand, terms: Terms) -> bool {
     ask(target, demand, terms, Mode::Wait).is_ok_and(|ask| target.session.blocks(&ask))
 }
 
+/// The buckets of a demand, by their own names if it is known where it is counted.
+fn names<'a>(target: Option<&'a Target>, demand: &'a Demand) -> Buckets<'a> {
+    target.map_or_else(|| demand.names(), |target| target.set.names())
+}
+
 fn ask(target: &Target, demand: &Demand, terms: Terms, mode: Mode) -> Result<Ask, Throttled> {
     let (usage, others) = (demand.usage.clone(), demand.other_usages().into());
     Ask::new(target.set.clone(), usage, others, terms.standing, terms.flow, mode)
@@ -311,6 +351,8 @@ async fn ask_on(target: &Arc<Target>, asked: Asked<'_>, terms: Terms) -> Outcome
         Ok(ask) => ask,
         Err(error) => return Outcome::Refused(error),
     };
+    let subject = Arc::new(Subject::new(asked.id, asked.demand.class.clone()));
+    let ask = ask.about(subject);
     match Ticket::new(target.session.clone(), ask, asked.arrived, asked.deadline) {
         // Boxed, since most do not wait.
         Ok(ticket) => Box::pin(ticket.outcome(asked.deadline)).await,
@@ -325,6 +367,7 @@ fn reservation(grant: Grant, target: &Arc<Target>, asked: Asked<'_>) -> Reservat
     let target = if is_same { target.clone() } else { Arc::new(target.with(set)) };
     Reservation::new(asked.demand, at, Some(target))
         .probing(probe)
+        .identified(asked.id)
         .after(asked.arrived.elapsed(), position)
 }
 

@@ -10,6 +10,7 @@ use crate::{
     engine::{Costs, Micros, Mode, On, Op, RefusedBy, Seen, Times, Violation},
     error::{Refusal, Shortage, Throttled},
     limits::BucketSpec,
+    observe::Buckets,
     quota::Meter,
     store::Bucket,
     usage::Usage,
@@ -158,6 +159,11 @@ impl BucketSet {
     /// The first bucket's name.
     pub(super) fn name(&self) -> &str {
         self.members.first().map_or("", |member| member.spec.name())
+    }
+
+    /// The names of all its buckets, as observers are told.
+    pub(super) fn names(&self) -> Buckets<'_> {
+        Buckets::new(self.specs().map(|spec| spec.name()))
     }
 
     pub(super) fn specs(&self) -> impl ExactSizeIterator<Item = &Arc<BucketSpec>> {

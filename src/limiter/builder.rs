@@ -10,6 +10,13 @@ use crate::{
 };
 
 /// What becomes of demands while the store cannot be reached.
+///
+/// ```
+/// use tower_throttle::OnUnavailable;
+///
+/// // Eight processes, each with an eighth of every limit.
+/// let on_unavailable = OnUnavailable::local(1.0 / 8.0);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub enum OnUnavailable {
@@ -18,7 +25,9 @@ pub enum OnUnavailable {
     Fail,
     /// They pass, uncounted.
     Allow,
-    /// They are throttled within this process, by a share (above 0, up to 1) of every limit.
+    /// They are throttled within this process, by a share of every limit: see
+    /// [`local`](Self::local).
+    #[non_exhaustive]
     Local {
         /// The share: with eight processes, an eighth is safe.
         share: f64,
@@ -26,6 +35,11 @@ pub enum OnUnavailable {
 }
 
 impl OnUnavailable {
+    /// Throttles within this process, by a share (above 0, up to 1) of every limit.
+    pub fn local(share: f64) -> Self {
+        Self::Local { share }
+    }
+
     pub(crate) fn validate(&self) -> Result<(), LimitsError> {
         match self {
             Self::Local { share } if !(*share > 0.0 && *share <= 1.0) => Err(LimitsError::option(

@@ -45,6 +45,12 @@ impl Context {
         &self.options
     }
 
+    /// Whether observers are told anything.
+    #[inline]
+    pub(super) fn is_observed(&self) -> bool {
+        self.options.observing.is_on()
+    }
+
     /// Tells the observer. No lock may be held.
     #[inline]
     pub(super) fn tell<'a>(&self, event: impl FnOnce() -> Event<'a>) {

@@ -7,6 +7,7 @@ use super::{
     builder::{OnUnavailable, Options, Settings},
     context::Context,
     registry::{Found, Names, Registry, Superseded, declared_now},
+    status::Waiting,
     target::Target,
 };
 use crate::{
@@ -85,6 +86,12 @@ impl Inner {
         let names = Names::from_iter([bucket.to_owned().into()]);
         self.find(&names)?
             .ok_or_else(|| Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into())))
+    }
+
+    /// The demands that wait.
+    pub(super) fn waiting(&self) -> Vec<Waiting> {
+        let sessions = self.registry().sessions();
+        sessions.iter().flat_map(|session| session.waiting()).collect()
     }
 
     /// Replaces the limits.

@@ -19,14 +19,16 @@ mod tracked_stream;
 
 use std::{fmt, sync::Arc, task::Poll, time::Duration};
 
+use futures_util::future::join;
+
 pub(crate) use self::provider_feedback::Origin;
-use self::{bucket_set::GrantedAt, inner::Inner, registry::Names};
+use self::{bucket_set::GrantedAt, inner::Inner, registry::Names, target::Target};
 pub use self::{
     builder::{LimiterBuilder, OnUnavailable, Retries},
     reservation::{Reservation, Settlement},
     reservation_id::ReservationId,
     settle::Settling,
-    status::{QuotaStatus, Status},
+    status::{BucketInfo, QuotaStatus, Status, Waiting},
     tracked_stream::Tracked,
 };
 use crate::{
@@ -105,7 +107,7 @@ impl Limiter {
     pub fn reserve(
         &self,
         demand: Demand,
-    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
+    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send + use<> {
         self.inner.clone().acquire::<true>(demand)
     }
 
@@ -119,7 +121,7 @@ impl Limiter {
     pub fn try_reserve(
         &self,
         demand: Demand,
-    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send {
+    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send + use<> {
         self.inner.clone().acquire::<false>(demand)
     }
 
@@ -136,16 +138,29 @@ impl Limiter {
         &self,
         demand: Demand,
     ) -> Result<Option<Duration>, Throttled> {
-        match self.inner.ask_dry(&demand).await {
-            Ok(()) => Ok(Some(Duration::ZERO)),
-            Err(Throttled::NotNow(refusal) | Throttled::Paused(refusal)) => {
-                Ok(refusal.retry_after())
-            }
-            Err(error) => Err(error),
-        }
+        time_until_available(&self.inner, &demand).await
     }
 
-    /// How the quotas of a bucket stand; those of [`OnUnavailable::Local`] while that stands in.
+    /// How the quotas of a bucket stand, and when a demand that comes now would start. While
+    /// [`OnUnavailable::Local`] stands in for the store, it is of the quotas there.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 1)]);
+    /// let limiter = Limiter::new(limits)?;
+    /// assert_eq!(limiter.status("api").await?.predicted, Some(Duration::ZERO));
+    ///
+    /// limiter.reserve(Demand::new("api", usage! { requests: 1 })).await?.keep().await?;
+    /// let status = limiter.status("api").await?;
+    /// assert_eq!((status.quotas[0].available, status.waiting), (0.0, 0));
+    /// assert!(status.predicted > Some(Duration::from_secs(59)));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Throttled::BadDemand`] for a bucket without quotas, [`Throttled::Store`] if the store does not answer.
@@ -156,6 +171,58 @@ impl Limiter {
             }
             (status, _) => status,
         }
+    }
+
+    /// The demands of this limiter that wait, oldest first in each partition: behind how many, for
+    /// which quota, and about how long each still has to. It asks no store.
+    ///
+    /// Its cost grows with how many wait, and the queue stands still meanwhile (about a second for
+    /// a million): it is for looking at a limiter, not for every call.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 1)]);
+    /// let limiter = Limiter::new(limits)?;
+    /// let demand = || Demand::new("api", usage! { requests: 1 });
+    /// limiter.reserve(demand()).await?.keep().await?;
+    ///
+    /// let tasks = [0, 1].map(|_| tokio::spawn(limiter.reserve(demand())));
+    /// tokio::task::yield_now().await;
+    ///
+    /// let waiting = limiter.waiting();
+    /// assert_eq!(waiting.iter().map(|one| one.position).collect::<Vec<_>>(), [0, 1]);
+    /// let binding = waiting[1].binding.as_ref().ok_or("no quota was short")?;
+    /// assert_eq!((&*binding.bucket, binding.limit), ("api", 1));
+    /// assert!(waiting[0].predicted < waiting[1].predicted);
+    /// # tasks.iter().for_each(|task| task.abort());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn waiting(&self) -> Vec<Waiting> {
+        let mut waiting = self.inner.waiting();
+        if let Some(fallback) = self.inner.fallback() {
+            waiting.extend(fallback.waiting());
+        }
+        waiting
+    }
+
+    /// The buckets that are declared or in use, by name: those of the limits, and those that a
+    /// resolver knows and a demand has named.
+    ///
+    /// ```
+    /// use tower_throttle::{Limiter, Limits, Quota};
+    ///
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 5)]);
+    /// let buckets = Limiter::new(limits)?.buckets();
+    /// assert_eq!((&*buckets[0].name, buckets[0].is_declared), ("api", true));
+    /// assert_eq!(&*buckets[0].quotas[0], "requests per minute");
+    /// # Ok::<(), tower_throttle::LimitsError>(())
+    /// ```
+    pub fn buckets(&self) -> Vec<BucketInfo> {
+        self.inner.registry().buckets()
     }
 
     /// Settles a reservation that was [detached](Reservation::detach), in this process or in
@@ -270,9 +337,34 @@ impl LimiterBuilder {
 async fn status(inner: &Inner, bucket: &str) -> Result<Status, Throttled> {
     let target = inner.find_bucket(bucket)?;
     let id = target.set.handles().next().map_or(0, |handle| handle.id());
-    match target.tell(id, Op::Status { bucket: 0 }).verdict().await? {
-        Verdict::Status(level) => Ok(Status::new(&target.set, &level)),
+    let level = target.tell(id, Op::Status { bucket: 0 }).verdict();
+    // Both are asked before either is awaited, so that they travel together.
+    let (level, predicted) = join(level, predicted(inner, &target, bucket)).await;
+    match level? {
+        Verdict::Status(level) => Ok(Status { predicted, ..Status::new(&target.set, &level) }),
         _ => Err(Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into()))),
+    }
+}
+
+/// Time until a demand for one of everything that a bucket counts would start, if that is known.
+async fn predicted(inner: &Inner, target: &Target, bucket: &str) -> Option<Duration> {
+    let metrics = target.set.meters().flat_map(|(_, meter)| meter.metrics());
+    let usage = metrics.map(|metric| (metric.to_owned(), 1)).collect();
+    let demand = Demand::new(bucket.to_owned(), usage);
+    let told = time_until_available(inner, &demand).await.ok().flatten()?;
+    // The store need not have heard of all that wait here.
+    let bucket = target.set.handles().next()?.id();
+    Some(told.max(target.session.newcomer(bucket)?))
+}
+
+async fn time_until_available(
+    inner: &Inner,
+    demand: &Demand,
+) -> Result<Option<Duration>, Throttled> {
+    match inner.ask_dry(demand).await {
+        Ok(()) => Ok(Some(Duration::ZERO)),
+        Err(Throttled::NotNow(refusal) | Throttled::Paused(refusal)) => Ok(refusal.retry_after()),
+        Err(error) => Err(error),
     }
 }
 

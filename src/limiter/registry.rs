@@ -18,6 +18,7 @@ use super::{
     bucket_set::{BucketSet, Outdated},
     context::Context,
     session::{Session, driver},
+    status::BucketInfo,
     target::Target,
 };
 use crate::{
@@ -208,6 +209,24 @@ impl Registry {
             all.into_iter().for_each(|(handle, declared)| handle.declare(declared));
         }
         self.sessions.values().cloned().collect()
+    }
+
+    pub(super) fn sessions(&self) -> Vec<Arc<Session>> {
+        self.sessions.values().cloned().collect()
+    }
+
+    /// The buckets that are declared or in use, by name.
+    pub(super) fn buckets(&self) -> Vec<BucketInfo> {
+        let unused = self.table.specs().filter(|spec| !self.buckets.contains_key(&spec.key));
+        let mut buckets: Vec<_> = unused.map(|spec| BucketInfo::new(spec, true)).collect();
+        for handle in self.buckets.values() {
+            if let (_, Declared::As(spec, _)) = handle.declared() {
+                let info = BucketInfo::new(&spec, self.table.declares_as(&spec));
+                buckets.push(info.in_use(handle.waiting()));
+            }
+        }
+        buckets.sort_by(|one, other| one.name.cmp(&other.name));
+        buckets
     }
 
     /// How many buckets it knows.

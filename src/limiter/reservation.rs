@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    borrow::Cow,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -18,7 +19,7 @@ use crate::{
     engine::{Costs, MAX_AMOUNT, Micros, Op, Settle},
     error::{BadDemand, Throttled},
     feedback::Feedback,
-    observe::Event,
+    observe::{Buckets, Event},
     quota::micros,
     usage::Usage,
 };
@@ -75,6 +76,7 @@ struct More {
     position: usize,
     note: Note,
     degraded: bool,
+    class: Option<Cow<'static, str>>,
     /// Usages of buckets that are charged another one, by the index of their names in the demand.
     others: Box<[(u16, Usage)]>,
     /// The index of the bucket that stands for the provider's account, if that is not the last one.
@@ -97,6 +99,7 @@ impl More {
             note: demand.left_note(),
             others,
             account: demand.account_index(),
+            class: demand.class.clone(),
             ..Self::default()
         })
     }
@@ -124,6 +127,17 @@ impl Reservation {
         self
     }
 
+    /// Gives it the id of its demand.
+    pub(super) fn identified(mut self, id: u64) -> Self {
+        *self.id.get_mut() = id;
+        self
+    }
+
+    /// Its buckets, as observers are told; nothing if it is not counted, or was settled.
+    pub(super) fn buckets(&self) -> Option<Buckets<'_>> {
+        self.target.as_ref().map(|target| target.set.names())
+    }
+
     /// Notes how long its demand waited, and behind how many others.
     pub(super) fn after(mut self, waited: Duration, position: usize) -> Self {
         let more = self.more.get_or_insert_default();
@@ -131,10 +145,10 @@ impl Reservation {
         self
     }
 
-    /// Tells reservations apart, in logs.
+    /// Tells reservations apart, in logs and in [events](crate::Event).
     pub fn id(&self) -> u64 {
         let id = &self.id;
-        let made = fastrand::u64(1..MAX_AMOUNT);
+        let made = new_id();
         // The first call makes it.
         match id.compare_exchange(0, made, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => made,
@@ -387,7 +401,9 @@ impl Reservation {
         let op = self.op(&target, reserved, costs, true);
         let settling = target.change(op, *self.id.get_mut(), true);
         target.session.context().tell(|| Event::Settled {
-            bucket: target.set.name(),
+            id: self.id(),
+            buckets: target.set.names(),
+            class: self.more.as_ref().and_then(|more| more.class.as_deref()),
             reserved: &self.usage,
             actual: &used,
         });
@@ -404,6 +420,11 @@ impl Drop for Reservation {
             });
         }
     }
+}
+
+/// Ids of reservations are drawn, since no two of any process may be alike.
+pub(super) fn new_id() -> u64 {
+    fastrand::u64(1..MAX_AMOUNT)
 }
 
 /// The longest that a detached reservation can be settled for: 30 days.

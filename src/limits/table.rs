@@ -85,6 +85,16 @@ impl Table {
             || !self.buckets.contains_key(or_rather) && self.family(name).is_some()
     }
 
+    /// The declared buckets.
+    pub(crate) fn specs(&self) -> impl Iterator<Item = &Arc<BucketSpec>> {
+        self.buckets.values()
+    }
+
+    /// Whether a bucket is declared by its own name, and not by a resolver.
+    pub(crate) fn declares_as(&self, spec: &BucketSpec) -> bool {
+        self.buckets.get(spec.name()).is_some_and(|declared| declared.key == spec.key)
+    }
+
     /// The standing of a class; of none, if none is named.
     pub(crate) fn standing(&self, class: Option<&str>) -> Option<Standing> {
         let Some(class) = class else { return Some(Standing::default()) };

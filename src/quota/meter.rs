@@ -163,7 +163,33 @@ impl Quota {
         let metrics: Vec<_> = self.metrics().collect();
         match self.kind {
             Kind::Concurrency => "calls in flight".into(),
-            _ => format!("{} per {:?}", metrics.join(" + "), self.window),
+            _ => format!("{} per {}", metrics.join(" + "), in_words(self.window)),
+        }
+    }
+}
+
+/// A length of time after "per": `minute`, `5 minutes`, `90 seconds`, `250ms`.
+fn in_words(length: Duration) -> String {
+    let seconds = length.as_secs();
+    if seconds == 0 || length.subsec_nanos() > 0 {
+        return format!("{length:?}");
+    }
+    let units = [(86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
+    let (unit, name) =
+        units.into_iter().find(|(unit, _)| seconds.is_multiple_of(*unit)).unwrap_or((1, "second"));
+    match seconds / unit {
+        1 => name.to_owned(),
+        count => format!("{count} {name}s"),
+    }
+}
+
+/// As the quota is declared: `30000 tokens per minute`, `4 calls in flight`, or
+/// `30000 in quota "tpm"` for one that is [named](Quota::named).
+impl fmt::Display for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{} in quota {name:?}", self.limit),
+            None => write!(f, "{} {}", self.limit, self.label()),
         }
     }
 }
@@ -253,6 +279,11 @@ impl Meter {
     /// Whether a cost here is the amount of this metric.
     pub(crate) fn counts_only(&self, metric: &str) -> bool {
         matches!(&*self.weights, [only] if &*only.metric == metric && only.parts == WEIGHT_ONE)
+    }
+
+    /// The metrics it counts.
+    pub(crate) fn metrics(&self) -> impl Iterator<Item = &str> {
+        self.weights.iter().map(|weight| &*weight.metric)
     }
 
     pub(crate) fn counts(&self, metric: &str) -> bool {

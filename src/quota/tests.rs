@@ -75,21 +75,21 @@ fn nonsense_is_told_with_the_quota_and_the_reason() {
     for (quota, reason) in [
         (
             Quota::per_minute("tokens", 0),
-            "quota `tokens per 60s`: its limit is 0, so that nothing could ever pass",
+            "quota `tokens per minute`: its limit is 0, so that nothing could ever pass",
         ),
         (
             Quota::per_minute("tokens", u64::MAX),
-            "quota `tokens per 60s`: limits above 900000000000 are not supported",
+            "quota `tokens per minute`: limits above 900000000000 are not supported",
         ),
         (
             Quota::per_minute("tokens", 1).weight("tokens", f64::NAN),
-            "quota `tokens per 60s`: the weight of `tokens` is NaN, and must be between 0 and 1000000",
+            "quota `tokens per minute`: the weight of `tokens` is NaN, and must be between 0 and 1000000",
         ),
         (
             Quota::per_minute("a", 1).weight("b", -1.0),
-            "quota `a + b per 60s`: the weight of `b` is -1, and must be between 0 and 1000000",
+            "quota `a + b per minute`: the weight of `b` is -1, and must be between 0 and 1000000",
         ),
-        (Quota::per_minute("", 1), "quota ` per 60s`: a metric has an empty name"),
+        (Quota::per_minute("", 1), "quota ` per minute`: a metric has an empty name"),
         (
             Quota::sliding_window("a", 1, Duration::ZERO).named("n"),
             "quota `n`: a window must be between a millisecond and 400 days long",
@@ -108,7 +108,7 @@ fn nonsense_is_told_with_the_quota_and_the_reason() {
         ),
         (
             Quota::per_minute("token", 3),
-            "quota `token per 60s`: it counts `token`: do you mean `tokens`? Anything else needs another name",
+            "quota `token per minute`: it counts `token`: do you mean `tokens`? Anything else needs another name",
         ),
         (
             Quota::per_minute("tokens", 3).weight("Output-Tokens", 5.0).named("n"),

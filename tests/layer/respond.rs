@@ -50,8 +50,8 @@ async fn the_ietf_fields_are_added_when_asked_for() {
     send(&layer, 90).await;
     let refused = send(&layer, 20).await;
     let retry_after = header(&refused, "retry-after").unwrap();
-    assert_eq!(header(&refused, "ratelimit-policy"), Some(r#""tokens per 60s";q=100"#));
-    let expected = format!(r#""tokens per 60s";r=10;t={retry_after}"#);
+    assert_eq!(header(&refused, "ratelimit-policy"), Some(r#""tokens per minute";q=100"#));
+    let expected = format!(r#""tokens per minute";r=10;t={retry_after}"#);
     assert_eq!(header(&refused, "ratelimit"), Some(expected.as_str()));
 }
 

@@ -42,7 +42,7 @@ use self::{
     state::{Conditions, Effects, Setup, State, Turn},
     transmit::MAX_CHARTS,
     wait_queue::{Hints, Told},
-    waiter::Rank,
+    waiter::{About, Place, Rank},
     wakeups::Wakeups,
 };
 pub(super) use self::{
@@ -53,6 +53,7 @@ use super::{
     bucket_set::{BucketSet, GrantedAt},
     context::Context,
     settle::{Settling, no_runtime},
+    status::Waiting,
 };
 use crate::{
     engine::{
@@ -270,12 +271,12 @@ impl Session {
         if let Some(error) = self.health.down() {
             return Err(Outcome::Refused(Throttled::Store(error)));
         }
-        let (set, (sender, answer)) = (ask.set().clone(), oneshot::channel());
+        let (about, (sender, answer)) = (About::of(&ask), oneshot::channel());
         let (arrived, deadline) =
             (self.time_of(arrived), deadline.map(|deadline| self.time_of(deadline)));
         let (rank, waits) = self.change(|state| state.enter(ask, arrived, deadline, sender))?;
         if let Some(position) = waits {
-            self.context.tell(|| Event::WaitStarted { bucket: set.name(), position });
+            about.tell_waits(&self.context, position);
         }
         Ok((rank, answer))
     }
@@ -294,10 +295,25 @@ impl Session {
         if waits { self.leave(rank) } else { None }
     }
 
-    /// What a demand waits for.
-    fn waits_for(&self, rank: Rank) -> Option<Refusal> {
+    /// Where a demand stands that waits.
+    fn place_of(&self, rank: Rank) -> Option<Place> {
         let now = self.now();
-        self.lock().state.waits_for(rank, now)
+        self.lock().state.queue().place_of(rank, now)
+    }
+
+    /// Time until a demand starts that comes now and needs all quotas of a bucket, if that is known,
+    /// as far as the demands of this session hold it back.
+    pub(super) fn newcomer(&self, bucket: u64) -> Option<Duration> {
+        let now = self.now();
+        self.lock().state.queue().newcomer(bucket, now).map(Duration::from_micros)
+    }
+
+    /// The demands that wait, oldest first.
+    pub(super) fn waiting(&self) -> Vec<Waiting> {
+        let now = self.now();
+        let guarded = self.lock();
+        let places = guarded.state.queue().places(now);
+        places.map(|(waiter, place)| waiter.told(place, now)).collect()
     }
 
     /// Applies, or sends, an operation that must not get lost. `ends` says that a reservation is
@@ -534,9 +550,7 @@ impl Session {
         }
         for told in told {
             match told {
-                Told::HasToWait { set, position } => {
-                    self.context.tell(|| Event::WaitStarted { bucket: set.name(), position });
-                }
+                Told::HasToWait { about, position } => about.tell_waits(&self.context, position),
                 Told::Outcome(to, outcome) => {
                     if let Err(Outcome::Granted(grant)) = to.send(outcome) {
                         self.release(grant);

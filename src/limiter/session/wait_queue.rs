@@ -7,6 +7,8 @@
 // A waiter is moved from one collection to another many times, and is large.
 #![allow(clippy::vec_box)]
 
+mod places;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
@@ -17,7 +19,7 @@ use smallvec::SmallVec;
 
 use super::{
     line::{LONGEST_LOOK, Line, due_of},
-    waiter::{Again, Ask, LineId, Outcome, OutcomeSender, PAUSE, Rank, Waiter},
+    waiter::{About, Again, Ask, LineId, Outcome, OutcomeSender, PAUSE, Rank, Waiter},
 };
 use crate::{
     engine::{self, Micros, Op, Refused, RefusedBy, Violation},
@@ -450,9 +452,11 @@ impl WaitQueue {
             if let Err(outcome) = waiter.refresh() {
                 told.push(Told::Outcome(waiter.into_answer(), outcome));
             } else if self.blocks(waiter.rank(), waiter.ask()) {
-                let set = waiter.ask().set().clone();
+                let about = About::of(waiter.ask());
                 match self.place(waiter) {
-                    Ok(Entered::Waits { position }) => told.push(Told::HasToWait { set, position }),
+                    Ok(Entered::Waits { position }) => {
+                        told.push(Told::HasToWait { about, position })
+                    }
                     Ok(Entered::ToSend) => {}
                     Err((answer, error)) => {
                         told.push(Told::Outcome(answer, Outcome::Refused(error)))
@@ -652,7 +656,7 @@ impl WaitQueue {
         let lines = self.lines_of(&waiter, violations);
         match self.start_waiting(&mut waiter, &lines, violations, now) {
             Ok(Some(position)) => {
-                told.push(Told::HasToWait { set: waiter.ask().set().clone(), position })
+                told.push(Told::HasToWait { about: About::of(waiter.ask()), position })
             }
             Ok(None) => {}
             Err(error) => {
@@ -860,9 +864,9 @@ impl WaitQueue {
 #[derive(Debug)]
 pub(super) enum Told {
     Outcome(OutcomeSender, Outcome),
-    /// A demand on this set has to wait, which was not known.
+    /// A demand has to wait, which was not known.
     HasToWait {
-        set: Arc<BucketSet>,
+        about: About,
         position: usize,
     },
 }

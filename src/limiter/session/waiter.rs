@@ -8,8 +8,14 @@ use tokio::sync::oneshot;
 use crate::{
     engine::{Costs, Flow, Micros, Mode, On, Reserve, Violation},
     error::{Refusal, Throttled},
-    limiter::bucket_set::{BucketSet, GrantedAt, Outdated},
+    limiter::{
+        bucket_set::{BucketSet, GrantedAt, Outdated},
+        context::Context,
+        status::Waiting,
+    },
     limits::Standing,
+    observe::{Buckets, Event, Subject},
+    quota::micros,
     usage::Usage,
 };
 
@@ -23,6 +29,8 @@ pub(in crate::limiter) struct Ask {
     standing: Standing,
     flow: Flow,
     mode: Mode,
+    /// What observers are told of it.
+    subject: Option<Arc<Subject>>,
 }
 
 /// The place of a demand among those of its session: when it arrived, less its head start, and then
@@ -63,9 +71,16 @@ impl Ask {
         flow: Flow,
         mode: Mode,
     ) -> Result<Self, Throttled> {
-        let mut ask = Self { set, usage, others, costs: Costs::new(), standing, flow, mode };
+        let (costs, subject) = (Costs::new(), None);
+        let mut ask = Self { set, usage, others, costs, standing, flow, mode, subject };
         ask.count()?;
         Ok(ask)
+    }
+
+    /// Says what observers are told of it.
+    pub(in crate::limiter) fn about(mut self, subject: Arc<Subject>) -> Self {
+        self.subject = Some(subject);
+        self
     }
 
     fn count(&mut self) -> Result<(), Throttled> {
@@ -141,6 +156,41 @@ impl Ask {
     }
 }
 
+/// What observers are told of a pending demand.
+#[derive(Clone, Debug)]
+pub(super) struct About {
+    set: Arc<BucketSet>,
+    subject: Option<Arc<Subject>>,
+}
+
+impl About {
+    pub(super) fn of(ask: &Ask) -> Self {
+        Self { set: ask.set.clone(), subject: ask.subject.clone() }
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.subject.as_ref().map_or(0, |subject| subject.id)
+    }
+
+    pub(super) fn buckets(&self) -> Buckets<'_> {
+        self.set.names()
+    }
+
+    pub(super) fn class(&self) -> Option<&str> {
+        self.subject.as_ref()?.class()
+    }
+
+    /// Tells that it has to wait, in the span of its caller.
+    pub(super) fn tell_waits(&self, context: &Context, position: usize) {
+        let (id, class) = (self.id(), self.class());
+        let event = || Event::WaitStarted { id, buckets: self.buckets(), class, position };
+        match &self.subject {
+            Some(subject) if context.is_observed() => subject.in_span(|| context.tell(event)),
+            _ => context.tell(event),
+        }
+    }
+}
+
 /// What comes of a demand.
 #[derive(Debug)]
 pub(in crate::limiter) enum Outcome {
@@ -209,6 +259,17 @@ pub(super) struct LineId {
 
 /// In the place of a quota: the pause of a bucket. Quotas' ids are below 2^53.
 pub(super) const PAUSE: u64 = u64::MAX;
+
+/// Where a waiter stands.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    /// How many go before it, as far as is known.
+    pub(super) position: usize,
+    /// Time until it starts, about; nothing if that depends on calls in flight or is not known.
+    pub(super) predicted: Option<Micros>,
+    /// What it waits for, as of the last look at the front of each of its lines.
+    pub(super) refusal: Option<Refusal>,
+}
 
 /// A pending demand.
 #[derive(Debug)]
@@ -306,6 +367,21 @@ impl Waiter {
 
     pub(super) fn stand_in(&mut self, lines: SmallVec<[LineId; 2]>) {
         self.lines = lines;
+    }
+
+    /// Where it stands, for those that ask.
+    pub(super) fn told(&self, place: Place, now: Micros) -> Waiting {
+        let about = About::of(&self.ask);
+        let head_start = micros(self.ask.head_start());
+        Waiting {
+            id: about.id(),
+            buckets: about.buckets().iter().map(Into::into).collect(),
+            class: about.class().map(Into::into),
+            waited: Duration::from_micros(self.rank.age(now).saturating_sub(head_start)),
+            position: place.position,
+            binding: place.refusal.as_ref().and_then(Refusal::binding).cloned(),
+            predicted: place.predicted.map(Duration::from_micros),
+        }
     }
 
     /// Counts it on its buckets as they are declared now: see [`Ask::refresh`].

@@ -79,8 +79,8 @@ async fn what_does_not_fit_is_refused_with_the_time_to_come_again() {
     let header = |name: &str| refused.headers()[name].to_str().unwrap().to_owned();
     let retry_after: u64 = header("retry-after").parse().unwrap();
     assert!((30..=62).contains(&retry_after), "{retry_after}");
-    assert_eq!(header("ratelimit-policy"), r#""tokens per 60s";q=1000"#);
-    assert_eq!(header("ratelimit"), format!(r#""tokens per 60s";r=100;t={retry_after}"#));
+    assert_eq!(header("ratelimit-policy"), r#""tokens per minute";q=1000"#);
+    assert_eq!(header("ratelimit"), format!(r#""tokens per minute";r=100;t={retry_after}"#));
     let text = refused.text().await.unwrap();
     assert_eq!(text, "too many requests", "nothing of the tenants");
 
