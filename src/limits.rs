@@ -31,7 +31,11 @@ type Resolver = Arc<dyn Fn(&str) -> Option<Vec<Quota>> + Send + Sync>;
 /// It is checked when it is given to a limiter.
 #[derive(Clone)]
 pub struct Limits {
+    /// Where buckets are that are put nowhere else: the last one that was set, and one before that
+    /// differs, which is an error.
     partition: Arc<str>,
+    other_partition: Option<Arc<str>>,
+    is_partition_set: bool,
     buckets: Vec<Declared>,
     families: Vec<(String, String)>,
     classes: Vec<(String, Class)>,
@@ -42,7 +46,8 @@ pub struct Limits {
 
 #[derive(Clone, Debug)]
 struct Declared {
-    partition: Arc<str>,
+    /// That of the limits, if it is not put into another one.
+    partition: Option<Arc<str>>,
     name: String,
     quotas: Vec<Quota>,
 }
@@ -112,6 +117,8 @@ impl Limits {
     pub fn new() -> Self {
         Self {
             partition: DEFAULT_PARTITION.into(),
+            other_partition: None,
+            is_partition_set: false,
             buckets: Vec::new(),
             families: Vec::new(),
             classes: Vec::new(),
@@ -121,11 +128,43 @@ impl Limits {
         }
     }
 
-    /// Puts the buckets declared after this into a partition. One demand can take from several
-    /// buckets of one partition only; in Redis Cluster a partition lives on one shard.
+    /// Puts all buckets into a partition, whether they are declared before this or after it
+    /// (default: `default`). One demand can take from several buckets of one partition only; in
+    /// Redis Cluster a partition lives on one shard.
+    ///
+    /// Single buckets go into others with [`bucket_in`](Self::bucket_in). Two different names are
+    /// an error when the limiter is built.
     #[must_use]
     pub fn partition(mut self, name: impl AsRef<str>) -> Self {
-        self.partition = name.as_ref().into();
+        let before = std::mem::replace(&mut self.partition, name.as_ref().into());
+        if self.is_partition_set && before != self.partition {
+            self.other_partition = Some(before);
+        }
+        self.is_partition_set = true;
+        self
+    }
+
+    /// Declares a bucket in a partition of its own, or one that it shares with other such buckets.
+    ///
+    /// ```
+    /// use tower_throttle::{Limits, Quota};
+    ///
+    /// let limits = Limits::new()
+    ///     .bucket("gpt-4o", [Quota::per_minute("tokens", 30_000)])
+    ///     .bucket_in("europe", "gpt-4o-eu", [Quota::per_minute("tokens", 10_000)]);
+    /// ```
+    #[must_use]
+    pub fn bucket_in(
+        mut self,
+        partition: impl AsRef<str>,
+        name: impl Into<String>,
+        quotas: impl IntoIterator<Item = Quota>,
+    ) -> Self {
+        self.buckets.push(Declared {
+            partition: Some(partition.as_ref().into()),
+            name: name.into(),
+            quotas: quotas.into_iter().collect(),
+        });
         self
     }
 
@@ -137,11 +176,7 @@ impl Limits {
         quotas: impl IntoIterator<Item = Quota>,
     ) -> Self {
         let quotas = quotas.into_iter().collect();
-        self.buckets.push(Declared {
-            partition: self.partition.clone(),
-            name: name.into(),
-            quotas,
-        });
+        self.buckets.push(Declared { partition: None, name: name.into(), quotas });
         self
     }
 
@@ -217,6 +252,7 @@ impl Limits {
         let mut buckets = HashMap::new();
         let mut before: Option<(&[Quota], BucketSpec)> = None;
         for Declared { partition, name, quotas } in &self.buckets {
+            let partition = partition.as_ref().unwrap_or(&self.partition);
             let key = Arc::new(BucketKey::new(partition, name));
             let spec = match before {
                 // Many are often declared alike; they share what comes of it.
@@ -260,7 +296,16 @@ impl Limits {
 
     /// In Redis a partition is a hash tag.
     fn check_partitions(&self) -> Result<(), LimitsError> {
-        let declared = self.buckets.iter().map(|bucket| &bucket.partition).chain([&self.partition]);
+        if let Some(other) = &self.other_partition {
+            let place = format!("partition `{}`", self.partition);
+            let reason = format!(
+                "the partition of all buckets is set to `{other}` too: declare those of another one \
+                 with `bucket_in`"
+            );
+            return Err(LimitsError::at(place, reason));
+        }
+        let own = self.buckets.iter().filter_map(|bucket| bucket.partition.as_ref());
+        let declared = own.chain([&self.partition]);
         for name in declared {
             if name.is_empty() || name.contains(['{', '}']) {
                 let reason =

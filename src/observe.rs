@@ -1,7 +1,6 @@
 //! What happens in a limiter, told to an observer.
 
 use std::{
-    borrow::Cow,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -10,7 +9,7 @@ use std::{
 
 use smallvec::SmallVec;
 
-use crate::{error::Throttled, store::StoreError, usage::Usage};
+use crate::{error::Throttled, name::Name, store::StoreError, usage::Usage};
 
 /// Listens to a limiter.
 ///
@@ -171,6 +170,18 @@ pub enum Event<'a> {
         /// [`longest_pause`](crate::LimiterBuilder::longest_pause).
         applied: Duration,
     },
+    /// None of the first demands of a bucket has charged one of its quotas, by what it reserved or
+    /// by what it used: is its metric misspelt, or does no extractor or inspector give it? Told
+    /// once for each quota, when a hundred were settled.
+    #[non_exhaustive]
+    NeverCharged {
+        /// The bucket.
+        bucket: &'a str,
+        /// The quota.
+        quota: &'a str,
+        /// How many demands were settled.
+        demands: u32,
+    },
     /// The store has lost the state of a bucket that still meant something: it starts anew, empty.
     #[non_exhaustive]
     StateLost {
@@ -231,7 +242,7 @@ impl fmt::Display for Buckets<'_> {
 #[derive(Debug)]
 pub(crate) struct Subject {
     pub(crate) id: u64,
-    pub(crate) class: Option<Cow<'static, str>>,
+    class: Option<Name>,
     /// The span in which the demand was asked for. A task that is not its caller's may tell of it.
     #[cfg(feature = "tracing")]
     span: tracing::Span,
@@ -239,7 +250,7 @@ pub(crate) struct Subject {
 
 impl Subject {
     /// A demand of this class that is asked for in the present span.
-    pub(crate) fn new(id: u64, class: Option<Cow<'static, str>>) -> Self {
+    pub(crate) fn new(id: u64, class: Option<Name>) -> Self {
         #[cfg(feature = "tracing")]
         return {
             let current = catch_unwind(tracing::Span::current);
@@ -250,7 +261,7 @@ impl Subject {
     }
 
     pub(crate) fn class(&self) -> Option<&str> {
-        self.class.as_deref()
+        self.class.as_ref().map(Name::as_str)
     }
 
     /// Runs `tell` in the span of the demand's caller.
@@ -351,6 +362,9 @@ fn trace(event: &Event<'_>) {
         }
         Event::Paused { bucket, quota, applied, .. } => {
             info!(bucket, quota, ?applied, "the provider said to wait");
+        }
+        Event::NeverCharged { bucket, quota, demands } => {
+            warn!(bucket, quota, demands, "no demand has charged this quota");
         }
         Event::StateLost { bucket } => warn!(bucket, "the store has lost the state of a bucket"),
         Event::Degraded { error } => error!(%error, "degraded"),

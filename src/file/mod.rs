@@ -48,7 +48,7 @@
 //!
 //! A quota, with the kinds that a field is for in brackets:
 //!
-//! * `kind`: `"sliding"` (default), `"token_bucket"`, `"paced"`, `"fixed"` or `"concurrency"`
+//! * `kind`: `"sliding_window"` (default), `"token_bucket"`, `"paced"`, `"fixed_window"` or `"concurrency"`
 //! * `limit`: (all) *needed*
 //! * `metric`: (all but `concurrency`) *needed*
 //! * `per`: (all but `concurrency`) the window, *needed*; `"1 day in
@@ -78,7 +78,7 @@
 //!   `refuse = true`
 //! * `and`: a list of buckets to take the same from
 //! * `usage`: `{ tokens = 1_500 }`: the most that each request may use
-//! * `class`, `max_wait`: see [`Demand`](crate::Demand)
+//! * `class`, `share` (which may use parameters of the path), `max_wait`: see [`Demand`](crate::Demand)
 //!
 //! A length of time is a number, with decimals if need be, and a unit: `300 ms`, `1.5 s`, `1 m`,
 //! `12 h`, `30 d`, or `second`, `minute`, `hour`, `day` in full.
@@ -101,7 +101,7 @@ use crate::routes::RoutesBuilder;
 use crate::{
     Class,
     limiter::{Limiter, LimiterBuilder, OnUnavailable},
-    limits::{DEFAULT_PARTITION, Limits, LimitsError, Undeclared},
+    limits::{Limits, LimitsError, Undeclared},
 };
 
 /// The contents of a limits file: limits, routes and the fallback. See [the format](self).
@@ -315,12 +315,13 @@ impl Contents {
     }
 
     fn limits(&self) -> Result<Limits, LimitsError> {
-        let usual = self.partition.as_deref().unwrap_or(DEFAULT_PARTITION);
         let mut limits = Limits::new();
         for (name, BucketText { quotas, partition }) in &self.buckets.0 {
-            limits = limits.partition(partition.as_deref().unwrap_or(usual));
             let quotas = each(quotas, &format!("buckets.{name}.quotas"), quota::QuotaText::quota)?;
-            limits = limits.bucket(name, quotas);
+            limits = match partition {
+                Some(partition) => limits.bucket_in(partition, name, quotas),
+                None => limits.bucket(name, quotas),
+            };
         }
         for Family { pattern, bucket } in &self.families {
             limits = limits.family(pattern, bucket);
@@ -337,8 +338,11 @@ impl Contents {
             UndeclaredText::Unlimited => Undeclared::Unlimited,
             UndeclaredText::Bucket(bucket) => Undeclared::Bucket(bucket.clone()),
         };
-        // Buckets of a resolver are in the default partition too.
-        Ok(limits.partition(usual).undeclared(undeclared))
+        let limits = limits.undeclared(undeclared);
+        Ok(match &self.partition {
+            Some(partition) => limits.partition(partition),
+            None => limits,
+        })
     }
 }
 

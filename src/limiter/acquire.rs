@@ -61,7 +61,7 @@ impl Drop for Pending<'_> {
         let (Asked { id, demand, arrived, .. }, context) = (self.asked, self.inner.context());
         if !self.is_done && context.is_observed() {
             let target = self.inner.known_target(demand);
-            let (buckets, class) = (names(target.as_deref(), demand), demand.class.as_deref());
+            let (buckets, class) = (names(target.as_deref(), demand), demand.class_name());
             let waited = arrived.elapsed();
             context.tell(|| Event::Cancelled { id, buckets, class, waited });
         }
@@ -123,6 +123,26 @@ impl Inner {
         result.map_or(Poll::Pending, Poll::Ready)
     }
 
+    /// Grants or refuses a demand at once.
+    pub(super) fn try_reserve_now(&self, demand: &Demand) -> Result<Reservation, Throttled> {
+        if let Poll::Ready(result) = self.acquire_at_once(demand, Mode::Try) {
+            return result;
+        }
+        let result = if !self.context().in_process() {
+            Err(Throttled::NotInProcess)
+        } else if self.find(&demand.buckets)?.is_none() {
+            Ok(Reservation::uncounted(demand))
+        } else {
+            // Demands came before it that the store has not looked at.
+            Err(Throttled::NotNow(Box::default()))
+        };
+        match &result {
+            Ok(reservation) => self.tell_granted(demand, reservation),
+            Err(error) => self.tell_refused(new_id(), demand, error),
+        }
+        result
+    }
+
     async fn acquire_later(
         self: Arc<Self>,
         demand: Demand,
@@ -145,7 +165,7 @@ impl Inner {
             self.context().tell(|| Event::Granted {
                 id: reservation.id(),
                 buckets: reservation.buckets().unwrap_or_else(|| demand.names()),
-                class: demand.class.as_deref(),
+                class: demand.class_name(),
                 reserved: &demand.usage,
                 waited: reservation.waited(),
                 degraded: reservation.degraded(),
@@ -156,7 +176,7 @@ impl Inner {
     #[inline]
     fn tell_refused(&self, id: u64, demand: &Demand, error: &Throttled) {
         if self.context().is_observed() {
-            let (target, class) = (self.known_target(demand), demand.class.as_deref());
+            let (target, class) = (self.known_target(demand), demand.class_name());
             let buckets = names(target.as_deref(), demand);
             self.context().tell(|| Event::Refused { id, buckets, class, error });
         }
@@ -377,16 +397,16 @@ fn terms(
     target: Option<&Target>,
     demand: &Demand,
 ) -> Result<Terms, Throttled> {
-    let (table, class) = (registry.table(), demand.class.as_deref());
+    let (table, class) = (registry.table(), demand.class_name());
     let Some(standing) = table.standing(class) else {
         return Err(Throttled::BadDemand(BadDemand::UnknownClass(
             class.unwrap_or_default().into(),
         )));
     };
-    let specs: Vec<_> = target.into_iter().flat_map(|target| target.set.specs().cloned()).collect();
+    let specs = target.into_iter().flat_map(|target| target.set.specs());
     let usages = demand.other_usages().iter().map(|(_, usage)| usage).chain([&demand.usage]);
     for usage in usages {
-        if let Some(metric) = table.unknown_metric(usage, &specs) {
+        if let Some(metric) = table.unknown_metric(usage, specs.clone()) {
             return Err(Throttled::BadDemand(BadDemand::UnknownMetric(metric.into())));
         }
     }

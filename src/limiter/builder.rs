@@ -52,6 +52,14 @@ impl OnUnavailable {
 }
 
 /// How often and how soon a batch that got no answer is sent again.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_throttle::Retries;
+///
+/// let retries = Retries::new().max(5).first_pause(Duration::from_millis(20)).jitter(0.2);
+/// assert_eq!((retries.max, retries.longest_pause), (5, Duration::from_secs(5)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Retries {
@@ -77,6 +85,40 @@ impl Default for Retries {
 }
 
 impl Retries {
+    /// Three retries, after about 100, 200 and 400 ms.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets how often at most.
+    #[must_use]
+    pub fn max(mut self, max: u32) -> Self {
+        self.max = max;
+        self
+    }
+
+    /// Sets the pause before the first retry, which is doubled for each further one.
+    #[must_use]
+    pub fn first_pause(mut self, pause: Duration) -> Self {
+        self.first_pause = pause;
+        self
+    }
+
+    /// Sets the longest pause.
+    #[must_use]
+    pub fn longest_pause(mut self, pause: Duration) -> Self {
+        self.longest_pause = pause;
+        self
+    }
+
+    /// Sets the part of a pause that is random, from 0 to 1; anything else is an error when the
+    /// limiter is built.
+    #[must_use]
+    pub fn jitter(mut self, part: f64) -> Self {
+        self.jitter = part;
+        self
+    }
+
     /// No retries.
     pub fn none() -> Self {
         Self { max: 0, ..Self::default() }

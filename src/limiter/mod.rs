@@ -4,6 +4,7 @@ mod acquire;
 mod bucket_handle;
 mod bucket_set;
 mod builder;
+mod charge_watch;
 mod context;
 mod inner;
 mod provider_feedback;
@@ -37,6 +38,7 @@ use crate::{
     error::{BadDemand, Throttled},
     feedback::Feedback,
     limits::{Limits, LimitsError},
+    name::Name,
     quota::micros,
     store::Store,
     usage::Usage,
@@ -123,6 +125,27 @@ impl Limiter {
         demand: Demand,
     ) -> impl Future<Output = Result<Reservation, Throttled>> + Send + use<> {
         self.inner.clone().acquire::<false>(demand)
+    }
+
+    /// Reserves the demand if it fits now and none that waits needs the same, without a future and
+    /// without a runtime: for state in this process.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, Limiter, Limits, Quota, Throttled, usage};
+    ///
+    /// let limiter = Limiter::new(Limits::new().bucket("api", [Quota::per_minute("requests", 1)]))?;
+    /// let demand = || Demand::new("api", usage! { requests: 1 });
+    /// let reservation = limiter.try_reserve_now(demand())?;
+    /// assert!(matches!(limiter.try_reserve_now(demand()), Err(Throttled::NotNow(_))));
+    /// drop(reservation.keep());
+    /// # Ok::<(), tower_throttle::BoxError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Throttled::NotNow`] if it does not fit, [`Throttled::NotInProcess`] for any other store
+    /// than one in this process, and see [`Throttled`].
+    pub fn try_reserve_now(&self, demand: Demand) -> Result<Reservation, Throttled> {
+        self.inner.try_reserve_now(&demand)
     }
 
     /// How long the demand would have to wait if nothing were refunded: zero if it fits now,
@@ -230,13 +253,15 @@ impl Limiter {
     /// charge after its lease.
     ///
     /// # Errors
-    /// See [`Throttled`].
+    /// [`Throttled::BadDemand`] for a metric that is not a standard one and that no quota counts;
+    /// nothing is settled then. And see [`Throttled`].
     ///
     /// # Cancel safety
     /// A dropped future may or may not have settled it.
     pub async fn settle(&self, id: &ReservationId, actual: Usage) -> Result<bool, Throttled> {
-        let names: Names = id.buckets.iter().map(|name| name.clone().into()).collect();
+        let names: Names = id.buckets.iter().map(|name| Name::new(name)).collect();
         let Some(target) = self.inner.find(&names)? else { return Ok(false) };
+        target.check(&actual)?;
         let set = &target.set;
         let used: Vec<_> =
             id.others.iter().map(|(index, usage)| (*index, usage.corrected(&actual))).collect();
@@ -293,10 +318,29 @@ impl Limiter {
 
     /// Replaces the limits, at once also for those that wait. What is charged stays charged.
     ///
+    /// Says which buckets in use it dropped: demands on them are refused from now on, or go where
+    /// the new limits send undeclared names.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let quotas = || [Quota::per_minute("requests", 5)];
+    /// let limiter = Limiter::new(Limits::new().bucket("gpt-4", quotas()))?;
+    /// let reservation = limiter.reserve(Demand::new("gpt-4", usage! { requests: 1 })).await?;
+    ///
+    /// let update = limiter.update(Limits::new().bucket("gpt-4o", quotas()))?;
+    /// assert_eq!(&*update.dropped()[0], "gpt-4");
+    /// reservation.keep().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// A declaration that makes no sense: which one, and why. Then nothing changes.
-    pub fn update(&self, limits: Limits) -> Result<(), LimitsError> {
-        self.inner.update(&limits)
+    pub fn update(&self, limits: Limits) -> Result<Update, LimitsError> {
+        self.inner.update(&limits).map(|dropped| Update { dropped })
     }
 
     /// Refuses every demand from now on, and those that wait; then waits until the settles so far
@@ -321,6 +365,19 @@ impl Limiter {
     #[cfg(feature = "llm")]
     pub(crate) fn declares(&self, name: &str, or_rather: &str) -> bool {
         self.inner.registry().table().declares(name, or_rather)
+    }
+}
+
+/// What an [update](Limiter::update) of limits changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    dropped: Vec<Arc<str>>,
+}
+
+impl Update {
+    /// Returns the buckets in use that are declared no more, or stand for something else now.
+    pub fn dropped(&self) -> &[Arc<str>] {
+        &self.dropped
     }
 }
 

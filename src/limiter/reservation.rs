@@ -2,7 +2,6 @@
 
 use std::{
     any::Any,
-    borrow::Cow,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -19,6 +18,7 @@ use crate::{
     engine::{Costs, MAX_AMOUNT, Micros, Op, Settle},
     error::{BadDemand, Throttled},
     feedback::Feedback,
+    name::Name,
     observe::{Buckets, Event},
     quota::micros,
     usage::Usage,
@@ -76,7 +76,7 @@ struct More {
     position: usize,
     note: Note,
     degraded: bool,
-    class: Option<Cow<'static, str>>,
+    class: Option<Name>,
     /// Usages of buckets that are charged another one, by the index of their names in the demand.
     others: Box<[(u16, Usage)]>,
     /// The index of the bucket that stands for the provider's account, if that is not the last one.
@@ -86,6 +86,10 @@ struct More {
 }
 
 impl More {
+    fn class_name(&self) -> Option<&str> {
+        self.class.as_ref().map(Name::as_str)
+    }
+
     /// Most demands have none of it.
     #[inline]
     fn of(demand: &Demand) -> Option<Box<Self>> {
@@ -210,7 +214,9 @@ impl Reservation {
     /// counts changes nothing.
     ///
     /// # Errors
-    /// Those of the future: see [`Settling`].
+    /// Those of the future: [`Throttled::BadDemand`] for a metric that is not a standard one and
+    /// that no quota of the limiter counts, as in [`reserve`](crate::Limiter::reserve); what else
+    /// is named is charged all the same. And see [`Settling`].
     pub fn settle(mut self, actual: Usage) -> Settling {
         self.end(&Settlement::Exact(actual))
     }
@@ -248,9 +254,13 @@ impl Reservation {
     /// never waits: more than is available becomes a debt.
     ///
     /// # Errors
-    /// Those of the future: see [`Settling`].
+    /// Those of the future: [`Throttled::BadDemand`] for a metric that is not a standard one and
+    /// that no quota of the limiter counts; nothing changes then. And see [`Settling`].
     pub fn adjust(&mut self, estimate: Usage) -> Settling {
         let Some(target) = self.target.clone() else { return Settling::done() };
+        if let Err(error) = target.check(&estimate) {
+            return Settling::failed(error);
+        }
         let reserved = self.costs(&target);
         self.usage = self.usage.corrected(&estimate);
         if let Some(more) = &mut self.more {
@@ -304,6 +314,50 @@ impl Reservation {
             self.ends_probe();
         }
         self.origin().map_or_else(Settling::done, |origin| origin.feedback(feedback))
+    }
+
+    /// Gives everything back and holds all that share its account's bucket to what the provider
+    /// said, for a call that was refused and not counted (429, say).
+    ///
+    /// Both are said in the right order: how long to wait before anything is free again, and what
+    /// is left once it is. With [`feedback`](Self::feedback) and [`release`](Self::release) one
+    /// after the other, what the release gives back would be left besides.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::{Demand, Feedback, Limiter, Limits, Named, Quota, usage};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("tokens", 30_000)]);
+    /// let limiter = Limiter::new(limits)?;
+    /// let reservation = limiter.reserve(Demand::new("api", usage! { tokens: 1_500 })).await?;
+    ///
+    /// // "429, x-ratelimit-remaining-tokens: 0, x-ratelimit-reset-tokens: 30"
+    /// let reset = Some(Duration::from_secs(30));
+    /// let feedback = Feedback::new().with_left(Named::metric("tokens"), 0, reset);
+    /// reservation.refused(&feedback).await?;
+    /// let quota = &limiter.status("api").await?.quotas[0];
+    /// assert_eq!((quota.in_flight, quota.available), (0, 0.0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// It is applied, or enqueued, when this returns; the future only reports.
+    ///
+    /// # Errors
+    /// Those of the future: see [`Settling`].
+    pub fn refused(mut self, feedback: &Feedback) -> Settling {
+        if feedback.retry_after().is_some() {
+            self.ends_probe();
+        }
+        let origin = self.origin();
+        let wait = origin.as_ref().and_then(|origin| origin.wait(feedback));
+        let released = self.end(&Settlement::Release);
+        let left = origin.as_ref().and_then(|origin| origin.left(feedback));
+        // A release that does not arrive is what matters most.
+        let _ = (wait, left);
+        released
     }
 
     /// Where feedback on the call goes, also when it has been settled.
@@ -365,14 +419,32 @@ impl Reservation {
     #[inline]
     fn end(&mut self, settlement: &Settlement) -> Settling {
         match settlement {
-            Settlement::Exact(actual) => self.charge(|reserved| reserved.corrected(actual), false),
-            Settlement::AtLeast(seen) => self.charge(|reserved| reserved.at_least(seen), true),
+            Settlement::Exact(actual) => {
+                let is_known = self.check(actual);
+                let settling = self.charge(|reserved| reserved.corrected(actual), false);
+                is_known.map_or_else(Settling::failed, |()| settling)
+            }
+            Settlement::AtLeast(seen) => {
+                let is_known = self.check(seen);
+                let settling = self.charge(|reserved| reserved.at_least(seen), true);
+                is_known.map_or_else(Settling::failed, |()| settling)
+            }
             Settlement::Keep => self.charge(Usage::clone, false),
             Settlement::Release => {
                 // It was not called, so that nothing is known of the provider.
                 self.ends_probe();
                 self.charge(Usage::zeroed, false)
             }
+        }
+    }
+
+    /// # Errors
+    /// A metric that no quota counts. A standard one costs nothing to check.
+    #[inline]
+    fn check(&self, usage: &Usage) -> Result<(), Throttled> {
+        match &self.target {
+            Some(target) if !usage.is_standard() => target.check(usage),
+            _ => Ok(()),
         }
     }
 
@@ -398,12 +470,15 @@ impl Reservation {
                 .zip(&reserved)
                 .for_each(|(actual, &reserved)| *actual = reserved.max(*actual));
         }
+        target.set.watch([&reserved, &costs], |bucket, quota, demands| {
+            target.session.context().tell(|| Event::NeverCharged { bucket, quota, demands });
+        });
         let op = self.op(&target, reserved, costs, true);
         let settling = target.change(op, *self.id.get_mut(), true);
         target.session.context().tell(|| Event::Settled {
             id: self.id(),
             buckets: target.set.names(),
-            class: self.more.as_ref().and_then(|more| more.class.as_deref()),
+            class: self.more.as_ref().and_then(|more| more.class_name()),
             reserved: &self.usage,
             actual: &used,
         });

@@ -1,6 +1,6 @@
 //! Limits, compiled: what a name stands for.
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use wildmatch::WildMatch;
 
@@ -45,6 +45,12 @@ pub(crate) enum Resolved {
 pub(crate) enum Unresolved {
     Undeclared,
     Invalid(LimitsError),
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").field("buckets", &self.buckets.len()).finish_non_exhaustive()
+    }
 }
 
 impl Table {
@@ -118,10 +124,10 @@ impl Table {
     pub(crate) fn unknown_metric<'u>(
         &self,
         usage: &'u Usage,
-        specs: &[Arc<BucketSpec>],
+        specs: impl Iterator<Item = &'u Arc<BucketSpec>> + Clone,
     ) -> Option<&'u str> {
         let known =
-            |metric: &str| specs.iter().any(|bucket| bucket.counts(metric)) || self.counts(metric);
+            |metric: &str| specs.clone().any(|bucket| bucket.counts(metric)) || self.counts(metric);
         usage.iter_others().map(|(metric, _)| metric).find(|metric| !known(metric))
     }
 }

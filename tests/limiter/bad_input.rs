@@ -15,8 +15,7 @@ async fn a_demand_that_names_what_is_not_there() {
         .bucket("a", [Quota::per_hour("tokens", 100)])
         .bucket("b", [Quota::per_hour("tokens", 100)])
         .family("a-*", "a")
-        .partition("elsewhere")
-        .bucket("c", [Quota::per_hour("tokens", 100)]);
+        .bucket_in("elsewhere", "c", [Quota::per_hour("tokens", 100)]);
     let limiter = Limiter::new(limits).unwrap();
     let cases: [(Demand, BadDemand); 7] = [
         (Demand::new("z", Usage::new()), BadDemand::UnknownBucket("z".into())),
@@ -79,6 +78,8 @@ async fn limits_that_make_no_sense() {
         Limits::new().partition("").bucket("a", [tokens()]),
         Limits::new().partition("{p}").bucket("a", [tokens()]),
         quota(tokens()).partition("p}"),
+        quota(tokens()).bucket_in("{", "b", [tokens()]),
+        quota(tokens()).partition("p").partition("q"),
         quota(tokens()).weight("tenant", 0),
         quota(tokens()).weight("tenant", 1_000_001),
         quota(tokens()).weight("tenant", 2).weight("tenant", 3),

@@ -114,3 +114,34 @@ async fn it_is_about_the_last_bucket_of_several_unless_the_demand_names_another(
     assert_eq!((available("model").await, available("tenant").await), (40.0, 5.0));
     assert!(limiter.feedback("nobody", &retry_after(secs(1))).await.is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_call_leaves_what_the_provider_said_and_nothing_besides() {
+    let store = FakeStore::new();
+    for is_shared in [false, true] {
+        let builder = Limiter::builder(limits());
+        let builder = if is_shared { builder.store(store.clone()) } else { builder };
+        let limiter = builder.build().unwrap();
+        let none_left = tower_throttle::Feedback::new().with_left(
+            tower_throttle::Named::metric("tokens"),
+            0,
+            Some(secs(30)),
+        );
+        let call = limiter.reserve(tokens(60)).await.unwrap();
+        call.refused(&none_left).await.unwrap();
+        let quota = limiter.status("a").await.unwrap().quotas[0].clone();
+        assert_eq!(
+            (quota.available, quota.charged, quota.in_flight),
+            (0.0, 0.0, 0),
+            "shared: {is_shared}"
+        );
+        // Said before the release, what that gives back is left besides.
+        limiter.resume("a").await.unwrap();
+        tokio::time::sleep(secs(31)).await;
+        let call = limiter.reserve(tokens(60)).await.unwrap();
+        call.feedback(&none_left).await.unwrap();
+        call.release().await.unwrap();
+        assert_eq!(limiter.status("a").await.unwrap().quotas[0].available, 60.0);
+        store.inner.clear();
+    }
+}

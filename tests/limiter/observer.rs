@@ -249,3 +249,35 @@ async fn a_long_wait_names_what_binds_of_several_buckets() {
     );
     waits.iter().for_each(|wait| wait.abort());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_quota_that_no_demand_charges_is_told_of_once() {
+    let store = FakeStore::new();
+    for is_shared in [false, true] {
+        let recorder = Recorder::default();
+        let quotas = || {
+            [
+                Quota::per_hour("tokens", 9_999),
+                Quota::per_hour("cents", 9),
+                Quota::per_hour("words", 9),
+            ]
+        };
+        let limits = Limits::new().bucket("a", quotas()).bucket("b", quotas());
+        let builder = Limiter::builder(limits).observer(recorder.clone());
+        let builder = if is_shared { builder.store(store.clone()) } else { builder };
+        let limiter = builder.build().unwrap();
+        for call in 0..250 {
+            // One is charged only by what is used, and only once.
+            let actual = if call == 50 {
+                usage! { words: 1 }
+            } else {
+                usage! {}
+            };
+            limiter.reserve(tokens(1)).await.unwrap().settle(actual).await.unwrap();
+            assert_eq!(recorder.count("NeverCharged"), usize::from(call >= 99), "{call}");
+        }
+        let told = r#"NeverCharged { bucket: "a", quota: "cents per hour", demands: 100 }"#;
+        assert_eq!(recorder.count(told), 1, "shared: {is_shared}");
+        store.inner.clear();
+    }
+}

@@ -183,12 +183,12 @@ async fn s23_an_update_reaches_those_that_wait_in_each_process(world: World) {
     let error = waiting.outcome().await.unwrap_err();
     assert!(matches!(error, Throttled::ExceedsCapacity(_)), "{error}");
 
-    all.iter().for_each(|limiter| limiter.update(limits(5)).unwrap());
+    all.iter().for_each(|limiter| drop(limiter.update(limits(5)).unwrap()));
     let first = Waiting::for_(&one, tokens(4)).await;
     world.advance(APART).await;
     let second = Waiting::for_(&other, tokens(1)).await;
     assert!(!first.is_over() && !second.is_over());
-    all.iter().for_each(|limiter| limiter.update(limits(10)).unwrap());
+    all.iter().for_each(|limiter| drop(limiter.update(limits(10)).unwrap()));
     assert!(becomes(&all, || first.is_over() && second.is_over()).await);
     first.granted().await.keep().await.unwrap();
     second.granted().await.keep().await.unwrap();

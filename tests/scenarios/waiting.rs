@@ -192,11 +192,9 @@ async fn s26_a_head_start_passes_those_that_wait(world: World) {
 }
 
 fn with_headroom(limit: u64) -> Limits {
-    Limits::new().bucket("a", [Quota::per_hour("tokens", limit)]).class(
-        "batch",
-        Duration::ZERO,
-        0.1,
-    )
+    Limits::new()
+        .bucket("a", [Quota::per_hour("tokens", limit)])
+        .class("batch", Class::new().headroom(0.1))
 }
 
 fn batch(amount: u64) -> Demand {

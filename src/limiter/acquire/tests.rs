@@ -166,11 +166,13 @@ async fn events_of_a_waiter_are_emitted_in_its_callers_span() {
             self.entered.lock().expect("no test panics here").pop();
         }
 
-        fn current_span(&self) -> span::Current {
+        fn current_span(&self) -> tracing_core::span::Current {
             let entered = self.entered.lock().expect("no test panics here").last().copied();
             match entered.and_then(|id| Some((id, self.metadata(id)?))) {
-                Some((id, metadata)) => span::Current::new(span::Id::from_u64(id), metadata),
-                None => span::Current::none(),
+                Some((id, metadata)) => {
+                    tracing_core::span::Current::new(span::Id::from_u64(id), metadata)
+                }
+                None => tracing_core::span::Current::none(),
             }
         }
     }

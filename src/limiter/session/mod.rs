@@ -583,6 +583,6 @@ fn new_id() -> u64 {
 /// Part of every reservation's, so it is short.
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("partition", &self.partition).finish_non_exhaustive()
+        f.debug_tuple("Session").field(&self.partition).finish()
     }
 }
