@@ -407,7 +407,7 @@ async fn status(inner: &Inner, bucket: &str) -> Result<Status, Throttled> {
 async fn predicted(inner: &Inner, target: &Target, bucket: &str) -> Option<Duration> {
     let metrics = target.set.meters().flat_map(|(_, meter)| meter.metrics());
     let usage = metrics.map(|metric| (metric.to_owned(), 1)).collect();
-    let demand = Demand::new(bucket.to_owned(), usage);
+    let demand = Demand::new(bucket, usage);
     let told = time_until_available(inner, &demand).await.ok().flatten()?;
     // The store need not have heard of all that wait here.
     let bucket = target.set.handles().next()?.id();

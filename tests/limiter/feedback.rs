@@ -101,9 +101,8 @@ async fn it_is_about_the_last_bucket_of_several_unless_the_demand_names_another(
         .bucket("model", [Quota::per_minute("tokens", 100)])
         .bucket("tenant", [Quota::per_minute("tokens", 100)]);
     let limiter = Limiter::new(limits).unwrap();
-    let tokens = |bucket: &str| {
-        tower_throttle::Demand::new(bucket.to_owned(), tower_throttle::usage! { tokens: 10 })
-    };
+    let tokens =
+        |bucket: &str| tower_throttle::Demand::new(bucket, tower_throttle::usage! { tokens: 10 });
     let said = |left| Feedback::new().with_left(Named::metric("tokens").limit(100), left, None);
     let available = async |bucket| limiter.status(bucket).await.unwrap().quotas[0].available;
     let call = limiter.reserve(tokens("tenant").and("model")).await.unwrap();

@@ -108,13 +108,16 @@ async fn events_of_a_waiter_are_emitted_in_its_callers_span() {
 
     use tracing::{Instrument, Metadata, Subscriber, field::Field, span};
 
+    /// A message, and the span that it is in.
+    type Told = (String, Option<&'static str>);
+
     /// Notes the message of each event of this crate, and the span that it is in.
     #[derive(Default)]
     struct Spans {
         next: AtomicU64,
         known: Mutex<Vec<(u64, &'static Metadata<'static>)>>,
         entered: Mutex<Vec<u64>>,
-        told: Arc<Mutex<Vec<(String, Option<&'static str>)>>>,
+        told: Arc<Mutex<Vec<Told>>>,
     }
 
     impl Spans {
@@ -177,7 +180,7 @@ async fn events_of_a_waiter_are_emitted_in_its_callers_span() {
         }
     }
 
-    let (told, spans) = (Arc::default(), Spans::default());
+    let (told, spans) = (Arc::<Mutex<Vec<Told>>>::default(), Spans::default());
     let _guard = tracing::subscriber::set_default(Spans { told: Arc::clone(&told), ..spans });
     let limits = Limits::new().bucket("a", [Quota::per_hour("tokens", 100)]);
     let limiter = Limiter::new(limits).expect("they are valid");

@@ -55,7 +55,7 @@ impl Ask {
         let mut demand = Demand::new(buckets.next().expect("a bucket"), usage);
         demand = buckets.fold(demand, Demand::and);
         if let Some(class) = order.get("class") {
-            demand = demand.class(class.to_owned());
+            demand = demand.class(class);
         }
         if let Some(flow) = order.get("share") {
             demand = api::share(demand, flow);
