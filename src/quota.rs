@@ -259,6 +259,9 @@ impl Quota {
     }
 
     fn with_anchor(mut self, anchor: Anchor) -> Self {
+        if self.base == Base::Sliding {
+            self.base = Base::Fixed;
+        }
         if self.anchor.replace(anchor).is_some() {
             self.contradiction = Some("it is said twice when its windows begin");
         }
@@ -340,10 +343,7 @@ impl Quota {
             return Err(reason.into());
         }
         let paces = self.burst.as_ref().is_some_and(Burst::paces);
-        let base = match self.base {
-            Base::Sliding if self.anchor.is_some() => Base::Fixed,
-            base => base,
-        };
+        let base = self.base;
         let is = |bases: &[Base]| bases.contains(&base);
         let settings = [
             ("a guard", self.guard.is_some(), is(&[Base::Sliding])),
