@@ -111,7 +111,7 @@ impl<E, I> RespondLayer<E, I> {
     /// served, those of all quotas of the demand's first bucket.
     ///
     /// Each response then asks the store how the bucket stands, which for a store elsewhere is a
-    /// round trip more. What is not known in time is left out.
+    /// round trip more. They are left out if it does not answer.
     #[must_use]
     pub fn rate_limit_fields_always(mut self) -> Self {
         self.shape.fields = Fields::Always;

@@ -199,8 +199,8 @@ impl Limiter {
     /// The demands of this limiter that wait, oldest first in each partition: behind how many, for
     /// which quota, and about how long each still has to. It asks no store.
     ///
-    /// Its cost grows with how many wait, and the queue stands still meanwhile (about a second for
-    /// a million): it is for looking at a limiter, not for every call.
+    /// Its cost grows with how many wait, and the queue stands still meanwhile: it is for
+    /// looking at a limiter, not for every call.
     ///
     /// ```
     /// use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
