@@ -1,10 +1,15 @@
 //! What one request asks for.
 
-use std::{any::Any, borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{any::Any, fmt, sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 
-use crate::usage::{REQUESTS, Standard, Usage};
+use crate::{
+    fingerprint::secret,
+    name::Name,
+    observe::Buckets,
+    usage::{REQUESTS, Standard, Usage},
+};
 
 /// What one request asks for: the most it may use, of one bucket or of several at once.
 ///
@@ -19,9 +24,9 @@ use crate::usage::{REQUESTS, Standard, Usage};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Demand {
-    pub(crate) buckets: SmallVec<[Cow<'static, str>; 1]>,
+    pub(crate) buckets: SmallVec<[Name; 1]>,
     pub(crate) usage: Usage,
-    pub(crate) class: Option<Cow<'static, str>>,
+    pub(crate) class: Option<Name>,
     pub(crate) max_wait: Option<Duration>,
     /// Boxed, since a short demand is moved faster and most have none of it.
     more: Option<Box<More>>,
@@ -30,8 +35,8 @@ pub struct Demand {
 /// The rare parts of a demand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct More {
-    share: Option<Cow<'static, str>>,
-    account: Option<Cow<'static, str>>,
+    share: Option<Name>,
+    account: Option<Name>,
     /// Usages of buckets that are not asked for [`Demand::usage`], by the bucket's index.
     usages: Vec<(u16, Usage)>,
     note: Note,
@@ -68,10 +73,39 @@ impl Demand {
     /// Asks a bucket for the most that a call may use. A usage that does not name `requests` is one
     /// request.
     #[inline]
-    pub fn new(bucket: impl Into<Cow<'static, str>>, usage: Usage) -> Self {
+    pub fn new(bucket: impl AsRef<str>, usage: Usage) -> Self {
         let mut buckets = SmallVec::new();
-        buckets.push(bucket.into());
+        buckets.push(Name::new(bucket.as_ref()));
         Self { buckets, usage: with_a_request(usage), class: None, max_wait: None, more: None }
+    }
+
+    /// Asks the bucket of a secret, such as a caller's API key: by a hash of it, so that the secret
+    /// itself gets into no key of a store, log, event or error.
+    ///
+    /// The bucket is named `prefix:` and 32 hexadecimal digits of a hash, so a family (`key:*`) or a
+    /// resolver declares it. The same secret has the same name in every process.
+    /// [`secret_name`](Self::secret_name) tells it, for [`Limiter::status`](crate::Limiter::status)
+    /// or to declare a single bucket.
+    ///
+    /// The hash is SHA-256 without a salt: it hides keys that cannot be guessed, and neither
+    /// passwords nor telephone numbers.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, Limits, Quota, usage};
+    ///
+    /// let limits = Limits::new()
+    ///     .resolver(|name| name.starts_with("key:").then(|| vec![Quota::per_minute("requests", 60)]));
+    /// let demand = Demand::secret("key", "sk-live-51Hx", usage! { requests: 1 });
+    /// assert!(!format!("{demand:?}").contains("51Hx"));
+    /// assert_eq!(demand.buckets().next(), Some(&*Demand::secret_name("key", "sk-live-51Hx")));
+    /// ```
+    pub fn secret(prefix: &str, secret: &str, usage: Usage) -> Self {
+        Self::new(Self::secret_name(prefix, secret), usage)
+    }
+
+    /// Returns the name of the bucket of a secret: see [`secret`](Self::secret).
+    pub fn secret_name(prefix: &str, secret: &str) -> String {
+        format!("{prefix}:{}", self::secret(secret))
     }
 
     /// Asks no bucket for anything: it is granted at once, and charged nowhere.
@@ -88,8 +122,8 @@ impl Demand {
     /// Asks another bucket for the same, such as a tenant's parent. It is granted by all or by
     /// none.
     #[must_use]
-    pub fn and(mut self, bucket: impl Into<Cow<'static, str>>) -> Self {
-        self.buckets.push(bucket.into());
+    pub fn and(mut self, bucket: impl AsRef<str>) -> Self {
+        self.buckets.push(Name::new(bucket.as_ref()));
         self
     }
 
@@ -105,7 +139,7 @@ impl Demand {
     /// A settle gives both buckets the same actual usage; metrics that it does not name keep what
     /// the bucket was asked for.
     #[must_use]
-    pub fn and_with(mut self, bucket: impl Into<Cow<'static, str>>, usage: Usage) -> Self {
+    pub fn and_with(mut self, bucket: impl AsRef<str>, usage: Usage) -> Self {
         // More buckets than this are refused when the demand is looked up.
         let index = u16::try_from(self.buckets.len()).unwrap_or(u16::MAX);
         self.more_mut().usages.push((index, with_a_request(usage)));
@@ -116,23 +150,23 @@ impl Demand {
     /// bucket are served in turns, by their [weights](crate::Limits::weight); inside a flow the
     /// oldest demand goes first. Demands without a share are one flow.
     #[must_use]
-    pub fn share(mut self, share: impl Into<Cow<'static, str>>) -> Self {
-        self.more_mut().share = Some(share.into());
+    pub fn share(mut self, share: impl AsRef<str>) -> Self {
+        self.more_mut().share = Some(Name::new(share.as_ref()));
         self
     }
 
     /// Which of its buckets stands for the provider's account: the one that
     /// [`Reservation::feedback`](crate::Reservation::feedback) is about (default: the last one).
     #[must_use]
-    pub fn account(mut self, bucket: impl Into<Cow<'static, str>>) -> Self {
-        self.more_mut().account = Some(bucket.into());
+    pub fn account(mut self, bucket: impl AsRef<str>) -> Self {
+        self.more_mut().account = Some(Name::new(bucket.as_ref()));
         self
     }
 
     /// The class it belongs to, which [`Limits::class`](crate::Limits::class) declares.
     #[must_use]
-    pub fn class(mut self, class: impl Into<Cow<'static, str>>) -> Self {
-        self.class = Some(class.into());
+    pub fn class(mut self, class: impl AsRef<str>) -> Self {
+        self.class = Some(Name::new(class.as_ref()));
         self
     }
 
@@ -173,13 +207,13 @@ impl Demand {
 
     /// The flow it belongs to, if it names one.
     pub(crate) fn share_name(&self) -> Option<&str> {
-        self.more.as_ref()?.share.as_deref()
+        self.more.as_ref()?.share.as_ref().map(Name::as_str)
     }
 
     /// The index of the bucket that stands for the provider's account, if the demand names one of
     /// its own.
     pub(crate) fn account_index(&self) -> Option<usize> {
-        let account = self.more.as_ref()?.account.as_deref()?;
+        let account = self.more.as_ref()?.account.as_ref()?;
         self.buckets.iter().position(|bucket| bucket == account)
     }
 
@@ -198,7 +232,7 @@ impl Demand {
     /// True if there is nothing to it that a reservation has to remember besides its usage.
     #[inline]
     pub(crate) fn is_short(&self) -> bool {
-        self.more.is_none()
+        self.more.is_none() && self.class.is_none()
     }
 
     /// True if only its buckets can be unknown, as for most demands: no class, no share, standard
@@ -211,14 +245,20 @@ impl Demand {
             && self.more.as_deref().is_none_or(is_plain)
     }
 
-    /// The first of its buckets, as observers are told.
-    pub(crate) fn name(&self) -> &str {
-        self.buckets.first().map_or("", AsRef::as_ref)
+    /// Its buckets, as observers are told.
+    pub(crate) fn names(&self) -> Buckets<'_> {
+        Buckets::new(self.buckets())
+    }
+
+    /// The class it belongs to, if it names one.
+    #[inline]
+    pub(crate) fn class_name(&self) -> Option<&str> {
+        self.class.as_ref().map(Name::as_str)
     }
 
     /// The buckets it asks.
     pub fn buckets(&self) -> impl Iterator<Item = &str> {
-        self.buckets.iter().map(AsRef::as_ref)
+        self.buckets.iter().map(Name::as_str)
     }
 
     /// The most that the call may use.

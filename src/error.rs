@@ -14,7 +14,7 @@ use crate::{limits::LimitsError, store::StoreError};
 /// | `ExceedsCapacity`, `BadDemand` | ask for something else, or change the limits |
 /// | `QueueFull` | shed load |
 /// | `Store` | repair the store; until then [`OnUnavailable`](crate::OnUnavailable) decides |
-/// | `NoRuntime`, `Closed` | repair the program |
+/// | `NoRuntime`, `NotInProcess`, `Closed` | repair the program |
 ///
 /// A throttled service boxes it: `error.downcast_ref::<Throttled>()` finds it there, and
 /// [`Throttled::find`] below the errors of other layers and clients.
@@ -64,6 +64,9 @@ pub enum Throttled {
     /// The demand would have to wait, or to ask a store that is elsewhere, and there is no tokio
     /// runtime here.
     NoRuntime,
+    /// The demand was to be granted at once, and the store is not in this process: see
+    /// [`Limiter::try_reserve_now`](crate::Limiter::try_reserve_now).
+    NotInProcess,
     /// The limiter was closed.
     Closed,
 }
@@ -104,7 +107,7 @@ impl Throttled {
 
     /// A short name that never changes, for metrics and logs: `not_now`, `deadline`, `paused`,
     /// `exceeds_capacity`, `queue_full`, `store_unavailable`, `store_rejected`, `bad_demand`,
-    /// `no_runtime` or `closed`.
+    /// `no_runtime`, `not_in_process` or `closed`.
     ///
     /// ```
     /// assert_eq!(tower_throttle::Throttled::Closed.kind(), "closed");
@@ -120,6 +123,7 @@ impl Throttled {
             Self::Store(_) => "store_rejected",
             Self::BadDemand(_) => "bad_demand",
             Self::NoRuntime => "no_runtime",
+            Self::NotInProcess => "not_in_process",
             Self::Closed => "closed",
         }
     }
@@ -202,6 +206,7 @@ impl fmt::Debug for Throttled {
             Self::Store(_) => "Store",
             Self::BadDemand(_) => "BadDemand",
             Self::NoRuntime => "NoRuntime",
+            Self::NotInProcess => "NotInProcess",
             Self::Closed => "Closed",
         };
         write!(f, "{variant}({self})")
@@ -236,6 +241,9 @@ impl fmt::Display for Throttled {
             Self::NoRuntime => {
                 f.write_str("what has to wait needs a tokio runtime: call it inside of one")
             }
+            Self::NotInProcess => f.write_str(
+                "the store is not in this process, so that its answer has to be awaited",
+            ),
             Self::Closed => f.write_str("the limiter was closed"),
         }
     }
@@ -344,13 +352,16 @@ pub struct Shortage {
     /// calls in flight, or is never. No less than what is left of a wait that the provider asked
     /// for.
     pub retry_after: Option<Duration>,
+    /// The quota's window; nothing for calls in flight and for a pause.
+    pub window: Option<Duration>,
 }
 
 impl Shortage {
     /// A shortage of one quota, for tests: nothing is asked, nothing is left and no time is known.
     pub fn new(bucket: impl Into<Arc<str>>, quota: impl Into<Arc<str>>) -> Self {
         let (bucket, quota) = (bucket.into(), quota.into());
-        Self { bucket, quota, limit: 0, available: 0, requested: 0, retry_after: None }
+        let (retry_after, window) = (None, None);
+        Self { bucket, quota, limit: 0, available: 0, requested: 0, retry_after, window }
     }
 
     /// Sets what the quota admits at most.
@@ -371,6 +382,13 @@ impl Shortage {
     #[must_use]
     pub fn with_requested(mut self, requested: u64) -> Self {
         self.requested = requested;
+        self
+    }
+
+    /// Sets the quota's window.
+    #[must_use]
+    pub fn with_window(mut self, window: Duration) -> Self {
+        self.window = Some(window);
         self
     }
 
@@ -462,6 +480,7 @@ mod tests {
             StoreError::Rejected("wrong password".into()).into(),
             BadDemand::UnknownBucket("api".into()).into(),
             Throttled::NoRuntime,
+            Throttled::NotInProcess,
             Throttled::Closed,
         ]
     }

@@ -77,6 +77,7 @@ mod limiter;
 mod limits;
 #[cfg(feature = "llm")]
 pub mod llm;
+mod name;
 mod observe;
 mod quota;
 #[cfg(feature = "routes")]
@@ -97,11 +98,11 @@ pub use layer::{
     MeteredBody, Respond, RespondFuture, RespondLayer, ResponseFuture, Throttle, ThrottleLayer,
 };
 pub use limiter::{
-    Limiter, LimiterBuilder, OnUnavailable, QuotaStatus, Reservation, ReservationId, Retries,
-    Settlement, Settling, Status, Tracked,
+    BucketInfo, Limiter, LimiterBuilder, OnUnavailable, QuotaStatus, Reservation, ReservationId,
+    Retries, Settlement, Settling, Status, Tracked, Update, Waiting,
 };
-pub use limits::{Limits, LimitsError, Undeclared};
-pub use observe::{Event, Observer};
+pub use limits::{Class, Limits, LimitsError, Undeclared};
+pub use observe::{Buckets, Event, Observer};
 pub use quota::{ChargeAt, Quota};
 #[cfg(feature = "routes")]
 pub use routes::{Route, RouteError, Routes, RoutesBuilder, RoutesError};
@@ -110,6 +111,52 @@ pub use usage::{Usage, UsageIter};
 
 #[cfg(feature = "redis")]
 pub use redis;
+
+/// What callers keep and share is `Send` and `Sync`.
+#[cfg(test)]
+const _: () = {
+    const fn shared<T: Send + Sync + 'static>() {}
+
+    shared::<Demand>();
+    shared::<Usage>();
+    shared::<Quota>();
+    shared::<Limits>();
+    shared::<LimitsError>();
+    shared::<Limiter>();
+    shared::<LimiterBuilder>();
+    shared::<Reservation>();
+    shared::<ReservationId>();
+    shared::<Settling>();
+    shared::<Settlement>();
+    shared::<Status>();
+    shared::<Waiting>();
+    shared::<BucketInfo>();
+    shared::<Update>();
+    shared::<Throttled>();
+    shared::<Refusal>();
+    shared::<Feedback>();
+    shared::<ExtractError>();
+    shared::<Event<'static>>();
+    shared::<MemoryStore>();
+    shared::<std::sync::Arc<dyn Store>>();
+    shared::<store::StoreError>();
+    shared::<ThrottleLayer<fn(&mut ()) -> Result<Demand, ExtractError>>>();
+    shared::<RespondLayer<fn(&mut ()) -> Result<Demand, ExtractError>, inspect::KeepReserved>>();
+    shared::<Throttle<(), fn(&mut ()) -> Result<Demand, ExtractError>>>();
+    shared::<MeteredBody<()>>();
+    #[cfg(feature = "redis")]
+    shared::<store::RedisStore>();
+    #[cfg(feature = "sqlite")]
+    shared::<store::SqliteStore>();
+    #[cfg(feature = "routes")]
+    shared::<Routes<()>>();
+};
+
+/// What macros need. No part of the API.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::usage::Amount;
+}
 
 /// The examples of the README are compiled and run.
 #[cfg(all(doctest, feature = "llm", feature = "redis", feature = "reqwest"))]

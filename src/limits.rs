@@ -20,22 +20,25 @@ type Resolver = Arc<dyn Fn(&str) -> Option<Vec<Quota>> + Send + Sync>;
 /// demands.
 ///
 /// ```
-/// use std::time::Duration;
-/// use tower_throttle::{Limits, Quota};
+/// use tower_throttle::{Class, Limits, Quota};
 ///
 /// let limits = Limits::new()
 ///     .bucket("gpt-4o", [Quota::per_minute("requests", 500), Quota::per_minute("tokens", 30_000)])
 ///     .family("gpt-4o-20*", "gpt-4o")
-///     .class("batch", Duration::ZERO, 0.10);
+///     .class("batch", Class::new().headroom(0.1));
 /// ```
 ///
 /// It is checked when it is given to a limiter.
 #[derive(Clone)]
 pub struct Limits {
+    /// Where buckets are that are put nowhere else: the last one that was set, and one before that
+    /// differs, which is an error.
     partition: Arc<str>,
+    other_partition: Option<Arc<str>>,
+    is_partition_set: bool,
     buckets: Vec<Declared>,
     families: Vec<(String, String)>,
-    classes: Vec<Class>,
+    classes: Vec<(String, Class)>,
     weights: Vec<(String, u32)>,
     resolver: Option<Resolver>,
     undeclared: Undeclared,
@@ -43,7 +46,8 @@ pub struct Limits {
 
 #[derive(Clone, Debug)]
 struct Declared {
-    partition: Arc<str>,
+    /// That of the limits, if it is not put into another one.
+    partition: Option<Arc<str>>,
     name: String,
     quotas: Vec<Quota>,
 }
@@ -61,11 +65,45 @@ pub enum Undeclared {
     Bucket(String),
 }
 
-#[derive(Clone, Debug)]
-pub(crate) struct Class {
-    name: String,
+/// How demands of a class stand among others: see [`Limits::class`].
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_throttle::{Class, Limits, Quota};
+///
+/// let limits = Limits::new()
+///     .bucket("gpt-4o", [Quota::per_minute("tokens", 30_000)])
+///     // Goes before whatever came up to 30 s earlier.
+///     .class("production", Class::new().head_start(Duration::from_secs(30)))
+///     // Leaves a tenth of every limit to others.
+///     .class("batch", Class::new().headroom(0.1));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Class {
     head_start: Duration,
     headroom: f64,
+}
+
+impl Class {
+    /// A class whose demands stand as those without a class do.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets how far back the arrival of its demands is dated in the queue (default: zero).
+    #[must_use]
+    pub fn head_start(mut self, head_start: Duration) -> Self {
+        self.head_start = head_start;
+        self
+    }
+
+    /// Sets the share of every limit that it must leave to others, from 0 (the default) up to
+    /// below 1.
+    #[must_use]
+    pub fn headroom(mut self, share: f64) -> Self {
+        self.headroom = share;
+        self
+    }
 }
 
 impl Default for Limits {
@@ -79,6 +117,8 @@ impl Limits {
     pub fn new() -> Self {
         Self {
             partition: DEFAULT_PARTITION.into(),
+            other_partition: None,
+            is_partition_set: false,
             buckets: Vec::new(),
             families: Vec::new(),
             classes: Vec::new(),
@@ -88,11 +128,43 @@ impl Limits {
         }
     }
 
-    /// Puts the buckets declared after this into a partition. One demand can take from several
-    /// buckets of one partition only; in Redis Cluster a partition lives on one shard.
+    /// Puts all buckets into a partition, whether they are declared before this or after it
+    /// (default: `default`). One demand can take from several buckets of one partition only; in
+    /// Redis Cluster a partition lives on one shard.
+    ///
+    /// Single buckets go into others with [`bucket_in`](Self::bucket_in). Two different names are
+    /// an error when the limiter is built.
     #[must_use]
     pub fn partition(mut self, name: impl AsRef<str>) -> Self {
-        self.partition = name.as_ref().into();
+        let before = std::mem::replace(&mut self.partition, name.as_ref().into());
+        if self.is_partition_set && before != self.partition {
+            self.other_partition = Some(before);
+        }
+        self.is_partition_set = true;
+        self
+    }
+
+    /// Declares a bucket in a partition of its own, or one that it shares with other such buckets.
+    ///
+    /// ```
+    /// use tower_throttle::{Limits, Quota};
+    ///
+    /// let limits = Limits::new()
+    ///     .bucket("gpt-4o", [Quota::per_minute("tokens", 30_000)])
+    ///     .bucket_in("europe", "gpt-4o-eu", [Quota::per_minute("tokens", 10_000)]);
+    /// ```
+    #[must_use]
+    pub fn bucket_in(
+        mut self,
+        partition: impl AsRef<str>,
+        name: impl Into<String>,
+        quotas: impl IntoIterator<Item = Quota>,
+    ) -> Self {
+        self.buckets.push(Declared {
+            partition: Some(partition.as_ref().into()),
+            name: name.into(),
+            quotas: quotas.into_iter().collect(),
+        });
         self
     }
 
@@ -104,11 +176,7 @@ impl Limits {
         quotas: impl IntoIterator<Item = Quota>,
     ) -> Self {
         let quotas = quotas.into_iter().collect();
-        self.buckets.push(Declared {
-            partition: self.partition.clone(),
-            name: name.into(),
-            quotas,
-        });
+        self.buckets.push(Declared { partition: None, name: name.into(), quotas });
         self
     }
 
@@ -120,11 +188,10 @@ impl Limits {
         self
     }
 
-    /// Declares a class of demands: how far back its arrival is dated in the queue, and the share
-    /// of every limit (from 0 up to below 1) that it must leave to others.
+    /// Declares a class of demands, which [`Demand::class`](crate::Demand::class) names.
     #[must_use]
-    pub fn class(mut self, name: impl Into<String>, head_start: Duration, headroom: f64) -> Self {
-        self.classes.push(Class { name: name.into(), head_start, headroom });
+    pub fn class(mut self, name: impl Into<String>, class: Class) -> Self {
+        self.classes.push((name.into(), class));
         self
     }
 
@@ -185,6 +252,7 @@ impl Limits {
         let mut buckets = HashMap::new();
         let mut before: Option<(&[Quota], BucketSpec)> = None;
         for Declared { partition, name, quotas } in &self.buckets {
+            let partition = partition.as_ref().unwrap_or(&self.partition);
             let key = Arc::new(BucketKey::new(partition, name));
             let spec = match before {
                 // Many are often declared alike; they share what comes of it.
@@ -228,7 +296,16 @@ impl Limits {
 
     /// In Redis a partition is a hash tag.
     fn check_partitions(&self) -> Result<(), LimitsError> {
-        let declared = self.buckets.iter().map(|bucket| &bucket.partition).chain([&self.partition]);
+        if let Some(other) = &self.other_partition {
+            let place = format!("partition `{}`", self.partition);
+            let reason = format!(
+                "the partition of all buckets is set to `{other}` too: declare those of another one \
+                 with `bucket_in`"
+            );
+            return Err(LimitsError::at(place, reason));
+        }
+        let own = self.buckets.iter().filter_map(|bucket| bucket.partition.as_ref());
+        let declared = own.chain([&self.partition]);
         for name in declared {
             if name.is_empty() || name.contains(['{', '}']) {
                 let reason =
@@ -258,7 +335,7 @@ impl Limits {
 
     fn classes(&self) -> Result<Vec<(Box<str>, Standing)>, LimitsError> {
         let mut classes: Vec<(Box<str>, Standing)> = Vec::new();
-        for Class { name, head_start, headroom } in &self.classes {
+        for (name, Class { head_start, headroom }) in &self.classes {
             if !(0.0..1.0).contains(headroom) {
                 let reason =
                     format!("its headroom is {headroom}, and must be from 0 up to below 1");

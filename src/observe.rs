@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use crate::{error::Throttled, store::StoreError, usage::Usage};
+use smallvec::SmallVec;
+
+use crate::{error::Throttled, name::Name, store::StoreError, usage::Usage};
 
 /// Listens to a limiter.
 ///
@@ -25,29 +27,85 @@ impl<F: Fn(&Event<'_>) + Send + Sync> Observer for F {
 }
 
 /// What happened.
+///
+/// Events of one call have the same `id`, which is that of its
+/// [`Reservation`](crate::Reservation::id): a grant and its settlement can be paired. A demand that
+/// is refused or cancelled never gets a reservation; its events have an id all the same.
+///
+/// With feature `tracing` each is a `tracing` event as well. What happens to a demand is emitted in
+/// the span in which it was asked for, what happens to a reservation in the span in which it is
+/// settled or dropped.
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+/// use tower_throttle::{Demand, Event, Limiter, Limits, Quota, usage};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_throttle::BoxError> {
+/// let open: Arc<Mutex<Vec<u64>>> = Arc::default();
+/// let seen = open.clone();
+/// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 5)]);
+/// let limiter = Limiter::builder(limits)
+///     .observer(move |event: &Event<'_>| match event {
+///         Event::Granted { id, .. } => seen.lock().unwrap().push(*id),
+///         Event::Settled { id, .. } => seen.lock().unwrap().retain(|open| open != id),
+///         _ => {}
+///     })
+///     .build()?;
+///
+/// let reservation = limiter.reserve(Demand::new("api", usage! { requests: 1 })).await?;
+/// assert_eq!(*open.lock().unwrap(), [reservation.id()]);
+/// reservation.keep().await?;
+/// assert!(open.lock().unwrap().is_empty());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
     /// A demand has to wait.
+    #[non_exhaustive]
     WaitStarted {
-        /// The first of its buckets.
-        bucket: &'a str,
-        /// How many of its process wait before it.
+        /// Identifies the demand, and later its reservation.
+        id: u64,
+        /// Its buckets.
+        buckets: Buckets<'a>,
+        /// Its class.
+        class: Option<&'a str>,
+        /// How many wait before it.
         position: usize,
     },
-    /// A demand has waited for long; told once.
+    /// A demand has waited for long (5 s); told once.
+    #[non_exhaustive]
     LongWait {
-        /// The first of its buckets.
+        /// Identifies the demand, and later its reservation.
+        id: u64,
+        /// Its buckets.
+        buckets: Buckets<'a>,
+        /// Its class.
+        class: Option<&'a str>,
+        /// How long it has waited.
+        waited: Duration,
+        /// How many wait before it now, as far as is known.
+        position: usize,
+        /// The bucket of the quota that binds; empty if that is not known.
         bucket: &'a str,
-        /// The quota that was short when the queue was last looked at.
+        /// The quota that binds: of those that were short when the queue was last looked at, the
+        /// one with the longest wait. `paused` for the pause of a bucket.
         quota: &'a str,
-        /// How much longer the front of the queue has to wait, if that is known.
+        /// How much longer it has to wait, about, if nothing is refunded: see
+        /// [`Waiting::predicted`](crate::Waiting::predicted).
         predicted: Option<Duration>,
     },
     /// A demand was granted.
+    #[non_exhaustive]
     Granted {
-        /// The first of its buckets.
-        bucket: &'a str,
+        /// Identifies the reservation.
+        id: u64,
+        /// Its buckets.
+        buckets: Buckets<'a>,
+        /// Its class.
+        class: Option<&'a str>,
         /// What was reserved.
         reserved: &'a Usage,
         /// How long it waited.
@@ -56,20 +114,42 @@ pub enum Event<'a> {
         degraded: bool,
     },
     /// A reservation was settled, kept or released.
+    #[non_exhaustive]
     Settled {
-        /// The first of its buckets.
-        bucket: &'a str,
+        /// Identifies the reservation.
+        id: u64,
+        /// Its buckets.
+        buckets: Buckets<'a>,
+        /// Its class.
+        class: Option<&'a str>,
         /// What was reserved.
         reserved: &'a Usage,
         /// What it is charged now.
         actual: &'a Usage,
     },
     /// A demand was refused.
+    #[non_exhaustive]
     Refused {
-        /// The first of its buckets.
-        bucket: &'a str,
+        /// Identifies the demand.
+        id: u64,
+        /// Its buckets.
+        buckets: Buckets<'a>,
+        /// Its class.
+        class: Option<&'a str>,
         /// Why.
         error: &'a Throttled,
+    },
+    /// The future of a demand was dropped before the demand was granted or refused.
+    #[non_exhaustive]
+    Cancelled {
+        /// Identifies the demand.
+        id: u64,
+        /// Its buckets.
+        buckets: Buckets<'a>,
+        /// Its class.
+        class: Option<&'a str>,
+        /// How long it had waited.
+        waited: Duration,
     },
     /// A provider said to wait, and so everything does that shares the bucket, or one of its
     /// quotas; unless it said so for longer than `applied`: then demands are refused at once for as
@@ -78,6 +158,7 @@ pub enum Event<'a> {
     /// Also told where nothing is left of a quota and its reset is further off than `applied`. That
     /// is no wait that was asked for, and no demand is refused for it: of most quotas something is
     /// back long before all is.
+    #[non_exhaustive]
     Paused {
         /// The bucket.
         bucket: &'a str,
@@ -89,18 +170,108 @@ pub enum Event<'a> {
         /// [`longest_pause`](crate::LimiterBuilder::longest_pause).
         applied: Duration,
     },
+    /// None of the first demands of a bucket has charged one of its quotas, by what it reserved or
+    /// by what it used: is its metric misspelt, or does no extractor or inspector give it? Told
+    /// once for each quota, when a hundred were settled.
+    #[non_exhaustive]
+    NeverCharged {
+        /// The bucket.
+        bucket: &'a str,
+        /// The quota.
+        quota: &'a str,
+        /// How many demands were settled.
+        demands: u32,
+    },
     /// The store has lost the state of a bucket that still meant something: it starts anew, empty.
+    #[non_exhaustive]
     StateLost {
         /// The bucket.
         bucket: &'a str,
     },
     /// The store cannot be reached.
+    #[non_exhaustive]
     Degraded {
         /// Why.
         error: &'a StoreError,
     },
     /// The store answers again.
     Recovered,
+}
+
+/// The names of a demand's buckets, in its order.
+///
+/// Names of a [family](crate::Limits::family) are those of its bucket. Where a name stands for no
+/// bucket, they are as the demand has them.
+///
+/// It prints as `gpt-4o + all tenants`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Buckets<'a>(SmallVec<[&'a str; 2]>);
+
+impl<'a> Buckets<'a> {
+    pub(crate) fn new(names: impl IntoIterator<Item = &'a str>) -> Self {
+        Self(names.into_iter().collect())
+    }
+
+    /// Returns the first bucket; empty for a demand without any.
+    pub fn first(&self) -> &'a str {
+        self.0.first().copied().unwrap_or_default()
+    }
+
+    /// Returns each bucket.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &'a str> {
+        self.0.iter().copied()
+    }
+}
+
+impl fmt::Debug for Buckets<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.0).finish()
+    }
+}
+
+impl fmt::Display for Buckets<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, name) in self.0.iter().enumerate() {
+            write!(f, "{}{name}", if index > 0 { " + " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+/// What events of a pending demand tell besides its buckets, and where they are emitted.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    pub(crate) id: u64,
+    class: Option<Name>,
+    /// The span in which the demand was asked for. A task that is not its caller's may tell of it.
+    #[cfg(feature = "tracing")]
+    span: tracing::Span,
+}
+
+impl Subject {
+    /// A demand of this class that is asked for in the present span.
+    pub(crate) fn new(id: u64, class: Option<Name>) -> Self {
+        #[cfg(feature = "tracing")]
+        return {
+            let current = catch_unwind(tracing::Span::current);
+            Self { id, class, span: current.unwrap_or_else(|_| tracing::Span::none()) }
+        };
+        #[cfg(not(feature = "tracing"))]
+        Self { id, class }
+    }
+
+    pub(crate) fn class(&self) -> Option<&str> {
+        self.class.as_ref().map(Name::as_str)
+    }
+
+    /// Runs `tell` in the span of the demand's caller.
+    pub(crate) fn in_span(&self, tell: impl FnOnce()) {
+        // A span is the subscriber's too.
+        #[cfg(feature = "tracing")]
+        guarded(|| self.span.in_scope(tell));
+        #[cfg(not(feature = "tracing"))]
+        tell();
+    }
 }
 
 /// The observer of a limiter, if it has one.
@@ -115,9 +286,15 @@ impl Observing {
     /// Without an observer the event is not even made.
     #[inline]
     pub(crate) fn tell<'a>(&self, event: impl FnOnce() -> Event<'a>) {
-        if cfg!(feature = "tracing") || self.0.is_some() {
+        if self.is_on() {
             self.tell_all(&event());
         }
+    }
+
+    /// Whether events are told at all.
+    #[inline]
+    pub(crate) fn is_on(&self) -> bool {
+        cfg!(feature = "tracing") || self.0.is_some()
     }
 
     #[inline(never)]
@@ -146,15 +323,34 @@ fn trace(event: &Event<'_>) {
     use tracing::{debug, error, info, warn};
 
     match event {
-        Event::WaitStarted { bucket, position } => debug!(bucket, position, "waiting for quota"),
-        Event::LongWait { bucket, quota, predicted } => {
-            warn!(bucket, quota, ?predicted, "still waiting for quota");
+        Event::WaitStarted { id, buckets, class, position } => {
+            debug!(id, %buckets, class, position, "waiting for quota");
         }
-        Event::Granted { bucket, waited, degraded, .. } => {
-            debug!(bucket, ?waited, degraded, "granted")
+        Event::LongWait { id, buckets, class, waited, position, bucket, quota, predicted } => {
+            warn!(
+                id,
+                %buckets,
+                class,
+                ?waited,
+                position,
+                bucket,
+                quota,
+                ?predicted,
+                "still waiting for quota"
+            );
         }
-        Event::Settled { bucket, actual, .. } => debug!(bucket, ?actual, "settled"),
-        Event::Refused { bucket, error } => debug!(bucket, %error, "refused"),
+        Event::Granted { id, buckets, class, waited, degraded, .. } => {
+            debug!(id, %buckets, class, ?waited, degraded, "granted");
+        }
+        Event::Settled { id, buckets, class, actual, .. } => {
+            debug!(id, %buckets, class, ?actual, "settled");
+        }
+        Event::Refused { id, buckets, class, error } => {
+            debug!(id, %buckets, class, %error, "refused");
+        }
+        Event::Cancelled { id, buckets, class, waited } => {
+            debug!(id, %buckets, class, ?waited, "cancelled");
+        }
         Event::Paused { bucket, quota, asked, applied } if applied < asked => {
             warn!(
                 bucket,
@@ -166,6 +362,9 @@ fn trace(event: &Event<'_>) {
         }
         Event::Paused { bucket, quota, applied, .. } => {
             info!(bucket, quota, ?applied, "the provider said to wait");
+        }
+        Event::NeverCharged { bucket, quota, demands } => {
+            warn!(bucket, quota, demands, "no demand has charged this quota");
         }
         Event::StateLost { bucket } => warn!(bucket, "the store has lost the state of a bucket"),
         Event::Degraded { error } => error!(%error, "degraded"),

@@ -31,25 +31,55 @@ pub(crate) const MONTH: Duration = Duration::from_secs(31 * 86_400);
 /// let combined = Quota::per_minute("input_tokens", 100_000).weight("output_tokens", 5.0);
 /// let refilled = Quota::token_bucket("tokens", 30_000, Duration::from_secs(60)).burst(10_000);
 /// let spaced = Quota::per_second("requests", 10).paced();
+/// assert_eq!(requests.to_string(), "500 requests per minute");
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quota {
     weights: Vec<(String, f64)>,
     limit: u64,
     window: Duration,
-    kind: Kind,
+    base: Base,
+    /// Settings that some kinds have. Which make sense together is checked when it is compiled, so
+    /// that their order makes no difference.
+    guard: Option<Duration>,
+    burst: Option<Burst>,
+    span: Option<Duration>,
+    anchor: Option<Anchor>,
+    /// Two settings of one thing.
+    contradiction: Option<&'static str>,
     name: Option<String>,
-    charge_at: ChargeAt,
+    charge_at: Option<ChargeAt>,
     max_debt: Option<u64>,
     slots: Option<u32>,
 }
 
+/// What a quota was declared as.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Base {
+    Sliding,
+    TokenBucket,
+    Fixed,
+    Concurrency,
+}
+
+/// What a quota comes to with its settings.
 #[derive(Clone, Debug, PartialEq)]
 enum Kind {
     Sliding { guard: Option<Duration> },
     TokenBucket { burst: Burst, span: Option<Duration> },
     Fixed { anchor: Anchor },
     Concurrency,
+}
+
+impl Base {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Sliding => "a sliding window: for a burst, declare a token bucket",
+            Self::TokenBucket => "a token bucket",
+            Self::Fixed => "a fixed window",
+            Self::Concurrency => "calls in flight",
+        }
+    }
 }
 
 impl Kind {
@@ -69,6 +99,14 @@ enum Burst {
     Amount(u64),
     Times(f64),
     Over(Duration),
+    One,
+}
+
+impl Burst {
+    /// Whether it turns a sliding window into a token bucket.
+    fn paces(&self) -> bool {
+        matches!(self, Self::Over(_) | Self::One)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -91,14 +129,19 @@ pub enum ChargeAt {
 }
 
 impl Quota {
-    fn new(metric: impl Into<String>, limit: u64, window: Duration, kind: Kind) -> Self {
+    fn new(metric: impl Into<String>, limit: u64, window: Duration, base: Base) -> Self {
         Self {
             weights: vec![(metric.into(), 1.0)],
             limit,
             window,
-            kind,
+            base,
+            guard: None,
+            burst: None,
+            span: None,
+            anchor: None,
+            contradiction: None,
             name: None,
-            charge_at: ChargeAt::Start,
+            charge_at: None,
             max_debt: None,
             slots: None,
         }
@@ -106,7 +149,7 @@ impl Quota {
 
     /// At most `limit` in any window of this length, at any phase.
     pub fn sliding_window(metric: impl Into<String>, limit: u64, window: Duration) -> Self {
-        Self::new(metric, limit, window, Kind::Sliding { guard: None })
+        Self::new(metric, limit, window, Base::Sliding)
     }
 
     /// At most `limit` in any second.
@@ -146,19 +189,19 @@ impl Quota {
     /// It admits its burst and then what refills, up to twice the limit in one period: right for a
     /// provider that refills linearly too. Against any other, lower [`burst`](Self::burst).
     pub fn token_bucket(metric: impl Into<String>, limit: u64, period: Duration) -> Self {
-        Self::new(metric, limit, period, Kind::TokenBucket { burst: Burst::Limit, span: None })
+        Self::new(metric, limit, period, Base::TokenBucket)
     }
 
     /// At most `limit` between two resets, one window apart; without an anchor windows start at the
     /// Unix epoch, so that minutes, hours and days are those of UTC.
     pub fn fixed_window(metric: impl Into<String>, limit: u64, window: Duration) -> Self {
-        Self::new(metric, limit, window, Kind::Fixed { anchor: Anchor::Offset(Duration::ZERO) })
+        Self::new(metric, limit, window, Base::Fixed)
     }
 
     /// At most `limit` calls in flight. A call is in flight from its grant until it is settled,
     /// kept, released or dropped, or until the lease of its process ends.
     pub fn concurrency(limit: u64) -> Self {
-        let mut quota = Self::new("", limit, Duration::ZERO, Kind::Concurrency);
+        let mut quota = Self::new("", limit, Duration::ZERO, Base::Concurrency);
         quota.weights.clear();
         quota
     }
@@ -166,7 +209,8 @@ impl Quota {
     /// Counts another metric too, at this weight. The first metric weighs 1 unless it is named
     /// here.
     ///
-    /// Weights are rounded to millionths, and a call's cost up to a whole.
+    /// Weights are rounded to millionths, and a call's cost up to a whole. A metric of weight 0 is
+    /// not counted.
     #[must_use]
     pub fn weight(mut self, metric: impl Into<String>, weight: f64) -> Self {
         let metric = metric.into();
@@ -179,15 +223,15 @@ impl Quota {
 
     /// What an unused token bucket admits at once (default: its limit).
     ///
-    /// Makes any other quota a token bucket: it admits up to `amount` more than its limit in one
-    /// window then, and is not held to a window of any phase.
+    /// It admits up to `amount` more than its limit in one window. Of another kind of quota it is an
+    /// error when the limiter is built: declare a [`token_bucket`](Self::token_bucket).
     #[must_use]
     pub fn burst(self, amount: u64) -> Self {
         self.with_burst(Burst::Amount(amount))
     }
 
-    /// What an unused token bucket admits at once, as a multiple of its limit. Makes any other
-    /// quota a token bucket.
+    /// What an unused token bucket admits at once, as a multiple of its limit. Of another kind of
+    /// quota it is an error when the limiter is built.
     #[must_use]
     pub fn burst_times(self, multiple: f64) -> Self {
         self.with_burst(Burst::Times(multiple))
@@ -200,7 +244,7 @@ impl Quota {
     /// them [over](Self::paced_over) an interval.
     #[must_use]
     pub fn paced(self) -> Self {
-        self.with_burst(Burst::Amount(1))
+        self.with_burst(Burst::One)
     }
 
     /// This rate, evaluated over this interval: as much at once as refills in it, at least 1.
@@ -210,19 +254,34 @@ impl Quota {
     }
 
     fn with_burst(mut self, burst: Burst) -> Self {
-        let span = match self.kind {
-            Kind::TokenBucket { span, .. } => span,
-            _ => None,
-        };
-        self.kind = Kind::TokenBucket { burst, span };
+        if burst.paces() && self.base == Base::Sliding {
+            self.base = Base::TokenBucket;
+        }
+        match (&self.burst, &burst) {
+            (None, _) | (Some(Burst::One), Burst::Over(_)) => self.burst = Some(burst),
+            // An interval says more.
+            (Some(Burst::One | Burst::Over(_)), Burst::One) => {}
+            _ => {
+                self.contradiction = Some("its burst is set twice, or it is paced and has a burst");
+            }
+        }
         self
     }
 
     /// Makes the windows of this quota fixed ones, one of which starts this long after the Unix
     /// epoch.
     #[must_use]
-    pub fn anchored(mut self, offset: Duration) -> Self {
-        self.kind = Kind::Fixed { anchor: Anchor::Offset(offset) };
+    pub fn anchored(self, offset: Duration) -> Self {
+        self.with_anchor(Anchor::Offset(offset))
+    }
+
+    fn with_anchor(mut self, anchor: Anchor) -> Self {
+        if self.base == Base::Sliding {
+            self.base = Base::Fixed;
+        }
+        if self.anchor.replace(anchor).is_some() {
+            self.contradiction = Some("it is said twice when its windows begin");
+        }
         self
     }
 
@@ -237,18 +296,15 @@ impl Quota {
     /// ```
     #[cfg(feature = "timezone")]
     #[must_use]
-    pub fn in_time_zone(mut self, name: impl Into<String>) -> Self {
-        self.kind = Kind::Fixed { anchor: Anchor::TimeZone(name.into()) };
-        self
+    pub fn in_time_zone(self, name: impl Into<String>) -> Self {
+        self.with_anchor(Anchor::TimeZone(name.into()))
     }
 
     /// Lengthens a sliding window, since a request leaves here and arrives there later (default:
     /// 0.5 s, and at most a twentieth of the window).
     #[must_use]
     pub fn guard(mut self, guard: Duration) -> Self {
-        if let Kind::Sliding { guard: present } = &mut self.kind {
-            *present = Some(guard);
-        }
+        self.guard = Some(guard);
         self
     }
 
@@ -256,9 +312,7 @@ impl Quota {
     /// four periods).
     #[must_use]
     pub fn longest_call(mut self, duration: Duration) -> Self {
-        if let Kind::TokenBucket { span, .. } = &mut self.kind {
-            *span = Some(duration);
-        }
+        self.span = Some(duration);
         self
     }
 
@@ -273,7 +327,7 @@ impl Quota {
     /// From when on a call counts.
     #[must_use]
     pub fn charge_at(mut self, charge_at: ChargeAt) -> Self {
-        self.charge_at = charge_at;
+        self.charge_at = Some(charge_at);
         self
     }
 
@@ -298,10 +352,48 @@ impl Quota {
         let mut quota = self.clone();
         quota.limit = scale(self.limit);
         quota.max_debt = self.max_debt.map(scale);
-        if let Kind::TokenBucket { burst: Burst::Amount(burst), .. } = &mut quota.kind {
+        if let Some(Burst::Amount(burst)) = &mut quota.burst {
             *burst = scale(*burst);
         }
         quota
+    }
+
+    /// What it comes to.
+    ///
+    /// # Errors
+    /// Settings that mean nothing to it, or contradict each other.
+    fn kind(&self) -> Result<Kind, String> {
+        if let Some(reason) = self.contradiction {
+            return Err(reason.into());
+        }
+        let paces = self.burst.as_ref().is_some_and(Burst::paces);
+        let base = self.base;
+        let is = |bases: &[Base]| bases.contains(&base);
+        let settings = [
+            ("a guard", self.guard.is_some(), is(&[Base::Sliding])),
+            ("a burst", self.burst.is_some() && !paces, is(&[Base::TokenBucket])),
+            ("pacing", paces, is(&[Base::TokenBucket])),
+            ("`longest_call`", self.span.is_some(), is(&[Base::TokenBucket])),
+            ("an anchor or time zone", self.anchor.is_some(), is(&[Base::Fixed])),
+            ("slots", self.slots.is_some(), is(&[Base::Sliding, Base::TokenBucket])),
+            ("`charge_at`", self.charge_at.is_some(), base != Base::Concurrency),
+            ("`max_debt`", self.max_debt.is_some(), base != Base::Concurrency),
+            ("a weight", !self.weights.is_empty(), base != Base::Concurrency),
+        ];
+        if let Some((setting, ..)) = settings.iter().find(|(_, is_set, fits)| *is_set && !fits) {
+            return Err(format!("{setting} means nothing to {}", base.name()));
+        }
+        Ok(match base {
+            Base::Sliding => Kind::Sliding { guard: self.guard },
+            Base::TokenBucket => Kind::TokenBucket {
+                burst: self.burst.clone().unwrap_or(Burst::Limit),
+                span: self.span,
+            },
+            Base::Fixed => Kind::Fixed {
+                anchor: self.anchor.clone().unwrap_or(Anchor::Offset(Duration::ZERO)),
+            },
+            Base::Concurrency => Kind::Concurrency,
+        })
     }
 
     /// The metrics it counts.

@@ -398,18 +398,74 @@ impl<M: Into<Cow<'static, str>>> FromIterator<(M, u64)> for Usage {
     }
 }
 
-/// A [`Usage`] from `metric: amount` pairs.
+/// An amount of a metric, as [`usage!`](crate::usage) takes it.
+///
+/// All unsigned integers are amounts, and an `i32`, since that is what a literal is whose type
+/// nothing says. One that is negative is 0; one that is too large is the largest.
+#[doc(hidden)]
+pub trait Amount: sealed::Sealed {
+    /// Returns it as usages hold it.
+    fn amount(self) -> u64;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+macro_rules! amounts {
+    ($($integer:ty, $beyond:expr;)*) => {$(
+        impl sealed::Sealed for $integer {}
+
+        impl Amount for $integer {
+            #[inline]
+            fn amount(self) -> u64 {
+                u64::try_from(self).unwrap_or($beyond)
+            }
+        }
+    )*};
+}
+
+amounts! {
+    u8, u64::MAX;
+    u16, u64::MAX;
+    u32, u64::MAX;
+    u64, u64::MAX;
+    u128, u64::MAX;
+    usize, u64::MAX;
+    i32, 0;
+}
+
+/// A [`Usage`] from `metric: amount` pairs. An amount is any unsigned integer; a metric is a name,
+/// or text in quotes where it is no identifier.
 ///
 /// ```
-/// let tokens = 1_500;
-/// let usage = tower_throttle::usage! { requests: 1, tokens: tokens };
-/// assert_eq!(usage.get("tokens"), Some(1_500));
+/// use tower_throttle::usage;
+///
+/// let prompt = "Why?";
+/// let images: u8 = 2;
+/// let usage = usage! { requests: 1, tokens: prompt.len(), images: images, "cpu-ms": 1_500 };
+/// assert_eq!(usage.get("tokens"), Some(4));
+/// assert_eq!(usage.get("cpu-ms"), Some(1_500));
 /// ```
 #[macro_export]
 macro_rules! usage {
-    ($($metric:ident : $amount:expr),* $(,)?) => {
-        $crate::Usage::new()$(.with(stringify!($metric), $amount))*
+    (@to $usage:expr;) => { $usage };
+    (@to $usage:expr; $metric:ident $($rest:tt)*) => {
+        $crate::usage!(@amount $usage; stringify!($metric); $($rest)*)
     };
+    (@to $usage:expr; $metric:literal $($rest:tt)*) => {
+        $crate::usage!(@amount $usage; $metric; $($rest)*)
+    };
+    // A literal is a `u64`, however large.
+    (@amount $usage:expr; $metric:expr; : $amount:literal $(, $($rest:tt)*)?) => {
+        $crate::usage!(@to $usage.with($metric, $amount); $($($rest)*)?)
+    };
+    (@amount $usage:expr; $metric:expr; : $amount:expr $(, $($rest:tt)*)?) => {
+        $crate::usage!(
+            @to $usage.with($metric, $crate::__private::Amount::amount($amount)); $($($rest)*)?
+        )
+    };
+    ($($pairs:tt)*) => { $crate::usage!(@to $crate::Usage::new(); $($pairs)*) };
 }
 
 #[cfg(test)]
@@ -433,6 +489,30 @@ mod tests {
             usage
         );
         assert_eq!(Usage::new().iter().next(), None);
+    }
+
+    #[test]
+    fn any_unsigned_integer_is_an_amount_and_text_a_name() {
+        let (small, long, wide) = (7_u8, vec![0; 3].len(), u128::MAX);
+        let below = -1;
+        let usage = usage! {
+            requests: small,
+            tokens: long + 1,
+            "a-b": wide,
+            large: 5_000_000_000,
+            few: if small > 1 { 2 } else { 3 },
+            none: below,
+        };
+        let expected = [
+            ("requests", 7),
+            ("tokens", 4),
+            ("a-b", u64::MAX),
+            ("large", 5_000_000_000),
+            ("few", 2),
+            ("none", 0),
+        ];
+        assert_eq!(usage.iter().collect::<Vec<_>>(), expected);
+        assert_eq!(usage! {}, Usage::new());
     }
 
     #[test]

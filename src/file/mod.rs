@@ -51,7 +51,7 @@
 //!
 //! A quota, with the kinds that a field is for in brackets:
 //!
-//! * `kind`: `"sliding"` (default), `"token_bucket"`, `"paced"`, `"fixed"` or `"concurrency"`
+//! * `kind`: `"sliding_window"` (default), `"token_bucket"`, `"paced"`, `"fixed_window"` or `"concurrency"`
 //! * `limit`: (all) *needed*
 //! * `metric`: (all but `concurrency`) *needed*
 //! * `per`: (all but `concurrency`) the window, *needed*; `"1 day in
@@ -82,7 +82,7 @@
 //!   `refuse = true`
 //! * `and`: a list of buckets to take the same from
 //! * `usage`: `{ tokens = 1_500 }`: the most that each request may use
-//! * `class`, `max_wait`: see [`Demand`](crate::Demand)
+//! * `class`, `share` (which may use parameters of the path), `max_wait`: see [`Demand`](crate::Demand)
 //!
 //! A length of time is a number, with decimals if need be, and a unit: `300 ms`, `1.5 s`, `1 m`,
 //! `12 h`, `30 d`, or `second`, `minute`, `hour`, `day` in full.
@@ -105,8 +105,9 @@ use self::{named::NamedTable, text::Length};
 #[cfg(feature = "routes")]
 use crate::routes::RoutesBuilder;
 use crate::{
+    Class,
     limiter::{Limiter, LimiterBuilder, OnUnavailable},
-    limits::{DEFAULT_PARTITION, Limits, LimitsError, Undeclared},
+    limits::{Limits, LimitsError, Undeclared},
 };
 
 /// The contents of a limits file: limits, routes and the fallback. See [the format](self).
@@ -349,7 +350,7 @@ impl Contents {
         let on_unavailable = self.on_unavailable.as_ref().map(|text| match text {
             OnUnavailableText::Fail => OnUnavailable::Fail,
             OnUnavailableText::Allow => OnUnavailable::Allow,
-            OnUnavailableText::Local(share) => OnUnavailable::Local { share: *share },
+            OnUnavailableText::Local(share) => OnUnavailable::local(*share),
         });
         on_unavailable.unwrap_or_default().validate()?;
         let file = LimitsFile {
@@ -369,19 +370,20 @@ impl Contents {
     }
 
     fn limits(&self) -> Result<Limits, LimitsError> {
-        let usual = self.partition.as_deref().unwrap_or(DEFAULT_PARTITION);
         let mut limits = Limits::new();
         for (name, BucketText { quotas, partition }) in &self.buckets.0 {
-            limits = limits.partition(partition.as_deref().unwrap_or(usual));
             let quotas = each(quotas, &format!("buckets.{name}.quotas"), quota::QuotaText::quota)?;
-            limits = limits.bucket(name, quotas);
+            limits = match partition {
+                Some(partition) => limits.bucket_in(partition, name, quotas),
+                None => limits.bucket(name, quotas),
+            };
         }
         for Family { pattern, bucket } in &self.families {
             limits = limits.family(pattern, bucket);
         }
         for (name, ClassText { head_start, headroom }) in &self.classes.0 {
-            limits =
-                limits.class(name, head_start.map_or(Duration::ZERO, |length| length.0), *headroom);
+            let head_start = head_start.map_or(Duration::ZERO, |length| length.0);
+            limits = limits.class(name, Class::new().head_start(head_start).headroom(*headroom));
         }
         for (share, weight) in &self.weights.0 {
             limits = limits.weight(share, *weight);
@@ -391,8 +393,11 @@ impl Contents {
             UndeclaredText::Unlimited => Undeclared::Unlimited,
             UndeclaredText::Bucket(bucket) => Undeclared::Bucket(bucket.clone()),
         };
-        // Buckets of a resolver are in the default partition too.
-        Ok(limits.partition(usual).undeclared(undeclared))
+        let limits = limits.undeclared(undeclared);
+        Ok(match &self.partition {
+            Some(partition) => limits.partition(partition),
+            None => limits,
+        })
     }
 }
 

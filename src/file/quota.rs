@@ -32,9 +32,11 @@ pub(super) struct QuotaText {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum KindText {
+    #[serde(rename = "sliding_window")]
     Sliding,
     TokenBucket,
     Paced,
+    #[serde(rename = "fixed_window")]
     Fixed,
     Concurrency,
 }
@@ -45,10 +47,10 @@ impl KindText {
     /// Returns the name that the file has for it.
     fn name(self) -> &'static str {
         match self {
-            Sliding => "sliding",
+            Sliding => "sliding_window",
             TokenBucket => "token_bucket",
             Paced => "paced",
-            Fixed => "fixed",
+            Fixed => "fixed_window",
             Concurrency => "concurrency",
         }
     }
@@ -127,6 +129,7 @@ impl QuotaText {
         let quota = match kind {
             Fixed => Quota::fixed_window(metric, limit, window),
             TokenBucket => Quota::token_bucket(metric, limit, window),
+            Paced if self.over.is_some() => Quota::token_bucket(metric, limit, window),
             Paced => Quota::token_bucket(metric, limit, window).paced(),
             Sliding | Concurrency => Quota::sliding_window(metric, limit, window),
         };

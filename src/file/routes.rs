@@ -36,6 +36,7 @@ pub(super) struct RouteText {
     #[serde(default)]
     usage: NamedTable<u64>,
     class: Option<String>,
+    share: Option<String>,
     max_wait: Option<Length>,
 }
 
@@ -57,7 +58,7 @@ impl RouteText {
 
 impl DeclaredRoute {
     fn route<R>(&self) -> Route<R> {
-        let RouteText { and, usage, class, max_wait, .. } = &self.text;
+        let RouteText { and, usage, class, share, max_wait, .. } = &self.text;
         let route = match &self.aim {
             RouteTarget::Bucket(bucket) => Route::to(bucket.clone()),
             RouteTarget::Unlimited => Route::unlimited(),
@@ -72,6 +73,9 @@ impl DeclaredRoute {
         }
         if let Some(class) = class {
             route = route.class(class.clone());
+        }
+        if let Some(share) = share {
+            route = route.share(share.clone());
         }
         match max_wait {
             Some(Length(max_wait)) => route.max_wait(*max_wait),

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::LimitsFile;
-use crate::{ChargeAt, Limits, Quota, Undeclared};
+use crate::{ChargeAt, Class, Limits, Quota, Undeclared};
 
 const EXAMPLE: &str = include_str!("../../examples/limits.toml");
 
@@ -21,7 +21,7 @@ fn refused_quota(quota: &str) -> String {
 #[test]
 fn the_example_is_read() {
     let file = LimitsFile::from_toml(EXAMPLE).unwrap();
-    assert_eq!(file.on_unavailable, Some(crate::OnUnavailable::Local { share: 0.25 }));
+    assert_eq!(file.on_unavailable, Some(crate::OnUnavailable::local(0.25)));
     let limiter = file.limiter().build().unwrap();
     limiter.update(file.limits()).unwrap();
 
@@ -123,7 +123,7 @@ fn quotas_that_make_no_sense_are_refused_where_they_stand() {
         ),
         (
             "{ limit = 5, metric = 'm', per = '1 m', burst = 3 }",
-            "burst means nothing to a quota of kind `sliding`: it is for `token_bucket`",
+            "burst means nothing to a quota of kind `sliding_window`: it is for `token_bucket`",
         ),
         ("{ limit = 5, metric = 'm', per = '1 m', kind = 'leaky' }", "unknown variant `leaky`"),
         (
@@ -261,18 +261,18 @@ const HALF: Duration = Duration::from_millis(500);
 type Kind = (fn(u64, Duration) -> Quota, Option<&'static str>, Setting);
 
 fn kinds() -> Vec<Kind> {
-    let sliding = |limit, window| Quota::sliding_window("tokens", limit, window);
-    let bucket = |limit, window| Quota::token_bucket("tokens", limit, window);
-    let paced = |limit, window| Quota::sliding_window("tokens", limit, window).paced();
-    let fixed = |limit, window| Quota::fixed_window("tokens", limit, window);
+    let sliding = |limit, window| Quota::sliding_window("units", limit, window);
+    let bucket = |limit, window| Quota::token_bucket("units", limit, window);
+    let paced = |limit, window| Quota::sliding_window("units", limit, window).paced();
+    let fixed = |limit, window| Quota::fixed_window("units", limit, window);
     vec![
         (sliding, None, ("slots", json!(30), |quota| quota.slots(30))),
-        (sliding, Some("sliding"), ("guard", json!("0.5 s"), |quota| quota.guard(HALF))),
+        (sliding, Some("sliding_window"), ("guard", json!("0.5 s"), |quota| quota.guard(HALF))),
         (bucket, Some("token_bucket"), ("burst", json!(7), |quota| quota.burst(7))),
         (bucket, Some("token_bucket"), ("burst_times", json!(1.5), |quota| quota.burst_times(1.5))),
         (paced, Some("paced"), ("over", json!("0.5 s"), |quota| quota.paced_over(HALF))),
         (paced, Some("paced"), ("longest_call", json!("500 ms"), |quota| quota.longest_call(HALF))),
-        (fixed, Some("fixed"), ("anchor", json!("0.5 s"), |quota| quota.anchored(HALF))),
+        (fixed, Some("fixed_window"), ("anchor", json!("0.5 s"), |quota| quota.anchored(HALF))),
     ]
 }
 
@@ -287,16 +287,16 @@ fn quota() -> impl Strategy<Value = (Quota, Value)> {
     let windowed =
         (windows, 1_u64..1_000_000, proptest::sample::select(kinds()), any::<[bool; 5]>());
     let windowed = windowed.prop_map(|((window, per), limit, (quota, kind, own), given)| {
-        let mut written = json!({ "limit": limit, "metric": "tokens", "per": per });
+        let mut written = json!({ "limit": limit, "metric": "units", "per": per });
         if let Some(kind) = kind {
             written["kind"] = json!(kind);
         }
-        let weights = json!({ "output_tokens": 5, "tokens": 0.25 });
+        let weights = json!({ "output_tokens": 5, "units": 0.25 });
         let settings: [Setting; 5] = [
             own,
             ("name", json!("n"), |quota| quota.named("n")),
             ("max_debt", json!(77), |quota| quota.max_debt(77)),
-            ("weights", weights, |quota| quota.weight("output_tokens", 5.0).weight("tokens", 0.25)),
+            ("weights", weights, |quota| quota.weight("output_tokens", 5.0).weight("units", 0.25)),
             ("charge_at", json!("end"), |quota| quota.charge_at(ChargeAt::End)),
         ];
         let given = settings.into_iter().zip(given).filter(|(_, given)| *given);
@@ -343,7 +343,10 @@ proptest! {
         }
         let families = families.iter().map(|(pattern, bucket)| json!({ "pattern": pattern, "bucket": bucket }));
         contents.insert("families".into(), families.collect());
-        limits = limits.class("c", Duration::from_secs(seconds), headroom);
+        limits = limits.class(
+            "c",
+            Class::new().head_start(Duration::from_secs(seconds)).headroom(headroom),
+        );
         let class = json!({ "head_start": format!("{seconds} s"), "headroom": headroom });
         contents.insert("classes".into(), json!({ "c": class }));
         limits = match undeclared {

@@ -193,6 +193,13 @@ impl<S: Service<R>, R, E: Extractor<R>, I> Attempt<S, R, E, I> {
     }
 }
 
+impl<S: Service<R>, R, E, I> Attempt<S, R, E, I> {
+    /// The first bucket of the demand, until the call is made.
+    pub(super) fn first_bucket(&self) -> Option<&str> {
+        self.waiting.as_ref()?.demand.buckets().next()
+    }
+}
+
 impl<E, I> Config<E, I> {
     fn grant_at_once(&self, demand: &Demand) -> Poll<Result<Reservation, Throttled>> {
         let mode = if self.waits { Mode::Wait } else { Mode::Try };

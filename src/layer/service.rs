@@ -61,6 +61,10 @@ impl<S, E, I> Throttle<S, E, I> {
         Self { inner, config }
     }
 
+    pub(super) fn limiter(&self) -> &Limiter {
+        &self.config.limiter
+    }
+
     /// Returns a reference to the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner

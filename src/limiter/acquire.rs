@@ -1,6 +1,6 @@
 //! How a demand comes to be granted: at once, after a wait, or without the store.
 
-use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{pin::pin, sync::Arc, task::Poll};
 
 use futures_util::{
     FutureExt,
@@ -12,7 +12,7 @@ use super::{
     builder::OnUnavailable,
     inner::Inner,
     registry::Registry,
-    reservation::Reservation,
+    reservation::{Reservation, new_id},
     session::{Ask, Grant, Outcome, ticket::Ticket},
     settle::{no_runtime, runtime_ended},
     target::Target,
@@ -22,13 +22,15 @@ use crate::{
     engine::{Costs, Flow, Mode, Reserve},
     error::{BadDemand, Throttled},
     limits::Standing,
-    observe::Event,
+    observe::{Buckets, Event, Subject},
     quota::micros,
     store::StoreError,
 };
 
 /// What is asked for, and when it first was.
 struct Query<'a> {
+    /// Identifies it to observers; the id of its reservation.
+    id: u64,
     demand: &'a Demand,
     mode: Mode,
     arrived: Instant,
@@ -46,7 +48,28 @@ impl<'a> Query<'a> {
     fn new(demand: &'a Demand, mode: Mode) -> Self {
         let arrived = Instant::now();
         let deadline = demand.max_wait.and_then(|wait| arrived.checked_add(wait));
-        Self { demand, mode, arrived, deadline }
+        Self { id: new_id(), demand, mode, arrived, deadline }
+    }
+}
+
+/// A demand whose outcome is awaited. Observers are told if its caller gives up.
+struct Pending<'a> {
+    inner: &'a Inner,
+    asked: &'a Query<'a>,
+    is_over: bool,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        let (&Query { id, demand, mode, arrived, .. }, context) =
+            (self.asked, self.inner.context());
+        if self.is_over || mode == Mode::Dry || !context.is_observed() {
+            return;
+        }
+        let target = self.inner.known_target(demand);
+        let (buckets, class) = (names(target.as_deref(), demand), demand.class_name());
+        let waited = arrived.elapsed();
+        context.tell(|| Event::Cancelled { id, buckets, class, waited });
     }
 }
 
@@ -87,25 +110,53 @@ impl Inner {
         let result = self.grant_at_once(demand, mode);
         match &result {
             None => return Poll::Pending,
-            Some(Ok(_)) => self.tell_granted(demand, Duration::ZERO, false),
-            Some(Err(error)) => self.tell_refused(demand, error),
+            Some(Ok(reservation)) => self.tell_granted(demand, reservation),
+            Some(Err(error)) => self.tell_refused(new_id(), demand, error),
         }
         result.map_or(Poll::Pending, Poll::Ready)
     }
 
-    #[inline]
-    fn tell_granted(&self, demand: &Demand, waited: Duration, degraded: bool) {
-        self.context().tell(|| Event::Granted {
-            bucket: demand.name(),
-            reserved: &demand.usage,
-            waited,
-            degraded,
-        });
+    /// Grants or refuses a demand at once.
+    pub(super) fn try_reserve_now(&self, demand: &Demand) -> Result<Reservation, Throttled> {
+        if let Poll::Ready(result) = self.acquire_at_once(demand, Mode::Try) {
+            return result;
+        }
+        let result = if !self.context().in_process() {
+            Err(Throttled::NotInProcess)
+        } else if self.find(&demand.buckets)?.is_none() {
+            Ok(Reservation::uncounted(demand))
+        } else {
+            // Demands came before it that the store has not looked at.
+            Err(Throttled::NotNow(Box::default()))
+        };
+        match &result {
+            Ok(reservation) => self.tell_granted(demand, reservation),
+            Err(error) => self.tell_refused(new_id(), demand, error),
+        }
+        result
     }
 
     #[inline]
-    fn tell_refused(&self, demand: &Demand, error: &Throttled) {
-        self.context().tell(|| Event::Refused { bucket: demand.name(), error });
+    fn tell_granted(&self, demand: &Demand, reservation: &Reservation) {
+        if self.context().is_observed() {
+            self.context().tell(|| Event::Granted {
+                id: reservation.id(),
+                buckets: reservation.buckets().unwrap_or_else(|| demand.names()),
+                class: demand.class_name(),
+                reserved: &demand.usage,
+                waited: reservation.waited(),
+                degraded: reservation.degraded(),
+            });
+        }
+    }
+
+    #[inline]
+    fn tell_refused(&self, id: u64, demand: &Demand, error: &Throttled) {
+        if self.context().is_observed() {
+            let (target, class) = (self.known_target(demand), demand.class_name());
+            let buckets = names(target.as_deref(), demand);
+            self.context().tell(|| Event::Refused { id, buckets, class, error });
+        }
     }
 
     #[inline]
@@ -142,26 +193,29 @@ impl Inner {
         asked: Query<'a>,
     ) -> impl Future<Output = Result<Reservation, Throttled>> + Send + 'a {
         async move {
+            let mut pending = Pending { inner: self, asked: &asked, is_over: false };
             let outage = match self.ask_store(&asked).await {
-                Ok(result) => return self.told(&asked, result),
+                Ok(result) => return self.told(&mut pending, result),
                 Err(outage) => outage,
             };
             // Boxed, since hardly any demand needs it.
             let result = Box::pin(self.ask_in(outage, &asked)).await;
-            self.told(&asked, result)
+            self.told(&mut pending, result)
         }
     }
 
     /// Tells what came of a demand, unless it only asked.
     fn told(
         &self,
-        asked: &Query<'_>,
+        pending: &mut Pending<'_>,
         result: Result<Reservation, Throttled>,
     ) -> Result<Reservation, Throttled> {
+        pending.is_over = true;
+        let &Query { id, demand, mode, .. } = pending.asked;
         match &result {
-            _ if asked.mode == Mode::Dry => {}
-            Ok(granted) => self.tell_granted(asked.demand, granted.waited(), granted.degraded()),
-            Err(error) => self.tell_refused(asked.demand, error),
+            _ if mode == Mode::Dry => {}
+            Ok(reservation) => self.tell_granted(demand, reservation),
+            Err(error) => self.tell_refused(id, demand, error),
         }
         result
     }
@@ -318,6 +372,11 @@ fn blocks(target: &Target, demand: &Demand, terms: Terms) -> bool {
     ask(target, demand, terms, Mode::Wait).is_ok_and(|ask| target.session.blocks(&ask))
 }
 
+/// The buckets of a demand, by their own names if it is known where it is counted.
+fn names<'a>(target: Option<&'a Target>, demand: &'a Demand) -> Buckets<'a> {
+    target.map_or_else(|| demand.names(), |target| target.set.names())
+}
+
 fn ask(target: &Target, demand: &Demand, terms: Terms, mode: Mode) -> Result<Ask, Throttled> {
     let (usage, others) = (demand.usage.clone(), demand.other_usages().into());
     Ask::new(target.set.clone(), usage, others, terms.standing, terms.flow, mode)
@@ -329,6 +388,7 @@ fn ask(target: &Target, demand: &Demand, terms: Terms, mode: Mode) -> Result<Ask
 /// What becomes of it at once.
 fn enter(target: &Target, asked: &Query<'_>, terms: Terms) -> Result<Ticket, Outcome> {
     let ask = ask(target, asked.demand, terms, asked.mode).map_err(Outcome::Refused)?;
+    let ask = ask.about(Arc::new(Subject::new(asked.id, asked.demand.class.clone())));
     Ticket::new(target.session.clone(), ask, asked.arrived, asked.deadline)
 }
 
@@ -356,6 +416,7 @@ fn reservation(grant: Grant, target: &Arc<Target>, asked: &Query<'_>) -> Reserva
     let target = if is_same { target.clone() } else { Arc::new(target.with(set)) };
     Reservation::new(asked.demand, at, Some(target))
         .probing(probe)
+        .identified(asked.id)
         .after(asked.arrived.elapsed(), position)
 }
 
@@ -365,16 +426,16 @@ fn terms(
     target: Option<&Target>,
     demand: &Demand,
 ) -> Result<Terms, Throttled> {
-    let (table, class) = (registry.table(), demand.class.as_deref());
+    let (table, class) = (registry.table(), demand.class_name());
     let Some(standing) = table.standing(class) else {
         return Err(Throttled::BadDemand(BadDemand::UnknownClass(
             class.unwrap_or_default().into(),
         )));
     };
-    let specs: Vec<_> = target.into_iter().flat_map(|target| target.set.specs().cloned()).collect();
+    let specs = target.into_iter().flat_map(|target| target.set.specs());
     let usages = demand.other_usages().iter().map(|(_, usage)| usage).chain([&demand.usage]);
     for usage in usages {
-        if let Some(metric) = table.unknown_metric(usage, &specs) {
+        if let Some(metric) = table.unknown_metric(usage, specs.clone()) {
             return Err(Throttled::BadDemand(BadDemand::UnknownMetric(metric.into())));
         }
     }

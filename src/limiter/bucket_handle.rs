@@ -4,7 +4,9 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::state_loss::StateLoss;
+use smallvec::SmallVec;
+
+use super::{charge_watch::ChargeWatch, state_loss::StateLoss};
 use crate::{
     engine::{Micros, Seen},
     error::Throttled,
@@ -26,6 +28,7 @@ pub(super) struct BucketHandle {
     declared: Mutex<Declared>,
     waiting: AtomicUsize,
     loss: StateLoss,
+    watch: ChargeWatch,
 }
 
 /// What the limits say of a bucket at present.
@@ -56,6 +59,7 @@ impl BucketHandle {
             declared: Mutex::new(declared),
             waiting: AtomicUsize::new(0),
             loss: StateLoss::default(),
+            watch: ChargeWatch::default(),
         }
     }
 
@@ -91,6 +95,7 @@ impl BucketHandle {
             return;
         }
         *declared = new;
+        self.watch.begin_anew();
         self.version.fetch_add(1, Ordering::Release);
     }
 
@@ -127,6 +132,18 @@ impl BucketHandle {
     #[inline]
     pub(super) fn saw(&self, seen: &Seen, in_process: bool) -> bool {
         if in_process { self.loss.saw_in_any_order(seen) } else { self.loss.saw(seen) }
+    }
+
+    /// Whether it is of interest which quotas are charged.
+    #[inline]
+    pub(super) fn is_watched(&self) -> bool {
+        self.watch.is_on()
+    }
+
+    /// A demand was settled that charged these of its quotas. Returns which were never charged, once
+    /// enough were settled.
+    pub(super) fn charged(&self, quotas: &[bool]) -> Option<SmallVec<[bool; 8]>> {
+        self.watch.settled(quotas)
     }
 
     fn lock(&self) -> MutexGuard<'_, Declared> {

@@ -5,11 +5,15 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 
-use super::bucket_handle::{BucketHandle, Declared};
+use super::{
+    bucket_handle::{BucketHandle, Declared},
+    charge_watch::WATCHED,
+};
 use crate::{
     engine::{Costs, Micros, Mode, On, Op, RefusedBy, Seen, Times, Violation},
     error::{Refusal, Shortage, Throttled},
     limits::BucketSpec,
+    observe::Buckets,
     quota::Meter,
     store::Bucket,
     usage::Usage,
@@ -160,7 +164,12 @@ impl BucketSet {
         self.members.first().map_or("", |member| member.spec.name())
     }
 
-    pub(super) fn specs(&self) -> impl ExactSizeIterator<Item = &Arc<BucketSpec>> {
+    /// The names of all its buckets, as observers are told.
+    pub(super) fn names(&self) -> Buckets<'_> {
+        Buckets::new(self.specs().map(|spec| spec.name()))
+    }
+
+    pub(super) fn specs(&self) -> impl ExactSizeIterator<Item = &Arc<BucketSpec>> + Clone {
         self.members.iter().map(|member| &member.spec)
     }
 
@@ -192,6 +201,33 @@ impl BucketSet {
         for (member, seen) in self.members.iter().zip(seen) {
             if member.handle.saw(seen, in_process) {
                 lost(member.spec.name());
+            }
+        }
+    }
+
+    /// Notes what a reservation was charged, and calls `never` with the name of each bucket and
+    /// quota that none of its first demands has charged, and their number.
+    #[inline]
+    pub(super) fn watch(&self, costs: [&Costs; 2], never: impl FnMut(&str, &str, u32)) {
+        if self.members.iter().any(|member| member.handle.is_watched()) {
+            self.watch_each(costs, never);
+        }
+    }
+
+    #[cold]
+    fn watch_each(&self, costs: [&Costs; 2], mut never: impl FnMut(&str, &str, u32)) {
+        let mut charged = (0..)
+            .map(|index| costs.iter().any(|costs| costs.get(index).is_some_and(|cost| *cost > 0)));
+        for member in &self.members {
+            let meters = &member.spec.meters;
+            let charged: SmallVec<[bool; 8]> = charged.by_ref().take(meters.len()).collect();
+            let is_current = member.handle.version() == member.version;
+            let Some(missing) = is_current.then(|| member.handle.charged(&charged)).flatten()
+            else {
+                continue;
+            };
+            for (meter, _) in meters.iter().zip(&missing).filter(|(_, is_missing)| **is_missing) {
+                never(member.spec.name(), &meter.label, WATCHED);
             }
         }
     }
@@ -297,6 +333,7 @@ impl BucketSet {
                 available: limit as i64,
                 requested,
                 retry_after: None,
+                window: meter.window,
             })
         });
         Refusal { shortages: exceeded.collect(), retry_after: None }
@@ -348,6 +385,7 @@ impl BucketSet {
                 available: 0,
                 requested: 0,
                 retry_after,
+                window: None,
             },
             RefusedBy::Rule(index) => {
                 let (spec, meter) = self.meters().nth(index)?;
@@ -359,6 +397,7 @@ impl BucketSet {
                     available: violation.available,
                     requested,
                     retry_after,
+                    window: meter.window,
                 }
             }
         })

@@ -10,6 +10,13 @@ use crate::{
 };
 
 /// What becomes of demands while the store cannot be reached.
+///
+/// ```
+/// use tower_throttle::OnUnavailable;
+///
+/// // Eight processes, each with an eighth of every limit.
+/// let on_unavailable = OnUnavailable::local(1.0 / 8.0);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub enum OnUnavailable {
@@ -18,7 +25,9 @@ pub enum OnUnavailable {
     Fail,
     /// They pass, uncounted.
     Allow,
-    /// They are throttled within this process, by a share (above 0, up to 1) of every limit.
+    /// They are throttled within this process, by a share of every limit: see
+    /// [`local`](Self::local).
+    #[non_exhaustive]
     Local {
         /// The share: with eight processes, an eighth is safe.
         share: f64,
@@ -26,6 +35,11 @@ pub enum OnUnavailable {
 }
 
 impl OnUnavailable {
+    /// Throttles within this process, by a share (above 0, up to 1) of every limit.
+    pub fn local(share: f64) -> Self {
+        Self::Local { share }
+    }
+
     pub(crate) fn validate(&self) -> Result<(), LimitsError> {
         match self {
             Self::Local { share } if !(*share > 0.0 && *share <= 1.0) => Err(LimitsError::option(
@@ -38,6 +52,14 @@ impl OnUnavailable {
 }
 
 /// How often and how soon a batch that got no answer is sent again.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_throttle::Retries;
+///
+/// let retries = Retries::new().max(5).first_pause(Duration::from_millis(20)).jitter(0.2);
+/// assert_eq!((retries.max, retries.longest_pause), (5, Duration::from_secs(5)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Retries {
@@ -63,6 +85,40 @@ impl Default for Retries {
 }
 
 impl Retries {
+    /// Three retries, after about 100, 200 and 400 ms.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets how often at most.
+    #[must_use]
+    pub fn max(mut self, max: u32) -> Self {
+        self.max = max;
+        self
+    }
+
+    /// Sets the pause before the first retry, which is doubled for each further one.
+    #[must_use]
+    pub fn first_pause(mut self, pause: Duration) -> Self {
+        self.first_pause = pause;
+        self
+    }
+
+    /// Sets the longest pause.
+    #[must_use]
+    pub fn longest_pause(mut self, pause: Duration) -> Self {
+        self.longest_pause = pause;
+        self
+    }
+
+    /// Sets the part of a pause that is random, from 0 to 1; anything else is an error when the
+    /// limiter is built.
+    #[must_use]
+    pub fn jitter(mut self, part: f64) -> Self {
+        self.jitter = part;
+        self
+    }
+
     /// No retries.
     pub fn none() -> Self {
         Self { max: 0, ..Self::default() }

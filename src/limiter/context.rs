@@ -1,9 +1,16 @@
 //! What all sessions of a limiter share: the store, the options, and who is told what happens.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use super::builder::Options;
-use crate::{engine::Micros, observe::Event, quota::micros, store::Store};
+use crate::{
+    engine::Micros,
+    limits::{BucketSpec, Table},
+    observe::Event,
+    quota::micros,
+    store::Store,
+    usage::Usage,
+};
 
 /// State in this process cannot outlive it, so neither can a lease in it.
 const ENDLESS: Micros = 1 << 50;
@@ -15,13 +22,33 @@ pub(super) struct Context {
     in_process: bool,
     lease: Micros,
     options: Options,
+    /// The limits as of now, which know the metrics that quotas count.
+    table: RwLock<Arc<Table>>,
 }
 
 impl Context {
-    pub(super) fn new(store: Arc<dyn Store>, options: Options) -> Self {
+    pub(super) fn new(store: Arc<dyn Store>, options: Options, table: Arc<Table>) -> Self {
         let in_process = store.in_process();
         let lease = if in_process { ENDLESS } else { micros(options.lease) };
-        Self { store, in_process, lease, options }
+        Self { store, in_process, lease, options, table: RwLock::new(table) }
+    }
+
+    /// Takes over other limits.
+    pub(super) fn replace(&self, table: Arc<Table>) {
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+    }
+
+    /// The first metric that no quota and no standard name knows.
+    pub(super) fn unknown_metric<'u>(
+        &self,
+        usage: &'u Usage,
+        specs: impl ExactSizeIterator<Item = &'u Arc<BucketSpec>> + Clone,
+    ) -> Option<&'u str> {
+        if usage.is_standard() {
+            return None;
+        }
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.unknown_metric(usage, specs)
     }
 
     #[inline]
@@ -43,6 +70,12 @@ impl Context {
 
     pub(super) fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// Whether observers are told anything.
+    #[inline]
+    pub(super) fn is_observed(&self) -> bool {
+        self.options.observing.is_on()
     }
 
     /// Tells the observer. No lock may be held.

@@ -7,11 +7,13 @@ use super::{
     builder::{OnUnavailable, Options, Settings},
     context::Context,
     registry::{Found, Names, Registry, Superseded, declared_now},
+    status::Waiting,
     target::Target,
 };
 use crate::{
     error::{BadDemand, Throttled},
     limits::{Limits, LimitsError, Table},
+    name::Name,
     store::MemoryStore,
     sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
@@ -37,8 +39,9 @@ impl Inner {
             _ => None,
         };
         let store = store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
-        let registry = RwLock::new(Registry::new(Arc::new(limits.compile()?)));
-        Ok(Arc::new(Self { context: Arc::new(Context::new(store, options)), registry, fallback }))
+        let table = Arc::new(limits.compile()?);
+        let context = Arc::new(Context::new(store, options, table.clone()));
+        Ok(Arc::new(Self { context, registry: RwLock::new(Registry::new(table)), fallback }))
     }
 
     #[inline]
@@ -83,28 +86,35 @@ impl Inner {
 
     /// Where demands on one bucket are counted.
     pub(super) fn find_bucket(&self, bucket: &str) -> Result<Arc<Target>, Throttled> {
-        let names = Names::from_iter([bucket.to_owned().into()]);
+        let names = Names::from_iter([Name::new(bucket)]);
         self.find(&names)?
             .ok_or_else(|| Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into())))
     }
 
-    /// Replaces the limits.
-    pub(super) fn update(&self, limits: &Limits) -> Result<(), LimitsError> {
+    /// The demands that wait.
+    pub(super) fn waiting(&self) -> Vec<Waiting> {
+        let sessions = self.registry().sessions();
+        sessions.iter().flat_map(|session| session.waiting()).collect()
+    }
+
+    /// Replaces the limits. Returns the buckets in use that are declared no more.
+    pub(super) fn update(&self, limits: &Limits) -> Result<Vec<Arc<str>>, LimitsError> {
         let table = Arc::new(limits.compile()?);
         if let (Some(fallback), OnUnavailable::Local { share }) =
             (&self.fallback, self.context.options().on_unavailable)
         {
             fallback.update(&limits.scaled(share))?;
         }
+        self.context.replace(table.clone());
         let handles = self.registry_mut().replace(table.clone());
         // This may ask the user's resolver, so no lock is held.
         let declared = |table: &Table| {
             handles.iter().map(|handle| (handle.clone(), declared_now(handle, table))).collect()
         };
         let declared = declared(&table);
-        let sessions = self.registry_mut().declare_all(&table, declared);
+        let (sessions, dropped) = self.registry_mut().declare_all(&table, declared);
         sessions.iter().for_each(|session| session.follow_limits());
-        Ok(())
+        Ok(dropped)
     }
 
     /// Refuses every demand from now on, and those that wait; then waits until what is to be sent

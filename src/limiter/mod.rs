@@ -4,6 +4,7 @@ mod acquire;
 mod bucket_handle;
 mod bucket_set;
 mod builder;
+mod charge_watch;
 mod context;
 mod inner;
 mod provider_feedback;
@@ -19,14 +20,16 @@ mod tracked_stream;
 
 use std::{fmt, sync::Arc, task::Poll, time::Duration};
 
+use futures_util::future::join;
+
 pub(crate) use self::provider_feedback::Origin;
-use self::{bucket_set::GrantedAt, inner::Inner, registry::Names};
+use self::{bucket_set::GrantedAt, inner::Inner, registry::Names, target::Target};
 pub use self::{
     builder::{LimiterBuilder, OnUnavailable, Retries},
     reservation::{Reservation, Settlement},
     reservation_id::ReservationId,
     settle::Settling,
-    status::{QuotaStatus, Status},
+    status::{BucketInfo, QuotaStatus, Status, Waiting},
     tracked_stream::Tracked,
 };
 use crate::{
@@ -35,6 +38,7 @@ use crate::{
     error::{BadDemand, Throttled},
     feedback::Feedback,
     limits::{Limits, LimitsError},
+    name::Name,
     quota::micros,
     store::Store,
     usage::Usage,
@@ -123,6 +127,27 @@ impl Limiter {
         self.inner.clone().acquire::<false>(demand)
     }
 
+    /// Reserves the demand if it fits now and none that waits needs the same, without a future and
+    /// without a runtime: for state in this process.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, Limiter, Limits, Quota, Throttled, usage};
+    ///
+    /// let limiter = Limiter::new(Limits::new().bucket("api", [Quota::per_minute("requests", 1)]))?;
+    /// let demand = || Demand::new("api", usage! { requests: 1 });
+    /// let reservation = limiter.try_reserve_now(demand())?;
+    /// assert!(matches!(limiter.try_reserve_now(demand()), Err(Throttled::NotNow(_))));
+    /// drop(reservation.keep());
+    /// # Ok::<(), tower_throttle::BoxError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Throttled::NotNow`] if it does not fit, [`Throttled::NotInProcess`] for any other store
+    /// than one in this process, and see [`Throttled`].
+    pub fn try_reserve_now(&self, demand: Demand) -> Result<Reservation, Throttled> {
+        self.inner.try_reserve_now(&demand)
+    }
+
     /// How long the demand would have to wait if nothing were refunded: zero if it fits now,
     /// nothing if that depends on calls in flight. Reserves nothing.
     ///
@@ -136,16 +161,29 @@ impl Limiter {
         &self,
         demand: Demand,
     ) -> Result<Option<Duration>, Throttled> {
-        match self.inner.ask_dry(&demand).await {
-            Ok(()) => Ok(Some(Duration::ZERO)),
-            Err(Throttled::NotNow(refusal) | Throttled::Paused(refusal)) => {
-                Ok(refusal.retry_after())
-            }
-            Err(error) => Err(error),
-        }
+        time_until_available(&self.inner, &demand).await
     }
 
-    /// How the quotas of a bucket stand; those of [`OnUnavailable::Local`] while that stands in.
+    /// How the quotas of a bucket stand, and when a demand that comes now would start. While
+    /// [`OnUnavailable::Local`] stands in for the store, it is of the quotas there.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 1)]);
+    /// let limiter = Limiter::new(limits)?;
+    /// assert_eq!(limiter.status("api").await?.predicted, Some(Duration::ZERO));
+    ///
+    /// limiter.reserve(Demand::new("api", usage! { requests: 1 })).await?.keep().await?;
+    /// let status = limiter.status("api").await?;
+    /// assert_eq!((status.quotas[0].available, status.waiting), (0.0, 0));
+    /// assert!(status.predicted > Some(Duration::from_secs(59)));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Throttled::BadDemand`] for a bucket without quotas, [`Throttled::Store`] if the store does not answer.
@@ -158,18 +196,72 @@ impl Limiter {
         }
     }
 
+    /// The demands of this limiter that wait, oldest first in each partition: behind how many, for
+    /// which quota, and about how long each still has to. It asks no store.
+    ///
+    /// Its cost grows with how many wait, and the queue stands still meanwhile: it is for
+    /// looking at a limiter, not for every call.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 1)]);
+    /// let limiter = Limiter::new(limits)?;
+    /// let demand = || Demand::new("api", usage! { requests: 1 });
+    /// limiter.reserve(demand()).await?.keep().await?;
+    ///
+    /// let tasks = [0, 1].map(|_| tokio::spawn(limiter.reserve(demand())));
+    /// tokio::task::yield_now().await;
+    ///
+    /// let waiting = limiter.waiting();
+    /// assert_eq!(waiting.iter().map(|one| one.position).collect::<Vec<_>>(), [0, 1]);
+    /// let binding = waiting[1].binding.as_ref().ok_or("no quota was short")?;
+    /// assert_eq!((&*binding.bucket, binding.limit), ("api", 1));
+    /// assert!(waiting[0].predicted < waiting[1].predicted);
+    /// # tasks.iter().for_each(|task| task.abort());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn waiting(&self) -> Vec<Waiting> {
+        let mut waiting = self.inner.waiting();
+        if let Some(fallback) = self.inner.fallback() {
+            waiting.extend(fallback.waiting());
+        }
+        waiting
+    }
+
+    /// The buckets that are declared or in use, by name: those of the limits, and those that a
+    /// resolver knows and a demand has named.
+    ///
+    /// ```
+    /// use tower_throttle::{Limiter, Limits, Quota};
+    ///
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 5)]);
+    /// let buckets = Limiter::new(limits)?.buckets();
+    /// assert_eq!((&*buckets[0].name, buckets[0].is_declared), ("api", true));
+    /// assert_eq!(&*buckets[0].quotas[0], "requests per minute");
+    /// # Ok::<(), tower_throttle::LimitsError>(())
+    /// ```
+    pub fn buckets(&self) -> Vec<BucketInfo> {
+        self.inner.registry().buckets()
+    }
+
     /// Settles a reservation that was [detached](Reservation::detach), in this process or in
     /// another one. Returns true if this did it: a reservation is settled once, and keeps its
     /// charge after its lease.
     ///
     /// # Errors
-    /// See [`Throttled`].
+    /// [`Throttled::BadDemand`] for a metric that is not a standard one and that no quota counts;
+    /// nothing is settled then. And see [`Throttled`].
     ///
     /// # Cancel safety
     /// A dropped future may or may not have settled it.
     pub async fn settle(&self, id: &ReservationId, actual: Usage) -> Result<bool, Throttled> {
-        let names: Names = id.buckets.iter().map(|name| name.clone().into()).collect();
+        let names: Names = id.buckets.iter().map(|name| Name::new(name)).collect();
         let Some(target) = self.inner.find(&names)? else { return Ok(false) };
+        target.check(&actual)?;
         let set = &target.set;
         let used: Vec<_> =
             id.others.iter().map(|(index, usage)| (*index, usage.corrected(&actual))).collect();
@@ -226,10 +318,29 @@ impl Limiter {
 
     /// Replaces the limits, at once also for those that wait. What is charged stays charged.
     ///
+    /// Says which buckets in use it dropped: demands on them are refused from now on, or go where
+    /// the new limits send undeclared names.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let quotas = || [Quota::per_minute("requests", 5)];
+    /// let limiter = Limiter::new(Limits::new().bucket("gpt-4", quotas()))?;
+    /// let reservation = limiter.reserve(Demand::new("gpt-4", usage! { requests: 1 })).await?;
+    ///
+    /// let update = limiter.update(Limits::new().bucket("gpt-4o", quotas()))?;
+    /// assert_eq!(&*update.dropped()[0], "gpt-4");
+    /// reservation.keep().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// A declaration that makes no sense: which one, and why. Then nothing changes.
-    pub fn update(&self, limits: Limits) -> Result<(), LimitsError> {
-        self.inner.update(&limits)
+    pub fn update(&self, limits: Limits) -> Result<Update, LimitsError> {
+        self.inner.update(&limits).map(|dropped| Update { dropped })
     }
 
     /// Refuses every demand from now on, and those that wait; then waits until the settles so far
@@ -257,6 +368,19 @@ impl Limiter {
     }
 }
 
+/// What an [update](Limiter::update) of limits changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    dropped: Vec<Arc<str>>,
+}
+
+impl Update {
+    /// Returns the buckets in use that are declared no more, or stand for something else now.
+    pub fn dropped(&self) -> &[Arc<str>] {
+        &self.dropped
+    }
+}
+
 impl LimiterBuilder {
     /// The limiter.
     ///
@@ -270,9 +394,34 @@ impl LimiterBuilder {
 async fn status(inner: &Inner, bucket: &str) -> Result<Status, Throttled> {
     let target = inner.find_bucket(bucket)?;
     let id = target.set.handles().next().map_or(0, |handle| handle.id());
-    match target.tell(id, Op::Status { bucket: 0 }).verdict().await? {
-        Verdict::Status(level) => Ok(Status::new(&target.set, &level)),
+    let level = target.tell(id, Op::Status { bucket: 0 }).verdict();
+    // Both are asked before either is awaited, so that they travel together.
+    let (level, predicted) = join(level, predicted(inner, &target, bucket)).await;
+    match level? {
+        Verdict::Status(level) => Ok(Status { predicted, ..Status::new(&target.set, &level) }),
         _ => Err(Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into()))),
+    }
+}
+
+/// Time until a demand for one of everything that a bucket counts would start, if that is known.
+async fn predicted(inner: &Inner, target: &Target, bucket: &str) -> Option<Duration> {
+    let metrics = target.set.meters().flat_map(|(_, meter)| meter.metrics());
+    let usage = metrics.map(|metric| (metric.to_owned(), 1)).collect();
+    let demand = Demand::new(bucket, usage);
+    let told = time_until_available(inner, &demand).await.ok().flatten()?;
+    // The store need not have heard of all that wait here.
+    let bucket = target.set.handles().next()?.id();
+    Some(told.max(target.session.newcomer(bucket)?))
+}
+
+async fn time_until_available(
+    inner: &Inner,
+    demand: &Demand,
+) -> Result<Option<Duration>, Throttled> {
+    match inner.ask_dry(demand).await {
+        Ok(()) => Ok(Some(Duration::ZERO)),
+        Err(Throttled::NotNow(refusal) | Throttled::Paused(refusal)) => Ok(refusal.retry_after()),
+        Err(error) => Err(error),
     }
 }
 

@@ -156,13 +156,13 @@ mod tests {
             label.unwrap_or_default()
         };
         let requests = || Named::metric("requests");
-        assert_eq!(known(requests().limit(10_000)), "requests per 86400s");
-        assert_eq!(known(requests().limit(500).window(24 * 60 * MINUTE)), "requests per 60s");
-        assert_eq!(known(requests().limit(499).window(MINUTE + MINUTE / 2)), "requests per 60s");
+        assert_eq!(known(requests().limit(10_000)), "requests per day");
+        assert_eq!(known(requests().limit(500).window(24 * 60 * MINUTE)), "requests per minute");
+        assert_eq!(known(requests().limit(499).window(MINUTE + MINUTE / 2)), "requests per minute");
         assert_eq!(known(requests().window(60 * MINUTE)), "", "no such window");
         assert_eq!(known(requests()), "", "either");
         assert_eq!(known(requests().limit(499)), "", "either");
-        assert_eq!(known(Named::metric("tokens").limit(1)), "tokens per 60s", "the only one");
+        assert_eq!(known(Named::metric("tokens").limit(1)), "tokens per minute", "the only one");
         assert_eq!(
             known(Named::metric("tokens").limit(1).window(60 * MINUTE)),
             "",
@@ -170,7 +170,7 @@ mod tests {
         );
         assert_eq!(known(Named::metric("both")), "", "it counts something else too");
         assert_eq!(known(Named::metric("twice").limit(8)), "");
-        assert_eq!(known(Named::metric("twice").limit(8).window(MINUTE)), "twice per 60s");
+        assert_eq!(known(Named::metric("twice").limit(8).window(MINUTE)), "twice per minute");
         assert_eq!(known(Named::metric("words")), "");
     }
 }

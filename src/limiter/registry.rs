@@ -2,7 +2,6 @@
 //! on them.
 
 use std::{
-    borrow::Cow,
     collections::HashMap,
     hash::{BuildHasher, Hasher},
     sync::Arc,
@@ -18,12 +17,14 @@ use super::{
     bucket_set::{BucketSet, Outdated},
     context::Context,
     session::{Session, driver},
+    status::BucketInfo,
     target::Target,
 };
 use crate::{
     engine::Micros,
     error::{BadDemand, Throttled},
     limits::{BucketSpec, Resolved, Table, Unresolved},
+    name::Name,
     store::BucketKey,
 };
 
@@ -33,7 +34,7 @@ const FEW: usize = 1_024;
 const RESOLVED_FOR: Duration = Duration::from_secs(5);
 
 /// The names of a demand's buckets.
-pub(super) type Names = SmallVec<[Cow<'static, str>; 1]>;
+pub(super) type Names = SmallVec<[Name; 1]>;
 
 /// What the names of a demand stand for.
 pub(super) struct Found {
@@ -49,7 +50,7 @@ impl Found {
     pub(super) fn of(names: &Names, table: &Table) -> Result<Self, Throttled> {
         let bad = |error| Err(Throttled::BadDemand(error));
         let mut found = Self { specs: SmallVec::new(), stale_at: None };
-        for (index, name) in names.iter().enumerate() {
+        for (index, name) in names.iter().map(Name::as_str).enumerate() {
             let spec = match table.resolve(name) {
                 Ok(Resolved::Unlimited) => continue,
                 Ok(Resolved::Bucket(spec)) => spec,
@@ -198,16 +199,41 @@ impl Registry {
     }
 
     /// Declares buckets as they were found in `table`, unless other limits came meanwhile. Returns
-    /// the sessions that have to follow.
+    /// the sessions that have to follow, and the buckets that are declared no more.
     pub(super) fn declare_all(
         &mut self,
         table: &Arc<Table>,
         all: Vec<(Arc<BucketHandle>, Declared)>,
-    ) -> Vec<Arc<Session>> {
+    ) -> (Vec<Arc<Session>>, Vec<Arc<str>>) {
+        let mut dropped = Vec::new();
         if Arc::ptr_eq(table, &self.table) {
-            all.into_iter().for_each(|(handle, declared)| handle.declare(declared));
+            for (handle, declared) in all {
+                if !matches!(declared, Declared::As(..)) {
+                    dropped.push(handle.name().into());
+                }
+                handle.declare(declared);
+            }
         }
+        dropped.sort();
+        (self.sessions(), dropped)
+    }
+
+    pub(super) fn sessions(&self) -> Vec<Arc<Session>> {
         self.sessions.values().cloned().collect()
+    }
+
+    /// The buckets that are declared or in use, by name.
+    pub(super) fn buckets(&self) -> Vec<BucketInfo> {
+        let unused = self.table.specs().filter(|spec| !self.buckets.contains_key(&spec.key));
+        let mut buckets: Vec<_> = unused.map(|spec| BucketInfo::new(spec, true)).collect();
+        for handle in self.buckets.values() {
+            if let (_, Declared::As(spec, _)) = handle.declared() {
+                let info = BucketInfo::new(&spec, self.table.declares_as(&spec));
+                buckets.push(info.in_use(handle.waiting()));
+            }
+        }
+        buckets.sort_by(|one, other| one.name.cmp(&other.name));
+        buckets
     }
 
     /// How many buckets it knows.

@@ -15,7 +15,8 @@ use crate::{
     engine::{Costs, MAX_AMOUNT, Micros, Op, Settle},
     error::{BadDemand, Throttled},
     feedback::Feedback,
-    observe::Event,
+    name::Name,
+    observe::{Buckets, Event},
     quota::micros,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     usage::Usage,
@@ -73,6 +74,7 @@ struct More {
     position: usize,
     note: Note,
     degraded: bool,
+    class: Option<Name>,
     /// Usages of buckets that are charged another one, by the index of their names in the demand.
     others: Box<[(u16, Usage)]>,
     /// The index of the bucket that stands for the provider's account, if that is not the last one.
@@ -82,6 +84,10 @@ struct More {
 }
 
 impl More {
+    fn class_name(&self) -> Option<&str> {
+        self.class.as_ref().map(Name::as_str)
+    }
+
     /// Most demands have none of it.
     #[inline]
     fn of(demand: &Demand) -> Option<Box<Self>> {
@@ -95,6 +101,7 @@ impl More {
             note: demand.left_note(),
             others,
             account: demand.account_index(),
+            class: demand.class.clone(),
             ..Self::default()
         })
     }
@@ -122,6 +129,17 @@ impl Reservation {
         self
     }
 
+    /// Gives it the id of its demand.
+    pub(super) fn identified(mut self, id: u64) -> Self {
+        *self.id.get_mut() = id;
+        self
+    }
+
+    /// Its buckets, as observers are told; nothing if it is not counted, or was settled.
+    pub(super) fn buckets(&self) -> Option<Buckets<'_>> {
+        self.target.as_ref().map(|target| target.set.names())
+    }
+
     /// Notes how long its demand waited, and behind how many others.
     pub(super) fn after(mut self, waited: Duration, position: usize) -> Self {
         let more = self.more.get_or_insert_default();
@@ -129,10 +147,10 @@ impl Reservation {
         self
     }
 
-    /// Tells reservations apart, in logs.
+    /// Tells reservations apart, in logs and in [events](crate::Event).
     pub fn id(&self) -> u64 {
         let id = &self.id;
-        let made = fastrand::u64(1..MAX_AMOUNT);
+        let made = new_id();
         // The first call makes it.
         match id.compare_exchange(0, made, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => made,
@@ -194,7 +212,9 @@ impl Reservation {
     /// counts changes nothing.
     ///
     /// # Errors
-    /// Those of the future: see [`Settling`].
+    /// Those of the future: [`Throttled::BadDemand`] for a metric that is not a standard one and
+    /// that no quota of the limiter counts, as in [`reserve`](crate::Limiter::reserve); what else
+    /// is named is charged all the same. And see [`Settling`].
     pub fn settle(mut self, actual: Usage) -> Settling {
         self.end(&Settlement::Exact(actual))
     }
@@ -232,9 +252,13 @@ impl Reservation {
     /// never waits: more than is available becomes a debt.
     ///
     /// # Errors
-    /// Those of the future: see [`Settling`].
+    /// Those of the future: [`Throttled::BadDemand`] for a metric that is not a standard one and
+    /// that no quota of the limiter counts; nothing changes then. And see [`Settling`].
     pub fn adjust(&mut self, estimate: Usage) -> Settling {
         let Some(target) = self.target.clone() else { return Settling::done() };
+        if let Err(error) = target.check(&estimate) {
+            return Settling::failed(error);
+        }
         let reserved = self.costs(&target);
         self.usage = self.usage.corrected(&estimate);
         if let Some(more) = &mut self.more {
@@ -288,6 +312,51 @@ impl Reservation {
             self.ends_probe();
         }
         self.origin().map_or_else(Settling::done, |origin| origin.feedback(feedback))
+    }
+
+    /// Gives everything back and holds all that share its account's bucket to what the provider
+    /// said, for a call that was refused and not counted (429, say).
+    ///
+    /// Both are said in the right order: how long to wait before anything is free again, and what
+    /// is left once it is. With [`feedback`](Self::feedback) and [`release`](Self::release) one
+    /// after the other, what the release gives back would be left besides.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::{Demand, Feedback, Limiter, Limits, Named, Quota, usage};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("tokens", 30_000)]);
+    /// let limiter = Limiter::new(limits)?;
+    /// let reservation = limiter.reserve(Demand::new("api", usage! { tokens: 1_500 })).await?;
+    ///
+    /// // "429, x-ratelimit-remaining-tokens: 0, x-ratelimit-reset-tokens: 30"
+    /// let reset = Some(Duration::from_secs(30));
+    /// let feedback = Feedback::new().with_left(Named::metric("tokens"), 0, reset);
+    /// reservation.refused(&feedback).await?;
+    /// let quota = &limiter.status("api").await?.quotas[0];
+    /// // What the call gave back is not left besides.
+    /// assert!(quota.in_flight == 0 && quota.available < 1_500.0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// It is applied, or enqueued, when this returns; the future only reports.
+    ///
+    /// # Errors
+    /// Those of the future: see [`Settling`].
+    pub fn refused(mut self, feedback: &Feedback) -> Settling {
+        if feedback.retry_after().is_some() {
+            self.ends_probe();
+        }
+        let origin = self.origin();
+        let wait = origin.as_ref().and_then(|origin| origin.wait(feedback));
+        let released = self.end(&Settlement::Release);
+        let left = origin.as_ref().and_then(|origin| origin.left(feedback));
+        // A release that does not arrive is what matters most.
+        let _ = (wait, left);
+        released
     }
 
     /// Where feedback on the call goes, also when it has been settled.
@@ -349,14 +418,32 @@ impl Reservation {
     #[inline]
     fn end(&mut self, settlement: &Settlement) -> Settling {
         match settlement {
-            Settlement::Exact(actual) => self.charge(|reserved| reserved.corrected(actual), false),
-            Settlement::AtLeast(seen) => self.charge(|reserved| reserved.at_least(seen), true),
+            Settlement::Exact(actual) => {
+                let is_known = self.check(actual);
+                let settling = self.charge(|reserved| reserved.corrected(actual), false);
+                is_known.map_or_else(Settling::failed, |()| settling)
+            }
+            Settlement::AtLeast(seen) => {
+                let is_known = self.check(seen);
+                let settling = self.charge(|reserved| reserved.at_least(seen), true);
+                is_known.map_or_else(Settling::failed, |()| settling)
+            }
             Settlement::Keep => self.charge(Usage::clone, false),
             Settlement::Release => {
                 // It was not called, so that nothing is known of the provider.
                 self.ends_probe();
                 self.charge(Usage::zeroed, false)
             }
+        }
+    }
+
+    /// # Errors
+    /// A metric that no quota counts. A standard one costs nothing to check.
+    #[inline]
+    fn check(&self, usage: &Usage) -> Result<(), Throttled> {
+        match &self.target {
+            Some(target) if !usage.is_standard() => target.check(usage),
+            _ => Ok(()),
         }
     }
 
@@ -382,10 +469,15 @@ impl Reservation {
                 .zip(&reserved)
                 .for_each(|(actual, &reserved)| *actual = reserved.max(*actual));
         }
+        target.set.watch([&reserved, &costs], |bucket, quota, demands| {
+            target.session.context().tell(|| Event::NeverCharged { bucket, quota, demands });
+        });
         let op = self.op(&target, reserved, costs, true);
         let settling = target.change(op, *self.id.get_mut(), true);
         target.session.context().tell(|| Event::Settled {
-            bucket: target.set.name(),
+            id: self.id(),
+            buckets: target.set.names(),
+            class: self.more.as_ref().and_then(|more| more.class_name()),
             reserved: &self.usage,
             actual: &used,
         });
@@ -402,6 +494,11 @@ impl Drop for Reservation {
             });
         }
     }
+}
+
+/// Ids of reservations are drawn, since no two of any process may be alike.
+pub(super) fn new_id() -> u64 {
+    fastrand::u64(1..MAX_AMOUNT)
 }
 
 /// The longest that a detached reservation can be settled for: 30 days.

@@ -8,6 +8,8 @@ use std::{
 use super::bucket_set::BucketSet;
 use crate::{
     engine::{BucketLevel, Level, Micros, Rule, Window},
+    error::Shortage,
+    limits::BucketSpec,
     quota::Meter,
 };
 
@@ -20,8 +22,15 @@ pub struct Status {
     /// Its quotas, as declared.
     pub quotas: Vec<QuotaStatus>,
     /// How many demands wait for it, of all processes that share the bucket. Those of other
-    /// processes are as of their last batch.
+    /// processes are as of their last batch. As many go before a demand that comes now, unless
+    /// it is of a class with a head start.
     pub waiting: usize,
+    /// Time until a demand would start that comes now, if nothing is refunded: one that has no class
+    /// and asks for one of everything that the quotas count. Those that wait are counted in. Zero
+    /// if it would start at once; nothing if that depends on calls in flight, or could not be
+    /// asked. [`Limiter::time_until_available`](crate::Limiter::time_until_available)
+    /// tells it of any demand.
+    pub predicted: Option<Duration>,
     /// Until when it is paused, by the store's clock.
     pub paused_until: Option<SystemTime>,
     /// Until when the provider asked to wait, if that is longer than
@@ -62,6 +71,68 @@ pub struct QuotaStatus {
     pub reset: Duration,
 }
 
+/// A demand of this limiter that waits, as [`Limiter::waiting`](crate::Limiter::waiting) found it.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Waiting {
+    /// Identifies it in [events](crate::Event); its reservation will have the same
+    /// [id](crate::Reservation::id).
+    pub id: u64,
+    /// Its buckets.
+    pub buckets: Vec<Arc<str>>,
+    /// Its class.
+    pub class: Option<Arc<str>>,
+    /// How long it has waited.
+    pub waited: Duration,
+    /// How many go before it now. Those of other processes are counted as far as the store has told
+    /// of them.
+    pub position: usize,
+    /// The quota that binds: of those that were short when the queue was last looked at, the one
+    /// with the longest wait. What it has left is as of that look. Nothing until the store has said
+    /// why.
+    pub binding: Option<Shortage>,
+    /// Time until it starts, about, if nothing is refunded: the wait of the front, and the time in
+    /// which comes back what those between ask for. Demands of other processes that come between
+    /// can delay it, refunds bring it forward. Nothing if it depends on calls in flight, or is not
+    /// known yet.
+    pub predicted: Option<Duration>,
+}
+
+/// A bucket that a limiter knows, as [`Limiter::buckets`](crate::Limiter::buckets) found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BucketInfo {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its partition.
+    pub partition: Arc<str>,
+    /// The names of its quotas.
+    pub quotas: Vec<Arc<str>>,
+    /// Whether the limits declare it; otherwise a resolver knows it.
+    pub is_declared: bool,
+    /// Whether demands have named it. One that is not used for long, of very many, may be forgotten.
+    pub is_in_use: bool,
+    /// How many demands of this limiter wait for it.
+    pub waiting: usize,
+}
+
+impl BucketInfo {
+    pub(super) fn new(spec: &BucketSpec, is_declared: bool) -> Self {
+        Self {
+            name: spec.name().into(),
+            partition: spec.key.partition().into(),
+            quotas: spec.meters.iter().map(|meter| meter.label.clone()).collect(),
+            is_declared,
+            is_in_use: false,
+            waiting: 0,
+        }
+    }
+
+    pub(super) fn in_use(self, waiting: usize) -> Self {
+        Self { is_in_use: true, waiting, ..self }
+    }
+}
+
 impl Status {
     /// That of a set of one bucket.
     pub(super) fn new(set: &BucketSet, level: &BucketLevel) -> Self {
@@ -73,6 +144,7 @@ impl Status {
             quotas: quotas.map(|((_, meter), level)| QuotaStatus::new(meter, level)).collect(),
             // The store may not have heard of the latest of this process yet.
             waiting: own.max(usize::try_from(level.waiting).unwrap_or(usize::MAX)),
+            predicted: None,
             paused_until: time(level.paused_until),
             asked_until: time(level.asked_until),
             degraded: false,

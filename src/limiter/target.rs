@@ -7,7 +7,11 @@ use super::{
     session::{Outgoing, Session},
     settle::Settling,
 };
-use crate::engine::Op;
+use crate::{
+    engine::Op,
+    error::{BadDemand, Throttled},
+    usage::Usage,
+};
 
 /// A set of buckets and its session.
 #[derive(Debug)]
@@ -25,6 +29,15 @@ impl Target {
     /// Its set as it is declared now; nothing if the names have to be looked up again.
     pub(super) fn refreshed(&self) -> Option<Self> {
         self.set.refreshed().ok().map(|set| self.with(set))
+    }
+
+    /// # Errors
+    /// A metric that no quota counts, and that is no standard one.
+    pub(super) fn check(&self, usage: &Usage) -> Result<(), Throttled> {
+        match self.session.context().unknown_metric(usage, self.set.specs()) {
+            Some(metric) => Err(Throttled::BadDemand(BadDemand::UnknownMetric(metric.into()))),
+            None => Ok(()),
+        }
     }
 
     /// Applies, or sends, a change of a reservation, that names its buckets by their indexes in the

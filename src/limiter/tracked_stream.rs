@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures_util::Stream;
+use futures_core::Stream;
 use pin_project_lite::pin_project;
 
 use super::reservation::{Reservation, Settlement};

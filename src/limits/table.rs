@@ -1,6 +1,6 @@
 //! Limits, compiled: what a name stands for.
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use wildmatch::WildMatch;
 
@@ -47,6 +47,12 @@ pub(crate) enum Unresolved {
     Invalid(LimitsError),
 }
 
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").field("buckets", &self.buckets.len()).finish_non_exhaustive()
+    }
+}
+
 impl Table {
     pub(crate) fn resolve(&self, name: &str) -> Result<Resolved, Unresolved> {
         if let Some(spec) = self.buckets.get(name) {
@@ -85,6 +91,16 @@ impl Table {
             || !self.buckets.contains_key(or_rather) && self.family(name).is_some()
     }
 
+    /// The declared buckets.
+    pub(crate) fn specs(&self) -> impl Iterator<Item = &Arc<BucketSpec>> {
+        self.buckets.values()
+    }
+
+    /// Whether a bucket is declared by its own name, and not by a resolver.
+    pub(crate) fn declares_as(&self, spec: &BucketSpec) -> bool {
+        self.buckets.get(spec.name()).is_some_and(|declared| declared.key == spec.key)
+    }
+
     /// The standing of a class; of none, if none is named.
     pub(crate) fn standing(&self, class: Option<&str>) -> Option<Standing> {
         let Some(class) = class else { return Some(Standing::default()) };
@@ -108,10 +124,10 @@ impl Table {
     pub(crate) fn unknown_metric<'u>(
         &self,
         usage: &'u Usage,
-        specs: &[Arc<BucketSpec>],
+        specs: impl Iterator<Item = &'u Arc<BucketSpec>> + Clone,
     ) -> Option<&'u str> {
         let known =
-            |metric: &str| specs.iter().any(|bucket| bucket.counts(metric)) || self.counts(metric);
+            |metric: &str| specs.clone().any(|bucket| bucket.counts(metric)) || self.counts(metric);
         usage.iter_others().map(|(metric, _)| metric).find(|metric| !known(metric))
     }
 }

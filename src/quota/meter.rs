@@ -2,12 +2,12 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{Anchor, Burst, ChargeAt, Kind, Quota};
+use super::{Anchor, Base, Burst, ChargeAt, Kind, Quota};
 use crate::{
     calendar::Calendar,
     engine::{MAX_AMOUNT, Micros, Rule, TokenBucket, Window},
     fingerprint::fingerprint,
-    usage::{Standard, Usage},
+    usage::{REQUESTS, Standard, Usage},
 };
 
 /// The largest limit: what times [`HEADROOM_PARTS`](crate::engine::HEADROOM_PARTS) is still exact
@@ -26,7 +26,9 @@ impl Quota {
     pub(crate) fn compile(&self) -> Result<Meter, String> {
         let label = self.label();
         self.validate()
-            .and_then(|()| self.meter(&label))
+            .and_then(|()| self.kind())
+            .and_then(|kind| self.meter(&label, &kind))
+            .and_then(|meter| self.admits_a_call(&meter).map(|()| meter))
             .map_err(|reason| format!("quota `{label}`: {reason}"))
     }
 
@@ -54,13 +56,23 @@ impl Quota {
                 "it counts `{metric}`: do you mean `{meant}`? Anything else needs another name"
             ));
         }
-        if self.kind == Kind::Concurrency {
+        let rounds_to_0 = |(_, weight): &&(String, f64)| *weight > 0.0 && parts_of(*weight) == 0;
+        if let Some((metric, weight)) = self.weights.iter().find(rounds_to_0) {
+            return Err(format!(
+                "the weight of `{metric}` is {weight}, which is 0 in millionths: make the limit and \
+                 the weights larger"
+            ));
+        }
+        if self.base == Base::Concurrency {
             return Ok(());
+        }
+        if self.weights.iter().all(|(_, weight)| *weight == 0.0) {
+            return Err("all its weights are 0, so that nothing would ever be charged".into());
         }
         if self.window < Duration::from_millis(1) || self.window > MAX_WINDOW {
             return Err("a window must be between a millisecond and 400 days long".into());
         }
-        if matches!(self.kind, Kind::Sliding { guard: Some(guard) } if guard > MAX_WINDOW) {
+        if self.guard.is_some_and(|guard| guard > MAX_WINDOW) {
             return Err("its guard is longer than the longest window".into());
         }
         if self.slots.is_some_and(|slots| !(1..=1_000).contains(&slots)) {
@@ -69,9 +81,28 @@ impl Quota {
         Ok(())
     }
 
-    fn meter(&self, label: &str) -> Result<Meter, String> {
+    /// # Errors
+    /// No call could ever pass, since it is one request, or asks for more tokens than one.
+    fn admits_a_call(&self, meter: &Meter) -> Result<(), String> {
+        let (least, most) = (meter.cost(&usage_of_a_request()), meter.rule.capacity(0));
+        if least > most {
+            return Err(format!("one request costs {least}, and it admits {most} at once"));
+        }
+        let counts_tokens = meter
+            .weights
+            .iter()
+            .all(|weight| weight.standard.is_some_and(|standard| standard != Standard::Requests));
+        if matches!(self.burst, Some(Burst::One | Burst::Over(_))) && most == 1 && counts_tokens {
+            let reason = "it admits one token at once, and every call asks for more: pace tokens \
+                          over a longer interval, with `paced_over`";
+            return Err(reason.into());
+        }
+        Ok(())
+    }
+
+    fn meter(&self, label: &str, kind: &Kind) -> Result<Meter, String> {
         let window = micros(self.window);
-        let (rule_window, calendar, layout) = match &self.kind {
+        let (rule_window, calendar, layout) = match kind {
             Kind::Sliding { guard } => {
                 let guard = guard.unwrap_or_else(|| DEFAULT_GUARD.min(self.window / 20));
                 let slots = u64::from(self.slots.unwrap_or(SLIDING_SLOTS));
@@ -95,10 +126,10 @@ impl Quota {
             }
             Kind::Concurrency => (Window::InFlight, None, String::new()),
         };
-        let held = self.charge_at == ChargeAt::End && self.kind != Kind::Concurrency;
+        let held = self.charge_at == Some(ChargeAt::End);
         let weights: Box<[Weight]> = self.weights.iter().map(Weight::new).collect();
         let name = self.name.as_deref().unwrap_or_default();
-        let identity = format!("{}|{weights:?}|{window}|{layout}|{held}|{name}", self.kind.name());
+        let identity = format!("{}|{weights:?}|{window}|{layout}|{held}|{name}", kind.name());
         let rule = Rule {
             id: fingerprint(identity.bytes()),
             limit: self.limit,
@@ -106,14 +137,14 @@ impl Quota {
             window: rule_window,
         };
         let most = rule.capacity(0) + self.max_debt.unwrap_or(4 * rule.capacity(0));
-        let plain = match (&self.kind, &*weights) {
+        let plain = match (kind, &*weights) {
             (Kind::Concurrency, _) => None,
             (_, [Weight { standard, parts: WEIGHT_ONE, .. }]) => *standard,
             _ => None,
         };
         Ok(Meter {
             label: label.into(),
-            window: (self.kind != Kind::Concurrency).then_some(self.window),
+            window: (*kind != Kind::Concurrency).then_some(self.window),
             weights,
             plain,
             most,
@@ -132,6 +163,7 @@ impl Quota {
         let burst = match *burst {
             Burst::Limit => limit,
             Burst::Amount(amount) => amount,
+            Burst::One => 1,
             Burst::Times(times) => (limit as f64 * times) as u64,
             Burst::Over(interval) => {
                 let amount = u128::from(limit) * u128::from(micros(interval)) / u128::from(window);
@@ -161,9 +193,35 @@ impl Quota {
             return name.clone();
         }
         let metrics: Vec<_> = self.metrics().collect();
-        match self.kind {
-            Kind::Concurrency => "calls in flight".into(),
-            _ => format!("{} per {:?}", metrics.join(" + "), self.window),
+        match self.base {
+            Base::Concurrency => "calls in flight".into(),
+            _ => format!("{} per {}", metrics.join(" + "), in_words(self.window)),
+        }
+    }
+}
+
+/// A length of time after "per": `minute`, `5 minutes`, `90 seconds`, `250ms`.
+fn in_words(length: Duration) -> String {
+    let seconds = length.as_secs();
+    if seconds == 0 || length.subsec_nanos() > 0 {
+        return format!("{length:?}");
+    }
+    let units = [(86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
+    let (unit, name) =
+        units.into_iter().find(|(unit, _)| seconds.is_multiple_of(*unit)).unwrap_or((1, "second"));
+    match seconds / unit {
+        1 => name.to_owned(),
+        count => format!("{count} {name}s"),
+    }
+}
+
+/// As the quota is declared: `30000 tokens per minute`, `4 calls in flight`, or
+/// `30000 in quota "tpm"` for one that is [named](Quota::named).
+impl fmt::Display for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{} in quota {name:?}", self.limit),
+            None => write!(f, "{} {}", self.limit, self.label()),
         }
     }
 }
@@ -196,9 +254,19 @@ impl Weight {
         Self {
             metric: metric.as_str().into(),
             standard: Standard::named(metric),
-            parts: (weight * WEIGHT_ONE as f64).round() as u64,
+            parts: parts_of(*weight),
         }
     }
+}
+
+/// A weight in the parts that weights are rounded to.
+fn parts_of(weight: f64) -> u64 {
+    (weight * WEIGHT_ONE as f64).round() as u64
+}
+
+/// The least that a call uses.
+fn usage_of_a_request() -> Usage {
+    Usage::new().with(REQUESTS, 1)
 }
 
 impl fmt::Debug for Weight {
@@ -253,6 +321,11 @@ impl Meter {
     /// Whether a cost here is the amount of this metric.
     pub(crate) fn counts_only(&self, metric: &str) -> bool {
         matches!(&*self.weights, [only] if &*only.metric == metric && only.parts == WEIGHT_ONE)
+    }
+
+    /// The metrics it counts.
+    pub(crate) fn metrics(&self) -> impl Iterator<Item = &str> {
+        self.weights.iter().map(|weight| &*weight.metric)
     }
 
     pub(crate) fn counts(&self, metric: &str) -> bool {

@@ -33,7 +33,7 @@ fn what_counts_differently_is_another_quota() {
         Quota::per_minute("tokens", 1).guard(Duration::ZERO),
         Quota::per_minute("tokens", 1).charge_at(ChargeAt::End),
         Quota::per_minute("tokens", 1).named("other"),
-        Quota::per_minute("tokens", 1).paced(),
+        Quota::per_minute("requests", 2).paced(),
         Quota::per_minute("tokens", 1).anchored(Duration::ZERO),
         Quota::per_minute("tokens", 1).anchored(Duration::from_secs(1)),
         Quota::concurrency(1),
@@ -61,11 +61,9 @@ fn a_cost_is_a_weighted_sum_rounded_up() {
     assert_eq!(cost(usage! { requests: 7 }), 0);
     assert_eq!(cost(usage! { input_tokens: u64::MAX, output_tokens: u64::MAX }), u64::MAX);
     assert_eq!(combined.actual_cost(&usage! { tokens: u64::MAX }), 500);
-    for calls in [Quota::concurrency(3), Quota::concurrency(3).weight("tokens", 1.0)] {
-        let calls = meter(calls);
-        for usage in [usage! {}, usage! { tokens: 0 }, usage! { tokens: 500 }] {
-            assert_eq!((calls.cost(&usage), calls.actual_cost(&usage)), (1, 1));
-        }
+    let calls = meter(Quota::concurrency(3));
+    for usage in [usage! {}, usage! { tokens: 0 }, usage! { tokens: 500 }] {
+        assert_eq!((calls.cost(&usage), calls.actual_cost(&usage)), (1, 1));
     }
 }
 
@@ -75,21 +73,21 @@ fn nonsense_is_told_with_the_quota_and_the_reason() {
     for (quota, reason) in [
         (
             Quota::per_minute("tokens", 0),
-            "quota `tokens per 60s`: its limit is 0, so that nothing could ever pass",
+            "quota `tokens per minute`: its limit is 0, so that nothing could ever pass",
         ),
         (
             Quota::per_minute("tokens", u64::MAX),
-            "quota `tokens per 60s`: limits above 900000000000 are not supported",
+            "quota `tokens per minute`: limits above 900000000000 are not supported",
         ),
         (
             Quota::per_minute("tokens", 1).weight("tokens", f64::NAN),
-            "quota `tokens per 60s`: the weight of `tokens` is NaN, and must be between 0 and 1000000",
+            "quota `tokens per minute`: the weight of `tokens` is NaN, and must be between 0 and 1000000",
         ),
         (
             Quota::per_minute("a", 1).weight("b", -1.0),
-            "quota `a + b per 60s`: the weight of `b` is -1, and must be between 0 and 1000000",
+            "quota `a + b per minute`: the weight of `b` is -1, and must be between 0 and 1000000",
         ),
-        (Quota::per_minute("", 1), "quota ` per 60s`: a metric has an empty name"),
+        (Quota::per_minute("", 1), "quota ` per minute`: a metric has an empty name"),
         (
             Quota::sliding_window("a", 1, Duration::ZERO).named("n"),
             "quota `n`: a window must be between a millisecond and 400 days long",
@@ -108,11 +106,55 @@ fn nonsense_is_told_with_the_quota_and_the_reason() {
         ),
         (
             Quota::per_minute("token", 3),
-            "quota `token per 60s`: it counts `token`: do you mean `tokens`? Anything else needs another name",
+            "quota `token per minute`: it counts `token`: do you mean `tokens`? Anything else needs another name",
         ),
         (
             Quota::per_minute("tokens", 3).weight("Output-Tokens", 5.0).named("n"),
             "quota `n`: it counts `Output-Tokens`: do you mean `output_tokens`? Anything else needs another name",
+        ),
+        (
+            Quota::per_minute("tokens", 30_000).paced(),
+            "quota `tokens per minute`: it admits one token at once, and every call asks for more: pace tokens over a longer interval, with `paced_over`",
+        ),
+        (
+            Quota::per_minute("requests", 60).weight("requests", 1.5).paced(),
+            "quota `requests per minute`: one request costs 2, and it admits 1 at once",
+        ),
+        (
+            Quota::per_minute("a", 60).weight("b", 1e-7).named("n"),
+            "quota `n`: the weight of `b` is 0.0000001, which is 0 in millionths: make the limit and the weights larger",
+        ),
+        (
+            Quota::per_minute("a", 60).weight("a", 0.0).named("n"),
+            "quota `n`: all its weights are 0, so that nothing would ever be charged",
+        ),
+        (
+            Quota::per_minute("a", 60).burst(5).named("n"),
+            "quota `n`: a burst means nothing to a sliding window: for a burst, declare a token bucket",
+        ),
+        (
+            Quota::token_bucket("a", 60, day).guard(day).named("n"),
+            "quota `n`: a guard means nothing to a token bucket",
+        ),
+        (
+            Quota::per_minute("a", 60).guard(day).anchored(day).named("n"),
+            "quota `n`: a guard means nothing to a fixed window",
+        ),
+        (
+            Quota::per_minute("a", 60).longest_call(day).named("n"),
+            "quota `n`: `longest_call` means nothing to a sliding window: for a burst, declare a token bucket",
+        ),
+        (
+            Quota::per_minute("a", 60).paced().anchored(day).named("n"),
+            "quota `n`: an anchor or time zone means nothing to a token bucket",
+        ),
+        (
+            Quota::per_minute("a", 60).paced().burst(9).named("n"),
+            "quota `n`: its burst is set twice, or it is paced and has a burst",
+        ),
+        (
+            Quota::concurrency(3).weight("tokens", 1.0).named("n"),
+            "quota `n`: a weight means nothing to calls in flight",
         ),
         (
             Quota::token_bucket("a", 900_000_000_000, 365 * day).named("n"),
@@ -130,5 +172,32 @@ fn short_odd_and_long_windows_work() {
         assert!(Quota::sliding_window("a", 1, window).compile().is_ok());
         assert!(Quota::token_bucket("a", 1_000_000_000, window).compile().is_ok());
         assert!(Quota::fixed_window("a", 1, window).compile().is_ok());
+    }
+}
+
+#[test]
+fn settings_come_to_the_same_in_any_order() {
+    let minute = || Quota::per_minute("requests", 60);
+    let second = Duration::from_secs(1);
+    assert_eq!(minute().longest_call(second).paced(), minute().paced().longest_call(second));
+    assert!(minute().longest_call(second).paced().compile().is_ok());
+    let both = |quota: Quota| quota.compile().map(drop).is_err();
+    assert!(both(minute().guard(second).paced()) && both(minute().paced().guard(second)));
+}
+
+#[test]
+fn a_quota_names_itself_in_words() {
+    let minute = Duration::from_secs(60);
+    for (quota, words) in [
+        (Quota::per_second("requests", 5), "5 requests per second"),
+        (Quota::per_day("requests", 5), "5 requests per day"),
+        (Quota::token_bucket("tokens", 5, 5 * minute), "5 tokens per 5 minutes"),
+        (Quota::fixed_window("a", 5, 90 * minute / 60), "5 a per 90 seconds"),
+        (Quota::sliding_window("a", 5, minute / 240), "5 a per 250ms"),
+        (Quota::per_hour("a", 5).weight("b", 2.0), "5 a + b per hour"),
+        (Quota::concurrency(5), "5 calls in flight"),
+        (Quota::per_hour("a", 5).named("mine"), "5 in quota \"mine\""),
+    ] {
+        assert_eq!(quota.to_string(), words);
     }
 }

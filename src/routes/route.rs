@@ -40,6 +40,7 @@ pub struct Route<R> {
     usage: Option<UsageRule<R>>,
     parents: Vec<Cow<'static, str>>,
     class: Option<Cow<'static, str>>,
+    share: Option<Cow<'static, str>>,
     max_wait: Option<Duration>,
 }
 
@@ -81,7 +82,8 @@ impl<R> Route<R> {
     }
 
     fn new(destination: Destination<R>) -> Self {
-        Self { destination, usage: None, parents: Vec::new(), class: None, max_wait: None }
+        let (usage, parents, class, share, max_wait) = (None, Vec::new(), None, None, None);
+        Self { destination, usage, parents, class, share, max_wait }
     }
 
     /// Asks another bucket for the same usage, too: see [`Demand::and`].
@@ -115,6 +117,27 @@ impl<R> Route<R> {
         self
     }
 
+    /// Sets the share that requests belong to, such as a tenant's: see [`Demand::share`]. It may use
+    /// the pattern's parameters.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, Extractor, Route, Routes, usage};
+    ///
+    /// # fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let route = Route::to("gpt-4o").share("tenant:{tenant}");
+    /// let routes = Routes::builder().route("/tenants/{tenant}/{*rest}", route).build()?;
+    /// let mut request = http::Request::get("http://gateway/tenants/acme/orders").body(())?;
+    /// let demand = routes.extract(&mut request).expect("a route matches");
+    /// assert_eq!(demand, Demand::new("gpt-4o", usage! {}).share("tenant:acme"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn share(mut self, share: impl Into<Cow<'static, str>>) -> Self {
+        self.share = Some(share.into());
+        self
+    }
+
     /// Sets the longest wait of each request.
     #[must_use]
     pub fn max_wait(mut self, max_wait: Duration) -> Self {
@@ -136,7 +159,8 @@ impl<R> Clone for Route<R> {
             UsageRule::Of(usage_of) => UsageRule::Of(usage_of.clone()),
         });
         let (parents, class) = (self.parents.clone(), self.class.clone());
-        Self { destination, usage, parents, class, max_wait: self.max_wait }
+        let share = self.share.clone();
+        Self { destination, usage, parents, class, share, max_wait: self.max_wait }
     }
 }
 
@@ -149,8 +173,9 @@ impl<R> fmt::Debug for Route<R> {
             Destination::Unlimited => debug.field("bucket", &"unlimited"),
             Destination::Refuse => debug.field("bucket", &"refused"),
         };
-        let Self { parents, class, max_wait, .. } = self;
-        debug.field("parents", parents).field("class", class).field("max_wait", max_wait);
+        let Self { parents, class, share, max_wait, .. } = self;
+        debug.field("parents", parents).field("class", class).field("share", share);
+        debug.field("max_wait", max_wait);
         debug.finish_non_exhaustive()
     }
 }
@@ -158,7 +183,7 @@ impl<R> fmt::Debug for Route<R> {
 /// A [`Route`] that makes sense.
 pub(super) struct CompiledRoute<R> {
     pub(super) route: Route<R>,
-    /// Of the bucket, if it is the route's own, and of its parents.
+    /// Of the bucket, if it is the route's own, of its parents, and of its share.
     names: Vec<BucketName>,
 }
 
@@ -169,7 +194,7 @@ enum BucketName {
 
 impl<R> CompiledRoute<R> {
     pub(super) fn compile(route: Route<R>, parameters: &[String]) -> Result<Self, String> {
-        let Route { destination, usage, parents, class, max_wait } = &route;
+        let Route { destination, usage, parents, class, share, max_wait } = &route;
         match destination {
             Destination::Bucket(_) => {}
             Destination::Extractor(_) if usage.is_some() => {
@@ -177,13 +202,16 @@ impl<R> CompiledRoute<R> {
             }
             Destination::Extractor(_) => {}
             Destination::Unlimited | Destination::Refuse => {
-                if usage.is_some() || !parents.is_empty() || class.is_some() || max_wait.is_some() {
-                    return Err("a bucket, a usage, a class or a wait means nothing to it".into());
+                let has_terms = class.is_some() || share.is_some() || max_wait.is_some();
+                if usage.is_some() || !parents.is_empty() || has_terms {
+                    let reason =
+                        "a bucket, a usage, a class, a share or a wait means nothing to it";
+                    return Err(reason.into());
                 }
             }
         }
         let own = if let Destination::Bucket(name) = destination { Some(name) } else { None };
-        let names = own.into_iter().chain(parents);
+        let names = own.into_iter().chain(parents).chain(share);
         let names = names
             .map(|name| BucketName::compile(name.clone(), parameters))
             .collect::<Result<_, _>>()?;
@@ -194,7 +222,7 @@ impl<R> CompiledRoute<R> {
         matches!(self.route.destination, Destination::Refuse)
     }
 
-    /// The buckets of a request with these parameters.
+    /// The buckets, and the share, of a request with these parameters.
     pub(super) fn names(&self, parameters: &Params<'_, '_>) -> Result<Names, RouteError> {
         self.names.iter().map(|name| name.fill_in(parameters)).collect()
     }
@@ -214,7 +242,10 @@ impl<R> CompiledRoute<R> {
                 Demand::new(names.next().unwrap_or_default(), usage)
             }
         };
-        demand = names.fold(demand, Demand::and);
+        demand = names.by_ref().take(self.route.parents.len()).fold(demand, Demand::and);
+        if let Some(share) = names.next() {
+            demand = demand.share(share);
+        }
         if let Some(class) = &self.route.class {
             demand = demand.class(class.clone());
         }

@@ -53,7 +53,31 @@ impl Default for MemoryStore {
 impl MemoryStore {
     /// An empty store, whose clock starts at the system's time and then runs steadily.
     pub fn new() -> Self {
-        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self::starting_at(SystemTime::now())
+    }
+
+    /// An empty store, whose clock starts at this time and then runs steadily: for tests whose
+    /// slots and fixed windows must not depend on the time of day.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use tower_throttle::{Limiter, Limits, MemoryStore, Quota};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// // Ten seconds before midnight.
+    /// let store = MemoryStore::starting_at(SystemTime::UNIX_EPOCH + Duration::from_secs(86_390));
+    /// let day = Duration::from_secs(86_400);
+    /// let limits = Limits::new().bucket("api", [Quota::fixed_window("requests", 5, day)]);
+    /// let limiter = Limiter::with_store(limits, store)?;
+    /// assert_eq!(limiter.status("api").await?.quotas[0].reset.as_secs_f64().ceil(), 10.0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A time before the Unix epoch is taken for it.
+    pub fn starting_at(time: SystemTime) -> Self {
+        let epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let memory = Memory {
             started: Instant::now(),
             epoch: epoch.as_micros() as Micros,

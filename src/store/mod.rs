@@ -115,6 +115,20 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     }
 }
 
+impl<S: Store + ?Sized> Store for Arc<S> {
+    fn apply(&self, batch: &Batch<'_>) -> Reply {
+        (**self).apply(batch)
+    }
+
+    fn listen(&self, partition: &str, session: u64, hint: Hint) -> Option<Listening> {
+        (**self).listen(partition, session, hint)
+    }
+
+    fn in_process(&self) -> bool {
+        (**self).in_process()
+    }
+}
+
 /// Called when a head of a session may fit: see [`Store::listen`]. It returns at once and may be
 /// called from any thread.
 #[derive(Clone)]

@@ -233,8 +233,8 @@ impl RedisStore {
 
     /// Sets what all keys and channels begin with: "throttle" unless set. Stores with different
     /// prefixes share nothing.
-    pub fn prefix(self, prefix: &str) -> Self {
-        Self { prefix: prefix.into(), ..self }
+    pub fn prefix(self, prefix: impl Into<String>) -> Self {
+        Self { prefix: prefix.into().into(), ..self }
     }
 
     /// For tests that step time: replaces the one line of the script that reads the clock, which

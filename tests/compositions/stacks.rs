@@ -40,7 +40,7 @@ impl BodyObserver for Told {
 
     fn end(&mut self, end: BodyEnd) -> Settlement {
         let text = Bytes::from(std::mem::take(&mut self.text));
-        let tokens = std::str::from_utf8(&text)
+        let tokens: Option<u64> = std::str::from_utf8(&text)
             .ok()
             .and_then(|text| text.rsplit_once("used: ")?.1.parse().ok());
         match (end, tokens) {

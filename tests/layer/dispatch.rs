@@ -98,7 +98,7 @@ async fn a_layer_waits_for_ten_minutes_at_most_and_says_for_what_and_how_long() 
     let waited = started.elapsed();
     assert!((599..602).contains(&waited.as_secs()), "{waited:?}");
     let told = error.to_string();
-    assert!(told.contains("`tokens per 3600s`") && told.contains("retry after 30"), "{told}");
+    assert!(told.contains("`tokens per hour`") && told.contains("retry after 30"), "{told}");
     let Some(Throttled::Deadline(refusal)) = error.downcast_ref() else { panic!("{error}") };
     assert_eq!(&*refusal.binding().expect("the quota").bucket, "api");
     assert!(refusal.retry_after() > Some(Duration::from_secs(2_900)), "{refusal}");
@@ -109,7 +109,7 @@ async fn a_layer_waits_for_ten_minutes_at_most_and_says_for_what_and_how_long() 
     let started = Instant::now();
     let error = service.oneshot(1).await.unwrap_err();
     assert_eq!(started.elapsed(), Duration::ZERO);
-    assert!(error.to_string().contains("`tokens per 3600s`"), "{error}");
+    assert!(error.to_string().contains("`tokens per hour`"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::{convert::Infallible, time::Duration};
 use http::{Response, StatusCode};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_throttle::{
-    Demand, Feedback, Limiter, RespondLayer, ThrottleLayer,
+    Demand, Feedback, Limiter, RespondLayer, ThrottleLayer, Throttled,
     inspect::KeepReserved,
     store::{Batch, Reply, Store, StoreError},
     usage,
@@ -50,8 +50,8 @@ async fn the_ietf_fields_are_added_when_asked_for() {
     send(&layer, 90).await;
     let refused = send(&layer, 20).await;
     let retry_after = header(&refused, "retry-after").unwrap();
-    assert_eq!(header(&refused, "ratelimit-policy"), Some(r#""tokens per 60s";q=100"#));
-    let expected = format!(r#""tokens per 60s";r=10;t={retry_after}"#);
+    assert_eq!(header(&refused, "ratelimit-policy"), Some(r#""tokens per minute";q=100;w=60"#));
+    let expected = format!(r#""tokens per minute";r=10;t={retry_after}"#);
     assert_eq!(header(&refused, "ratelimit"), Some(expected.as_str()));
 }
 
@@ -77,8 +77,66 @@ async fn a_provider_s_long_wait_is_handed_on_and_not_waited_for() {
 async fn what_could_never_fit_is_told_no_time() {
     let layer = ThrottleLayer::new(limiter(), tokens as Extract).respond();
     let refused = send(&layer, 101).await;
-    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(header(&refused, "retry-after"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_ietf_fields_are_on_every_response_when_asked_for() {
+    let layer = ThrottleLayer::new(limiter(), tokens as Extract).reject().respond();
+    assert_eq!(header(&send(&layer, 1).await, "ratelimit"), None);
+    let layer = layer.rate_limit_fields_always();
+    let served = send(&layer, 59).await;
+    assert_eq!(served.body(), "served");
+    let policy = r#""tokens per minute";q=100;w=60, "requests per minute";q=10;w=60"#;
+    assert_eq!(header(&served, "ratelimit-policy"), Some(policy));
+    let left = header(&served, "ratelimit").unwrap();
+    assert!(left.starts_with(r#""tokens per minute";r=40;t=6"#), "{left}");
+    assert!(left.contains(r#", "requests per minute";r=8;t=6"#), "{left}");
+    let refused = send(&layer, 60).await;
+    assert_eq!(header(&refused, "ratelimit-policy"), Some(r#""tokens per minute";q=100;w=60"#));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_shaped_and_carries_its_error() {
+    let limiter = limiter();
+    let shape = |error: Option<&Throttled>, response: &mut Response<String>| {
+        *response.status_mut() = StatusCode::IM_A_TEAPOT;
+        *response.body_mut() = error.map_or("unread", Throttled::kind).to_owned();
+        response.headers_mut().insert("x-shaped", http::HeaderValue::from_static("yes"));
+    };
+    let respond = |extract| ThrottleLayer::new(limiter.clone(), extract).reject().respond();
+    let layer = respond(tokens as Extract).shape(shape);
+    assert_eq!(send(&layer, 90).await.status(), StatusCode::OK);
+    let refused = send(&layer, 20).await;
+    assert_eq!((refused.status(), &**refused.body()), (StatusCode::IM_A_TEAPOT, "not_now"));
+    assert_eq!(header(&refused, "x-shaped"), Some("yes"));
+    assert!(header(&refused, "retry-after").is_some());
+    assert!(matches!(refused.extensions().get(), Some(Throttled::NotNow(_))));
+
+    let no_key: Extract = |_| Err("key sk-s3cret is not in table `keys`".into());
+    let unread = send(&respond(no_key).shape(shape), 1).await;
+    assert_eq!(unread.body(), "unread");
+    assert!(unread.extensions().get::<Throttled>().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn openais_clients_understand_a_refusal() {
+    let limiter = limiter();
+    let layer = ThrottleLayer::new(limiter, tokens as Extract).reject().respond().openai_errors();
+    send(&layer, 90).await;
+    for (request, status, kind, code) in [
+        (20, 429, "rate_limit_error", "rate_limit_exceeded".into()),
+        (101, 413, "invalid_request_error", serde_json::Value::Null),
+    ] {
+        let refused = send(&layer, request).await;
+        assert_eq!(refused.status().as_u16(), status);
+        assert_eq!(header(&refused, "content-type"), Some("application/json"));
+        let json: serde_json::Value = serde_json::from_str(refused.body()).unwrap();
+        let error = &json["error"];
+        assert_eq!((error["type"].as_str(), &error["code"]), (Some(kind), &code));
+        assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tower_throttle::{
-    BadDemand, ChargeAt, Demand, Limiter, Limits, OnUnavailable, Quota, Retries, Throttled,
+    BadDemand, ChargeAt, Class, Demand, Limiter, Limits, OnUnavailable, Quota, Retries, Throttled,
     Undeclared, Usage, usage,
 };
 
@@ -15,8 +15,7 @@ async fn a_demand_that_names_what_is_not_there() {
         .bucket("a", [Quota::per_hour("tokens", 100)])
         .bucket("b", [Quota::per_hour("tokens", 100)])
         .family("a-*", "a")
-        .partition("elsewhere")
-        .bucket("c", [Quota::per_hour("tokens", 100)]);
+        .bucket_in("elsewhere", "c", [Quota::per_hour("tokens", 100)]);
     let limiter = Limiter::new(limits).unwrap();
     let cases: [(Demand, BadDemand); 7] = [
         (Demand::new("z", Usage::new()), BadDemand::UnknownBucket("z".into())),
@@ -79,18 +78,19 @@ async fn limits_that_make_no_sense() {
         Limits::new().partition("").bucket("a", [tokens()]),
         Limits::new().partition("{p}").bucket("a", [tokens()]),
         quota(tokens()).partition("p}"),
+        quota(tokens()).bucket_in("{", "b", [tokens()]),
+        quota(tokens()).partition("p").partition("q"),
         quota(tokens()).weight("tenant", 0),
         quota(tokens()).weight("tenant", 1_000_001),
         quota(tokens()).weight("tenant", 2).weight("tenant", 3),
         quota(tokens()).undeclared(Undeclared::Bucket("b".into())),
-        quota(tokens()).class("c", Duration::ZERO, f64::NAN),
-        quota(tokens()).class("c", Duration::ZERO, 1.0),
-        quota(tokens()).class("c", Duration::ZERO, -0.1),
-        quota(tokens()).class("c", Duration::ZERO, 0.1).class("d", secs(1), 0.2).class(
-            "c",
-            secs(1),
-            0.2,
-        ),
+        quota(tokens()).class("c", Class::new().headroom(f64::NAN)),
+        quota(tokens()).class("c", Class::new().headroom(1.0)),
+        quota(tokens()).class("c", Class::new().headroom(-0.1)),
+        quota(tokens())
+            .class("c", Class::new().headroom(0.1))
+            .class("d", Class::new().headroom(0.2))
+            .class("c", Class::new().head_start(secs(1)).headroom(0.2)),
     ] {
         let told = format!("{limits:?}");
         let error = Limiter::new(limits).map(drop).expect_err(&told).to_string();
@@ -115,9 +115,9 @@ async fn options_that_make_no_sense() {
         new().lease(Duration::ZERO),
         new().lease(Duration::MAX),
         new().lease(secs(600) + Duration::from_nanos(1)),
-        new().on_unavailable(OnUnavailable::Local { share: 0.0 }),
-        new().on_unavailable(OnUnavailable::Local { share: f64::NAN }),
-        new().on_unavailable(OnUnavailable::Local { share: 1.1 }),
+        new().on_unavailable(OnUnavailable::local(0.0)),
+        new().on_unavailable(OnUnavailable::local(f64::NAN)),
+        new().on_unavailable(OnUnavailable::local(1.1)),
     ] {
         assert!(builder.build().unwrap_err().to_string().starts_with("option `"));
     }
@@ -175,7 +175,9 @@ async fn the_largest_amounts() {
 
 #[tokio::test(start_paused = true)]
 async fn the_longest_durations() {
-    let limits = limits().class("always first", Duration::MAX, 0.0).class("early", secs(30), 0.0);
+    let limits = limits()
+        .class("always first", Class::new().head_start(Duration::MAX))
+        .class("early", Class::new().head_start(secs(30)));
     let limiter = Limiter::builder(limits).attempt_timeout(Duration::MAX).build().unwrap();
     let call = limiter.reserve(tokens(100).max_wait(Duration::MAX)).await.unwrap();
     let early = waiting(&limiter, tokens(10).class("early"));

@@ -161,7 +161,7 @@ async fn a_demand_whose_time_is_up_is_told_what_it_asked_itself() {
             (shortage.quota.to_string(), shortage.requested, shortage.available)
         };
         let told: Vec<_> = refusal.shortages().iter().map(told).collect();
-        assert_eq!(told, [("tokens per 3600s".to_owned(), 7, 0)]);
+        assert_eq!(told, [("tokens per hour".to_owned(), 7, 0)]);
         assert!(refusal.retry_after().is_some_and(|wait| wait > secs(3_000)), "{error}");
         front.abort();
         call.release().await.unwrap();

@@ -252,7 +252,8 @@ async fn a_bucket_that_is_declared_no_more_refuses_those_that_wait() {
     let call = limiter.reserve(tokens(100)).await.unwrap();
     let waits = waiting(&limiter, tokens(1));
     quiet().await;
-    limiter.update(Limits::new().bucket("b", [Quota::per_hour("tokens", 100)])).unwrap();
+    let update = limiter.update(Limits::new().bucket("b", [Quota::per_hour("tokens", 100)]));
+    assert!(matches!(update.unwrap().dropped(), [name] if &**name == "a"));
     let error = waits.await.unwrap().unwrap_err();
     assert!(matches!(error, Throttled::BadDemand(BadDemand::UnknownBucket(_))), "{error}");
     call.settle(usage! { tokens: 30 }).await.unwrap();

@@ -86,7 +86,7 @@ async fn closing_does_not_wait_for_a_store_that_is_down() {
 #[tokio::test(start_paused = true)]
 async fn closing_closes_what_stands_in_too() {
     let store = FakeStore::new();
-    let builder = builder(&store).on_unavailable(OnUnavailable::Local { share: 0.1 });
+    let builder = builder(&store).on_unavailable(OnUnavailable::local(0.1));
     let limiter = builder.retries(Retries::none()).build().unwrap();
     store.always(Fate::Unavailable);
     let call = limiter.reserve(tokens(10)).await.unwrap();

@@ -158,7 +158,7 @@ fn demands_keep_their_order_when_the_runtime_of_another_one_ends() {
 #[test]
 fn a_demand_that_is_served_without_the_store_outlives_another_runtime_too() {
     let (store, other) = (FakeStore::new(), runtime());
-    let builder = builder(&store).on_unavailable(OnUnavailable::Local { share: 1.0 });
+    let builder = builder(&store).on_unavailable(OnUnavailable::local(1.0));
     let limiter = builder.retries(Retries::none()).build().unwrap();
     store.always(Fate::Unavailable);
     let call = all_taken(&limiter, &other);

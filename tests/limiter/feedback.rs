@@ -32,10 +32,7 @@ async fn a_wait_beyond_the_longest_is_told_and_ends_with_it() {
     // What is left is no wait that was asked for, however far its reset is.
     let nothing = Feedback::new().with_left(Named::metric("tokens"), 0, Some(secs(86_400)));
     limiter.feedback("a", &nothing).await.unwrap();
-    assert_eq!(
-        recorder.count(r#"quota: Some("tokens per 3600s"), asked: 86400s, applied: 60s"#),
-        1
-    );
+    assert_eq!(recorder.count(r#"quota: Some("tokens per hour"), asked: 86400s, applied: 60s"#), 1);
     let began = Instant::now();
     drop(limiter.reserve(tokens(1)).await.unwrap());
     assert_eq!(began.elapsed(), secs(60));
@@ -104,9 +101,8 @@ async fn it_is_about_the_last_bucket_of_several_unless_the_demand_names_another(
         .bucket("model", [Quota::per_minute("tokens", 100)])
         .bucket("tenant", [Quota::per_minute("tokens", 100)]);
     let limiter = Limiter::new(limits).unwrap();
-    let tokens = |bucket: &str| {
-        tower_throttle::Demand::new(bucket.to_owned(), tower_throttle::usage! { tokens: 10 })
-    };
+    let tokens =
+        |bucket: &str| tower_throttle::Demand::new(bucket, tower_throttle::usage! { tokens: 10 });
     let said = |left| Feedback::new().with_left(Named::metric("tokens").limit(100), left, None);
     let available = async |bucket| limiter.status(bucket).await.unwrap().quotas[0].available;
     let call = limiter.reserve(tokens("tenant").and("model")).await.unwrap();
@@ -116,4 +112,35 @@ async fn it_is_about_the_last_bucket_of_several_unless_the_demand_names_another(
     call.feedback(&said(5)).await.unwrap();
     assert_eq!((available("model").await, available("tenant").await), (40.0, 5.0));
     assert!(limiter.feedback("unknown", &retry_after(secs(1))).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_call_leaves_what_the_provider_said_and_nothing_besides() {
+    let store = FakeStore::new();
+    for is_shared in [false, true] {
+        let builder = Limiter::builder(limits());
+        let builder = if is_shared { builder.store(store.clone()) } else { builder };
+        let limiter = builder.build().unwrap();
+        let none_left = tower_throttle::Feedback::new().with_left(
+            tower_throttle::Named::metric("tokens"),
+            0,
+            Some(secs(30)),
+        );
+        let call = limiter.reserve(tokens(60)).await.unwrap();
+        call.refused(&none_left).await.unwrap();
+        let quota = limiter.status("a").await.unwrap().quotas[0].clone();
+        assert_eq!(
+            (quota.available, quota.charged, quota.in_flight),
+            (0.0, 0.0, 0),
+            "shared: {is_shared}"
+        );
+        // Said before the release, what that gives back is left besides.
+        limiter.resume("a").await.unwrap();
+        tokio::time::sleep(secs(31)).await;
+        let call = limiter.reserve(tokens(60)).await.unwrap();
+        call.feedback(&none_left).await.unwrap();
+        call.release().await.unwrap();
+        assert_eq!(limiter.status("a").await.unwrap().quotas[0].available, 60.0);
+        store.inner.clear();
+    }
 }

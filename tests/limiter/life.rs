@@ -4,8 +4,8 @@ use std::pin::pin;
 
 use futures_util::{Stream, StreamExt, stream};
 use tower_throttle::{
-    BadDemand, ChargeAt, Limiter, Limits, Quota, Reservation, ReservationId, Throttled, Usage,
-    usage,
+    BadDemand, ChargeAt, Demand, Limiter, Limits, Quota, Reservation, ReservationId, Throttled,
+    Usage, usage,
 };
 
 use crate::fake::*;
@@ -210,4 +210,18 @@ async fn a_reservation_tells_what_it_is() {
     assert_eq!((second.position(), third.position()), (0, 1));
     assert!(second.waited() >= ms(300) && second.waited() < ms(400));
     assert!(second.granted_at() >= granted_at + ms(300));
+}
+
+#[test]
+fn a_demand_is_granted_at_once_without_a_future_or_a_runtime() {
+    let limiter = Limiter::new(limits()).unwrap();
+    let name = String::from("a");
+    let demand = || Demand::new(name.as_str(), usage! { tokens: 60 });
+    let call = limiter.try_reserve_now(demand()).unwrap();
+    assert!(matches!(limiter.try_reserve_now(demand()), Err(Throttled::NotNow(_))));
+    drop(call.release());
+    drop(limiter.try_reserve_now(demand()).unwrap());
+    assert!(limiter.try_reserve_now(Demand::unlimited()).is_ok());
+    let shared = on(&FakeStore::new());
+    assert!(matches!(shared.try_reserve_now(demand()), Err(Throttled::NotInProcess)));
 }

@@ -15,6 +15,7 @@ mod handing_on;
 mod life;
 mod observer;
 mod outage;
+mod places;
 mod queueing;
 mod stress;
 #[cfg(feature = "redis")]

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use tower_throttle::{Event, Limiter, Limits, Observer, Quota, usage};
+use tower_throttle::{Class, Demand, Event, Limiter, Limits, Observer, Quota, usage};
 
 use crate::fake::*;
 
@@ -78,11 +78,8 @@ async fn a_long_wait_is_told_once_with_its_reason() {
     let told: Vec<_> =
         recorder.0.lock().unwrap().iter().filter(|e| e.contains("LongWait")).cloned().collect();
     assert_eq!(told.len(), 1);
-    assert!(
-        told[0].contains(r#"bucket: "a", quota: "tokens per 86400s", predicted: Some("#),
-        "{}",
-        told[0]
-    );
+    let named = r#"position: 0, bucket: "a", quota: "tokens per day", predicted: Some("#;
+    assert!(told[0].contains(named), "{}", told[0]);
     let seconds: f64 =
         told[0].split("Some(").nth(1).unwrap().trim_end_matches("s) }").parse().unwrap();
     assert!((86_390.0..88_000.0).contains(&seconds), "{seconds}");
@@ -103,7 +100,7 @@ async fn a_long_wait_behind_others_names_what_holds_it() {
     let waits: Vec<_> = (0..50).map(|_| waiting(&limiter, tokens(1))).collect();
     tokio::time::sleep(secs(10)).await;
     assert_eq!(recorder.count("LongWait"), 50);
-    assert_eq!(recorder.count(r#"quota: "tokens per 3600s", predicted: Some("#), 50);
+    assert_eq!(recorder.count(r#"quota: "tokens per hour", predicted: Some("#), 50);
     waits.iter().for_each(|wait| wait.abort());
 }
 
@@ -157,4 +154,130 @@ async fn an_observer_may_use_the_limiter() {
     *slot.lock().unwrap() = Some(limiter.clone());
     limiter.reserve(tokens(1)).await.unwrap().keep().await.unwrap();
     assert_eq!(limiter.status("a").await.unwrap().quotas[0].charged, 1.0);
+}
+
+/// The ids of the events of one kind, in order.
+fn ids(recorder: &Recorder, name: &str) -> Vec<u64> {
+    let id = |event: &String| {
+        let id = event.split("id: ").nth(1)?.split(',').next()?.parse().ok()?;
+        event.starts_with(name).then_some(id)
+    };
+    recorder.0.lock().unwrap().iter().filter_map(id).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_one_call_have_one_id_all_its_buckets_and_its_class() {
+    let store = FakeStore::new();
+    for is_shared in [false, true] {
+        let recorder = Recorder::default();
+        let limits = || {
+            Limits::new()
+                .bucket("a", [Quota::per_hour("tokens", 100)])
+                .bucket("parent", [Quota::per_hour("tokens", 1_000)])
+                .family("a-*", "a")
+                .class("batch", Class::new())
+        };
+        let builder = Limiter::builder(limits()).observer(recorder.clone());
+        let builder = if is_shared { builder.store(store.clone()) } else { builder };
+        let limiter = builder.build().unwrap();
+        let demand =
+            |tokens| Demand::new("a-2", usage! { tokens: tokens }).and("parent").class("batch");
+        let call = limiter.reserve(demand(100)).await.unwrap();
+        let waits = waiting(&limiter, demand(10));
+        quiet().await;
+        let id = call.id();
+        call.settle(usage! { tokens: 0 }).await.unwrap();
+        let waited = waits.await.unwrap().unwrap();
+        limiter.try_reserve(demand(95)).await.unwrap_err();
+        let other = waited.id();
+        drop(waited);
+        quiet().await;
+
+        assert_eq!(ids(&recorder, "Granted"), [id, other], "shared: {is_shared}");
+        assert_eq!(ids(&recorder, "Settled"), [id, other]);
+        assert_eq!(ids(&recorder, "WaitStarted"), [other]);
+        let refused = ids(&recorder, "Refused");
+        assert!(refused.len() == 1 && !refused.contains(&id) && !refused.contains(&other));
+        let all = r#"buckets: ["a", "parent"], class: Some("batch")"#;
+        assert_eq!(recorder.count(all), recorder.names().len(), "{recorder:?}");
+        store.inner.clear();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_demand_that_is_dropped_is_told_once() {
+    let store = FakeStore::new();
+    for is_shared in [false, true] {
+        let recorder = Recorder::default();
+        let builder = Limiter::builder(limits()).observer(recorder.clone());
+        let builder = if is_shared { builder.store(store.clone()) } else { builder };
+        let limiter = builder.build().unwrap();
+        let call = limiter.reserve(tokens(100)).await.unwrap();
+        let waits = waiting(&limiter, tokens(10));
+        tokio::time::sleep(secs(2)).await;
+        waits.abort();
+        quiet().await;
+        assert_eq!(ids(&recorder, "Cancelled"), ids(&recorder, "WaitStarted"));
+        assert_eq!((ids(&recorder, "Cancelled").len(), recorder.count("waited: 2s")), (1, 1));
+
+        // One that ends by itself is told of as what it is.
+        limiter.reserve(tokens(10).max_wait(secs(1))).await.unwrap_err();
+        let waits = waiting(&limiter, tokens(10));
+        quiet().await;
+        call.release().await.unwrap();
+        waits.await.unwrap().unwrap().release().await.unwrap();
+        assert_eq!(ids(&recorder, "Cancelled").len(), 1, "shared: {is_shared}");
+        store.inner.clear();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_wait_names_what_binds_of_several_buckets() {
+    let recorder = Recorder::default();
+    let limits = Limits::new()
+        .bucket("child", [Quota::per_minute("tokens", 100)])
+        .bucket("parent", [Quota::per_hour("tokens", 100)]);
+    let limiter = Limiter::builder(limits).observer(recorder.clone()).build().unwrap();
+    let demand = || Demand::new("child", usage! { tokens: 60 }).and("parent");
+    limiter.reserve(demand()).await.unwrap().keep().await.unwrap();
+    let waits = [waiting(&limiter, demand()), waiting(&limiter, demand())];
+    tokio::time::sleep(secs(6)).await;
+    assert_eq!(recorder.count(r#"bucket: "parent", quota: "tokens per hour""#), 2);
+    assert_eq!(
+        (recorder.count("position: 0, bucket"), recorder.count("position: 1, bucket")),
+        (1, 1)
+    );
+    waits.iter().for_each(|wait| wait.abort());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quota_that_no_demand_charges_is_told_of_once() {
+    let store = FakeStore::new();
+    for is_shared in [false, true] {
+        let recorder = Recorder::default();
+        let quotas = || {
+            [
+                Quota::per_hour("tokens", 9_999),
+                Quota::per_hour("cents", 9),
+                Quota::per_hour("words", 9),
+            ]
+        };
+        let limits = Limits::new().bucket("a", quotas()).bucket("b", quotas());
+        let builder = Limiter::builder(limits).observer(recorder.clone());
+        let builder = if is_shared { builder.store(store.clone()) } else { builder };
+        let limiter = builder.build().unwrap();
+        for call in 0..250 {
+            // One is charged only by what is used, and only once.
+            let actual = if call == 50 {
+                usage! { words: 1 }
+            } else {
+                usage! {}
+            };
+            limiter.reserve(tokens(1)).await.unwrap().settle(actual).await.unwrap();
+            assert_eq!(recorder.count("NeverCharged"), usize::from(call >= 99), "{call}");
+        }
+        let told = r#"NeverCharged { bucket: "a", quota: "cents per hour", demands: 100 }"#;
+        assert_eq!(recorder.count(told), 1, "shared: {is_shared}");
+        store.inner.clear();
+    }
 }

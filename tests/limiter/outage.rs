@@ -63,9 +63,8 @@ async fn s36_allow_lets_through_and_says_so() {
 #[tokio::test(start_paused = true)]
 async fn s36_local_holds_its_share_of_each_limit() {
     let (store, recorder) = (FakeStore::new(), Recorder::default());
-    let builder = builder(&store)
-        .on_unavailable(OnUnavailable::Local { share: 0.25 })
-        .retries(Retries::none());
+    let builder =
+        builder(&store).on_unavailable(OnUnavailable::local(0.25)).retries(Retries::none());
     let limiter = builder.observer(recorder.clone()).build().unwrap();
     limiter.reserve(tokens(90)).await.unwrap().keep().await.unwrap();
     store.always(Unavailable);
@@ -99,9 +98,8 @@ async fn s36_local_holds_its_share_of_each_limit() {
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_its_share_goes_back_to_the_store_with_the_others() {
     let store = FakeStore::new();
-    let builder = builder(&store)
-        .on_unavailable(OnUnavailable::Local { share: 0.25 })
-        .retries(Retries::none());
+    let builder =
+        builder(&store).on_unavailable(OnUnavailable::local(0.25)).retries(Retries::none());
     let limiter = builder.build().unwrap();
     store.always(Unavailable);
     limiter.reserve(tokens(20)).await.unwrap().keep().await.unwrap();
@@ -173,9 +171,7 @@ async fn everything_else_fails_in_time_too() {
 #[tokio::test(start_paused = true)]
 async fn a_refusal_of_the_store_is_no_outage() {
     let recorder = Recorder::default();
-    for on_unavailable in
-        [OnUnavailable::Fail, OnUnavailable::Allow, OnUnavailable::Local { share: 0.5 }]
-    {
+    for on_unavailable in [OnUnavailable::Fail, OnUnavailable::Allow, OnUnavailable::local(0.5)] {
         let store = FakeStore::new();
         let builder = builder(&store).on_unavailable(on_unavailable).observer(recorder.clone());
         let limiter = builder.build().unwrap();

@@ -1,6 +1,10 @@
 //! What `tokens`, `input_tokens` and `output_tokens` mean to each other.
 
-use tower_throttle::{Demand, Limiter, Limits, Quota, Settlement, Usage, usage};
+use tower_throttle::{
+    BadDemand, Demand, Limiter, Limits, Quota, Settlement, Throttled, Usage, usage,
+};
+
+use crate::fake::{FakeStore, Fate};
 
 /// Charged on quotas over `tokens`, input, output, and input + 5 x output, after a reserve and a
 /// settle.
@@ -109,4 +113,52 @@ async fn a_note_comes_along_whether_the_demand_waits_or_not() {
     let second = second.unwrap();
     assert_eq!((second.note(), second.position()), (Some(&"later"), 0));
     assert_eq!(second.note::<String>(), None);
+}
+
+fn is_unknown(result: Result<(), Throttled>) -> bool {
+    matches!(result, Err(Throttled::BadDemand(BadDemand::UnknownMetric(name))) if &*name == "tokns")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_metric_that_no_quota_counts_is_an_error_wherever_it_is_said() {
+    let store = FakeStore::new();
+    store.always(Fate::Answered);
+    for is_shared in [false, true] {
+        let limits = Limits::new()
+            .bucket("a", [Quota::per_hour("tokens", 100)])
+            .bucket("b", [Quota::per_hour("cents", 100)]);
+        let builder = Limiter::builder(limits);
+        let builder = if is_shared { builder.store(store.clone()) } else { builder };
+        let limiter = builder.build().unwrap();
+        let reserve = || limiter.reserve(Demand::new("a", usage! { tokens: 50 }));
+        let charged = async || limiter.status("a").await.unwrap().quotas[0].charged;
+
+        // What is known is charged all the same, since the reservation is used up.
+        let call = reserve().await.unwrap();
+        let actual = usage! { tokns: 3, tokens: 7 };
+        assert!(is_unknown(call.settle(actual.clone()).await), "shared: {is_shared}");
+        assert_eq!(charged().await, 7.0);
+        let call = reserve().await.unwrap();
+        assert!(is_unknown(call.conclude(Settlement::AtLeast(actual.clone())).await));
+        assert_eq!(charged().await, 57.0);
+
+        // Nothing changes where it can be said again.
+        let mut call = limiter.reserve(Demand::new("a", usage! { tokens: 1 })).await.unwrap();
+        assert!(is_unknown(call.adjust(actual.clone()).await));
+        assert_eq!(charged().await, 58.0);
+        // Some quota of the limiter counts it.
+        call.adjust(usage! { cents: 3, tokens: 2 }).await.unwrap();
+        let id = call.detach(std::time::Duration::from_secs(60)).await.unwrap();
+        assert!(is_unknown(limiter.settle(&id, actual).await.map(drop)));
+        assert!(limiter.settle(&id, usage! { tokens: 0 }).await.unwrap());
+        assert_eq!(charged().await, 57.0);
+
+        // What an update brings is known.
+        let limits = Limits::new()
+            .bucket("a", [Quota::per_hour("tokens", 100), Quota::per_hour("pages", 100)]);
+        let call = limiter.reserve(Demand::new("a", usage! { tokens: 1 })).await.unwrap();
+        limiter.update(limits).unwrap();
+        call.settle(usage! { pages: 1 }).await.unwrap();
+        store.inner.clear();
+    }
 }

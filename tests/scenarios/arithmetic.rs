@@ -123,19 +123,19 @@ async fn s07_spacing_and_a_window_together(world: World) {
         spend(&limiter, requests(1)).await;
         assert_eq!(
             refusal(&limiter, requests(1)).await,
-            (vec!["a: requests per 3s".into()], Some(secs(3)))
+            (vec!["a: requests per 3 seconds".into()], Some(secs(3)))
         );
         world.advance(secs(3)).await;
     }
     spend(&limiter, requests(1)).await;
     assert_eq!(
         refusal(&limiter, requests(1)).await.0,
-        ["a: requests per 3s", "a: requests per 60s"]
+        ["a: requests per 3 seconds", "a: requests per minute"]
     );
     world.advance(secs(3)).await;
     // A minute after the first: the spacing would allow the 21st, the window not quite yet.
     let (named, retry_after) = refusal(&limiter, requests(1)).await;
-    assert_eq!(named, ["a: requests per 60s"]);
+    assert_eq!(named, ["a: requests per minute"]);
     let wait = retry_after.expect("it is known");
     assert!(wait > secs(0) && wait < secs(2), "{wait:?}");
     world.advance(wait).await;

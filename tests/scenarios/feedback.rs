@@ -34,7 +34,10 @@ async fn what_is_left_is_left_for_all_and_for_a_while(world: World) {
     let status = soon(other.status("a")).await.unwrap();
     assert_eq!((status.quotas[1].withheld, status.quotas[1].withheld_for), (8_400.0, secs(20)));
     let (quotas, retry_after) = refusal(&other, call(601)).await;
-    assert_eq!((&quotas[..], retry_after), (&["a: tokens per 60s".to_owned()][..], Some(secs(20))));
+    assert_eq!(
+        (&quotas[..], retry_after),
+        (&["a: tokens per minute".to_owned()][..], Some(secs(20)))
+    );
     // What is said of more, or for less long, gives nothing.
     for (amount, reset) in [(9_999, 1), (u64::MAX, 0), (700, 1)] {
         let said = Feedback::new().with_left(Named::metric("tokens"), amount, Some(secs(reset)));
@@ -53,7 +56,10 @@ async fn a_retry_after_pauses_the_bucket_or_just_the_quota_for_all(world: World)
     let reservation = take(&one, call(1_000)).await;
     let said = Feedback::new().with_retry_after_of(Named::metric("tokens"), secs(7));
     soon(reservation.feedback(&said)).await.unwrap();
-    assert_eq!(refusal(&other, call(1)).await, (vec!["a: tokens per 60s".into()], Some(secs(7))));
+    assert_eq!(
+        refusal(&other, call(1)).await,
+        (vec!["a: tokens per minute".into()], Some(secs(7)))
+    );
     assert!(passes(&other, requests(1)).await, "a demand for no tokens is not held up");
 
     // An undeclared quota: the refusal was one all the same.
@@ -146,11 +152,11 @@ async fn so_does_one_for_a_quota(world: World) {
     let (one, other) = (world.limiter(limits()), world.limiter(limits()));
     let of_tokens = Feedback::new().with_retry_after_of(Named::metric("tokens"), HOUR);
     soon(one.feedback("a", &of_tokens)).await.unwrap();
-    assert_eq!(surfaces(&other, call(1)).await, (vec!["a: tokens per 60s".into()], Some(HOUR)));
+    assert_eq!(surfaces(&other, call(1)).await, (vec!["a: tokens per minute".into()], Some(HOUR)));
     world.advance(secs(100)).await;
     assert_eq!(
         surfaces(&other, tokens(1)).await,
-        (vec!["a: tokens per 60s".into()], Some(HOUR - secs(100)))
+        (vec!["a: tokens per minute".into()], Some(HOUR - secs(100)))
     );
     assert!(passes(&other, requests(1)).await, "a demand for no tokens is not held up");
     let status = soon(other.status("a")).await.unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tower_throttle::{
-    Demand, Feedback, Limiter, Limits, Quota, Reservation, Throttled, Usage, usage,
+    Class, Demand, Feedback, Limiter, Limits, Quota, Reservation, Throttled, Usage, usage,
 };
 
 use crate::{fleet_api as api, world::*};
@@ -171,12 +171,12 @@ async fn s23_an_update_reaches_those_that_wait_in_each_process(world: World) {
     let error = waiting.outcome().await.unwrap_err();
     assert!(matches!(error, Throttled::ExceedsCapacity(_)), "{error}");
 
-    all.iter().for_each(|limiter| limiter.update(limits(5)).unwrap());
+    all.iter().for_each(|limiter| drop(limiter.update(limits(5)).unwrap()));
     let first = Waiting::for_(&one, tokens(4)).await;
     world.advance(APART).await;
     let second = Waiting::for_(&other, tokens(1)).await;
     assert!(!first.is_over() && !second.is_over());
-    all.iter().for_each(|limiter| limiter.update(limits(10)).unwrap());
+    all.iter().for_each(|limiter| drop(limiter.update(limits(10)).unwrap()));
     assert!(becomes(&all, || first.is_over() && second.is_over()).await);
     first.granted().await.keep().await.unwrap();
     second.granted().await.keep().await.unwrap();
@@ -220,7 +220,7 @@ async fn s25_a_wait_that_a_refund_elsewhere_could_shorten_is_waited(world: World
 async fn s26_a_head_start_passes_those_that_wait_in_other_processes(world: World) {
     let limits = || {
         let limits = Limits::new().bucket("a", [Quota::concurrency(1)]);
-        limits.class("production", secs(30), 0.0).class("batch", Duration::ZERO, 0.0)
+        limits.class("production", Class::new().head_start(secs(30))).class("batch", Class::new())
     };
     let limiters = [0; 3].map(|_| world.limiter(limits()));
     let all: Vec<_> = limiters.iter().collect();
@@ -245,7 +245,7 @@ async fn s26_a_head_start_passes_those_that_wait_in_other_processes(world: World
 
 async fn s26_headroom_is_left_to_other_processes(world: World) {
     let quotas = || Limits::new().bucket("a", [Quota::per_hour("tokens", 100)]);
-    let limits = || quotas().class("batch", Duration::ZERO, 0.1);
+    let limits = || quotas().class("batch", Class::new().headroom(0.1));
     let (one, other) = (world.limiter(limits()), world.limiter(limits()));
     for index in 0..9 {
         spend([&one, &other][index % 2], tokens(10).class("batch")).await;

@@ -19,7 +19,7 @@ async fn s32_lost_state_starts_anew_and_is_told(world: World) {
     let observer = {
         let lost = lost.clone();
         move |event: &Event<'_>| {
-            if let Event::StateLost { bucket } = event {
+            if let Event::StateLost { bucket, .. } = event {
                 lost.lock().unwrap().push((*bucket).to_owned());
             }
         }

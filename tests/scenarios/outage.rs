@@ -124,7 +124,7 @@ async fn s36_allow_lets_through_and_says_so() {
 #[tokio::test]
 async fn s36_local_holds_a_quarter() {
     let (mut server, told) = (RedisServer::start(), Told::default());
-    let limiter = limiter(&server, OnUnavailable::Local { share: 0.25 }, &told).await;
+    let limiter = limiter(&server, OnUnavailable::local(0.25), &told).await;
     server.stop();
     let call = soon(limiter.reserve(tokens(20))).await.unwrap();
     assert!(call.degraded());

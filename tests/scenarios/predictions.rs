@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_throttle::{ChargeAt, Limits, Quota, Throttled, usage};
+use tower_throttle::{ChargeAt, Class, Limits, Quota, Throttled, usage};
 
 use crate::world::*;
 
@@ -55,11 +55,9 @@ async fn what_is_drained_is_available_once_enough_has_come_back(world: World) {
 }
 
 async fn a_try_behind_waiters_is_told_when_it_would_fit(world: World) {
-    let limits = Limits::new().bucket("a", [Quota::token_bucket("tokens", 10_000, MINUTE)]).class(
-        "production",
-        secs(30),
-        0.0,
-    );
+    let limits = Limits::new()
+        .bucket("a", [Quota::token_bucket("tokens", 10_000, MINUTE)])
+        .class("production", Class::new().head_start(secs(30)));
     let limiter = world.limiter(limits);
     spend(&limiter, tokens(10_000)).await;
     let first = Waiting::for_(&limiter, tokens(5_000)).await;

@@ -16,7 +16,7 @@ async fn s15_a_refused_try_consumes_nothing(world: World) {
     let limiter = world.bucket([Quota::per_minute("tokens", 1), Quota::per_minute("requests", 1)]);
     spend(&limiter, tokens(1)).await;
     let both = Demand::new("a", usage! { requests: 1, tokens: 1 });
-    assert_eq!(refusal(&limiter, both).await.0, ["a: tokens per 60s"]);
+    assert_eq!(refusal(&limiter, both).await.0, ["a: tokens per minute"]);
     assert_eq!(left(&limiter, "a").await, [0.0, 1.0]);
     assert!(passes(&limiter, requests(1)).await);
 }
@@ -34,7 +34,7 @@ async fn s16_a_combined_quota_with_weights(world: World) {
     assert_eq!(left(&limiter, "a").await, [92_000.0, 47_000.0, 3_000.0]);
     // The output quota alone refuses, though the combined one has room.
     let large = Demand::new("a", usage! { input_tokens: 0, output_tokens: 3_500 });
-    assert_eq!(refusal(&limiter, large.clone()).await.0, ["a: output_tokens per 60s"]);
+    assert_eq!(refusal(&limiter, large.clone()).await.0, ["a: output_tokens per minute"]);
     call.settle(usage! { output_tokens: 200 }).await.unwrap();
     assert_eq!(left(&limiter, "a").await, [96_000.0, 47_000.0, 3_800.0]);
     assert!(passes(&limiter, large).await);
@@ -50,7 +50,7 @@ async fn s16_a_combined_quota_with_weights(world: World) {
     ));
     spend(&limiter, Demand::new("a", usage! { input_tokens: 1_000, output_tokens: 100 })).await;
     let large = Demand::new("a", usage! { input_tokens: 0, output_tokens: 800 });
-    assert_eq!(refusal(&limiter, large).await.0, ["a: input_tokens + output_tokens per 60s"]);
+    assert_eq!(refusal(&limiter, large).await.0, ["a: input_tokens + output_tokens per minute"]);
 }
 
 async fn s17_split_quotas_settle_apart(world: World) {
@@ -76,7 +76,7 @@ async fn s18_a_child_and_its_parent(world: World) {
 
     spend(&limiter, Demand::new("parent", usage! { tokens: 400 })).await;
     let (named, retry_after) = refusal(&limiter, demand(200)).await;
-    assert_eq!(named, ["parent: tokens per 60s"]);
+    assert_eq!(named, ["parent: tokens per minute"]);
     assert_eq!(retry_after, Some(secs(6)));
     assert_eq!(both().await, (vec![300.0], vec![100.0]));
     world.advance(secs(6)).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tower_throttle::{Demand, Limits, Quota, Throttled, usage};
+use tower_throttle::{Class, Demand, Limits, Quota, Throttled, usage};
 
 use crate::world::*;
 
@@ -174,7 +174,7 @@ async fn s25_a_wait_that_refunds_could_shorten_is_waited(world: World) {
 async fn s26_a_head_start_passes_those_that_wait(world: World) {
     let limits = Limits::new()
         .bucket("a", [Quota::token_bucket("tokens", 100, secs(1)).burst(10)])
-        .class("production", secs(30), 0.0);
+        .class("production", Class::new().head_start(secs(30)));
     let limiter = world.limiter(limits);
     spend(&limiter, tokens(10)).await;
     let mut batch = Vec::new();
@@ -192,11 +192,9 @@ async fn s26_a_head_start_passes_those_that_wait(world: World) {
 }
 
 fn with_headroom(limit: u64) -> Limits {
-    Limits::new().bucket("a", [Quota::per_hour("tokens", limit)]).class(
-        "batch",
-        Duration::ZERO,
-        0.1,
-    )
+    Limits::new()
+        .bucket("a", [Quota::per_hour("tokens", limit)])
+        .class("batch", Class::new().headroom(0.1))
 }
 
 fn batch(amount: u64) -> Demand {

@@ -10,7 +10,7 @@ pub const HAS_SHARES: bool = true;
 
 /// The flow of a demand. Becomes `demand.share(flow)`.
 pub fn share(demand: Demand, flow: &str) -> Demand {
-    demand.share(flow.to_owned())
+    demand.share(flow)
 }
 
 /// The weight of a flow. Becomes `limits.weight(flow, weight)`.

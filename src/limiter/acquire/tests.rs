@@ -1,6 +1,6 @@
 //! A caller that is interrupted, a future that is polled too often, and a subscriber that panics.
 
-use std::future::poll_fn;
+use std::{future::poll_fn, time::Duration};
 
 use super::*;
 use crate::{Limiter, Limits, Quota, usage};
@@ -92,4 +92,118 @@ fn a_subscriber_that_panics_takes_no_capacity() {
         let call = tracing::subscriber::with_default(Broken, ask);
         assert!(matches!(call, Poll::Ready(Ok(_))));
     }
+}
+
+/// Events are emitted in the span of the caller whom they are about, whichever task tells them.
+#[cfg(feature = "tracing")]
+#[tokio::test(start_paused = true)]
+async fn events_of_a_waiter_are_emitted_in_its_callers_span() {
+    use std::{
+        fmt,
+        sync::{
+            Mutex,
+            atomic::{AtomicU64, Ordering},
+        },
+    };
+
+    use tracing::{Instrument, Metadata, Subscriber, field::Field, span};
+
+    /// A message, and the span that it is in.
+    type Told = (String, Option<&'static str>);
+
+    /// Notes the message of each event of this crate, and the span that it is in.
+    #[derive(Default)]
+    struct Spans {
+        next: AtomicU64,
+        known: Mutex<Vec<(u64, &'static Metadata<'static>)>>,
+        entered: Mutex<Vec<u64>>,
+        told: Arc<Mutex<Vec<Told>>>,
+    }
+
+    impl Spans {
+        fn metadata(&self, id: u64) -> Option<&'static Metadata<'static>> {
+            let known = self.known.lock().expect("no test panics here");
+            known.iter().find(|(known, _)| *known == id).map(|(_, metadata)| *metadata)
+        }
+    }
+
+    struct Message(String);
+
+    impl tracing::field::Visit for Message {
+        fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+            if field.name() == "message" {
+                self.0 = format!("{value:?}");
+            }
+        }
+    }
+
+    impl Subscriber for Spans {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.target().starts_with("tower_throttle")
+        }
+
+        fn new_span(&self, attributes: &span::Attributes<'_>) -> span::Id {
+            let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+            let mut known = self.known.lock().expect("no test panics here");
+            known.push((id, attributes.metadata()));
+            span::Id::from_u64(id)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, event: &tracing::Event<'_>) {
+            let mut message = Message(String::new());
+            event.record(&mut message);
+            let entered = self.entered.lock().expect("no test panics here").last().copied();
+            let span = entered.and_then(|id| self.metadata(id)).map(|metadata| metadata.name());
+            self.told.lock().expect("no test panics here").push((message.0, span));
+        }
+
+        fn enter(&self, id: &span::Id) {
+            self.entered.lock().expect("no test panics here").push(id.into_u64());
+        }
+
+        fn exit(&self, _: &span::Id) {
+            self.entered.lock().expect("no test panics here").pop();
+        }
+
+        fn current_span(&self) -> tracing_core::span::Current {
+            let entered = self.entered.lock().expect("no test panics here").last().copied();
+            match entered.and_then(|id| Some((id, self.metadata(id)?))) {
+                Some((id, metadata)) => {
+                    tracing_core::span::Current::new(span::Id::from_u64(id), metadata)
+                }
+                None => tracing_core::span::Current::none(),
+            }
+        }
+    }
+
+    let (told, spans) = (Arc::<Mutex<Vec<Told>>>::default(), Spans::default());
+    let _guard = tracing::subscriber::set_default(Spans { told: Arc::clone(&told), ..spans });
+    let limits = Limits::new().bucket("a", [Quota::per_hour("tokens", 100)]);
+    let limiter = Limiter::new(limits).expect("they are valid");
+    let demand = || Demand::new("a", usage! { tokens: 60 });
+    let call = limiter.reserve(demand()).await.expect("it fits");
+    let reserve = limiter.reserve(demand());
+    let waits = tokio::spawn(reserve.instrument(tracing::info_span!("first")));
+    let reserve = limiter.reserve(demand());
+    let dropped = tokio::spawn(reserve.instrument(tracing::info_span!("second")));
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    dropped.abort();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    call.release().await.expect("memory answers");
+    waits.await.expect("it does not panic").expect("it fits").keep().await.expect("it is kept");
+
+    let told = told.lock().expect("no test panics here");
+    let spans = |message: &str| -> Vec<_> {
+        told.iter().filter(|(told, _)| told == message).map(|(_, span)| *span).collect()
+    };
+    let both = [Some("first"), Some("second")];
+    assert_eq!(spans("waiting for quota"), both, "{told:?}");
+    assert_eq!(spans("still waiting for quota"), both);
+    assert_eq!(spans("cancelled"), [Some("second")]);
+    assert_eq!(spans("granted"), [None, Some("first")]);
+    assert_eq!(spans("settled"), [None, None]);
 }

@@ -159,6 +159,13 @@ impl QuotaLine {
             .sum()
     }
 
+    /// How many wait, and what they ask of the quota in all.
+    pub(super) fn total(&self) -> (usize, u64) {
+        self.groups.iter().fold((0, 0), |(count, sum), group| {
+            (count + group.waiters.len(), group.sum.saturating_add(sum))
+        })
+    }
+
     /// Takes note of what the store said of the flow of a waiter that was refused, if it is the
     /// first of its group.
     pub(super) fn flow_told(&mut self, rank: Rank, ask: &Ask, (tag, part): (f64, f64), cost: u64) {

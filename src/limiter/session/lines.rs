@@ -58,6 +58,10 @@ impl WaitedFor {
         self.lines.iter_mut().find(|(id, _)| *id == rule).map(|(_, line)| line)
     }
 
+    fn iter(&self, bucket: u64) -> impl Iterator<Item = (LineId, &QuotaLine)> {
+        self.lines.iter().map(move |(rule, line)| (LineId { bucket, rule: *rule }, line))
+    }
+
     fn is_over(&self) -> bool {
         self.lines.is_empty() && !self.registered && !self.changed
     }
@@ -67,6 +71,19 @@ impl Lines {
     pub(super) fn find(&self, id: LineId) -> Option<&QuotaLine> {
         let lines = &self.buckets.get(&id.bucket)?.lines;
         lines.iter().find(|(rule, _)| *rule == id.rule).map(|(_, line)| line)
+    }
+
+    /// The lines of a bucket, with a set that it is part of; nothing if none waits for it.
+    pub(super) fn of_bucket(
+        &self,
+        bucket: u64,
+    ) -> Option<(&BucketSet, impl Iterator<Item = (LineId, &QuotaLine)>)> {
+        let waited_for = self.buckets.get(&bucket)?;
+        Some((&waited_for.set, waited_for.iter(bucket)))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (LineId, &QuotaLine)> {
+        self.buckets.iter().flat_map(|(bucket, waited_for)| waited_for.iter(*bucket))
     }
 
     pub(super) fn find_mut(&mut self, id: LineId) -> Option<&mut QuotaLine> {

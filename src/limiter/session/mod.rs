@@ -44,7 +44,7 @@ use self::{
     state::{Conditions, Effects, Setup, State, Turn},
     transmit::MAX_CHARTS,
     wait_queue::Told,
-    waiter::Rank,
+    waiter::{About, Place, Rank},
     wakeups::Wakeups,
 };
 pub(super) use self::{
@@ -55,6 +55,7 @@ use super::{
     bucket_set::{BucketSet, GrantedAt},
     context::Context,
     settle::{Settling, no_runtime},
+    status::Waiting,
 };
 use crate::{
     engine::{
@@ -276,12 +277,12 @@ impl Session {
         if let Some(error) = self.health.down() {
             return Err(Outcome::Refused(Throttled::Store(error)));
         }
-        let (set, (sender, answer)) = (ask.set().clone(), oneshot::channel());
+        let (about, (sender, answer)) = (About::of(&ask), oneshot::channel());
         let (arrived, deadline) =
             (self.time_of(arrived), deadline.map(|deadline| self.time_of(deadline)));
         let (rank, waits) = self.change(|state| state.enter(ask, arrived, deadline, sender))?;
         if let Some(position) = waits {
-            self.context.tell(|| Event::WaitStarted { bucket: set.name(), position });
+            about.tell_waits(&self.context, position);
         }
         Ok((rank, answer))
     }
@@ -300,10 +301,25 @@ impl Session {
         if waits { self.leave(rank) } else { None }
     }
 
-    /// What a demand waits for.
-    fn waits_for(&self, rank: Rank) -> Option<Refusal> {
+    /// Where a demand stands that waits.
+    fn place_of(&self, rank: Rank) -> Option<Place> {
         let now = self.now();
-        self.lock().state.waits_for(rank, now)
+        self.lock().state.queue().place_of(rank, now)
+    }
+
+    /// Time until a demand starts that comes now and needs all quotas of a bucket, if that is known,
+    /// as far as the demands of this session hold it back.
+    pub(super) fn newcomer(&self, bucket: u64) -> Option<Duration> {
+        let now = self.now();
+        self.lock().state.queue().newcomer(bucket, now).map(Duration::from_micros)
+    }
+
+    /// The demands that wait, oldest first.
+    pub(super) fn waiting(&self) -> Vec<Waiting> {
+        let now = self.now();
+        let guarded = self.lock();
+        let places = guarded.state.queue().places(now);
+        places.map(|(waiter, place)| waiter.told(place, now)).collect()
     }
 
     /// Applies, or sends, an operation that must not get lost. `ends` says that a reservation is
@@ -540,9 +556,7 @@ impl Session {
         }
         for told in told {
             match told {
-                Told::HasToWait { set, position } => {
-                    self.context.tell(|| Event::WaitStarted { bucket: set.name(), position });
-                }
+                Told::HasToWait { about, position } => about.tell_waits(&self.context, position),
                 Told::Outcome(to, outcome) => {
                     let lost = to.send(Box::new(outcome)).map_err(|outcome| *outcome);
                     if let Err(Outcome::Granted(grant)) = lost {
@@ -576,6 +590,6 @@ fn new_id() -> u64 {
 /// Part of every reservation's, so it is short.
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("partition", &self.partition).finish_non_exhaustive()
+        f.debug_tuple("Session").field(&self.partition).finish()
     }
 }

@@ -200,9 +200,9 @@ impl State {
         self.queue.is_waiting(rank)
     }
 
-    /// What a demand waits for.
-    pub(super) fn waits_for(&self, rank: Rank, now: Micros) -> Option<Refusal> {
-        self.queue.waits_for(rank, now)
+    /// The pending demands.
+    pub(super) fn queue(&self) -> &WaitQueue {
+        &self.queue
     }
 
     /// Takes in an operation. `ends` says that a reservation is over with it.

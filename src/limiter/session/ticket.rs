@@ -16,9 +16,12 @@ use tokio::{
 
 use super::{
     Session,
-    waiter::{Ask, Outcome, Rank},
+    waiter::{About, Ask, Outcome, Place, Rank},
 };
-use crate::{error::Throttled, limiter::bucket_set::BucketSet, observe::Event};
+use crate::{
+    error::{Refusal, Throttled},
+    observe::Event,
+};
 
 /// A demand that has waited this long is reported, once.
 const LONG_WAIT: Duration = Duration::from_secs(5);
@@ -27,7 +30,8 @@ const LONG_WAIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(in crate::limiter) struct Ticket {
     session: Arc<Session>,
-    set: Arc<BucketSet>,
+    about: About,
+    arrived: Instant,
     rank: Rank,
     answer: oneshot::Receiver<Box<Outcome>>,
     is_answered: bool,
@@ -44,9 +48,9 @@ impl Ticket {
         arrived: Instant,
         deadline: Option<Instant>,
     ) -> Result<Self, Outcome> {
-        let set = ask.set().clone();
+        let about = About::of(&ask);
         let (rank, answer) = session.enter(ask, arrived, deadline)?;
-        Ok(Self { session, set, rank, answer, is_answered: false })
+        Ok(Self { session, about, arrived, rank, answer, is_answered: false })
     }
 
     /// Waits for the outcome, until `deadline`.
@@ -96,13 +100,22 @@ impl Ticket {
     }
 
     fn tell_long_wait(&self) {
-        let refusal = self.session.waits_for(self.rank);
-        let shortage = refusal.as_ref().and_then(|refusal| refusal.binding());
-        let predicted = refusal.as_ref().and_then(|refusal| refusal.retry_after());
-        self.session.context().tell(|| Event::LongWait {
-            bucket: self.set.name(),
-            quota: shortage.map_or("", |shortage| &shortage.quota),
-            predicted,
+        let context = self.session.context();
+        if !context.is_observed() {
+            return;
+        }
+        let Place { position, predicted, refusal } =
+            self.session.place_of(self.rank).unwrap_or_default();
+        let binding = refusal.as_ref().and_then(Refusal::binding);
+        context.tell(|| Event::LongWait {
+            id: self.about.id(),
+            buckets: self.about.buckets(),
+            class: self.about.class(),
+            waited: self.arrived.elapsed(),
+            position,
+            bucket: binding.map_or("", |shortage| &shortage.bucket),
+            quota: binding.map_or("", |shortage| &shortage.quota),
+            predicted: predicted.map(Duration::from_micros),
         });
     }
 }

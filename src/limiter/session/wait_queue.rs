@@ -10,6 +10,8 @@
 // A waiter is moved from one collection to another many times, and is large.
 #![allow(clippy::vec_box)]
 
+mod places;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -23,7 +25,7 @@ use super::{
     lines::{LineIds, Lines},
     pick::Pick,
     surfaced::Surfaced,
-    waiter::{Again, Ask, LineId, Outcome, OutcomeSender, PAUSE, Rank, Waiter},
+    waiter::{About, Again, Ask, LineId, Outcome, OutcomeSender, PAUSE, Rank, Waiter},
 };
 use crate::{
     engine::{self, Micros, Op, Refused, Violation},
@@ -301,9 +303,11 @@ impl WaitQueue {
             if let Err(outcome) = waiter.refresh() {
                 told.push(Told::Outcome(waiter.into_answer(), outcome));
             } else if self.blocks(waiter.rank(), waiter.ask()) {
-                let set = waiter.ask().set().clone();
+                let about = About::of(waiter.ask());
                 match self.place(waiter) {
-                    Ok(Entered::Waits { position }) => told.push(Told::HasToWait { set, position }),
+                    Ok(Entered::Waits { position }) => {
+                        told.push(Told::HasToWait { about, position })
+                    }
                     Ok(Entered::ToSend) => {}
                     Err((answer, error)) => {
                         told.push(Told::Outcome(answer, Outcome::Refused(error)))
@@ -434,7 +438,7 @@ impl WaitQueue {
         let lines = self.lines_of(&waiter, violations);
         match self.start_waiting(&mut waiter, &lines, violations, now) {
             Ok(Some(position)) => {
-                told.push(Told::HasToWait { set: waiter.ask().set().clone(), position })
+                told.push(Told::HasToWait { about: About::of(waiter.ask()), position })
             }
             Ok(None) => {}
             Err(error) => {
@@ -616,9 +620,9 @@ impl WaitQueue {
 #[derive(Debug)]
 pub(super) enum Told {
     Outcome(OutcomeSender, Outcome),
-    /// A demand on this set has to wait, which was not known.
+    /// A demand has to wait, which was not known.
     HasToWait {
-        set: Arc<BucketSet>,
+        about: About,
         position: usize,
     },
 }

@@ -1,6 +1,6 @@
 //! A pending demand: what it asks, its place in the order, and where its outcome goes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
@@ -8,8 +8,13 @@ use tokio::sync::oneshot;
 use crate::{
     engine::{Costs, Flow, Micros, Mode, On, RefusedBy, Reserve, Violation},
     error::{Refusal, Throttled},
-    limiter::bucket_set::{BucketSet, GrantedAt, Outdated},
+    limiter::{
+        bucket_set::{BucketSet, GrantedAt, Outdated},
+        context::Context,
+        status::Waiting,
+    },
     limits::Standing,
+    observe::{Buckets, Event, Subject},
     quota::micros,
     usage::Usage,
 };
@@ -25,6 +30,8 @@ pub(in crate::limiter) struct Ask {
     head_start: Micros,
     flow: Flow,
     mode: Mode,
+    /// What observers are told of it.
+    subject: Option<Arc<Subject>>,
 }
 
 /// The place of a demand among those of its session: when it arrived, less its head start, and then
@@ -65,10 +72,16 @@ impl Ask {
         mode: Mode,
     ) -> Result<Self, Throttled> {
         let Standing { headroom, head_start } = standing;
-        let (costs, head_start) = (Costs::new(), micros(head_start));
-        let mut ask = Self { set, usage, others, costs, headroom, head_start, flow, mode };
+        let (costs, head_start, subject) = (Costs::new(), micros(head_start), None);
+        let mut ask = Self { set, usage, others, costs, headroom, head_start, flow, mode, subject };
         ask.count()?;
         Ok(ask)
+    }
+
+    /// Says what observers are told of it.
+    pub(in crate::limiter) fn about(mut self, subject: Arc<Subject>) -> Self {
+        self.subject = Some(subject);
+        self
     }
 
     fn count(&mut self) -> Result<(), Throttled> {
@@ -141,6 +154,41 @@ impl Ask {
             Outdated::Gone(error) => Outcome::Refused(error),
         })?;
         self.count().map_err(Outcome::Refused)
+    }
+}
+
+/// What observers are told of a pending demand.
+#[derive(Clone, Debug)]
+pub(super) struct About {
+    set: Arc<BucketSet>,
+    subject: Option<Arc<Subject>>,
+}
+
+impl About {
+    pub(super) fn of(ask: &Ask) -> Self {
+        Self { set: ask.set.clone(), subject: ask.subject.clone() }
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.subject.as_ref().map_or(0, |subject| subject.id)
+    }
+
+    pub(super) fn buckets(&self) -> Buckets<'_> {
+        self.set.names()
+    }
+
+    pub(super) fn class(&self) -> Option<&str> {
+        self.subject.as_ref()?.class()
+    }
+
+    /// Tells that it has to wait, in the span of its caller.
+    pub(super) fn tell_waits(&self, context: &Context, position: usize) {
+        let (id, class) = (self.id(), self.class());
+        let event = || Event::WaitStarted { id, buckets: self.buckets(), class, position };
+        match &self.subject {
+            Some(subject) if context.is_observed() => subject.in_span(|| context.tell(event)),
+            _ => context.tell(event),
+        }
     }
 }
 
@@ -234,6 +282,17 @@ impl LineId {
 
 /// In the place of a quota: the pause of a bucket. Quotas' ids are below 2^53.
 pub(super) const PAUSE: u64 = u64::MAX;
+
+/// Where a waiter stands.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    /// How many go before it, as far as is known.
+    pub(super) position: usize,
+    /// Time until it starts, about; nothing if that depends on calls in flight or is not known.
+    pub(super) predicted: Option<Micros>,
+    /// What it waits for, as of the last look at the front of each of its lines.
+    pub(super) refusal: Option<Refusal>,
+}
 
 /// A pending demand.
 #[derive(Debug)]
@@ -332,6 +391,21 @@ impl Waiter {
 
     pub(super) fn stand_in(&mut self, lines: SmallVec<[LineId; 2]>) {
         self.lines = lines;
+    }
+
+    /// Where it stands, for those that ask.
+    pub(super) fn told(&self, place: Place, now: Micros) -> Waiting {
+        let about = About::of(&self.ask);
+        let head_start = self.ask.head_start();
+        Waiting {
+            id: about.id(),
+            buckets: about.buckets().iter().map(Into::into).collect(),
+            class: about.class().map(Into::into),
+            waited: Duration::from_micros(self.rank.age(now).saturating_sub(head_start)),
+            position: place.position,
+            binding: place.refusal.as_ref().and_then(Refusal::binding).cloned(),
+            predicted: place.predicted.map(Duration::from_micros),
+        }
     }
 
     /// Counts it on its buckets as they are declared now: see [`Ask::refresh`].

@@ -314,7 +314,10 @@ async fn what_has_nothing_left_is_paused_alone() {
     );
     let requests = || Demand::new("all", usage! { requests: 1 });
     assert_eq!(account.refuses(requests()).await, None);
-    assert_eq!(account.refuses(one()).await.map(|(_, quota)| quota), Some("tokens per 60s".into()));
+    assert_eq!(
+        account.refuses(one()).await.map(|(_, quota)| quota),
+        Some("tokens per minute".into())
+    );
 }
 
 /// How long a bucket is paused after a refusal that says no time in its head.
@@ -369,7 +372,7 @@ async fn a_body_that_names_a_quota_pauses_just_that() {
     let refused =
         account.call(&compatible::rules(), REQUEST, response(429, JSON, full(body))).await;
     refused.into_body().collect().await.unwrap();
-    assert_eq!(account.refuses(one()).await, Some((34, "requests per 86400s".into())));
+    assert_eq!(account.refuses(one()).await, Some((34, "requests per day".into())));
     let tokens = Demand::new("all", usage! { requests: 0, tokens: 5 });
     assert_eq!(account.refuses(tokens).await, None);
 }

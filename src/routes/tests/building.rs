@@ -99,6 +99,8 @@ fn a_bucket_may_only_use_what_the_path_has() {
 fn what_would_mean_nothing_is_an_error() {
     assert!(reason("/a", Route::unlimited().usage(usage! {})).contains("means nothing"));
     assert!(reason("/a", Route::refuse().class("batch")).contains("means nothing"));
+    assert!(reason("/a", Route::unlimited().share("t")).contains("means nothing"));
+    assert!(reason("/a", Route::to("a").share("{tenant}")).contains("no parameter"));
     assert!(reason("/a", Route::refuse().and("b")).contains("means nothing"));
     let own = Route::by(|_: &mut Plain| Ok(Demand::unlimited()));
     assert!(reason("/a", own.usage(usage! {})).contains("tells the usage itself"));

@@ -206,7 +206,7 @@ fn a_route_says_usage_class_and_wait() {
     let routes = Routes::builder()
         .route("/fixed", Route::to("a").usage(usage! { tokens: 5 }).class("batch").max_wait(wait))
         .route("/read", Route::to("a").usage_of(tokens))
-        .route("/own", Route::by(own).and("all").class("c"))
+        .route("/own", Route::by(own).and("all").class("c").share("s"))
         .build()
         .expect("valid routes");
     let demand = |path: &str, body: &str| {
@@ -218,7 +218,7 @@ fn a_route_says_usage_class_and_wait() {
     assert_eq!(demand("/read", "").expect_err("refused").to_string(), "an empty request");
     assert_eq!(
         demand("/own", "").expect("a demand"),
-        Demand::new("own", usage! {}).and("all").class("c")
+        Demand::new("own", usage! {}).and("all").class("c").share("s")
     );
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_throttle::{Demand, Limits, Quota, Usage};
+use tower_throttle::{Class, Demand, Limits, Quota, Usage};
 
 use super::{api, message::Message, micros_of};
 
@@ -55,7 +55,7 @@ impl Ask {
         let mut demand = Demand::new(buckets.next().expect("a bucket"), usage);
         demand = buckets.fold(demand, Demand::and);
         if let Some(class) = order.get("class") {
-            demand = demand.class(class.to_owned());
+            demand = demand.class(class);
         }
         if let Some(flow) = order.get("share") {
             demand = api::share(demand, flow);
@@ -95,7 +95,12 @@ pub fn limits(text: &str) -> Limits {
             }
             ["class", name, head_start, headroom] => {
                 let headroom = number(headroom) as f64 / 100.0;
-                limits = limits.class(name, Duration::from_millis(number(head_start)), headroom);
+                limits = limits.class(
+                    name,
+                    Class::new()
+                        .head_start(Duration::from_millis(number(head_start)))
+                        .headroom(headroom),
+                );
             }
             ["weight", flow, weight] => limits = api::weight(limits, flow, number(weight) as u32),
             ["resolve", start, ref words @ ..] => {

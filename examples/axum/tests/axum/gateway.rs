@@ -79,8 +79,8 @@ async fn what_does_not_fit_is_refused_with_the_time_to_come_again() {
     let header = |name: &str| refused.headers()[name].to_str().unwrap().to_owned();
     let retry_after: u64 = header("retry-after").parse().unwrap();
     assert!((30..=62).contains(&retry_after), "{retry_after}");
-    assert_eq!(header("ratelimit-policy"), r#""tokens per 60s";q=1000"#);
-    assert_eq!(header("ratelimit"), format!(r#""tokens per 60s";r=100;t={retry_after}"#));
+    assert_eq!(header("ratelimit-policy"), r#""tokens per minute";q=1000;w=60"#);
+    assert_eq!(header("ratelimit"), format!(r#""tokens per minute";r=100;t={retry_after}"#));
     let text = refused.text().await.unwrap();
     assert_eq!(text, "too many requests", "nothing of the tenants");
 
@@ -99,7 +99,7 @@ async fn what_could_never_fit_is_refused_without_a_time() {
         .send()
         .await
         .unwrap();
-    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(refused.headers().get("retry-after"), None);
     assert_eq!((stand.provider.calls(), stand.end(0).await.refused), (0, 1));
 }

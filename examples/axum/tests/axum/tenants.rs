@@ -120,6 +120,6 @@ async fn tenants_have_limits_of_their_own_under_one_that_they_share() {
     // What they share is short, and its own limit is not.
     let refused = ask(&server, "i").await;
     assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
-    assert_eq!(refused.headers()["ratelimit-policy"], r#""tokens per 60s";q=390"#);
+    assert_eq!(refused.headers()["ratelimit-policy"], r#""tokens per minute";q=390;w=60"#);
     assert_eq!((left("tenant initech").await, left("everyone").await), (1_000.0, 290.0));
 }
