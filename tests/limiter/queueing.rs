@@ -376,3 +376,22 @@ async fn who_waits_for_a_bucket_and_its_parent_waits_for_both() {
     }
     drop(first);
 }
+
+/// Refunds come earlier than the store could know when it refused those behind.
+#[tokio::test(start_paused = true)]
+async fn refunds_start_all_that_fit_and_nothing_spins() {
+    let limits = Limits::new().bucket("a", [Quota::sliding_window("tokens", 1_000, secs(6))]);
+    let limiter = Limiter::new(limits).unwrap();
+    let held = limiter.reserve(tokens(1_000)).await.unwrap();
+    let demand = || tokens(50).max_wait(secs(60));
+    let calls: Vec<_> = (0..10).map(|_| waiting(&limiter, demand())).collect();
+    tokio::time::sleep(ms(1)).await;
+    let start = Instant::now();
+    held.settle(usage! { tokens: 0 }).await.unwrap();
+    let late = waiting(&limiter, demand());
+    let mut open = Vec::new();
+    for call in calls.into_iter().chain([late]) {
+        open.push(call.await.unwrap().unwrap());
+    }
+    assert!(start.elapsed() < ms(10), "{:?}", start.elapsed());
+}

@@ -194,13 +194,16 @@ impl QuotaLine {
     }
 
     /// The batch in flight was answered: looks further if all its waiters were granted, otherwise
-    /// only a little.
-    pub(super) fn answered(&mut self) {
+    /// only a little. Returns true if they were: what is first now may fit as well, whatever the
+    /// store said when these were before it.
+    pub(super) fn answered(&mut self) -> bool {
         let (sent, granted) = (std::mem::take(&mut self.sent), std::mem::take(&mut self.granted));
+        let are_all_granted = sent > 0 && granted == sent;
         if sent > 0 {
-            let look = if granted == sent { self.look * 2 } else { granted + FIRST_LOOK };
+            let look = if are_all_granted { self.look * 2 } else { granted + FIRST_LOOK };
             self.look = look.min(LONGEST_LOOK);
         }
+        are_all_granted
     }
 
     /// The classes of its waiters, by the headroom that they leave.

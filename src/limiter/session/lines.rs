@@ -187,6 +187,14 @@ impl Lines {
         }
     }
 
+    /// Looks at a line now, if demands wait in it.
+    pub(super) fn look_at(&mut self, id: LineId) {
+        let line = self.buckets.get_mut(&id.bucket).and_then(|bucket| bucket.line(id.rule));
+        if let Some(line) = line.filter(|line| !line.is_empty()) {
+            set_due(&mut self.due, id, line, Some(0));
+        }
+    }
+
     /// Capacity of a bucket may have been freed: its lines are looked at now. `is_sending` says
     /// that a batch is in flight, which may not have seen it.
     pub(super) fn look(&mut self, bucket: u64, is_sending: bool) {

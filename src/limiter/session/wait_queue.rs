@@ -21,7 +21,7 @@ use smallvec::SmallVec;
 
 use super::{
     hinting::Hinting,
-    line::due_of,
+    line::{QuotaLine, due_of},
     lines::{LineIds, Lines},
     pick::Pick,
     surfaced::Surfaced,
@@ -151,10 +151,14 @@ impl WaitQueue {
             self.newcomers.push_back(waiter);
             return Ok(Entered::ToSend);
         }
-        if waiter.has_deadline() && !waiter.is_waiting() {
+        if waiter.has_deadline() && !waiter.is_waiting() && !waiter.is_known_to_fit() {
             // It is told at once if it cannot be granted in time, which the store knows.
             self.asking.push_back(waiter);
             return Ok(Entered::ToSend);
+        }
+        if waiter.is_known_to_fit() {
+            // So may what goes before it.
+            blocking.iter().for_each(|id| self.lines.look_at(*id));
         }
         let position = self.position(&waiter, &blocking, &[]);
         match waiter.start_waiting(self.max_waiting, position) {
@@ -401,7 +405,8 @@ impl WaitQueue {
 
     /// A demand of the batch in flight, that only asked whether it can be granted in time, would be
     /// granted now.
-    pub(super) fn fits(&mut self, waiter: Box<Waiter>) {
+    pub(super) fn fits(&mut self, mut waiter: Box<Waiter>) {
+        waiter.told_to_fit();
         self.newcomers.push_back(waiter);
     }
 
@@ -554,10 +559,11 @@ impl WaitQueue {
         touched.sort_unstable();
         touched.dedup();
         for id in &touched {
-            if let Some(line) = self.lines.find_mut(*id) {
-                line.answered();
-            }
+            let looks_on = self.lines.find_mut(*id).is_some_and(QuotaLine::answered);
             self.reschedule(*id);
+            if looks_on {
+                self.lines.look_at(*id);
+            }
         }
         touched.into_iter().for_each(|id| self.lines.look_if_freed(id.bucket));
     }

@@ -305,6 +305,7 @@ pub(super) struct Waiter {
     permit: Option<Permit>,
     position: usize,
     again: Again,
+    known_to_fit: bool,
     /// How far a grant moves its flow on, as the store last said.
     part: f64,
     lines: SmallVec<[LineId; 2]>,
@@ -318,8 +319,9 @@ impl Waiter {
         answer: OutcomeSender,
     ) -> Self {
         let (permit, position, again, part, lines) = (None, 0, Again::Now, 0.0, SmallVec::new());
+        let known_to_fit = false;
         let deadline = deadline.unwrap_or(Micros::MAX);
-        Self { ask, rank, deadline, answer, permit, position, again, part, lines }
+        Self { ask, rank, deadline, answer, permit, position, again, known_to_fit, part, lines }
     }
 
     pub(super) fn ask(&self) -> &Ask {
@@ -366,6 +368,15 @@ impl Waiter {
     pub(super) fn can_make_it(&self, violations: &[Violation], now: Micros) -> bool {
         let at_best = violations.iter().map(|violation| violation.at_best).max().unwrap_or(0);
         !self.has_deadline() || now < self.deadline && now.saturating_add(at_best) <= self.deadline
+    }
+
+    /// The store said that it would be granted now, which may be before it is sent.
+    pub(super) fn told_to_fit(&mut self) {
+        self.known_to_fit = true;
+    }
+
+    pub(super) fn is_known_to_fit(&self) -> bool {
+        self.known_to_fit
     }
 
     pub(super) fn again(&self) -> Again {

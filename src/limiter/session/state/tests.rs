@@ -223,6 +223,58 @@ fn a_line_is_looked_at_from_its_front_and_further_while_all_is_granted() {
 }
 
 #[test]
+fn what_was_refused_behind_others_is_looked_at_once_they_are_granted() {
+    let mut world = World::new(true);
+    // The store says when each of them fits if nothing is refunded.
+    let refuse = |world: &mut World| {
+        while let (Turn::Send(batch), effects) = world.state.turn(world.conditions()) {
+            deliver(effects);
+            let verdict = |op: &Op| match op {
+                Op::Reserve(_) => refused(Some(SECOND)),
+                _ => Verdict::Done,
+            };
+            let verdicts: Vec<_> = batch.ops().iter().map(verdict).collect();
+            world.applied(batch, verdicts);
+        }
+    };
+    let mut answers: Vec<_> = (1..=4).map(|tokens| world.wait(tokens).1).collect();
+    refuse(&mut world);
+    let ask = world.ask(5, Mode::Wait, 0);
+    let deadline = world.now + 60 * SECOND;
+    answers.push(world.enter(ask, Some(deadline)).1);
+    world.state.look(world.set.handles().next().expect("there is one").id());
+    refuse(&mut world);
+    world.state.look(world.set.handles().next().expect("there is one").id());
+    for expected in [vec![1, 2, 3, 4], vec![5]] {
+        let batch = world.sent();
+        assert_eq!(costs(&batch), expected, "at once");
+        let mut verdicts = vec![GRANTED; expected.len()];
+        verdicts.push(Verdict::Done);
+        world.applied(batch, verdicts);
+    }
+    assert!(answers.iter_mut().all(|answer| outcome(answer).is_some()));
+}
+
+#[test]
+fn a_demand_that_fits_though_others_are_before_it_has_these_looked_at_and_asks_no_more() {
+    let mut world = World::new(false);
+    let _front = world.wait(50);
+    world.refuse_all(Some(SECOND));
+    world.refuse_all(Some(SECOND));
+    let ask = world.ask(10, Mode::Wait, 0);
+    let (_, mut answer, _) = world.enter(ask, Some(world.now + 60 * SECOND));
+    let batch = world.sent();
+    assert_eq!(costs(&batch), [10], "it asks whether it can be granted in time");
+    world.applied(batch, vec![Verdict::Fits]);
+
+    let batch = world.sent();
+    assert_eq!(costs(&batch), [50, 10], "what is before it is looked at as well");
+    world.applied(batch, [refused(Some(SECOND)), refused(Some(SECOND)), Verdict::Done]);
+    assert!(world.sleeps().is_some_and(|time| time > 0), "it waits");
+    assert!(outcome(&mut answer).is_none());
+}
+
+#[test]
 fn a_waiter_that_leaves_lets_the_next_one_be_looked_at() {
     let mut world = World::new(true);
     let (front, _answer) = world.wait(50);
