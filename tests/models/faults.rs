@@ -39,7 +39,7 @@ fn a_grant_whose_reply_is_lost_is_given_back() {
 
 /// A demand waits for the local share of an outage that ends meanwhile.
 async fn recovers(world: World) {
-    let local = OnUnavailable::Local { share: 1.0 };
+    let local = OnUnavailable::local(1.0);
     let limiter = world.builder(slots(1)).on_unavailable(local).build().expect("valid limits");
     let first = limiter.reserve(slot()).await.expect("the local share is free");
     assert!(first.degraded());

@@ -85,6 +85,18 @@ impl Sub for Instant {
 #[derive(Debug)]
 pub struct Sleep(Instant);
 
+impl Sleep {
+    /// When it ends.
+    pub fn deadline(&self) -> Instant {
+        self.0
+    }
+
+    /// Ends at another time.
+    pub fn reset(self: Pin<&mut Self>, until: Instant) {
+        self.get_mut().0 = until;
+    }
+}
+
 impl Future for Sleep {
     type Output = ();
 
