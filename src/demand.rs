@@ -82,8 +82,8 @@ impl Demand {
     /// Asks the bucket of a secret, such as a caller's API key: by a hash of it, so that the secret
     /// itself gets into no key of a store, log, event or error.
     ///
-    /// The bucket is named `prefix:` and 32 hexadecimal digits of a hash, so a family (`key:*`) or a
-    /// resolver declares it. The same secret has the same name in every process.
+    /// The bucket is named `prefix:` and 32 hexadecimal digits of a hash, so a family (`key:*`) or
+    /// a resolver declares it. The same secret has the same name in every process.
     /// [`secret_name`](Self::secret_name) tells it, for [`Limiter::status`](crate::Limiter::status)
     /// or to declare a single bucket.
     ///

@@ -223,8 +223,8 @@ impl Quota {
 
     /// What an unused token bucket admits at once (default: its limit).
     ///
-    /// It admits up to `amount` more than its limit in one window. Of another kind of quota it is an
-    /// error when the limiter is built: declare a [`token_bucket`](Self::token_bucket).
+    /// It admits up to `amount` more than its limit in one window. Of another kind of quota it is
+    /// an error when the limiter is built: declare a [`token_bucket`](Self::token_bucket).
     #[must_use]
     pub fn burst(self, amount: u64) -> Self {
         self.with_burst(Burst::Amount(amount))
@@ -286,8 +286,8 @@ impl Quota {
     }
 
     /// Makes the windows of this quota, which must be of a [day](Self::per_day), a
-    /// [week](Self::per_week) or a [month](Self::per_month), begin at midnight in a time zone of the
-    /// IANA database, such as `UTC` or `America/Los_Angeles`. A week begins on Monday.
+    /// [week](Self::per_week) or a [month](Self::per_month), begin at midnight in a time zone of
+    /// the IANA database, such as `UTC` or `America/Los_Angeles`. A week begins on Monday.
     ///
     /// ```
     /// use tower_throttle::Quota;

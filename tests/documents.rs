@@ -53,7 +53,8 @@ fn exists(name: &str, files: &[(PathBuf, String)]) -> bool {
     let segments: Vec<_> = name.split("::").collect();
     let Some((last, modules)) = segments.split_last() else { return false };
     let is_in = |path: &Path, modules: &[&str]| {
-        let path = path.with_extension("").to_string_lossy().replace("/mod", "");
+        let path = path.with_extension("");
+        let path = path.to_string_lossy();
         modules.iter().all(|module| path.split('/').any(|part| part == *module))
     };
     let has_test = |path: &Path, text: &str| {

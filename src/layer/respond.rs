@@ -42,8 +42,9 @@ use crate::{
 /// sentence: neither names of buckets nor the extractor's error are shown to strangers. With
 /// feature `tracing` the extractor's error is an event at level `debug`; an
 /// [`Observer`](crate::Observer) hears of refusals as ever. [`shape`](Self::shape) makes other
-/// responses of them, [`openai_errors`](Self::openai_errors) those that OpenAI's clients understand.
-/// The [`Throttled`] itself is an extension of the response, for layers outside of this one.
+/// responses of them, [`openai_errors`](Self::openai_errors) those that OpenAI's clients
+/// understand. The [`Throttled`] itself is an extension of the response, for layers outside of this
+/// one.
 ///
 /// The error type stays the inner service's, so that the layer mounts on an axum `Router` as it is.
 ///
@@ -152,7 +153,7 @@ impl<E, I> RespondLayer<E, I> {
         self
     }
 
-    /// Answers with the JSON that OpenAI's API has for errors, for a gateway whose clients are made
+    /// Responds with the JSON that OpenAI's API has for errors, for a gateway whose clients are made
     /// for that: they then try again, or do not, as they would there.
     #[must_use]
     pub fn openai_errors(self) -> Self {

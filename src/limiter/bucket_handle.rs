@@ -140,8 +140,8 @@ impl BucketHandle {
         self.watch.is_on()
     }
 
-    /// A demand was settled that charged these of its quotas. Returns which were never charged, once
-    /// enough were settled.
+    /// A demand was settled that charged these of its quotas. Returns which were never charged,
+    /// once enough were settled.
     pub(super) fn charged(&self, quotas: &[bool]) -> Option<SmallVec<[bool; 8]>> {
         self.watch.settled(quotas)
     }

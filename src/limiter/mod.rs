@@ -186,7 +186,8 @@ impl Limiter {
     /// ```
     ///
     /// # Errors
-    /// [`Throttled::BadDemand`] for a bucket without quotas, [`Throttled::Store`] if the store does not answer.
+    /// [`Throttled::BadDemand`] for a bucket without quotas, [`Throttled::Store`] if the store does
+    /// not answer.
     pub async fn status(&self, bucket: &str) -> Result<Status, Throttled> {
         match (status(&self.inner, bucket).await, self.inner.fallback()) {
             (Err(Throttled::Store(error)), Some(fallback)) if error.is_unavailable() => {

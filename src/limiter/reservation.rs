@@ -372,8 +372,8 @@ impl Reservation {
     /// its charge.
     ///
     /// # Errors
-    /// [`Throttled::Store`] if the store does not answer; [`Throttled::BadDemand`] for a reservation that is not
-    /// counted anywhere.
+    /// [`Throttled::Store`] if the store does not answer; [`Throttled::BadDemand`] for a
+    /// reservation that is not counted anywhere.
     ///
     /// # Cancel safety
     /// A dropped future leaves it detached or about to be.

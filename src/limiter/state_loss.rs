@@ -35,8 +35,8 @@ impl StateLoss {
         }
     }
 
-    /// [`saw`](Self::saw) where batches are seen in any order, of a store whose clock does not step back and which loses a
-    /// state as a whole.
+    /// [`saw`](Self::saw) where batches are seen in any order, of a store whose clock does not step
+    /// back and which loses a state as a whole.
     #[inline]
     pub(super) fn saw_in_any_order(&self, seen: &Seen) -> bool {
         if self.born.load(Ordering::Relaxed) == seen.born {

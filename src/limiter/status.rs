@@ -25,11 +25,11 @@ pub struct Status {
     /// processes are as of their last batch. As many go before a demand that comes now, unless
     /// it is of a class with a head start.
     pub waiting: usize,
-    /// Time until a demand would start that comes now, if nothing is refunded: one that has no class
-    /// and asks for one of everything that the quotas count. Those that wait are counted in. Zero
-    /// if it would start at once; nothing if that depends on calls in flight, or could not be
-    /// asked. [`Limiter::time_until_available`](crate::Limiter::time_until_available)
-    /// tells it of any demand.
+    /// Time until a demand would start that comes now, if nothing is refunded: one that has no
+    /// class and asks for one of everything that the quotas count. Those that wait are counted in.
+    /// Zero if it would start at once; nothing if that depends on calls in flight, or could not be
+    /// asked. [`Limiter::time_until_available`](crate::Limiter::time_until_available) tells it of
+    /// any demand.
     pub predicted: Option<Duration>,
     /// Until when it is paused, by the store's clock.
     pub paused_until: Option<SystemTime>,
@@ -110,7 +110,8 @@ pub struct BucketInfo {
     pub quotas: Vec<Arc<str>>,
     /// Whether the limits declare it; otherwise a resolver knows it.
     pub is_declared: bool,
-    /// Whether demands have named it. One that is not used for long, of very many, may be forgotten.
+    /// Whether demands have named it. One that is not used for long, of very many, may be
+    /// forgotten.
     pub is_in_use: bool,
     /// How many demands of this limiter wait for it.
     pub waiting: usize,

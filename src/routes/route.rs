@@ -117,8 +117,8 @@ impl<R> Route<R> {
         self
     }
 
-    /// Sets the share that requests belong to, such as a tenant's: see [`Demand::share`]. It may use
-    /// the pattern's parameters.
+    /// Sets the share that requests belong to, such as a tenant's: see [`Demand::share`]. It may
+    /// use the pattern's parameters.
     ///
     /// ```
     /// use tower_throttle::{Demand, Extractor, Route, Routes, usage};

@@ -25,6 +25,11 @@ async fn try_after_waiter(world: World) {
 }
 
 #[test]
+fn a_try_never_passes_a_waiter_in_memory() {
+    check(|| try_after_waiter(World::memory()));
+}
+
+#[test]
 fn a_try_never_passes_a_waiter_across_a_network() {
     check(|| try_after_waiter(World::remote()));
 }

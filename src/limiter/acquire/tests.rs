@@ -94,7 +94,7 @@ fn a_subscriber_that_panics_takes_no_capacity() {
     }
 }
 
-/// Events are emitted in the span of the caller whom they are about, whichever task tells them.
+/// Events are emitted in the span of the caller that they are about, whichever task tells them.
 #[cfg(feature = "tracing")]
 #[tokio::test(start_paused = true)]
 async fn events_of_a_waiter_are_emitted_in_its_callers_span() {

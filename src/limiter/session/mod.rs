@@ -307,8 +307,8 @@ impl Session {
         self.lock().state.queue().place_of(rank, now)
     }
 
-    /// Time until a demand starts that comes now and needs all quotas of a bucket, if that is known,
-    /// as far as the demands of this session hold it back.
+    /// Time until a demand starts that comes now and needs all quotas of a bucket, if that is
+    /// known, as far as the demands of this session hold it back.
     pub(super) fn newcomer(&self, bucket: u64) -> Option<Duration> {
         let now = self.now();
         self.lock().state.queue().newcomer(bucket, now).map(Duration::from_micros)

@@ -160,7 +160,8 @@ impl State {
     /// Whether a demand may be applied by its own caller: no pending demand that it has to go
     /// behind is unknown to the store.
     pub(super) fn is_registered(&self) -> bool {
-        !self.queue.has_newcomers() && !self.sending
+        // What is to be sent now is not known to the store, or not as a head.
+        !self.sending && self.queue.due() != Some(0)
     }
 
     /// Whether a demand that arrives now has to wait behind others, so that the store need not look

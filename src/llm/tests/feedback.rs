@@ -389,7 +389,7 @@ async fn a_wait_of_the_head_is_of_the_quota_that_the_body_names() {
         assert_eq!(feedback.retry_after(), Some(seconds(20)));
         account.limiter.feedback("all", &feedback).await.unwrap();
         let tokens = Demand::new("all", usage! { requests: 0, tokens: 5 });
-        assert_eq!(account.refuses(tokens).await, Some((20, "tokens per 60s".into())));
+        assert_eq!(account.refuses(tokens).await, Some((20, "tokens per minute".into())));
         let none = Demand::new("all", usage! { requests: 1, tokens: 0 });
         assert_eq!(account.refuses(none).await, None);
     }
