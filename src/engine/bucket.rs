@@ -9,7 +9,7 @@ use super::{
     due::{Due, Owner},
     exact::sum,
     flows::{FLOW_MEMORY, Flows},
-    gate::{Gate, Refusal},
+    gate::{Gate, ProviderRefusal},
     heads::{Head, Heads},
     quota_state::{Amendment, QuotaState},
     rule::MAX_TAKEN,
@@ -352,7 +352,7 @@ impl BucketState {
         self.gate.get_or_insert_default().pause(until);
     }
 
-    pub(super) fn refuse(&mut self, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, refusal: ProviderRefusal) {
         self.gate.get_or_insert_default().refuse(refusal, self.now);
     }
 

@@ -51,7 +51,7 @@ enum Phase {
 
 /// A provider's refusal of a call.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Refusal {
+pub(crate) struct ProviderRefusal {
     /// When the call was granted.
     pub(crate) at: Micros,
     /// The wait that was asked for.
@@ -74,8 +74,8 @@ impl Gate {
 
     /// Pauses for a provider. A call that was granted after an earlier pause ended shows that it
     /// was too short.
-    pub(crate) fn refuse(&mut self, refusal: Refusal, now: Micros) {
-        let Refusal { at, asked, lasts, longest } = refusal;
+    pub(crate) fn refuse(&mut self, refusal: ProviderRefusal, now: Micros) {
+        let ProviderRefusal { at, asked, lasts, longest } = refusal;
         let lasts = lasts.min(MAX_AMOUNT);
         let is_further = self.length > 0 && at >= self.until;
         let lasts =

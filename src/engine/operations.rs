@@ -10,7 +10,7 @@ use super::{
     candidate::Candidate,
     exact::sum,
     front,
-    gate::Refusal,
+    gate::ProviderRefusal,
     order::{Ages, Turn, in_turns},
     own_heads::OwnHeads,
     quota_state::Ask,
@@ -99,7 +99,8 @@ impl<'a, 'b> Operations<'a, 'b> {
                 Verdict::Done
             }
             Op::Refused { bucket, quota, at, asked, lasts, longest } => {
-                let refusal = Refusal { at: *at, asked: *asked, lasts: *lasts, longest: *longest };
+                let refusal =
+                    ProviderRefusal { at: *at, asked: *asked, lasts: *lasts, longest: *longest };
                 if asked > lasts {
                     // What waits is to be refused at once.
                     self.stirred.push(usize::from(*bucket));
@@ -198,7 +199,7 @@ impl<'a, 'b> Operations<'a, 'b> {
         Verdict::Done
     }
 
-    fn refused(&mut self, bucket: usize, quota: Option<u64>, refusal: Refusal) -> Verdict {
+    fn refused(&mut self, bucket: usize, quota: Option<u64>, refusal: ProviderRefusal) -> Verdict {
         let now = self.states.state(bucket).now();
         match quota {
             None => self.states.state_mut(bucket).refuse(refusal),

@@ -8,7 +8,7 @@ use super::{
     codec::{Coded, DecodeError, Decoder, Encoder},
     exact::{product, sum},
     fixed_window::FixedWindow,
-    gate::{Gate, Refusal},
+    gate::{Gate, ProviderRefusal},
     rule::{MAX_AMOUNT, MAX_TAKEN, Rule, Window},
     sliding_window::SlidingWindow,
     token_bucket::DrainingBucket,
@@ -223,7 +223,7 @@ impl QuotaState {
     }
 
     /// Pauses for a provider.
-    pub(crate) fn refuse(&mut self, rule: &Rule, refusal: Refusal, now: Micros) {
+    pub(crate) fn refuse(&mut self, rule: &Rule, refusal: ProviderRefusal, now: Micros) {
         if rule.window != Window::InFlight {
             self.cap.get_or_insert_default().gate_mut().refuse(refusal, now);
         }

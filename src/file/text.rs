@@ -12,21 +12,21 @@ const DIGITS: usize = 9;
 
 /// A length of time: a number and a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Text")]
+#[serde(try_from = "ConfigText")]
 pub(super) struct Length(pub(super) Duration);
 
 /// A window: its length, and the time zone at whose midnights it begins.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Text")]
+#[serde(try_from = "ConfigText")]
 pub(super) struct WindowText {
     pub(super) length: Duration,
     pub(super) zone: Option<String>,
 }
 
 /// Text whose error says what it should have been.
-struct Text(String);
+struct ConfigText(String);
 
-impl<'de> Deserialize<'de> for Text {
+impl<'de> Deserialize<'de> for ConfigText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_str(LengthAsText)
     }
@@ -35,29 +35,29 @@ impl<'de> Deserialize<'de> for Text {
 struct LengthAsText;
 
 impl Visitor<'_> for LengthAsText {
-    type Value = Text;
+    type Value = ConfigText;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a length of time with its unit, such as `90 s` or `1 day`")
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Text, E> {
-        Ok(Text(text.to_owned()))
+    fn visit_str<E>(self, text: &str) -> Result<ConfigText, E> {
+        Ok(ConfigText(text.to_owned()))
     }
 }
 
-impl TryFrom<Text> for Length {
+impl TryFrom<ConfigText> for Length {
     type Error = String;
 
-    fn try_from(Text(text): Text) -> Result<Self, String> {
+    fn try_from(ConfigText(text): ConfigText) -> Result<Self, String> {
         length(&text).map(Self)
     }
 }
 
-impl TryFrom<Text> for WindowText {
+impl TryFrom<ConfigText> for WindowText {
     type Error = String;
 
-    fn try_from(Text(text): Text) -> Result<Self, String> {
+    fn try_from(ConfigText(text): ConfigText) -> Result<Self, String> {
         let (text, zone) = match text.split_once(" in ") {
             Some((length, zone)) => (length, Some(zone.trim().to_owned())),
             None => (&*text, None),
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn windows_may_be_in_a_time_zone() {
-        let window = |text: &str| WindowText::try_from(Text(text.to_owned()));
+        let window = |text: &str| WindowText::try_from(ConfigText(text.to_owned()));
         let day = Duration::from_secs(86_400);
         let zone = Some("America/Los_Angeles".to_owned());
         assert_eq!(
@@ -188,8 +188,8 @@ mod tests {
             number in "[0-9.]{0,50}",
             unit in "(ms|s|m|h|d| in | )",
         ) {
-            let _ = WindowText::try_from(Text(text));
-            let _ = WindowText::try_from(Text(number + &unit));
+            let _ = WindowText::try_from(ConfigText(text));
+            let _ = WindowText::try_from(ConfigText(number + &unit));
         }
     }
 }

@@ -110,7 +110,7 @@ pin_project! {
     pub(super) struct Attempt<S: Service<R>, R, E, I> {
         config: Arc<Config<E, I>>,
         // Until the call is made.
-        waiting: Option<Waiting<S, R>>,
+        waiting: Option<QuotaWait<S, R>>,
         #[pin]
         stage: Stage<S::Future>,
     }
@@ -127,7 +127,7 @@ pub(super) struct Spare<S> {
 }
 
 /// What the call needs once it is granted.
-struct Waiting<S, R> {
+struct QuotaWait<S, R> {
     service: S,
     /// Nothing, if the service holds nothing.
     spare: Option<Spare<S>>,
@@ -137,7 +137,7 @@ struct Waiting<S, R> {
     deadline: Option<Instant>,
 }
 
-impl<S, R> Waiting<S, R> {
+impl<S, R> QuotaWait<S, R> {
     /// Begins the longest wait, unless it has begun. A request that is granted and sent at once
     /// never looks at the clock.
     fn start_clock(&mut self) {
@@ -184,7 +184,7 @@ impl<S: Service<R>, R, E: Extractor<R>, I> Attempt<S, R, E, I> {
                 if config.waits {
                     demand.max_wait = demand.max_wait.or(config.max_wait);
                 }
-                let waiting = Waiting { service, spare, request, demand, deadline: None };
+                let waiting = QuotaWait { service, spare, request, demand, deadline: None };
                 (Some(waiting), Stage::Beginning)
             }
             Err(error) => (None, Stage::Failed { error: Some(error) }),
@@ -298,7 +298,7 @@ where
                         continue;
                     }
                     let reservation = reservation.take().map(Reservation::dispatched);
-                    let Some(Waiting { mut service, request, .. }) = this.waiting.take() else {
+                    let Some(QuotaWait { mut service, request, .. }) = this.waiting.take() else {
                         continue;
                     };
                     let dispatched =

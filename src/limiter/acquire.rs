@@ -15,7 +15,7 @@ use super::{
     reservation::{Reservation, new_id},
     session::{Ask, Grant, Outcome, ticket::Ticket},
     settle::{no_runtime, runtime_ended},
-    target::Target,
+    target::BucketTarget,
 };
 use crate::{
     demand::Demand,
@@ -76,7 +76,7 @@ impl Drop for Pending<'_> {
 /// The store could not be reached.
 struct Outage {
     error: Arc<StoreError>,
-    target: Arc<Target>,
+    target: Arc<BucketTarget>,
 }
 
 /// So many runtimes may end while they drive the session of a demand of another one.
@@ -314,13 +314,13 @@ impl Inner {
     }
 
     #[inline]
-    fn known_target(&self, demand: &Demand) -> Option<Arc<Target>> {
+    fn known_target(&self, demand: &Demand) -> Option<Arc<BucketTarget>> {
         self.registry().find(&demand.buckets).cloned()
     }
 
     /// Where a demand is counted, and on what terms; nothing if it is unlimited.
     #[inline(never)]
-    fn target_of(&self, demand: &Demand) -> Result<Option<(Arc<Target>, Terms)>, Throttled> {
+    fn target_of(&self, demand: &Demand) -> Result<Option<(Arc<BucketTarget>, Terms)>, Throttled> {
         let target = self.find(&demand.buckets)?;
         let terms = terms(&self.registry(), target.as_deref(), demand)?;
         Ok(target.map(|target| (target, terms)))
@@ -330,7 +330,7 @@ impl Inner {
 /// Grants or refuses a demand where the store is in this process; nothing if it has to be queued.
 #[inline]
 fn try_on(
-    target: Arc<Target>,
+    target: Arc<BucketTarget>,
     demand: &Demand,
     Terms { standing, flow }: Terms,
     mode: Mode,
@@ -368,16 +368,16 @@ fn try_on(
 
 /// Whether a demand that waits stands behind others.
 #[cold]
-fn blocks(target: &Target, demand: &Demand, terms: Terms) -> bool {
+fn blocks(target: &BucketTarget, demand: &Demand, terms: Terms) -> bool {
     ask(target, demand, terms, Mode::Wait).is_ok_and(|ask| target.session.blocks(&ask))
 }
 
 /// The buckets of a demand, by their own names if it is known where it is counted.
-fn names<'a>(target: Option<&'a Target>, demand: &'a Demand) -> Buckets<'a> {
+fn names<'a>(target: Option<&'a BucketTarget>, demand: &'a Demand) -> Buckets<'a> {
     target.map_or_else(|| demand.names(), |target| target.set.names())
 }
 
-fn ask(target: &Target, demand: &Demand, terms: Terms, mode: Mode) -> Result<Ask, Throttled> {
+fn ask(target: &BucketTarget, demand: &Demand, terms: Terms, mode: Mode) -> Result<Ask, Throttled> {
     let (usage, others) = (demand.usage.clone(), demand.other_usages().into());
     Ask::new(target.set.clone(), usage, others, terms.standing, terms.flow, mode)
 }
@@ -386,7 +386,7 @@ fn ask(target: &Target, demand: &Demand, terms: Terms, mode: Mode) -> Result<Ask
 ///
 /// # Errors
 /// What becomes of it at once.
-fn enter(target: &Target, asked: &Query<'_>, terms: Terms) -> Result<Ticket, Outcome> {
+fn enter(target: &BucketTarget, asked: &Query<'_>, terms: Terms) -> Result<Ticket, Outcome> {
     let ask = ask(target, asked.demand, terms, asked.mode).map_err(Outcome::Refused)?;
     let ask = ask.about(Arc::new(Subject::new(asked.id, asked.demand.class.clone())));
     Ticket::new(target.session.clone(), ask, asked.arrived, asked.deadline)
@@ -395,7 +395,7 @@ fn enter(target: &Target, asked: &Query<'_>, terms: Terms) -> Result<Ticket, Out
 /// What the outcome of a demand comes to; nothing if it has to be asked for again.
 fn concluded(
     outcome: Outcome,
-    target: &Arc<Target>,
+    target: &Arc<BucketTarget>,
     asked: &Query<'_>,
 ) -> Option<Result<Result<Reservation, Throttled>, Outage>> {
     Some(match outcome {
@@ -410,7 +410,7 @@ fn concluded(
 }
 
 /// What a grant becomes where its caller receives it.
-fn reservation(grant: Grant, target: &Arc<Target>, asked: &Query<'_>) -> Reservation {
+fn reservation(grant: Grant, target: &Arc<BucketTarget>, asked: &Query<'_>) -> Reservation {
     let Grant { set, at, probe, position, .. } = grant;
     let is_same = Arc::ptr_eq(&set, &target.set);
     let target = if is_same { target.clone() } else { Arc::new(target.with(set)) };
@@ -423,7 +423,7 @@ fn reservation(grant: Grant, target: &Arc<Target>, asked: &Query<'_>) -> Reserva
 /// The terms of a demand, if nothing about it is unknown.
 fn terms(
     registry: &Registry,
-    target: Option<&Target>,
+    target: Option<&BucketTarget>,
     demand: &Demand,
 ) -> Result<Terms, Throttled> {
     let (table, class) = (registry.table(), demand.class_name());

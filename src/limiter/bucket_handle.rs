@@ -25,7 +25,7 @@ pub(super) struct BucketHandle {
     /// Counts the changes of `declared`. Sets of buckets compare it to notice that they are out of
     /// date.
     version: AtomicU64,
-    declared: Mutex<Declared>,
+    declared: Mutex<Declaration>,
     waiting: AtomicUsize,
     loss: StateLoss,
     watch: ChargeWatch,
@@ -33,7 +33,7 @@ pub(super) struct BucketHandle {
 
 /// What the limits say of a bucket at present.
 #[derive(Clone, Debug)]
-pub(super) enum Declared {
+pub(super) enum Declaration {
     /// It has these quotas.
     As(Arc<BucketSpec>, Bucket),
     /// Its name stands for another bucket, or for one in another partition: demands have to be
@@ -43,7 +43,7 @@ pub(super) enum Declared {
     Gone(Throttled),
 }
 
-impl Declared {
+impl Declaration {
     /// The calendars of the quotas are looked up around this time.
     pub(super) fn new(spec: Arc<BucketSpec>, around: Micros) -> Self {
         let bucket = Bucket::new(spec.key.clone(), spec.rules(around).into_owned());
@@ -52,7 +52,7 @@ impl Declared {
 }
 
 impl BucketHandle {
-    pub(super) fn new(key: Arc<BucketKey>, declared: Declared) -> Self {
+    pub(super) fn new(key: Arc<BucketKey>, declared: Declaration) -> Self {
         Self {
             key,
             version: AtomicU64::new(0),
@@ -81,15 +81,15 @@ impl BucketHandle {
     }
 
     /// The declaration, with a version that is not newer than it.
-    pub(super) fn declared(&self) -> (u64, Declared) {
+    pub(super) fn declared(&self) -> (u64, Declaration) {
         let declared = self.lock();
         (self.version(), declared.clone())
     }
 
     /// Takes over another declaration. Nothing happens if a demand is counted the same under it.
-    pub(super) fn declare(&self, new: Declared) {
+    pub(super) fn declare(&self, new: Declaration) {
         let mut declared = self.lock();
-        if let (Declared::As(one, _), Declared::As(other, _)) = (&*declared, &new)
+        if let (Declaration::As(one, _), Declaration::As(other, _)) = (&*declared, &new)
             && one.meters == other.meters
         {
             return;
@@ -102,8 +102,8 @@ impl BucketHandle {
     /// Looks the calendars of a declaration up again, unless another one has replaced it.
     pub(super) fn chart(&self, spec: &Arc<BucketSpec>, around: Micros) {
         let mut declared = self.lock();
-        if matches!(&*declared, Declared::As(now, _) if Arc::ptr_eq(now, spec)) {
-            *declared = Declared::new(spec.clone(), around);
+        if matches!(&*declared, Declaration::As(now, _) if Arc::ptr_eq(now, spec)) {
+            *declared = Declaration::new(spec.clone(), around);
             self.version.fetch_add(1, Ordering::Release);
         }
     }
@@ -146,7 +146,7 @@ impl BucketHandle {
         self.watch.settled(quotas)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Declared> {
+    fn lock(&self) -> MutexGuard<'_, Declaration> {
         self.declared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use smallvec::SmallVec;
 
 use super::{
-    bucket_handle::{BucketHandle, Declared},
+    bucket_handle::{BucketHandle, Declaration},
     charge_watch::WATCHED,
 };
 use crate::{
@@ -62,12 +62,12 @@ impl BucketSet {
         let mut set = Self { members: SmallVec::new(), buckets: SmallVec::new() };
         for (named, handle) in handles {
             match handle.declared() {
-                (version, Declared::As(spec, bucket)) => {
+                (version, Declaration::As(spec, bucket)) => {
                     set.members.push(Member { handle, spec, version, named });
                     set.buckets.push(bucket);
                 }
-                (_, Declared::Elsewhere) => return Err(Outdated::Elsewhere),
-                (_, Declared::Gone(error)) => return Err(Outdated::Gone(error)),
+                (_, Declaration::Elsewhere) => return Err(Outdated::Elsewhere),
+                (_, Declaration::Gone(error)) => return Err(Outdated::Gone(error)),
             }
         }
         Ok(set)
@@ -123,7 +123,7 @@ impl BucketSet {
     fn member_now(&self, index: usize) -> (Member, Bucket) {
         let member = &self.members[index];
         match member.handle.declared() {
-            (version, Declared::As(spec, bucket)) => {
+            (version, Declaration::As(spec, bucket)) => {
                 (Member { spec, version, ..member.clone() }, bucket)
             }
             _ => (member.clone(), self.buckets[index].clone()),
@@ -134,7 +134,7 @@ impl BucketSet {
     /// held back by them.
     pub(super) fn has_older_quotas(&self) -> bool {
         self.members.iter().any(|member| match member.handle.declared() {
-            (_, Declared::As(spec, _)) => spec.lacks_some_of(&member.spec),
+            (_, Declaration::As(spec, _)) => spec.lacks_some_of(&member.spec),
             _ => false,
         })
     }

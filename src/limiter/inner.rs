@@ -8,7 +8,7 @@ use super::{
     context::Context,
     registry::{Found, Names, Registry, Superseded, declared_now},
     status::Waiting,
-    target::Target,
+    target::BucketTarget,
 };
 use crate::{
     error::{BadDemand, Throttled},
@@ -63,7 +63,7 @@ impl Inner {
     }
 
     /// Where demands on these names are counted; nothing if they are unlimited.
-    pub(super) fn find(&self, names: &Names) -> Result<Option<Arc<Target>>, Throttled> {
+    pub(super) fn find(&self, names: &Names) -> Result<Option<Arc<BucketTarget>>, Throttled> {
         if let Some(target) = self.registry().find(names) {
             return Ok(Some(target.clone()));
         }
@@ -85,7 +85,7 @@ impl Inner {
     }
 
     /// Where demands on one bucket are counted.
-    pub(super) fn find_bucket(&self, bucket: &str) -> Result<Arc<Target>, Throttled> {
+    pub(super) fn find_bucket(&self, bucket: &str) -> Result<Arc<BucketTarget>, Throttled> {
         let names = Names::from_iter([Name::new(bucket)]);
         self.find(&names)?
             .ok_or_else(|| Throttled::BadDemand(BadDemand::UnknownBucket(bucket.into())))

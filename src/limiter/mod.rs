@@ -23,7 +23,7 @@ use std::{fmt, sync::Arc, task::Poll, time::Duration};
 use futures_util::future::join;
 
 pub(crate) use self::provider_feedback::Origin;
-use self::{bucket_set::GrantedAt, inner::Inner, registry::Names, target::Target};
+use self::{bucket_set::GrantedAt, inner::Inner, registry::Names, target::BucketTarget};
 pub use self::{
     builder::{LimiterBuilder, OnUnavailable, Retries},
     reservation::{Reservation, Settlement},
@@ -405,7 +405,7 @@ async fn status(inner: &Inner, bucket: &str) -> Result<Status, Throttled> {
 }
 
 /// Time until a demand for one of everything that a bucket counts would start, if that is known.
-async fn predicted(inner: &Inner, target: &Target, bucket: &str) -> Option<Duration> {
+async fn predicted(inner: &Inner, target: &BucketTarget, bucket: &str) -> Option<Duration> {
     let metrics = target.set.meters().flat_map(|(_, meter)| meter.metrics());
     let usage = metrics.map(|metric| (metric.to_owned(), 1)).collect();
     let demand = Demand::new(bucket, usage);

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 
-use super::{settle::Settling, target::Target};
+use super::{settle::Settling, target::BucketTarget};
 use crate::{
     engine::{Micros, Op},
     feedback::{Feedback, Left, Named, Wait},
@@ -20,7 +20,7 @@ const ABOUT: u32 = 2;
 /// A call whose response may say something, or has.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
-    target: Arc<Target>,
+    target: Arc<BucketTarget>,
     /// The index of the bucket that stands for the provider's account.
     account: usize,
     /// When the call was granted, by that bucket's time.
@@ -28,7 +28,7 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    pub(super) fn new(target: Arc<Target>, account: usize, at: Micros) -> Self {
+    pub(super) fn new(target: Arc<BucketTarget>, account: usize, at: Micros) -> Self {
         Self { target, account, at }
     }
 

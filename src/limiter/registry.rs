@@ -13,12 +13,12 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{
-    bucket_handle::{BucketHandle, Declared},
+    bucket_handle::{BucketHandle, Declaration},
     bucket_set::{BucketSet, Outdated},
     context::Context,
     session::{Session, driver},
     status::BucketInfo,
-    target::Target,
+    target::BucketTarget,
 };
 use crate::{
     engine::Micros,
@@ -87,7 +87,7 @@ pub(super) struct Superseded;
 
 #[derive(Clone)]
 struct Entry {
-    target: Arc<Target>,
+    target: Arc<BucketTarget>,
     /// When the resolver is to be asked again.
     stale_at: Option<Instant>,
 }
@@ -112,7 +112,7 @@ impl Registry {
     /// Where a demand is counted, if it is known, its limits are as they were and no resolver has
     /// to be asked again.
     #[inline]
-    pub(super) fn find(&self, names: &Names) -> Option<&Arc<Target>> {
+    pub(super) fn find(&self, names: &Names) -> Option<&Arc<BucketTarget>> {
         let entry = self.names.get(names)?;
         let is_fresh = entry.stale_at.is_none_or(|stale_at| Instant::now() < stale_at);
         (is_fresh && entry.target.set.is_current()).then_some(&entry.target)
@@ -139,7 +139,7 @@ impl Registry {
         Found { specs, stale_at }: Found,
         table: &Arc<Table>,
         context: &Arc<Context>,
-    ) -> Result<Option<(Arc<Target>, bool)>, Superseded> {
+    ) -> Result<Option<(Arc<BucketTarget>, bool)>, Superseded> {
         if let Some(target) = self.find(names) {
             return Ok(Some((target.clone(), false)));
         }
@@ -157,7 +157,7 @@ impl Registry {
         }
         // They were all declared just now, under the same lock.
         let set = BucketSet::new(handles).map_err(|_: Outdated| Superseded)?;
-        let target = Arc::new(Target { session, set: Arc::new(set) });
+        let target = Arc::new(BucketTarget { session, set: Arc::new(set) });
         self.tidy();
         self.names.insert(names.clone(), Entry { target: target.clone(), stale_at });
         Ok(Some((target, has_changed)))
@@ -174,7 +174,7 @@ impl Registry {
 
     /// The handle of a bucket, and whether it was declared otherwise before.
     fn declare(&mut self, spec: Arc<BucketSpec>) -> (Arc<BucketHandle>, bool) {
-        let (key, declared) = (spec.key.clone(), Declared::new(spec, system_time()));
+        let (key, declared) = (spec.key.clone(), Declaration::new(spec, system_time()));
         match self.buckets.get(&key) {
             Some(handle) => {
                 let before = handle.version();
@@ -203,12 +203,12 @@ impl Registry {
     pub(super) fn declare_all(
         &mut self,
         table: &Arc<Table>,
-        all: Vec<(Arc<BucketHandle>, Declared)>,
+        all: Vec<(Arc<BucketHandle>, Declaration)>,
     ) -> (Vec<Arc<Session>>, Vec<Arc<str>>) {
         let mut dropped = Vec::new();
         if Arc::ptr_eq(table, &self.table) {
             for (handle, declared) in all {
-                if !matches!(declared, Declared::As(..)) {
+                if !matches!(declared, Declaration::As(..)) {
                     dropped.push(handle.name().into());
                 }
                 handle.declare(declared);
@@ -227,7 +227,7 @@ impl Registry {
         let unused = self.table.specs().filter(|spec| !self.buckets.contains_key(&spec.key));
         let mut buckets: Vec<_> = unused.map(|spec| BucketInfo::new(spec, true)).collect();
         for handle in self.buckets.values() {
-            if let (_, Declared::As(spec, _)) = handle.declared() {
+            if let (_, Declaration::As(spec, _)) = handle.declared() {
                 let info = BucketInfo::new(&spec, self.table.declares_as(&spec));
                 buckets.push(info.in_use(handle.waiting()));
             }
@@ -262,13 +262,13 @@ impl Registry {
 }
 
 /// What a bucket's own name stands for now.
-pub(super) fn declared_now(handle: &BucketHandle, table: &Table) -> Declared {
+pub(super) fn declared_now(handle: &BucketHandle, table: &Table) -> Declaration {
     match table.resolve(handle.name()) {
         Ok(Resolved::Bucket(spec) | Resolved::Dynamic(spec)) if spec.key == *handle.key() => {
-            Declared::new(spec, system_time())
+            Declaration::new(spec, system_time())
         }
-        Ok(_) => Declared::Elsewhere,
-        Err(error) => Declared::Gone(Throttled::BadDemand(unresolved(handle.name(), error))),
+        Ok(_) => Declaration::Elsewhere,
+        Err(error) => Declaration::Gone(Throttled::BadDemand(unresolved(handle.name(), error))),
     }
 }
 

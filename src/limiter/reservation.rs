@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     bucket_set::GrantedAt, provider_feedback::Origin, reservation_id::ReservationId,
-    settle::Settling, target::Target,
+    settle::Settling, target::BucketTarget,
 };
 use crate::{
     demand::{Demand, Note},
@@ -51,9 +51,9 @@ pub struct Reservation {
     usage: Usage,
     on_drop: OnDrop,
     /// Boxed, since a reservation changes hands several times, and a short one does so faster.
-    more: Option<Box<More>>,
+    more: Option<Box<RareParts>>,
     /// Where its usage is charged. Nothing, if it is not or was settled.
-    target: Option<Arc<Target>>,
+    target: Option<Arc<BucketTarget>>,
 }
 
 /// What becomes of a reservation that is dropped. As wide as what is beside it, since what has gaps
@@ -69,7 +69,7 @@ enum OnDrop {
 
 /// The rare parts of a reservation.
 #[derive(Debug, Default)]
-struct More {
+struct RareParts {
     waited: Duration,
     position: usize,
     note: Note,
@@ -83,7 +83,7 @@ struct More {
     probe: AtomicBool,
 }
 
-impl More {
+impl RareParts {
     fn class_name(&self) -> Option<&str> {
         self.class.as_ref().map(Name::as_str)
     }
@@ -110,8 +110,8 @@ impl More {
 impl Reservation {
     /// Of a demand that is granted.
     #[inline(always)]
-    pub(super) fn new(demand: &Demand, at: GrantedAt, target: Option<Arc<Target>>) -> Self {
-        let (id, more) = (AtomicU64::new(0), More::of(demand));
+    pub(super) fn new(demand: &Demand, at: GrantedAt, target: Option<Arc<BucketTarget>>) -> Self {
+        let (id, more) = (AtomicU64::new(0), RareParts::of(demand));
         Self { id, at, usage: demand.usage.clone(), on_drop: OnDrop::Keep, more, target }
     }
 
@@ -405,12 +405,12 @@ impl Reservation {
 
     /// What it is charged now.
     #[inline]
-    fn costs(&self, target: &Target) -> Costs {
+    fn costs(&self, target: &BucketTarget) -> Costs {
         target.set.costs(&self.usage, self.others())
     }
 
     #[inline]
-    fn op(&self, target: &Target, reserved: Costs, actual: Costs, close: bool) -> Op {
+    fn op(&self, target: &BucketTarget, reserved: Costs, actual: Costs, close: bool) -> Op {
         let (on, at) = (target.set.all(), self.at.times(target.set.buckets().len()));
         Op::Settle(Settle { on, at, reserved, actual, close, claim: None })
     }

@@ -15,12 +15,12 @@ use crate::{
 
 /// A set of buckets and its session.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(super) struct BucketTarget {
     pub(super) session: Arc<Session>,
     pub(super) set: Arc<BucketSet>,
 }
 
-impl Target {
+impl BucketTarget {
     /// Another version of its set.
     pub(super) fn with(&self, set: Arc<BucketSet>) -> Self {
         Self { session: self.session.clone(), set }

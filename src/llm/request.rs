@@ -150,7 +150,7 @@ impl RequestVisitor<'_, '_> {
             | "generation_config"
             | "textGenerationConfig"
             | "options" => {
-                Settings::of(&map.next_value()?).apply(parsed);
+                CallSettings::of(&map.next_value()?).apply(parsed);
             }
             "messages" => {
                 parsed.generates = true;
@@ -241,12 +241,12 @@ const BOUNDS: &[&str] = &[
 
 /// Bounds and choices in an object of their own.
 #[derive(Debug, Default)]
-struct Settings {
+struct CallSettings {
     bound: Option<u64>,
     choices: Option<u64>,
 }
 
-impl Settings {
+impl CallSettings {
     fn of(value: &Value) -> Self {
         Self {
             bound: BOUNDS.iter().filter_map(|name| amount(value.get(name)?)).max(),

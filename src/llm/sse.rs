@@ -36,7 +36,7 @@ pub(crate) struct SseEvent {
 /// A reader of server-sent events, in constant memory.
 #[derive(Debug, Default)]
 pub(crate) struct Sse {
-    at: At,
+    at: LinePart,
     name: Short,
     /// Of the event's name.
     event: Short,
@@ -49,7 +49,7 @@ pub(crate) struct Sse {
 
 /// Where in a line the next byte stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum At {
+enum LinePart {
     #[default]
     Name,
     /// After the colon, where one space is no content.
@@ -95,12 +95,12 @@ impl Sse {
                 continue;
             }
             let used = match self.at {
-                At::Name => self.name(bytes, sink),
-                At::Colon(field) => {
-                    self.at = At::Value(field);
+                LinePart::Name => self.name(bytes, sink),
+                LinePart::Colon(field) => {
+                    self.at = LinePart::Value(field);
                     usize::from(first == b' ')
                 }
-                At::Value(field) => self.value(field, bytes, sink),
+                LinePart::Value(field) => self.value(field, bytes, sink),
             };
             bytes = &bytes[used..];
         }
@@ -118,7 +118,7 @@ impl Sse {
         if bytes[end] == b':' {
             let name = std::mem::take(&mut self.name);
             let field = self.begin(name, sink);
-            self.at = At::Colon(field);
+            self.at = LinePart::Colon(field);
             return end + 1;
         }
         let name = std::mem::take(&mut self.name);
@@ -170,7 +170,7 @@ impl Sse {
     }
 
     fn end_line(&mut self, by: u8) {
-        self.at = At::Name;
+        self.at = LinePart::Name;
         self.after_return = by == b'\r';
     }
 

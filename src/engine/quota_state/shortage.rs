@@ -11,7 +11,7 @@ use super::{
 
 /// Why a demand does not fit now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Shortage {
+pub(crate) struct Shortfall {
     /// Whole tokens available; negative in debt.
     pub(crate) available: i64,
     /// Time until the demand fits if nothing is refunded; `None` while that depends on calls in
@@ -38,7 +38,7 @@ impl Over {
 
 impl QuotaState {
     /// Only asked where the demand does not fit, or to tell for how long another one would wait.
-    pub(crate) fn shortage(&self, rule: &Rule, ask: Ask, now: Micros, wall: Micros) -> Shortage {
+    pub(crate) fn shortage(&self, rule: &Rule, ask: Ask, now: Micros, wall: Micros) -> Shortfall {
         let (taken, units) = self.taken(rule);
         let capacity = product(ask.capacity, units);
         let gone = sum(taken, self.withheld_from(ask.cost));
@@ -47,7 +47,7 @@ impl QuotaState {
         let refundable = product(self.in_flight, units);
         let available = (capacity as i64 - gone as i64).div_euclid(units as i64);
         let paused = self.paused_for(ask, now);
-        Shortage {
+        Shortfall {
             available: if paused > 0 { available.min(0) } else { available },
             wait: self
                 .until_fits(rule, over, self.held(rule), ask, now, wall)

@@ -13,7 +13,7 @@ fn interrupted(
     limits: impl Fn(u64) -> Limits,
     limit: u64,
     tokens: u64,
-) -> (Limiter, Arc<Target>, Demand) {
+) -> (Limiter, Arc<BucketTarget>, Demand) {
     let limiter = Limiter::new(limits(100)).expect("they are valid");
     let demand = |tokens| Demand::new("a", usage! { tokens: tokens });
     assert!(limiter.acquire_at_once(&demand(0), Mode::Try).is_ready());

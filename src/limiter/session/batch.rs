@@ -42,13 +42,13 @@ pub(super) enum Job {
 
 /// The buckets of a batch, in the order in which operations name them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Buckets {
+pub(super) struct BatchBuckets {
     ids: Vec<u64>,
     members: Vec<(Arc<BucketHandle>, Arc<BucketSpec>)>,
     buckets: Vec<Bucket>,
 }
 
-impl Buckets {
+impl BatchBuckets {
     pub(super) fn as_slice(&self) -> &[Bucket] {
         &self.buckets
     }
@@ -128,13 +128,13 @@ impl Buckets {
 #[derive(Debug, Default)]
 pub(in crate::limiter) struct Batch {
     seq: u64,
-    buckets: Buckets,
+    buckets: BatchBuckets,
     ops: Vec<Op>,
     jobs: Vec<Job>,
 }
 
 impl Batch {
-    pub(super) fn new(buckets: Buckets) -> Self {
+    pub(super) fn new(buckets: BatchBuckets) -> Self {
         Self { buckets, ..Self::default() }
     }
 
@@ -151,11 +151,11 @@ impl Batch {
         self.seq
     }
 
-    pub(super) fn buckets(&self) -> &Buckets {
+    pub(super) fn buckets(&self) -> &BatchBuckets {
         &self.buckets
     }
 
-    pub(super) fn buckets_mut(&mut self) -> &mut Buckets {
+    pub(super) fn buckets_mut(&mut self) -> &mut BatchBuckets {
         &mut self.buckets
     }
 

@@ -44,7 +44,7 @@ use self::{
     state::{Conditions, Effects, Setup, State, Turn},
     transmit::MAX_CHARTS,
     wait_queue::Told,
-    waiter::{About, Place, Rank},
+    waiter::{About, QueuePlace, Rank},
     wakeups::Wakeups,
 };
 pub(super) use self::{
@@ -302,7 +302,7 @@ impl Session {
     }
 
     /// Where a demand stands that waits.
-    fn place_of(&self, rank: Rank) -> Option<Place> {
+    fn place_of(&self, rank: Rank) -> Option<QueuePlace> {
         let now = self.now();
         self.lock().state.queue().place_of(rank, now)
     }

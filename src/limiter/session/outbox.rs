@@ -8,7 +8,7 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::batch::{Buckets, Job, Report};
+use super::batch::{BatchBuckets, Job, Report};
 use crate::{
     engine::{On, Op},
     limiter::bucket_set::BucketSet,
@@ -126,7 +126,7 @@ impl Outbox {
     }
 
     /// Takes out what can be part of one batch.
-    pub(super) fn take(&mut self, buckets: &mut Buckets) -> Sendable {
+    pub(super) fn take(&mut self, buckets: &mut BatchBuckets) -> Sendable {
         let mut sendable = Sendable::default();
         for _ in 0..MOST_SENT {
             let Some(outgoing) = self.queue.front() else { break };

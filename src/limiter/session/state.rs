@@ -10,7 +10,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::{
-    batch::{Batch, Buckets, Job, Report},
+    batch::{Batch, BatchBuckets, Job, Report},
     hinting::Hinting,
     leases::Leases,
     outbox::{Outbox, Outgoing, Sendable},
@@ -316,7 +316,7 @@ impl State {
     /// What travels in the next batch: changes, then demands in order, then who else waits, then
     /// questions.
     fn load(&mut self, now: Micros, effects: &mut Effects) -> Option<Batch> {
-        let mut buckets = Buckets::default();
+        let mut buckets = BatchBuckets::default();
         let Sendable { ops, questions, freed, has_older_quotas } = self.outbox.take(&mut buckets);
         freed.into_iter().for_each(|bucket| self.queue.look(bucket));
         let mut batch = Batch::new(buckets);

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     Session,
-    waiter::{About, Ask, Outcome, Place, Rank},
+    waiter::{About, Ask, Outcome, QueuePlace, Rank},
 };
 use crate::{
     error::{Refusal, Throttled},
@@ -104,7 +104,7 @@ impl Ticket {
         if !context.is_observed() {
             return;
         }
-        let Place { position, predicted, refusal } =
+        let QueuePlace { position, predicted, refusal } =
             self.session.place_of(self.rank).unwrap_or_default();
         let binding = refusal.as_ref().and_then(Refusal::binding);
         context.tell(|| Event::LongWait {

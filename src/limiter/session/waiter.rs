@@ -285,7 +285,7 @@ pub(super) const PAUSE: u64 = u64::MAX;
 
 /// Where a waiter stands.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Place {
+pub(super) struct QueuePlace {
     /// How many go before it, as far as is known.
     pub(super) position: usize,
     /// Time until it starts, about; nothing if that depends on calls in flight or is not known.
@@ -405,7 +405,7 @@ impl Waiter {
     }
 
     /// Where it stands, for those that ask.
-    pub(super) fn told(&self, place: Place, now: Micros) -> Waiting {
+    pub(super) fn told(&self, place: QueuePlace, now: Micros) -> Waiting {
         let about = About::of(&self.ask);
         let head_start = self.ask.head_start();
         Waiting {

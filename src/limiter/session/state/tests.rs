@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::{
     engine::{Flow, Refused, RefusedBy, Verdicts, Violation},
-    limiter::bucket_handle::{BucketHandle, Declared},
+    limiter::bucket_handle::{BucketHandle, Declaration},
     limits::{Limits, Resolved, Standing},
     quota::Quota,
     usage,
@@ -26,7 +26,7 @@ fn set(names: &[&str]) -> Arc<BucketSet> {
     let table = limits.compile().expect("they are valid");
     let handles = names.iter().enumerate().map(|(index, name)| {
         let Ok(Resolved::Bucket(spec)) = table.resolve(name) else { panic!("it is declared") };
-        let handle = BucketHandle::new(spec.key.clone(), Declared::new(spec, 0));
+        let handle = BucketHandle::new(spec.key.clone(), Declaration::new(spec, 0));
         (index as u16, Arc::new(handle))
     });
     Arc::new(BucketSet::new(handles).expect("they are declared"))

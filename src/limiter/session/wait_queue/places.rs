@@ -8,7 +8,7 @@ use crate::{
     engine::{Micros, Rule, Window},
     limiter::{
         bucket_set::BucketSet,
-        session::waiter::{LineId, PAUSE, Place, Rank},
+        session::waiter::{LineId, PAUSE, QueuePlace, Rank},
     },
     quota::micros,
 };
@@ -18,14 +18,14 @@ const COUNTED: usize = 256;
 
 /// What goes before a waiter in a line.
 #[derive(Clone, Copy, Debug, Default)]
-struct Ahead {
+struct Preceding {
     count: usize,
     /// What they ask of the quota in all, and the first of them.
     cost: u64,
     first: u64,
 }
 
-impl Ahead {
+impl Preceding {
     fn push(&mut self, cost: u64) {
         if self.count == 0 {
             self.first = cost;
@@ -46,7 +46,11 @@ impl Ahead {
 
 impl WaitQueue {
     /// Where a waiter stands; nothing if it does not wait.
-    pub(in crate::limiter::session) fn place_of(&self, rank: Rank, now: Micros) -> Option<Place> {
+    pub(in crate::limiter::session) fn place_of(
+        &self,
+        rank: Rank,
+        now: Micros,
+    ) -> Option<QueuePlace> {
         let waiter = self.waiting.get(&rank)?;
         let ahead = |id: &LineId| self.ahead(*id, waiter);
         Some(self.place_behind(waiter, ahead, now))
@@ -63,7 +67,7 @@ impl WaitQueue {
             };
             let first = line.fronts().first().map_or(0, |front| self.cost_of(*front, id));
             let front = violation.wait?.saturating_sub(now.saturating_sub(*at));
-            latest = latest.max(start(set, id, Ahead { count, cost, first }, 1, 0, front)?);
+            latest = latest.max(start(set, id, Preceding { count, cost, first }, 1, 0, front)?);
         }
         Some(latest)
     }
@@ -72,7 +76,7 @@ impl WaitQueue {
     pub(in crate::limiter::session) fn places(
         &self,
         now: Micros,
-    ) -> impl Iterator<Item = (&Waiter, Place)> {
+    ) -> impl Iterator<Item = (&Waiter, QueuePlace)> {
         let all = self.all_ahead();
         self.waiting.iter().map(move |(rank, waiter)| {
             let ahead = |id: &LineId| all.get(&(*id, *rank)).copied().unwrap_or_default();
@@ -83,9 +87,9 @@ impl WaitQueue {
     fn place_behind(
         &self,
         waiter: &Waiter,
-        ahead: impl Fn(&LineId) -> Ahead,
+        ahead: impl Fn(&LineId) -> Preceding,
         now: Micros,
-    ) -> Place {
+    ) -> QueuePlace {
         let rank = waiter.rank();
         let (mut position, mut starts) = (0, Some(None));
         for id in waiter.lines() {
@@ -105,15 +109,15 @@ impl WaitQueue {
             starts = starts.zip(start).map(|(latest, start)| latest.max(Some(start)));
         }
         let refusal = self.waits_for(rank, now);
-        Place { position, predicted: starts.flatten(), refusal }
+        QueuePlace { position, predicted: starts.flatten(), refusal }
     }
 
     /// What goes before a waiter in a line.
-    fn ahead(&self, id: LineId, waiter: &Waiter) -> Ahead {
+    fn ahead(&self, id: LineId, waiter: &Waiter) -> Preceding {
         let (Some(line), rank) = (self.lines.find(id), waiter.rank()) else {
-            return Ahead::default();
+            return Preceding::default();
         };
-        let mut ahead = Ahead::default();
+        let mut ahead = Preceding::default();
         for other in line.in_order(waiter.ask().headroom()).take(COUNTED) {
             if other == rank {
                 return ahead;
@@ -124,11 +128,11 @@ impl WaitQueue {
     }
 
     /// What goes before each waiter in each of its lines.
-    fn all_ahead(&self) -> HashMap<(LineId, Rank), Ahead> {
+    fn all_ahead(&self) -> HashMap<(LineId, Rank), Preceding> {
         let mut all = HashMap::new();
         for (id, line) in self.lines.iter() {
             for class in line.classes() {
-                let mut ahead = Ahead::default();
+                let mut ahead = Preceding::default();
                 for rank in line.in_order(class) {
                     let Some(waiter) = self.waiting.get(&rank) else { continue };
                     if waiter.ask().headroom() == class {
@@ -152,7 +156,7 @@ impl WaitQueue {
 fn start(
     set: &BucketSet,
     id: LineId,
-    ahead: Ahead,
+    ahead: Preceding,
     cost: u64,
     headroom: u64,
     front: Micros,
