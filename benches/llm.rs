@@ -210,6 +210,12 @@ fn utilisation(report: &mut Report) {
     for (key, by) in six_seconds.into_iter().zip(by) {
         used(report, key, "generated; at least 0.93, none refused", six, &generated, by);
     }
+    let minute = Run { limit: 450_000, window: Duration::from_secs(60), ..six };
+    let minutes = ["llm.use_60s_bound", "llm.use_60s_quantile", "llm.use_60s_learned"];
+    let generated: Vec<_> = (1..=3).map(|seed| generate(seed, 3_000)).collect();
+    for (key, by) in minutes.into_iter().zip(by) {
+        used(report, key, "generated; at least 0.95", minute, &generated, by);
+    }
     let of_a_jump = ["llm.jump_bound", "llm.jump_quantile", "llm.jump_learned"];
     let jumps: Vec<_> = (1..=3).map(jump).collect();
     for (key, by) in of_a_jump.into_iter().zip(by) {

@@ -15,6 +15,19 @@ const SIX_SECONDS: Run = Run {
     per_token: Duration::from_millis(3),
 };
 
+/// Ten times as much in any minute.
+const MINUTE: Run = Run { limit: 450_000, window: Duration::from_secs(60), ..SIX_SECONDS };
+
+#[test]
+fn a_minute_s_limit_is_used_up() {
+    for seed in 1..=3 {
+        let learned = MINUTE.make(&generate(seed, 3_000), Estimate::Learned);
+        assert!(learned.utilisation >= 0.95, "{seed}: {learned:?}");
+        // Of 3,000.
+        assert!(learned.refused <= 3, "{seed}: {learned:?}");
+    }
+}
+
 #[test]
 fn a_limit_is_used_up_and_hardly_a_call_is_refused() {
     let (mut by_bound, mut by_learned) = (0.0, 0.0);
