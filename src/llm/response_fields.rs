@@ -137,7 +137,7 @@ pub(super) struct Findings {
     model: Option<String>,
     /// The event that is being read tells a usage.
     event_has_usage: bool,
-    /// Answers that are over.
+    /// The answers of the message that are over.
     pub(super) finishes: Finishes,
     /// The answer was cut off.
     pub(super) is_cut: bool,

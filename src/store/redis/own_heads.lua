@@ -13,7 +13,7 @@ local function fits_alone(quota, cost, headroom)
   return quota_fits(quota, alone, quota.bucket.now)
 end
 
--- Whether waiters that ask this much, the last of whom came at `last`, are behind a head of the
+-- Whether waiters that ask this much, the last of which came at `last`, are behind a head of the
 -- session, which takes them in; or behind so many groups that they are not a head of their own.
 local function are_behind_mine(quota, headroom, flow, count, amount, last)
   local groups = 0
