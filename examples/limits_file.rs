@@ -9,9 +9,10 @@ use std::convert::Infallible;
 use http::{Request, Response};
 use tower::{ServiceBuilder, service_fn};
 use tower_throttle::{
-    BoxError, Route, ThrottleLayer,
+    BoxError, ThrottleLayer,
     file::LimitsFile,
     llm::{anthropic, compatible, openai},
+    routes::Route,
 };
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/limits.toml");

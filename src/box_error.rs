@@ -4,8 +4,8 @@ use std::error::Error;
 
 /// Any error, in a box.
 ///
-/// The error type of a [`Throttle`](crate::Throttle) and of most of tower's own layers. One that
-/// comes from the limiter itself downcasts to [`Throttled`](crate::Throttled), and
+/// The error type of a [`Throttle`](crate::layer::Throttle) and of most of tower's own layers. One
+/// that comes from the limiter itself downcasts to [`Throttled`](crate::Throttled), and
 /// [`Throttled::find`](crate::Throttled::find) finds it below the errors of other layers and
 /// clients.
 ///

@@ -16,7 +16,7 @@ mod zoned {
     use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
 
     use super::*;
-    use crate::quota::{DAY, MONTH, WEEK};
+    use crate::quota::declaration::{DAY, MONTH, WEEK};
 
     /// Windows sent before and after the present one.
     const WINDOWS: std::ops::RangeInclusive<i64> = -2..=4;

@@ -72,6 +72,13 @@ impl Eq for Note {}
 impl Demand {
     /// Asks a bucket for the most that a call may use. A usage that does not name `requests` is one
     /// request.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, usage};
+    ///
+    /// let demand = Demand::new("gpt-4o", usage! { tokens: 1_500 });
+    /// assert_eq!(demand.usage().get("requests"), Some(1));
+    /// ```
     #[inline]
     pub fn new(bucket: impl AsRef<str>, usage: Usage) -> Self {
         let mut buckets = SmallVec::new();
@@ -121,6 +128,13 @@ impl Demand {
 
     /// Asks another bucket for the same, such as a tenant's parent. It is granted by all or by
     /// none.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, usage};
+    ///
+    /// let demand = Demand::new("tenant:acme", usage! { tokens: 1_500 }).and("gpt-4o");
+    /// assert_eq!(demand.buckets().collect::<Vec<_>>(), ["tenant:acme", "gpt-4o"]);
+    /// ```
     #[must_use]
     pub fn and(mut self, bucket: impl AsRef<str>) -> Self {
         self.buckets.push(Name::new(bucket.as_ref()));
@@ -157,6 +171,16 @@ impl Demand {
 
     /// Which of its buckets stands for the provider's account: the one that
     /// [`Reservation::feedback`](crate::Reservation::feedback) is about (default: the last one).
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, usage};
+    ///
+    /// // A refusal of the provider holds back all tenants, and not the team's budget.
+    /// let demand = Demand::new("tenant:acme", usage! { tokens: 1_500 })
+    ///     .and("gpt-4o")
+    ///     .and("team budget")
+    ///     .account("gpt-4o");
+    /// ```
     #[must_use]
     pub fn account(mut self, bucket: impl AsRef<str>) -> Self {
         self.more_mut().account = Some(Name::new(bucket.as_ref()));
@@ -172,6 +196,13 @@ impl Demand {
 
     /// The longest it may wait. A demand that could not make it even if all calls in flight were
     /// refunded is refused at once, any other when this is over.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::{Demand, usage};
+    ///
+    /// let demand = Demand::new("api", usage! { requests: 1 }).max_wait(Duration::from_secs(30));
+    /// ```
     #[must_use]
     pub fn max_wait(mut self, max_wait: Duration) -> Self {
         self.max_wait = Some(max_wait);

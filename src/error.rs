@@ -24,7 +24,7 @@ use crate::{limits::LimitsError, store::StoreError};
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_throttle::{Refusal, Shortage, Throttled};
+/// use tower_throttle::{Throttled, limiter::{Refusal, Shortage}};
 ///
 /// let shortage = Shortage::new("gpt-4o", "tokens per minute")
 ///     .with_limit(30_000)
@@ -42,9 +42,9 @@ pub enum Throttled {
     /// The demand cannot be granted, or was not, within its longest wait.
     Deadline(Box<Refusal>),
     /// The provider asked for a wait that is longer than
-    /// [`longest_pause`](crate::LimiterBuilder::longest_pause). Demands that it holds back are
-    /// refused at once instead of waiting. [`retry_after`](Self::retry_after) is what is left of
-    /// the wait that was asked for, or more if a quota is short for longer.
+    /// [`longest_pause`](crate::limiter::LimiterBuilder::longest_pause). Demands that it holds back
+    /// are refused at once instead of waiting. [`retry_after`](Self::retry_after) is what is left
+    /// of the wait that was asked for, or more if a quota is short for longer.
     Paused(Box<Refusal>),
     /// The demand asks for more than some quota could ever admit: do not try again, ask for less or
     /// raise the limit.
@@ -271,7 +271,7 @@ impl From<BadDemand> for Throttled {
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_throttle::{Refusal, Shortage};
+/// use tower_throttle::limiter::{Refusal, Shortage};
 ///
 /// let minute = Shortage::new("api", "tokens per minute").with_retry_after(Duration::from_secs(9));
 /// let day = Shortage::new("api", "requests per day").with_retry_after(Duration::from_secs(7_200));
@@ -334,6 +334,15 @@ impl fmt::Display for Refusal {
 }
 
 /// One quota that cannot give what is asked.
+///
+/// ```
+/// use tower_throttle::{Throttled, limiter::{Refusal, Shortage}};
+///
+/// // What a test of one's own error handling needs.
+/// let shortage = Shortage::new("gpt-4o", "tokens per minute").with_requested(1_500);
+/// let error = Throttled::NotNow(Box::new(Refusal::new([shortage])));
+/// assert!(error.to_string().contains("tokens per minute"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Shortage {

@@ -8,8 +8,8 @@ use std::{borrow::Cow, time::Duration};
 /// [`Reservation::feedback`](crate::Reservation::feedback) and
 /// [`Limiter::feedback`](crate::Limiter::feedback) hold the whole fleet to it. It only ever takes:
 /// whatever it says, a limit is never raised, and nothing is held back for longer than
-/// [`LimiterBuilder::longest_pause`](crate::LimiterBuilder::longest_pause). A time to wait that is
-/// longer is not slept: demands are refused at once meanwhile, with
+/// [`LimiterBuilder::longest_pause`](crate::limiter::LimiterBuilder::longest_pause). A time to wait
+/// that is longer is not slept: demands are refused at once meanwhile, with
 /// [`Throttled::Paused`](crate::Throttled::Paused). With feature `llm`, `llm::Rules::feedback`
 /// reads it from a response.
 ///
@@ -114,6 +114,14 @@ impl Feedback {
 /// A quota is meant if it counts this metric alone. Of several, it is the one with this limit, or
 /// else with about this window; if neither is told, the only one. What fits none or more than one
 /// of them is ignored, and not guessed.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_throttle::Named;
+///
+/// let minute = Named::metric("tokens").window(Duration::from_secs(60));
+/// let day = Named::metric("requests").limit(10_000);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
     pub(crate) metric: Cow<'static, str>,

@@ -5,7 +5,7 @@
 //!   them, as [`Reservation`]s.
 //! * [`ThrottleLayer`] does so around any tower service: an [`Extractor`] reads the demand from a
 //!   request, an [`Inspector`] the actual usage from the response.
-//! * State lives in a [`Store`]: in memory, in Redis for any number of processes, or in a file for
+//! * State lives in a [`store`]: in memory, in Redis for any number of processes, or in a file for
 //!   those of one host.
 //!
 //! ```
@@ -37,6 +37,19 @@
 //! The module [`guide`] says which quotas to declare, what to put around the layer and inside, what
 //! to do when it does not compile, and what happens while it runs.
 //!
+//! # Modules
+//! What every program uses is at the root. The rest is in modules:
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`limits`], [`quota`] | classes, what becomes of undeclared names, when a call counts |
+//! | [`limiter`] | its builder, its status, what a refusal says, ids of reservations |
+//! | [`layer`] | the service that the layer makes, its futures and bodies, `Respond` |
+//! | [`inspect`] | inspectors: of bodies, by status, of failures |
+//! | `routes`, `llm`, `file` | by feature |
+//! | [`observe`] | events, and what listens to them |
+//! | [`store`], [`engine`] | where state lives, and what a store of one's own needs |
+//!
 //! # Features
 //! None is on by default.
 //!
@@ -49,9 +62,10 @@
 //! | `sqlite` | `store::SqliteStore`: a file that the processes of one host share |
 //! | `reqwest` | requests of reqwest 0.13 are read, and bodies of its responses followed |
 //! | `reqwest-middleware` | the layer is a middleware of reqwest-middleware 0.5 |
-//! | `routes` | `Routes`: buckets by host, method and path of a request |
+//! | `routes` | `routes::Routes`: buckets by host, method and path of a request |
 //! | `llm` | OpenAI, Anthropic and compatible providers, in one line |
 //! | `bedrock` | event streams of AWS Bedrock |
+//! | `smithy` | the HTTP client of an AWS SDK, throttled below the SDK's retries |
 //! | `tiktoken` | input counted with OpenAI's vocabularies: several megabytes of them |
 //! | `file` | limits from a TOML or JSON file |
 //! | `timezone` | fixed windows that reset at midnight of a time zone |
@@ -72,42 +86,35 @@ mod fingerprint;
 #[cfg(any(doc, doctest))]
 pub mod guide;
 pub mod inspect;
-mod layer;
-mod limiter;
-mod limits;
+pub mod layer;
+pub mod limiter;
+pub mod limits;
 #[cfg(feature = "llm")]
 pub mod llm;
 mod name;
-mod observe;
-mod quota;
+pub mod observe;
+pub mod quota;
 #[cfg(feature = "routes")]
-mod routes;
+pub mod routes;
 pub mod store;
 mod sync;
 mod usage;
 
 pub use box_error::BoxError;
 pub use demand::Demand;
-pub use error::{BadDemand, Refusal, Shortage, Throttled};
+pub use error::Throttled;
 pub use extract::{ExtractError, Extractor};
 pub use feedback::{Feedback, Named};
-pub use inspect::Inspector;
-#[cfg(feature = "smithy")]
-pub use layer::SmithyClient;
-pub use layer::{
-    MeteredBody, Respond, RespondFuture, RespondLayer, ResponseFuture, Throttle, ThrottleLayer,
-};
+pub use inspect::inspector::Inspector;
+pub use layer::throttle_layer::ThrottleLayer;
 pub use limiter::{
-    BucketInfo, Limiter, LimiterBuilder, OnUnavailable, QuotaStatus, Reservation, ReservationId,
-    Retries, Settlement, Settling, Status, Tracked, Update, Waiting,
+    builder::OnUnavailable,
+    handle::Limiter,
+    reservation::{Reservation, Settlement},
 };
-pub use limits::{Class, Limits, LimitsError, Undeclared};
-pub use observe::{Buckets, Event, Observer};
-pub use quota::{ChargeAt, Quota};
-#[cfg(feature = "routes")]
-pub use routes::{Route, RouteError, Routes, RoutesBuilder, RoutesError};
-pub use store::{MemoryStore, Store};
-pub use usage::{Usage, UsageIter};
+pub use limits::declaration::{Limits, LimitsError};
+pub use quota::declaration::Quota;
+pub use usage::Usage;
 
 #[cfg(feature = "redis")]
 pub use redis;
@@ -117,39 +124,41 @@ pub use redis;
 const _: () = {
     const fn shared<T: Send + Sync + 'static>() {}
 
+    type Extract = fn(&mut ()) -> Result<Demand, ExtractError>;
+
     shared::<Demand>();
     shared::<Usage>();
     shared::<Quota>();
     shared::<Limits>();
     shared::<LimitsError>();
     shared::<Limiter>();
-    shared::<LimiterBuilder>();
+    shared::<limiter::LimiterBuilder>();
     shared::<Reservation>();
-    shared::<ReservationId>();
-    shared::<Settling>();
+    shared::<limiter::ReservationId>();
+    shared::<limiter::Settling>();
     shared::<Settlement>();
-    shared::<Status>();
-    shared::<Waiting>();
-    shared::<BucketInfo>();
-    shared::<Update>();
+    shared::<limiter::Status>();
+    shared::<limiter::Waiting>();
+    shared::<limiter::BucketInfo>();
+    shared::<limiter::Update>();
     shared::<Throttled>();
-    shared::<Refusal>();
+    shared::<limiter::Refusal>();
     shared::<Feedback>();
     shared::<ExtractError>();
-    shared::<Event<'static>>();
-    shared::<MemoryStore>();
-    shared::<std::sync::Arc<dyn Store>>();
+    shared::<observe::Event<'static>>();
+    shared::<store::MemoryStore>();
+    shared::<std::sync::Arc<dyn store::Store>>();
     shared::<store::StoreError>();
-    shared::<ThrottleLayer<fn(&mut ()) -> Result<Demand, ExtractError>>>();
-    shared::<RespondLayer<fn(&mut ()) -> Result<Demand, ExtractError>, inspect::KeepReserved>>();
-    shared::<Throttle<(), fn(&mut ()) -> Result<Demand, ExtractError>>>();
-    shared::<MeteredBody<()>>();
+    shared::<ThrottleLayer<Extract>>();
+    shared::<layer::RespondLayer<Extract, inspect::KeepReserved>>();
+    shared::<layer::Throttle<(), Extract>>();
+    shared::<layer::MeteredBody<()>>();
     #[cfg(feature = "redis")]
     shared::<store::RedisStore>();
     #[cfg(feature = "sqlite")]
     shared::<store::SqliteStore>();
     #[cfg(feature = "routes")]
-    shared::<Routes<()>>();
+    shared::<routes::Routes<()>>();
 };
 
 /// What macros need. No part of the API.

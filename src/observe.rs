@@ -15,6 +15,26 @@ use crate::{error::Throttled, name::Name, store::StoreError, usage::Usage};
 ///
 /// It is called where the event happens and with no lock held: a slow one delays the call at hand,
 /// and a panic of it is caught and ignored.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use tower_throttle::{Limiter, Limits, Quota, observe::{Event, Observer}};
+///
+/// #[derive(Default)]
+/// struct Settlements(AtomicU64);
+///
+/// impl Observer for Settlements {
+///     fn on_event(&self, event: &Event<'_>) {
+///         if matches!(event, Event::Settled { .. }) {
+///             self.0.fetch_add(1, Ordering::Relaxed);
+///         }
+///     }
+/// }
+///
+/// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 5)]);
+/// let limiter = Limiter::builder(limits).observer(Settlements::default()).build()?;
+/// # Ok::<(), tower_throttle::LimitsError>(())
+/// ```
 pub trait Observer: Send + Sync {
     /// Something happened.
     fn on_event(&self, event: &Event<'_>);
@@ -38,7 +58,7 @@ impl<F: Fn(&Event<'_>) + Send + Sync> Observer for F {
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
-/// use tower_throttle::{Demand, Event, Limiter, Limits, Quota, usage};
+/// use tower_throttle::{Demand, Limiter, Limits, Quota, observe::Event, usage};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), tower_throttle::BoxError> {
@@ -94,7 +114,7 @@ pub enum Event<'a> {
         /// one with the longest wait. `paused` for the pause of a bucket.
         quota: &'a str,
         /// How much longer it has to wait, about, if nothing is refunded: see
-        /// [`Waiting::predicted`](crate::Waiting::predicted).
+        /// [`Waiting::predicted`](crate::limiter::Waiting::predicted).
         predicted: Option<Duration>,
     },
     /// A demand was granted.
@@ -167,7 +187,7 @@ pub enum Event<'a> {
         /// How long the provider said.
         asked: Duration,
         /// For how long it is: no longer than
-        /// [`longest_pause`](crate::LimiterBuilder::longest_pause).
+        /// [`longest_pause`](crate::limiter::LimiterBuilder::longest_pause).
         applied: Duration,
     },
     /// None of the first demands of a bucket has charged one of its quotas, by what it reserved or

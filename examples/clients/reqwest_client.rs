@@ -9,8 +9,9 @@ use reqwest::{Client, Request, Response};
 use serde_json::{Value, json};
 use tower::ServiceBuilder;
 use tower_throttle::{
-    BoxError, ExtractError, Limiter, Limits, Quota, Route, RouteError, Routes, ThrottleLayer,
-    Usage, inspect, usage,
+    BoxError, ExtractError, Limiter, Limits, Quota, ThrottleLayer, Usage, inspect,
+    routes::{Route, RouteError, Routes},
+    usage,
 };
 
 const CALLS: usize = 30;

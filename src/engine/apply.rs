@@ -6,7 +6,11 @@ use super::{Answer, Batch, BucketState, Micros, Outcome, Wakes, operations::Oper
 
 /// Applies a batch to the states of its buckets at the time that the store's clock shows. Returns
 /// the answer, and the heads of other sessions that it made room for.
-pub fn apply(states: &mut [&mut BucketState], batch: &Batch<'_>, wall: Micros) -> (Answer, Wakes) {
+pub(crate) fn apply(
+    states: &mut [&mut BucketState],
+    batch: &Batch<'_>,
+    wall: Micros,
+) -> (Answer, Wakes) {
     if let Some(outcome) = recorded(states, batch) {
         return (Answer { wall, outcome }, Wakes::new());
     }

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// How long a session is remembered after its last batch.
-pub const SESSION_MEMORY: Micros = 600_000_000;
+pub(crate) const SESSION_MEMORY: Micros = 600_000_000;
 
 /// A clock that goes back by more than this has been stepped; by less, time stands still until it
 /// is caught up.

@@ -1,6 +1,8 @@
-//! The pure state machine: [`apply`] takes the states of some buckets, the time and a batch of
-//! operations, and returns the answer to each operation. No I/O, no clock, no async; integers only,
-//! but for the tags of flows.
+//! The state of a bucket, for those who write a [`Store`](crate::store::Store).
+//!
+//! A pure state machine: [`Batch::apply_to`](crate::store::Batch::apply_to) takes the states of
+//! some buckets, the time and a batch of operations, and returns the answer to each operation. No
+//! I/O, no clock, no async; integers only, but for the tags of flows.
 //!
 //! This is the reference. `store/redis/*.lua` says the same in Lua, file by file, and a
 //! differential test holds the two against each other, answer by answer.
@@ -32,58 +34,59 @@ mod token_bucket;
 #[cfg(test)]
 mod tests;
 
+use std::{ops::Deref, slice};
+
 use smallvec::SmallVec;
 
-pub use self::{
+pub(crate) use self::{
     apply::apply,
-    bucket::{BucketState, SESSION_MEMORY},
-    codec::DecodeError,
+    bucket::SESSION_MEMORY,
     quota_state::Level,
-    rule::{HEADROOM_PARTS, MAX_AMOUNT, Micros, Rule, TokenBucket, Window},
+    rule::{HEADROOM_PARTS, MAX_AMOUNT, Rule, TokenBucket, Window},
 };
+pub use self::{bucket::BucketState, codec::DecodeError, rule::Micros};
 
 /// Indexes into the buckets of a batch.
-pub type On = SmallVec<[u16; 2]>;
+pub(crate) type On = SmallVec<[u16; 2]>;
 
 /// One amount per rule of an operation's buckets: the rules of its first bucket, then those of the
 /// next.
-pub type Costs = SmallVec<[u64; 4]>;
+pub(crate) type Costs = SmallVec<[u64; 4]>;
 
 /// One time per bucket of an operation. Every bucket has a time of its own: see [`Seen::now`].
-pub type Times = SmallVec<[Micros; 2]>;
+pub(crate) type Times = SmallVec<[Micros; 2]>;
 
 /// One verdict per operation.
-pub type Verdicts = SmallVec<[Verdict; 1]>;
+pub(crate) type Verdicts = SmallVec<[Verdict; 1]>;
 
 /// Operations of one session, applied in order and as one.
 #[derive(Clone, Copy, Debug)]
-pub struct Batch<'a> {
+pub(crate) struct Batch<'a> {
     /// The session that sends this; below 2^53.
-    pub session: u64,
+    pub(crate) session: u64,
     /// Counts the batches of a session from 1. A batch is applied once, however often it arrives;
     /// one without a number (0) arrives once.
-    pub seq: u64,
+    pub(crate) seq: u64,
     /// Without another batch for this long, what the session has in flight is abandoned.
-    pub lease: Micros,
+    pub(crate) lease: Micros,
     /// The buckets.
-    pub buckets: &'a [BucketRules<'a>],
+    pub(crate) buckets: &'a [BucketRules<'a>],
     /// What to do.
-    pub ops: &'a [Op],
+    pub(crate) ops: &'a [Op],
 }
 
 /// A bucket of a batch: what its state must obey.
 #[derive(Clone, Copy, Debug)]
-pub struct BucketRules<'a> {
+pub(crate) struct BucketRules<'a> {
     /// Identifies the bucket among all of its partition; below 2^53.
-    pub id: u64,
+    pub(crate) id: u64,
     /// Its rules.
-    pub rules: &'a [Rule],
+    pub(crate) rules: &'a [Rule],
 }
 
 /// One operation.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Op {
+pub(crate) enum Op {
     /// Charges a demand on every quota, or on none.
     Reserve(Reserve),
     /// Replaces what a reservation was charged.
@@ -168,28 +171,27 @@ pub enum Op {
 
 /// A demand.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Reserve {
+pub(crate) struct Reserve {
     /// Its buckets. The last one is where its flow takes turns with others.
-    pub on: On,
+    pub(crate) on: On,
     /// What it asks of each rule of them.
-    pub costs: Costs,
+    pub(crate) costs: Costs,
     /// Share of each limit that is out of its reach, in [`HEADROOM_PARTS`].
-    pub headroom: u64,
+    pub(crate) headroom: u64,
     /// What to do with it if it does not fit.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// Identifies the waiter in its session, so that a head that comes back keeps its arrival; 0 if
     /// it never waited.
-    pub waiter: u64,
+    pub(crate) waiter: u64,
     /// How long ago it arrived, with its head start.
-    pub age: Micros,
+    pub(crate) age: Micros,
     /// The flow that it belongs to.
-    pub flow: Flow,
+    pub(crate) flow: Flow,
 }
 
 /// What to do with a reserve that does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Mode {
+pub(crate) enum Mode {
     /// It waits: it stays ahead of the reserves after it in the batch, and is a head of its session
     /// if the batch says what is [waiting](Op::Waiting) in that bucket. A pause that is not to be
     /// waited out ([`Violation::asked`]) refuses it for good: then it is ahead of nothing.
@@ -203,11 +205,11 @@ pub enum Mode {
 /// Demands that are served in turns with other flows, by weight. Without a share, demands are of
 /// the flow 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Flow {
+pub(crate) struct Flow {
     /// Identifies the flow; below 2^53. 0 is that of demands without a share.
-    pub id: u64,
+    pub(crate) id: u64,
     /// Its weight, from 1 up.
-    pub weight: u32,
+    pub(crate) weight: u32,
 }
 
 impl Default for Flow {
@@ -218,53 +220,52 @@ impl Default for Flow {
 
 /// A settle.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settle {
+pub(crate) struct Settle {
     /// The buckets of the reservation.
-    pub on: On,
+    pub(crate) on: On,
     /// When it was granted, by the time of each bucket.
-    pub at: Times,
+    pub(crate) at: Times,
     /// What it was charged.
-    pub reserved: Costs,
+    pub(crate) reserved: Costs,
     /// What it should have been charged.
-    pub actual: Costs,
+    pub(crate) actual: Costs,
     /// Whether the call is over; otherwise this is a new estimate.
-    pub close: bool,
+    pub(crate) close: bool,
     /// The claim of a detached reservation: settles only if it still stands, and no more than it
     /// holds.
-    pub claim: Option<u64>,
+    pub(crate) claim: Option<u64>,
 }
 
 /// Waiters of one session, of one class and flow, that wait for a quota and are not in the batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Line {
+pub(crate) struct Line {
     /// The rule, by its index in the bucket.
-    pub rule: u16,
+    pub(crate) rule: u16,
     /// What their class leaves to others.
-    pub headroom: u64,
+    pub(crate) headroom: u64,
     /// Their flow.
-    pub flow: Flow,
+    pub(crate) flow: Flow,
     /// The [id](BucketRules::id) of the last bucket of the first one's demand.
-    pub space: u64,
+    pub(crate) space: u64,
     /// Identifies the first one: see [`Reserve::waiter`].
-    pub waiter: u64,
+    pub(crate) waiter: u64,
     /// How long ago the first one arrived, with its head start.
-    pub age: Micros,
+    pub(crate) age: Micros,
     /// What the first one asks of the quota.
-    pub cost: u64,
+    pub(crate) cost: u64,
     /// How far the first one moves its flow on: see [`Refused::part`].
-    pub part: f64,
+    pub(crate) part: f64,
     /// How many there are.
-    pub count: u64,
+    pub(crate) count: u64,
     /// What all of them ask of the quota.
-    pub sum: u64,
+    pub(crate) sum: u64,
     /// How long ago the last one arrived, with its head start.
-    pub last: Micros,
+    pub(crate) last: Micros,
 }
 
 /// The answer to one operation.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// The reserve was charged. A probe is the first call after a provider's refusal: say when it
     /// is [answered](Op::Answered).
     Granted {
@@ -286,45 +287,43 @@ pub enum Verdict {
 
 /// Why a reserve was refused, and what it stands behind.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Refused {
+pub(crate) struct Refused {
     /// The reasons, at least one. With them come quotas where a waiter fits now and keeps its
     /// place, since they refused it before: their wait is 0.
-    pub violations: SmallVec<[Violation; 2]>,
+    pub(crate) violations: SmallVec<[Violation; 2]>,
     /// The start tag of its flow: the flow with the smallest one is next.
-    pub tag: f64,
+    pub(crate) tag: f64,
     /// How far a grant moves its flow on.
-    pub part: f64,
+    pub(crate) part: f64,
 }
 
 /// One reason of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Violation {
+pub(crate) struct Violation {
     /// What refused.
-    pub by: RefusedBy,
+    pub(crate) by: RefusedBy,
     /// Whole tokens available to the class; negative in debt.
-    pub available: i64,
+    pub(crate) available: i64,
     /// Time until this would fit if nothing is refunded; `None` while that depends on calls in
     /// flight.
-    pub wait: Option<Micros>,
+    pub(crate) wait: Option<Micros>,
     /// Time until this would fit if everything in flight were refunded at once.
-    pub at_best: Micros,
+    pub(crate) at_best: Micros,
     /// What is left of the wait that a provider asked for, if that is longer than the pause: the
     /// demand is not to wait.
-    pub asked: Option<Micros>,
+    pub(crate) asked: Option<Micros>,
     /// Whether a waiter blocks younger ones here: not while something else holds it back for so
     /// long that they can pass without delaying it.
-    pub holds: bool,
+    pub(crate) holds: bool,
     /// Heads of other sessions that go before it.
-    pub rank: u64,
+    pub(crate) rank: u64,
     /// Demands of other sessions that go before it.
-    pub before: u64,
+    pub(crate) before: u64,
 }
 
 /// What refused a demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RefusedBy {
+pub(crate) enum RefusedBy {
     /// A rule, by its index among those of the operation.
     Rule(usize),
     /// A pause of a bucket, by the bucket's index in the operation. A waiter is then a head on
@@ -334,31 +333,29 @@ pub enum RefusedBy {
 
 /// How a bucket stands.
 #[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct BucketLevel {
+pub(crate) struct BucketLevel {
     /// Its quotas, in the order of the rules.
-    pub quotas: Box<[Level]>,
+    pub(crate) quotas: Box<[Level]>,
     /// Until when it is paused; 0 if it is not.
-    pub paused_until: Micros,
+    pub(crate) paused_until: Micros,
     /// Until when the provider asked to wait, if demands are not to wait that long; otherwise 0.
-    pub asked_until: Micros,
+    pub(crate) asked_until: Micros,
     /// Demands that wait for it, of all sessions, as far as they said.
-    pub waiting: u64,
+    pub(crate) waiting: u64,
 }
 
-/// The answer to a batch.
+/// The answer to a batch, as [`Batch::apply_to`](crate::store::Batch::apply_to) returns it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     /// The store's clock.
-    pub wall: Micros,
+    pub(crate) wall: Micros,
     /// What happened.
-    pub outcome: Outcome,
+    pub(crate) outcome: Outcome,
 }
 
 /// What happened to a batch.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It was applied, now or when it first arrived.
     Applied {
         /// One per bucket.
@@ -374,22 +371,22 @@ pub enum Outcome {
 
 /// The state of a bucket as a batch found it and left it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Seen {
+pub(crate) struct Seen {
     /// The bucket's time at which the batch was applied: the grant time of its reservations there.
     /// It runs with the store's clock, and goes on where that is stepped back.
-    pub now: Micros,
+    pub(crate) now: Micros,
     /// The bucket's time as the batch found it; 0 if it was unused. Less than a session has seen
     /// before means that the state was lost.
-    pub was: Micros,
+    pub(crate) was: Micros,
     /// When the state began: a change is a loss of state if the old one still meant something.
-    pub born: Micros,
+    pub(crate) born: Micros,
     /// Until when it means something.
-    pub expires: Micros,
+    pub(crate) expires: Micros,
 }
 
 /// A head of another session that a batch made room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Wake {
     /// The session.
     pub session: u64,
@@ -397,5 +394,33 @@ pub struct Wake {
     pub bucket: u16,
 }
 
-/// Heads of other sessions that a batch made room for.
-pub type Wakes = SmallVec<[Wake; 2]>;
+/// Heads of other sessions that a batch made room for: a slice of [`Wake`]s.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wakes(SmallVec<[Wake; 2]>);
+
+impl Wakes {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn push(&mut self, wake: Wake) {
+        self.0.push(wake);
+    }
+}
+
+impl Deref for Wakes {
+    type Target = [Wake];
+
+    fn deref(&self) -> &[Wake] {
+        &self.0
+    }
+}
+
+impl<'a> IntoIterator for &'a Wakes {
+    type Item = &'a Wake;
+    type IntoIter = slice::Iter<'a, Wake>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}

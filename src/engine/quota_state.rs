@@ -46,20 +46,19 @@ enum Charges {
 
 /// How one quota stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Level {
+pub(crate) struct Level {
     /// Charged in the window; for a token bucket in its units.
-    pub charged: u64,
+    pub(crate) charged: u64,
     /// Reserved and not settled yet.
-    pub in_flight: u64,
+    pub(crate) in_flight: u64,
     /// Time until everything charged has come back, or until the next fixed window.
-    pub reset: Micros,
+    pub(crate) reset: Micros,
     /// Withheld, since the provider said that no more is left; in the units of `charged`.
-    pub withheld: u64,
+    pub(crate) withheld: u64,
     /// For how long at most.
-    pub withheld_for: Micros,
+    pub(crate) withheld_for: Micros,
     /// What is left of the wait that the provider asked for, if demands are not to wait for it.
-    pub asked: Option<Micros>,
+    pub(crate) asked: Option<Micros>,
 }
 
 /// What a demand asks of one quota.

@@ -9,34 +9,32 @@ use super::exact::{product, sum};
 pub type Micros = u64;
 
 /// The largest integer that is exact in a double, which is what a number in a Lua script is.
-pub const MAX_AMOUNT: u64 = (1 << 53) - 1;
+pub(crate) const MAX_AMOUNT: u64 = (1 << 53) - 1;
 
 /// The most that a window or the calls in flight are taken to hold: what is added up of such
 /// amounts and of a few limits stays exact.
 pub(crate) const MAX_TAKEN: u64 = 1 << 51;
 
 /// Headroom is counted in parts of this.
-pub const HEADROOM_PARTS: u64 = 10_000;
+pub(crate) const HEADROOM_PARTS: u64 = 10_000;
 
 /// One quota, compiled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Rule {
+pub(crate) struct Rule {
     /// Stable across processes and across changes of the limit; below 2^53.
-    pub id: u64,
+    pub(crate) id: u64,
     /// Amount per window; calls in flight for [`Window::InFlight`].
-    pub limit: u64,
+    pub(crate) limit: u64,
     /// Whether a reservation is held until it is settled and counts from then on
     /// (`charge_at(End)`).
-    pub held: bool,
+    pub(crate) held: bool,
     /// How amounts come back.
-    pub window: Window,
+    pub(crate) window: Window,
 }
 
 /// How the amounts charged to a quota come back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Window {
+pub(crate) enum Window {
     /// At most `limit` in any window: a charge counts for `slots` whole slots after its own.
     Sliding {
         /// Length of a slot.
@@ -64,20 +62,19 @@ pub enum Window {
 
 /// The integers of a token bucket. One token is `units` units, and `limit` units drain per tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TokenBucket {
+pub(crate) struct TokenBucket {
     /// Length of a tick.
-    pub tick: Micros,
+    pub(crate) tick: Micros,
     /// Ticks in the window, which is also the units in a token.
-    pub units: u64,
+    pub(crate) units: u64,
     /// Tokens that an unused bucket admits at once.
-    pub burst: u64,
+    pub(crate) burst: u64,
     /// Tokens of debt beyond which an actual usage is not believed.
-    pub max_debt: u64,
+    pub(crate) max_debt: u64,
     /// Length of a slot of the ring of charges, in ticks.
-    pub slot: u64,
+    pub(crate) slot: u64,
     /// Slots of the ring of charges.
-    pub slots: u64,
+    pub(crate) slots: u64,
 }
 
 impl TokenBucket {
@@ -125,7 +122,7 @@ impl Rule {
     /// What one demand can get at most, of a class that leaves `headroom` (in [`HEADROOM_PARTS`])
     /// to others.
     #[inline]
-    pub fn capacity(&self, headroom: u64) -> u64 {
+    pub(crate) fn capacity(&self, headroom: u64) -> u64 {
         let whole = match &self.window {
             Window::TokenBucket(bucket) => bucket.burst,
             _ => self.limit,

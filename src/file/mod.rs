@@ -60,7 +60,7 @@
 //! * `weights`: (all but `concurrency`) `{ output_tokens = 5 }`: see
 //!   [`Quota::weight`](crate::Quota::weight)
 //! * `charge_at`: (all but `concurrency`) `"start"` (default) or `"end"`: see
-//!   [`ChargeAt`](crate::ChargeAt)
+//!   [`ChargeAt`](crate::quota::ChargeAt)
 //! * `max_debt`: (all but `concurrency`) see
 //!   [`Quota::max_debt`](crate::Quota::max_debt)
 //! * `guard`: (`sliding`) the jitter guard: see [`Quota::guard`](crate::Quota::guard)
@@ -77,7 +77,7 @@
 //!
 //! A route:
 //!
-//! * `match`: the pattern, *needed*: see [`Routes`](crate::Routes)
+//! * `match`: the pattern, *needed*: see [`Routes`](crate::routes::Routes)
 //! * `bucket`: the bucket, whose name may use the pattern's parameters; or `unlimited = true`, or
 //!   `refuse = true`
 //! * `and`: a list of buckets to take the same from
@@ -105,9 +105,8 @@ use self::{named::NamedTable, text::Length};
 #[cfg(feature = "routes")]
 use crate::routes::RoutesBuilder;
 use crate::{
-    Class,
-    limiter::{Limiter, LimiterBuilder, OnUnavailable},
-    limits::{Limits, LimitsError, Undeclared},
+    limiter::{Limiter, LimiterBuilder, builder::OnUnavailable},
+    limits::{Class, Limits, LimitsError, Undeclared},
 };
 
 /// The contents of a limits file: limits, routes and the fallback. See [the format](self).
@@ -184,8 +183,8 @@ impl LimitsFile {
         Limiter::builder(self.limits()).on_unavailable(self.on_unavailable.unwrap_or_default())
     }
 
-    /// Returns the routes. Others can be added, such as those that [extract](crate::Route::by)
-    /// demands.
+    /// Returns the routes. Others can be added, such as those that
+    /// [extract](crate::routes::Route::by) demands.
     #[cfg(feature = "routes")]
     pub fn routes<R>(&self) -> RoutesBuilder<R> {
         routes::builder(&self.routes)

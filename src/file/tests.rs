@@ -4,7 +4,11 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::LimitsFile;
-use crate::{ChargeAt, Class, Limits, Quota, Undeclared};
+use crate::{
+    Limits, Quota,
+    limits::{Class, Undeclared},
+    quota::ChargeAt,
+};
 
 const EXAMPLE: &str = include_str!("../../examples/limits.toml");
 

@@ -10,9 +10,10 @@ pub(crate) mod body;
 pub(crate) mod body_observer;
 mod call_error;
 mod failure;
-mod inspector;
+pub(crate) mod inspector;
 mod status;
 
+pub(crate) use self::inspector::Inspector;
 #[cfg(feature = "llm")]
 pub(crate) use self::status::{is_bad_request, never_connected};
 pub use self::{
@@ -20,6 +21,6 @@ pub use self::{
     body_observer::{BodyEnd, BodyObserver},
     call_error::CallError,
     failure::{OnFailure, on_failure},
-    inspector::{Inspector, KeepReserved},
+    inspector::KeepReserved,
     status::{ByStatus, HasStatus, by_status},
 };

@@ -23,7 +23,7 @@ use crate::{
 };
 
 pin_project! {
-    /// The response of a [`Throttle`](crate::Throttle), or why there is none.
+    /// The response of a [`Throttle`](crate::layer::Throttle), or why there is none.
     ///
     /// Dropped before the inner service was called, it leaves no trace; after that its reservation
     /// keeps its charge unless the inspector says otherwise.

@@ -14,8 +14,8 @@ use reqwest_middleware::{Error, Middleware, Next, Result};
 use tower_service::Service;
 
 use super::{
-    ThrottleLayer,
     future::{Attempt, Failure},
+    throttle_layer::ThrottleLayer,
 };
 use crate::{
     box_error::BoxError,

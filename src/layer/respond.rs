@@ -41,8 +41,8 @@ use crate::{
 /// `Retry-After` is given in whole seconds, rounded up, where it is known. Bodies are one generic
 /// sentence: neither names of buckets nor the extractor's error are shown to strangers. With
 /// feature `tracing` the extractor's error is an event at level `debug`; an
-/// [`Observer`](crate::Observer) hears of refusals as ever. [`shape`](Self::shape) makes other
-/// responses of them, [`openai_errors`](Self::openai_errors) those that OpenAI's clients
+/// [`Observer`](crate::observe::Observer) hears of refusals as ever. [`shape`](Self::shape) makes
+/// other responses of them, [`openai_errors`](Self::openai_errors) those that OpenAI's clients
 /// understand. The [`Throttled`] itself is an extension of the response, for layers outside of this
 /// one.
 ///

@@ -24,6 +24,19 @@ use crate::{
 /// It is always ready, since what a request asks for is not known before it comes. The inner
 /// service is cloned for each request and made ready after the grant. Errors of the limiter and of
 /// the inner service come boxed: [`Throttled::find`](crate::Throttled::find) tells them apart.
+///
+/// ```
+/// use tower::Layer;
+/// use tower_throttle::{Demand, ExtractError, Limiter, ThrottleLayer, layer::Throttle, usage};
+///
+/// type Extract = fn(&mut String) -> Result<Demand, ExtractError>;
+///
+/// /// A client with a name for its type.
+/// fn client<S>(limiter: Limiter, inner: S) -> Throttle<S, Extract> {
+///     let demand: Extract = |_| Ok(Demand::new("api", usage! { requests: 1 }));
+///     ThrottleLayer::new(limiter, demand).layer(inner)
+/// }
+/// ```
 pub struct Throttle<S, E, I = KeepReserved> {
     inner: S,
     config: Arc<Config<E, I>>,
@@ -36,7 +49,7 @@ impl<S, E> Throttle<S, E> {
     /// ```
     /// use std::convert::Infallible;
     /// use tower::service_fn;
-    /// use tower_throttle::{Demand, ExtractError, Limiter, Limits, Quota, Throttle, usage};
+    /// use tower_throttle::{Demand, ExtractError, Limiter, Limits, Quota, layer::Throttle, usage};
     ///
     /// fn demand(text: &mut String) -> Result<Demand, ExtractError> {
     ///     Ok(Demand::new("words", usage! { words: text.len() as u64 }))

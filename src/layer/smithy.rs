@@ -26,7 +26,7 @@ use http_body_util::{BodyExt, Full};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{ThrottleLayer, body::MeteredBody};
+use super::{body::MeteredBody, throttle_layer::ThrottleLayer};
 use crate::{box_error::BoxError, extract::Extractor, inspect::Inspector};
 
 /// The content type of requests that are streams of events, which have no end to be read to.
@@ -49,6 +49,7 @@ impl<E, I> ThrottleLayer<E, I> {
     ///
     /// A request that is refused fails with a `ConnectorError` of the user's kind, which the SDK
     /// does not try again. [`Throttled::find`](crate::Throttled::find) finds the reason in it.
+    #[must_use]
     pub fn http_client(self, client: impl HttpClient + 'static) -> SmithyClient<E, I> {
         SmithyClient { layer: self, inner: SharedHttpClient::new(client) }
     }

@@ -55,7 +55,7 @@ impl OnUnavailable {
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_throttle::Retries;
+/// use tower_throttle::limiter::Retries;
 ///
 /// let retries = Retries::new().max(5).first_pause(Duration::from_millis(20)).jitter(0.2);
 /// assert_eq!((retries.max, retries.longest_pause), (5, Duration::from_secs(5)));
@@ -206,6 +206,15 @@ impl LimiterBuilder {
     }
 
     /// What becomes of demands while the store cannot be reached (default: they fail).
+    ///
+    /// ```
+    /// use tower_throttle::{Limiter, Limits, OnUnavailable, Quota};
+    ///
+    /// // One of four processes keeps to a quarter of each limit meanwhile.
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 500)]);
+    /// let limiter = Limiter::builder(limits).on_unavailable(OnUnavailable::local(0.25)).build()?;
+    /// # Ok::<(), tower_throttle::LimitsError>(())
+    /// ```
     pub fn on_unavailable(mut self, on_unavailable: OnUnavailable) -> Self {
         self.options.on_unavailable = on_unavailable;
         self
@@ -236,7 +245,7 @@ impl LimiterBuilder {
     /// long, in every process that shares the bucket, demands that it holds back are refused at
     /// once with [`Throttled::Paused`](crate::Throttled::Paused), whose `retry_after` is what is
     /// left of what was asked; those that wait already are too. Then they go on, and the provider
-    /// will say again. It is told as an [`Event::Paused`](crate::Event::Paused).
+    /// will say again. It is told as an [`Event::Paused`](crate::observe::Event::Paused).
     ///
     /// A reset that is far off where nothing is left of a quota is no wait that was asked for: what
     /// it withholds ends after this long, and is waited out.
@@ -246,6 +255,15 @@ impl LimiterBuilder {
     }
 
     /// Tells this observer what happens.
+    ///
+    /// ```
+    /// use tower_throttle::{Limiter, Limits, Quota, observe::Event};
+    ///
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 5)]);
+    /// let observer = |event: &Event<'_>| eprintln!("{event:?}");
+    /// let limiter = Limiter::builder(limits).observer(observer).build()?;
+    /// # Ok::<(), tower_throttle::LimitsError>(())
+    /// ```
     pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
         self.options.observing = Observing::by(Arc::new(observer));
         self

@@ -23,6 +23,15 @@ use crate::{
 };
 
 /// What to charge a call in the end.
+///
+/// ```
+/// use tower_throttle::{Settlement, usage};
+///
+/// /// What becomes of a call to a service that says what it used.
+/// fn settlement(rows: Option<u64>) -> Settlement {
+///     rows.map_or(Settlement::Keep, |rows| Settlement::Exact(usage! { rows: rows }))
+/// }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Settlement {
@@ -42,6 +51,21 @@ pub enum Settlement {
 /// One that is dropped keeps its charge, since its call is presumed to have been made; what it
 /// holds of a concurrency limit is free again. One whose grant never reached its caller is
 /// released.
+///
+/// ```
+/// use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_throttle::BoxError> {
+/// let limits = Limits::new().bucket("gpt-4o", [Quota::per_minute("tokens", 30_000)]);
+/// let limiter = Limiter::new(limits)?;
+/// let reservation = limiter.reserve(Demand::new("gpt-4o", usage! { tokens: 1_500 })).await?;
+/// assert_eq!(reservation.usage().get("tokens"), Some(1_500));
+/// drop(reservation);
+/// assert_eq!(limiter.status("gpt-4o").await?.quotas[0].charged, 1_500.0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[must_use = "a dropped reservation keeps what it reserved: settle it on what was really used"]
 pub struct Reservation {
@@ -147,7 +171,7 @@ impl Reservation {
         self
     }
 
-    /// Tells reservations apart, in logs and in [events](crate::Event).
+    /// Tells reservations apart, in logs and in [events](crate::observe::Event).
     pub fn id(&self) -> u64 {
         let id = &self.id;
         let made = new_id();
@@ -211,6 +235,20 @@ impl Reservation {
     /// What `actual` does not name keeps its reserved amount; a metric that no quota of its buckets
     /// counts changes nothing.
     ///
+    /// ```
+    /// use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let limits = Limits::new().bucket("gpt-4o", [Quota::per_minute("tokens", 30_000)]);
+    /// let limiter = Limiter::new(limits)?;
+    /// let reservation = limiter.reserve(Demand::new("gpt-4o", usage! { tokens: 1_500 })).await?;
+    /// reservation.settle(usage! { tokens: 412 }).await?;
+    /// assert_eq!(limiter.status("gpt-4o").await?.quotas[0].charged, 412.0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Those of the future: [`Throttled::BadDemand`] for a metric that is not a standard one and
     /// that no quota of the limiter counts, as in [`reserve`](crate::Limiter::reserve); what else
@@ -228,6 +266,20 @@ impl Reservation {
     }
 
     /// Gives everything back: the call was not made.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let limits = Limits::new().bucket("gpt-4o", [Quota::per_minute("tokens", 30_000)]);
+    /// let limiter = Limiter::new(limits)?;
+    /// let reservation = limiter.reserve(Demand::new("gpt-4o", usage! { tokens: 1_500 })).await?;
+    /// reservation.release().await?;
+    /// assert_eq!(limiter.status("gpt-4o").await?.quotas[0].charged, 0.0);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Those of the future: see [`Settling`].
@@ -250,6 +302,22 @@ impl Reservation {
 
     /// Replaces the estimate while the call goes on; metrics it does not name stay as they are. It
     /// never waits: more than is available becomes a debt.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let limits = Limits::new().bucket("gpt-4o", [Quota::per_minute("tokens", 30_000)]);
+    /// let limiter = Limiter::new(limits)?;
+    /// let mut call = limiter.reserve(Demand::new("gpt-4o", usage! { tokens: 1_500 })).await?;
+    /// // It turns out to be longer than expected.
+    /// call.adjust(usage! { tokens: 4_000 }).await?;
+    /// assert_eq!(limiter.status("gpt-4o").await?.quotas[0].charged, 4_000.0);
+    /// call.settle(usage! { tokens: 3_900 }).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Those of the future: [`Throttled::BadDemand`] for a metric that is not a standard one and
@@ -303,6 +371,23 @@ impl Reservation {
     /// as is what the settle gives back: of a call that the provider refused and did not count, say
     /// what is left once it is released, with [`Limiter::feedback`](crate::Limiter::feedback). It
     /// is applied, or enqueued, when this returns; the future only reports.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::{Demand, Feedback, Limiter, Limits, Quota, usage};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let limits = Limits::new().bucket("gpt-4o", [Quota::per_minute("tokens", 30_000)]);
+    /// let limiter = Limiter::new(limits)?;
+    /// let call = limiter.reserve(Demand::new("gpt-4o", usage! { tokens: 1_500 })).await?;
+    /// // The response: 429, "retry-after: 20".
+    /// call.feedback(&Feedback::new().with_retry_after(Duration::from_secs(20))).await?;
+    /// call.release().await?;
+    /// assert!(limiter.status("gpt-4o").await?.paused_until.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Those of the future: [`Throttled::Store`] if the store does not answer. It is not sent again

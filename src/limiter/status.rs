@@ -34,8 +34,8 @@ pub struct Status {
     /// Until when it is paused, by the store's clock.
     pub paused_until: Option<SystemTime>,
     /// Until when the provider asked to wait, if that is longer than
-    /// [`longest_pause`](crate::LimiterBuilder::longest_pause): for as long as the bucket is
-    /// paused, demands are refused at once.
+    /// [`longest_pause`](crate::limiter::LimiterBuilder::longest_pause): for as long as the bucket
+    /// is paused, demands are refused at once.
     pub asked_until: Option<SystemTime>,
     /// Whether this is of what stands in for a store that cannot be reached.
     pub degraded: bool,
@@ -62,8 +62,8 @@ pub struct QuotaStatus {
     /// For how long at most.
     pub withheld_for: Duration,
     /// What is left of the wait for this quota that the provider asked for, if that is longer than
-    /// [`longest_pause`](crate::LimiterBuilder::longest_pause): meanwhile demands that need some of
-    /// it are refused at once.
+    /// [`longest_pause`](crate::limiter::LimiterBuilder::longest_pause): meanwhile demands that
+    /// need some of it are refused at once.
     pub asked: Option<Duration>,
     /// What it has left; negative in debt. A token bucket refills in fractions.
     pub available: f64,
@@ -75,7 +75,7 @@ pub struct QuotaStatus {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Waiting {
-    /// Identifies it in [events](crate::Event); its reservation will have the same
+    /// Identifies it in [events](crate::observe::Event); its reservation will have the same
     /// [id](crate::Reservation::id).
     pub id: u64,
     /// Its buckets.

@@ -4,6 +4,13 @@ use std::ops::Range;
 
 /// Estimates the tokens of a text. A closure `Fn(&str) -> f64` is an estimator, such as one that
 /// asks a tokenizer.
+///
+/// ```
+/// use tower_throttle::llm::openai;
+///
+/// // Four bytes a token, for texts that are known to be English.
+/// let rules = openai::rules().estimator(|text: &str| text.len() as f64 / 4.0);
+/// ```
 pub trait Estimator: Send + Sync {
     /// Returns the tokens of a text. Fractions add up over the texts of a request.
     fn tokens(&self, text: &str) -> f64;

@@ -3,7 +3,7 @@
 use super::{Extract, Inspect, Rules, anthropic, openai};
 #[cfg(feature = "redis")]
 use crate::{box_error::BoxError, limits::Limits, quota::Quota, store::RedisStore};
-use crate::{layer::ThrottleLayer, limiter::Limiter};
+use crate::{layer::throttle_layer::ThrottleLayer, limiter::Limiter};
 
 impl ThrottleLayer<Extract, Inspect> {
     /// Throttles calls of OpenAI's API by its rules: see [`llm::openai`](crate::llm::openai).

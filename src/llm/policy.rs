@@ -12,6 +12,13 @@ pub enum Tokens {
 }
 
 /// How much output is reserved.
+///
+/// ```
+/// use tower_throttle::llm::{Output, compatible};
+///
+/// // Calls whose bound is far above what they use.
+/// let rules = compatible::rules().output(Output::Learned);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Output {
@@ -46,6 +53,13 @@ pub enum Output {
 
 /// What becomes of the metric `tokens` when a call ends. `input_tokens` and `output_tokens` are
 /// always those used.
+///
+/// ```
+/// use tower_throttle::llm::{AtEnd, openai};
+///
+/// // An account whose limits are corrected by what was used.
+/// let rules = openai::rules().tokens_at_end(AtEnd::Actual);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AtEnd {
@@ -56,6 +70,13 @@ pub enum AtEnd {
 }
 
 /// The charge of a call that did not end well.
+///
+/// ```
+/// use tower_throttle::llm::{Charge, compatible};
+///
+/// // A provider whose server errors are free.
+/// let rules = compatible::rules().on_status(500..=599, Charge::Nothing);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Charge {

@@ -59,7 +59,7 @@ use crate::{
 /// else.
 ///
 /// ```
-/// use tower_throttle::{Demand, Extractor, Route, Routes, usage};
+/// use tower_throttle::{Demand, Extractor, routes::{Route, Routes}, usage};
 ///
 /// # fn main() -> Result<(), tower_throttle::BoxError> {
 /// let routes = Routes::builder()
@@ -181,6 +181,16 @@ impl<R> fmt::Debug for Routes<R> {
 }
 
 /// Collects routes: see [`Routes`].
+///
+/// ```
+/// use tower_throttle::routes::{Route, Routes};
+///
+/// let builder = Routes::<http::Request<()>>::builder()
+///     .route("GET /health", Route::unlimited())
+///     .otherwise(Route::to("others"));
+/// let routes = builder.build()?;
+/// # Ok::<(), tower_throttle::routes::RoutesError>(())
+/// ```
 pub struct RoutesBuilder<R> {
     routes: Vec<(String, Route<R>)>,
     otherwise: Route<R>,

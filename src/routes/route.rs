@@ -26,7 +26,7 @@ const MAX_VALUE: usize = 256;
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_throttle::{Route, usage};
+/// use tower_throttle::{routes::Route, usage};
 ///
 /// let route = Route::to("tenant:{tenant}")
 ///     .and("all tenants")
@@ -121,7 +121,7 @@ impl<R> Route<R> {
     /// use the pattern's parameters.
     ///
     /// ```
-    /// use tower_throttle::{Demand, Extractor, Route, Routes, usage};
+    /// use tower_throttle::{Demand, Extractor, routes::{Route, Routes}, usage};
     ///
     /// # fn main() -> Result<(), tower_throttle::BoxError> {
     /// let route = Route::to("gpt-4o").share("tenant:{tenant}");

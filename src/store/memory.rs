@@ -27,6 +27,18 @@ const SWEEP_EVERY: Micros = 60_000_000;
 ///
 /// Every process has its own: eight workers are eight times the limit. Time is tokio's, so a test
 /// can pause it. A bucket that was not used for longer than its windows is forgotten.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tower_throttle::{Limiter, Limits, Quota, store::MemoryStore};
+///
+/// // Two limiters of one process that share their state.
+/// let store = Arc::new(MemoryStore::new());
+/// let limits = || Limits::new().bucket("api", [Quota::per_minute("requests", 5)]);
+/// let one = Limiter::builder(limits()).shared_store(store.clone()).build()?;
+/// let other = Limiter::builder(limits()).shared_store(store).build()?;
+/// # Ok::<(), tower_throttle::LimitsError>(())
+/// ```
 pub struct MemoryStore {
     memory: Arc<Memory>,
 }
@@ -61,7 +73,7 @@ impl MemoryStore {
     ///
     /// ```
     /// use std::time::{Duration, SystemTime};
-    /// use tower_throttle::{Limiter, Limits, MemoryStore, Quota};
+    /// use tower_throttle::{Limiter, Limits, Quota, store::MemoryStore};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), tower_throttle::BoxError> {
@@ -117,7 +129,7 @@ impl Store for MemoryStore {
 
     fn apply(&self, batch: &Batch<'_>) -> Reply {
         let (answer, wakes) = self.memory.apply(batch);
-        for wake in wakes {
+        for wake in &wakes {
             if let Some(bucket) = batch.buckets.get(usize::from(wake.bucket)) {
                 self.memory.hints.hint(wake.session, bucket.key.name());
             }

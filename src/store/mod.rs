@@ -4,6 +4,7 @@
 
 mod local_hints;
 mod memory;
+mod operation;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(feature = "sqlite")]
@@ -21,11 +22,11 @@ use std::{
 
 use smallvec::SmallVec;
 
-pub use self::memory::MemoryStore;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteStore;
+pub use self::{memory::MemoryStore, operation::Operation};
 pub use crate::bucket::BucketKey;
 use crate::{
     box_error::BoxError,
@@ -43,9 +44,9 @@ use crate::{
 /// ```
 /// use std::{collections::HashMap, future::ready, sync::Mutex, time::SystemTime};
 /// use tower_throttle::{
-///     BoxError, Store,
+///     BoxError,
 ///     engine::{Answer, BucketState},
-///     store::{Batch, Reply, StoreError},
+///     store::{Batch, Reply, Store, StoreError},
 /// };
 ///
 /// #[derive(Debug, Default)]
@@ -178,7 +179,8 @@ impl fmt::Debug for Listening {
     }
 }
 
-/// What a [`Store`] replies to a batch.
+/// What a [`Store`] replies to a batch: there is no third way, so that a store around another one
+/// can handle all of them.
 pub enum Reply {
     /// The answer, where no waiting is needed.
     Now(Answer),
@@ -210,12 +212,12 @@ pub struct Batch<'a> {
     /// The buckets, all of one partition and none of them twice.
     pub buckets: &'a [Bucket],
     /// What to do.
-    pub ops: &'a [Op],
+    pub(crate) ops: &'a [Op],
 }
 
 impl<'a> Batch<'a> {
     /// A batch of `session`, its `seq`-th.
-    pub fn new(
+    pub(crate) fn new(
         session: u64,
         seq: u64,
         lease: Micros,
@@ -225,9 +227,14 @@ impl<'a> Batch<'a> {
         Self { session, seq, lease, buckets, ops }
     }
 
-    /// Applies the batch to the states of its buckets, in their order, with
-    /// [`engine::apply`]. `wall` is the store's clock: one for all processes.
-    /// Returns the answer, and which sessions to give a [`Hint`].
+    /// Returns the kinds of its operations, in their order: for the logs and the tests of a store,
+    /// which needs them for nothing else.
+    pub fn operations(&self) -> impl ExactSizeIterator<Item = Operation> + use<'a> {
+        self.ops.iter().map(Operation::of)
+    }
+
+    /// Applies the batch to the states of its buckets, in their order. `wall` is the store's clock:
+    /// one for all processes. Returns the answer, and which sessions to give a [`Hint`].
     ///
     /// The states are to be locked meanwhile, and to be saved before the answer is given away.
     #[inline]
@@ -276,12 +283,12 @@ pub struct Bucket {
     /// What the state is found by.
     pub key: Arc<BucketKey>,
     /// What the state must obey.
-    pub rules: Arc<[Rule]>,
+    pub(crate) rules: Arc<[Rule]>,
 }
 
 impl Bucket {
     /// The bucket found by `key`, obeying `rules`.
-    pub fn new(key: Arc<BucketKey>, rules: Arc<[Rule]>) -> Self {
+    pub(crate) fn new(key: Arc<BucketKey>, rules: Arc<[Rule]>) -> Self {
         Self { key, rules }
     }
 }

@@ -115,6 +115,16 @@ impl RedisStore {
     /// reply that did not come in time, a master that became a replica. So an outage ends when the
     /// server's does.
     ///
+    /// ```
+    /// use tower_throttle::{BoxError, Limiter, Limits, Quota, store::RedisStore};
+    ///
+    /// async fn shared() -> Result<Limiter, BoxError> {
+    ///     let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 500)]);
+    ///     let store = RedisStore::connect("redis://127.0.0.1").await?.prefix("acme-prod");
+    ///     Ok(Limiter::with_store(limits, store)?)
+    /// }
+    /// ```
+    ///
     /// # Errors
     /// [`StoreError::Unavailable`] if the server cannot be reached within 3 seconds or is not
     /// ready; [`StoreError::Rejected`] if the URL is malformed, the server refuses the credentials,
@@ -199,6 +209,7 @@ impl RedisStore {
 
     /// Takes [hints](Self#hints) from the server that `client` leads to. It has to be the server of
     /// the connection, or one that gets its messages.
+    #[must_use]
     pub fn hints_from(self, client: Client) -> Self {
         Self { hints: Some(Hints::from_server(client)), ..self }
     }
@@ -233,6 +244,7 @@ impl RedisStore {
 
     /// Sets what all keys and channels begin with: "throttle" unless set. Stores with different
     /// prefixes share nothing.
+    #[must_use]
     pub fn prefix(self, prefix: impl Into<String>) -> Self {
         Self { prefix: prefix.into().into(), ..self }
     }

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use tower_throttle::{Event, Limiter, Limits, Quota};
+use tower_throttle::{Limiter, Limits, Quota, observe::Event};
 
 use crate::probe::charged;
 

@@ -5,8 +5,12 @@ use std::sync::Arc;
 use http::Request;
 use tower::{Layer, service_fn};
 use tower_throttle::{
-    BadDemand, BoxError, Limiter, Limits, MemoryStore, Quota, Route, RouteError, Routes,
-    Settlement, ThrottleLayer, Throttled, Undeclared, usage,
+    BoxError, Limiter, Limits, Quota, Settlement, ThrottleLayer, Throttled,
+    limiter::BadDemand,
+    limits::Undeclared,
+    routes::{Route, RouteError, Routes},
+    store::MemoryStore,
+    usage,
 };
 
 type Plain = Request<()>;

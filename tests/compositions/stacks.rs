@@ -13,8 +13,9 @@ use tower::{
     util::{BoxCloneSyncService, BoxService, MapResponse},
 };
 use tower_throttle::{
-    BoxError, Limiter, MeteredBody, Settlement, ThrottleLayer, Throttled,
+    BoxError, Limiter, Settlement, ThrottleLayer, Throttled,
     inspect::{self, BodyEnd, BodyInspector, BodyObserver},
+    layer::MeteredBody,
     usage,
 };
 

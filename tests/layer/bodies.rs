@@ -8,8 +8,9 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, service_fn};
 use tower_throttle::{
-    BoxError, Inspector, Limiter, MeteredBody, Settlement, ThrottleLayer, inspect,
+    BoxError, Inspector, Limiter, Settlement, ThrottleLayer, inspect,
     inspect::{BodyEnd, BodyObserver},
+    layer::MeteredBody,
     usage,
 };
 

@@ -5,8 +5,9 @@ use std::{convert::Infallible, time::Duration};
 use http::{Response, StatusCode};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_throttle::{
-    Demand, Feedback, Limiter, RespondLayer, ThrottleLayer, Throttled,
+    Demand, Feedback, Limiter, ThrottleLayer, Throttled,
     inspect::KeepReserved,
+    layer::RespondLayer,
     store::{Batch, Reply, Store, StoreError},
     usage,
 };

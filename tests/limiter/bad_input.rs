@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use tower_throttle::{
-    BadDemand, ChargeAt, Class, Demand, Limiter, Limits, OnUnavailable, Quota, Retries, Throttled,
-    Undeclared, Usage, usage,
+    Demand, Limiter, Limits, OnUnavailable, Quota, Throttled, Usage,
+    limiter::{BadDemand, Retries},
+    limits::{Class, Undeclared},
+    quota::ChargeAt,
+    usage,
 };
 
 use crate::fake::*;

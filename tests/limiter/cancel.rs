@@ -3,7 +3,7 @@
 use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use tokio::time::Instant;
-use tower_throttle::{Limiter, Limits, Quota, Shortage, Throttled, usage};
+use tower_throttle::{Limiter, Limits, Quota, Throttled, limiter::Shortage, usage};
 
 use crate::fake::*;
 

@@ -12,7 +12,7 @@ use std::{
 use futures_util::FutureExt;
 
 use tower_throttle::{
-    BadDemand, Demand, Limiter, Limits, Quota, Throttled, Undeclared, Usage, usage,
+    Demand, Limiter, Limits, Quota, Throttled, Usage, limiter::BadDemand, limits::Undeclared, usage,
 };
 
 use crate::fake::*;
@@ -272,7 +272,7 @@ async fn quotas_that_come_and_go_keep_what_the_others_count() {
     limiter.update(with(vec![minute(), hour()])).unwrap();
     // It was reserved under other quotas, in another order.
     call.settle(usage! { tokens: 20 }).await.unwrap();
-    let charged = |status: tower_throttle::Status| {
+    let charged = |status: tower_throttle::limiter::Status| {
         status.quotas.iter().map(|q| q.charged).collect::<Vec<_>>()
     };
     assert_eq!(charged(limiter.status("a").await.unwrap()), [0.0, 20.0]);

@@ -15,9 +15,9 @@ use std::{
 
 use tokio::runtime::Runtime;
 use tower_throttle::{
-    Demand, Limiter, Limits, Quota, Reservation, Store, Throttled,
-    engine::{self, Answer, BucketRules, BucketState, Outcome},
-    store::{Batch, BucketKey, Reply},
+    Demand, Limiter, Limits, Quota, Reservation, Throttled,
+    engine::BucketState,
+    store::{Batch, BucketKey, Reply, Store},
     usage,
 };
 
@@ -38,21 +38,8 @@ impl Store for Elsewhere {
             .iter()
             .map(|bucket| states.remove(&bucket.key).unwrap_or_else(BucketState::unused))
             .collect();
-        let buckets: Vec<_> = batch
-            .buckets
-            .iter()
-            .map(|bucket| BucketRules { id: bucket.key.id(), rules: &bucket.rules })
-            .collect();
-        let engine_batch = engine::Batch {
-            session: batch.session,
-            seq: batch.seq,
-            lease: batch.lease,
-            buckets: &buckets,
-            ops: batch.ops,
-        };
         let mut borrowed: Vec<_> = taken.iter_mut().collect();
-        let (answer, _) =
-            engine::apply(&mut borrowed, &engine_batch, self.wall.load(Ordering::SeqCst));
+        let (answer, _) = batch.apply_to(&mut borrowed, self.wall.load(Ordering::SeqCst));
         states.extend(batch.buckets.iter().map(|bucket| bucket.key.clone()).zip(taken));
         Reply::Later(Box::pin(ready(Ok(answer))))
     }
@@ -126,30 +113,39 @@ fn s33_clients_whose_clocks_differ_decide_alike() {
     assert_eq!(together, decisions(Duration::from_secs(61)));
 }
 
-/// No calendar reaches to its present.
+/// No calendar reaches to its present: its clock is in another decade at every look.
+#[cfg(feature = "timezone")]
 #[derive(Debug)]
 struct Never {
     in_process: bool,
+    looks: AtomicU64,
 }
 
+#[cfg(feature = "timezone")]
 impl Store for Never {
     fn in_process(&self) -> bool {
         self.in_process
     }
 
-    fn apply(&self, _: &Batch<'_>) -> Reply {
-        Reply::Now(Answer { wall: 0, outcome: Outcome::Uncharted })
+    fn apply(&self, batch: &Batch<'_>) -> Reply {
+        let decades = 1 + self.looks.fetch_add(1, Ordering::SeqCst) % 2;
+        let wall = decades * 10 * 365 * 86_400 * 1_000_000;
+        let mut unused: Vec<_> = batch.buckets.iter().map(|_| BucketState::unused()).collect();
+        Reply::Now(batch.apply_to(&mut unused.iter_mut().collect::<Vec<_>>(), wall).0)
     }
 }
 
+#[cfg(feature = "timezone")]
 #[test]
 fn a_calendar_that_never_reaches_is_an_error() {
     for in_process in [true, false] {
         let (tell, told) = mpsc::channel();
         // A thread can be left behind if it never ends.
         thread::spawn(move || {
-            let limits = Limits::new().bucket("a", [Quota::per_minute("tokens", 100)]);
-            let limiter = Limiter::with_store(limits, Never { in_process }).unwrap();
+            let limits =
+                Limits::new().bucket("a", [Quota::per_month("tokens", 100).in_time_zone("UTC")]);
+            let store = Never { in_process, looks: AtomicU64::new(0) };
+            let limiter = Limiter::with_store(limits, store).unwrap();
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let outcome = runtime.block_on(limiter.reserve(Demand::new("a", usage! {})));

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
 use tower_throttle::{
-    Demand, Limiter, Limits, OnUnavailable, Quota, Retries, Throttled, Usage, usage,
+    Demand, Limiter, Limits, OnUnavailable, Quota, Throttled, Usage, limiter::Retries, usage,
 };
 
 use crate::fake::*;

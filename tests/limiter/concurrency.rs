@@ -10,7 +10,9 @@ use std::{
 
 use futures_util::FutureExt;
 use tokio::time::timeout;
-use tower_throttle::{Demand, Limiter, Limits, MemoryStore, Quota, Status, Usage, usage};
+use tower_throttle::{
+    Demand, Limiter, Limits, Quota, Usage, limiter::Status, store::MemoryStore, usage,
+};
 
 use crate::fake::{FakeStore, tokens};
 

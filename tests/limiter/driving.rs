@@ -10,7 +10,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tower_throttle::{
-    Feedback, Limiter, Limits, Named, Quota, Reservation, Retries, Throttled, engine::Op, usage,
+    Feedback, Limiter, Limits, Named, Quota, Reservation, Throttled, limiter::Retries,
+    store::Operation, usage,
 };
 
 use crate::fake::{Fate::*, *};
@@ -64,7 +65,7 @@ async fn a_settle_travels_with_the_next_demand() {
         let settled = call.settle(usage! { tokens: 1 });
         let mut reserve = sent_alone(&limiter, &store, 90).await;
         let sent = store.sent();
-        assert!(matches!(sent[0].ops[..], [Op::Settle(_), Op::Reserve(_)]), "{sent:?}");
+        assert!(matches!(sent[0].ops[..], [Operation::Settle, Operation::Reserve]), "{sent:?}");
         store.let_go();
         quiet().await;
         let Poll::Ready(call) = poll(reserve.as_mut()).await else {
@@ -95,8 +96,7 @@ async fn a_caller_that_goes_leaves_nothing() {
             tokio::time::sleep(secs(2)).await;
             assert_eq!(truth(&store).await, (0.0, 0), "{fate:?} after {polls} polls");
             let sent = store.sent();
-            let settles =
-                sent.iter().filter(|batch| matches!(batch.ops[..], [Op::Settle(_)])).count();
+            let settles = sent.iter().filter(|batch| batch.ops == [Operation::Settle]).count();
             let expected = if polls == 0 { (0, 0) } else { (batches + 1, 1) };
             assert_eq!((sent.len(), settles), expected, "it is neither given up nor sent twice");
             assert!(store.most_open() <= 1);
@@ -206,7 +206,7 @@ async fn is_kept(store: &FakeStore, slots: u64, time: u64) -> bool {
     true
 }
 
-fn slots(store: &FakeStore, slots: u64) -> tower_throttle::LimiterBuilder {
+fn slots(store: &FakeStore, slots: u64) -> tower_throttle::limiter::LimiterBuilder {
     Limiter::builder(Limits::new().bucket("a", [Quota::concurrency(slots)])).store(store.clone())
 }
 

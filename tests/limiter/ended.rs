@@ -11,8 +11,10 @@ use std::{
 
 use tokio::runtime::{Builder, Runtime};
 use tower_throttle::{
-    Event, Limiter, OnUnavailable, Reservation, Retries, Store, Throttled,
-    store::{Batch, Reply},
+    Limiter, OnUnavailable, Reservation, Throttled,
+    limiter::Retries,
+    observe::Event,
+    store::{Batch, Reply, Store},
     usage,
 };
 

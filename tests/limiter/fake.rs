@@ -12,10 +12,10 @@ use std::{
 
 use tokio::{sync::watch, time::sleep};
 use tower_throttle::{
-    Demand, Limiter, LimiterBuilder, Limits, MemoryStore, Quota, Reservation, Store, Throttled,
-    Usage,
-    engine::{Answer, Op},
-    store::{Batch, Bucket, Reply, StoreError},
+    Demand, Limiter, Limits, Quota, Reservation, Throttled, Usage,
+    engine::Answer,
+    limiter::LimiterBuilder,
+    store::{Batch, MemoryStore, Operation, OwnedBatch, Reply, Store, StoreError},
 };
 
 /// What becomes of one request.
@@ -41,9 +41,8 @@ pub(crate) enum Fate {
 pub(crate) struct Sent {
     pub(crate) session: u64,
     pub(crate) seq: u64,
-    pub(crate) ops: Vec<Op>,
-    lease: u64,
-    buckets: Vec<Bucket>,
+    pub(crate) ops: Vec<Operation>,
+    batch: OwnedBatch,
 }
 
 #[derive(Clone, Debug)]
@@ -137,13 +136,7 @@ impl FakeStore {
 
     /// Applies a batch as it was sent.
     pub(crate) fn apply_now(&self, sent: &Sent) -> Answer {
-        match self.inner.apply(&Batch::new(
-            sent.session,
-            sent.seq,
-            sent.lease,
-            &sent.buckets,
-            &sent.ops,
-        )) {
+        match self.inner.apply(&sent.batch.as_batch()) {
             Reply::Now(answer) => answer,
             Reply::Later(_) => panic!("memory answers at once"),
         }
@@ -182,9 +175,8 @@ async fn trip(delay: Duration) {
 
 impl Store for FakeStore {
     fn apply(&self, batch: &Batch<'_>) -> Reply {
-        let (ops, buckets) = (batch.ops.to_vec(), batch.buckets.to_vec());
-        let sent =
-            Sent { session: batch.session, seq: batch.seq, ops, lease: batch.lease, buckets };
+        let (session, seq, ops) = (batch.session, batch.seq, batch.operations().collect());
+        let sent = Sent { session, seq, ops, batch: OwnedBatch::from(batch) };
         let mut plan = self.plan();
         plan.sent.push(sent.clone());
         plan.open += 1;

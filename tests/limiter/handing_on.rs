@@ -8,9 +8,8 @@ use std::{
 
 use tokio::task::yield_now;
 use tower_throttle::{
-    Demand, Limiter, Limits, MemoryStore, Quota, Store,
-    engine::Op,
-    store::{Batch, Reply},
+    Demand, Limiter, Limits, Quota,
+    store::{Batch, MemoryStore, Operation, Reply, Store},
     usage,
 };
 
@@ -28,7 +27,7 @@ impl Store for HoldsUpSettles {
     }
 
     fn apply(&self, batch: &Batch<'_>) -> Reply {
-        if matches!(batch.ops, [Op::Settle(_)]) {
+        if batch.operations().eq([Operation::Settle]) {
             self.arrived.send(()).unwrap();
             self.go_on.lock().unwrap().recv().unwrap();
         }

@@ -4,8 +4,10 @@ use std::pin::pin;
 
 use futures_util::{Stream, StreamExt, stream};
 use tower_throttle::{
-    BadDemand, ChargeAt, Demand, Limiter, Limits, Quota, Reservation, ReservationId, Throttled,
-    Usage, usage,
+    Demand, Limiter, Limits, Quota, Reservation, Throttled, Usage,
+    limiter::{BadDemand, ReservationId},
+    quota::ChargeAt,
+    usage,
 };
 
 use crate::fake::*;

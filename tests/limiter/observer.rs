@@ -2,7 +2,12 @@
 
 use std::sync::{Arc, Mutex};
 
-use tower_throttle::{Class, Demand, Event, Limiter, Limits, Observer, Quota, usage};
+use tower_throttle::{
+    Demand, Limiter, Limits, Quota,
+    limits::Class,
+    observe::{Event, Observer},
+    usage,
+};
 
 use crate::fake::*;
 

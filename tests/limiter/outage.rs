@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use tower_throttle::{Limiter, OnUnavailable, Retries, Throttled, store::StoreError, usage};
+use tower_throttle::{
+    Limiter, OnUnavailable, Throttled, limiter::Retries, store::StoreError, usage,
+};
 
 use crate::{
     fake::{Fate::*, *},

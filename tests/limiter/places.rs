@@ -1,6 +1,6 @@
 //! Where demands stand that wait, and when they are said to start.
 
-use tower_throttle::{Class, Demand, Limiter, Limits, Quota, Waiting, usage};
+use tower_throttle::{Demand, Limiter, Limits, Quota, limiter::Waiting, limits::Class, usage};
 
 use crate::fake::*;
 

@@ -14,8 +14,10 @@ use std::{
 use futures_util::future::{Either, select};
 use tokio::{task::yield_now, time::timeout};
 use tower_throttle::{
-    Demand, Limiter, Limits, MemoryStore, Quota, Reservation, ReservationId, Store, Throttled,
-    Usage, usage,
+    Demand, Limiter, Limits, Quota, Reservation, Throttled, Usage,
+    limiter::ReservationId,
+    store::{MemoryStore, Store},
+    usage,
 };
 
 use crate::fake::FakeStore;

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, advance, timeout};
 use tower_throttle::{
-    Class, Demand, Feedback, Limiter, Limits, Named, OnUnavailable, Quota, Refusal, Reservation,
-    Retries, Throttled, Usage,
-    engine::{Mode, Op},
+    Demand, Feedback, Limiter, Limits, Named, OnUnavailable, Quota, Reservation, Throttled, Usage,
+    limiter::{Refusal, Retries},
+    limits::Class,
+    store::Operation,
     usage,
 };
 
@@ -143,11 +144,10 @@ async fn a_waiter_is_refused_with_all_behind_it() {
     let limiter = on(&store);
     store.delay(ms(10));
     many_wait(&limiter).await;
-    let looks = |op: &Op| matches!(op, Op::Refused { .. });
     let sent = store.sent();
-    let said = sent.iter().position(|sent| sent.ops.iter().any(looks)).unwrap();
+    let said = sent.iter().position(|sent| sent.ops.contains(&Operation::Refused)).unwrap();
     let reserves = |sent: &crate::fake::Sent| {
-        let waits = |op: &&Op| matches!(op, Op::Reserve(reserve) if reserve.mode != Mode::Dry);
+        let waits = |op: &&Operation| matches!(op, Operation::Reserve | Operation::TryReserve);
         sent.ops.iter().filter(waits).count()
     };
     assert_eq!(sent[said + 1..].iter().map(reserves).sum::<usize>(), 1, "one look was enough");

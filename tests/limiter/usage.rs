@@ -1,7 +1,7 @@
 //! What `tokens`, `input_tokens` and `output_tokens` mean to each other.
 
 use tower_throttle::{
-    BadDemand, Demand, Limiter, Limits, Quota, Settlement, Throttled, Usage, usage,
+    Demand, Limiter, Limits, Quota, Settlement, Throttled, Usage, limiter::BadDemand, usage,
 };
 
 use crate::fake::{FakeStore, Fate};

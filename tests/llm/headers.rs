@@ -13,7 +13,9 @@ use tokio::{
 };
 use tower::Layer;
 use tower_throttle::{
-    Limiter, Limits, QuotaStatus, Status, ThrottleLayer, Undeclared,
+    Limiter, Limits, ThrottleLayer,
+    limiter::{QuotaStatus, Status},
+    limits::Undeclared,
     llm::{Quotas, Rules, azure, compatible, gemini},
 };
 

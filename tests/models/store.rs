@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_throttle::{Demand, Event, Limiter, Limits, Quota, Usage};
+use tower_throttle::{Demand, Limiter, Limits, Quota, Usage, observe::Event};
 
 use crate::world::*;
 

@@ -19,10 +19,10 @@ use shuttle::{
 };
 use tokio::{runtime::Handle, task::yield_now, time};
 use tower_throttle::{
-    Demand, Limiter, LimiterBuilder, Limits, MemoryStore, Quota, Reservation, Retries, Store,
-    Throttled, Usage,
+    Demand, Limiter, Limits, Quota, Reservation, Throttled, Usage,
     engine::Answer,
-    store::{Batch, Hint, Listening, OwnedBatch, Reply, StoreError},
+    limiter::{LimiterBuilder, Retries},
+    store::{Batch, Hint, Listening, MemoryStore, OwnedBatch, Reply, Store, StoreError},
 };
 
 /// How many orders a model runs in, half of them with few switches at telling points.

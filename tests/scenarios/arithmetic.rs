@@ -169,7 +169,7 @@ async fn s09_exactly_the_limit_passes(world: World) {
         per_minute(10),
         Quota::per_minute("tokens", 10),
         Quota::fixed_window("tokens", 10, secs(86_400)),
-        Quota::per_minute("tokens", 10).charge_at(tower_throttle::ChargeAt::End),
+        Quota::per_minute("tokens", 10).charge_at(tower_throttle::quota::ChargeAt::End),
     ]
     .into_iter()
     .enumerate()

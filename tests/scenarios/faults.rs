@@ -9,8 +9,8 @@ use std::{
 };
 
 use tower_throttle::{
-    Limiter, Limits, Quota, Store,
-    store::{Batch, Reply},
+    Limiter, Limits, Quota,
+    store::{Batch, Reply, Store},
     usage,
 };
 

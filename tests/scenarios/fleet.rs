@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tower_throttle::{
-    Class, Demand, Feedback, Limiter, Limits, Quota, Reservation, Throttled, Usage, usage,
+    Demand, Feedback, Limiter, Limits, Quota, Reservation, Throttled, Usage, limits::Class, usage,
 };
 
 use crate::{fleet_api as api, world::*};

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use tower_throttle::{ChargeAt, Event, Limiter, Limits, Quota, Settlement, usage};
+use tower_throttle::{Limiter, Limits, Quota, Settlement, observe::Event, quota::ChargeAt, usage};
 
 use crate::world::*;
 
@@ -109,7 +109,7 @@ async fn a_quota_that_goes_and_comes_back_counts_what_is_still_in_flight(world: 
     // Told before this is answered.
     limiter.status("a").await.unwrap();
     set(all());
-    let counts = |status: tower_throttle::Status| {
+    let counts = |status: tower_throttle::limiter::Status| {
         status.quotas.iter().map(|quota| (quota.charged, quota.in_flight)).collect::<Vec<_>>()
     };
     let before = counts(limiter.status("a").await.unwrap());

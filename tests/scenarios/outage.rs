@@ -7,7 +7,9 @@ use std::{
 
 use tokio::time::Instant;
 use tower_throttle::{
-    Event, Limiter, Limits, OnUnavailable, Quota, Reservation, Retries, Throttled,
+    Limiter, Limits, OnUnavailable, Quota, Reservation, Throttled,
+    limiter::Retries,
+    observe::Event,
     store::{RedisStore, StoreError},
 };
 

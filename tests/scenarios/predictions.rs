@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_throttle::{ChargeAt, Class, Limits, Quota, Throttled, usage};
+use tower_throttle::{Limits, Quota, Throttled, limits::Class, quota::ChargeAt, usage};
 
 use crate::world::*;
 

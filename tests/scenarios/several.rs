@@ -1,6 +1,6 @@
 //! Scenarios 15 to 19: several quotas, several buckets.
 
-use tower_throttle::{BadDemand, Demand, Limits, Quota, Throttled, usage};
+use tower_throttle::{Demand, Limits, Quota, Throttled, limiter::BadDemand, usage};
 
 use crate::world::*;
 

@@ -1,6 +1,6 @@
 //! Scenarios 12 to 14: sliding windows.
 
-use tower_throttle::{ChargeAt, Quota, usage};
+use tower_throttle::{Quota, quota::ChargeAt, usage};
 
 use crate::world::*;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tower_throttle::{Class, Demand, Limits, Quota, Throttled, usage};
+use tower_throttle::{Demand, Limits, Quota, Throttled, limits::Class, usage};
 
 use crate::world::*;
 

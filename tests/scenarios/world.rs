@@ -4,7 +4,8 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::{task::JoinHandle, time::timeout};
 use tower_throttle::{
-    Demand, Limiter, Limits, MemoryStore, Quota, Reservation, Store, Throttled, Usage,
+    Demand, Limiter, Limits, Quota, Reservation, Throttled, Usage,
+    store::{MemoryStore, Store},
 };
 
 /// Longer than anything should take: what takes longer hangs.

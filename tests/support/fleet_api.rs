@@ -3,7 +3,10 @@
 //! Each function is one call. Switching over means to replace its body; nothing else changes.
 #![allow(dead_code, unreachable_pub, reason = "each user takes what it needs")]
 
-use tower_throttle::{Demand, Limits, Reservation, Settling, Status};
+use tower_throttle::{
+    Demand, Limits, Reservation,
+    limiter::{Settling, Status},
+};
 
 /// Whether the crate has flows. Results say so where it has not.
 pub const HAS_SHARES: bool = true;

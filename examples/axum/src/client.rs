@@ -18,7 +18,8 @@ use examples_common::{
 use serde_json::{Value, json};
 use tower::{Layer, Service, ServiceExt};
 use tower_throttle::{
-    BoxError, Demand, ExtractError, Limiter, Limits, Quota, Throttle, ThrottleLayer, Throttled,
+    BoxError, Demand, ExtractError, Limiter, Limits, Quota, ThrottleLayer, Throttled,
+    layer::Throttle,
 };
 
 use crate::Server;

@@ -24,9 +24,9 @@ use examples_common::{
 };
 use serde_json::json;
 use tower_throttle::{
-    BoxError, Demand, ExtractError, Limiter, Limits, Quota, RespondLayer, Settlement,
-    ThrottleLayer,
+    BoxError, Demand, ExtractError, Limiter, Limits, Quota, Settlement, ThrottleLayer,
     inspect::{self, BodyEnd, BodyInspector, BodyObserver},
+    layer::RespondLayer,
     usage,
 };
 

@@ -3,7 +3,10 @@
 use std::{fmt, time::Duration};
 
 use tokio::{sync::watch, time::timeout};
-use tower_throttle::{BoxError, Event, Observer};
+use tower_throttle::{
+    BoxError,
+    observe::{Event, Observer},
+};
 
 /// The longest that [`Meter::until`] waits.
 const PATIENCE: Duration = Duration::from_secs(20);

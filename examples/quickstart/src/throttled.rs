@@ -12,8 +12,9 @@ use reqwest::{Request, Response};
 use serde_json::Value;
 use tower::{Service, ServiceBuilder};
 use tower_throttle::{
-    BoxError, Demand, Event, ExtractError, Limiter, Limits, Quota, Settlement, ThrottleLayer,
+    BoxError, Demand, ExtractError, Limiter, Limits, Quota, Settlement, ThrottleLayer,
     inspect::{self, by_status},
+    observe::Event,
     store::RedisStore,
     usage,
 };

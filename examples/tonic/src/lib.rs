@@ -11,9 +11,9 @@ use http::{HeaderMap, HeaderName, Request, response::Parts};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service, util::MapErr};
 use tower_throttle::{
-    BoxError, Demand, ExtractError, Limiter, Limits, Quota, Settlement, Throttle, ThrottleLayer,
-    Throttled,
+    BoxError, Demand, ExtractError, Limiter, Limits, Quota, Settlement, ThrottleLayer, Throttled,
     inspect::{self, BodyEnd, BodyInspector, BodyObserver, ByStatus},
+    layer::Throttle,
     usage,
 };
 

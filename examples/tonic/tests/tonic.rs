@@ -18,7 +18,8 @@ use tonic_examples::{
 };
 use tower::Service;
 use tower_throttle::{
-    BoxError, Limiter, Limits, Quota, Retries, Throttled,
+    BoxError, Limiter, Limits, Quota, Throttled,
+    limiter::Retries,
     store::{Batch, Reply, Store, StoreError},
 };
 

@@ -16,8 +16,9 @@ use tower::Layer;
 
 use super::{Account, EVENTS, JSON, full, response};
 use crate::{
-    BoxError, Demand, Event, Limiter, Limits, Quota, ThrottleLayer, Throttled,
+    BoxError, Demand, Limiter, Limits, Quota, ThrottleLayer, Throttled,
     llm::{Quotas, Rules, anthropic, compatible, openai},
+    observe::Event,
     usage,
 };
 

@@ -26,7 +26,8 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use tower::{Layer, service_fn};
 
 use crate::{
-    BoxError, Event, Limiter, Limits, MeteredBody, Quota, ThrottleLayer, Undeclared, llm::Rules,
+    BoxError, Limiter, Limits, Quota, ThrottleLayer, layer::MeteredBody, limits::Undeclared,
+    llm::Rules, observe::Event,
 };
 
 pub(super) const METRICS: [&str; 4] = ["requests", "input_tokens", "output_tokens", "tokens"];

@@ -153,7 +153,7 @@ impl Worker {
                 self.waits_until = Instant::now() + WAITS;
             }
             let _ = queued.reply.send(answer);
-            for wake in wakes {
+            for wake in &wakes {
                 if let Some(bucket) = batch.buckets.get(usize::from(wake.bucket)) {
                     self.hints.hint(wake.session, bucket.key.name());
                 }

@@ -4,7 +4,7 @@ use http_body_util::Full;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tower::{Service, ServiceBuilder};
 use tower_throttle::{
-    BoxError, Demand, Limiter, MeteredBody, Settlement, ThrottleLayer, inspect, usage,
+    BoxError, Demand, Limiter, Settlement, ThrottleLayer, inspect, layer::MeteredBody, usage,
 };
 
 type Answer = Response<MeteredBody<hyper::body::Incoming>>;

@@ -19,7 +19,7 @@ pub(crate) fn limiter() -> Limiter {
     let names = ["api", "db", "files", "gpt-4o", "claude", "the whole company"];
     let limits =
         names.into_iter().fold(Limits::new(), |limits, name| limits.bucket(name, quotas()));
-    Limiter::new(limits.class("batch", tower_throttle::Class::new().headroom(0.1)))
+    Limiter::new(limits.class("batch", tower_throttle::limits::Class::new().headroom(0.1)))
         .expect("the limits are valid")
 }
 

@@ -1,7 +1,9 @@
 use reqwest::{Client, Request, Response};
 use tower::{Service, ServiceBuilder};
 use tower_throttle::{
-    BoxError, Limiter, Route, Routes, RoutesError, ThrottleLayer, inspect, usage,
+    BoxError, Limiter, ThrottleLayer, inspect,
+    routes::{Route, Routes, RoutesError},
+    usage,
 };
 
 pub(crate) fn client(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tower_throttle::{Class, Demand, Limits, Quota, Usage};
+use tower_throttle::{Demand, Limits, Quota, Usage, limits::Class};
 
 use super::{api, message::Message, micros_of};
 

@@ -17,7 +17,10 @@ use tokio::{
     time::timeout,
 };
 use tower_throttle::{
-    Event, Feedback, Limiter, Reservation, Retries, Settling, Throttled, Usage, store::RedisStore,
+    Feedback, Limiter, Reservation, Throttled, Usage,
+    limiter::{Retries, Settling},
+    observe::Event,
+    store::RedisStore,
 };
 
 use super::{

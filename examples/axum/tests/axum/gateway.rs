@@ -12,7 +12,8 @@ use examples_common::{
 };
 use http::StatusCode;
 use tower_throttle::{
-    Limiter, OnUnavailable, Retries,
+    Limiter, OnUnavailable,
+    limiter::Retries,
     store::{Batch, Reply, Store, StoreError},
 };
 

@@ -5,8 +5,8 @@ use axum_examples::routes::{ELSEWHERE, bucket, demand};
 use http::StatusCode;
 use tower::{Layer, ServiceExt};
 use tower_throttle::{
-    Demand, ExtractError, Limiter, Limits, Quota, RespondLayer, ThrottleLayer, Undeclared,
-    inspect::KeepReserved,
+    Demand, ExtractError, Limiter, Limits, Quota, ThrottleLayer, inspect::KeepReserved,
+    layer::RespondLayer, limits::Undeclared,
 };
 
 use crate::stand::{Names, Noting};

@@ -21,8 +21,8 @@ use tokio::{
     net::TcpStream,
 };
 use tower_throttle::{
-    Limiter, MemoryStore,
-    store::{Batch, Reply, Store},
+    Limiter,
+    store::{Batch, MemoryStore, Reply, Store},
 };
 
 /// What a chat of [`chat`] reserves.

@@ -2,7 +2,9 @@ use http::{Request, Response};
 use tonic::{body::Body, transport::Channel};
 use tonic_examples::{Budget, Follow};
 use tower::{Layer, Service};
-use tower_throttle::{BoxError, Demand, Limiter, MeteredBody, ThrottleLayer, inspect, usage};
+use tower_throttle::{
+    BoxError, Demand, Limiter, ThrottleLayer, inspect, layer::MeteredBody, usage,
+};
 
 type Answer = Response<MeteredBody<Body>>;
 
