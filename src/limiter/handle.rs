@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc, task::Poll, time::Duration};
 
 use futures_util::future::join;
 
+#[cfg(feature = "llm")]
+use super::registry::Naming;
 use super::{
     bucket_set::GrantedAt,
     builder::LimiterBuilder,
@@ -199,6 +201,10 @@ impl Limiter {
 
     /// How the quotas of a bucket stand, and when a demand that comes now would start. While
     /// [`OnUnavailable::Local`] stands in for the store, it is of the quotas there.
+    ///
+    /// A name stands for what [`Limits`] say. A name that is no bucket's may also be a model's,
+    /// once a layer of `llm` was made of this limiter: it stands for the bucket that the layer
+    /// charges. So does it in demands and wherever else a bucket is named.
     ///
     /// ```
     /// use std::time::Duration;
@@ -445,6 +451,12 @@ impl Limiter {
     #[cfg(feature = "llm")]
     pub(crate) fn declares(&self, name: &str, or_rather: &str) -> bool {
         self.inner.registry().table().declares(name, or_rather)
+    }
+
+    /// Accepts the names of a layer from now on, too, wherever a bucket is named.
+    #[cfg(feature = "llm")]
+    pub(crate) fn learn(&self, known_by: &'static str, naming: &Naming) {
+        self.inner.learn(known_by, naming);
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::sync::{Arc, PoisonError};
 
+#[cfg(feature = "llm")]
+use super::registry::Naming;
 use super::{
     builder::{OnUnavailable, Options, Settings},
     context::Context,
@@ -68,9 +70,9 @@ impl Inner {
             return Ok(Some(target.clone()));
         }
         loop {
-            let table = self.registry().open_table()?;
-            let found = Found::of(names, &table)?;
-            let made = self.registry_mut().find_or_make(names, found, &table, &self.context);
+            let lookup = self.registry().lookup()?;
+            let found = Found::of(names, &lookup)?;
+            let made = self.registry_mut().find_or_make(names, found, &lookup, &self.context);
             return match made {
                 Ok(None) => Ok(None),
                 Ok(Some((target, has_changed))) => {
@@ -81,6 +83,15 @@ impl Inner {
                 }
                 Err(Superseded) => continue,
             };
+        }
+    }
+
+    /// Looks names up as a layer does from now on, too.
+    #[cfg(feature = "llm")]
+    pub(super) fn learn(&self, known_by: &'static str, naming: &Naming) {
+        self.registry_mut().learn(known_by, naming.clone());
+        if let Some(fallback) = &self.fallback {
+            fallback.learn(known_by, naming);
         }
     }
 

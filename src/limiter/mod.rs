@@ -32,5 +32,5 @@ pub(crate) use self::{
     reservation::{Reservation, Settlement},
 };
 #[cfg(feature = "llm")]
-pub(crate) use self::provider_feedback::Origin;
+pub(crate) use self::{provider_feedback::Origin, registry::Naming};
 pub use crate::error::{BadDemand, Refusal, Shortage};

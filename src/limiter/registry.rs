@@ -36,6 +36,33 @@ const RESOLVED_FOR: Duration = Duration::from_secs(5);
 /// The names of a demand's buckets.
 pub(super) type Names = SmallVec<[Name; 1]>;
 
+/// Names the bucket that a layer charges for what it calls by a name, by what is declared.
+pub(crate) type Naming = Arc<dyn Fn(&str, &Table) -> String + Send + Sync>;
+
+/// What names are looked up in. A clone is cheap.
+#[derive(Clone)]
+pub(super) struct Lookup {
+    table: Arc<Table>,
+    /// Those of the layers around this limiter, each with what it is known by.
+    namings: Arc<Vec<(&'static str, Naming)>>,
+}
+
+impl Lookup {
+    /// Looks a name up as the limits have it, or else as a layer does. A name that a layer names
+    /// itself stays as it is, also where it is not declared.
+    fn resolve(&self, name: &str) -> Result<Resolved, Unresolved> {
+        let by_layer = self.namings.iter().find_map(|(_, naming)| {
+            let bucket = naming(name, &self.table);
+            if bucket == name { None } else { self.table.resolve_declared(&bucket) }
+        });
+        by_layer.unwrap_or_else(|| self.table.resolve(name))
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.table, &other.table) && Arc::ptr_eq(&self.namings, &other.namings)
+    }
+}
+
 /// What the names of a demand stand for.
 pub(super) struct Found {
     /// Each with the index of its name. Empty if the demand is unlimited.
@@ -47,11 +74,11 @@ pub(super) struct Found {
 impl Found {
     /// Looks names up. May ask the user's resolver, which may take its time or use the limiter: no
     /// lock may be held.
-    pub(super) fn of(names: &Names, table: &Table) -> Result<Self, Throttled> {
+    pub(super) fn of(names: &Names, lookup: &Lookup) -> Result<Self, Throttled> {
         let bad = |error| Err(Throttled::BadDemand(error));
         let mut found = Self { specs: SmallVec::new(), stale_at: None };
         for (index, name) in names.iter().map(Name::as_str).enumerate() {
-            let spec = match table.resolve(name) {
+            let spec = match lookup.resolve(name) {
                 Ok(Resolved::Unlimited) => continue,
                 Ok(Resolved::Bucket(spec)) => spec,
                 Ok(Resolved::Dynamic(spec)) => {
@@ -95,7 +122,7 @@ struct Entry {
 /// Names, buckets and sessions of a limiter.
 pub(super) struct Registry {
     closed: bool,
-    table: Arc<Table>,
+    lookup: Lookup,
     names: HashMap<Names, Entry, NameHashes>,
     buckets: HashMap<Arc<BucketKey>, Arc<BucketHandle>>,
     sessions: HashMap<Box<str>, Arc<Session>>,
@@ -106,7 +133,8 @@ pub(super) struct Registry {
 impl Registry {
     pub(super) fn new(table: Arc<Table>) -> Self {
         let (names, buckets, sessions) = Default::default();
-        Self { closed: false, table, names, buckets, sessions, tidy_at: FEW }
+        let lookup = Lookup { table, namings: Arc::default() };
+        Self { closed: false, lookup, names, buckets, sessions, tidy_at: FEW }
     }
 
     /// Where a demand is counted, if it is known, its limits are as they were and no resolver has
@@ -119,31 +147,40 @@ impl Registry {
     }
 
     pub(super) fn table(&self) -> &Arc<Table> {
-        &self.table
+        &self.lookup.table
     }
 
-    /// The limits to look a demand's names up in.
+    /// What to look a demand's names up in.
     ///
     /// # Errors
     /// The limiter was closed.
-    pub(super) fn open_table(&self) -> Result<Arc<Table>, Throttled> {
-        if self.closed { Err(Throttled::Closed) } else { Ok(self.table.clone()) }
+    pub(super) fn lookup(&self) -> Result<Lookup, Throttled> {
+        if self.closed { Err(Throttled::Closed) } else { Ok(self.lookup.clone()) }
     }
 
-    /// Where a demand is counted whose names were found in `table`, made if need be; nothing if it
+    /// Looks names up as a layer does from now on, too. What is known already changes nothing.
+    #[cfg(feature = "llm")]
+    pub(super) fn learn(&mut self, known_by: &'static str, naming: Naming) {
+        if self.lookup.namings.iter().all(|(known, _)| *known != known_by) {
+            Arc::make_mut(&mut self.lookup.namings).push((known_by, naming));
+            self.names.clear();
+        }
+    }
+
+    /// Where a demand is counted whose names were found in `lookup`, made if need be; nothing if it
     /// is unlimited. With it whether the limits of a bucket have changed, so that its session has
     /// to follow.
     pub(super) fn find_or_make(
         &mut self,
         names: &Names,
         Found { specs, stale_at }: Found,
-        table: &Arc<Table>,
+        lookup: &Lookup,
         context: &Arc<Context>,
     ) -> Result<Option<(Arc<BucketTarget>, bool)>, Superseded> {
         if let Some(target) = self.find(names) {
             return Ok(Some((target.clone(), false)));
         }
-        if self.closed || !Arc::ptr_eq(table, &self.table) {
+        if self.closed || !self.lookup.is(lookup) {
             return Err(Superseded);
         }
         let Some((_, first)) = specs.first() else { return Ok(None) };
@@ -192,7 +229,7 @@ impl Registry {
     /// Takes over other limits, in which every name has to be looked up anew. Returns the buckets
     /// that are in use.
     pub(super) fn replace(&mut self, table: Arc<Table>) -> Vec<Arc<BucketHandle>> {
-        self.table = table;
+        self.lookup.table = table;
         self.names.clear();
         self.buckets.retain(|_, handle| Arc::strong_count(handle) > 1);
         self.buckets.values().cloned().collect()
@@ -206,7 +243,7 @@ impl Registry {
         all: Vec<(Arc<BucketHandle>, Declaration)>,
     ) -> (Vec<Arc<Session>>, Vec<Arc<str>>) {
         let mut dropped = Vec::new();
-        if Arc::ptr_eq(table, &self.table) {
+        if Arc::ptr_eq(table, &self.lookup.table) {
             for (handle, declared) in all {
                 if !matches!(declared, Declaration::As(..)) {
                     dropped.push(handle.name().into());
@@ -224,11 +261,11 @@ impl Registry {
 
     /// The buckets that are declared or in use, by name.
     pub(super) fn buckets(&self) -> Vec<BucketInfo> {
-        let unused = self.table.specs().filter(|spec| !self.buckets.contains_key(&spec.key));
+        let unused = self.table().specs().filter(|spec| !self.buckets.contains_key(&spec.key));
         let mut buckets: Vec<_> = unused.map(|spec| BucketInfo::new(spec, true)).collect();
         for handle in self.buckets.values() {
             if let (_, Declaration::As(spec, _)) = handle.declared() {
-                let info = BucketInfo::new(&spec, self.table.declares_as(&spec));
+                let info = BucketInfo::new(&spec, self.table().declares_as(&spec));
                 buckets.push(info.in_use(handle.waiting()));
             }
         }

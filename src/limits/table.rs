@@ -55,24 +55,26 @@ impl fmt::Debug for Table {
 
 impl Table {
     pub(crate) fn resolve(&self, name: &str) -> Result<Resolved, Unresolved> {
-        if let Some(spec) = self.buckets.get(name) {
-            return Ok(Resolved::Bucket(spec.clone()));
-        }
-        if let Some(bucket) = self.family(name) {
-            return self.resolve(bucket);
-        }
-        if let Some(quotas) = self.resolver.as_ref().and_then(|resolver| resolver(name)) {
-            let key = Arc::new(BucketKey::new(&self.partition, name));
-            let invalid = |reason: String| Unresolved::Invalid(LimitsError::bucket(name, reason));
-            return BucketSpec::new(key, &quotas)
-                .map(|spec| Resolved::Dynamic(Arc::new(spec)))
-                .map_err(invalid);
-        }
-        match &self.undeclared {
+        self.resolve_declared(name).unwrap_or_else(|| match &self.undeclared {
             Undeclared::Refuse => Err(Unresolved::Undeclared),
             Undeclared::Unlimited => Ok(Resolved::Unlimited),
             Undeclared::Bucket(bucket) => self.resolve(bucket),
+        })
+    }
+
+    /// What a name stands for that is a bucket's or a family's, or that the resolver knows.
+    pub(crate) fn resolve_declared(&self, name: &str) -> Option<Result<Resolved, Unresolved>> {
+        if let Some(spec) = self.buckets.get(name) {
+            return Some(Ok(Resolved::Bucket(spec.clone())));
         }
+        if let Some(bucket) = self.family(name) {
+            return Some(self.resolve(bucket));
+        }
+        let quotas = self.resolver.as_ref().and_then(|resolver| resolver(name))?;
+        let key = Arc::new(BucketKey::new(&self.partition, name));
+        let invalid = |reason: String| Unresolved::Invalid(LimitsError::bucket(name, reason));
+        let spec = BucketSpec::new(key, &quotas);
+        Some(spec.map(|spec| Resolved::Dynamic(Arc::new(spec))).map_err(invalid))
     }
 
     /// The bucket of the family that a name belongs to.

@@ -16,6 +16,21 @@ pub(crate) struct Naming {
 }
 
 impl Naming {
+    /// Returns the bucket of a model: its own name where that is declared, or else that of its
+    /// family, with its prefix only where that is declared.
+    pub(crate) fn bucket<'m>(
+        &self,
+        model: &'m str,
+        declares: impl Fn(&str, &str) -> bool,
+    ) -> Cow<'m, str> {
+        let family = self.family(model);
+        if family == model || declares(model, &family) {
+            return Cow::Borrowed(model);
+        }
+        let prefixed = Self { prefixes: &[], ..*self }.family(model);
+        if prefixed != family && declares(&prefixed, &family) { prefixed } else { family }
+    }
+
     /// Returns the name that stands for all models that share the limits of `model`.
     pub(crate) fn family<'m>(&self, model: &'m str) -> Cow<'m, str> {
         // arn:aws:bedrock:<region>:<account>:inference-profile/<model>

@@ -268,7 +268,8 @@ pub(crate) const OPENAI: Preset = Preset {
     on_status: REFUSAL_COUNTS,
     headers: OPENAI_HEADERS,
     naming: Naming {
-        prefixes: &[],
+        // As gateways name OpenAI's models.
+        prefixes: &["openai/"],
         versions: &["-####-##-##", "-####"],
         shared: &[("gpt-4-????-preview", "gpt-4-turbo"), ("gpt-4-turbo-preview", "gpt-4-turbo")],
     },

@@ -18,7 +18,8 @@ use super::{
 use crate::{
     demand::Demand,
     inspect::is_bad_request,
-    limiter::{Limiter, Settlement},
+    limiter::{Limiter, Naming, Settlement},
+    limits::Table,
     usage,
     usage::Usage,
 };
@@ -85,6 +86,16 @@ impl Rules {
     /// Names that the limiter does not know go where
     /// [`Limits::undeclared`](crate::Limits::undeclared) says, so that requests make no buckets of
     /// their own.
+    ///
+    /// ```
+    /// use tower_throttle::llm::openai;
+    ///
+    /// let rules = openai::rules().bucket(|model| match model.contains("mini") {
+    ///     true => "small".into(),
+    ///     false => "large".into(),
+    /// });
+    /// assert_eq!(rules.bucket_of("gpt-4o-mini"), "small");
+    /// ```
     #[must_use]
     pub fn bucket(mut self, bucket_of: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
         self.bucket_of = Some(Arc::new(bucket_of));
@@ -121,6 +132,9 @@ impl Rules {
     /// so with their limiter. It makes no difference where [`bucket`](Self::bucket) names the
     /// buckets.
     ///
+    /// The limiter then accepts the names of models, too:
+    /// [`Limiter::status`](crate::Limiter::status) of a model is that of its bucket.
+    ///
     /// ```
     /// use tower_throttle::{Limiter, Limits, llm::openai};
     ///
@@ -133,6 +147,7 @@ impl Rules {
     /// ```
     #[must_use]
     pub fn declared_in(mut self, limiter: &Limiter) -> Self {
+        self.teach(limiter);
         self.declared_in = Some(limiter.clone());
         self
     }
@@ -267,10 +282,24 @@ impl Rules {
         if let Some(bucket_of) = &self.bucket_of {
             return bucket_of(model);
         }
-        let family = self.preset.naming.family(model);
         match &self.declared_in {
-            Some(limiter) if limiter.declares(model, &family) => model.to_owned(),
-            _ => family.into_owned(),
+            Some(limiter) => {
+                let declares = |name: &str, or: &str| limiter.declares(name, or);
+                self.preset.naming.bucket(model, declares).into_owned()
+            }
+            None => self.preset.naming.family(model).into_owned(),
+        }
+    }
+
+    /// Lets the limiter accept the names of models, unless [`bucket`](Self::bucket) names the
+    /// buckets: what that makes of a bucket's own name, only its author knows.
+    fn teach(&self, limiter: &Limiter) {
+        if self.bucket_of.is_none() {
+            let naming = self.preset.naming;
+            let bucket = move |model: &str, table: &Table| {
+                naming.bucket(model, |name, or| table.declares(name, or)).into_owned()
+            };
+            limiter.learn(self.preset.name, &(Arc::new(bucket) as Naming));
         }
     }
 

@@ -5,6 +5,7 @@
 mod days;
 mod estimates;
 mod headers;
+mod names;
 #[path = "../support/mod.rs"]
 mod support;
 
