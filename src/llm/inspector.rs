@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::{
     call_estimate::CallEstimate,
     feedback::pauses,
@@ -29,7 +31,10 @@ use crate::{
 /// Bodies pass on unchanged and undelayed. Their bytes decide how they are read, not their content
 /// type.
 ///
-/// What responses say of limits holds back all that share the bucket: see [`Rules::feedback`].
+/// What responses say of limits holds back all that share the bucket: see [`Rules::feedback`]. A
+/// refusal whose head asks for a wait and does not say of what is told when its body has ended or
+/// was dropped, since the body may name the quota; until then nothing that it reserved is given
+/// back.
 #[derive(Clone, Debug)]
 pub struct Inspect {
     rules: Arc<Rules>,
@@ -52,28 +57,33 @@ impl<R: Carrier + HasStatus> Inspector<R> for Inspect {
         let head = self.rules.feedback_of_head(status, response.headers());
         let format = Format::of(response.headers());
         let origin = reservation.origin();
+        // The body may name what the wait is for. Until then nothing is given back, either.
+        let held = (head.is_unnamed(status) && format != Format::Unreadable).then(Instant::now);
+        let at_once = origin.as_ref().filter(|_| held.is_none());
         // Before anything is given back: another call must not take that and be refused too.
-        drop(origin.as_ref().map(|origin| origin.wait(&head.feedback)));
+        drop(at_once.map(|origin| origin.wait(&head.feedback)));
         if status < 400 && head.feedback.wait.is_none() {
             // The body may take long: what waits behind a probe need not wait for its end.
             drop(reservation.answered());
         }
-        if let Some(charge) = self.rules.after_status(status) {
-            reservation.conclude_early(&charge.settlement(&reserved, None));
+        let charge = self.rules.after_status(status);
+        let mut settlement = charge.map(|charge| charge.settlement(&reserved, None));
+        if let Some(settlement) = settlement.take_if(|_| held.is_none()) {
+            reservation.conclude_early(&settlement);
         }
         // What a refused call gives back was not counted, and is not left besides.
-        drop(origin.as_ref().map(|origin| origin.left(&head.feedback)));
+        drop(at_once.map(|origin| origin.left(&head.feedback)));
         let estimate = reservation.note::<CallEstimate>().cloned();
         if let Some(estimate) = estimate.as_ref().filter(|_| pauses(status)) {
             estimate.refused();
         }
         let is_permanent = head.feedback.is_permanent();
         let origin = origin.filter(|_| !is_permanent);
-        let listener = origin.map(|origin| FeedbackListener { origin, status, head });
+        let listener = origin.map(|origin| FeedbackListener { origin, status, head, held });
         response.metered(reservation, |response| {
             let reader = UsageReader::new(self.rules.clone(), format);
             let reader = reader.of_call(reserved, estimate).with_headers(&response.headers);
-            Box::new(reader.with_status(status).listener(listener))
+            Box::new(reader.with_status(status).settling_on(settlement).listener(listener))
         })
     }
 

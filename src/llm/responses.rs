@@ -53,7 +53,8 @@ impl Rules {
     ///   of a quota; placeholders for "unknown" are ignored
     /// * `retry-after-ms`, `retry-after`, Google's `RetryInfo`, words such as "try again in 28ms",
     ///   on 429, 503 and 529: how long to wait: the longest one. It holds the quota that has
-    ///   nothing left or that the error names, or else all
+    ///   nothing left or that the error names, or else all. Where the headers name nothing, a layer
+    ///   waits for the body's end, or its drop, before it holds anything
     /// * 429 and 529, and errors of that kind in a body, with no time told: a wait of
     ///   [`default_pause`](Self::default_pause)
     /// * 402, `x-should-retry: false`, used up credit in any words, spend limits, requests larger

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 #[cfg(feature = "bedrock")]
 use super::amazon_events::{AmazonEvents, EventSink};
 use super::{
@@ -15,6 +17,7 @@ use super::{
     sse::{Sink, Sse, SseEvent},
 };
 use crate::{
+    feedback::Feedback,
     inspect::{BodyEnd, BodyObserver},
     limiter::{Origin, Settlement},
     usage::Usage,
@@ -44,6 +47,9 @@ pub struct UsageReader {
     /// The beginning of an error response.
     error_body: Option<Vec<u8>>,
     listener: Option<FeedbackListener>,
+    /// What the status decides, once the body has ended.
+    settlement: Option<Settlement>,
+    left: Option<TellsLeft>,
 }
 
 /// Takes what an error in a body says of limits, at most once.
@@ -52,6 +58,22 @@ pub(super) struct FeedbackListener {
     pub(super) origin: Origin,
     pub(super) status: u16,
     pub(super) head: HeadFeedback,
+    /// Since when what the head says is held back.
+    pub(super) held: Option<Instant>,
+}
+
+/// Tells what is left when it is dropped, as the reader is when its call is settled: what a refused
+/// call gives back was not counted, and is not left besides.
+#[derive(Debug)]
+struct TellsLeft {
+    origin: Origin,
+    feedback: Feedback,
+}
+
+impl Drop for TellsLeft {
+    fn drop(&mut self) {
+        drop(self.origin.left(&self.feedback));
+    }
 }
 
 impl UsageReader {
@@ -69,6 +91,8 @@ impl UsageReader {
             findings: Findings::default(),
             error_body: None,
             listener: None,
+            settlement: None,
+            left: None,
         }
     }
 
@@ -92,6 +116,11 @@ impl UsageReader {
         self
     }
 
+    /// Settles on what the status decides, whatever the body says, if it decides.
+    pub(super) fn settling_on(self, settlement: Option<Settlement>) -> Self {
+        Self { settlement, ..self }
+    }
+
     /// Tells the listener what an error says of limits.
     pub(super) fn listener(self, listener: Option<FeedbackListener>) -> Self {
         Self { listener, ..self }
@@ -105,18 +134,26 @@ impl UsageReader {
 
     /// Tells what an error says, once it is known or once nothing more can come.
     fn tell(&mut self, is_over: bool) {
-        let Some(FeedbackListener { status, .. }) = self.listener else { return };
+        let Some(FeedbackListener { status, held, .. }) = self.listener else { return };
         if !is_over && self.error_body.is_some() {
             return;
         }
         let error = self.error();
-        if error.is_none() && !(is_over && pauses(status)) {
+        if error.is_none() && !(is_over && (pauses(status) || held.is_some())) {
             return;
         }
-        if let Some(FeedbackListener { origin, head, .. }) = self.listener.take() {
-            // The operation is on its way, and its outcome changes nothing here.
+        let Some(FeedbackListener { origin, head, .. }) = self.listener.take() else { return };
+        // The operations are on their way, and their outcome changes nothing here.
+        let Some(held) = held else {
             drop(origin.feedback(&self.rules.feedback_of_body(status, &head, error.as_ref())));
+            return;
+        };
+        let mut feedback = self.rules.feedback_of_whole(status, head, error.as_ref());
+        if let Some(wait) = &mut feedback.wait {
+            wait.time = wait.time.saturating_sub(held.elapsed());
         }
+        drop(origin.wait(&feedback));
+        self.left = Some(TellsLeft { origin, feedback });
     }
 
     fn events(&mut self) -> (&mut Sse, EventReader<'_>) {
@@ -216,6 +253,9 @@ impl BodyObserver for UsageReader {
         }
         let used =
             used.map(|used| self.priced(self.rules.charged(self.weighted(used), &self.reserved)));
+        if let Some(settlement) = self.settlement.take() {
+            return settlement;
+        }
         match used {
             Some(used) if is_final => Settlement::Exact(used),
             used if self.findings.failed => {

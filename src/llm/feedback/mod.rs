@@ -112,6 +112,14 @@ impl Rules {
     }
 }
 
+impl HeadFeedback {
+    /// True if a refusal asks for a wait and does not say of what: its body may.
+    pub(super) fn is_unnamed(&self, status: u16) -> bool {
+        let wait = self.feedback.wait.as_ref();
+        is_refusal(status) && !self.feedback.permanent && wait.is_some_and(|wait| wait.of.is_none())
+    }
+}
+
 /// The only item, if there is but one.
 fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
     items.next().filter(|_| items.next().is_none())

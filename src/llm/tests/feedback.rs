@@ -8,15 +8,17 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderValue, Response};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use tokio::time::advance;
 use tower::Layer;
 
 use super::{Account, EVENTS, JSON, full, response};
 use crate::{
     BoxError, Demand, Limiter, Limits, Quota, ThrottleLayer, Throttled,
+    layer::MeteredBody,
     llm::{Quotas, Rules, anthropic, compatible, openai},
     observe::Event,
     usage,
@@ -204,23 +206,101 @@ async fn each_provider_s_headers_find_their_quotas() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_refusal_with_a_time_pauses_at_once() {
-    for (status, rules) in
-        [(429, openai::rules()), (529, anthropic::rules()), (503, compatible::rules())]
-    {
+/// A demand that needs no tokens.
+fn requests_alone() -> Demand {
+    Demand::new("all", usage! { requests: 1, tokens: 0 })
+}
+
+/// Refusals of each kind, whose heads ask for 7.2 s and name nothing.
+async fn refused_for_a_while(
+    body: &'static str,
+) -> Vec<(Account, Response<MeteredBody<Full<Bytes>>>)> {
+    let refusals = [(429, openai::rules()), (529, anthropic::rules()), (503, compatible::rules())];
+    let mut refused = Vec::new();
+    for (status, rules) in refusals {
         let account = account();
-        let refused =
-            with_headers(response(status, JSON, full(LIMITED)), &[("retry-after", "7.2")]);
-        let refused = account.call(&rules, REQUEST, refused).await;
-        assert_eq!(account.refuses(one()).await, Some((7, "paused".into())), "{status}");
-        // What the body says comes too late to change anything.
+        let response = with_headers(response(status, JSON, full(body)), &[("retry-after", "7.2")]);
+        let response = account.call(&rules, REQUEST, response).await;
+        refused.push((account, response));
+    }
+    refused
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_of_the_head_holds_only_what_the_body_names() {
+    for (account, refused) in refused_for_a_while(LIMITED).await {
+        assert_eq!(account.refuses(one()).await, None, "the body may name it");
         assert_eq!(refused.into_body().collect().await.unwrap().to_bytes(), LIMITED);
-        assert_eq!(account.is_paused_for().await, Some(7));
+        assert_eq!(account.refuses(one()).await, Some((7, "tokens per minute".into())));
+        assert_eq!(account.refuses(requests_alone()).await, None);
         account.assert_settled_once();
         advance(Duration::from_millis(7_200)).await;
         assert_eq!(account.refuses(one()).await, None);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_of_the_head_holds_all_where_the_body_names_nothing() {
+    for body in ["{}", "<p>slow down</p>", r#"{"error":{"message":"slow down"}}"#] {
+        for (account, refused) in refused_for_a_while(body).await {
+            refused.into_body().collect().await.unwrap();
+            assert_eq!(account.refuses(requests_alone()).await, Some((7, "paused".into())));
+            account.assert_settled_once();
+            advance(Duration::from_millis(7_200)).await;
+            assert_eq!(account.refuses(one()).await, None);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_of_the_head_holds_all_where_the_body_is_not_read() {
+    for (account, refused) in refused_for_a_while(LIMITED).await {
+        advance(seconds(1)).await;
+        drop(refused);
+        let rest = account.refuses(requests_alone()).await;
+        assert_eq!(rest, Some((6, "paused".into())), "of 7.2 s since the head");
+        account.assert_settled_once();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_of_the_head_holds_all_at_once_where_nothing_can_follow() {
+    for (account, refused) in refused_for_a_while("").await {
+        assert_eq!(account.refuses(requests_alone()).await, Some((7, "paused".into())));
+        drop(refused);
+    }
+    // Nor can a body be read that is compressed.
+    let account = account();
+    let headers = [("retry-after", "7.2"), ("content-encoding", "gzip")];
+    let refused = with_headers(response(429, JSON, full(LIMITED)), &headers);
+    let refused = account.call(&openai::rules(), REQUEST, refused).await;
+    assert_eq!(account.refuses(requests_alone()).await, Some((7, "paused".into())));
+    drop(refused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_of_the_head_holds_nothing_where_the_body_says_that_waiting_is_no_use() {
+    for (account, refused) in refused_for_a_while(BROKE).await {
+        refused.into_body().collect().await.unwrap();
+        assert_eq!(account.refuses(one()).await, None);
+        account.assert_settled_once();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_is_told_after_the_settlement_where_the_head_s_wait_is_held_back() {
+    let headers = [
+        ("retry-after", "7.2"),
+        ("x-ratelimit-limit-requests", "100"),
+        ("x-ratelimit-remaining-requests", "99"),
+        ("x-ratelimit-limit-tokens", "10000"),
+        ("x-ratelimit-remaining-tokens", "700"),
+    ];
+    let account = account();
+    let refused = with_headers(response(429, JSON, full(LIMITED)), &headers);
+    let refused = account.call(&compatible::rules(), REQUEST, refused).await;
+    refused.into_body().collect().await.unwrap();
+    assert_eq!(account.available().await[1], 700.0, "what was given back is not left besides");
 }
 
 #[tokio::test(start_paused = true)]
@@ -378,11 +458,9 @@ async fn a_body_that_names_a_quota_pauses_just_that() {
     assert_eq!(account.refuses(tokens).await, None);
 }
 
-/// The head asks for a wait and names no quota; the body says that it is about tokens. Told as a
-/// whole, the tokens are held. Through the layer everything waits from the head on, since the body
-/// may be read late or never.
+/// The head asks for a wait and names no quota; the body says that it is about tokens.
 #[tokio::test(start_paused = true)]
-async fn a_wait_of_the_head_is_of_the_quota_that_the_body_names() {
+async fn told_as_a_whole_a_wait_is_of_the_quota_that_the_body_names() {
     for rules in [openai::rules(), compatible::rules(), anthropic::rules()] {
         let account = account();
         let head = with_headers(response(429, JSON, full("")), &[("retry-after", "20")]);
