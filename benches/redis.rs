@@ -5,15 +5,23 @@
 //! what any limiter on Redis pays at least.
 //!
 //! Each case is a kind of bucket and of call: `sliding` settles at once, `late` two seconds later,
-//! `bucket` has token buckets, `parent` takes from two buckets, `concurrency` also counts calls in
-//! flight.
+//! `bucket` has token buckets, `parent` takes from two buckets and settles as late, `concurrency`
+//! also counts calls in flight.
+//!
+//! A late call is no task of its own: to spawn one with a timer takes more of the processor than
+//! the limiter does, and would be most of what is measured. All calls take the same time, so each
+//! of the tasks keeps its open calls in a queue, and settles those that are over after each
+//! reserve.
 
 #[path = "../tests/support/redis_server.rs"]
 #[allow(dead_code, unreachable_pub, reason = "tests need more of it")]
 mod redis_server;
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 use redis::{Cmd, aio::MultiplexedConnection};
@@ -115,11 +123,8 @@ impl Case {
         limiter.reserve(demand).await.expect("it fits")
     }
 
-    /// Settles when the call is over, without keeping its task waiting for the answer.
-    async fn settle(&self, reservation: Reservation) {
-        if !self.call.is_zero() {
-            tokio::time::sleep(self.call).await;
-        }
+    /// Settles without waiting for the answer.
+    fn settle(&self, reservation: Reservation) {
         drop(reservation.settle(usage! { tokens: 412, input_tokens: 300 }));
     }
 }
@@ -252,8 +257,7 @@ async fn together(case: &Case, reference: &Reference, limiter: &Limiter, report:
         let (rate, mut times) = round(TASKS, |_| turns(*case, limiter.clone())).await;
         pairs.push(rate);
         slowest.push(percentile(&mut times, 0.99));
-        // Comes after the settles of this round, all of which are over by then.
-        tokio::time::sleep(case.call).await;
+        // Comes after the settles of this round.
         limiter.status("gpt-4o").await.expect("the store answers");
     }
     let (bare, pairs) = (median(bare), median(pairs));
@@ -293,19 +297,17 @@ where
 /// many calls end as begin.
 async fn turns(case: Case, limiter: Limiter) -> Vec<f64> {
     let (counted, mut times) = (Instant::now() + 2 * case.call, Vec::new());
-    let end = counted + ROUND;
+    let (end, mut open) = (counted + ROUND, VecDeque::new());
     while Instant::now() < end {
         let start = Instant::now();
-        let reservation = case.reserve(&limiter).await;
+        open.push_back((start + case.call, case.reserve(&limiter).await));
         if start >= counted {
             times.push(micros(start));
         }
-        if case.call.is_zero() {
-            case.settle(reservation).await;
-        } else {
-            tokio::spawn(async move { case.settle(reservation).await });
-        }
+        let ended = open.iter().take_while(|(ends, _)| *ends <= start).count();
+        open.drain(..ended).for_each(|(_, reservation)| case.settle(reservation));
     }
+    open.into_iter().for_each(|(_, reservation)| case.settle(reservation));
     times
 }
 
