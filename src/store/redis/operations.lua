@@ -117,15 +117,17 @@ end
 local function settles(at, many, of, count, close)
   local reserved = at + 2 * #of
   for b = 1, #of do
-    local bucket, first, oldest = of[b], message[at], MAX_AMOUNT
+    local bucket, first = of[b], message[at]
+    local oldest, latest = message[first], message[first]
     local own, quotas = bucket.own or rare.changes.bucket_enter(bucket), bucket.quotas
     for i = first, first + message[at + 1] * (many - 1) do
       if message[i] < oldest then oldest = message[i] end
+      if message[i] > latest then latest = message[i] end
     end
     for k = 1, bucket.count do
       local actual = reserved + 2 * count
       -- A late settle must not take what its session has reserved since.
-      quota_settle(quotas[k], many, at, reserved, actual, oldest, own.since, close)
+      quota_settle(quotas[k], many, at, reserved, actual, oldest, latest, own.since, close)
       reserved = reserved + 2
     end
     at = at + 2
@@ -270,7 +272,7 @@ function changes.perform_of_claim(kind, at, of, count, claim, lease)
       local at = message[reserved]
       -- A claim is younger than its grant, and settles no more than it holds.
       message[at], quota.share = min(message[at], share), share
-      quota_settle(quota, 1, granted, reserved, reserved + 2 * count, 0, 0, kind == 6)
+      quota_settle(quota, 1, granted, reserved, reserved + 2 * count, 0, 0, 0, kind == 6)
       reserved = reserved + 2
       quota.share, shares[quota.id] = own_share, quota.share
     end

@@ -76,9 +76,9 @@ local function quota_reserve(quota, cost)
 end
 
 -- The settles of a run, with when they were granted, what was reserved and what is charged in
--- these columns. `oldest` is when the first was granted; what was granted before `known_since`
--- is not in the session's share, it went with a lease.
-local function quota_settle(quota, many, at, reserved, actual, oldest, known_since, close)
+-- these columns. `oldest` and `latest` are when the first and the last were granted; what was
+-- granted before `known_since` is not in the session's share, it went with a lease.
+local function quota_settle(quota, many, at, reserved, actual, oldest, latest, known_since, close)
   local kind, holds = quota.kind, quota.holds
   if close and oldest >= known_since and (not holds or kind == IN_FLIGHT) then
     local left = many == 1 and message[message[reserved]] or column_sum(reserved, many)
@@ -90,7 +90,7 @@ local function quota_settle(quota, many, at, reserved, actual, oldest, known_sin
   end
   if not holds then
     if kind == SLIDING then
-      sliding_amend(quota, many, at, reserved, actual, oldest)
+      sliding_amend(quota, many, at, reserved, actual, oldest, latest)
     elseif kind == DRAINING then
       rare.draining.draining_amend(quota, many, at, reserved, actual)
     else

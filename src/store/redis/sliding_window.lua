@@ -4,21 +4,29 @@
 
 -- Replaces what was charged to the settles of a run (see quota_state.lua). A slot that has left the
 -- window needs nothing.
-local function sliding_amend(window, many, at, reserved, actual, oldest)
+local function sliding_amend(window, many, at, reserved, actual, oldest, latest)
   local r, a, r_step, a_step =
     message[reserved], message[actual], message[reserved + 1], message[actual + 1]
   if r_step + a_step == 0 and message[r] == message[a] then return end
   local began, since, charged, newest = window.began, window.since, window.charged, window.newest
-  if many > 1 and oldest >= began and began >= since then
-    -- All of them are in the newest slot, and no bound can cut one.
-    local before, after = column_sum(reserved, many), column_sum(actual, many)
-    if before <= newest and after <= MAX_TAKEN - charged then
-      window.charged, window.newest = charged - before + after, newest - before + after
+  local head, len, slot, slots = window.head, window.len, window.slot, nil
+  if many > 1 and oldest >= since then
+    local first, charge, index = oldest - oldest % slot, nil, nil
+    if oldest >= began then
+      charge = newest
+    elseif latest < first + slot and head - first / slot < len then
+      slots, index = rare.rings.ring_of(window).slots, first / slot % len + 1
+      charge = slots[index] or rare.rings.ring_decode(window, window.ring, index)
+    end
+    local before, after = charge and column_sum(reserved, many), column_sum(actual, many)
+    if charge and before <= charge and after <= MAX_TAKEN - charged then
+      -- All of them are in one slot, and no bound can cut one.
+      window.charged, charge = charged - before + after, charge - before + after
+      if index then slots[index] = charge else window.newest = charge end
       return
     end
   end
   local i, i_step = message[at], message[at + 1]
-  local head, len, slot, slots = window.head, window.len, window.slot, nil
   for _ = 1, many do
     local granted_at, more = message[i], message[a] - message[r]
     i, r, a = i + i_step, r + r_step, a + a_step
