@@ -232,7 +232,8 @@ impl Cell {
     }
 }
 
-/// A [`BucketKey`] brings its hash along.
+/// A [`BucketKey`] brings its hash along, of 53 bits. They are spread, since a map tells keys apart
+/// by the highest of 64.
 #[derive(Debug, Default)]
 struct Prehashed(u64);
 
@@ -246,6 +247,6 @@ impl Hasher for Prehashed {
     }
 
     fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
+        self.0 = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
