@@ -36,11 +36,12 @@ impl<'a, 'b> BatchStates<'a, 'b> {
         batch: &'a Batch<'a>,
         wall: Micros,
     ) -> Self {
-        let was = states.iter().map(|state| state.now()).collect();
+        let (mut was, mut told) = (SmallVec::new(), SmallVec::<[bool; 4]>::new());
         for (state, bucket) in states.iter_mut().zip(batch.buckets) {
+            was.push(state.now());
+            told.push(false);
             state.advance(bucket.rules, wall);
         }
-        let mut told: SmallVec<_> = batch.buckets.iter().map(|_| false).collect();
         for op in batch.ops {
             if let Op::Waiting { bucket, .. } = op {
                 told[usize::from(*bucket)] = true;
