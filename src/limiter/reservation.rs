@@ -74,16 +74,16 @@ pub struct Reservation {
     at: GrantedAt,
     usage: Usage,
     on_drop: OnDrop,
+    /// Microseconds that its demand waited: as many bytes as leave no gap, which is slow to move.
+    waited: [u8; 7],
     /// Boxed, since a reservation changes hands several times, and a short one does so faster.
     more: Option<Box<RareParts>>,
     /// Where its usage is charged. Nothing, if it is not or was settled.
     target: Option<Arc<BucketTarget>>,
 }
 
-/// What becomes of a reservation that is dropped. As wide as what is beside it, since what has gaps
-/// is slow to move.
+/// What becomes of a reservation that is dropped.
 #[derive(Clone, Copy, Debug)]
-#[repr(usize)]
 enum OnDrop {
     /// It keeps its charge.
     Keep,
@@ -94,7 +94,6 @@ enum OnDrop {
 /// The rare parts of a reservation.
 #[derive(Debug, Default)]
 struct RareParts {
-    waited: Duration,
     position: usize,
     note: Note,
     degraded: bool,
@@ -135,8 +134,8 @@ impl Reservation {
     /// Of a demand that is granted.
     #[inline(always)]
     pub(super) fn new(demand: &Demand, at: GrantedAt, target: Option<Arc<BucketTarget>>) -> Self {
-        let (id, more) = (AtomicU64::new(0), RareParts::of(demand));
-        Self { id, at, usage: demand.usage.clone(), on_drop: OnDrop::Keep, more, target }
+        let (id, usage, more) = (AtomicU64::new(0), demand.usage.clone(), RareParts::of(demand));
+        Self { id, at, usage, on_drop: OnDrop::Keep, waited: [0; 7], more, target }
     }
 
     /// Of a call that nothing limits.
@@ -166,8 +165,11 @@ impl Reservation {
 
     /// Notes how long its demand waited, and behind how many others.
     pub(super) fn after(mut self, waited: Duration, position: usize) -> Self {
-        let more = self.more.get_or_insert_default();
-        (more.waited, more.position) = (waited, position);
+        let [waited @ .., _] = micros(waited).to_le_bytes();
+        self.waited = waited;
+        if position > 0 {
+            self.more.get_or_insert_default().position = position;
+        }
         self
     }
 
@@ -189,7 +191,9 @@ impl Reservation {
 
     /// How long the demand waited.
     pub fn waited(&self) -> Duration {
-        self.more.as_ref().map_or(Duration::ZERO, |more| more.waited)
+        let mut bytes = [0; 8];
+        bytes[..7].copy_from_slice(&self.waited);
+        Duration::from_micros(u64::from_le_bytes(bytes))
     }
 
     /// How many demands that need the same waited before it when it came, as far as was known:
