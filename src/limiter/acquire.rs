@@ -166,11 +166,6 @@ impl Inner {
         }
         // The lock of the registry is not held any more when the demand is tried, since observers
         // are told.
-        if demand.is_plain()
-            && let Some(target) = self.known_target(demand)
-        {
-            return try_on(target, demand, Terms::default(), mode);
-        }
         match self.target_of(demand) {
             Ok(Some((target, terms))) => try_on(target, demand, terms, mode),
             Ok(None) => None,
@@ -319,9 +314,12 @@ impl Inner {
     }
 
     /// Where a demand is counted, and on what terms; nothing if it is unlimited.
-    #[inline(never)]
+    #[inline]
     fn target_of(&self, demand: &Demand) -> Result<Option<(Arc<BucketTarget>, Terms)>, Throttled> {
         let target = self.find(&demand.buckets)?;
+        if demand.is_plain() {
+            return Ok(target.map(|target| (target, Terms::default())));
+        }
         let terms = terms(&self.registry(), target.as_deref(), demand)?;
         Ok(target.map(|target| (target, terms)))
     }
