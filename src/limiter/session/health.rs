@@ -72,12 +72,13 @@ impl Health {
         (Instant::now() < backoff.until).then(|| error.clone())
     }
 
-    /// When the store may be asked again, if that is not now. `is_awaited` says that a caller waits
-    /// for it to be asked.
-    pub(super) fn resumes_at(&self, is_awaited: bool) -> Option<Instant> {
+    /// When the store may be asked again, if that is not now. `is_awaited` says whether a caller
+    /// waits for it to be asked.
+    pub(super) fn resumes_at(&self, is_awaited: impl FnOnce() -> bool) -> Option<Instant> {
         if !self.troubled.load(Ordering::Relaxed) {
             return None;
         }
+        let is_awaited = is_awaited();
         let failures = self.failures();
         let outage = failures.outage.as_ref().map(|(_, backoff)| backoff.until);
         let refusal = failures.refusal.filter(|_| !is_awaited).map(|backoff| backoff.until);

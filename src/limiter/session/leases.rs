@@ -3,6 +3,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use foldhash::fast::RandomState;
+
 use crate::{engine::Micros, limiter::bucket_set::BucketSet};
 
 /// The buckets in which reservations are open.
@@ -10,7 +12,7 @@ use crate::{engine::Micros, limiter::bucket_set::BucketSet};
 pub(super) struct Leases {
     /// A batch names each bucket at least this often.
     period: Micros,
-    open: HashMap<u64, Open>,
+    open: HashMap<u64, Open, RandomState>,
     /// None has to be named before.
     next: Micros,
 }
@@ -26,7 +28,7 @@ struct Open {
 
 impl Leases {
     pub(super) fn new(lease: Micros) -> Self {
-        Self { period: lease / 3, open: HashMap::new(), next: Micros::MAX }
+        Self { period: lease / 3, open: HashMap::default(), next: Micros::MAX }
     }
 
     /// A reservation was granted, by a batch that named its buckets.

@@ -271,13 +271,14 @@ impl Session {
     fn enter(
         self: &Arc<Self>,
         ask: Ask,
+        about: &About,
         arrived: Instant,
         deadline: Option<Instant>,
     ) -> Result<(Rank, oneshot::Receiver<Box<Outcome>>), Outcome> {
         if let Some(error) = self.health.down() {
             return Err(Outcome::Refused(Throttled::Store(error)));
         }
-        let (about, (sender, answer)) = (About::of(&ask), oneshot::channel());
+        let (sender, answer) = oneshot::channel();
         let (arrived, deadline) =
             (self.time_of(arrived), deadline.map(|deadline| self.time_of(deadline)));
         let (rank, waits) = self.change(|state| state.enter(ask, arrived, deadline, sender))?;
@@ -449,7 +450,7 @@ impl Session {
     }
 
     fn conditions(&self) -> Conditions {
-        let is_awaited = self.lock().state.is_awaited();
+        let is_awaited = || self.lock().state.is_awaited();
         let resumes_at = self.health.resumes_at(is_awaited).map(|at| self.time_of(at));
         Conditions { now: self.now(), hinting: self.hinting(), resumes_at }
     }
