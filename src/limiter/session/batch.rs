@@ -134,8 +134,10 @@ pub(in crate::limiter) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn new(buckets: BatchBuckets) -> Self {
-        Self { buckets, ..Self::default() }
+    /// An empty one, with room for so many operations.
+    pub(super) fn with_capacity(ops: usize) -> Self {
+        let (ops, jobs) = (Vec::with_capacity(ops), Vec::with_capacity(ops));
+        Self { ops, jobs, ..Self::default() }
     }
 
     pub(super) fn push(&mut self, op: Op, job: Job) {

@@ -6,9 +6,10 @@ use std::{
     sync::Arc,
 };
 
+use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
-use super::batch::{BatchBuckets, Job, Report};
+use super::batch::{Batch, Job, Report};
 use crate::{
     engine::{On, Op},
     limiter::bucket_set::BucketSet,
@@ -72,18 +73,16 @@ pub(super) struct Outbox {
     /// How many were taken out so far.
     taken: u64,
     /// The number of the last adjustment of each reservation that is in the queue.
-    adjusted: HashMap<u64, u64>,
+    adjusted: HashMap<u64, u64, RandomState>,
 }
 
-/// What an outbox puts into a batch.
+/// What comes of putting operations into a batch.
 #[derive(Debug, Default)]
-pub(super) struct Sendable {
-    /// With what they are for.
-    pub(super) ops: Vec<(Op, Job)>,
-    /// Those that only ask, which belong at the end.
+pub(super) struct Taken {
+    /// Those that only ask, which belong at the end, with what they are for.
     pub(super) questions: Vec<(Op, Job)>,
     /// The buckets that demands may fit in afterwards.
-    pub(super) freed: Vec<u64>,
+    pub(super) freed: SmallVec<[u64; 2]>,
     /// Whether there are quotas among the buckets' that they are declared with no more, which must
     /// not hold demands back.
     pub(super) has_older_quotas: bool,
@@ -92,6 +91,11 @@ pub(super) struct Sendable {
 impl Outbox {
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// How many are to be sent.
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
     }
 
     /// Whether a caller waits for an answer.
@@ -125,13 +129,13 @@ impl Outbox {
         self.queue.push_back(outgoing);
     }
 
-    /// Takes out what can be part of one batch.
-    pub(super) fn take(&mut self, buckets: &mut BatchBuckets) -> Sendable {
-        let mut sendable = Sendable::default();
+    /// Puts into a batch what can be part of it.
+    pub(super) fn take(&mut self, batch: &mut Batch) -> Taken {
+        let mut taken = Taken::default();
         for _ in 0..MOST_SENT {
             let Some(outgoing) = self.queue.front() else { break };
             let set = outgoing.set.for_settling();
-            let Some(on) = buckets.place(&set) else { break };
+            let Some(on) = batch.buckets_mut().place(&set) else { break };
             let Some(mut outgoing) = self.queue.pop_front() else { break };
             self.taken += 1;
             if outgoing.reservation != 0 {
@@ -139,19 +143,23 @@ impl Outbox {
             }
             if !Arc::ptr_eq(&set, &outgoing.set) {
                 set.translate(&mut outgoing.op, &outgoing.set);
-                sendable.has_older_quotas |= set.has_older_quotas();
+                taken.has_older_quotas |= set.has_older_quotas();
             }
             if frees(&outgoing.op) {
-                sendable.freed.extend(set.handles().map(|handle| handle.id()));
+                for handle in set.handles() {
+                    if !taken.freed.contains(&handle.id()) {
+                        taken.freed.push(handle.id());
+                    }
+                }
             }
             place(&mut outgoing.op, &on);
-            let job = (outgoing.op, Job::Report(outgoing.reports));
-            match job.0 {
-                Op::Status { .. } => sendable.questions.push(job),
-                _ => sendable.ops.push(job),
+            let job = Job::Report(outgoing.reports);
+            match outgoing.op {
+                Op::Status { .. } => taken.questions.push((outgoing.op, job)),
+                op => batch.push(op, job),
             }
         }
-        sendable
+        taken
     }
 
     /// Takes out the reports. What must not get lost stays, and is reported to no one.

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::{
-    batch::{Batch, BatchBuckets, Job, Report},
+    batch::{Batch, Job, Report},
     hinting::Hinting,
     leases::Leases,
-    outbox::{Outbox, Outgoing, Sendable},
+    outbox::{Outbox, Outgoing, Taken},
     wait_queue::{Entered, Told, WaitQueue},
     waiter::{Ask, Outcome, OutcomeSender, Rank, Waiter},
 };
@@ -33,6 +33,8 @@ const DOUBT_ENDS: Micros = SESSION_MEMORY / 2;
 const LINGER: Micros = 1_000_000;
 /// While demands wait for hints, it is noticed within this long that these have stopped.
 const HINTS_CHECKED: Micros = 500_000;
+/// A batch has room for so many operations before it grows.
+const MOST_EXPECTED: usize = 512;
 
 /// What a session of a store is like.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +90,9 @@ impl Effects {
         reports: impl IntoIterator<Item = Report>,
         result: impl Fn() -> Result<Verdict, Throttled>,
     ) {
-        self.reports.extend(reports.into_iter().map(|report| (report, result())));
+        // Most callers do not listen.
+        let heard = reports.into_iter().filter(|report| !report.is_closed());
+        self.reports.extend(heard.map(|report| (report, result())));
     }
 }
 
@@ -316,11 +320,10 @@ impl State {
     /// What travels in the next batch: changes, then demands in order, then who else waits, then
     /// questions.
     fn load(&mut self, now: Micros, effects: &mut Effects) -> Option<Batch> {
-        let mut buckets = BatchBuckets::default();
-        let Sendable { ops, questions, freed, has_older_quotas } = self.outbox.take(&mut buckets);
+        let expected = self.outbox.len() + self.queue.unsent();
+        let mut batch = Batch::with_capacity(expected.min(MOST_EXPECTED));
+        let Taken { questions, freed, has_older_quotas } = self.outbox.take(&mut batch);
         freed.into_iter().for_each(|bucket| self.queue.look(bucket));
-        let mut batch = Batch::new(buckets);
-        ops.into_iter().for_each(|(op, job)| batch.push(op, job));
         if !has_older_quotas {
             self.load_demands(&mut batch, now, effects);
         }
@@ -415,9 +418,9 @@ impl State {
         verdicts: impl IntoIterator<Item = Verdict>,
         Conditions { now, hinting, .. }: Conditions,
     ) -> Effects {
-        let mut effects = Effects::default();
         (self.sending, self.active, self.doubt) = (false, now, None);
         let jobs = batch.take_jobs();
+        let mut effects = Effects { told: Vec::with_capacity(jobs.len()), ..Effects::default() };
         let told: SmallVec<[u64; 4]> = jobs
             .iter()
             .filter_map(|job| if let Job::Heads(bucket) = job { Some(*bucket) } else { None })
