@@ -1,12 +1,14 @@
 //! Where no runtime is, or none is left.
 
 use std::{
+    future::pending,
     pin::pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
+    time::Instant,
 };
 
 use tokio::runtime::{Builder, Runtime};
@@ -173,6 +175,27 @@ fn a_demand_that_is_served_without_the_store_outlives_another_runtime_too() {
         drop(call.release());
         assert!(demand.await.unwrap().degraded());
     });
+}
+
+/// With a look at all that is to be sent for each of them it would take ten times as long.
+#[test]
+fn a_runtime_with_many_open_calls_ends_sooner_than_these_were_made() {
+    let (limiter, runtime) = (on(&FakeStore::new()), runtime());
+    let begun = Instant::now();
+    runtime.block_on(async {
+        let waits: Vec<_> = (0..20_000).map(|_| waiting(&limiter, tokens(0))).collect();
+        for wait in waits {
+            let call = wait.await.unwrap().unwrap();
+            tokio::spawn(async move {
+                let _call = call;
+                pending::<()>().await;
+            });
+        }
+    });
+    let made = begun.elapsed();
+    drop(runtime);
+    let (ended, limit) = (begun.elapsed() - made, 2 * made);
+    assert!(ended < limit, "made in {made:?}, ended in {ended:?}");
 }
 
 /// A store that breaks the task that asks it.

@@ -74,6 +74,9 @@ pub(super) struct Outbox {
     taken: u64,
     /// The number of the last adjustment of each reservation that is in the queue.
     adjusted: HashMap<u64, u64, RandomState>,
+    /// How many at the front have no reports, and must not get lost. A runtime that shuts down
+    /// asks for the reports after each reservation that it drops.
+    unheard: usize,
 }
 
 /// What comes of putting operations into a batch.
@@ -138,6 +141,7 @@ impl Outbox {
             let Some(on) = batch.buckets_mut().place(&set) else { break };
             let Some(mut outgoing) = self.queue.pop_front() else { break };
             self.taken += 1;
+            self.unheard = self.unheard.saturating_sub(1);
             if outgoing.reservation != 0 {
                 self.adjusted.remove(&outgoing.reservation);
             }
@@ -165,12 +169,13 @@ impl Outbox {
     /// Takes out the reports. What must not get lost stays, and is reported to no one.
     pub(super) fn take_reports(&mut self) -> Vec<Report> {
         let mut reports = Vec::new();
-        for mut outgoing in std::mem::take(&mut self.queue) {
+        for mut outgoing in self.queue.split_off(self.unheard) {
             reports.extend(std::mem::take(&mut outgoing.reports));
             if outgoing.lasts {
                 self.queue.push_back(outgoing);
             }
         }
+        self.unheard = self.queue.len();
         // Their numbers are others now.
         self.adjusted.clear();
         reports
