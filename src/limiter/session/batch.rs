@@ -134,10 +134,10 @@ pub(in crate::limiter) struct Batch {
 }
 
 impl Batch {
-    /// An empty one, with room for so many operations.
-    pub(super) fn with_capacity(ops: usize) -> Self {
-        let (ops, jobs) = (Vec::with_capacity(ops), Vec::with_capacity(ops));
-        Self { ops, jobs, ..Self::default() }
+    /// Makes room for so many more operations.
+    pub(super) fn reserve(&mut self, ops: usize) {
+        self.ops.reserve(ops);
+        self.jobs.reserve(ops);
     }
 
     pub(super) fn push(&mut self, op: Op, job: Job) {

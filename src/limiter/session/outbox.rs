@@ -84,8 +84,8 @@ pub(super) struct Outbox {
 pub(super) struct Taken {
     /// Those that only ask, which belong at the end, with what they are for.
     pub(super) questions: Vec<(Op, Job)>,
-    /// The buckets that demands may fit in afterwards.
-    pub(super) freed: SmallVec<[u64; 2]>,
+    /// Whether demands may fit afterwards.
+    pub(super) frees: bool,
     /// Whether there are quotas among the buckets' that they are declared with no more, which must
     /// not hold demands back.
     pub(super) has_older_quotas: bool,
@@ -94,11 +94,6 @@ pub(super) struct Taken {
 impl Outbox {
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
-    }
-
-    /// How many are to be sent.
-    pub(super) fn len(&self) -> usize {
-        self.queue.len()
     }
 
     /// Whether a caller waits for an answer.
@@ -135,6 +130,7 @@ impl Outbox {
     /// Puts into a batch what can be part of it.
     pub(super) fn take(&mut self, batch: &mut Batch) -> Taken {
         let mut taken = Taken::default();
+        batch.reserve(self.queue.len().min(MOST_SENT));
         for _ in 0..MOST_SENT {
             let Some(outgoing) = self.queue.front() else { break };
             let set = outgoing.set.for_settling();
@@ -149,13 +145,7 @@ impl Outbox {
                 set.translate(&mut outgoing.op, &outgoing.set);
                 taken.has_older_quotas |= set.has_older_quotas();
             }
-            if frees(&outgoing.op) {
-                for handle in set.handles() {
-                    if !taken.freed.contains(&handle.id()) {
-                        taken.freed.push(handle.id());
-                    }
-                }
-            }
+            taken.frees |= frees(&outgoing.op);
             place(&mut outgoing.op, &on);
             let job = Job::Report(outgoing.reports);
             match outgoing.op {

@@ -33,8 +33,6 @@ const DOUBT_ENDS: Micros = SESSION_MEMORY / 2;
 const LINGER: Micros = 1_000_000;
 /// While demands wait for hints, it is noticed within this long that these have stopped.
 const HINTS_CHECKED: Micros = 500_000;
-/// A batch has room for so many operations before it grows.
-const MOST_EXPECTED: usize = 512;
 
 /// What a session of a store is like.
 #[derive(Clone, Copy, Debug)]
@@ -320,10 +318,11 @@ impl State {
     /// What travels in the next batch: changes, then demands in order, then who else waits, then
     /// questions.
     fn load(&mut self, now: Micros, effects: &mut Effects) -> Option<Batch> {
-        let expected = self.outbox.len() + self.queue.unsent();
-        let mut batch = Batch::with_capacity(expected.min(MOST_EXPECTED));
-        let Taken { questions, freed, has_older_quotas } = self.outbox.take(&mut batch);
-        freed.into_iter().for_each(|bucket| self.queue.look(bucket));
+        let mut batch = Batch::default();
+        let Taken { questions, frees, has_older_quotas } = self.outbox.take(&mut batch);
+        if frees {
+            batch.buckets().ids().iter().for_each(|bucket| self.queue.look(*bucket));
+        }
         if !has_older_quotas {
             self.load_demands(&mut batch, now, effects);
         }
@@ -352,6 +351,7 @@ impl State {
         });
         let has_room = |set: &BucketSet| buckets.place(set).is_some();
         let due = self.queue.take_due(now, has_room, &mut effects.told);
+        batch.reserve(others.len() + due.len() + behind.len());
         let mut concerned: Vec<u64> = Vec::new();
         for waiter in &due {
             concerned.extend(waiter.ask().set().handles().map(|handle| handle.id()));

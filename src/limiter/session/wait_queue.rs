@@ -94,14 +94,9 @@ impl WaitQueue {
         self.waiting.is_empty() && self.away == 0 && !self.has_newcomers()
     }
 
-    /// How many demands the store has not looked at.
-    pub(super) fn unsent(&self) -> usize {
-        self.newcomers.len() + self.asking.len()
-    }
-
     /// Whether there are demands that the store has not looked at.
     pub(super) fn has_newcomers(&self) -> bool {
-        self.unsent() > 0
+        !self.newcomers.is_empty() || !self.asking.is_empty()
     }
 
     /// The first of the demands that are to wait where they do not fit and that were not sent yet.
