@@ -46,13 +46,13 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     pub(super) fn run(&mut self) -> Verdicts {
         let ops = self.batch.ops;
-        let mut verdicts = Verdicts::with_capacity(ops.len());
         let Some(order) = in_turns(ops, &self.states, &mut self.ages) else {
             // Pushed one by one, which is inlined.
+            let mut verdicts = Verdicts::with_capacity(ops.len());
             ops.iter().for_each(|op| verdicts.push(self.apply(op, None)));
             return verdicts;
         };
-        verdicts.resize(ops.len(), Verdict::Done);
+        let mut verdicts = Verdicts::from_elem(Verdict::Done, ops.len());
         for (index, turn) in order {
             verdicts[index] = self.apply(&ops[index], turn);
         }

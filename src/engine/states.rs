@@ -31,6 +31,7 @@ pub(super) struct At {
 
 impl<'a, 'b> BatchStates<'a, 'b> {
     /// Brings the states to the present.
+    #[inline]
     pub(super) fn advance(
         states: &'a mut [&'b mut BucketState],
         batch: &'a Batch<'a>,
@@ -172,6 +173,7 @@ impl<'a, 'b> BatchStates<'a, 'b> {
     }
 
     /// Gives the session time until its next batch. Returns how a bucket was found and left.
+    #[inline]
     pub(super) fn end(&mut self, bucket: usize) -> Seen {
         let Batch { session, seq, lease, .. } = *self.batch;
         let (rules, was) = (self.rules(bucket), self.was[bucket]);
