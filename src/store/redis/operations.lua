@@ -122,6 +122,9 @@ local function settles(at, many, of, count, close)
     for i = first, first + message[at + 1] * (many - 1) do
       if message[i] < oldest then oldest = message[i] end
     end
+    if close and bucket.heads then
+      rare.waiting.calls_end(bucket, first, first + message[at + 1] * (many - 1))
+    end
     for k = 1, bucket.count do
       local actual = reserved + 2 * count
       -- A late settle must not take what its session has reserved since.
