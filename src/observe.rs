@@ -258,10 +258,9 @@ impl fmt::Display for Buckets<'_> {
     }
 }
 
-/// What events of a pending demand tell besides its buckets, and where they are emitted.
+/// What events of a pending demand tell besides its id and its buckets, and where they are emitted.
 #[derive(Debug)]
 pub(crate) struct Subject {
-    pub(crate) id: u64,
     class: Option<Name>,
     /// The span in which the demand was asked for. A task that is not its caller's may tell of it.
     #[cfg(feature = "tracing")]
@@ -270,14 +269,14 @@ pub(crate) struct Subject {
 
 impl Subject {
     /// A demand of this class that is asked for in the present span.
-    pub(crate) fn new(id: u64, class: Option<Name>) -> Self {
+    pub(crate) fn new(class: Option<Name>) -> Self {
         #[cfg(feature = "tracing")]
         return {
             let current = catch_unwind(tracing::Span::current);
-            Self { id, class, span: current.unwrap_or_else(|_| tracing::Span::none()) }
+            Self { class, span: current.unwrap_or_else(|_| tracing::Span::none()) }
         };
         #[cfg(not(feature = "tracing"))]
-        Self { id, class }
+        Self { class }
     }
 
     pub(crate) fn class(&self) -> Option<&str> {

@@ -39,23 +39,29 @@ const SECONDS: u64 = 4;
 
 /// Eight processes that reserve and settle at once, four times as many tasks as may be in flight.
 pub(crate) fn grants(report: &mut Report) {
-    let (contended, of_each) = rate("bucket a concurrency 64");
-    let (free, _) = rate("bucket a per_minute requests 500000000");
+    let (contended, of_each, of_batch) = rate("bucket a concurrency 64");
+    let (free, _, of_free_batch) = rate("bucket a per_minute requests 500000000");
     let index = index_of(&of_each, &[TASKS; PROCESSES]);
     let remark = format!(
-        "at least 20000; 256 tasks on concurrency(64), Jain {index:.3}; where all fit {free:.0}"
+        "at least 20000; 256 tasks on concurrency(64), {of_batch:.1} of each batch, Jain {index:.3}; \
+         where all fit {free:.0}, {of_free_batch:.1} of each batch"
     );
     report.add("fleet.grants_per_s_8p", contended, remark);
 }
 
-fn rate(limits: &str) -> (f64, Vec<usize>) {
+/// Grants a second, those of each process, and how many there are for each batch.
+fn rate(limits: &str) -> (f64, Vec<usize>, f64) {
     let bed = Bed::new();
     let workers = bed.workers(PROCESSES, limits);
     let from = start_time();
-    let counted_from = from + 500_000;
+    let (counted_from, before) = (from + 500_000, bed.commands());
     let until = counted_from + SECONDS * 1_000_000;
     let runs = Runs { tasks: TASKS, from, counted_from, until: Some(until), ..Runs::default() };
     let runs: Vec<_> = workers.iter().map(|worker| worker.run(&Ask::of("a"), runs)).collect();
     let grants: Vec<_> = ran(&runs, until).iter().map(|ran| ran.grants).collect();
-    (grants.iter().sum::<usize>() as f64 / SECONDS as f64, grants)
+    let rate = grants.iter().sum::<usize>() as f64 / SECONDS as f64;
+    // Batches are also sent before the grants are counted.
+    let seconds = (until - from) as f64 / 1e6;
+    let batches = (bed.commands() - before) as f64;
+    (rate, grants, rate * seconds / batches)
 }

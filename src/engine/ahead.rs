@@ -4,7 +4,7 @@
 use smallvec::SmallVec;
 
 use super::{
-    Micros, Mode, Reserve,
+    Micros, Mode, Reserve, Window,
     exact::sum,
     heads::{Before, Place},
     order::Turn,
@@ -112,15 +112,22 @@ fn others(states: &BatchStates<'_, '_>, reserve: &Reserve, turn: Turn, at: At) -
 /// By how much a waiter may have come after a head of another session and go before it.
 fn tolerance(states: &BatchStates<'_, '_>, at: At, session: u64) -> Micros {
     let (state, (quota, rule)) = (states.state(at.bucket), states.quota(at.bucket, at.rule));
-    if !quota.is_draining() {
-        return 0;
-    }
-    let mut live = state.heads().live(session, quota.id, state.now());
-    let Some(oldest) = live.next() else { return 0 };
-    let ask = Ask::alone(rule, oldest.cost, oldest.headroom);
-    match quota.shortage(rule, ask, state.now(), states.wall()).wait {
-        Some(wait) if wait < TOLERANCE => {
-            TOLERANCE.max(TOLERANCE_PER_HEAD * (1 + live.count() as u64))
+    match &rule.window {
+        // To pass on what a call gives back takes about as long as a short one.
+        Window::InFlight => match states.shortest_call(at.bucket) {
+            length if length < TOLERANCE => TOLERANCE.min(2 * length),
+            _ => 0,
+        },
+        Window::TokenBucket(_) => {
+            let mut live = state.heads().live(session, quota.id, state.now());
+            let Some(oldest) = live.next() else { return 0 };
+            let ask = Ask::alone(rule, oldest.cost, oldest.headroom);
+            match quota.shortage(rule, ask, state.now(), states.wall()).wait {
+                Some(wait) if wait < TOLERANCE => {
+                    TOLERANCE.max(TOLERANCE_PER_HEAD * (1 + live.count() as u64))
+                }
+                _ => 0,
+            }
         }
         _ => 0,
     }

@@ -184,6 +184,9 @@ impl<'a, 'b> Operations<'a, 'b> {
             let (rules, is_claim) = (self.states.rules(bucket), claim.is_some());
             let change = Change { at, reserved, actual, close: *close, is_claim };
             self.states.edit(bucket).settle(owner, rules, change);
+            if *close && !is_claim {
+                self.states.call_ends(bucket, at);
+            }
         }
         Verdict::Done
     }

@@ -403,11 +403,6 @@ impl QuotaState {
         }
     }
 
-    /// Whether charges come back in a steady flow.
-    pub(crate) fn is_draining(&self) -> bool {
-        matches!(self.charges, Charges::Draining(_))
-    }
-
     pub(crate) fn level(&self, rule: &Rule, now: Micros, wall: Micros) -> Level {
         let (charged, reset) = match &self.charges {
             Charges::Sliding(window) if window.charged() == 0 => (0, 0),

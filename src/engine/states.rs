@@ -13,10 +13,19 @@ pub(super) struct BatchStates<'a, 'b> {
     wall: Micros,
     /// The time of each bucket as the batch found it.
     was: SmallVec<[Micros; 2]>,
-    /// Of each bucket whether the batch says what waits there.
-    told: SmallVec<[bool; 4]>,
+    /// What the batch says of each bucket.
+    said: SmallVec<[Said; 2]>,
     /// Settles were made since the last refold.
     edited: bool,
+}
+
+/// What a batch says of a bucket.
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    /// It says what waits there.
+    waits: bool,
+    /// The shortest of the session's calls that end.
+    shortest_call: Micros,
 }
 
 /// One quota of an operation.
@@ -37,18 +46,19 @@ impl<'a, 'b> BatchStates<'a, 'b> {
         batch: &'a Batch<'a>,
         wall: Micros,
     ) -> Self {
-        let (mut was, mut told) = (SmallVec::new(), SmallVec::<[bool; 4]>::new());
+        let nothing = Said { waits: false, shortest_call: Micros::MAX };
+        let (mut was, mut said) = (SmallVec::new(), SmallVec::<[Said; 2]>::new());
         for (state, bucket) in states.iter_mut().zip(batch.buckets) {
             was.push(state.now());
-            told.push(false);
+            said.push(nothing);
             state.advance(bucket.rules, wall);
         }
         for op in batch.ops {
             if let Op::Waiting { bucket, .. } = op {
-                told[usize::from(*bucket)] = true;
+                said[usize::from(*bucket)].waits = true;
             }
         }
-        Self { states, batch, wall, was, told, edited: false }
+        Self { states, batch, wall, was, said, edited: false }
     }
 
     pub(super) fn session(&self) -> u64 {
@@ -100,7 +110,21 @@ impl<'a, 'b> BatchStates<'a, 'b> {
     }
 
     pub(super) fn is_told(&self, bucket: usize) -> bool {
-        self.told[bucket]
+        self.said[bucket].waits
+    }
+
+    /// A call of the session ends that was granted at `at`.
+    #[inline]
+    pub(super) fn call_ends(&mut self, bucket: usize, at: Micros) {
+        let length = self.states[bucket].now().saturating_sub(at);
+        let shortest = &mut self.said[bucket].shortest_call;
+        *shortest = length.min(*shortest);
+    }
+
+    /// The length of the shortest of the session's calls that have ended in this batch; the longest
+    /// time if none has.
+    pub(super) fn shortest_call(&self, bucket: usize) -> Micros {
+        self.said[bucket].shortest_call
     }
 
     /// The bucket in which a reserve's flow takes turns.

@@ -13,7 +13,10 @@ use super::{
     inner::Inner,
     registry::Registry,
     reservation::{Reservation, new_id},
-    session::{Ask, Grant, Outcome, ticket::Ticket},
+    session::{
+        Ask, Grant, Outcome,
+        ticket::{Query, Ticket},
+    },
     settle::{no_runtime, runtime_ended},
     target::BucketTarget,
 };
@@ -26,16 +29,6 @@ use crate::{
     quota::micros,
     store::StoreError,
 };
-
-/// What is asked for, and when it first was.
-struct Query<'a> {
-    /// Identifies it to observers; the id of its reservation.
-    id: u64,
-    demand: &'a Demand,
-    mode: Mode,
-    arrived: Instant,
-    deadline: Option<Instant>,
-}
 
 /// What the class and the share of a demand mean.
 #[derive(Clone, Copy, Default)]
@@ -262,7 +255,7 @@ impl Inner {
                     },
                 };
                 if let Some(ticket) = &mut ticket {
-                    let outcome = ticket.outcome(asked.deadline).await;
+                    let outcome = ticket.outcome().await;
                     if let Some(result) = concluded(outcome, &target, asked) {
                         return result;
                     }
@@ -384,10 +377,16 @@ fn ask(target: &BucketTarget, demand: &Demand, terms: Terms, mode: Mode) -> Resu
 ///
 /// # Errors
 /// What becomes of it at once.
-fn enter(target: &BucketTarget, asked: &Query<'_>, terms: Terms) -> Result<Ticket, Outcome> {
+fn enter<'a>(
+    target: &BucketTarget,
+    asked: &'a Query<'a>,
+    terms: Terms,
+) -> Result<Ticket<'a>, Outcome> {
     let ask = ask(target, asked.demand, terms, asked.mode).map_err(Outcome::Refused)?;
-    let ask = ask.about(Arc::new(Subject::new(asked.id, asked.demand.class.clone())));
-    Ticket::new(target.session.clone(), ask, asked.arrived, asked.deadline)
+    let class = asked.demand.class.clone();
+    let is_told = class.is_some() || target.session.context().is_observed();
+    let subject = is_told.then(|| Arc::new(Subject::new(class)));
+    Ticket::new(target.session.clone(), ask.about(asked.id, subject), asked)
 }
 
 /// What the outcome of a demand comes to; nothing if it has to be asked for again.

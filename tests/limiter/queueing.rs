@@ -36,6 +36,27 @@ async fn what_comes_while_a_batch_is_on_its_way_travels_in_the_next() {
     assert_eq!(store.most_open(), 1);
 }
 
+/// Callers that were granted go on before the next batch is made up.
+#[tokio::test(start_paused = true)]
+async fn what_is_given_back_at_once_travels_with_those_that_wait_for_it() {
+    let store = FakeStore::new();
+    store.delay(ms(2));
+    let limits = Limits::new().bucket("a", [Quota::concurrency(4)]);
+    let limiter = Limiter::builder(limits).store(store.clone()).build().unwrap();
+    let call = |limiter: Limiter| async move {
+        let call = limiter.reserve(Demand::new("a", usage! {})).await.unwrap();
+        drop(call.release());
+    };
+    let calls: Vec<_> = (0..24).map(|_| tokio::spawn(call(limiter.clone()))).collect();
+    for call in calls {
+        call.await.unwrap();
+    }
+    quiet().await;
+    let sizes: Vec<_> = store.sent().iter().map(|batch| batch.ops.len()).collect();
+    // Six times four calls, and the last of them end.
+    assert!(sizes.len() <= 8, "{sizes:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lone_reserve_is_one_request() {
     let store = FakeStore::new();

@@ -213,6 +213,36 @@ fn the_tolerance_is_for_fast_buckets_only() {
     fleet.ask(2, demand(&[1])).unwrap_err();
 }
 
+/// What short calls give back, their session may use for waiters that came about when the oldest
+/// one did: passing it on would take longer than the calls.
+#[test]
+fn a_session_keeps_what_its_short_calls_give_back() {
+    let kept = |length: Micros, is_one_batch: bool| {
+        let (mut fleet, mut call) = taken(concurrency(1, 1));
+        let (oldest, _) = fleet.ask(1, demand(&[1])).unwrap_err();
+        for kept in 0.. {
+            fleet.enter(9, demand(&[1]));
+            fleet.pass(length);
+            let ends = [settle(&call.grant, &[1])];
+            if !is_one_batch {
+                fleet.world.send(9, &ends);
+            }
+            let look = fleet.look_and(9, if is_one_batch { &ends } else { &[] });
+            let Some(next) = look.granted.first() else {
+                assert_eq!(fleet.look(1).waiters(), [oldest]);
+                return kept;
+            };
+            call = next.clone();
+        }
+        unreachable!()
+    };
+    // Those that came before two such calls were over, and 20 ms.
+    assert_eq!(kept(5 * MS, true), 2);
+    assert_eq!(kept(18 * MS, true), 2);
+    assert_eq!(kept(20 * MS, true), 0, "long calls");
+    assert_eq!(kept(5 * MS, false), 0, "the session gives back nothing");
+}
+
 /// Two demands on two buckets, whose batches took different times to arrive: each came first to one
 /// of the buckets.
 #[test]

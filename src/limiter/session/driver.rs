@@ -10,7 +10,8 @@ use super::{Session, batch::Batch, state::Turn, transmit::transmit};
 use crate::store::StoreError;
 
 /// After this many batches in a row the driver lets other tasks run, where the store answers at
-/// once.
+/// once. Elsewhere it does after each one: what callers that were granted do next, as giving back
+/// what they did not use, then travels with the next demands.
 const YIELDS_AFTER: u32 = 32;
 
 /// Drives a session. If it is dropped before it stops, all that is pending is told.
@@ -55,7 +56,8 @@ impl Driver {
                 Turn::Send(batch) => {
                     self.send(batch).await;
                     in_a_row += 1;
-                    if in_a_row % YIELDS_AFTER == 0 {
+                    let is_shared = !self.session.context().in_process();
+                    if is_shared || in_a_row % YIELDS_AFTER == 0 {
                         yield_now().await;
                     }
                 }

@@ -271,14 +271,13 @@ impl Session {
     fn enter(
         self: &Arc<Self>,
         ask: Ask,
-        about: &About,
         arrived: Instant,
         deadline: Option<Instant>,
     ) -> Result<(Rank, oneshot::Receiver<Box<Outcome>>), Outcome> {
         if let Some(error) = self.health.down() {
             return Err(Outcome::Refused(Throttled::Store(error)));
         }
-        let (sender, answer) = oneshot::channel();
+        let (about, (sender, answer)) = (About::of(&ask), oneshot::channel());
         let (arrived, deadline) =
             (self.time_of(arrived), deadline.map(|deadline| self.time_of(deadline)));
         let (rank, waits) = self.change(|state| state.enter(ask, arrived, deadline, sender))?;

@@ -16,28 +16,42 @@ use tokio::{
 
 use super::{
     Session,
-    waiter::{About, Ask, Outcome, QueuePlace, Rank},
+    waiter::{Ask, Outcome, QueuePlace, Rank},
 };
 use crate::{
+    demand::Demand,
+    engine::Mode,
     error::{Refusal, Throttled},
+    limiter::bucket_set::BucketSet,
     observe::Event,
 };
 
 /// A demand that has waited this long is reported, once.
 const LONG_WAIT: Duration = Duration::from_secs(5);
 
+/// What is asked for, and when it first was.
+#[derive(Debug)]
+pub(in crate::limiter) struct Query<'a> {
+    /// Identifies it to observers; the id of its reservation.
+    pub(in crate::limiter) id: u64,
+    pub(in crate::limiter) demand: &'a Demand,
+    pub(in crate::limiter) mode: Mode,
+    pub(in crate::limiter) arrived: Instant,
+    pub(in crate::limiter) deadline: Option<Instant>,
+}
+
 /// A pending demand, which is taken back when this is dropped.
 #[derive(Debug)]
-pub(in crate::limiter) struct Ticket {
+pub(in crate::limiter) struct Ticket<'a> {
     session: Arc<Session>,
-    about: About,
-    arrived: Instant,
+    set: Arc<BucketSet>,
+    asked: &'a Query<'a>,
     rank: Rank,
     answer: oneshot::Receiver<Box<Outcome>>,
     is_answered: bool,
 }
 
-impl Ticket {
+impl<'a> Ticket<'a> {
     /// Enters a demand that could not be granted at once.
     ///
     /// # Errors
@@ -45,34 +59,30 @@ impl Ticket {
     pub(in crate::limiter) fn new(
         session: Arc<Session>,
         ask: Ask,
-        arrived: Instant,
-        deadline: Option<Instant>,
+        asked: &'a Query<'a>,
     ) -> Result<Self, Outcome> {
-        let about = About::of(&ask);
-        let (rank, answer) = session.enter(ask, &about, arrived, deadline)?;
-        Ok(Self { session, about, arrived, rank, answer, is_answered: false })
+        let set = ask.set().clone();
+        let (rank, answer) = session.enter(ask, asked.arrived, asked.deadline)?;
+        Ok(Self { session, set, asked, rank, answer, is_answered: false })
     }
 
-    /// Waits for the outcome, until `deadline`.
+    /// Waits for the outcome, for as long as the demand may wait.
     #[allow(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
-    pub(in crate::limiter) fn outcome(
-        &mut self,
-        deadline: Option<Instant>,
-    ) -> impl Future<Output = Outcome> + Send {
+    pub(in crate::limiter) fn outcome(&mut self) -> impl Future<Output = Outcome> + Send {
         async move {
-            if deadline.is_none() && !self.session.context().is_observed() {
+            if self.asked.deadline.is_none() && !self.session.context().is_observed() {
                 return self.await;
             }
             // One timer for all, since a waiter's future is as large as all that it ever waits for.
             let mut timer = pin!(sleep(LONG_WAIT));
-            let waits_long = deadline.is_none_or(|deadline| deadline > timer.deadline());
-            if waits_long {
+            let long = timer.deadline();
+            if self.asked.deadline.is_none_or(|deadline| deadline > long) {
                 if let Some(outcome) = self.until(timer.as_mut()).await {
                     return outcome;
                 }
                 self.tell_long_wait();
             }
-            let Some(deadline) = deadline else { return self.await };
+            let Some(deadline) = self.asked.deadline else { return self.await };
             timer.as_mut().reset(deadline);
             if let Some(outcome) = self.until(timer.as_mut()).await {
                 return outcome;
@@ -111,10 +121,10 @@ impl Ticket {
             self.session.place_of(self.rank).unwrap_or_default();
         let binding = refusal.as_ref().and_then(Refusal::binding);
         context.tell(|| Event::LongWait {
-            id: self.about.id(),
-            buckets: self.about.buckets(),
-            class: self.about.class(),
-            waited: self.arrived.elapsed(),
+            id: self.asked.id,
+            buckets: self.set.names(),
+            class: self.asked.demand.class_name(),
+            waited: self.asked.arrived.elapsed(),
             position,
             bucket: binding.map_or("", |shortage| &shortage.bucket),
             quota: binding.map_or("", |shortage| &shortage.quota),
@@ -124,7 +134,7 @@ impl Ticket {
 }
 
 /// The outcome.
-impl Future for Ticket {
+impl Future for Ticket<'_> {
     type Output = Outcome;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
@@ -135,7 +145,7 @@ impl Future for Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         if self.is_answered {
             return;

@@ -30,7 +30,9 @@ pub(in crate::limiter) struct Ask {
     head_start: Micros,
     flow: Flow,
     mode: Mode,
-    /// What observers are told of it.
+    /// Identifies it to observers.
+    id: u64,
+    /// What else is told of it, if there is more to tell.
     subject: Option<Arc<Subject>>,
 }
 
@@ -72,16 +74,16 @@ impl Ask {
         mode: Mode,
     ) -> Result<Self, Throttled> {
         let Standing { headroom, head_start } = standing;
-        let (costs, head_start, subject) = (Costs::new(), micros(head_start), None);
-        let mut ask = Self { set, usage, others, costs, headroom, head_start, flow, mode, subject };
+        let (costs, head_start, id, subject) = (Costs::new(), micros(head_start), 0, None);
+        let mut ask =
+            Self { set, usage, others, costs, headroom, head_start, flow, mode, id, subject };
         ask.count()?;
         Ok(ask)
     }
 
     /// Says what observers are told of it.
-    pub(in crate::limiter) fn about(mut self, subject: Arc<Subject>) -> Self {
-        self.subject = Some(subject);
-        self
+    pub(in crate::limiter) fn about(self, id: u64, subject: Option<Arc<Subject>>) -> Self {
+        Self { id, subject, ..self }
     }
 
     fn count(&mut self) -> Result<(), Throttled> {
@@ -161,29 +163,26 @@ impl Ask {
 #[derive(Clone, Debug)]
 pub(super) struct About {
     set: Arc<BucketSet>,
+    id: u64,
     subject: Option<Arc<Subject>>,
 }
 
 impl About {
     pub(super) fn of(ask: &Ask) -> Self {
-        Self { set: ask.set.clone(), subject: ask.subject.clone() }
+        Self { set: ask.set.clone(), id: ask.id, subject: ask.subject.clone() }
     }
 
-    pub(super) fn id(&self) -> u64 {
-        self.subject.as_ref().map_or(0, |subject| subject.id)
-    }
-
-    pub(super) fn buckets(&self) -> Buckets<'_> {
+    fn buckets(&self) -> Buckets<'_> {
         self.set.names()
     }
 
-    pub(super) fn class(&self) -> Option<&str> {
+    fn class(&self) -> Option<&str> {
         self.subject.as_ref()?.class()
     }
 
     /// Tells that it has to wait, in the span of its caller.
     pub(super) fn tell_waits(&self, context: &Context, position: usize) {
-        let (id, class) = (self.id(), self.class());
+        let (id, class) = (self.id, self.class());
         let event = || Event::WaitStarted { id, buckets: self.buckets(), class, position };
         match &self.subject {
             Some(subject) if context.is_observed() => subject.in_span(|| context.tell(event)),
@@ -303,7 +302,8 @@ pub(super) struct Waiter {
     deadline: Micros,
     answer: OutcomeSender,
     permit: Option<Permit>,
-    position: usize,
+    /// How many went before it when it came to wait. Short, since waiters are many.
+    position: u32,
     again: Again,
     known_to_fit: bool,
     /// How far a grant moves its flow on, as the store last said.
@@ -360,7 +360,7 @@ impl Waiter {
         }
         let full = |bucket| Throttled::QueueFull { bucket, max_waiting: most };
         self.permit = Some(Permit::acquire(self.ask.set(), most).map_err(full)?);
-        self.position = position;
+        self.position = u32::try_from(position).unwrap_or(u32::MAX);
         Ok(true)
     }
 
@@ -409,7 +409,7 @@ impl Waiter {
         let about = About::of(&self.ask);
         let head_start = self.ask.head_start();
         Waiting {
-            id: about.id(),
+            id: about.id,
             buckets: about.buckets().iter().map(Into::into).collect(),
             class: about.class().map(Into::into),
             waited: Duration::from_micros(self.rank.age(now).saturating_sub(head_start)),
@@ -426,8 +426,8 @@ impl Waiter {
 
     /// The grant, and where it goes.
     pub(super) fn granted(self, at: GrantedAt, probe: bool) -> (OutcomeSender, Outcome) {
-        let Ask { set, costs, .. } = self.ask;
-        (self.answer, Outcome::Granted(Grant { set, costs, at, probe, position: self.position }))
+        let (Ask { set, costs, .. }, position) = (self.ask, self.position as usize);
+        (self.answer, Outcome::Granted(Grant { set, costs, at, probe, position }))
     }
 
     /// Where another outcome goes.

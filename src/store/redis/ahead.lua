@@ -26,9 +26,23 @@ local function go_ahead(quota, headroom, amount, demands)
   quota.ahead[#quota.ahead + 1] = {headroom = headroom, amount = amount, demands = demands}
 end
 
+-- Calls of the session end, whose grant times are the numbers from index `first` on. The bucket
+-- remembers the length of the shortest.
+function waiting.calls_end(bucket, first, last)
+  local newest = 0
+  for i = first, last do newest = max(newest, message[i]) end
+  local length, shortest = drained(bucket.now, newest), bucket.shortest_call
+  if not shortest or length < shortest then bucket.shortest_call = length end
+end
+
 -- By how much a waiter may have come after a head of another session and go before it.
 local function tolerance_on(quota, others)
   local oldest = others.oldest
+  if quota.kind == IN_FLIGHT then
+    -- To pass on what a call gives back takes about as long as a short one.
+    local length = quota.bucket.shortest_call
+    return length and length < TOLERANCE and min(TOLERANCE, 2 * length) or 0
+  end
   if quota.kind ~= DRAINING or not oldest then return 0 end
   local capacity = capacity_for(quota, oldest.cost, oldest.headroom)
   local ask = {cost = oldest.cost, ahead = 0, before = 0, capacity = capacity}

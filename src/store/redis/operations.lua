@@ -124,6 +124,9 @@ local function settles(at, many, of, count, close)
       if message[i] < oldest then oldest = message[i] end
       if message[i] > latest then latest = message[i] end
     end
+    if close and bucket.heads then
+      rare.waiting.calls_end(bucket, first, first + message[at + 1] * (many - 1))
+    end
     for k = 1, bucket.count do
       local actual = reserved + 2 * count
       -- A late settle must not take what its session has reserved since.
