@@ -280,8 +280,15 @@ impl BucketState {
         }
     }
 
+    #[inline]
     pub(super) fn record(&self, id: u64) -> Option<&SessionRecord> {
         self.find(id).ok().map(|index| &*self.records[index])
+    }
+
+    /// Whether this is the id of a claim here.
+    #[inline]
+    pub(super) fn is_claim(&self, id: u64) -> bool {
+        self.record(id).is_some_and(SessionRecord::is_claim)
     }
 
     /// The index of a record, which is made if there is none.

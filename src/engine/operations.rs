@@ -169,10 +169,7 @@ impl<'a, 'b> Operations<'a, 'b> {
     fn settle(&mut self, settle: &Settle) -> Verdict {
         let Settle { on, at, reserved, actual, close, claim } = settle;
         let owner = claim.unwrap_or(self.batch.session);
-        let is_claim = |&bucket: &u16| {
-            let record = self.states.state(bucket.into()).record(owner);
-            record.is_some_and(|record| record.is_claim())
-        };
+        let is_claim = |&bucket: &u16| self.states.state(bucket.into()).is_claim(owner);
         if claim.is_some() && !on.iter().all(is_claim) {
             return Verdict::NoClaim;
         }
@@ -187,7 +184,11 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     fn detach(&mut self, on: &On, claim: u64, reserved: &Costs, lease: Micros) -> Verdict {
         let (session, wall) = (self.batch.session, self.states.wall());
-        if claim == session {
+        let is_session = |&bucket: &u16| {
+            let state = self.states.state(bucket.into());
+            state.record(claim).is_some() && !state.is_claim(claim)
+        };
+        if claim == session || on.iter().any(is_session) {
             return Verdict::NoClaim;
         }
         for (bucket, reserved) in self.states.parts(on, reserved) {

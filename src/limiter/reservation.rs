@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     demand::{Demand, Note},
-    engine::{Costs, MAX_AMOUNT, Micros, Op, Settle},
+    engine::{Costs, MAX_AMOUNT, Micros, Op, Settle, Verdict},
     error::{BadDemand, Throttled},
     feedback::Feedback,
     name::Name,
@@ -480,8 +480,11 @@ impl Reservation {
         };
         let (reserved, lease) = (self.costs(&target), micros(lease).clamp(1, MAX_LEASE));
         let detach = Op::Detach { on: set.all(), claim: self.id(), reserved, lease };
-        target.change(detach, 0, true).verdict().await?;
-        Ok(id)
+        match target.change(detach, 0, true).verdict().await? {
+            // The id of a session: ids are drawn.
+            Verdict::NoClaim => Err(Throttled::BadDemand(BadDemand::InvalidId)),
+            _ => Ok(id),
+        }
     }
 
     fn others(&self) -> &[(u16, Usage)] {
