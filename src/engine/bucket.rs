@@ -460,38 +460,27 @@ impl BucketState {
         self.quotas.iter_mut().for_each(QuotaState::refold);
     }
 
-    /// A demand of a flow is granted that moves it on by `step`.
-    pub(super) fn serve(&mut self, flow: u64, space: u64, step: f64) {
+    /// A demand is granted of a flow that starts at `start`, and moves it on by `step`.
+    pub(super) fn serve(&mut self, flow: u64, start: f64, step: f64) {
         let Some(flows) = &mut self.flows else { return };
-        let start = flows.start(flow, self.heads.waits(flow, space, self.now), self.now);
         if flows.serve(flow, start, step, self.now) {
             self.due.insert(sum(self.now, FLOW_MEMORY), Owner::Flow(flow));
         }
     }
 
-    /// Where a flow starts.
-    pub(super) fn start_of(&self, flow: u64, space: u64) -> f64 {
-        let waits = || self.heads.waits(flow, space, self.now);
-        self.flows().map_or(0.0, |flows| flows.start(flow, waits(), self.now))
-    }
-
-    /// A demand of a flow waits, whichever bucket of it refused that. `until` is when it looks
-    /// again at the latest.
-    pub(super) fn wait_in_flow(&mut self, flow: u64, space: u64, until: Micros) {
+    /// A demand waits of a flow that starts at `start`. `until` is when it looks again at the
+    /// latest.
+    pub(super) fn wait_in_flow(&mut self, flow: u64, start: f64, until: Micros) {
         if self.flows.is_none() && flow == 0 {
             return;
         }
-        let start = self.start_of(flow, space);
         if self.flows.get_or_insert_default().wait(flow, start, until, self.now) {
             self.due.insert(sum(self.now, FLOW_MEMORY), Owner::Flow(flow));
         }
     }
 
-    /// Replaces a session's heads. `id` is the bucket's own.
-    pub(super) fn stand(&mut self, session: u64, id: u64, heads: SmallVec<[Head; 2]>) {
-        for head in heads.iter().filter(|head| head.space == id) {
-            self.wait_in_flow(head.flow, id, self.now);
-        }
+    /// Replaces a session's heads.
+    pub(super) fn stand(&mut self, session: u64, heads: SmallVec<[Head; 2]>) {
         // The end of its lease takes its heads along.
         if !heads.is_empty() {
             self.enter(session);

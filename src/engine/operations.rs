@@ -68,7 +68,11 @@ impl<'a, 'b> Operations<'a, 'b> {
         for (index, bucket) in buckets.iter().enumerate() {
             if self.states.is_told(index) {
                 let mine = self.own_heads.of(index);
-                self.states.state_mut(index).stand(session, bucket.id, mine);
+                for head in mine.iter().filter(|head| head.space == bucket.id) {
+                    let now = self.states.state(index).now();
+                    self.states.wait_in_flow(index, head.flow, now);
+                }
+                self.states.state_mut(index).stand(session, mine);
             }
             if !self.states.state(index).heads().is_empty() {
                 let stirred = self.stirred.contains(&index);
@@ -146,8 +150,8 @@ impl<'a, 'b> Operations<'a, 'b> {
         }
         let space = self.states.space_of(reserve);
         if self.states.state(space).flows().is_some() {
-            let (id, step) = (self.states.id(space), self.states.step_of(reserve));
-            self.states.state_mut(space).serve(reserve.flow.id, id, step);
+            let (start, step) = (self.states.start_of(reserve), self.states.step_of(reserve));
+            self.states.state_mut(space).serve(reserve.flow.id, start, step);
         }
         Verdict::Granted { probe }
     }
