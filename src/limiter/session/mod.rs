@@ -393,6 +393,11 @@ impl Session {
         self.change(|state| state.look(bucket));
     }
 
+    /// A demand of the session may fit in any bucket.
+    fn look_everywhere(self: &Arc<Self>) {
+        self.change(State::look_everywhere);
+    }
+
     /// Counts the waiters anew whose limits have changed.
     pub(super) fn follow_limits(self: &Arc<Self>) {
         let effects = self.change(State::follow_limits);

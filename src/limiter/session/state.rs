@@ -219,6 +219,11 @@ impl State {
         self.queue.look(bucket);
     }
 
+    /// Capacity of any bucket may have been freed.
+    pub(super) fn look_everywhere(&mut self) {
+        self.queue.look_everywhere();
+    }
+
     /// Counts the waiters anew whose limits have changed.
     pub(super) fn follow_limits(&mut self) -> Effects {
         let mut effects = Effects::default();

@@ -14,6 +14,8 @@ use crate::{
 
 const START: Micros = 1_000_000_000;
 const SECOND: Micros = 1_000_000;
+/// When the front of all sessions is looked at that gets no hints.
+const UNHINTED: Micros = 150_000;
 
 fn state(in_process: bool) -> State {
     State::new(Setup { in_process, lease: 10 * SECOND, max_waiting: 100_000 })
@@ -171,9 +173,9 @@ fn a_lone_demand_is_one_operation_and_is_registered_once_refused() {
     let batch = world.sent();
     assert_eq!((batch.seq(), costs(&batch), told(&batch)), (2, vec![10], Some(0)));
     world.applied(batch, [refused(None), Verdict::Done]);
-    assert_eq!(world.sleeps(), Some(SECOND / 2));
+    assert_eq!(world.sleeps(), Some(UNHINTED));
 
-    world.now += SECOND / 2;
+    world.now += UNHINTED;
     let batch = world.sent();
     world.applied(batch, [GRANTED, Verdict::Done]);
     assert!(matches!(outcome(&mut answer), Some(Outcome::Granted(_))));
