@@ -422,7 +422,7 @@ impl Reservation {
     /// reservation.refused(&feedback).await?;
     /// let quota = &limiter.status("api").await?.quotas[0];
     /// // What the call gave back is not left besides.
-    /// assert!(quota.in_flight == 0 && quota.available < 1_500.0);
+    /// assert_eq!((quota.in_flight, quota.available), (0, 0.0));
     /// # Ok(())
     /// # }
     /// ```
@@ -435,7 +435,7 @@ impl Reservation {
         if feedback.retry_after().is_some() {
             self.ends_probe();
         }
-        let origin = self.origin();
+        let origin = self.origin().map(Origin::of_refusal);
         let wait = origin.as_ref().and_then(|origin| origin.wait(feedback));
         let released = self.end(&Settlement::Release);
         let left = origin.as_ref().and_then(|origin| origin.left(feedback));
