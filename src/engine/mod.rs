@@ -24,6 +24,7 @@ mod operations;
 mod order;
 mod own_heads;
 mod quota_state;
+mod records;
 mod ring;
 mod rule;
 mod session_record;
