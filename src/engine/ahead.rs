@@ -89,14 +89,13 @@ fn others(states: &BatchStates<'_, '_>, reserve: &Reserve, turn: Turn, at: At) -
     }
     let (quota, now, session) = (&state.quotas()[at.rule], state.now(), states.session());
     let space = states.space_of(reserve);
-    let space_id = states.id(space);
     let is_head = reserve.mode == Mode::Wait && reserve.waiter > 0;
     let place = Place {
         session: if states.is_told(at.bucket) { session } else { 0 },
         tie: if is_head { session } else { u64::MAX },
         headroom: reserve.headroom,
         flow: reserve.flow.id,
-        space: space_id,
+        space: states.id(space),
         arrival: now.saturating_sub(turn.age),
         tag: turn.tag.unwrap_or_else(|| states.start_of(reserve)),
     };
@@ -105,7 +104,7 @@ fn others(states: &BatchStates<'_, '_>, reserve: &Reserve, turn: Turn, at: At) -
         Mode::Wait => tolerance(states, at, place.session),
         Mode::Try | Mode::Dry => 0,
     };
-    let start_of = |flow| states.state(space).start_of(flow, space_id);
+    let start_of = |flow| states.start_in(space, flow);
     state.heads().before(&place, quota.id, quota.horizon(), tolerance, now, &start_of)
 }
 

@@ -17,6 +17,9 @@ pub(crate) fn apply(
     if batch.buckets.iter().any(|bucket| bucket.rules.iter().any(|rule| rule.is_uncharted(wall))) {
         return (Answer { wall, outcome: Outcome::Uncharted }, Wakes::new());
     }
+    if states.iter().any(|state| state.is_claim(batch.session)) {
+        return (Answer { wall, outcome: Outcome::Stale }, Wakes::new());
+    }
     let mut operations = Operations::begin(states, batch, wall);
     let verdicts = operations.run();
     let (buckets, wakes) = operations.end();

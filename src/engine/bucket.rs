@@ -12,6 +12,7 @@ use super::{
     gate::{Gate, ProviderRefusal},
     heads::{Head, Heads},
     quota_state::{Amendment, QuotaState},
+    records::Records,
     rule::MAX_TAKEN,
     session_record::{SessionRecord, Share},
 };
@@ -41,8 +42,7 @@ pub struct BucketState {
     /// Those that only other rules have, each with its time in the index.
     others: Vec<(Micros, QuotaState)>,
     /// Of sessions and claims, by their ids.
-    #[allow(clippy::vec_box, reason = "records are moved when others come and go, and are large")]
-    records: Vec<Box<SessionRecord>>,
+    records: Records,
     due: Due,
     heads: Heads,
     /// Nothing while all that waits is of one flow.
@@ -74,16 +74,13 @@ impl BucketState {
 
     /// Whether this state means nothing any more: a new one would admit the same.
     pub fn is_over(&self, now: Micros) -> bool {
-        self.expires <= now
-            && !self.records.iter().any(|record| record.is_active() && record.lease_until() > now)
+        self.expires <= now && self.records.last_lease() <= now
     }
 
     /// For how long this state means something, if it is not used meanwhile. A store may forget it
     /// then.
     pub fn lasts(&self) -> Micros {
-        let active = self.records.iter().filter(|record| record.is_active());
-        let until = active.map(|record| record.lease_until()).fold(self.expires, Micros::max);
-        until.saturating_sub(self.now)
+        self.expires.max(self.records.last_lease()).saturating_sub(self.now)
     }
 
     /// The state as bytes, for a store that keeps bytes.
@@ -219,21 +216,10 @@ impl BucketState {
     }
 
     fn look_at_record(&mut self, id: u64) {
-        let Ok(index) = self.find(id) else { return };
-        let (record, now) = (&mut self.records[index], self.now);
-        let has_ended = record.lease_until() <= now;
-        let ended = if has_ended { record.abandon(now) } else { SmallVec::new() };
-        let due = record.due();
-        record.indexed_at = due;
-        if due > now {
-            self.due.insert(due, Owner::Session(id));
-        } else {
-            self.records.remove(index);
-        }
-        if has_ended {
+        if let Some(ended) = self.records.look_at(id, self.now, &mut self.due) {
             self.heads.remove(id);
+            self.abandon(&ended);
         }
-        self.abandon(&ended);
     }
 
     fn look_at_other(&mut self, id: u64, wall: Micros) {
@@ -273,21 +259,20 @@ impl BucketState {
     }
 
     #[inline]
-    fn find(&self, id: u64) -> Result<usize, usize> {
-        match &*self.records {
-            [only] if only.id == id => Ok(0),
-            records => records.binary_search_by_key(&id, |record| record.id),
-        }
-    }
-
     pub(super) fn record(&self, id: u64) -> Option<&SessionRecord> {
-        self.find(id).ok().map(|index| &*self.records[index])
+        self.records.get(id)
     }
 
-    /// The index of a record, which is made if there is none.
+    /// Whether this is the id of a claim here.
     #[inline]
-    fn enter(&mut self, id: u64) -> usize {
-        self.find(id).unwrap_or_else(|index| self.make_record(id, index))
+    pub(super) fn is_claim(&self, id: u64) -> bool {
+        self.record(id).is_some_and(SessionRecord::is_claim)
+    }
+
+    /// The record of a session or a claim, which is made if there is none.
+    #[inline]
+    fn enter(&mut self, id: u64) -> &mut SessionRecord {
+        self.records.enter(id, self.now, &mut self.due)
     }
 
     /// Remembers a session, so that its batch is known when it comes again.
@@ -295,35 +280,11 @@ impl BucketState {
         self.enter(id);
     }
 
-    #[cold]
-    fn make_record(&mut self, id: u64, index: usize) -> usize {
-        if self.records.is_empty() {
-            // Most buckets see one session only.
-            self.records.reserve_exact(1);
-        }
-        let record = SessionRecord::new(id, self.now);
-        self.due.insert(record.indexed_at, Owner::Session(id));
-        self.records.insert(index, Box::new(record));
-        index
-    }
-
-    /// Gives a session or a claim time until its lease and its record end.
+    /// Gives a session or a claim time until its lease and its record end. Returns whether it is
+    /// known.
     #[inline]
-    fn extend(&mut self, index: usize, lease_until: Micros, forget_at: Micros) {
-        let record = &mut self.records[index];
-        record.extend(lease_until, forget_at);
-        if record.due() < record.indexed_at || record.indexed_at <= self.now {
-            self.index_anew(index);
-        }
-    }
-
-    #[cold]
-    fn index_anew(&mut self, index: usize) {
-        let record = &mut self.records[index];
-        let (id, before, due) = (record.id, record.indexed_at, record.due());
-        record.indexed_at = due;
-        self.due.remove(before, Owner::Session(id));
-        self.due.insert(due, Owner::Session(id));
+    fn extend(&mut self, id: u64, lease_until: Micros, forget_at: Micros) -> bool {
+        self.records.extend(id, (lease_until, forget_at), self.now, &mut self.due)
     }
 
     /// For how long a pause holds back a demand that `before` others go before; 0 if it may pass.
@@ -375,8 +336,7 @@ impl BucketState {
     /// Charges what fits to a session. Returns whether the grant is a probe.
     #[inline]
     pub(super) fn charge(&mut self, session: u64, rules: &[Rule], costs: &[u64]) -> bool {
-        let index = self.enter(session);
-        let record = &mut self.records[index];
+        let record = self.records.enter(session, self.now, &mut self.due);
         let mut is_probe = false;
         for (index, ((rule, state), &cost)) in
             rules.iter().zip(&mut self.quotas).zip(costs).enumerate()
@@ -396,8 +356,7 @@ impl BucketState {
     #[inline]
     pub(super) fn settle(&mut self, owner: u64, rules: &[Rule], change: Change<'_>) {
         let Change { at, reserved, actual, close, is_claim } = change;
-        let index = self.enter(owner);
-        let record = &mut self.records[index];
+        let record = self.records.enter(owner, self.now, &mut self.due);
         // A late settle must not take what its session has reserved since. A claim is younger than
         // its grant.
         let stands = is_claim || record.knows(at);
@@ -410,16 +369,10 @@ impl BucketState {
             *share = (*share - in_flight + open).min(MAX_TAKEN);
         }
         if is_claim && close {
-            self.end_claim(index);
+            // With what it has in flight on quotas that the rules in use do not have.
+            let shares = self.records.remove(owner, self.now, &mut self.due);
+            self.abandon(&shares);
         }
-    }
-
-    /// Forgets a claim, with what it has in flight on quotas that the rules in use do not have.
-    fn end_claim(&mut self, index: usize) {
-        let mut claim = self.records.remove(index);
-        self.due.remove(claim.indexed_at, Owner::Session(claim.id));
-        let shares = claim.abandon(self.now);
-        self.abandon(&shares);
     }
 
     /// Gives what a session has in flight of a reservation to a claim.
@@ -431,19 +384,17 @@ impl BucketState {
         reserved: &[u64],
         lease: Micros,
     ) {
-        self.enter(claim);
-        let from = self.enter(session);
-        let to = self.enter(claim);
+        self.enter(session);
         for (index, (rule, &amount)) in rules.iter().zip(reserved).enumerate() {
-            let share = self.records[from].share(index, rule.id);
+            let share = self.enter(session).share(index, rule.id);
             let moved = amount.min(*share);
             *share -= moved;
-            let share = self.records[to].share(index, rule.id);
+            let share = self.enter(claim).share(index, rule.id);
             *share = (*share + moved).min(MAX_TAKEN);
         }
-        self.records[to].become_claim();
+        self.enter(claim).become_claim();
         let until = sum(self.now, lease);
-        self.extend(to, until, until);
+        self.extend(claim, until, until);
         self.expires = self.expires.max(until);
     }
 
@@ -453,45 +404,32 @@ impl BucketState {
         self.quotas.iter_mut().for_each(QuotaState::refold);
     }
 
-    /// A demand of a flow is granted that moves it on by `step`.
-    pub(super) fn serve(&mut self, flow: u64, space: u64, step: f64) {
+    /// A demand is granted of a flow that starts at `start`, and moves it on by `step`.
+    pub(super) fn serve(&mut self, flow: u64, start: f64, step: f64) {
         let Some(flows) = &mut self.flows else { return };
-        let start = flows.start(flow, self.heads.waits(flow, space, self.now), self.now);
         if flows.serve(flow, start, step, self.now) {
             self.due.insert(sum(self.now, FLOW_MEMORY), Owner::Flow(flow));
         }
     }
 
-    /// Where a flow starts.
-    pub(super) fn start_of(&self, flow: u64, space: u64) -> f64 {
-        let waits = || self.heads.waits(flow, space, self.now);
-        self.flows().map_or(0.0, |flows| flows.start(flow, waits(), self.now))
-    }
-
-    /// A demand of a flow waits, whichever bucket of it refused that. `until` is when it looks
-    /// again at the latest.
-    pub(super) fn wait_in_flow(&mut self, flow: u64, space: u64, until: Micros) {
+    /// A demand waits of a flow that starts at `start`. `until` is when it looks again at the
+    /// latest.
+    pub(super) fn wait_in_flow(&mut self, flow: u64, start: f64, until: Micros) {
         if self.flows.is_none() && flow == 0 {
             return;
         }
-        let start = self.start_of(flow, space);
         if self.flows.get_or_insert_default().wait(flow, start, until, self.now) {
             self.due.insert(sum(self.now, FLOW_MEMORY), Owner::Flow(flow));
         }
     }
 
-    /// Replaces a session's heads. `id` is the bucket's own.
-    pub(super) fn stand(&mut self, session: u64, id: u64, heads: SmallVec<[Head; 2]>) {
-        for head in heads.iter().filter(|head| head.space == id) {
-            self.wait_in_flow(head.flow, id, self.now);
-        }
+    /// Replaces a session's heads.
+    pub(super) fn stand(&mut self, session: u64, heads: SmallVec<[Head; 2]>) {
         // The end of its lease takes its heads along.
         if !heads.is_empty() {
             self.enter(session);
         }
-        if let Ok(index) = self.find(session) {
-            self.records[index].set_waits(!heads.is_empty());
-        }
+        self.records.set_waits(session, !heads.is_empty());
         self.heads.replace(session, heads);
     }
 
@@ -505,12 +443,9 @@ impl BucketState {
         rules: &[Rule],
         wall: Micros,
     ) {
-        if let Ok(index) = self.find(session) {
-            let forget_at = sum(self.now, SESSION_MEMORY);
-            self.extend(index, sum(self.now, lease), forget_at);
-            if is_numbered {
-                self.expires = self.expires.max(forget_at);
-            }
+        let forget_at = sum(self.now, SESSION_MEMORY);
+        if self.extend(session, sum(self.now, lease), forget_at) && is_numbered {
+            self.expires = self.expires.max(forget_at);
         }
         self.keep_while_charged(rules, lease.min(SESSION_MEMORY), wall);
         if let Some(gate) = &self.gate {
@@ -536,8 +471,7 @@ impl BucketState {
         seen: SmallVec<[Seen; 1]>,
         verdicts: Verdicts,
     ) {
-        let index = self.enter(session);
-        self.records[index].answered(seq, seen, verdicts);
+        self.enter(session).answered(seq, seen, verdicts);
     }
 }
 
@@ -549,7 +483,7 @@ impl Coded for BucketState {
         gate.write(out);
         out.list(quotas);
         out.list(others);
-        out.list(records);
+        records.write(out);
         heads.write(out);
         flows.write(out);
         // The other times are where they belong to.
@@ -564,12 +498,11 @@ impl Coded for BucketState {
         let gate = Coded::read(from)?;
         let quotas = from.list()?;
         let others: Vec<(Micros, QuotaState)> = from.list()?;
-        let records: Vec<Box<SessionRecord>> = from.list()?;
-        ensure(records.is_sorted_by(|one, other| one.id < other.id))?;
+        let records: Records = Coded::read(from)?;
         let (heads, flows) = (Coded::read(from)?, Coded::read(from)?);
         let due_flows: Vec<(Micros, u64)> = from.list()?;
-        let due = records.iter().map(|record| (record.indexed_at, Owner::Session(record.id)));
-        let due = due.chain(others.iter().map(|(at, quota)| (*at, Owner::Quota(quota.id))));
+        let due =
+            records.indexed().chain(others.iter().map(|(at, quota)| (*at, Owner::Quota(quota.id))));
         let due = due.chain(due_flows.into_iter().map(|(at, flow)| (at, Owner::Flow(flow))));
         let due = Due::of(due.collect());
         let state =
@@ -582,7 +515,7 @@ impl Coded for BucketState {
 #[cfg(test)]
 impl BucketState {
     pub(super) fn records(&self) -> impl Iterator<Item = &SessionRecord> {
-        self.records.iter().map(|record| &**record)
+        self.records.iter()
     }
 
     pub(super) fn due_entries(&self) -> usize {

@@ -224,7 +224,7 @@ impl<'r> Candidate<'r> {
         // Where it is a head of the bucket itself, that says how long it waits.
         let is_head = held.iter().any(|(at, ..)| at.bucket == space);
         let lasts = if is_head { 0 } else { due_in.map_or(FLOW_MEMORY, |wait| sum(wait, LATE)) };
-        let (id, state) = (states.id(space), states.state_mut(space));
-        state.wait_in_flow(reserve.flow.id, id, sum(state.now(), lasts));
+        let until = sum(states.state(space).now(), lasts);
+        states.wait_in_flow(space, reserve.flow.id, until);
     }
 }

@@ -3,7 +3,7 @@
 //! Every flow has a start tag, that of its next demand: the flow with the smallest one is next. A
 //! grant moves the flow on by the part of the limit that it takes, divided by the flow's weight.
 //! The bucket's virtual time is the largest tag that was served; a flow that was idle starts there,
-//! so it has no credit.
+//! so it has no credit. Only a flow that has heads in a bucket of the batch is known to wait.
 //!
 //! Tags are doubles, alike in Rust and Lua: both add and divide them in the same order.
 
@@ -38,12 +38,12 @@ impl Flows {
         self.tags.binary_search_by_key(&flow, |tag| tag.flow)
     }
 
-    /// The start tag of a flow, which `waits` here or not.
-    pub(crate) fn start(&self, flow: u64, waits: bool, now: Micros) -> f64 {
-        match self.find(flow) {
-            Ok(index) if waits || self.tags[index].waits_until > now => self.tags[index].start,
-            Ok(index) => self.tags[index].start.max(self.virtual_time),
-            Err(_) => self.virtual_time,
+    /// The start tag of a flow, which `waits` or not.
+    pub(crate) fn start(&self, flow: u64, waits: impl FnOnce() -> bool) -> f64 {
+        let virtual_time = self.virtual_time;
+        match self.find(flow).map(|index| self.tags[index].start) {
+            Ok(start) if start >= virtual_time || waits() => start,
+            _ => virtual_time,
         }
     }
 
@@ -56,9 +56,15 @@ impl Flows {
 
     /// A demand is granted of a flow that starts at `start`, and takes this part of the limit by
     /// its weight. Returns whether the flow was not known.
+    ///
+    /// The flow may wait elsewhere, where it stands by its own tag.
     pub(crate) fn serve(&mut self, flow: u64, start: f64, part: f64, now: Micros) -> bool {
         self.virtual_time = self.virtual_time.max(start);
-        self.set(Tag { flow, start: start + part, touched: now, waits_until: 0 })
+        let waits_on = self.find(flow).map(|index| self.tags[index]).ok();
+        let (own, waits_until) = waits_on
+            .filter(|tag| tag.waits_until > now)
+            .map_or((start, 0), |tag| (tag.start, tag.waits_until));
+        self.set(Tag { flow, start: own + part, touched: now, waits_until })
     }
 
     fn set(&mut self, tag: Tag) -> bool {

@@ -46,14 +46,14 @@ fn front(states: &BatchStates<'_, '_>, bucket: usize, rule_index: usize) -> Smal
             continue;
         }
         let space = states.of_id(head.space);
-        let start_of = |flow| space.map_or(0.0, |space| space.start_of(flow, head.space));
+        let start_of = |flow| space.map_or(0.0, |space| states.start_in(space, flow));
         let place = head.place(start_of(head.flow));
         let others = state.heads().before(&place, rule.id, horizon, 0, now, &start_of);
         let capacity = rule.capacity_for(head.cost, head.headroom);
         let ask = Ask { cost: head.cost, ahead: others.amount, before: others.demands, capacity };
         if quota.fits(rule, ask, now) && state.paused_for(others.demands) == 0 {
             front.push(index);
-        } else if space.is_none_or(|space| space.flows().is_none()) {
+        } else if space.is_none_or(|space| states.state(space).flows().is_none()) {
             blocked = head.headroom;
         }
     }

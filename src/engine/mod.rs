@@ -24,6 +24,7 @@ mod operations;
 mod order;
 mod own_heads;
 mod quota_state;
+mod records;
 mod ring;
 mod rule;
 mod session_record;
@@ -279,7 +280,7 @@ pub(crate) enum Verdict {
     /// Done.
     Done,
     /// The claim does not stand: it was settled before, or its lease has ended. Of a detach: its
-    /// claim has the id of the session.
+    /// claim has the id of a session.
     NoClaim,
     /// How a bucket stands.
     Status(Box<BucketLevel>),
@@ -363,7 +364,8 @@ pub(crate) enum Outcome {
         /// One per operation.
         verdicts: Verdicts,
     },
-    /// A later batch of the session was applied before; this one has no effect.
+    /// A later batch of the session was applied before, or its id is that of a claim; this one has
+    /// no effect.
     Stale,
     /// A calendar does not reach to the store's present; nothing was done.
     Uncharted,

@@ -71,7 +71,11 @@ impl<'a, 'b> Operations<'a, 'b> {
         for (index, bucket) in buckets.iter().enumerate() {
             if self.states.is_told(index) {
                 let mine = self.own_heads.of(index);
-                self.states.state_mut(index).stand(session, bucket.id, mine);
+                for head in mine.iter().filter(|head| head.space == bucket.id) {
+                    let now = self.states.state(index).now();
+                    self.states.wait_in_flow(index, head.flow, now);
+                }
+                self.states.state_mut(index).stand(session, mine);
             }
             if !self.states.state(index).heads().is_empty() {
                 let stirred = self.stirred.contains(&index);
@@ -149,8 +153,8 @@ impl<'a, 'b> Operations<'a, 'b> {
         }
         let space = self.states.space_of(reserve);
         if self.states.state(space).flows().is_some() {
-            let (id, step) = (self.states.id(space), self.states.step_of(reserve));
-            self.states.state_mut(space).serve(reserve.flow.id, id, step);
+            let (start, step) = (self.states.start_of(reserve), self.states.step_of(reserve));
+            self.states.state_mut(space).serve(reserve.flow.id, start, step);
         }
         Verdict::Granted { probe }
     }
@@ -172,10 +176,7 @@ impl<'a, 'b> Operations<'a, 'b> {
     fn settle(&mut self, settle: &Settle) -> Verdict {
         let Settle { on, at, reserved, actual, close, claim } = settle;
         let owner = claim.unwrap_or(self.batch.session);
-        let is_claim = |&bucket: &u16| {
-            let record = self.states.state(bucket.into()).record(owner);
-            record.is_some_and(|record| record.is_claim())
-        };
+        let is_claim = |&bucket: &u16| self.states.state(bucket.into()).is_claim(owner);
         if claim.is_some() && !on.iter().all(is_claim) {
             return Verdict::NoClaim;
         }
@@ -193,7 +194,11 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     fn detach(&mut self, on: &On, claim: u64, reserved: &Costs, lease: Micros) -> Verdict {
         let (session, wall) = (self.batch.session, self.states.wall());
-        if claim == session {
+        let is_session = |&bucket: &u16| {
+            let state = self.states.state(bucket.into());
+            state.record(claim).is_some() && !state.is_claim(claim)
+        };
+        if claim == session || on.iter().any(is_session) {
             return Verdict::NoClaim;
         }
         for (bucket, reserved) in self.states.parts(on, reserved) {

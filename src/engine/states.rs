@@ -99,9 +99,8 @@ impl<'a, 'b> BatchStates<'a, 'b> {
     }
 
     /// The bucket of this id, if the batch names it.
-    pub(super) fn of_id(&self, id: u64) -> Option<&BucketState> {
-        let bucket = self.batch.buckets.iter().position(|bucket| bucket.id == id)?;
-        Some(self.state(bucket))
+    pub(super) fn of_id(&self, id: u64) -> Option<usize> {
+        self.batch.buckets.iter().position(|bucket| bucket.id == id)
     }
 
     #[inline]
@@ -134,8 +133,24 @@ impl<'a, 'b> BatchStates<'a, 'b> {
 
     /// Where the flow of a reserve starts.
     pub(super) fn start_of(&self, reserve: &Reserve) -> f64 {
-        let space = self.space_of(reserve);
-        self.state(space).start_of(reserve.flow.id, self.id(space))
+        self.start_in(self.space_of(reserve), reserve.flow.id)
+    }
+
+    /// Where a flow starts that takes turns in a bucket. It waits if it has a head in any bucket of
+    /// the batch: it may wait in those that the batch does not name, where its tag is not asked
+    /// for.
+    pub(super) fn start_in(&self, space: usize, flow: u64) -> f64 {
+        let id = self.id(space);
+        let waits_in = |state: &&mut BucketState| state.heads().waits(flow, id, state.now());
+        let waits = || self.states.iter().any(waits_in);
+        self.state(space).flows().map_or(0.0, |flows| flows.start(flow, waits))
+    }
+
+    /// A demand of a flow waits that takes turns in a bucket, whichever bucket refused it. `until`
+    /// is when it looks again at the latest.
+    pub(super) fn wait_in_flow(&mut self, space: usize, flow: u64, until: Micros) {
+        let start = self.start_in(space, flow);
+        self.state_mut(space).wait_in_flow(flow, start, until);
     }
 
     /// How far a grant of a reserve moves its flow on.

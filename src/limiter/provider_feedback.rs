@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::{settle::Settling, target::BucketTarget};
 use crate::{
-    engine::{Micros, Op},
+    engine::{MAX_AMOUNT, Micros, Op},
     feedback::{Feedback, Left, Named, Wait},
     limits::BucketSpec,
     observe::Event,
@@ -25,11 +25,19 @@ pub(crate) struct Origin {
     account: usize,
     /// When the call was granted, by that bucket's time.
     at: Micros,
+    /// What has come back since then is left besides what is said to be left.
+    left_at: Micros,
 }
 
 impl Origin {
     pub(super) fn new(target: Arc<BucketTarget>, account: usize, at: Micros) -> Self {
-        Self { target, account, at }
+        Self { target, account, at, left_at: at }
+    }
+
+    /// The call was refused: what its response says is left was counted just now.
+    #[must_use]
+    pub(crate) fn of_refusal(self) -> Self {
+        Self { left_at: MAX_AMOUNT, ..self }
     }
 
     /// Holds the fleet to what was said. It is applied, or enqueued, when this returns.
@@ -74,7 +82,7 @@ impl Origin {
             bucket: 0,
             quota: meter.rule.id,
             left: left.amount,
-            at: self.at,
+            at: self.left_at,
             lasts: micros(lasts),
         };
         (!lasts.is_zero()).then_some(cap)

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     demand::{Demand, Note},
-    engine::{Costs, MAX_AMOUNT, Micros, Op, Settle},
+    engine::{Costs, MAX_AMOUNT, Micros, Op, Settle, Verdict},
     error::{BadDemand, Throttled},
     feedback::Feedback,
     name::Name,
@@ -426,7 +426,7 @@ impl Reservation {
     /// reservation.refused(&feedback).await?;
     /// let quota = &limiter.status("api").await?.quotas[0];
     /// // What the call gave back is not left besides.
-    /// assert!(quota.in_flight == 0 && quota.available < 1_500.0);
+    /// assert_eq!((quota.in_flight, quota.available), (0, 0.0));
     /// # Ok(())
     /// # }
     /// ```
@@ -439,7 +439,7 @@ impl Reservation {
         if feedback.retry_after().is_some() {
             self.ends_probe();
         }
-        let origin = self.origin();
+        let origin = self.origin().map(Origin::of_refusal);
         let wait = origin.as_ref().and_then(|origin| origin.wait(feedback));
         let released = self.end(&Settlement::Release);
         let left = origin.as_ref().and_then(|origin| origin.left(feedback));
@@ -484,8 +484,11 @@ impl Reservation {
         };
         let (reserved, lease) = (self.costs(&target), micros(lease).clamp(1, MAX_LEASE));
         let detach = Op::Detach { on: set.all(), claim: self.id(), reserved, lease };
-        target.change(detach, 0, true).verdict().await?;
-        Ok(id)
+        match target.change(detach, 0, true).verdict().await? {
+            // The id of a session: ids are drawn.
+            Verdict::NoClaim => Err(Throttled::BadDemand(BadDemand::InvalidId)),
+            _ => Ok(id),
+        }
     }
 
     fn others(&self) -> &[(u16, Usage)] {

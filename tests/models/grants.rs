@@ -98,3 +98,20 @@ fn a_limiter_that_is_closed_answers_every_demand() {
 fn a_limiter_that_is_closed_answers_every_demand_across_a_network() {
     check(|| closed(World::remote()));
 }
+
+/// A limiter is closed while what it was given back is on its way, in several batches.
+async fn closed_after_calls(world: World) {
+    let limiter = world.limiter(slots(3));
+    let mut reserved = Vec::new();
+    for _ in 0..3 {
+        reserved.push(limiter.reserve(slot()).await.expect("it is free"));
+    }
+    join(reserved.into_iter().map(|reserved| spawn(async move { drop(reserved) }))).await;
+    limiter.close().await;
+    assert_eq!(world.left().await, (0, 0), "the store has it when the limiter is closed");
+}
+
+#[test]
+fn what_was_given_back_has_reached_the_store_when_a_limiter_is_closed() {
+    check(|| closed_after_calls(World::remote()));
+}

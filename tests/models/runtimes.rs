@@ -86,6 +86,33 @@ fn what_a_runtime_that_ends_leaves_to_be_sent_is_sent_when_the_limiter_is_closed
     check(|| closed_elsewhere(World::remote()));
 }
 
+/// The runtime that drives a session ends while the limiter is closed in another one. What it had
+/// to send could not be sent so far.
+async fn closed_meanwhile(world: World) {
+    let limiter = world.limiter(slots(1));
+    let other = Handle::new();
+    let reserved = limiter.reserve(slot()).await.expect("it is free");
+    // As long as the first driver stays where there is nothing to do.
+    advance(Duration::from_secs(1));
+    chances().await;
+    world.breaks();
+    drop(other.spawn(async move { drop(reserved) }));
+    chances().await;
+    world.heals();
+    advance(Duration::from_secs(10));
+    let ends = spawn(async move { other.shut_down() });
+    limiter.close().await;
+    join([ends]).await;
+    // What was not sent before the runtime ended is sent by the next use.
+    limiter.close().await;
+    world.is_left_clean().await;
+}
+
+#[test]
+fn a_limiter_can_be_closed_while_the_runtime_ends_that_drives_it() {
+    check(|| closed_meanwhile(World::remote()));
+}
+
 /// The driver of an idle session stops while demands enter.
 async fn lingers(world: World) {
     let limiter = world.limiter(slots(1));

@@ -1,6 +1,12 @@
 //! The store in memory: batches on several buckets, and buckets that are forgotten.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tower_throttle::{Demand, Limiter, Limits, Quota, Usage, observe::Event};
 
@@ -66,4 +72,43 @@ async fn forgotten(world: World) {
 #[test]
 fn a_bucket_that_is_charged_while_others_are_forgotten_keeps_its_charge() {
     check(|| forgotten(World::memory()));
+}
+
+/// A quota whose state means something for a second.
+fn tokens() -> Limits {
+    Limits::new().bucket("a", [Quota::per_second("tokens", 1_000)])
+}
+
+/// The store forgets a bucket while two tasks use it, whose batches are seen in any order.
+async fn lost(world: World) {
+    let told = Arc::new(AtomicU64::new(0));
+    let tells = told.clone();
+    let observer = move |event: &Event<'_>| {
+        if matches!(event, Event::StateLost { .. }) {
+            tells.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let limiter = world.builder(tokens()).observer(observer).build().expect("valid limits");
+    let keep = |limiter: Limiter| async move {
+        let reserved = limiter.reserve(on("a", 1)).await.expect("it fits");
+        reserved.keep().await.expect("it is kept");
+    };
+    keep(limiter.clone()).await;
+    // A state that begins at the same time is the same one.
+    advance(Duration::from_millis(1));
+    let tasks: Vec<_> = (0..2).map(|_| spawn(keep(limiter.clone()))).collect();
+    world.forgets();
+    join(tasks).await;
+    keep(limiter).await;
+    assert_eq!(told.load(Ordering::Relaxed), 1, "of one loss");
+}
+
+#[test]
+fn a_lost_state_is_told_once_in_memory() {
+    check(|| lost(World::memory()));
+}
+
+#[test]
+fn a_lost_state_is_told_once_across_a_network() {
+    check(|| lost(World::remote()));
 }

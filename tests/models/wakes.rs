@@ -54,6 +54,32 @@ fn a_slot_that_comes_free_wakes_another_process_across_a_network() {
     check(|| two_processes(World::remote()));
 }
 
+/// A process waits, and all of it sleeps, when another one gives a slot back.
+async fn asleep(world: World) {
+    let (one, other) = (world.limiter(slots(1)), world.limiter(slots(1)));
+    let held = one.reserve(slot()).await.expect("it is free");
+    let waiter = {
+        let world = world.clone();
+        spawn(async move {
+            world.hold(other.reserve(slot()).await.expect("it is granted"), 1).await;
+        })
+    };
+    chances().await;
+    drop(held);
+    join([waiter]).await;
+    world.is_left_clean().await;
+}
+
+#[test]
+fn a_process_that_sleeps_is_woken_by_a_hint() {
+    check(|| asleep(World::memory()));
+}
+
+#[test]
+fn a_process_that_sleeps_is_woken_by_a_hint_across_a_network() {
+    check(|| asleep(World::remote()));
+}
+
 /// A task waits for a slot that comes free while it enters the queue, beside tries.
 async fn beside_tries(world: World) {
     let limiter = world.limiter(slots(1));
@@ -79,6 +105,26 @@ fn a_slot_that_a_try_gives_back_wakes_a_waiter() {
 #[test]
 fn a_slot_that_a_try_gives_back_wakes_a_waiter_across_a_network() {
     check(|| beside_tries(World::remote()));
+}
+
+/// A slot is given back where no runtime is, while a task comes to wait for it.
+async fn outside_of_a_runtime(world: World) {
+    let limiter = world.limiter(slots(1));
+    let held = limiter.reserve(slot()).await.expect("it is free");
+    let waiter = {
+        let (world, limiter) = (world.clone(), limiter.clone());
+        spawn(async move {
+            world.hold(limiter.reserve(slot()).await.expect("it is granted"), 1).await;
+        })
+    };
+    let released = shuttle::future::spawn(async move { drop(held) });
+    join([waiter, released]).await;
+    world.is_left_clean().await;
+}
+
+#[test]
+fn a_slot_that_is_given_back_outside_of_a_runtime_wakes_a_waiter() {
+    check(|| outside_of_a_runtime(World::memory()));
 }
 
 /// An update gives room to a waiter that enters at the same time.

@@ -129,13 +129,21 @@ pub(crate) struct World {
     store: Arc<dyn Store>,
     network: Arc<Mutex<Network>>,
     held: Arc<AtomicU64>,
+    /// Those of the last process.
+    limits: Arc<Mutex<Limits>>,
 }
 
 impl World {
     pub(crate) fn memory() -> Self {
         let (memory, network) =
             (Arc::new(MemoryStore::new()), Arc::new(Mutex::new(Network::Works)));
-        Self { memory: memory.clone(), store: memory, network, held: Arc::default() }
+        Self {
+            memory: memory.clone(),
+            store: memory,
+            network,
+            held: Arc::default(),
+            limits: Arc::default(),
+        }
     }
 
     pub(crate) fn remote() -> Self {
@@ -153,7 +161,12 @@ impl World {
     fn across(network: Network) -> Self {
         let (memory, network) = (Arc::new(MemoryStore::new()), Arc::new(Mutex::new(network)));
         let store = Arc::new(Remote { memory: memory.clone(), network: network.clone() });
-        Self { memory, store, network, held: Arc::default() }
+        Self { memory, store, network, held: Arc::default(), limits: Arc::default() }
+    }
+
+    /// Nothing arrives from now on.
+    pub(crate) fn breaks(&self) {
+        *self.network.lock().expect("it is not poisoned") = Network::Down;
     }
 
     /// The network works from now on.
@@ -161,8 +174,14 @@ impl World {
         *self.network.lock().expect("it is not poisoned") = Network::Works;
     }
 
+    /// The store loses all that it remembers.
+    pub(crate) fn forgets(&self) {
+        self.memory.clear();
+    }
+
     /// A process of its own: only the store is shared.
     pub(crate) fn builder(&self, limits: Limits) -> LimiterBuilder {
+        *self.limits.lock().expect("it is not poisoned") = limits.clone();
         // Nothing times out while a model lets time pass, and no lease ends.
         Limiter::builder(limits)
             .shared_store(self.store.clone())
@@ -192,18 +211,24 @@ impl World {
 
     /// Asserts that so many slots of `a` are left in flight, and that no demand waits there.
     pub(crate) async fn is_left_with(&self, in_flight: u64) {
-        let limiter = Limiter::builder(slots(9)).shared_store(self.memory.clone()).build();
-        let limiter = limiter.expect("valid limits");
         let (mut left, wanted) = ((0, 0), (in_flight, 0));
         for _ in 0..CHANCES {
-            let status = limiter.status("a").await.expect("memory answers");
-            left = (status.quotas[0].in_flight, status.waiting);
+            left = self.left().await;
             if left == wanted {
                 return;
             }
             yield_now().await;
         }
         panic!("in flight and waiting at the end: {left:?}, not {wanted:?}");
+    }
+
+    /// How many slots of `a` are in flight, and how many demands wait there. The store is asked
+    /// with the limits that the models' own limiters have: higher ones would wake its waiters.
+    pub(crate) async fn left(&self) -> (u64, usize) {
+        let limits = self.limits.lock().expect("it is not poisoned").clone();
+        let limiter = Limiter::builder(limits).shared_store(self.memory.clone()).build();
+        let status = limiter.expect("valid limits").status("a").await.expect("memory answers");
+        (status.quotas[0].in_flight, status.waiting)
     }
 }
 

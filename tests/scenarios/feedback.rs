@@ -8,6 +8,7 @@ use crate::world::*;
 
 on_every_store!(
     what_is_left_is_left_for_all_and_for_a_while,
+    after_a_refusal_with_nothing_left_nothing_is_granted_until_the_reset,
     a_retry_after_pauses_the_bucket_or_just_the_quota_for_all,
     a_bucket_refills_at_the_provider_s_pace,
     a_wait_longer_than_the_longest_pause_surfaces_for_all,
@@ -49,6 +50,21 @@ async fn what_is_left_is_left_for_all_and_for_a_while(world: World) {
     assert_eq!(left(&other, "a").await, [99.0, 1_400.0]);
     world.advance(secs(20)).await;
     assert_eq!(left(&other, "a").await, [99.0, 9_800.0]);
+}
+
+async fn after_a_refusal_with_nothing_left_nothing_is_granted_until_the_reset(world: World) {
+    let (one, other) = (world.limiter(limits()), world.limiter(limits()));
+    let reservation = take(&one, call(1_000)).await;
+    world.advance(Duration::from_millis(300)).await;
+    let said = Feedback::new().with_left(Named::metric("tokens"), 0, Some(secs(20)));
+    soon(reservation.refused(&said)).await.unwrap();
+    for time in [0, 1, 10, 8] {
+        world.advance(secs(time)).await;
+        assert_eq!(left(&other, "a").await, [100.0, 0.0]);
+        assert_eq!(refusal(&other, call(1)).await.0, ["a: tokens per minute"]);
+    }
+    world.advance(secs(1)).await;
+    assert_eq!(left(&other, "a").await, [100.0, 10_000.0]);
 }
 
 async fn a_retry_after_pauses_the_bucket_or_just_the_quota_for_all(world: World) {

@@ -105,33 +105,28 @@ impl QuotaState {
         now: Micros,
         wall: Micros,
     ) -> Option<Micros> {
+        // More than is charged takes as many windows more, unless it is held.
+        let windows = |charged: u64, length, until_left: &dyn Fn(u64) -> Option<Micros>| {
+            let beyond = over.saturating_sub(charged);
+            if beyond > 0 && held > 0 {
+                return None;
+            }
+            let more = product(beyond.div_ceil(ask.capacity.max(1)), length);
+            Some(sum(until_left(over - beyond)?, more))
+        };
         match &self.charges {
             Charges::Sliding(window) => {
-                let beyond = over.saturating_sub(window.charged());
-                if beyond > 0 && held > 0 {
-                    return None;
-                }
-                let wait = window.until_left(over - beyond, now)?;
-                Some(wait_on(wait, beyond, ask.capacity, window.length()))
+                let until_left = |amount| window.until_left(amount, now);
+                windows(window.charged(), window.length(), &until_left)
             }
             Charges::Draining(_) if held + ask.cost > ask.capacity => None,
             Charges::Draining(bucket) => Some(bucket.until_drained(over, now)),
             Charges::Fixed(window) => {
-                let beyond = over.saturating_sub(window.charged());
-                if beyond > 0 && held > 0 {
-                    return None;
-                }
                 let (begin, next) = window_at(rule, wall);
-                let wait = window.end().saturating_sub(wall);
-                Some(wait_on(wait, beyond, ask.capacity, next - begin))
+                let until_left = |_| Some(window.end().saturating_sub(wall));
+                windows(window.charged(), next - begin, &until_left)
             }
             Charges::None => None,
         }
     }
-}
-
-/// `wait`, and as many windows more as it takes until `beyond` has passed too.
-fn wait_on(wait: Micros, beyond: u64, capacity: u64, window: Micros) -> Micros {
-    let windows = beyond.div_ceil(capacity.max(1));
-    sum(wait, product(windows, window))
 }

@@ -318,3 +318,43 @@ fn a_claim_has_an_id_of_its_own() {
     let other = world.take(&[1, 1]);
     assert_eq!(world.one(SESSION, detach(&other, 77, MINUTE)), Verdict::Done);
 }
+
+#[test]
+fn the_id_of_a_session_is_no_claim_s() {
+    let mut world = World::with_buckets(vec![vec![concurrency(1, 10)], vec![concurrency(2, 10)]]);
+    world.send_on(2, &[1], &[]);
+    let grant = world.take(&[1, 1]);
+    assert_eq!(world.one(SESSION, detach(&grant, 2, MINUTE)), Verdict::NoClaim, "known in one");
+    assert_eq!((world.level(0).in_flight, world.level(1).in_flight), (1, 1));
+    assert!(world.states[0].record(2).is_none(), "nothing was done in the other");
+    world.settle(&grant, &[0, 0]);
+    assert_eq!((world.level(0).in_flight, world.level(1).in_flight), (0, 0));
+}
+
+/// Whatever it asks, in whichever of its buckets the claim is.
+#[test]
+fn a_session_that_has_the_id_of_a_claim_is_to_take_another() {
+    for rules in [vec![vec![concurrency(1, 10)]], vec![vec![], vec![concurrency(1, 10)]]] {
+        let mut world = World::with_buckets(rules);
+        let grant = world.take(&[1]);
+        assert_eq!(world.one(SESSION, detach(&grant, 7, MINUTE)), Verdict::Done);
+        let own = Settle { claim: Some(7), ..amendment(&grant, &[0]) };
+        for op in [Op::Reserve(world.demand(&[1])), Op::Settle(own.clone()), settle(&grant, &[0])] {
+            let before = world.states.clone();
+            assert_eq!(
+                world.send_as(7, 1, std::slice::from_ref(&op)).outcome,
+                Outcome::Stale,
+                "{op:?}"
+            );
+            assert_eq!(
+                world.send_as(7, 0, std::slice::from_ref(&op)).outcome,
+                Outcome::Stale,
+                "{op:?}"
+            );
+            assert_eq!(world.states, before, "{op:?}");
+        }
+        // The claim stands until it is settled; then the id is free.
+        assert_eq!(world.one(2, Op::Settle(own)), Verdict::Done);
+        assert!(world.reserve_by(7, &[1]).is_ok());
+    }
+}

@@ -125,6 +125,68 @@ fn an_idle_flow_has_no_credit() {
     assert!((9..=11).contains(&one) && (9..=11).contains(&other), "{after:?}");
 }
 
+/// Two flows whose demands wait in a child bucket, and take turns in its parent.
+fn backlogged_in_a_child(flows: [(u64, u32, u64); 2]) -> (Fleet, Running) {
+    let rules =
+        vec![vec![concurrency(1, 1)], vec![concurrency(2, 1_000)], vec![concurrency(3, 99)]];
+    let mut fleet = Fleet::new(rules);
+    let running = fleet.ask(99, in_child(0, 1)).unwrap();
+    for (id, weight, session) in flows {
+        for _ in 0..60 {
+            fleet.pass(1);
+            fleet.enter(session, in_child(id, weight));
+        }
+        fleet.look(session);
+    }
+    (fleet, running)
+}
+
+fn in_child(id: u64, weight: u32) -> Reserve {
+    Reserve { flow: Flow { id, weight }, ..on(&[0, 1], &[1, 1]) }
+}
+
+#[test]
+fn an_idle_flow_has_no_credit_where_its_demands_waited_in_a_child() {
+    let (mut fleet, mut running) = backlogged_in_a_child([(7, 1, 1), (8, 1, 2)]);
+    let first = served(&mut fleet, &mut running, 20);
+    assert_eq!(counts(&first, [7, 8]), [10, 10]);
+    // The second one gives up. Its session tells the child only.
+    fleet.sessions.insert(2, Vec::new());
+    fleet.world.send_on(2, &[0], &[Op::Waiting { bucket: 0, lines: Box::default() }]);
+    assert_eq!(counts(&served(&mut fleet, &mut running, 30), [7, 8]), [30, 0]);
+    for _ in 0..50 {
+        fleet.enter(2, in_child(8, 1));
+    }
+    fleet.look(2);
+    let after = served(&mut fleet, &mut running, 20);
+    for end in 1..=20 {
+        let [one, other] = counts(&after[..end], [7, 8]);
+        assert!(one.abs_diff(other) <= 1, "{after:?}");
+    }
+}
+
+/// Others move the parent's virtual time on.
+#[test]
+fn a_flow_that_waits_in_a_child_loses_no_turn_there_by_a_call_elsewhere() {
+    let (mut fleet, mut running) = backlogged_in_a_child([(7, 1, 1), (8, 3, 2)]);
+    let elsewhere = |fleet: &mut Fleet, session, flow| {
+        let demand = Reserve { flow: Flow { id: flow, weight: 1 }, ..on(&[0, 1], &[1, 1]) };
+        let sent = fleet.world.send_on(session, &[2, 1], &[Op::Reserve(demand)]);
+        assert!(is_granted(&sent.verdicts[0]));
+    };
+    let mut all = Vec::new();
+    for turn in 0..40 {
+        elsewhere(&mut fleet, 3, 9);
+        elsewhere(&mut fleet, 3, 9);
+        all.extend(served(&mut fleet, &mut running, 1));
+        if turn == 20 {
+            elsewhere(&mut fleet, 1, 7);
+        }
+    }
+    let [one, three] = counts(&all, [7, 8]);
+    assert!((9..=10).contains(&one), "{one} and {three}");
+}
+
 #[test]
 fn inside_a_flow_arrival_decides_and_a_class_is_apart() {
     let (mut fleet, running) = backlogged(&[(7, 1, 1), (7, 1, 2), (7, 1, 3)], 1, 4);

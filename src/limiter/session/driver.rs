@@ -62,7 +62,7 @@ impl Driver {
                     }
                 }
                 Turn::Sleep(Some(until)) => {
-                    let until = self.session.instant_of(until);
+                    let until = self.session.clock.instant_of(until);
                     // Woken or not, it is time to look.
                     let _ = timeout_at(until, self.session.wake.notified()).await;
                 }

@@ -14,6 +14,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Otherwise after this long times its rank. The second one must pass the first within a second,
 /// should that have died: no sooner than 200 ms after its hint, which may come right after a look.
 const LOOK_AGAIN_BY_RANK: Duration = Duration::from_millis(350);
+/// Where there are no hints, the front of all sessions is looked at after this long while calls in
+/// flight hold it back: 200 ms after one of them ends it is late, and others may pass it.
+const LOOK_AGAIN_UNHINTED: Duration = Duration::from_millis(150);
 /// A wait whose length is unknown is looked at again at the latest after this long.
 const LONGEST_UNKNOWN: Duration = Duration::from_secs(5);
 /// And one whose length is known, where hints arrive.
@@ -37,18 +40,19 @@ impl Hinting {
         let waits = violations.iter().map(|violation| violation.wait);
         let wait = waits.reduce(|one, other| Some(one?.max(other?))).flatten();
         let rank = violations.iter().map(|violation| violation.rank).max().unwrap_or(0);
-        let unknown = match rank {
+        let by_rank = match rank {
             0 => micros(LOOK_AGAIN),
-            rank => micros(LOOK_AGAIN_BY_RANK).saturating_mul(rank.saturating_add(1)),
+            _ => micros(LOOK_AGAIN_BY_RANK).saturating_mul(rank.saturating_add(1)),
         };
-        let unknown = unknown.min(micros(LONGEST_UNKNOWN));
+        let by_rank = by_rank.min(micros(LONGEST_UNKNOWN));
         let after = match (self, wait) {
             // Behind another session's head, which may have gone: that is no news to hint at.
             (Self::Reliable, None) if rank == 0 => return Again::WhenTold,
             (Self::Reliable, Some(wait)) => wait,
             (Self::Works, Some(wait)) => wait.min(micros(LONGEST_KNOWN)),
-            (Self::None, Some(wait)) => wait.min(unknown),
-            (_, None) => unknown,
+            (Self::None, Some(wait)) => wait.min(by_rank),
+            (Self::None, None) if rank == 0 => micros(LOOK_AGAIN_UNHINTED),
+            (_, None) => by_rank,
         };
         Again::At(now.saturating_add(after.min(lease / 3 * 2)))
     }

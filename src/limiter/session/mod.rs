@@ -7,6 +7,7 @@
 //! task that exists while there is something to send, to wait for or to keep alive.
 
 mod batch;
+mod clock;
 pub(super) mod driver;
 mod health;
 mod hinting;
@@ -38,6 +39,7 @@ use tokio::{
 
 use self::{
     batch::Batch,
+    clock::SessionClock,
     health::Health,
     hinting::Hinting,
     outbox::frees,
@@ -58,22 +60,15 @@ use super::{
     status::Waiting,
 };
 use crate::{
-    engine::{
-        Answer, MAX_AMOUNT, Micros, Op, Outcome as Applied, Refused, Reserve, Seen, Settle, Verdict,
-    },
+    engine::{Answer, MAX_AMOUNT, Op, Outcome as Applied, Refused, Reserve, Seen, Settle, Verdict},
     error::{Refusal, Throttled},
     observe::Event,
-    quota::micros,
     store::{self, Reply, StoreError},
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
-
-/// Times are counted from this long before the session began, so that no arrival is before all
-/// time.
-const EPOCH: Micros = 400 * 86_400 * 1_000_000;
 
 /// What becomes of a demand that its caller applied: when it was granted and whether it is a probe,
 /// or why it was not.
@@ -85,7 +80,7 @@ pub(super) struct Session {
     partition: Arc<str>,
     /// Names it to the store.
     id: AtomicU64,
-    began: Instant,
+    clock: SessionClock,
     closed: AtomicBool,
     /// Demands are pending. Set under the lock of the state.
     occupied: AtomicBool,
@@ -130,7 +125,7 @@ impl Session {
         Arc::new_cyclic(|session| Self {
             partition: partition.into(),
             id: AtomicU64::new(new_id()),
-            began: Instant::now(),
+            clock: SessionClock::start(),
             closed: AtomicBool::new(false),
             occupied: AtomicBool::new(false),
             health: Health::default(),
@@ -177,22 +172,6 @@ impl Session {
         result
     }
 
-    fn now(&self) -> Micros {
-        self.time_of(Instant::now())
-    }
-
-    /// An instant as a number. Instants of another runtime may be before the session began.
-    fn time_of(&self, instant: Instant) -> Micros {
-        match instant.checked_duration_since(self.began) {
-            Some(after) => EPOCH.saturating_add(micros(after)),
-            None => EPOCH.saturating_sub(micros(self.began.duration_since(instant))),
-        }
-    }
-
-    fn instant_of(&self, time: Micros) -> Instant {
-        self.began + Duration::from_micros(time.saturating_sub(EPOCH))
-    }
-
     #[inline]
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
@@ -230,7 +209,7 @@ impl Session {
 
     /// Whether a demand that arrives now has to wait behind others.
     pub(super) fn blocks(&self, ask: &Ask) -> bool {
-        let now = self.now();
+        let now = self.clock.now();
         self.lock().state.blocks(ask, now)
     }
 
@@ -279,7 +258,7 @@ impl Session {
         }
         let (about, (sender, answer)) = (About::of(&ask), oneshot::channel());
         let (arrived, deadline) =
-            (self.time_of(arrived), deadline.map(|deadline| self.time_of(deadline)));
+            (self.clock.time_of(arrived), deadline.map(|deadline| self.clock.time_of(deadline)));
         let (rank, waits) = self.change(|state| state.enter(ask, arrived, deadline, sender))?;
         if let Some(position) = waits {
             about.tell_waits(&self.context, position);
@@ -290,7 +269,7 @@ impl Session {
     /// Takes out a demand whose caller gives up. Returns what it waited for, if it was in the
     /// queue.
     fn leave(self: &Arc<Self>, rank: Rank) -> Option<Refusal> {
-        let now = self.now();
+        let now = self.clock.now();
         self.change(|state| state.leave(rank, now))
     }
 
@@ -303,20 +282,20 @@ impl Session {
 
     /// Where a demand stands that waits.
     fn place_of(&self, rank: Rank) -> Option<QueuePlace> {
-        let now = self.now();
+        let now = self.clock.now();
         self.lock().state.queue().place_of(rank, now)
     }
 
     /// Time until a demand starts that comes now and needs all quotas of a bucket, if that is
     /// known, as far as the demands of this session hold it back.
     pub(super) fn newcomer(&self, bucket: u64) -> Option<Duration> {
-        let now = self.now();
+        let now = self.clock.now();
         self.lock().state.queue().newcomer(bucket, now).map(Duration::from_micros)
     }
 
     /// The demands that wait, oldest first.
     pub(super) fn waiting(&self) -> Vec<Waiting> {
-        let now = self.now();
+        let now = self.clock.now();
         let guarded = self.lock();
         let places = guarded.state.queue().places(now);
         places.map(|(waiter, place)| waiter.told(place, now)).collect()
@@ -393,6 +372,11 @@ impl Session {
         self.change(|state| state.look(bucket));
     }
 
+    /// A demand of the session may fit in any bucket.
+    fn look_everywhere(self: &Arc<Self>) {
+        self.change(State::look_everywhere);
+    }
+
     /// Counts the waiters anew whose limits have changed.
     pub(super) fn follow_limits(self: &Arc<Self>) {
         let effects = self.change(State::follow_limits);
@@ -450,8 +434,8 @@ impl Session {
 
     fn conditions(&self) -> Conditions {
         let is_awaited = || self.lock().state.is_awaited();
-        let resumes_at = self.health.resumes_at(is_awaited).map(|at| self.time_of(at));
-        Conditions { now: self.now(), hinting: self.hinting(), resumes_at }
+        let resumes_at = self.health.resumes_at(is_awaited).map(|at| self.clock.time_of(at));
+        Conditions { now: self.clock.now(), hinting: self.hinting(), resumes_at }
     }
 
     /// Whether hints arrive. Asks for them once demands wait.
@@ -501,14 +485,15 @@ impl Session {
         batch
             .buckets()
             .saw(seen, in_process, |bucket| self.context.tell(|| Event::StateLost { bucket }));
-        let conditions = Conditions { now: self.now(), hinting: self.hinting(), resumes_at: None };
+        let conditions =
+            Conditions { now: self.clock.now(), hinting: self.hinting(), resumes_at: None };
         let effects = self.change(|state| state.applied(batch, seen, verdicts, conditions));
         self.make_true(effects);
         self.tell_flushed(|state| state.is_flushed());
     }
 
     fn failed(self: &Arc<Self>, batch: Batch, error: Option<&Throttled>) {
-        let now = self.now();
+        let now = self.clock.now();
         let effects = self.change(|state| state.failed(batch, error, now));
         self.make_true(effects);
         self.tell_flushed(|_| true);

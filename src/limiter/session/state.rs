@@ -221,6 +221,11 @@ impl State {
         self.queue.look(bucket);
     }
 
+    /// Capacity of any bucket may have been freed.
+    pub(super) fn look_everywhere(&mut self) {
+        self.queue.look_everywhere();
+    }
+
     /// Counts the waiters anew whose limits have changed.
     pub(super) fn follow_limits(&mut self) -> Effects {
         let mut effects = Effects::default();
@@ -341,14 +346,7 @@ impl State {
     fn load_demands(&mut self, batch: &mut Batch, now: Micros, effects: &mut Effects) {
         let buckets = batch.buckets_mut();
         let has_room = |set: &BucketSet| buckets.place(set).is_some();
-        let asking = self.queue.take_asking(has_room, &mut effects.told);
-        // The store measures what comes later in a batch against all that waits before it. A demand
-        // that arrived after one that is to wait must not be granted before that was looked at.
-        let newcomer = self.queue.first_newcomer();
-        let (behind, others): (Vec<_>, Vec<_>) = asking.into_iter().partition(|waiter| {
-            newcomer.is_some_and(|newcomer| newcomer < waiter.rank())
-                || self.queue.blocks(waiter.rank(), waiter.ask())
-        });
+        let (mut asking, behind) = self.queue.take_asking(has_room, &mut effects.told);
         let has_room = |set: &BucketSet| buckets.place(set).is_some();
         let due = self.queue.take_due(now, has_room, &mut effects.told);
         batch.reserve(others.len() + due.len() + behind.len());
@@ -356,18 +354,24 @@ impl State {
         for waiter in &due {
             concerned.extend(waiter.ask().set().handles().map(|handle| handle.id()));
         }
-        let ask = |batch: &mut Batch, waiter: Box<Waiter>| {
-            let mode = if waiter.ask().waits() { Mode::Dry } else { waiter.ask().mode() };
-            push_demand(batch, waiter, mode, 0, now);
-        };
-        others.into_iter().for_each(|waiter| ask(batch, waiter));
-        for waiter in due {
+        // The store measures what comes later in a batch against all that waits before it. So what
+        // only asks goes after the last one that is older, and before the others.
+        let mut later: Vec<_> = due.iter().map(|waiter| waiter.rank()).collect();
+        for index in (1..later.len()).rev() {
+            later[index - 1] = later[index - 1].min(later[index]);
+        }
+        asking.sort_unstable_by_key(|waiter| waiter.rank());
+        let mut asking = asking.into_iter().peekable();
+        for (waiter, oldest) in due.into_iter().zip(later) {
+            while let Some(asks) = asking.next_if(|asks| asks.rank() < oldest) {
+                push_asking(batch, asks, now);
+            }
             // A newcomer goes after what waits that arrived at the same time.
             let entry = if waiter.is_waiting() { waiter.rank().entry() } else { 0 };
             push_demand(batch, waiter, Mode::Wait, entry, now);
         }
         self.load_heads(batch, concerned, now);
-        behind.into_iter().for_each(|waiter| ask(batch, waiter));
+        asking.chain(behind).for_each(|asks| push_asking(batch, asks, now));
     }
 
     /// Says who waits for the buckets that waiting demands of the batch ask, and for those of which
@@ -516,6 +520,12 @@ impl State {
         self.doubt = None;
         Effects { rename: true, ..Effects::default() }
     }
+}
+
+/// Puts a demand into a batch that does not wait, or that asks whether it can be granted in time.
+fn push_asking(batch: &mut Batch, waiter: Box<Waiter>, now: Micros) {
+    let mode = if waiter.ask().waits() { Mode::Dry } else { waiter.ask().mode() };
+    push_demand(batch, waiter, mode, 0, now);
 }
 
 /// Puts a demand into a batch whose buckets it is part of.

@@ -45,8 +45,7 @@ pub(super) struct WaitQueue {
     entered: u64,
     /// Those that stand in lines.
     waiting: BTreeMap<Rank, Box<Waiter>>,
-    /// Those that the store has not looked at and that nothing in the queue blocks, in the order in
-    /// which they came.
+    /// Those that the store has not looked at and that nothing in the queue blocks.
     newcomers: VecDeque<Box<Waiter>>,
     /// Those that do not wait, and those that have yet to learn whether they can be granted in
     /// time.
@@ -97,11 +96,6 @@ impl WaitQueue {
     /// Whether there are demands that the store has not looked at.
     pub(super) fn has_newcomers(&self) -> bool {
         !self.newcomers.is_empty() || !self.asking.is_empty()
-    }
-
-    /// The first of the demands that are to wait where they do not fit and that were not sent yet.
-    pub(super) fn first_newcomer(&self) -> Option<Rank> {
-        self.newcomers.iter().map(|newcomer| newcomer.rank()).min()
     }
 
     /// When there will be something to send, if nothing else happens.
@@ -299,8 +293,10 @@ impl WaitQueue {
     /// The newcomers that nothing in the queue blocks. Others came to be blocked since they
     /// entered: they wait.
     fn admit_newcomers(&mut self, told: &mut Vec<Told>) -> Vec<Box<Waiter>> {
-        let mut admitted = Vec::new();
-        for mut waiter in std::mem::take(&mut self.newcomers) {
+        let (mut admitted, mut newcomers) = (Vec::new(), std::mem::take(&mut self.newcomers));
+        // One that asked first comes back behind younger ones.
+        newcomers.make_contiguous().sort_unstable_by_key(|waiter| waiter.rank());
+        for mut waiter in newcomers {
             if waiter.is_abandoned() {
                 continue;
             }
@@ -340,15 +336,16 @@ impl WaitQueue {
         picked
     }
 
-    /// Takes out the demands that only ask, those that wait asking whether they can be granted in
-    /// time.
+    /// Takes out the demands that only ask: first those that nothing in the queue blocks, and then
+    /// the others, those that wait asking whether they can be granted in time. One that waits and
+    /// is no longer blocked is a newcomer: younger ones must not pass it while it asks.
     pub(super) fn take_asking(
         &mut self,
         mut has_room: impl FnMut(&BucketSet) -> bool,
         told: &mut Vec<Told>,
-    ) -> Vec<Box<Waiter>> {
-        let mut asking = Vec::new();
-        while asking.len() < MOST_SENT
+    ) -> (Vec<Box<Waiter>>, Vec<Box<Waiter>>) {
+        let (mut free, mut behind) = (Vec::new(), Vec::new());
+        while free.len() + behind.len() < MOST_SENT
             && let Some(mut waiter) = self.asking.pop_front()
         {
             if waiter.is_abandoned() {
@@ -356,15 +353,22 @@ impl WaitQueue {
             }
             if let Err(outcome) = waiter.refresh() {
                 told.push(Told::Outcome(waiter.into_answer(), outcome));
-            } else if has_room(waiter.ask().set()) {
-                asking.push(waiter);
-            } else {
+                continue;
+            }
+            let is_blocked = self.blocks(waiter.rank(), waiter.ask());
+            if waiter.ask().waits() && !is_blocked {
+                self.newcomers.push_back(waiter);
+            } else if !has_room(waiter.ask().set()) {
                 self.asking.push_front(waiter);
                 break;
+            } else if is_blocked {
+                behind.push(waiter);
+            } else {
+                free.push(waiter);
             }
         }
-        self.away += asking.len();
-        asking
+        self.away += free.len() + behind.len();
+        (free, behind)
     }
 
     /// The buckets whose heads have changed: see [`Lines::changed`].

@@ -52,9 +52,11 @@ impl Wakeups {
     fn hint(&self) -> Hint {
         let session = self.session.clone();
         Hint::new(move |bucket| {
-            if let Some(session) = session.upgrade() {
-                let id = BucketKey::new(&session.partition, bucket).id();
-                session.look(id);
+            match session.upgrade() {
+                // A hint may have been missed, for whichever bucket.
+                Some(session) if bucket.is_empty() => session.look_everywhere(),
+                Some(session) => session.look(BucketKey::new(&session.partition, bucket).id()),
+                None => {}
             }
         })
     }

@@ -22,16 +22,19 @@ local seq, lease, has_flows, count = message[2], message[3], message[5] == 1, me
 
 -- Reads the states: a quota becomes one table, of what is declared and what is stored. Of a state
 -- that other rules left, or of none, all is 0 so far.
-local at, is_uncharted = 7, false
+local at, is_uncharted, is_claim = 7, false, false
 for b = 1, count do
   local key, digest = KEYS[2 * b - 1], message[at + 2]
   local size, rules = message[at + 3], message[at + 4]
   local found = redis.call('HMGET', key, 's', record_field, 'h', 'g')
-  -- What is known of a batch that was applied before.
-  if b == 1 and seq > 0 and found[2] and seq <= struct.unpack('<d', found[2]) then
-    local known = rare.changes.record_decoded(found[2])
-    if seq < known.seq then return reply(STALE, '') end
-    return reply(APPLIED, known.answer)
+  if found[2] then
+    local known_seq, _, _, _, _, marks = struct.unpack('<dddddd', found[2])
+    -- What is known of a batch that was applied before.
+    if b == 1 and seq > 0 and seq <= known_seq then
+      if seq < known_seq then return reply(STALE, '') end
+      return reply(APPLIED, rare.changes.record_decoded(found[2]).answer)
+    end
+    is_claim = is_claim or marks >= 2
   end
   local state, list, format = found[1], nil, '<' .. string.rep('d', size)
   if state and #state == 8 * size then list = {struct.unpack(format, state)} end
@@ -105,6 +108,7 @@ for b = 1, count do
   end
 end
 if is_uncharted then return reply(UNCHARTED, '') end
+if is_claim then return reply(STALE, '') end
 
 -- Brings clocks, quotas and leases to the present, with the quotas in the order of the rules.
 for b = 1, count do

@@ -1,10 +1,10 @@
 -- Start-time fair queuing between the flows of a bucket: every flow has a start tag, that of its
 -- next demand, and the flow with the smallest one is next. A grant moves the flow on by the part of
 -- the limit that it takes, divided by the flow's weight. The bucket's `virtual_time` is the largest
--- tag that was served; a flow that was idle starts there, so it has no credit. A flow is a field of
--- its own: start, when it was last moved or began to wait, and until when it waits, as far as is
--- known: its waiters may be heads of other buckets only. There are `flow_count`; without any, all
--- that waits is of one flow.
+-- tag that was served; a flow that was idle starts there, so it has no credit. Only a flow that has
+-- heads in a bucket of the batch is known to wait. A flow is a field of its own: start, when it was
+-- last moved or began to wait, and until when it waits, as far as is known: its waiters may be
+-- heads of other buckets only. There are `flow_count`; without any, all that waits is of one flow.
 --
 -- Tags are doubles, alike in Rust and Lua: both add and divide them in the same order.
 
@@ -30,14 +30,6 @@ local function flow_known(bucket, flow)
   return known or nil
 end
 
--- The start tag of a flow, which `waits` here or not.
-local function flow_start(bucket, flow, waits)
-  local known = flow_known(bucket, flow)
-  if not known then return bucket.virtual_time end
-  if waits or known.waits_until > bucket.now then return known.start end
-  return max(known.start, bucket.virtual_time)
-end
-
 local function flow_set(bucket, flow, start, waits_until)
   local known = flow_known(bucket, flow)
   bucket.flows, bucket.rare = bucket.flows or {}, true
@@ -48,17 +40,27 @@ local function flow_set(bucket, flow, start, waits_until)
   end
 end
 
--- Where a flow starts that takes turns in this bucket.
+-- Where a flow starts that takes turns in this bucket. It waits if it has a head in any bucket of
+-- the batch: it may wait in those that the batch does not name, where its tag is not asked for.
 local function start_of(bucket, flow)
   if bucket.flow_count == 0 then return 0 end
-  return flow_start(bucket, flow, waiting.heads_wait(bucket, flow))
+  local known, virtual_time = flow_known(bucket, flow), bucket.virtual_time
+  if known and (known.start >= virtual_time or waiting.has_head(flow, bucket.id)) then
+    return known.start
+  end
+  return virtual_time
 end
 
--- A demand of a flow is granted that moves it on by `step`.
+-- A demand of a flow is granted that moves it on by `step`. The flow may wait elsewhere, where it
+-- stands by its own tag.
 local function flow_serve(bucket, flow, step)
-  local start = start_of(bucket, flow)
+  local start, known = start_of(bucket, flow), flow_known(bucket, flow)
+  local own, waits_until = start, 0
+  if known and known.waits_until > bucket.now then
+    own, waits_until = known.start, known.waits_until
+  end
   bucket.virtual_time = max(bucket.virtual_time, start)
-  flow_set(bucket, flow, start + step, 0)
+  flow_set(bucket, flow, own + step, waits_until)
 end
 
 -- A demand of a flow waits, whichever bucket of it refused that. It looks again at `until_then` at
@@ -75,7 +77,7 @@ function waiting.flow_forget(bucket, flow)
   local known = flow_known(bucket, flow)
   if not known then return nil end
   local touched = max(known.touched, min(known.waits_until, bucket.now))
-  if waiting.heads_wait(bucket, flow) ~= nil then touched = bucket.now end
+  if waiting.flows_that_wait(bucket)[flow] then touched = bucket.now end
   if touched + FLOW_MEMORY > bucket.now then return touched + FLOW_MEMORY end
   bucket.flows[flow], bucket.flow_count, bucket.rare = false, bucket.flow_count - 1, true
   rare.changes.bucket_forget(bucket, 'f' .. struct.pack('<d', flow))

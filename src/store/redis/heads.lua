@@ -135,20 +135,30 @@ local function heads_find(bucket, quota, waiter)
   end
 end
 
--- Whether a flow waits here in a session that is not late: true if it also takes turns here, false
--- if it takes turns elsewhere, nil if it does not wait.
-function waiting.heads_wait(bucket, flow)
+-- The flows that wait here in a session that is not late: by flow, the buckets where they take
+-- turns.
+function waiting.flows_that_wait(bucket)
   local flows = bucket.waiting_flows
   if not flows then
     flows = {}
     for _, head in ipairs(bucket.heads or {}) do
       if not head_is_late(head, bucket.now) then
-        flows[head.flow] = flows[head.flow] or head.space == bucket.id
+        local spaces = flows[head.flow] or {}
+        flows[head.flow], spaces[head.space] = spaces, true
       end
     end
     bucket.waiting_flows = flows
   end
-  return flows[flow]
+  return flows
+end
+
+-- Whether a flow that takes turns in the bucket of this id waits in one of the batch.
+function waiting.has_head(flow, space)
+  for _, bucket in ipairs(buckets) do
+    local spaces = bucket.heads and waiting.flows_that_wait(bucket)[flow]
+    if spaces and spaces[space] then return true end
+  end
+  return false
 end
 
 local function goes_first(one, other)

@@ -34,6 +34,7 @@ use super::{
     client::{prepare_tls, with_settings},
     error::is_outage,
     keys::PartitionKeys,
+    recovery::Recovery,
 };
 use crate::store::{Hint, Listening};
 
@@ -63,6 +64,7 @@ struct HintsInner {
     changed: Notify,
     /// The connection may lead to the wrong server.
     doubted: Notify,
+    recovery: Recovery,
     /// No task serves the listeners: the runtime of the last one shut down, or there was none.
     /// Written with the listeners locked.
     unserved: AtomicBool,
@@ -116,6 +118,7 @@ impl Hints {
             listeners: Mutex::default(),
             changed: Notify::new(),
             doubted: Notify::new(),
+            recovery: Recovery::default(),
             unserved: AtomicBool::new(false),
         };
         Self(Arc::new(shared))
@@ -156,6 +159,12 @@ impl Hints {
     /// Connects anew: where the server's address leads now, another server may be.
     pub(super) fn doubt(&self) {
         self.0.doubted.notify_waiters();
+    }
+
+    /// Knows whether the server answers commands. Once it does again the connection for hints is
+    /// made: until then the sessions look by themselves, and may come too late for their turns.
+    pub(super) fn recovery(&self) -> &Recovery {
+        &self.0.recovery
     }
 
     /// Starts the task that serves the listeners, unless there is one.
@@ -250,14 +259,14 @@ impl HintsInner {
         }
     }
 
-    /// Waits until no session listens, but not for longer than this.
+    /// Waits until no session listens or the server is back, but not for longer than this.
     async fn pause(&self, pause: Duration) {
-        let unused = async {
+        let unused = pin!(async {
             while !self.listeners().by_channel.is_empty() {
                 self.changed.notified().await;
             }
-        };
-        let _ = timeout(pause, unused).await;
+        });
+        let _ = timeout(pause, select(unused, pin!(self.recovery.recovers()))).await;
     }
 }
 

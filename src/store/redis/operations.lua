@@ -250,7 +250,11 @@ end
 -- Settles a claim, or detaches: see arguments.lua.
 function changes.perform_of_claim(kind, at, of, count, claim, lease)
   if kind == DETACH then
-    if claim == session then return answer(NO_CLAIM, 1) end
+    for _, bucket in ipairs(of) do
+      local record = changes.bucket_record(bucket, claim)
+      local is_session = record and not changes.record_is_claim(record)
+      if claim == session or is_session then return answer(NO_CLAIM, 1) end
+    end
     for _, bucket in ipairs(of) do
       bucket_detach(bucket, claim, message, at - 1, lease, wall)
       at = at + bucket.count

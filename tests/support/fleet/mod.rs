@@ -7,6 +7,7 @@
 #[path = "../fleet_api.rs"]
 pub mod api;
 mod ask;
+mod lateness;
 mod message;
 mod process;
 mod proxy;
@@ -19,6 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use self::{
     ask::{Ask, limits},
+    lateness::Lateness,
     message::Message,
     process::{Call, Grant, Ran, Run, Runs, Setup, Standing, Worker},
     proxy::Proxy,

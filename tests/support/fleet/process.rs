@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    env,
+    env, fs,
     io::{BufRead, BufReader, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::{
@@ -243,9 +243,25 @@ impl Worker {
         Run { worker: self, id }
     }
 
-    /// Stops the process where it stands; nothing is told to it.
+    /// Stops the process where it stands; nothing is told to it. Returns when it does nothing any
+    /// more: a thread in the middle of a system call stops after it, and may still send something.
     pub fn stop(&self) {
         self.signal("STOP");
+        let deadline = Instant::now() + PROMPT;
+        while !self.has_stopped() {
+            assert!(Instant::now() < deadline, "worker {} does not stop in {PROMPT:?}", self.name);
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether all threads have stopped, where the system tells.
+    fn has_stopped(&self) -> bool {
+        let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.process)) else { return true };
+        tasks.flatten().all(|task| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The state comes after the name, which may contain anything.
+            stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['T', 't']))
+        })
     }
 
     /// Ends [`stop`](Self::stop).

@@ -14,6 +14,8 @@ use crate::{
 
 const START: Micros = 1_000_000_000;
 const SECOND: Micros = 1_000_000;
+/// When the front of all sessions is looked at that gets no hints.
+const UNHINTED: Micros = 150_000;
 
 fn state(in_process: bool) -> State {
     State::new(Setup { in_process, lease: 10 * SECOND, max_waiting: 100_000 })
@@ -171,9 +173,9 @@ fn a_lone_demand_is_one_operation_and_is_registered_once_refused() {
     let batch = world.sent();
     assert_eq!((batch.seq(), costs(&batch), told(&batch)), (2, vec![10], Some(0)));
     world.applied(batch, [refused(None), Verdict::Done]);
-    assert_eq!(world.sleeps(), Some(SECOND / 2));
+    assert_eq!(world.sleeps(), Some(UNHINTED));
 
-    world.now += SECOND / 2;
+    world.now += UNHINTED;
     let batch = world.sent();
     world.applied(batch, [GRANTED, Verdict::Done]);
     assert!(matches!(outcome(&mut answer), Some(Outcome::Granted(_))));
@@ -203,7 +205,7 @@ fn a_line_is_looked_at_from_its_front_and_further_while_all_is_granted() {
     world.refuse_all(None);
     world.refuse_all(None);
     answers.extend((2..=20).map(|tokens| world.wait(tokens)));
-    assert_eq!(world.sleeps(), Some(SECOND / 2 - 19), "they stand behind the first");
+    assert_eq!(world.sleeps(), Some(UNHINTED - 19), "they stand behind the first");
 
     world.state.look(world.set.handles().next().expect("there is one").id());
     let mut looks = Vec::new();
@@ -342,6 +344,53 @@ fn a_try_goes_after_the_demands_that_arrived_before_it() {
     let after = world.ask(3, Mode::Try, 0);
     let _after = world.enter(after, None);
     assert_eq!(costs(&world.sent()), [1, 2, 3]);
+}
+
+/// The modes of the demands of a batch, and what they cost.
+fn modes(batch: &Batch) -> Vec<(Mode, u64)> {
+    let of = |op: &Op| match op {
+        Op::Reserve(reserve) => Some((reserve.mode, reserve.costs[0])),
+        _ => None,
+    };
+    batch.ops().iter().filter_map(of).collect()
+}
+
+#[test]
+fn a_try_is_passed_by_no_demand_that_arrived_after_it() {
+    let mut world = World::new(false);
+    let _older = world.wait(1);
+    let tries = world.ask(2, Mode::Try, 0);
+    let _try = world.enter(tries, None);
+    let _younger = world.wait(3);
+    let expected = [(Mode::Wait, 1), (Mode::Try, 2), (Mode::Wait, 3)];
+    assert_eq!(modes(&world.sent()), expected);
+
+    // Nor where flows take turns, and what waits is sent first.
+    let mut world = World::new(true);
+    let _first = world.wait(1);
+    world.refuse_all(None);
+    world.refuse_all(None);
+    let (older, tries, younger) =
+        (world.ask(2, Mode::Wait, 7), world.ask(3, Mode::Try, 7), world.ask(4, Mode::Wait, 7));
+    let _answers = [older, tries, younger].map(|ask| world.enter(ask, None));
+    world.state.look(world.set.handles().next().expect("there is one").id());
+    let sent = modes(&world.sent());
+    let place = |cost| sent.iter().position(|(_, other)| *other == cost).expect("it is sent");
+    assert!(place(2) < place(3) && place(3) < place(4), "{sent:?}");
+}
+
+#[test]
+fn a_demand_with_a_deadline_is_passed_by_no_younger_one_once_nothing_blocks_it() {
+    let mut world = World::new(false);
+    let (front, _answer) = world.wait(50);
+    world.refuse_all(Some(SECOND));
+    world.refuse_all(Some(SECOND));
+    let ask = world.ask(2, Mode::Wait, 0);
+    let _deadline = world.enter(ask, Some(world.now + 60 * SECOND));
+    // Its caller gives up.
+    world.state.leave(front, world.now);
+    let _younger = world.wait(3);
+    assert_eq!(modes(&world.sent()), [(Mode::Wait, 2), (Mode::Wait, 3)]);
 }
 
 #[test]

@@ -134,8 +134,14 @@ impl World {
 
     /// Keeps what was granted, so that it can be settled, and what waits.
     pub(super) fn learn(&mut self, sent: &Sending, answer: &Answer) {
-        let Outcome::Applied { buckets, verdicts } = &answer.outcome else { return };
         let session = &mut self.sessions[sent.by];
+        let Outcome::Applied { buckets, verdicts } = &answer.outcome else {
+            if answer.outcome == Outcome::Stale && sent.seq == session.seq {
+                // Its id is a claim's.
+                *session = Session::new(&mut self.rng);
+            }
+            return;
+        };
         if session.id != sent.session {
             return;
         }
@@ -261,6 +267,8 @@ impl World {
                 let rng = &mut self.rng;
                 let claim = match rng.u8(..20) {
                     0 => self.sessions[by].id,
+                    // Of another one, whether the bucket knows it or not.
+                    1 => self.sessions[(by + 1) % self.sessions.len()].id,
                     _ => rng.u64(1..100),
                 };
                 Op::Detach { on, claim, reserved, lease: rng.u64(..100 * SECOND) }

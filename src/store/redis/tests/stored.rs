@@ -5,7 +5,7 @@ use super::{
     sliding,
 };
 use crate::{
-    engine::{Mode, Op, Outcome, Reserve, Rule, TokenBucket, Verdict, Window},
+    engine::{Mode, Op, Outcome, Reserve, Rule, Settle, TokenBucket, Verdict, Window},
     store::StoreError,
 };
 
@@ -42,6 +42,38 @@ async fn a_batch_is_applied_once_and_a_stale_one_never() {
     let Outcome::Applied { verdicts, .. } = status.outcome else { panic!("{status:?}") };
     let Verdict::Status(status) = &verdicts[0] else { panic!("{verdicts:?}") };
     assert_eq!((status.quotas[0].charged, status.quotas[0].in_flight), (8, 8));
+}
+
+#[tokio::test]
+async fn a_session_that_has_the_id_of_a_claim_is_to_take_another() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).await.expect("a server");
+    let b = [bucket("b", &sliding(10))];
+    let grant = apply(&store, 1, 1, &b, &[reserve(&[4])]).await.expect("an answer");
+    let Outcome::Applied { buckets: seen, .. } = grant.outcome else { panic!("{grant:?}") };
+    let (on, reserved) = ([0].into_iter().collect(), [4].into_iter().collect());
+    let detach = Op::Detach { on, claim: 7, reserved, lease: 60_000_000 };
+    apply(&store, 1, 2, &b, std::slice::from_ref(&detach)).await.expect("an answer");
+
+    let own = match settle(seen[0].now, &[4], &[0]) {
+        Op::Settle(settle) => Op::Settle(Settle { claim: Some(7), ..settle }),
+        op => op,
+    };
+    for op in [reserve(&[1]), own.clone(), settle(seen[0].now, &[4], &[0])] {
+        let answer = apply(&store, 7, 1, &b, &[op]).await.expect("an answer");
+        assert_eq!(answer.outcome, Outcome::Stale);
+    }
+    // The claim stands until it is settled; then the id is free, and no claim's any more.
+    let verdicts = async |session, seq, op| {
+        let answer = apply(&store, session, seq, &b, &[op]).await.expect("an answer");
+        match answer.outcome {
+            Outcome::Applied { verdicts, .. } => verdicts[0].clone(),
+            outcome => panic!("{outcome:?}"),
+        }
+    };
+    assert_eq!(verdicts(2, 1, own).await, Verdict::Done);
+    assert!(granted(&store, 7, 1, &b, &[1]).await);
+    assert_eq!(verdicts(1, 3, detach).await, Verdict::NoClaim);
 }
 
 #[tokio::test]
