@@ -69,12 +69,13 @@
 //! | `tiktoken` | input counted with OpenAI's vocabularies: several megabytes of them |
 //! | `file` | limits from a TOML or JSON file |
 //! | `timezone` | fixed windows that reset at midnight of a time zone |
-//! | `tracing` | what happens, as `tracing` events |
+//! | `tracing` | what happens, as `tracing` events, and a span for each reservation |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod box_error;
 mod bucket;
 mod calendar;
+mod call_span;
 mod demand;
 pub mod engine;
 mod error;

@@ -9,7 +9,7 @@ use std::{
 
 use smallvec::SmallVec;
 
-use crate::{error::Throttled, name::Name, store::StoreError, usage::Usage};
+use crate::{call_span::CallSpan, error::Throttled, name::Name, store::StoreError, usage::Usage};
 
 /// Listens to a limiter.
 ///
@@ -54,7 +54,7 @@ impl<F: Fn(&Event<'_>) + Send + Sync> Observer for F {
 ///
 /// With feature `tracing` each is a `tracing` event as well. What happens to a demand is emitted in
 /// the span in which it was asked for, what happens to a reservation in the span in which it is
-/// settled or dropped.
+/// settled or dropped. Besides, each demand has a [span](crate::Reservation::span) of its own.
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
@@ -94,6 +94,11 @@ pub enum Event<'a> {
         class: Option<&'a str>,
         /// How many wait before it.
         position: usize,
+        /// The bucket of the quota that it waits for; empty if that is not known.
+        bucket: &'a str,
+        /// The quota that it waits for: of those that are short, the one with the longest wait.
+        /// `paused` for the pause of a bucket.
+        quota: &'a str,
     },
     /// A demand has waited for long (5 s); told once.
     #[non_exhaustive]
@@ -262,6 +267,8 @@ impl fmt::Display for Buckets<'_> {
 #[derive(Debug)]
 pub(crate) struct Subject {
     class: Option<Name>,
+    /// Its own span.
+    pub(crate) call: CallSpan,
     /// The span in which the demand was asked for. A task that is not its caller's may tell of it.
     #[cfg(feature = "tracing")]
     span: tracing::Span,
@@ -269,14 +276,15 @@ pub(crate) struct Subject {
 
 impl Subject {
     /// A demand of this class that is asked for in the present span.
-    pub(crate) fn new(class: Option<Name>) -> Self {
+    pub(crate) fn new(class: Option<Name>, call: CallSpan) -> Self {
         #[cfg(feature = "tracing")]
         return {
             let current = catch_unwind(tracing::Span::current);
-            Self { class, span: current.unwrap_or_else(|_| tracing::Span::none()) }
+            let span = current.unwrap_or_else(|_| tracing::Span::none());
+            Self { class, call, span }
         };
         #[cfg(not(feature = "tracing"))]
-        Self { class }
+        Self { class, call }
     }
 
     pub(crate) fn class(&self) -> Option<&str> {
@@ -327,7 +335,7 @@ impl Observing {
 }
 
 /// A broken observer must not break the limiter, and there is no one else to tell.
-fn guarded(tell: impl FnOnce()) {
+pub(crate) fn guarded(tell: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(tell));
 }
 
@@ -342,8 +350,8 @@ fn trace(event: &Event<'_>) {
     use tracing::{debug, error, info, warn};
 
     match event {
-        Event::WaitStarted { id, buckets, class, position } => {
-            debug!(id, %buckets, class, position, "waiting for quota");
+        Event::WaitStarted { id, buckets, class, position, bucket, quota } => {
+            debug!(id, %buckets, class, position, bucket, quota, "waiting for quota");
         }
         Event::LongWait { id, buckets, class, waited, position, bucket, quota, predicted } => {
             warn!(

@@ -14,6 +14,7 @@ use tower_service::Service;
 use super::config::Config;
 use crate::{
     box_error::BoxError,
+    call_span::CallSpan,
     demand::Demand,
     engine::Mode,
     error::Throttled,
@@ -167,7 +168,8 @@ pin_project! {
         // Since when the service keeps a grant waiting, if it does.
         Readying { reservation: Option<Reservation>, kept: Option<Instant> },
         Renewing { grant: Grant },
-        Calling { #[pin] response: F, dispatched: Option<Dispatched> },
+        // The call is made in the span of its reservation.
+        Calling { #[pin] response: F, dispatched: Option<Dispatched>, span: CallSpan },
     }
 }
 
@@ -298,16 +300,24 @@ where
                         continue;
                     }
                     let reservation = reservation.take().map(Reservation::dispatched);
+                    let span =
+                        reservation.as_ref().map_or_else(CallSpan::default, Reservation::call_span);
                     let Some(QuotaWait { mut service, request, .. }) = this.waiting.take() else {
                         continue;
                     };
                     let dispatched =
                         Some(Dispatched { reservation, on_drop: this.config.inspector.dropped() });
-                    let response = service.call(request);
-                    this.stage.set(Stage::Calling { response, dispatched });
+                    let response = {
+                        let _in_span = span.enter();
+                        service.call(request)
+                    };
+                    this.stage.set(Stage::Calling { response, dispatched, span });
                 }
-                StageProjection::Calling { response, dispatched } => {
-                    let result = ready!(response.poll(context));
+                StageProjection::Calling { response, dispatched, span } => {
+                    let result = {
+                        let _in_span = span.enter();
+                        ready!(response.poll(context))
+                    };
                     let dispatched = dispatched.take();
                     this.stage.set(Stage::Failed { error: None });
                     let Some(mut dispatched) = dispatched else { continue };

@@ -21,6 +21,7 @@ use super::{
     target::BucketTarget,
 };
 use crate::{
+    call_span::CallSpan,
     demand::Demand,
     engine::{Costs, Flow, Mode, Reserve},
     error::{BadDemand, Throttled},
@@ -41,7 +42,17 @@ impl<'a> Query<'a> {
     fn new(demand: &'a Demand, mode: Mode) -> Self {
         let arrived = Instant::now();
         let deadline = demand.max_wait.and_then(|wait| arrived.checked_add(wait));
-        Self { id: new_id(), demand, mode, arrived, deadline }
+        Self { id: new_id(), demand, mode, arrived, deadline, call: CallSpan::default() }
+    }
+
+    /// Begins the span of its reservation.
+    fn traced(mut self, inner: &Inner) -> Self {
+        // An alias goes by the name of its bucket.
+        let found = cfg!(feature = "tracing").then(|| inner.find(&self.demand.buckets).ok());
+        let target = found.flatten().flatten();
+        let buckets = || names(target.as_deref(), self.demand);
+        self.call = CallSpan::begin(|| self.id, self.demand, buckets);
+        self
     }
 }
 
@@ -89,7 +100,7 @@ impl Inner {
                 return result;
             }
             // Boxed, since what is granted at once would have to carry it around.
-            Box::pin(self.ask(Query::new(&demand, mode))).await
+            Box::pin(self.ask(Query::new(&demand, mode).traced(&self))).await
         };
         acquiring.fuse()
     }
@@ -100,13 +111,42 @@ impl Inner {
         demand: &Demand,
         mode: Mode,
     ) -> Poll<Result<Reservation, Throttled>> {
-        let result = self.grant_at_once(demand, mode);
-        match &result {
-            None => return Poll::Pending,
-            Some(Ok(reservation)) => self.tell_granted(demand, reservation),
-            Some(Err(error)) => self.tell_refused(new_id(), demand, error),
+        match self.grant_at_once(demand, mode) {
+            None => Poll::Pending,
+            Some(result) => Poll::Ready(self.told_at_once(demand, result)),
         }
-        result.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Tells what came of a demand at once.
+    #[inline]
+    fn told_at_once(
+        &self,
+        demand: &Demand,
+        result: Result<Reservation, Throttled>,
+    ) -> Result<Reservation, Throttled> {
+        match result {
+            Ok(reservation) => {
+                let buckets = || reservation.buckets().unwrap_or_else(|| demand.names());
+                let call = CallSpan::begin(|| reservation.id(), demand, buckets);
+                Ok(self.granted(demand, reservation, call))
+            }
+            Err(error) => {
+                let (id, target) = (new_id(), self.known_target(demand));
+                let buckets = || names(target.as_deref(), demand);
+                self.tell_refused(id, demand, &error, &CallSpan::begin(|| id, demand, buckets));
+                Err(error)
+            }
+        }
+    }
+
+    /// Tells of a grant, whose reservation takes its span along.
+    #[inline]
+    fn granted(&self, demand: &Demand, reservation: Reservation, call: CallSpan) -> Reservation {
+        if self.context().is_observed() {
+            call.granted(reservation.waited(), &demand.usage, reservation.degraded());
+            self.tell_granted(demand, &reservation);
+        }
+        reservation.in_span(call)
     }
 
     /// Grants or refuses a demand at once.
@@ -122,30 +162,25 @@ impl Inner {
             // Demands came before it that the store has not looked at.
             Err(Throttled::NotNow(Box::default()))
         };
-        match &result {
-            Ok(reservation) => self.tell_granted(demand, reservation),
-            Err(error) => self.tell_refused(new_id(), demand, error),
-        }
-        result
+        self.told_at_once(demand, result)
     }
 
     #[inline]
     fn tell_granted(&self, demand: &Demand, reservation: &Reservation) {
-        if self.context().is_observed() {
-            self.context().tell(|| Event::Granted {
-                id: reservation.id(),
-                buckets: reservation.buckets().unwrap_or_else(|| demand.names()),
-                class: demand.class_name(),
-                reserved: &demand.usage,
-                waited: reservation.waited(),
-                degraded: reservation.degraded(),
-            });
-        }
+        self.context().tell(|| Event::Granted {
+            id: reservation.id(),
+            buckets: reservation.buckets().unwrap_or_else(|| demand.names()),
+            class: demand.class_name(),
+            reserved: &demand.usage,
+            waited: reservation.waited(),
+            degraded: reservation.degraded(),
+        });
     }
 
     #[inline]
-    fn tell_refused(&self, id: u64, demand: &Demand, error: &Throttled) {
+    fn tell_refused(&self, id: u64, demand: &Demand, error: &Throttled, call: &CallSpan) {
         if self.context().is_observed() {
+            call.refused(error);
             let (target, class) = (self.known_target(demand), demand.class_name());
             let buckets = names(target.as_deref(), demand);
             self.context().tell(|| Event::Refused { id, buckets, class, error });
@@ -199,13 +234,15 @@ impl Inner {
         result: Result<Reservation, Throttled>,
     ) -> Result<Reservation, Throttled> {
         pending.is_over = true;
-        let &Query { id, demand, mode, .. } = pending.asked;
-        match &result {
-            _ if mode == Mode::Dry => {}
-            Ok(reservation) => self.tell_granted(demand, reservation),
-            Err(error) => self.tell_refused(id, demand, error),
+        let &Query { id, demand, mode, ref call, .. } = pending.asked;
+        match result {
+            _ if mode == Mode::Dry => result,
+            Ok(reservation) => Ok(self.granted(demand, reservation, call.clone())),
+            Err(error) => {
+                self.tell_refused(id, demand, &error, call);
+                Err(error)
+            }
         }
-        result
     }
 
     /// Asks during an outage, and again when it is over.
@@ -385,7 +422,7 @@ fn enter<'a>(
     let ask = ask(target, asked.demand, terms, asked.mode).map_err(Outcome::Refused)?;
     let class = asked.demand.class.clone();
     let is_told = class.is_some() || target.session.context().is_observed();
-    let subject = is_told.then(|| Arc::new(Subject::new(class)));
+    let subject = is_told.then(|| Arc::new(Subject::new(class, asked.call.clone())));
     Ticket::new(target.session.clone(), ask.about(asked.id, subject), asked)
 }
 

@@ -242,6 +242,14 @@ impl BucketSet {
         self.meters().map(|(spec, meter)| (spec.key.id(), meter.rule.id))
     }
 
+    /// The names of a bucket and of a quota by their ids; of a bucket's pause, where there is no
+    /// such quota.
+    pub(super) fn quota_named(&self, bucket: u64, rule: u64) -> Option<(&str, &str)> {
+        let spec = self.specs().find(|spec| spec.key.id() == bucket)?;
+        let meter = spec.meters.iter().find(|meter| meter.rule.id == rule);
+        Some((spec.name(), meter.map_or("paused", |meter| &meter.label)))
+    }
+
     /// What refused a demand on this set, as the ids of a bucket and, if it was no pause, of a
     /// quota.
     pub(super) fn refused_by(&self, by: RefusedBy) -> Option<(u64, Option<u64>)> {

@@ -11,6 +11,7 @@ use super::{
     settle::Settling, target::BucketTarget,
 };
 use crate::{
+    call_span::CallSpan,
     demand::{Demand, Note},
     engine::{Costs, MAX_AMOUNT, Micros, Op, Settle},
     error::{BadDemand, Throttled},
@@ -104,6 +105,8 @@ struct RareParts {
     account: Option<usize>,
     /// It is the first call after a provider's refusal, and nothing is known of its response yet.
     probe: AtomicBool,
+    /// It ends when the reservation is settled.
+    call: CallSpan,
 }
 
 impl RareParts {
@@ -156,6 +159,20 @@ impl Reservation {
     pub(super) fn identified(mut self, id: u64) -> Self {
         *self.id.get_mut() = id;
         self
+    }
+
+    /// Takes its span along, if a subscriber wants that.
+    #[inline]
+    pub(super) fn in_span(mut self, call: CallSpan) -> Self {
+        if !call.is_off() {
+            self.more.get_or_insert_default().call = call;
+        }
+        self
+    }
+
+    /// Its span, for its call.
+    pub(crate) fn call_span(&self) -> CallSpan {
+        self.more.as_ref().map_or_else(CallSpan::default, |more| more.call.clone())
     }
 
     /// Its buckets, as observers are told; nothing if it is not counted, or was settled.
@@ -215,6 +232,39 @@ impl Reservation {
     /// What the demand left for the inspector: see [`Demand::note`](crate::Demand::note).
     pub fn note<T: Any>(&self) -> Option<&T> {
         self.more.as_ref()?.note.get()
+    }
+
+    /// Returns its span, which began when it was asked for and ends when it is settled; one that is
+    /// disabled where no subscriber wants it.
+    ///
+    /// The span is named `reservation`, of level `INFO` and target `tower_throttle`. Its fields are
+    /// the `id` and the `buckets`, `class` and `share` of the demand; how long it `waited`, in
+    /// seconds, and the `quota` for which it began to wait; what was `reserved` and `settled`;
+    /// whether it is `degraded`; of a demand without a reservation, why it was `refused`
+    /// ([`Throttled::kind`](crate::Throttled::kind)).
+    ///
+    /// A [layer](crate::ThrottleLayer) makes its call in it. Elsewhere instrument the call, so that
+    /// the call's own spans are its children:
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+    /// use tracing::Instrument;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 5)]);
+    /// let limiter = Limiter::new(limits)?;
+    /// let reservation = limiter.reserve(Demand::new("api", usage! { requests: 1 })).await?;
+    /// let answer = async { "42" }.instrument(reservation.span().clone()).await;
+    /// reservation.keep().await?;
+    /// # assert_eq!(answer, "42");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "tracing")]
+    pub fn span(&self) -> &tracing::Span {
+        static NONE: tracing::Span = tracing::Span::none();
+        self.more.as_ref().map_or(&NONE, |more| more.call.span())
     }
 
     pub(super) fn degrade(mut self) -> Self {
@@ -561,6 +611,9 @@ impl Reservation {
         target.set.watch([&reserved, &costs], |bucket, quota, demands| {
             target.session.context().tell(|| Event::NeverCharged { bucket, quota, demands });
         });
+        if let Some(more) = &mut self.more {
+            more.call.settled(&used);
+        }
         let op = self.op(&target, reserved, costs, true);
         let settling = target.change(op, *self.id.get_mut(), true);
         target.session.context().tell(|| Event::Settled {
@@ -570,6 +623,9 @@ impl Reservation {
             reserved: &self.usage,
             actual: &used,
         });
+        if let Some(more) = &mut self.more {
+            more.call = CallSpan::default();
+        }
         settling
     }
 }

@@ -1,0 +1,4 @@
+//! What the operators of a fleet are shown: spans, metrics, and what the documents say of them.
+
+#[cfg(feature = "tracing")]
+mod spans;
