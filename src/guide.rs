@@ -2,7 +2,8 @@
 //!
 //! * [`quotas`]: which numbers to enter, which kind of quota for which provider
 //! * [`composing`]: the order of layers, each client, and what to do when it does not compile
-//! * [`running`]: why a call waits, changes, what providers say, Redis, runtimes
+//! * [`running`]: why a call waits, traces, changes, what providers say, Redis, runtimes
+//! * [`metrics`]: every metric, its labels, and how fresh it is
 //!
 //! The pages are those of `docs/`, with their examples compiled and run.
 
@@ -12,6 +13,10 @@ pub mod quotas {}
 #[cfg(any(not(doctest), all(feature = "llm", feature = "reqwest-middleware", feature = "routes")))]
 #[doc = include_str!("../docs/composing.md")]
 pub mod composing {}
+
+#[cfg(any(not(doctest), feature = "metrics"))]
+#[doc = include_str!("../docs/metrics.md")]
+pub mod metrics {}
 
 #[doc = include_str!("../docs/running.md")]
 pub mod running {}

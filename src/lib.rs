@@ -69,6 +69,7 @@
 //! | `tiktoken` | input counted with OpenAI's vocabularies: several megabytes of them |
 //! | `file` | limits from a TOML or JSON file |
 //! | `timezone` | fixed windows that reset at midnight of a time zone |
+//! | `metrics` | what happens, as metrics: for Prometheus or OpenTelemetry |
 //! | `tracing` | what happens, as `tracing` events, and a span for each reservation |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -92,6 +93,8 @@ pub mod limiter;
 pub mod limits;
 #[cfg(feature = "llm")]
 pub mod llm;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod name;
 pub mod observe;
 pub mod quota;

@@ -38,6 +38,26 @@ use crate::{call_span::CallSpan, error::Throttled, name::Name, store::StoreError
 pub trait Observer: Send + Sync {
     /// Something happened.
     fn on_event(&self, event: &Event<'_>);
+
+    /// The store was asked, or will not answer any more: once for each attempt to send a batch.
+    /// Stores in this process are not told of.
+    fn on_batch(&self, batch: &StoreBatch<'_>) {
+        let _ = batch;
+    }
+}
+
+/// One attempt to send a batch to a store elsewhere.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct StoreBatch<'a> {
+    /// How long the store took to answer, or to fail.
+    pub took: Duration,
+    /// How many operations were in it: reserves, settles and others.
+    pub operations: usize,
+    /// How many buckets it was about.
+    pub buckets: usize,
+    /// Why there is no answer.
+    pub error: Option<&'a StoreError>,
 }
 
 impl<F: Fn(&Event<'_>) + Send + Sync> Observer for F {
@@ -133,10 +153,39 @@ pub enum Event<'a> {
         class: Option<&'a str>,
         /// What was reserved.
         reserved: &'a Usage,
+        /// What was reserved of buckets that were asked for something else.
+        others: OtherAmounts<'a>,
         /// How long it waited.
         waited: Duration,
         /// Whether this was without the shared state.
         degraded: bool,
+    },
+    /// The estimate of a reservation was [replaced](crate::Reservation::adjust).
+    #[non_exhaustive]
+    Adjusted {
+        /// Identifies the reservation.
+        id: u64,
+        /// Its buckets.
+        buckets: Buckets<'a>,
+        /// Its class.
+        class: Option<&'a str>,
+        /// What was reserved before.
+        reserved: &'a Usage,
+        /// What is reserved now.
+        actual: &'a Usage,
+        /// The same of buckets that were asked for something else.
+        others: OtherAmounts<'a>,
+    },
+    /// A reservation was [detached](crate::Reservation::detach): this process has it no more, and
+    /// tells nothing more of it.
+    #[non_exhaustive]
+    Detached {
+        /// Identifies the reservation.
+        id: u64,
+        /// Its buckets.
+        buckets: Buckets<'a>,
+        /// Its class.
+        class: Option<&'a str>,
     },
     /// A reservation was settled, kept or released.
     #[non_exhaustive]
@@ -151,6 +200,8 @@ pub enum Event<'a> {
         reserved: &'a Usage,
         /// What it is charged now.
         actual: &'a Usage,
+        /// The same of buckets that were asked for something else.
+        others: OtherAmounts<'a>,
     },
     /// A demand was refused.
     #[non_exhaustive]
@@ -221,6 +272,42 @@ pub enum Event<'a> {
     },
     /// The store answers again.
     Recovered,
+}
+
+/// What was reserved and charged of those buckets of a demand that were
+/// [asked for something else](crate::Demand::and_with) than the first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OtherAmounts<'a>(SmallVec<[OtherAmount<'a>; 1]>);
+
+/// What was reserved and charged of one bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OtherAmount<'a> {
+    /// The bucket.
+    pub bucket: &'a str,
+    /// What was reserved.
+    pub reserved: &'a Usage,
+    /// What it is charged now.
+    pub actual: &'a Usage,
+}
+
+impl<'a> OtherAmounts<'a> {
+    /// Each as its bucket, what was reserved, and what it is charged now.
+    pub(crate) fn new(amounts: impl Iterator<Item = (&'a str, &'a Usage, &'a Usage)>) -> Self {
+        let amounts =
+            amounts.map(|(bucket, reserved, actual)| OtherAmount { bucket, reserved, actual });
+        Self(amounts.collect())
+    }
+
+    /// Returns that of a bucket; nothing if it was asked for the same as the first.
+    pub fn of(&self, bucket: &str) -> Option<&OtherAmount<'a>> {
+        self.0.iter().find(|amount| amount.bucket == bucket)
+    }
+
+    /// Returns each.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &OtherAmount<'a>> {
+        self.0.iter()
+    }
 }
 
 /// The names of a demand's buckets, in its order.
@@ -301,13 +388,13 @@ impl Subject {
     }
 }
 
-/// The observer of a limiter, if it has one.
+/// The observers of a limiter.
 #[derive(Clone, Default)]
-pub(crate) struct Observing(Option<Arc<dyn Observer>>);
+pub(crate) struct Observing(SmallVec<[Arc<dyn Observer>; 1]>);
 
 impl Observing {
-    pub(crate) fn by(observer: Arc<dyn Observer>) -> Self {
-        Self(Some(observer))
+    pub(crate) fn add(&mut self, observer: Arc<dyn Observer>) {
+        self.0.push(observer);
     }
 
     /// Without an observer the event is not even made.
@@ -321,16 +408,25 @@ impl Observing {
     /// Whether events are told at all.
     #[inline]
     pub(crate) fn is_on(&self) -> bool {
-        cfg!(feature = "tracing") || self.0.is_some()
+        cfg!(feature = "tracing") || self.is_observed()
+    }
+
+    /// Whether there is an observer.
+    #[inline]
+    pub(crate) fn is_observed(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// Tells of a batch.
+    pub(crate) fn tell_batch(&self, batch: &StoreBatch<'_>) {
+        self.0.iter().for_each(|observer| guarded(|| observer.on_batch(batch)));
     }
 
     #[inline(never)]
     fn tell_all(&self, event: &Event<'_>) {
         #[cfg(feature = "tracing")]
         guarded(|| trace(event));
-        if let Some(observer) = &self.0 {
-            guarded(|| observer.on_event(event));
-        }
+        self.0.iter().for_each(|observer| guarded(|| observer.on_event(event)));
     }
 }
 
@@ -341,7 +437,7 @@ pub(crate) fn guarded(tell: impl FnOnce()) {
 
 impl fmt::Debug for Observing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Observing").field(&self.0.is_some()).finish()
+        f.debug_tuple("Observing").field(&self.is_observed()).finish()
     }
 }
 
@@ -369,6 +465,10 @@ fn trace(event: &Event<'_>) {
         Event::Granted { id, buckets, class, waited, degraded, .. } => {
             debug!(id, %buckets, class, ?waited, degraded, "granted");
         }
+        Event::Adjusted { id, buckets, class, actual, .. } => {
+            debug!(id, %buckets, class, ?actual, "adjusted");
+        }
+        Event::Detached { id, buckets, class } => debug!(id, %buckets, class, "detached"),
         Event::Settled { id, buckets, class, actual, .. } => {
             debug!(id, %buckets, class, ?actual, "settled");
         }

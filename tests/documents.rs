@@ -5,11 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 9] = [
     "README.md",
     "CONTRIBUTING.md",
     "docs/composing.md",
     "docs/design.md",
+    "docs/metrics.md",
     "docs/providers.md",
     "docs/queue.md",
     "docs/quotas.md",

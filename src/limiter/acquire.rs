@@ -145,8 +145,9 @@ impl Inner {
         if self.context().is_observed() {
             call.granted(reservation.waited(), &demand.usage, reservation.degraded());
             self.tell_granted(demand, &reservation);
+            return reservation.told_to(self.context(), demand).in_span(call);
         }
-        reservation.in_span(call)
+        reservation
     }
 
     /// Grants or refuses a demand at once.
@@ -172,6 +173,7 @@ impl Inner {
             buckets: reservation.buckets().unwrap_or_else(|| demand.names()),
             class: demand.class_name(),
             reserved: &demand.usage,
+            others: reservation.other_amounts(),
             waited: reservation.waited(),
             degraded: reservation.degraded(),
         });

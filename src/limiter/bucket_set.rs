@@ -13,7 +13,7 @@ use crate::{
     engine::{Costs, Micros, Mode, On, Op, RefusedBy, Seen, Times, Violation},
     error::{Refusal, Shortage, Throttled},
     limits::BucketSpec,
-    observe::Buckets,
+    observe::{Buckets, OtherAmounts},
     quota::Meter,
     store::Bucket,
     usage::Usage,
@@ -167,6 +167,19 @@ impl BucketSet {
     /// The names of all its buckets, as observers are told.
     pub(super) fn names(&self) -> Buckets<'_> {
         Buckets::new(self.specs().map(|spec| spec.name()))
+    }
+
+    /// What was reserved and charged of buckets with a usage of their own, as observers are told.
+    pub(super) fn other_amounts<'a>(
+        &'a self,
+        reserved: &'a OtherUsages,
+        actual: &'a OtherUsages,
+    ) -> OtherAmounts<'a> {
+        let amounts = reserved.iter().zip(actual).filter_map(|((named, reserved), (_, actual))| {
+            let index = self.index_of_named((*named).into())?;
+            Some((self.members[index].spec.name(), reserved, actual))
+        });
+        OtherAmounts::new(amounts)
     }
 
     pub(super) fn specs(&self) -> impl ExactSizeIterator<Item = &Arc<BucketSpec>> + Clone {

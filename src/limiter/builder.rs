@@ -254,7 +254,7 @@ impl LimiterBuilder {
         self
     }
 
-    /// Tells this observer what happens.
+    /// Tells this observer what happens, too: one after the other, there may be several.
     ///
     /// ```
     /// use tower_throttle::{Limiter, Limits, Quota, observe::Event};
@@ -265,7 +265,7 @@ impl LimiterBuilder {
     /// # Ok::<(), tower_throttle::LimitsError>(())
     /// ```
     pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
-        self.options.observing = Observing::by(Arc::new(observer));
+        self.options.observing.add(Arc::new(observer));
         self
     }
 

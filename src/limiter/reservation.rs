@@ -6,9 +6,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use smallvec::SmallVec;
+
 use super::{
-    bucket_set::GrantedAt, provider_feedback::Origin, reservation_id::ReservationId,
-    settle::Settling, target::BucketTarget,
+    bucket_set::GrantedAt, context::Context, provider_feedback::Origin,
+    reservation_id::ReservationId, settle::Settling, target::BucketTarget,
 };
 use crate::{
     call_span::CallSpan,
@@ -17,7 +19,7 @@ use crate::{
     error::{BadDemand, Throttled},
     feedback::Feedback,
     name::Name,
-    observe::{Buckets, Event},
+    observe::{Buckets, Event, OtherAmounts},
     quota::micros,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     usage::Usage,
@@ -107,6 +109,15 @@ struct RareParts {
     probe: AtomicBool,
     /// It ends when the reservation is settled.
     call: CallSpan,
+    /// Where observers are told of its end, if it is counted nowhere.
+    uncounted: Option<Uncounted>,
+}
+
+/// What observers are told of a reservation that is counted nowhere.
+#[derive(Debug)]
+struct Uncounted {
+    context: Arc<Context>,
+    names: SmallVec<[Name; 1]>,
 }
 
 impl RareParts {
@@ -159,6 +170,24 @@ impl Reservation {
     pub(super) fn identified(mut self, id: u64) -> Self {
         *self.id.get_mut() = id;
         self
+    }
+
+    /// Has observers told of its end, if it is counted nowhere.
+    #[inline]
+    pub(super) fn told_to(mut self, context: &Arc<Context>, demand: &Demand) -> Self {
+        if self.target.is_none() {
+            let (context, names) = (context.clone(), demand.buckets.clone());
+            self.more.get_or_insert_default().uncounted = Some(Uncounted { context, names });
+        }
+        self
+    }
+
+    /// What is reserved of buckets with a usage of their own, as observers are told.
+    pub(super) fn other_amounts(&self) -> OtherAmounts<'_> {
+        let target = self.target.as_ref();
+        target.map_or_else(OtherAmounts::default, |target| {
+            target.set.other_amounts(self.others(), self.others())
+        })
     }
 
     /// Takes its span along, if a subscriber wants that.
@@ -381,11 +410,20 @@ impl Reservation {
         if let Err(error) = target.check(&estimate) {
             return Settling::failed(error);
         }
-        let reserved = self.costs(&target);
+        let (reserved, before) = (self.costs(&target), self.usage.clone());
         self.usage = self.usage.corrected(&estimate);
+        let others_before: Box<[_]> = self.others().into();
         if let Some(more) = &mut self.more {
             more.others.iter_mut().for_each(|(_, usage)| *usage = usage.corrected(&estimate));
         }
+        target.session.context().tell(|| Event::Adjusted {
+            id: self.id(),
+            buckets: target.set.names(),
+            class: self.class_name(),
+            reserved: &before,
+            actual: &self.usage,
+            others: target.set.other_amounts(&others_before, self.others()),
+        });
         let settle = self.op(&target, reserved, self.costs(&target), false);
         target.change(settle, self.id(), false)
     }
@@ -521,6 +559,11 @@ impl Reservation {
             return Err(Throttled::BadDemand(BadDemand::InvalidId));
         };
         let set = &target.set;
+        target.session.context().tell(|| Event::Detached {
+            id: self.id(),
+            buckets: set.names(),
+            class: self.class_name(),
+        });
         let others = self.others().iter().filter_map(|(named, usage)| {
             let index = set.index_of_named((*named).into())?;
             Some((u16::try_from(index).ok()?, usage.clone()))
@@ -536,6 +579,10 @@ impl Reservation {
         let detach = Op::Detach { on: set.all(), claim: self.id(), reserved, lease };
         target.change(detach, 0, true).verdict().await?;
         Ok(id)
+    }
+
+    fn class_name(&self) -> Option<&str> {
+        self.more.as_ref().and_then(|more| more.class_name())
     }
 
     fn others(&self) -> &[(u16, Usage)] {
@@ -592,16 +639,16 @@ impl Reservation {
         if self.more.is_some() {
             drop(self.answered());
         }
-        let Some(target) = self.target.take() else { return Settling::done() };
-        let (used, reserved) = (actual(&self.usage), self.costs(&target));
-        let mut costs = match self.others() {
-            [] => target.set.costs(&used, &[]),
-            others => {
-                let others: Vec<_> =
-                    others.iter().map(|(named, usage)| (*named, actual(usage))).collect();
-                target.set.costs(&used, &others)
-            }
+        let used = actual(&self.usage);
+        let Some(target) = self.target.take() else {
+            self.end_uncounted(&used);
+            return Settling::done();
         };
+        let reserved = self.costs(&target);
+        // Empty for most, and then not allocated.
+        let others: Vec<_> =
+            self.others().iter().map(|(named, usage)| (*named, actual(usage))).collect();
+        let mut costs = target.set.costs(&used, &others);
         if at_least {
             costs
                 .iter_mut()
@@ -619,9 +666,10 @@ impl Reservation {
         target.session.context().tell(|| Event::Settled {
             id: self.id(),
             buckets: target.set.names(),
-            class: self.more.as_ref().and_then(|more| more.class_name()),
+            class: self.class_name(),
             reserved: &self.usage,
             actual: &used,
+            others: target.set.other_amounts(self.others(), &others),
         });
         if let Some(more) = &mut self.more {
             more.call = CallSpan::default();
@@ -630,9 +678,33 @@ impl Reservation {
     }
 }
 
+impl Reservation {
+    /// Tells that a reservation which is counted nowhere has ended, unless that was told.
+    fn end_uncounted(&mut self, used: &Usage) {
+        let Some(more) = &mut self.more else { return };
+        let (call, uncounted) = (std::mem::take(&mut more.call), more.uncounted.take());
+        call.settled(used);
+        let Some(Uncounted { context, names }) = uncounted else { return };
+        context.tell(|| Event::Settled {
+            id: self.id(),
+            buckets: Buckets::new(names.iter().map(Name::as_str)),
+            class: self.class_name(),
+            reserved: &self.usage,
+            actual: used,
+            others: OtherAmounts::default(),
+        });
+    }
+
+    /// Whether its end is to be told, although it is counted nowhere.
+    #[inline]
+    fn is_told(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.uncounted.is_some())
+    }
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if self.target.is_some() {
+        if self.target.is_some() || self.is_told() {
             drop(match self.on_drop {
                 OnDrop::Keep => self.end(&Settlement::Keep),
                 OnDrop::Release => self.end(&Settlement::Release),

@@ -1,4 +1,8 @@
 //! What the operators of a fleet are shown: spans, metrics, and what the documents say of them.
 
+#[cfg(feature = "metrics")]
+mod documented;
+#[cfg(feature = "metrics")]
+mod metrics;
 #[cfg(feature = "tracing")]
 mod spans;
