@@ -97,6 +97,7 @@ pub mod llm;
 pub mod metrics;
 mod name;
 pub mod observe;
+mod on_unavailable;
 pub mod quota;
 #[cfg(feature = "routes")]
 pub mod routes;

@@ -323,7 +323,7 @@ impl Inner {
         asked: &Query<'_>,
         Outage { error, target }: Outage,
     ) -> Option<Result<Reservation, Throttled>> {
-        match (self.context().options().on_unavailable, self.fallback()) {
+        match (self.on_unavailable(asked.demand, &target), self.fallback()) {
             (OnUnavailable::Allow, _) => Some(Ok(Reservation::uncounted(asked.demand).degrade())),
             (OnUnavailable::Local { .. }, Some(fallback)) => {
                 let local = pin!(fallback.ask_here(asked));
@@ -338,6 +338,12 @@ impl Inner {
             }
             _ => Some(Err(Throttled::Store(error))),
         }
+    }
+
+    /// What becomes of a demand while the store cannot be reached.
+    fn on_unavailable(&self, demand: &Demand, target: &BucketTarget) -> OnUnavailable {
+        let costs = target.set.costs(&demand.usage, demand.other_usages());
+        target.set.on_unavailable(&costs, self.context().options().on_unavailable)
     }
 
     #[inline]

@@ -14,6 +14,7 @@ use crate::{
     error::{Refusal, Shortage, Throttled},
     limits::BucketSpec,
     observe::{Buckets, OtherAmounts},
+    on_unavailable::OnUnavailable,
     quota::Meter,
     store::Bucket,
     usage::Usage,
@@ -318,6 +319,23 @@ impl BucketSet {
         let mut costs = Costs::new();
         self.put_costs(&mut costs, usage, others);
         costs
+    }
+
+    /// What becomes of a demand with these costs while the store cannot be reached: the strictest
+    /// of what the quotas say that it asks something of.
+    pub(super) fn on_unavailable(&self, costs: &Costs, default: OnUnavailable) -> OnUnavailable {
+        let asked = self.meters().zip(costs).filter(|(_, cost)| **cost > 0);
+        asked
+            .map(|((_, meter), _)| meter.on_unavailable.unwrap_or(default))
+            .reduce(OnUnavailable::and)
+            .unwrap_or(default)
+    }
+
+    /// Whether one of its quotas is counted in this process while the store cannot be reached.
+    pub(super) fn is_local(&self, default: OnUnavailable) -> bool {
+        self.meters().any(|(_, meter)| {
+            matches!(meter.on_unavailable.unwrap_or(default), OnUnavailable::Local { .. })
+        })
     }
 
     /// Costs that were counted on another version of this set, on those of its quotas that are here

@@ -200,7 +200,8 @@ impl Limiter {
     }
 
     /// How the quotas of a bucket stand, and when a demand that comes now would start. While
-    /// [`OnUnavailable::Local`] stands in for the store, it is of the quotas there.
+    /// [`OnUnavailable::Local`] stands in for the store, it is of the quotas there, which are those
+    /// that are local.
     ///
     /// A name stands for what [`Limits`] say. A name that is no bucket's may also be a model's,
     /// once a layer of `llm` was made of this limiter: it stands for the bucket that the layer
@@ -228,11 +229,12 @@ impl Limiter {
     /// [`Throttled::BadDemand`] for a bucket without quotas, [`Throttled::Store`] if the store does
     /// not answer.
     pub async fn status(&self, bucket: &str) -> Result<Status, Throttled> {
-        match (status(&self.inner, bucket).await, self.inner.fallback()) {
-            (Err(Throttled::Store(error)), Some(fallback)) if error.is_unavailable() => {
-                Ok(Status { degraded: true, ..status(fallback, bucket).await? })
+        match status(&self.inner, bucket).await {
+            Err(Throttled::Store(error)) if error.is_unavailable() => {
+                let fallback = self.inner.fallback_of(bucket).ok_or(Throttled::Store(error))?;
+                Ok(Status { degraded: true, ..status(&fallback, bucket).await? })
             }
-            (status, _) => status,
+            status => status,
         }
     }
 
