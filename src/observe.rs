@@ -1,6 +1,7 @@
 //! What happens in a limiter, told to an observer.
 
 use std::{
+    error::Error,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -9,7 +10,13 @@ use std::{
 
 use smallvec::SmallVec;
 
-use crate::{call_span::CallSpan, error::Throttled, name::Name, store::StoreError, usage::Usage};
+use crate::{
+    call_span::CallSpan,
+    error::{Refusal, Throttled},
+    name::Name,
+    store::StoreError,
+    usage::Usage,
+};
 
 /// Listens to a limiter.
 ///
@@ -43,6 +50,53 @@ pub trait Observer: Send + Sync {
     /// Stores in this process are not told of.
     fn on_batch(&self, batch: &StoreBatch<'_>) {
         let _ = batch;
+    }
+}
+
+/// What would have become of a demand, had it not been in shadow mode.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Shadow<'a> {
+    /// It would have waited.
+    #[non_exhaustive]
+    Wait {
+        /// The quotas that were short.
+        refusal: &'a Refusal,
+        /// For how long, about, if nothing is refunded; nothing if that depends on calls in flight.
+        predicted: Option<Duration>,
+    },
+    /// It would have been refused.
+    #[non_exhaustive]
+    Refuse {
+        /// Why.
+        error: &'a Throttled,
+    },
+    /// The extractor could not read a demand from the request, which would have failed.
+    #[non_exhaustive]
+    Fail {
+        /// Why.
+        error: &'a (dyn Error + Send + Sync + 'static),
+    },
+}
+
+impl Shadow<'_> {
+    /// A short name that never changes, for metrics and logs: `wait`, `unread` or a
+    /// [`Throttled::kind`].
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Wait { .. } => "wait",
+            Self::Refuse { error } => error.kind(),
+            Self::Fail { .. } => "unread",
+        }
+    }
+
+    /// Returns the quotas that were short, if some were.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Wait { refusal, .. } => Some(refusal),
+            Self::Refuse { error } => error.refusal(),
+            Self::Fail { .. } => None,
+        }
     }
 }
 
@@ -173,7 +227,7 @@ pub enum Event<'a> {
         reserved: &'a Usage,
         /// What is reserved now.
         actual: &'a Usage,
-        /// The same of buckets that were asked for something else.
+        /// Both, of buckets that were asked for something else.
         others: OtherAmounts<'a>,
     },
     /// A reservation was [detached](crate::Reservation::detach): this process has it no more, and
@@ -200,7 +254,7 @@ pub enum Event<'a> {
         reserved: &'a Usage,
         /// What it is charged now.
         actual: &'a Usage,
-        /// The same of buckets that were asked for something else.
+        /// Both, of buckets that were asked for something else.
         others: OtherAmounts<'a>,
     },
     /// A demand was refused.
@@ -214,6 +268,20 @@ pub enum Event<'a> {
         class: Option<&'a str>,
         /// Why.
         error: &'a Throttled,
+    },
+    /// A demand does not fit, and nothing is made of that, in shadow mode: see
+    /// [`Limiter::shadow`](crate::Limiter::shadow) and
+    /// [`ThrottleLayer::shadow`](crate::ThrottleLayer::shadow).
+    #[non_exhaustive]
+    Shadowed {
+        /// Identifies the demand, and later its reservation.
+        id: u64,
+        /// Its buckets.
+        buckets: Buckets<'a>,
+        /// Its class.
+        class: Option<&'a str>,
+        /// What would have become of it.
+        shadow: Shadow<'a>,
     },
     /// The future of a demand was dropped before the demand was granted or refused.
     #[non_exhaustive]
@@ -475,6 +543,15 @@ fn trace(event: &Event<'_>) {
         Event::Refused { id, buckets, class, error } => {
             debug!(id, %buckets, class, %error, "refused");
         }
+        Event::Shadowed { id, buckets, class, shadow } => match shadow {
+            Shadow::Wait { refusal, predicted } => {
+                info!(id, %buckets, class, ?predicted, %refusal, "would have waited");
+            }
+            Shadow::Refuse { error } => {
+                info!(id, %buckets, class, %error, "would have been refused");
+            }
+            Shadow::Fail { error } => info!(id, error, "no demand could be read"),
+        },
         Event::Cancelled { id, buckets, class, waited } => {
             debug!(id, %buckets, class, ?waited, "cancelled");
         }

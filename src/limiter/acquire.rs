@@ -1,6 +1,6 @@
 //! How a demand comes to be granted: at once, after a wait, or without the store.
 
-use std::{pin::pin, sync::Arc, task::Poll};
+use std::{error::Error, pin::pin, sync::Arc, task::Poll};
 
 use futures_util::{
     FutureExt,
@@ -26,7 +26,7 @@ use crate::{
     engine::{Costs, Flow, Mode, Reserve},
     error::{BadDemand, Throttled},
     limits::Standing,
-    observe::{Buckets, Event, Subject},
+    observe::{Buckets, Event, Shadow, Subject},
     quota::micros,
     store::StoreError,
 };
@@ -115,6 +115,63 @@ impl Inner {
             None => Poll::Pending,
             Some(result) => Poll::Ready(self.told_at_once(demand, result)),
         }
+    }
+
+    /// Charges a demand whether it fits or not, and tells what would have become of it.
+    pub(super) async fn shadow(
+        self: Arc<Self>,
+        demand: Demand,
+        waits: bool,
+    ) -> Result<Reservation, Throttled> {
+        // It does not wait: what it would have waited is compared afterwards.
+        let mut asked = demand.clone();
+        asked.max_wait = None;
+        let query = Query::new(&asked, Mode::Try).traced(&self);
+        let error = match self.ask_quietly(&query).await {
+            Ok(reservation) => return Ok(self.granted(&asked, reservation, query.call.clone())),
+            Err(error) => error,
+        };
+        self.tell_shadowed(query.id, &demand, waits, &error);
+        if error.refusal().is_none() {
+            return Err(error);
+        }
+        Box::pin(self.ask(Query { mode: Mode::Charge, ..query })).await
+    }
+
+    /// Asks, and tells nothing.
+    async fn ask_quietly(&self, asked: &Query<'_>) -> Result<Reservation, Throttled> {
+        if let Some(result) = self.grant_at_once(asked.demand, asked.mode) {
+            return result;
+        }
+        match self.ask_store(asked).await {
+            Ok(result) => result,
+            Err(outage) => self.ask_in(outage, asked).await,
+        }
+    }
+
+    /// Tells that a demand which did not fit would have waited, or been refused.
+    fn tell_shadowed(&self, id: u64, demand: &Demand, waits: bool, error: &Throttled) {
+        let (late, target) = (late(error), self.known_target(demand));
+        let (buckets, class) = (names(target.as_deref(), demand), demand.class_name());
+        let shadow = match error {
+            Throttled::NotNow(refusal) if waits => {
+                let wait = refusal.retry_after();
+                match &late {
+                    Some(late) if demand.max_wait.is_some_and(|most| wait > Some(most)) => {
+                        Shadow::Refuse { error: late }
+                    }
+                    _ => Shadow::Wait { refusal, predicted: wait },
+                }
+            }
+            error => Shadow::Refuse { error },
+        };
+        self.context().tell(|| Event::Shadowed { id, buckets, class, shadow });
+    }
+
+    /// Tells that no demand could be read from a request.
+    pub(super) fn tell_unread(&self, error: &(dyn Error + Send + Sync + 'static)) {
+        let (id, buckets, shadow) = (new_id(), Buckets::new([]), Shadow::Fail { error });
+        self.context().tell(|| Event::Shadowed { id, buckets, class: None, shadow });
     }
 
     /// Tells what came of a demand at once.
@@ -375,7 +432,11 @@ fn try_on(
     let target = if target.set.is_current() { target } else { Arc::new(target.refreshed()?) };
     let (set, others) = (&target.set, demand.other_usages());
     let mut costs = Costs::new();
-    if let Err(refusal) = set.put_demand(&mut costs, &demand.usage, others, standing.headroom) {
+    if mode == Mode::Charge {
+        set.put_costs(&mut costs, &demand.usage, others);
+    } else if let Err(refusal) =
+        set.put_demand(&mut costs, &demand.usage, others, standing.headroom)
+    {
         return Some(Err(Throttled::ExceedsCapacity(Box::new(refusal))));
     }
     if target.session.is_closed() {
@@ -399,6 +460,14 @@ fn try_on(
             set.refused(&refused.violations, &costs, headroom, mode).map(Err)
         }
         Err(Err(error)) => Some(Err(error)),
+    }
+}
+
+/// What becomes of a demand that does not fit now, and may not wait until it does.
+fn late(error: &Throttled) -> Option<Throttled> {
+    match error {
+        Throttled::NotNow(refusal) => Some(Throttled::Deadline(refusal.clone())),
+        _ => None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    fmt,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -69,7 +70,6 @@ pub enum Settlement {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
 #[must_use = "a dropped reservation keeps what it reserved: settle it on what was really used"]
 pub struct Reservation {
     /// 0 until it is needed.
@@ -153,7 +153,7 @@ impl Reservation {
     }
 
     /// Of a call that nothing limits.
-    pub(super) fn uncounted(demand: &Demand) -> Self {
+    pub(crate) fn uncounted(demand: &Demand) -> Self {
         Self::new(demand, GrantedAt::All(0), None)
     }
 
@@ -284,6 +284,7 @@ impl Reservation {
     /// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 5)]);
     /// let limiter = Limiter::new(limits)?;
     /// let reservation = limiter.reserve(Demand::new("api", usage! { requests: 1 })).await?;
+    /// # assert!(reservation.span().is_disabled());
     /// let answer = async { "42" }.instrument(reservation.span().clone()).await;
     /// reservation.keep().await?;
     /// # assert_eq!(answer, "42");
@@ -699,6 +700,19 @@ impl Reservation {
     #[inline]
     fn is_told(&self) -> bool {
         self.more.as_ref().is_some_and(|more| more.uncounted.is_some())
+    }
+}
+
+/// In short: it is part of errors of users' tests.
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation")
+            .field("id", &self.id)
+            .field("at", &self.at)
+            .field("usage", &self.usage)
+            .field("waited", &self.waited())
+            .field("target", &self.target)
+            .finish_non_exhaustive()
     }
 }
 

@@ -9,7 +9,7 @@ pub struct Description {
     /// Its name.
     pub name: &'static str,
     /// What it is.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// Its labels.
     pub labels: &'static [&'static str],
     /// What it tells.
@@ -19,7 +19,7 @@ pub struct Description {
 /// What a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Kind {
+pub enum MetricKind {
     /// A number that only grows.
     Counter,
     /// A number that goes up and down.
@@ -28,7 +28,7 @@ pub enum Kind {
     Histogram,
 }
 
-impl Kind {
+impl MetricKind {
     /// Returns its name.
     pub fn name(self) -> &'static str {
         match self {
@@ -61,6 +61,8 @@ pub(super) const PAUSES: &str = "tower_throttle_pauses_total";
 pub(super) const PAUSED_UNTIL: &str = "tower_throttle_paused_until_seconds";
 pub(super) const STATE_LOST: &str = "tower_throttle_state_lost_total";
 pub(super) const DEGRADED: &str = "tower_throttle_degraded";
+pub(super) const SHADOWED: &str = "tower_throttle_shadowed_total";
+pub(super) const SHADOW_WAIT: &str = "tower_throttle_shadow_wait_seconds";
 pub(super) const STORE_SECONDS: &str = "tower_throttle_store_seconds";
 pub(super) const STORE_BATCH_OPERATIONS: &str = "tower_throttle_store_batch_operations";
 pub(super) const STORE_ERRORS: &str = "tower_throttle_store_errors_total";
@@ -78,7 +80,7 @@ const USAGE: &[&str] = &["bucket", "class", "metric"];
 const QUOTA: &[&str] = &["bucket", "quota"];
 const BUCKET: &[&str] = &["bucket"];
 
-use Kind::{Counter, Gauge, Histogram};
+use MetricKind::{Counter, Gauge, Histogram};
 
 /// Every metric.
 pub const ALL: &[Description] = &[
@@ -109,6 +111,13 @@ pub const ALL: &[Description] = &[
     ),
     of(STATE_LOST, Counter, BUCKET, "Times that the store had lost the state of a bucket"),
     of(DEGRADED, Gauge, &[], "Partitions for which the store cannot be reached"),
+    of(
+        SHADOWED,
+        Counter,
+        &["bucket", "quota", "class", "reason"],
+        "Demands that did not fit, in shadow mode, by what would have become of them",
+    ),
+    of(SHADOW_WAIT, Histogram, DEMAND, "Seconds that demands would have waited, in shadow mode"),
     of(STORE_SECONDS, Histogram, &[], "Seconds that the store took for a batch, each attempt"),
     of(STORE_BATCH_OPERATIONS, Histogram, &[], "Operations in a batch"),
     of(STORE_ERRORS, Counter, &[], "Attempts that the store did not answer, or refused"),
@@ -124,7 +133,7 @@ pub const ALL: &[Description] = &[
 
 const fn of(
     name: &'static str,
-    kind: Kind,
+    kind: MetricKind,
     labels: &'static [&'static str],
     help: &'static str,
 ) -> Description {

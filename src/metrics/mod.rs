@@ -1,7 +1,8 @@
 //! What happens in a limiter as metrics of the `metrics` facade: for Prometheus, OpenTelemetry, or
 //! whatever recorder a program installs.
 //!
-//! [`Metrics`] is an [`Observer`]. It knows events and statuses, and nothing of how they come to be.
+//! [`Metrics`] is an [`Observer`]. It knows events and statuses, and nothing of how they come to
+//! be.
 //!
 //! ```
 //! use tower_throttle::{Demand, Limiter, Limits, Quota, metrics::Metrics, usage};
@@ -33,12 +34,12 @@ use std::{
 use ::metrics::{SharedString, counter, gauge, histogram};
 use futures_util::future::join_all;
 
-pub use self::catalogue::{ALL, Description, Kind, SECONDS};
+pub use self::catalogue::{ALL, Description, MetricKind, SECONDS};
 use self::{catalogue as name, labels::Labels};
 use crate::{
     error::Throttled,
     limiter::{Limiter, Status},
-    observe::{Buckets, Event, Observer, OtherAmounts, StoreBatch},
+    observe::{Buckets, Event, Observer, OtherAmounts, Shadow, StoreBatch},
     usage::Usage,
 };
 
@@ -53,21 +54,21 @@ const NO_CLASS: &str = "none";
 /// metrics.
 ///
 /// Every metric is in [`ALL`], and in `docs/metrics.md`. Give it to
-/// [`LimiterBuilder::observer`](crate::LimiterBuilder::observer); several limiters may share it.
+/// [`LimiterBuilder::observer`](crate::limiter::LimiterBuilder::observer); several limiters may share it.
 /// The recorder is looked up at each event, so it should be installed before the first.
 #[derive(Clone)]
 pub struct Metrics {
-    inner: Arc<Inner>,
+    inner: Arc<Recorder>,
 }
 
-struct Inner {
+struct Recorder {
     labels: Labels,
     /// The labels under which demands that wait are counted, by the ids of the demands.
-    waiting: Mutex<HashMap<u64, Subject>>,
+    waiting: Mutex<HashMap<u64, DemandLabels>>,
 }
 
 /// The labels of one demand: of each of its buckets, and of its class.
-struct Subject {
+struct DemandLabels {
     buckets: Vec<SharedString>,
     class: SharedString,
 }
@@ -91,7 +92,7 @@ impl Metrics {
     pub fn with_max_buckets(max_buckets: usize) -> Self {
         catalogue::describe();
         Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(Recorder {
                 labels: Labels::new(max_buckets),
                 waiting: Mutex::new(HashMap::new()),
             }),
@@ -144,7 +145,7 @@ impl Observer for Metrics {
     }
 }
 
-impl Inner {
+impl Recorder {
     fn on_event(&self, event: &Event<'_>) {
         match event {
             Event::WaitStarted { id, buckets, class, .. } => self.waits(*id, buckets, *class),
@@ -179,6 +180,9 @@ impl Inner {
                 let (bucket, class) = (self.known(buckets.first()), self.class(*class, false));
                 counter!(name::CANCELLED, "bucket" => bucket, "class" => class).increment(1);
             }
+            Event::Shadowed { buckets, class, shadow, .. } => {
+                self.shadowed(buckets, *class, shadow);
+            }
             Event::Paused { bucket, quota, applied, .. } => {
                 let bucket = self.labels.bucket(bucket, true);
                 let quota = self.labels.quota(quota.unwrap_or(WHOLE_BUCKET));
@@ -198,8 +202,8 @@ impl Inner {
         }
     }
 
-    fn subject(&self, buckets: &Buckets<'_>, class: Option<&str>) -> Subject {
-        Subject {
+    fn subject(&self, buckets: &Buckets<'_>, class: Option<&str>) -> DemandLabels {
+        DemandLabels {
             buckets: buckets.iter().map(|bucket| self.labels.bucket(bucket, true)).collect(),
             class: self.class(class, true),
         }
@@ -234,7 +238,7 @@ impl Inner {
         });
     }
 
-    fn granted(&self, subject: &Subject, waited: Duration, degraded: bool) {
+    fn granted(&self, subject: &DemandLabels, waited: Duration, degraded: bool) {
         subject.in_flight(1.0);
         subject.each(|bucket, class| {
             counter!(name::GRANTED, "bucket" => bucket.clone(), "class" => class.clone())
@@ -265,11 +269,32 @@ impl Inner {
         .increment(1);
     }
 
+    fn shadowed(&self, buckets: &Buckets<'_>, class: Option<&str>, shadow: &Shadow<'_>) {
+        let exists = !matches!(shadow, Shadow::Refuse { error: Throttled::BadDemand(_) });
+        let binding = shadow.refusal().and_then(|refusal| refusal.binding());
+        let bucket = binding.map_or(buckets.first(), |shortage| &shortage.bucket);
+        let quota = binding.map_or(WHOLE_BUCKET, |shortage| &shortage.quota);
+        let bucket = self.labels.bucket(bucket, exists && !bucket.is_empty());
+        let class = self.class(class, exists);
+        if let Shadow::Wait { predicted: Some(wait), .. } = shadow {
+            histogram!(name::SHADOW_WAIT, "bucket" => bucket.clone(), "class" => class.clone())
+                .record(wait.as_secs_f64());
+        }
+        counter!(
+            name::SHADOWED,
+            "bucket" => bucket,
+            "quota" => self.labels.quota(quota),
+            "class" => class,
+            "reason" => shadow.kind(),
+        )
+        .increment(1);
+    }
+
     /// Counts what is given back or taken besides.
     fn corrected(
         &self,
         buckets: &Buckets<'_>,
-        subject: &Subject,
+        subject: &DemandLabels,
         (reserved, actual): (&Usage, &Usage),
         others: &OtherAmounts<'_>,
     ) {
@@ -294,7 +319,7 @@ impl Inner {
     fn settled(
         &self,
         buckets: &Buckets<'_>,
-        subject: &Subject,
+        subject: &DemandLabels,
         (reserved, actual): (&Usage, &Usage),
         others: &OtherAmounts<'_>,
     ) {
@@ -371,7 +396,7 @@ impl Inner {
     }
 }
 
-impl Subject {
+impl DemandLabels {
     /// Calls `record` with the label of each bucket, and that of the class.
     fn each(&self, record: impl Fn(SharedString, SharedString)) {
         self.buckets.iter().for_each(|bucket| record(bucket.clone(), self.class.clone()));

@@ -4,5 +4,6 @@
 mod documented;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod shadow;
 #[cfg(feature = "tracing")]
 mod spans;

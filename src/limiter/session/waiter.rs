@@ -87,8 +87,12 @@ impl Ask {
     }
 
     fn count(&mut self) -> Result<(), Throttled> {
-        let Self { set, usage, others, costs, headroom, .. } = self;
+        let Self { set, usage, others, costs, headroom, mode, .. } = self;
         costs.clear();
+        if *mode == Mode::Charge {
+            set.put_costs(costs, usage, others);
+            return Ok(());
+        }
         set.put_demand(costs, usage, others, *headroom)
             .map_err(|refusal| Throttled::ExceedsCapacity(Box::new(refusal)))
     }
