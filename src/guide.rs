@@ -3,6 +3,7 @@
 //! * [`quotas`]: which numbers to enter, which kind of quota for which provider
 //! * [`composing`]: the order of layers, each client, and what to do when it does not compile
 //! * [`running`]: why a call waits, traces, changes, what providers say, Redis, runtimes
+//! * [`testing`]: a fake clock, a scripted store, and assertions for your own tests
 //! * [`metrics`]: every metric, its labels, and how fresh it is
 //!
 //! The pages are those of `docs/`, with their examples compiled and run.
@@ -20,3 +21,7 @@ pub mod metrics {}
 
 #[doc = include_str!("../docs/running.md")]
 pub mod running {}
+
+#[cfg(any(not(doctest), feature = "test-util"))]
+#[doc = include_str!("../docs/testing.md")]
+pub mod testing {}

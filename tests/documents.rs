@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const DOCUMENTS: [&str; 9] = [
+const DOCUMENTS: [&str; 10] = [
     "README.md",
     "CONTRIBUTING.md",
     "docs/composing.md",
@@ -15,6 +15,7 @@ const DOCUMENTS: [&str; 9] = [
     "docs/queue.md",
     "docs/quotas.md",
     "docs/running.md",
+    "docs/testing.md",
 ];
 
 fn root() -> &'static Path {
