@@ -4,12 +4,16 @@
 //! * [`composing`]: the order of layers, each client, and what to do when it does not compile
 //! * [`running`]: why a call waits, traces, changes, what providers say, Redis, runtimes
 //! * [`testing`]: a fake clock, a scripted store, and assertions for your own tests
+//! * [`coming_from`]: what the words and calls of other limiters are called here
 //! * [`metrics`]: every metric, its labels, and how fresh it is
 //!
 //! The pages are those of `docs/`, with their examples compiled and run.
 
 #[doc = include_str!("../docs/quotas.md")]
 pub mod quotas {}
+
+#[doc = include_str!("../docs/coming-from.md")]
+pub mod coming_from {}
 
 #[cfg(any(not(doctest), all(feature = "llm", feature = "reqwest-middleware", feature = "routes")))]
 #[doc = include_str!("../docs/composing.md")]

@@ -5,9 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const DOCUMENTS: [&str; 10] = [
+const DOCUMENTS: [&str; 11] = [
     "README.md",
     "CONTRIBUTING.md",
+    "docs/coming-from.md",
     "docs/composing.md",
     "docs/design.md",
     "docs/metrics.md",
