@@ -46,7 +46,7 @@
 //! | [`limiter`] | its builder, its status, what a refusal says, ids of reservations |
 //! | [`layer`] | the service that the layer makes, its futures and bodies, `Respond` |
 //! | [`inspect`] | inspectors: of bodies, by status, of failures |
-//! | `routes`, `llm`, `file` | by feature |
+//! | `routes`, `llm`, `file`, `metrics`, `test_util` | by feature |
 //! | [`observe`] | events, and what listens to them |
 //! | [`store`], [`engine`] | where state lives, and what a store of one's own needs |
 //!
@@ -69,12 +69,15 @@
 //! | `tiktoken` | input counted with OpenAI's vocabularies: several megabytes of them |
 //! | `file` | limits from a TOML or JSON file |
 //! | `timezone` | fixed windows that reset at midnight of a time zone |
-//! | `tracing` | what happens, as `tracing` events |
+//! | `metrics` | what happens, as metrics: for Prometheus or OpenTelemetry |
+//! | `tracing` | what happens, as `tracing` events, and a span for each reservation |
+//! | `test-util` | for tests: a fake clock, a scripted store, a record of what was reserved |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod box_error;
 mod bucket;
 mod calendar;
+mod call_span;
 mod demand;
 pub mod engine;
 mod error;
@@ -91,13 +94,18 @@ pub mod limiter;
 pub mod limits;
 #[cfg(feature = "llm")]
 pub mod llm;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod name;
 pub mod observe;
+mod on_unavailable;
 pub mod quota;
 #[cfg(feature = "routes")]
 pub mod routes;
 pub mod store;
 mod sync;
+#[cfg(feature = "test-util")]
+pub mod test_util;
 mod usage;
 
 pub use box_error::BoxError;

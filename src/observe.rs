@@ -1,6 +1,7 @@
 //! What happens in a limiter, told to an observer.
 
 use std::{
+    error::Error,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -9,7 +10,13 @@ use std::{
 
 use smallvec::SmallVec;
 
-use crate::{error::Throttled, name::Name, store::StoreError, usage::Usage};
+use crate::{
+    call_span::CallSpan,
+    error::{Refusal, Throttled},
+    name::Name,
+    store::StoreError,
+    usage::Usage,
+};
 
 /// Listens to a limiter.
 ///
@@ -38,6 +45,73 @@ use crate::{error::Throttled, name::Name, store::StoreError, usage::Usage};
 pub trait Observer: Send + Sync {
     /// Something happened.
     fn on_event(&self, event: &Event<'_>);
+
+    /// The store was asked, or will not answer any more: once for each attempt to send a batch.
+    /// Stores in this process are not told of.
+    fn on_batch(&self, batch: &StoreBatch<'_>) {
+        let _ = batch;
+    }
+}
+
+/// What would have become of a demand, had it not been in shadow mode.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Shadow<'a> {
+    /// It would have waited.
+    #[non_exhaustive]
+    Wait {
+        /// The quotas that were short.
+        refusal: &'a Refusal,
+        /// For how long, about, if nothing is refunded; nothing if that depends on calls in flight.
+        predicted: Option<Duration>,
+    },
+    /// It would have been refused.
+    #[non_exhaustive]
+    Refuse {
+        /// Why.
+        error: &'a Throttled,
+    },
+    /// The extractor could not read a demand from the request, which would have failed.
+    #[non_exhaustive]
+    Fail {
+        /// Why.
+        error: &'a (dyn Error + Send + Sync + 'static),
+    },
+}
+
+impl Shadow<'_> {
+    /// A short name that never changes, for metrics and logs: `wait`, `unread` or a
+    /// [`Throttled::kind`].
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Wait { .. } => "wait",
+            Self::Refuse { error } => error.kind(),
+            Self::Fail { .. } => "unread",
+        }
+    }
+
+    /// Returns the quotas that were short, if some were.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Wait { refusal, .. } => Some(refusal),
+            Self::Refuse { error } => error.refusal(),
+            Self::Fail { .. } => None,
+        }
+    }
+}
+
+/// One attempt to send a batch to a store elsewhere.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct StoreBatch<'a> {
+    /// How long the store took to answer, or to fail.
+    pub took: Duration,
+    /// How many operations were in it: reserves, settles and others.
+    pub operations: usize,
+    /// How many buckets it was about.
+    pub buckets: usize,
+    /// Why there is no answer.
+    pub error: Option<&'a StoreError>,
 }
 
 impl<F: Fn(&Event<'_>) + Send + Sync> Observer for F {
@@ -54,7 +128,7 @@ impl<F: Fn(&Event<'_>) + Send + Sync> Observer for F {
 ///
 /// With feature `tracing` each is a `tracing` event as well. What happens to a demand is emitted in
 /// the span in which it was asked for, what happens to a reservation in the span in which it is
-/// settled or dropped.
+/// settled or dropped. Besides, each demand has a [span](crate::Reservation::span) of its own.
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
@@ -94,6 +168,11 @@ pub enum Event<'a> {
         class: Option<&'a str>,
         /// How many wait before it.
         position: usize,
+        /// The bucket of the quota that it waits for; empty if that is not known.
+        bucket: &'a str,
+        /// The quota that it waits for: of those that are short, the one with the longest wait.
+        /// `paused` for the pause of a bucket.
+        quota: &'a str,
     },
     /// A demand has waited for long (5 s); told once.
     #[non_exhaustive]
@@ -128,10 +207,39 @@ pub enum Event<'a> {
         class: Option<&'a str>,
         /// What was reserved.
         reserved: &'a Usage,
+        /// What was reserved of buckets that were asked for something else.
+        others: OtherAmounts<'a>,
         /// How long it waited.
         waited: Duration,
         /// Whether this was without the shared state.
         degraded: bool,
+    },
+    /// The estimate of a reservation was [replaced](crate::Reservation::adjust).
+    #[non_exhaustive]
+    Adjusted {
+        /// Identifies the reservation.
+        id: u64,
+        /// Its buckets.
+        buckets: Buckets<'a>,
+        /// Its class.
+        class: Option<&'a str>,
+        /// What was reserved before.
+        reserved: &'a Usage,
+        /// What is reserved now.
+        actual: &'a Usage,
+        /// Both, of buckets that were asked for something else.
+        others: OtherAmounts<'a>,
+    },
+    /// A reservation was [detached](crate::Reservation::detach): this process has it no more, and
+    /// tells nothing more of it.
+    #[non_exhaustive]
+    Detached {
+        /// Identifies the reservation.
+        id: u64,
+        /// Its buckets.
+        buckets: Buckets<'a>,
+        /// Its class.
+        class: Option<&'a str>,
     },
     /// A reservation was settled, kept or released.
     #[non_exhaustive]
@@ -146,6 +254,8 @@ pub enum Event<'a> {
         reserved: &'a Usage,
         /// What it is charged now.
         actual: &'a Usage,
+        /// Both, of buckets that were asked for something else.
+        others: OtherAmounts<'a>,
     },
     /// A demand was refused.
     #[non_exhaustive]
@@ -158,6 +268,20 @@ pub enum Event<'a> {
         class: Option<&'a str>,
         /// Why.
         error: &'a Throttled,
+    },
+    /// A demand does not fit, and nothing is made of that, in shadow mode: see
+    /// [`Limiter::shadow`](crate::Limiter::shadow) and
+    /// [`ThrottleLayer::shadow`](crate::ThrottleLayer::shadow).
+    #[non_exhaustive]
+    Shadowed {
+        /// Identifies the demand, and later its reservation.
+        id: u64,
+        /// Its buckets.
+        buckets: Buckets<'a>,
+        /// Its class.
+        class: Option<&'a str>,
+        /// What would have become of it.
+        shadow: Shadow<'a>,
     },
     /// The future of a demand was dropped before the demand was granted or refused.
     #[non_exhaustive]
@@ -218,6 +342,42 @@ pub enum Event<'a> {
     Recovered,
 }
 
+/// What was reserved and charged of those buckets of a demand that were
+/// [asked for something else](crate::Demand::and_with) than the first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OtherAmounts<'a>(SmallVec<[OtherAmount<'a>; 1]>);
+
+/// What was reserved and charged of one bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OtherAmount<'a> {
+    /// The bucket.
+    pub bucket: &'a str,
+    /// What was reserved.
+    pub reserved: &'a Usage,
+    /// What it is charged now.
+    pub actual: &'a Usage,
+}
+
+impl<'a> OtherAmounts<'a> {
+    /// Each as its bucket, what was reserved, and what it is charged now.
+    pub(crate) fn new(amounts: impl Iterator<Item = (&'a str, &'a Usage, &'a Usage)>) -> Self {
+        let amounts =
+            amounts.map(|(bucket, reserved, actual)| OtherAmount { bucket, reserved, actual });
+        Self(amounts.collect())
+    }
+
+    /// Returns that of a bucket; nothing if it was asked for the same as the first.
+    pub fn of(&self, bucket: &str) -> Option<&OtherAmount<'a>> {
+        self.0.iter().find(|amount| amount.bucket == bucket)
+    }
+
+    /// Returns each.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &OtherAmount<'a>> {
+        self.0.iter()
+    }
+}
+
 /// The names of a demand's buckets, in its order.
 ///
 /// Names of a [family](crate::Limits::family) are those of its bucket. Where a name stands for no
@@ -262,6 +422,8 @@ impl fmt::Display for Buckets<'_> {
 #[derive(Debug)]
 pub(crate) struct Subject {
     class: Option<Name>,
+    /// Its own span.
+    pub(crate) call: CallSpan,
     /// The span in which the demand was asked for. A task that is not its caller's may tell of it.
     #[cfg(feature = "tracing")]
     span: tracing::Span,
@@ -269,14 +431,15 @@ pub(crate) struct Subject {
 
 impl Subject {
     /// A demand of this class that is asked for in the present span.
-    pub(crate) fn new(class: Option<Name>) -> Self {
+    pub(crate) fn new(class: Option<Name>, call: CallSpan) -> Self {
         #[cfg(feature = "tracing")]
         return {
             let current = catch_unwind(tracing::Span::current);
-            Self { class, span: current.unwrap_or_else(|_| tracing::Span::none()) }
+            let span = current.unwrap_or_else(|_| tracing::Span::none());
+            Self { class, call, span }
         };
         #[cfg(not(feature = "tracing"))]
-        Self { class }
+        Self { class, call }
     }
 
     pub(crate) fn class(&self) -> Option<&str> {
@@ -293,13 +456,13 @@ impl Subject {
     }
 }
 
-/// The observer of a limiter, if it has one.
+/// The observers of a limiter.
 #[derive(Clone, Default)]
-pub(crate) struct Observing(Option<Arc<dyn Observer>>);
+pub(crate) struct Observing(SmallVec<[Arc<dyn Observer>; 1]>);
 
 impl Observing {
-    pub(crate) fn by(observer: Arc<dyn Observer>) -> Self {
-        Self(Some(observer))
+    pub(crate) fn add(&mut self, observer: Arc<dyn Observer>) {
+        self.0.push(observer);
     }
 
     /// Without an observer the event is not even made.
@@ -313,27 +476,36 @@ impl Observing {
     /// Whether events are told at all.
     #[inline]
     pub(crate) fn is_on(&self) -> bool {
-        cfg!(feature = "tracing") || self.0.is_some()
+        cfg!(feature = "tracing") || self.is_observed()
+    }
+
+    /// Whether there is an observer.
+    #[inline]
+    pub(crate) fn is_observed(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// Tells of a batch.
+    pub(crate) fn tell_batch(&self, batch: &StoreBatch<'_>) {
+        self.0.iter().for_each(|observer| guarded(|| observer.on_batch(batch)));
     }
 
     #[inline(never)]
     fn tell_all(&self, event: &Event<'_>) {
         #[cfg(feature = "tracing")]
         guarded(|| trace(event));
-        if let Some(observer) = &self.0 {
-            guarded(|| observer.on_event(event));
-        }
+        self.0.iter().for_each(|observer| guarded(|| observer.on_event(event)));
     }
 }
 
 /// A broken observer must not break the limiter, and there is no one else to tell.
-fn guarded(tell: impl FnOnce()) {
+pub(crate) fn guarded(tell: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(tell));
 }
 
 impl fmt::Debug for Observing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Observing").field(&self.0.is_some()).finish()
+        f.debug_tuple("Observing").field(&self.is_observed()).finish()
     }
 }
 
@@ -342,8 +514,8 @@ fn trace(event: &Event<'_>) {
     use tracing::{debug, error, info, warn};
 
     match event {
-        Event::WaitStarted { id, buckets, class, position } => {
-            debug!(id, %buckets, class, position, "waiting for quota");
+        Event::WaitStarted { id, buckets, class, position, bucket, quota } => {
+            debug!(id, %buckets, class, position, bucket, quota, "waiting for quota");
         }
         Event::LongWait { id, buckets, class, waited, position, bucket, quota, predicted } => {
             warn!(
@@ -361,12 +533,25 @@ fn trace(event: &Event<'_>) {
         Event::Granted { id, buckets, class, waited, degraded, .. } => {
             debug!(id, %buckets, class, ?waited, degraded, "granted");
         }
+        Event::Adjusted { id, buckets, class, actual, .. } => {
+            debug!(id, %buckets, class, ?actual, "adjusted");
+        }
+        Event::Detached { id, buckets, class } => debug!(id, %buckets, class, "detached"),
         Event::Settled { id, buckets, class, actual, .. } => {
             debug!(id, %buckets, class, ?actual, "settled");
         }
         Event::Refused { id, buckets, class, error } => {
             debug!(id, %buckets, class, %error, "refused");
         }
+        Event::Shadowed { id, buckets, class, shadow } => match shadow {
+            Shadow::Wait { refusal, predicted } => {
+                info!(id, %buckets, class, ?predicted, %refusal, "would have waited");
+            }
+            Shadow::Refuse { error } => {
+                info!(id, %buckets, class, %error, "would have been refused");
+            }
+            Shadow::Fail { error } => info!(id, error, "no demand could be read"),
+        },
         Event::Cancelled { id, buckets, class, waited } => {
             debug!(id, %buckets, class, ?waited, "cancelled");
         }

@@ -5,15 +5,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 11] = [
     "README.md",
     "CONTRIBUTING.md",
+    "docs/coming-from.md",
     "docs/composing.md",
     "docs/design.md",
+    "docs/metrics.md",
     "docs/providers.md",
     "docs/queue.md",
     "docs/quotas.md",
     "docs/running.md",
+    "docs/testing.md",
 ];
 
 fn root() -> &'static Path {

@@ -102,7 +102,7 @@ fn others(states: &BatchStates<'_, '_>, reserve: &Reserve, turn: Turn, at: At) -
     // What does not wait passes no head.
     let tolerance = match reserve.mode {
         Mode::Wait => tolerance(states, at, place.session),
-        Mode::Try | Mode::Dry => 0,
+        Mode::Try | Mode::Dry | Mode::Charge => 0,
     };
     let start_of = |flow| states.start_in(space, flow);
     state.heads().before(&place, quota.id, quota.horizon(), tolerance, now, &start_of)

@@ -333,21 +333,29 @@ impl BucketState {
         is_probe
     }
 
-    /// Charges what fits to a session. Returns whether the grant is a probe.
+    /// Charges a session. Returns whether the grant is a probe; one that is `free` of pauses is
+    /// none.
     #[inline]
-    pub(super) fn charge(&mut self, session: u64, rules: &[Rule], costs: &[u64]) -> bool {
+    pub(super) fn charge(
+        &mut self,
+        session: u64,
+        rules: &[Rule],
+        costs: &[u64],
+        is_free: bool,
+    ) -> bool {
         let record = self.records.enter(session, self.now, &mut self.due);
         let mut is_probe = false;
         for (index, ((rule, state), &cost)) in
             rules.iter().zip(&mut self.quotas).zip(costs).enumerate()
         {
-            is_probe |= state.reserve(rule, cost, self.now);
+            state.take(rule, cost);
+            is_probe |= !is_free && state.passes(cost, self.now);
             let share = record.share(index, rule.id);
             *share = (*share + cost).min(MAX_TAKEN);
         }
         match &mut self.gate {
-            Some(gate) => gate.grant(self.now) || is_probe,
-            None => is_probe,
+            Some(gate) if !is_free => gate.grant(self.now) || is_probe,
+            _ => is_probe,
         }
     }
 

@@ -201,6 +201,9 @@ pub(crate) enum Mode {
     Try,
     /// Only says what would happen; charges nothing.
     Dry,
+    /// It is charged all the same, whatever fits and whatever is paused: more than is available
+    /// becomes a debt. It is no probe, and no turn of its flow.
+    Charge,
 }
 
 /// Demands that are served in turns with other flows, by weight. Without a share, demands are of

@@ -135,7 +135,8 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     fn reserve(&mut self, reserve: &Reserve, turn: Option<Turn>) -> Verdict {
         self.states.refold();
-        if !self.fits_plainly(reserve) {
+        let is_free = reserve.mode == Mode::Charge;
+        if !is_free && !self.fits_plainly(reserve) {
             let turn = turn.unwrap_or_else(|| self.ages.turn(&self.states, reserve));
             let candidate = Candidate::measure(reserve, turn, &self.states, &self.ahead);
             if !candidate.fits() {
@@ -149,7 +150,10 @@ impl<'a, 'b> Operations<'a, 'b> {
         let (session, mut probe) = (self.batch.session, false);
         for (bucket, costs) in self.states.parts(&reserve.on, &reserve.costs) {
             let rules = self.states.rules(bucket);
-            probe |= self.states.state_mut(bucket).charge(session, rules, costs);
+            probe |= self.states.state_mut(bucket).charge(session, rules, costs, is_free);
+        }
+        if is_free {
+            return Verdict::Granted { probe };
         }
         let space = self.states.space_of(reserve);
         if self.states.state(space).flows().is_some() {

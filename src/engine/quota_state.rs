@@ -284,13 +284,18 @@ impl QuotaState {
         }
     }
 
-    /// Returns whether the grant is a probe.
+    /// Charges or holds what is reserved.
     #[inline]
-    pub(crate) fn reserve(&mut self, rule: &Rule, cost: u64, now: Micros) -> bool {
+    pub(crate) fn take(&mut self, rule: &Rule, cost: u64) {
         self.in_flight = (self.in_flight + cost).min(MAX_TAKEN);
         if !rule.holds() {
             self.charge(cost);
         }
+    }
+
+    /// A demand passes its pause. Returns whether the grant is a probe.
+    #[inline]
+    pub(crate) fn passes(&mut self, cost: u64, now: Micros) -> bool {
         match &mut self.cap {
             Some(cap) if cost > 0 => cap.gate_mut().grant(now),
             _ => false,

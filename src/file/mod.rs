@@ -61,6 +61,8 @@
 //!   [`Quota::weight`](crate::Quota::weight)
 //! * `charge_at`: (all but `concurrency`) `"start"` (default) or `"end"`: see
 //!   [`ChargeAt`](crate::quota::ChargeAt)
+//! * `on_unavailable`: (all) as at the top, which is the default: see
+//!   [`Quota::on_unavailable`](crate::Quota::on_unavailable)
 //! * `max_debt`: (all but `concurrency`) see
 //!   [`Quota::max_debt`](crate::Quota::max_debt)
 //! * `guard`: (`sliding`) the jitter guard: see [`Quota::guard`](crate::Quota::guard)
@@ -344,14 +346,21 @@ enum OnUnavailableText {
     Local(f64),
 }
 
+impl OnUnavailableText {
+    fn meant(&self) -> OnUnavailable {
+        match self {
+            Self::Fail => OnUnavailable::Fail,
+            Self::Allow => OnUnavailable::Allow,
+            Self::Local(share) => OnUnavailable::local(*share),
+        }
+    }
+}
+
 impl Contents {
     fn check(self) -> Result<LimitsFile, LimitsError> {
-        let on_unavailable = self.on_unavailable.as_ref().map(|text| match text {
-            OnUnavailableText::Fail => OnUnavailable::Fail,
-            OnUnavailableText::Allow => OnUnavailable::Allow,
-            OnUnavailableText::Local(share) => OnUnavailable::local(*share),
-        });
-        on_unavailable.unwrap_or_default().validate()?;
+        let on_unavailable = self.on_unavailable.as_ref().map(OnUnavailableText::meant);
+        let checked = on_unavailable.unwrap_or_default().check();
+        checked.map_err(|reason| LimitsError::option("on_unavailable", reason))?;
         let file = LimitsFile {
             limits: self.limits()?,
             on_unavailable,

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::{
+    OnUnavailableText,
     named::NamedTable,
     text::{Length, WindowText},
 };
@@ -27,6 +28,7 @@ pub(super) struct QuotaText {
     charge_at: Option<ChargeAtText>,
     max_debt: Option<u64>,
     name: Option<String>,
+    on_unavailable: Option<OnUnavailableText>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -75,6 +77,8 @@ impl QuotaText {
             _ => self.windowed(kind)?,
         };
         let quota = with(quota, self.name.as_deref(), Quota::named);
+        let on_unavailable = self.on_unavailable.as_ref().map(OnUnavailableText::meant);
+        let quota = with(quota, on_unavailable, Quota::on_unavailable);
         quota.compile()?;
         Ok(quota)
     }

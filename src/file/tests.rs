@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::LimitsFile;
 use crate::{
-    Limits, Quota,
+    Limits, OnUnavailable, Quota,
     limits::{Class, Undeclared},
     quota::ChargeAt,
 };
@@ -296,12 +296,16 @@ fn quota() -> impl Strategy<Value = (Quota, Value)> {
             written["kind"] = json!(kind);
         }
         let weights = json!({ "output_tokens": 5, "units": 0.25 });
-        let settings: [Setting; 5] = [
+        let settings: [Setting; 7] = [
             own,
             ("name", json!("n"), |quota| quota.named("n")),
             ("max_debt", json!(77), |quota| quota.max_debt(77)),
             ("weights", weights, |quota| quota.weight("output_tokens", 5.0).weight("units", 0.25)),
             ("charge_at", json!("end"), |quota| quota.charge_at(ChargeAt::End)),
+            ("on_unavailable", json!("allow"), |quota| quota.on_unavailable(OnUnavailable::Allow)),
+            ("on_unavailable", json!({"local": 0.5}), |quota| {
+                quota.on_unavailable(OnUnavailable::local(0.5))
+            }),
         ];
         let given = settings.into_iter().zip(given).filter(|(_, given)| *given);
         let quota = given.fold(quota(limit, window), |quota, ((field, value, set), _)| {

@@ -24,6 +24,8 @@ pub(crate) struct Config<E, I> {
     pub(super) max_wait: Option<Duration>,
     /// Longest time from a grant to its call.
     pub(super) dispatch_within: Duration,
+    /// True if calls are only measured.
+    pub(super) is_shadow: bool,
 }
 
 impl<E, I> Config<E, I> {
@@ -35,13 +37,14 @@ impl<E, I> Config<E, I> {
             waits: true,
             max_wait: Some(MAX_WAIT),
             dispatch_within: DISPATCH_WITHIN,
+            is_shadow: false,
         }
     }
 
     /// A copy with another inspector.
     pub(super) fn with_inspector<J>(&self, inspector: Arc<J>) -> Config<E, J> {
-        let Self { waits, max_wait, dispatch_within, .. } = *self;
+        let Self { waits, max_wait, dispatch_within, is_shadow, .. } = *self;
         let (limiter, extractor) = (self.limiter.clone(), self.extractor.clone());
-        Config { limiter, extractor, inspector, waits, max_wait, dispatch_within }
+        Config { limiter, extractor, inspector, waits, max_wait, dispatch_within, is_shadow }
     }
 }

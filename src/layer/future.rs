@@ -14,6 +14,7 @@ use tower_service::Service;
 use super::config::Config;
 use crate::{
     box_error::BoxError,
+    call_span::CallSpan,
     demand::Demand,
     engine::Mode,
     error::Throttled,
@@ -165,9 +166,21 @@ pin_project! {
         Beginning,
         Reserving { grant: Grant },
         // Since when the service keeps a grant waiting, if it does.
-        Readying { reservation: Option<Reservation>, kept: Option<Instant> },
+        // In shadow mode the charge may be under way.
+        Readying {
+            reservation: Option<Reservation>,
+            kept: Option<Instant>,
+            shadow: Option<ShadowGrant>,
+        },
         Renewing { grant: Grant },
-        Calling { #[pin] response: F, dispatched: Option<Dispatched> },
+        // The call is made in the span of its reservation.
+        Calling {
+            #[pin]
+            response: F,
+            dispatched: Option<Dispatched>,
+            shadow: Option<ShadowGrant>,
+            span: CallSpan,
+        },
     }
 }
 
@@ -184,6 +197,12 @@ impl<S: Service<R>, R, E: Extractor<R>, I> Attempt<S, R, E, I> {
                 if config.waits {
                     demand.max_wait = demand.max_wait.or(config.max_wait);
                 }
+                let waiting = QuotaWait { service, spare, request, demand, deadline: None };
+                (Some(waiting), Stage::Beginning)
+            }
+            Err(error) if config.is_shadow => {
+                config.limiter.tell_unread(&*error);
+                let demand = Demand::unlimited();
                 let waiting = QuotaWait { service, spare, request, demand, deadline: None };
                 (Some(waiting), Stage::Beginning)
             }
@@ -206,6 +225,12 @@ impl<E, I> Config<E, I> {
         self.limiter.acquire_at_once(demand, mode)
     }
 
+    /// Charges a demand whether it fits or not. The call need not wait for it.
+    fn shadow(&self, demand: &Demand) -> ShadowGrant {
+        let grant = Box::pin(self.limiter.shadow_of(demand.clone(), self.waits));
+        ShadowGrant { grant: Some(grant), demand: demand.clone() }
+    }
+
     fn grant(&self, demand: Demand, waits: bool) -> Grant {
         let limiter = self.limiter.clone();
         Box::pin(async move {
@@ -214,10 +239,39 @@ impl<E, I> Config<E, I> {
     }
 }
 
+/// The charge of a call in shadow mode.
+struct ShadowGrant {
+    /// Until it is made.
+    grant: Option<Grant>,
+    demand: Demand,
+}
+
+impl ShadowGrant {
+    /// Returns the reservation once the charge is made. A charge that fails is none.
+    fn poll(&mut self, context: &mut Context<'_>) -> Option<Reservation> {
+        let Poll::Ready(result) = self.grant.as_mut()?.as_mut().poll(context) else { return None };
+        self.grant = None;
+        result.ok()
+    }
+
+    /// Returns what stands for the reservation of a call that could not be charged in time.
+    fn uncharged(&self) -> Reservation {
+        Reservation::uncounted(&self.demand)
+    }
+}
+
 impl<F> Stage<F> {
     fn readying(mut reservation: Reservation) -> Self {
         reservation.release_on_drop(true);
-        Self::Readying { reservation: Some(reservation), kept: None }
+        Self::Readying { reservation: Some(reservation), kept: None, shadow: None }
+    }
+
+    /// In shadow mode the charge is under way, if it is not made yet.
+    fn shadowed(mut shadow: ShadowGrant, context: &mut Context<'_>) -> Self {
+        match shadow.poll(context) {
+            Some(reservation) => Self::readying(reservation),
+            None => Self::Readying { reservation: None, kept: None, shadow: Some(shadow) },
+        }
     }
 }
 
@@ -241,6 +295,11 @@ where
                         this.stage.set(Stage::Failed { error: None });
                         continue;
                     };
+                    if this.config.is_shadow {
+                        let shadow = this.config.shadow(&waiting.demand);
+                        this.stage.set(Stage::shadowed(shadow, context));
+                        continue;
+                    }
                     this.stage.set(match this.config.grant_at_once(&waiting.demand) {
                         Poll::Ready(Ok(reservation)) => Stage::readying(reservation),
                         Poll::Ready(Err(error)) => {
@@ -276,7 +335,7 @@ where
                         Err(error) => return Poll::Ready(Err(Failure::Throttled(error))),
                     });
                 }
-                StageProjection::Readying { reservation, kept } => {
+                StageProjection::Readying { reservation, kept, shadow } => {
                     let Some(waiting) = this.waiting.as_mut() else {
                         this.stage.set(Stage::Failed { error: None });
                         continue;
@@ -290,7 +349,8 @@ where
                         this.stage.set(Stage::Failed { error: None });
                         return Poll::Ready(Err(Failure::NotReady(error)));
                     }
-                    if kept.is_some_and(|since| since.elapsed() > this.config.dispatch_within) {
+                    let is_late = |since: Instant| since.elapsed() > this.config.dispatch_within;
+                    if !this.config.is_shadow && kept.is_some_and(is_late) {
                         // Dropping the reservation gives it back, before it is asked for anew.
                         drop(reservation.take());
                         let grant = this.config.grant(waiting.demand(), false);
@@ -298,21 +358,36 @@ where
                         continue;
                     }
                     let reservation = reservation.take().map(Reservation::dispatched);
+                    let shadow = shadow.take();
+                    let span =
+                        reservation.as_ref().map_or_else(CallSpan::default, Reservation::call_span);
                     let Some(QuotaWait { mut service, request, .. }) = this.waiting.take() else {
                         continue;
                     };
                     let dispatched =
                         Some(Dispatched { reservation, on_drop: this.config.inspector.dropped() });
-                    let response = service.call(request);
-                    this.stage.set(Stage::Calling { response, dispatched });
+                    let response = {
+                        let _in_span = span.enter();
+                        service.call(request)
+                    };
+                    this.stage.set(Stage::Calling { response, dispatched, shadow, span });
                 }
-                StageProjection::Calling { response, dispatched } => {
-                    let result = ready!(response.poll(context));
-                    let dispatched = dispatched.take();
+                StageProjection::Calling { response, dispatched, shadow, span } => {
+                    if let (Some(shadow), Some(dispatched)) = (shadow.as_mut(), dispatched.as_mut())
+                        && let Some(reservation) = shadow.poll(context)
+                    {
+                        dispatched.reservation = Some(reservation.dispatched());
+                    }
+                    let result = {
+                        let _in_span = span.enter();
+                        ready!(response.poll(context))
+                    };
+                    let (dispatched, shadow) = (dispatched.take(), shadow.take());
                     this.stage.set(Stage::Failed { error: None });
                     let Some(mut dispatched) = dispatched else { continue };
+                    let uncharged = shadow.map(|shadow| shadow.uncharged());
                     return Poll::Ready(match result {
-                        Ok(response) => match dispatched.reservation.take() {
+                        Ok(response) => match dispatched.reservation.take().or(uncharged) {
                             Some(reservation) => {
                                 Ok(this.config.inspector.inspect(response, reservation))
                             }

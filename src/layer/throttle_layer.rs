@@ -194,6 +194,29 @@ impl<E, I> ThrottleLayer<E, I> {
         self.with(|config| config.dispatch_within = duration)
     }
 
+    /// Measures and reports what it would have done, and delays and refuses nothing.
+    ///
+    /// Each call is charged as by [`Limiter::shadow`]: a demand that does not fit is told as an
+    /// [`Event::Shadowed`](crate::observe::Event::Shadowed), with how long it would have waited or why it
+    /// would have been refused, and becomes a debt. The call does not wait for the store either:
+    /// where the response comes first, or the store fails, it is not charged. A request from which
+    /// no demand can be read is sent.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, Limiter, Limits, Quota, ThrottleLayer, usage};
+    ///
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 500)]);
+    /// let layer = ThrottleLayer::from_fn(Limiter::new(limits)?, |_: &mut String| {
+    ///     Ok(Demand::new("api", usage! { requests: 1 }))
+    /// })
+    /// .shadow();
+    /// # Ok::<_, tower_throttle::LimitsError>(())
+    /// ```
+    #[must_use]
+    pub fn shadow(self) -> Self {
+        self.with(|config| config.is_shadow = true)
+    }
+
     fn with(self, set: impl FnOnce(&mut Config<E, I>)) -> Self {
         let mut config = self.config.with_inspector(self.config.inspector.clone());
         set(&mut config);

@@ -1,6 +1,6 @@
 //! How a demand comes to be granted: at once, after a wait, or without the store.
 
-use std::{pin::pin, sync::Arc, task::Poll};
+use std::{error::Error, pin::pin, sync::Arc, task::Poll};
 
 use futures_util::{
     FutureExt,
@@ -21,11 +21,12 @@ use super::{
     target::BucketTarget,
 };
 use crate::{
+    call_span::CallSpan,
     demand::Demand,
     engine::{Costs, Flow, Mode, Reserve},
     error::{BadDemand, Throttled},
     limits::Standing,
-    observe::{Buckets, Event, Subject},
+    observe::{Buckets, Event, Shadow, Subject},
     quota::micros,
     store::StoreError,
 };
@@ -41,7 +42,17 @@ impl<'a> Query<'a> {
     fn new(demand: &'a Demand, mode: Mode) -> Self {
         let arrived = Instant::now();
         let deadline = demand.max_wait.and_then(|wait| arrived.checked_add(wait));
-        Self { id: new_id(), demand, mode, arrived, deadline }
+        Self { id: new_id(), demand, mode, arrived, deadline, call: CallSpan::default() }
+    }
+
+    /// Begins the span of its reservation.
+    fn traced(mut self, inner: &Inner) -> Self {
+        // An alias goes by the name of its bucket.
+        let found = cfg!(feature = "tracing").then(|| inner.find(&self.demand.buckets).ok());
+        let target = found.flatten().flatten();
+        let buckets = || names(target.as_deref(), self.demand);
+        self.call = CallSpan::begin(|| self.id, self.demand, buckets);
+        self
     }
 }
 
@@ -89,7 +100,7 @@ impl Inner {
                 return result;
             }
             // Boxed, since what is granted at once would have to carry it around.
-            Box::pin(self.ask(Query::new(&demand, mode))).await
+            Box::pin(self.ask(Query::new(&demand, mode).traced(&self))).await
         };
         acquiring.fuse()
     }
@@ -100,13 +111,100 @@ impl Inner {
         demand: &Demand,
         mode: Mode,
     ) -> Poll<Result<Reservation, Throttled>> {
-        let result = self.grant_at_once(demand, mode);
-        match &result {
-            None => return Poll::Pending,
-            Some(Ok(reservation)) => self.tell_granted(demand, reservation),
-            Some(Err(error)) => self.tell_refused(new_id(), demand, error),
+        match self.grant_at_once(demand, mode) {
+            None => Poll::Pending,
+            Some(result) => Poll::Ready(self.told_at_once(demand, result)),
         }
-        result.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// Charges a demand whether it fits or not, and tells what would have become of it.
+    pub(super) async fn shadow(
+        self: Arc<Self>,
+        demand: Demand,
+        waits: bool,
+    ) -> Result<Reservation, Throttled> {
+        // It does not wait: what it would have waited is compared afterwards.
+        let mut asked = demand.clone();
+        asked.max_wait = None;
+        let query = Query::new(&asked, Mode::Try).traced(&self);
+        let error = match self.ask_quietly(&query).await {
+            Ok(reservation) => return Ok(self.granted(&asked, reservation, query.call.clone())),
+            Err(error) => error,
+        };
+        self.tell_shadowed(query.id, &demand, waits, &error);
+        if error.refusal().is_none() {
+            return Err(error);
+        }
+        Box::pin(self.ask(Query { mode: Mode::Charge, ..query })).await
+    }
+
+    /// Asks, and tells nothing.
+    async fn ask_quietly(&self, asked: &Query<'_>) -> Result<Reservation, Throttled> {
+        if let Some(result) = self.grant_at_once(asked.demand, asked.mode) {
+            return result;
+        }
+        match self.ask_store(asked).await {
+            Ok(result) => result,
+            Err(outage) => self.ask_in(outage, asked).await,
+        }
+    }
+
+    /// Tells that a demand which did not fit would have waited, or been refused.
+    fn tell_shadowed(&self, id: u64, demand: &Demand, waits: bool, error: &Throttled) {
+        let (late, target) = (late(error), self.known_target(demand));
+        let (buckets, class) = (names(target.as_deref(), demand), demand.class_name());
+        let shadow = match error {
+            Throttled::NotNow(refusal) if waits => {
+                let wait = refusal.retry_after();
+                match &late {
+                    Some(late) if demand.max_wait.is_some_and(|most| wait > Some(most)) => {
+                        Shadow::Refuse { error: late }
+                    }
+                    _ => Shadow::Wait { refusal, predicted: wait },
+                }
+            }
+            error => Shadow::Refuse { error },
+        };
+        self.context().tell(|| Event::Shadowed { id, buckets, class, shadow });
+    }
+
+    /// Tells that no demand could be read from a request.
+    pub(super) fn tell_unread(&self, error: &(dyn Error + Send + Sync + 'static)) {
+        let (id, buckets, shadow) = (new_id(), Buckets::new([]), Shadow::Fail { error });
+        self.context().tell(|| Event::Shadowed { id, buckets, class: None, shadow });
+    }
+
+    /// Tells what came of a demand at once.
+    #[inline]
+    fn told_at_once(
+        &self,
+        demand: &Demand,
+        result: Result<Reservation, Throttled>,
+    ) -> Result<Reservation, Throttled> {
+        match result {
+            Ok(reservation) => {
+                let buckets = || reservation.buckets().unwrap_or_else(|| demand.names());
+                let call = CallSpan::begin(|| reservation.id(), demand, buckets);
+                Ok(self.granted(demand, reservation, call))
+            }
+            Err(error) => {
+                let (id, target) = (new_id(), self.known_target(demand));
+                let buckets = || names(target.as_deref(), demand);
+                self.tell_refused(id, demand, &error, &CallSpan::begin(|| id, demand, buckets));
+                Err(error)
+            }
+        }
+    }
+
+    /// Tells of a grant, whose reservation takes its span along.
+    #[inline]
+    fn granted(&self, demand: &Demand, reservation: Reservation, call: CallSpan) -> Reservation {
+        if self.context().is_observed() {
+            call.granted(reservation.waited(), &demand.usage, reservation.degraded());
+            self.tell_granted(demand, &reservation);
+            return reservation.told_to(self.context(), demand).in_span(call);
+        }
+        reservation
     }
 
     /// Grants or refuses a demand at once.
@@ -122,30 +220,26 @@ impl Inner {
             // Demands came before it that the store has not looked at.
             Err(Throttled::NotNow(Box::default()))
         };
-        match &result {
-            Ok(reservation) => self.tell_granted(demand, reservation),
-            Err(error) => self.tell_refused(new_id(), demand, error),
-        }
-        result
+        self.told_at_once(demand, result)
     }
 
     #[inline]
     fn tell_granted(&self, demand: &Demand, reservation: &Reservation) {
-        if self.context().is_observed() {
-            self.context().tell(|| Event::Granted {
-                id: reservation.id(),
-                buckets: reservation.buckets().unwrap_or_else(|| demand.names()),
-                class: demand.class_name(),
-                reserved: &demand.usage,
-                waited: reservation.waited(),
-                degraded: reservation.degraded(),
-            });
-        }
+        self.context().tell(|| Event::Granted {
+            id: reservation.id(),
+            buckets: reservation.buckets().unwrap_or_else(|| demand.names()),
+            class: demand.class_name(),
+            reserved: &demand.usage,
+            others: reservation.other_amounts(),
+            waited: reservation.waited(),
+            degraded: reservation.degraded(),
+        });
     }
 
     #[inline]
-    fn tell_refused(&self, id: u64, demand: &Demand, error: &Throttled) {
+    fn tell_refused(&self, id: u64, demand: &Demand, error: &Throttled, call: &CallSpan) {
         if self.context().is_observed() {
+            call.refused(error);
             let (target, class) = (self.known_target(demand), demand.class_name());
             let buckets = names(target.as_deref(), demand);
             self.context().tell(|| Event::Refused { id, buckets, class, error });
@@ -199,13 +293,15 @@ impl Inner {
         result: Result<Reservation, Throttled>,
     ) -> Result<Reservation, Throttled> {
         pending.is_over = true;
-        let &Query { id, demand, mode, .. } = pending.asked;
-        match &result {
-            _ if mode == Mode::Dry => {}
-            Ok(reservation) => self.tell_granted(demand, reservation),
-            Err(error) => self.tell_refused(id, demand, error),
+        let &Query { id, demand, mode, ref call, .. } = pending.asked;
+        match result {
+            _ if mode == Mode::Dry => result,
+            Ok(reservation) => Ok(self.granted(demand, reservation, call.clone())),
+            Err(error) => {
+                self.tell_refused(id, demand, &error, call);
+                Err(error)
+            }
         }
-        result
     }
 
     /// Asks during an outage, and again when it is over.
@@ -284,7 +380,7 @@ impl Inner {
         asked: &Query<'_>,
         Outage { error, target }: Outage,
     ) -> Option<Result<Reservation, Throttled>> {
-        match (self.context().options().on_unavailable, self.fallback()) {
+        match (self.on_unavailable(asked.demand, &target), self.fallback()) {
             (OnUnavailable::Allow, _) => Some(Ok(Reservation::uncounted(asked.demand).degrade())),
             (OnUnavailable::Local { .. }, Some(fallback)) => {
                 let local = pin!(fallback.ask_here(asked));
@@ -299,6 +395,12 @@ impl Inner {
             }
             _ => Some(Err(Throttled::Store(error))),
         }
+    }
+
+    /// What becomes of a demand while the store cannot be reached.
+    fn on_unavailable(&self, demand: &Demand, target: &BucketTarget) -> OnUnavailable {
+        let costs = target.set.costs(&demand.usage, demand.other_usages());
+        target.set.on_unavailable(&costs, self.context().options().on_unavailable)
     }
 
     #[inline]
@@ -330,7 +432,11 @@ fn try_on(
     let target = if target.set.is_current() { target } else { Arc::new(target.refreshed()?) };
     let (set, others) = (&target.set, demand.other_usages());
     let mut costs = Costs::new();
-    if let Err(refusal) = set.put_demand(&mut costs, &demand.usage, others, standing.headroom) {
+    if mode == Mode::Charge {
+        set.put_costs(&mut costs, &demand.usage, others);
+    } else if let Err(refusal) =
+        set.put_demand(&mut costs, &demand.usage, others, standing.headroom)
+    {
         return Some(Err(Throttled::ExceedsCapacity(Box::new(refusal))));
     }
     if target.session.is_closed() {
@@ -354,6 +460,14 @@ fn try_on(
             set.refused(&refused.violations, &costs, headroom, mode).map(Err)
         }
         Err(Err(error)) => Some(Err(error)),
+    }
+}
+
+/// What becomes of a demand that does not fit now, and may not wait until it does.
+fn late(error: &Throttled) -> Option<Throttled> {
+    match error {
+        Throttled::NotNow(refusal) => Some(Throttled::Deadline(refusal.clone())),
+        _ => None,
     }
 }
 
@@ -385,7 +499,7 @@ fn enter<'a>(
     let ask = ask(target, asked.demand, terms, asked.mode).map_err(Outcome::Refused)?;
     let class = asked.demand.class.clone();
     let is_told = class.is_some() || target.session.context().is_observed();
-    let subject = is_told.then(|| Arc::new(Subject::new(class)));
+    let subject = is_told.then(|| Arc::new(Subject::new(class, asked.call.clone())));
     Ticket::new(target.session.clone(), ask.about(asked.id, subject), asked)
 }
 

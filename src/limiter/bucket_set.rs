@@ -13,7 +13,8 @@ use crate::{
     engine::{Costs, Micros, Mode, On, Op, RefusedBy, Seen, Times, Violation},
     error::{Refusal, Shortage, Throttled},
     limits::BucketSpec,
-    observe::Buckets,
+    observe::{Buckets, OtherAmounts},
+    on_unavailable::OnUnavailable,
     quota::Meter,
     store::Bucket,
     usage::Usage,
@@ -169,6 +170,19 @@ impl BucketSet {
         Buckets::new(self.specs().map(|spec| spec.name()))
     }
 
+    /// What was reserved and charged of buckets with a usage of their own, as observers are told.
+    pub(super) fn other_amounts<'a>(
+        &'a self,
+        reserved: &'a OtherUsages,
+        actual: &'a OtherUsages,
+    ) -> OtherAmounts<'a> {
+        let amounts = reserved.iter().zip(actual).filter_map(|((named, reserved), (_, actual))| {
+            let index = self.index_of_named((*named).into())?;
+            Some((self.members[index].spec.name(), reserved, actual))
+        });
+        OtherAmounts::new(amounts)
+    }
+
     pub(super) fn specs(&self) -> impl ExactSizeIterator<Item = &Arc<BucketSpec>> + Clone {
         self.members.iter().map(|member| &member.spec)
     }
@@ -242,6 +256,14 @@ impl BucketSet {
         self.meters().map(|(spec, meter)| (spec.key.id(), meter.rule.id))
     }
 
+    /// The names of a bucket and of a quota by their ids; of a bucket's pause, where there is no
+    /// such quota.
+    pub(super) fn quota_named(&self, bucket: u64, rule: u64) -> Option<(&str, &str)> {
+        let spec = self.specs().find(|spec| spec.key.id() == bucket)?;
+        let meter = spec.meters.iter().find(|meter| meter.rule.id == rule);
+        Some((spec.name(), meter.map_or("paused", |meter| &meter.label)))
+    }
+
     /// What refused a demand on this set, as the ids of a bucket and, if it was no pause, of a
     /// quota.
     pub(super) fn refused_by(&self, by: RefusedBy) -> Option<(u64, Option<u64>)> {
@@ -297,6 +319,23 @@ impl BucketSet {
         let mut costs = Costs::new();
         self.put_costs(&mut costs, usage, others);
         costs
+    }
+
+    /// What becomes of a demand with these costs while the store cannot be reached: the strictest
+    /// of what the quotas say that it asks something of.
+    pub(super) fn on_unavailable(&self, costs: &Costs, default: OnUnavailable) -> OnUnavailable {
+        let asked = self.meters().zip(costs).filter(|(_, cost)| **cost > 0);
+        asked
+            .map(|((_, meter), _)| meter.on_unavailable.unwrap_or(default))
+            .reduce(OnUnavailable::and)
+            .unwrap_or(default)
+    }
+
+    /// Whether one of its quotas is counted in this process while the store cannot be reached.
+    pub(super) fn is_local(&self, default: OnUnavailable) -> bool {
+        self.meters().any(|(_, meter)| {
+            matches!(meter.on_unavailable.unwrap_or(default), OnUnavailable::Local { .. })
+        })
     }
 
     /// Costs that were counted on another version of this set, on those of its quotas that are here

@@ -2,54 +2,13 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+pub use crate::on_unavailable::OnUnavailable;
 use crate::{
     engine::SESSION_MEMORY,
     limits::{Limits, LimitsError},
     observe::{Observer, Observing},
     store::Store,
 };
-
-/// What becomes of demands while the store cannot be reached.
-///
-/// ```
-/// use tower_throttle::OnUnavailable;
-///
-/// // Eight processes, each with an eighth of every limit.
-/// let on_unavailable = OnUnavailable::local(1.0 / 8.0);
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub enum OnUnavailable {
-    /// They fail with [`Throttled::Store`](crate::Throttled::Store).
-    #[default]
-    Fail,
-    /// They pass, uncounted.
-    Allow,
-    /// They are throttled within this process, by a share of every limit: see
-    /// [`local`](Self::local).
-    #[non_exhaustive]
-    Local {
-        /// The share: with eight processes, an eighth is safe.
-        share: f64,
-    },
-}
-
-impl OnUnavailable {
-    /// Throttles within this process, by a share (above 0, up to 1) of every limit.
-    pub fn local(share: f64) -> Self {
-        Self::Local { share }
-    }
-
-    pub(crate) fn validate(&self) -> Result<(), LimitsError> {
-        match self {
-            Self::Local { share } if !(*share > 0.0 && *share <= 1.0) => Err(LimitsError::option(
-                "on_unavailable",
-                "the local share must be above 0 and at most 1",
-            )),
-            _ => Ok(()),
-        }
-    }
-}
 
 /// How often and how soon a batch that got no answer is sent again.
 ///
@@ -205,7 +164,8 @@ impl LimiterBuilder {
         self
     }
 
-    /// What becomes of demands while the store cannot be reached (default: they fail).
+    /// What becomes of demands while the store cannot be reached (default: they fail), unless
+    /// [`Quota::on_unavailable`](crate::Quota::on_unavailable) says otherwise of a quota.
     ///
     /// ```
     /// use tower_throttle::{Limiter, Limits, OnUnavailable, Quota};
@@ -254,7 +214,7 @@ impl LimiterBuilder {
         self
     }
 
-    /// Tells this observer what happens.
+    /// Tells this observer what happens, too: one after the other, there may be several.
     ///
     /// ```
     /// use tower_throttle::{Limiter, Limits, Quota, observe::Event};
@@ -265,7 +225,7 @@ impl LimiterBuilder {
     /// # Ok::<(), tower_throttle::LimitsError>(())
     /// ```
     pub fn observer(mut self, observer: impl Observer + 'static) -> Self {
-        self.options.observing = Observing::by(Arc::new(observer));
+        self.options.observing.add(Arc::new(observer));
         self
     }
 
@@ -293,7 +253,7 @@ impl LimiterBuilder {
         if !(Duration::from_millis(100)..=Duration::from_micros(SESSION_MEMORY)).contains(lease) {
             return Err(LimitsError::option("lease", "it must be between 100 ms and ten minutes"));
         }
-        on_unavailable.validate()
+        on_unavailable.check().map_err(|reason| LimitsError::option("on_unavailable", reason))
     }
 }
 

@@ -6,7 +6,7 @@ use super::builder::Options;
 use crate::{
     engine::Micros,
     limits::{BucketSpec, Table},
-    observe::Event,
+    observe::{Event, StoreBatch},
     quota::micros,
     store::Store,
     usage::Usage,
@@ -78,7 +78,14 @@ impl Context {
         self.options.observing.is_on()
     }
 
-    /// Tells the observer. No lock may be held.
+    /// Tells observers of an attempt to send a batch, if there are any. No lock may be held.
+    pub(super) fn tell_batch<'a>(&self, batch: impl FnOnce() -> StoreBatch<'a>) {
+        if self.options.observing.is_observed() {
+            self.options.observing.tell_batch(&batch());
+        }
+    }
+
+    /// Tells the observers. No lock may be held.
     #[inline]
     pub(super) fn tell<'a>(&self, event: impl FnOnce() -> Event<'a>) {
         self.options.observing.tell(event);

@@ -1,6 +1,6 @@
 //! [`Limiter`]: its public methods.
 
-use std::{fmt, sync::Arc, task::Poll, time::Duration};
+use std::{error::Error, fmt, sync::Arc, task::Poll, time::Duration};
 
 use futures_util::future::join;
 
@@ -167,6 +167,58 @@ impl Limiter {
         self.inner.try_reserve_now(&demand)
     }
 
+    /// Charges the demand at once, whether it fits or not, and tells observers what would have
+    /// become of it: how long it would have waited, or why it would have been refused.
+    ///
+    /// So limits can be tried out on real traffic that they do not hold up yet:
+    /// [`ThrottleLayer::shadow`](crate::ThrottleLayer::shadow) does this for a layer. A demand that
+    /// fits is granted as by [`try_reserve`](Self::try_reserve). For any other there is an
+    /// [`Event::Shadowed`](crate::observe::Event::Shadowed), and it is charged all the same: more than is
+    /// available becomes a debt. So the state is that of what is really sent, and predicted waits
+    /// are those of a limiter that let everything through until now. One call is charged no more
+    /// than a settle is: the capacity of a quota and its
+    /// [`max_debt`](crate::Quota::max_debt).
+    ///
+    /// Where other processes enforce the same buckets, they wait for what is charged here.
+    ///
+    /// ```
+    /// use tower_throttle::{
+    ///     Demand, Limiter, Limits, Quota,
+    ///     observe::{Event, Shadow},
+    ///     usage,
+    /// };
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 1)]);
+    /// let limiter = Limiter::builder(limits)
+    ///     .observer(|event: &Event<'_>| {
+    ///         if let Event::Shadowed { shadow: Shadow::Wait { predicted, .. }, .. } = event {
+    ///             println!("it would have waited {predicted:?}");
+    ///         }
+    ///     })
+    ///     .build()?;
+    /// for _ in 0..3 {
+    ///     limiter.shadow(Demand::new("api", usage! { requests: 1 })).await?.keep().await?;
+    /// }
+    /// assert_eq!(limiter.status("api").await?.quotas[0].available, -2.0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those that are no lack of quota: see [`Throttled::BadDemand`], [`Throttled::Store`],
+    /// [`Throttled::NoRuntime`] and [`Throttled::Closed`].
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves no trace.
+    pub fn shadow(
+        &self,
+        demand: Demand,
+    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send + use<> {
+        self.inner.clone().shadow(demand, true)
+    }
+
     /// How long the demand would have to wait if nothing were refunded: zero if it fits now,
     /// nothing if that depends on calls in flight. Reserves nothing.
     ///
@@ -200,7 +252,8 @@ impl Limiter {
     }
 
     /// How the quotas of a bucket stand, and when a demand that comes now would start. While
-    /// [`OnUnavailable::Local`] stands in for the store, it is of the quotas there.
+    /// [`OnUnavailable::Local`] stands in for the store, it is of the quotas there, which are those
+    /// that are local.
     ///
     /// A name stands for what [`Limits`] say. A name that is no bucket's may also be a model's,
     /// once a layer of `llm` was made of this limiter: it stands for the bucket that the layer
@@ -228,11 +281,12 @@ impl Limiter {
     /// [`Throttled::BadDemand`] for a bucket without quotas, [`Throttled::Store`] if the store does
     /// not answer.
     pub async fn status(&self, bucket: &str) -> Result<Status, Throttled> {
-        match (status(&self.inner, bucket).await, self.inner.fallback()) {
-            (Err(Throttled::Store(error)), Some(fallback)) if error.is_unavailable() => {
-                Ok(Status { degraded: true, ..status(fallback, bucket).await? })
+        match status(&self.inner, bucket).await {
+            Err(Throttled::Store(error)) if error.is_unavailable() => {
+                let fallback = self.inner.fallback_of(bucket).ok_or(Throttled::Store(error))?;
+                Ok(Status { degraded: true, ..status(&fallback, bucket).await? })
             }
-            (status, _) => status,
+            status => status,
         }
     }
 
@@ -445,6 +499,20 @@ impl Limiter {
         mode: Mode,
     ) -> Poll<Result<Reservation, Throttled>> {
         self.inner.acquire_at_once(demand, mode)
+    }
+
+    /// [`shadow`](Self::shadow) of a demand that waits, or is refused at once.
+    pub(crate) fn shadow_of(
+        &self,
+        demand: Demand,
+        waits: bool,
+    ) -> impl Future<Output = Result<Reservation, Throttled>> + Send + use<> {
+        self.inner.clone().shadow(demand, waits)
+    }
+
+    /// Tells that no demand could be read from a request in shadow mode.
+    pub(crate) fn tell_unread(&self, error: &(dyn Error + Send + Sync + 'static)) {
+        self.inner.tell_unread(error);
     }
 
     /// Whether the limits say more of this name than of another one that it could have.

@@ -24,26 +24,28 @@ use crate::{
 pub(super) struct Inner {
     context: Arc<Context>,
     registry: RwLock<Registry>,
-    /// Stands in while the store cannot be reached.
-    fallback: Option<Arc<Self>>,
+    /// Stands in while the store cannot be reached. Other limits may be the first to need it.
+    fallback: RwLock<Option<Arc<Self>>>,
 }
 
 impl Inner {
     /// A limiter with these limits and options.
     pub(super) fn new(settings: Settings) -> Result<Arc<Self>, LimitsError> {
         let Settings { limits, store, options } = settings;
-        let fallback = match options.on_unavailable {
-            OnUnavailable::Local { share } => {
-                let options = Options { on_unavailable: OnUnavailable::Fail, ..options.clone() };
-                let limits = limits.scaled(share);
-                Some(Self::new(Settings { limits, store: None, options })?)
-            }
-            _ => None,
-        };
+        // State in this process is always there.
+        let local = store.as_ref().and_then(|_| limits.without_store(options.on_unavailable));
+        let fallback = local.map(|limits| Self::stand_in(limits, &options)).transpose()?;
         let store = store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
         let table = Arc::new(limits.compile()?);
         let context = Arc::new(Context::new(store, options, table.clone()));
-        Ok(Arc::new(Self { context, registry: RwLock::new(Registry::new(table)), fallback }))
+        let registry = RwLock::new(Registry::new(table));
+        Ok(Arc::new(Self { context, registry, fallback: RwLock::new(fallback) }))
+    }
+
+    /// What stands in for a store.
+    fn stand_in(limits: Limits, options: &Options) -> Result<Arc<Self>, LimitsError> {
+        let options = Options { on_unavailable: OnUnavailable::Fail, ..options.clone() };
+        Self::new(Settings { limits, store: None, options })
     }
 
     #[inline]
@@ -51,8 +53,31 @@ impl Inner {
         &self.context
     }
 
-    pub(super) fn fallback(&self) -> Option<&Arc<Self>> {
-        self.fallback.as_ref()
+    pub(super) fn fallback(&self) -> Option<Arc<Self>> {
+        self.fallback.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What stands in for the store of a bucket, if something does.
+    pub(super) fn fallback_of(&self, bucket: &str) -> Option<Arc<Self>> {
+        let target = self.find_bucket(bucket).ok()?;
+        let default = self.context.options().on_unavailable;
+        self.fallback().filter(|_| target.set.is_local(default))
+    }
+
+    /// Replaces the limits of what stands in for the store, or makes it.
+    fn update_fallback(&self, limits: &Limits) -> Result<(), LimitsError> {
+        let options = self.context.options();
+        let local = limits.without_store(options.on_unavailable);
+        match (self.fallback(), local) {
+            (Some(fallback), Some(local)) => fallback.update(&local).map(drop),
+            (None, Some(local)) if !self.context.in_process() => {
+                let made = Self::stand_in(local, options)?;
+                made.registry_mut().take_names_of(&self.registry());
+                *self.fallback.write().unwrap_or_else(PoisonError::into_inner) = Some(made);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     #[inline]
@@ -90,7 +115,7 @@ impl Inner {
     #[cfg(feature = "llm")]
     pub(super) fn learn(&self, known_by: &'static str, naming: &Naming) {
         self.registry_mut().learn(known_by, naming.clone());
-        if let Some(fallback) = &self.fallback {
+        if let Some(fallback) = self.fallback() {
             fallback.learn(known_by, naming);
         }
     }
@@ -111,11 +136,7 @@ impl Inner {
     /// Replaces the limits. Returns the buckets in use that are declared no more.
     pub(super) fn update(&self, limits: &Limits) -> Result<Vec<Arc<str>>, LimitsError> {
         let table = Arc::new(limits.compile()?);
-        if let (Some(fallback), OnUnavailable::Local { share }) =
-            (&self.fallback, self.context.options().on_unavailable)
-        {
-            fallback.update(&limits.scaled(share))?;
-        }
+        self.update_fallback(limits)?;
         self.context.replace(table.clone());
         let handles = self.registry_mut().replace(table.clone());
         // This may ask the user's resolver, so no lock is held.
@@ -131,7 +152,7 @@ impl Inner {
     /// Refuses every demand from now on, and those that wait; then waits until what is to be sent
     /// has reached the store, or it does not answer.
     pub(super) async fn close(&self) {
-        if let Some(fallback) = &self.fallback {
+        if let Some(fallback) = self.fallback() {
             Box::pin(fallback.close()).await;
         }
         let sessions = self.registry_mut().close();

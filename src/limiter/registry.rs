@@ -167,6 +167,12 @@ impl Registry {
         }
     }
 
+    /// Looks names up as another registry does from now on.
+    pub(super) fn take_names_of(&mut self, other: &Self) {
+        self.lookup.namings = other.lookup.namings.clone();
+        self.names.clear();
+    }
+
     /// Where a demand is counted whose names were found in `lookup`, made if need be; nothing if it
     /// is unlimited. With it whether the limits of a bucket have changed, so that its session has
     /// to follow.

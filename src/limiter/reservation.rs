@@ -2,21 +2,25 @@
 
 use std::{
     any::Any,
+    fmt,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use smallvec::SmallVec;
+
 use super::{
-    bucket_set::GrantedAt, provider_feedback::Origin, reservation_id::ReservationId,
-    settle::Settling, target::BucketTarget,
+    bucket_set::GrantedAt, context::Context, provider_feedback::Origin,
+    reservation_id::ReservationId, settle::Settling, target::BucketTarget,
 };
 use crate::{
+    call_span::CallSpan,
     demand::{Demand, Note},
     engine::{Costs, MAX_AMOUNT, Micros, Op, Settle, Verdict},
     error::{BadDemand, Throttled},
     feedback::Feedback,
     name::Name,
-    observe::{Buckets, Event},
+    observe::{Buckets, Event, OtherAmounts},
     quota::micros,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     usage::Usage,
@@ -66,7 +70,6 @@ pub enum Settlement {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
 #[must_use = "a dropped reservation keeps what it reserved: settle it on what was really used"]
 pub struct Reservation {
     /// 0 until it is needed.
@@ -104,6 +107,17 @@ struct RareParts {
     account: Option<usize>,
     /// It is the first call after a provider's refusal, and nothing is known of its response yet.
     probe: AtomicBool,
+    /// It ends when the reservation is settled.
+    call: CallSpan,
+    /// Where observers are told of its end, if it is counted nowhere.
+    uncounted: Option<Uncounted>,
+}
+
+/// What observers are told of a reservation that is counted nowhere.
+#[derive(Debug)]
+struct Uncounted {
+    context: Arc<Context>,
+    names: SmallVec<[Name; 1]>,
 }
 
 impl RareParts {
@@ -139,7 +153,7 @@ impl Reservation {
     }
 
     /// Of a call that nothing limits.
-    pub(super) fn uncounted(demand: &Demand) -> Self {
+    pub(crate) fn uncounted(demand: &Demand) -> Self {
         Self::new(demand, GrantedAt::All(0), None)
     }
 
@@ -156,6 +170,38 @@ impl Reservation {
     pub(super) fn identified(mut self, id: u64) -> Self {
         *self.id.get_mut() = id;
         self
+    }
+
+    /// Has observers told of its end, if it is counted nowhere.
+    #[inline]
+    pub(super) fn told_to(mut self, context: &Arc<Context>, demand: &Demand) -> Self {
+        if self.target.is_none() {
+            let (context, names) = (context.clone(), demand.buckets.clone());
+            self.more.get_or_insert_default().uncounted = Some(Uncounted { context, names });
+        }
+        self
+    }
+
+    /// What is reserved of buckets with a usage of their own, as observers are told.
+    pub(super) fn other_amounts(&self) -> OtherAmounts<'_> {
+        let target = self.target.as_ref();
+        target.map_or_else(OtherAmounts::default, |target| {
+            target.set.other_amounts(self.others(), self.others())
+        })
+    }
+
+    /// Takes its span along, if a subscriber wants that.
+    #[inline]
+    pub(super) fn in_span(mut self, call: CallSpan) -> Self {
+        if !call.is_off() {
+            self.more.get_or_insert_default().call = call;
+        }
+        self
+    }
+
+    /// Its span, for its call.
+    pub(crate) fn call_span(&self) -> CallSpan {
+        self.more.as_ref().map_or_else(CallSpan::default, |more| more.call.clone())
     }
 
     /// Its buckets, as observers are told; nothing if it is not counted, or was settled.
@@ -215,6 +261,40 @@ impl Reservation {
     /// What the demand left for the inspector: see [`Demand::note`](crate::Demand::note).
     pub fn note<T: Any>(&self) -> Option<&T> {
         self.more.as_ref()?.note.get()
+    }
+
+    /// Returns its span, which began when it was asked for and ends when it is settled; one that is
+    /// disabled where no subscriber wants it.
+    ///
+    /// The span is named `reservation`, of level `INFO` and target `tower_throttle`. Its fields are
+    /// the `id` and the `buckets`, `class` and `share` of the demand; how long it `waited`, in
+    /// seconds, and the `quota` for which it began to wait; what was `reserved` and `settled`;
+    /// whether it is `degraded`; of a demand without a reservation, why it was `refused`
+    /// ([`Throttled::kind`](crate::Throttled::kind)).
+    ///
+    /// A [layer](crate::ThrottleLayer) makes its call in it. Elsewhere instrument the call, so that
+    /// the call's own spans are its children:
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+    /// use tracing::Instrument;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 5)]);
+    /// let limiter = Limiter::new(limits)?;
+    /// let reservation = limiter.reserve(Demand::new("api", usage! { requests: 1 })).await?;
+    /// # assert!(reservation.span().is_disabled());
+    /// let answer = async { "42" }.instrument(reservation.span().clone()).await;
+    /// reservation.keep().await?;
+    /// # assert_eq!(answer, "42");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "tracing")]
+    pub fn span(&self) -> &tracing::Span {
+        static NONE: tracing::Span = tracing::Span::none();
+        self.more.as_ref().map_or(&NONE, |more| more.call.span())
     }
 
     pub(super) fn degrade(mut self) -> Self {
@@ -331,11 +411,20 @@ impl Reservation {
         if let Err(error) = target.check(&estimate) {
             return Settling::failed(error);
         }
-        let reserved = self.costs(&target);
+        let (reserved, before) = (self.costs(&target), self.usage.clone());
         self.usage = self.usage.corrected(&estimate);
+        let others_before: Box<[_]> = self.others().into();
         if let Some(more) = &mut self.more {
             more.others.iter_mut().for_each(|(_, usage)| *usage = usage.corrected(&estimate));
         }
+        target.session.context().tell(|| Event::Adjusted {
+            id: self.id(),
+            buckets: target.set.names(),
+            class: self.class_name(),
+            reserved: &before,
+            actual: &self.usage,
+            others: target.set.other_amounts(&others_before, self.others()),
+        });
         let settle = self.op(&target, reserved, self.costs(&target), false);
         target.change(settle, self.id(), false)
     }
@@ -471,6 +560,11 @@ impl Reservation {
             return Err(Throttled::BadDemand(BadDemand::InvalidId));
         };
         let set = &target.set;
+        target.session.context().tell(|| Event::Detached {
+            id: self.id(),
+            buckets: set.names(),
+            class: self.class_name(),
+        });
         let others = self.others().iter().filter_map(|(named, usage)| {
             let index = set.index_of_named((*named).into())?;
             Some((u16::try_from(index).ok()?, usage.clone()))
@@ -489,6 +583,10 @@ impl Reservation {
             Verdict::NoClaim => Err(Throttled::BadDemand(BadDemand::InvalidId)),
             _ => Ok(id),
         }
+    }
+
+    fn class_name(&self) -> Option<&str> {
+        self.more.as_ref().and_then(|more| more.class_name())
     }
 
     fn others(&self) -> &[(u16, Usage)] {
@@ -545,16 +643,16 @@ impl Reservation {
         if self.more.is_some() {
             drop(self.answered());
         }
-        let Some(target) = self.target.take() else { return Settling::done() };
-        let (used, reserved) = (actual(&self.usage), self.costs(&target));
-        let mut costs = match self.others() {
-            [] => target.set.costs(&used, &[]),
-            others => {
-                let others: Vec<_> =
-                    others.iter().map(|(named, usage)| (*named, actual(usage))).collect();
-                target.set.costs(&used, &others)
-            }
+        let used = actual(&self.usage);
+        let Some(target) = self.target.take() else {
+            self.end_uncounted(&used);
+            return Settling::done();
         };
+        let reserved = self.costs(&target);
+        // Empty for most, and then not allocated.
+        let others: Vec<_> =
+            self.others().iter().map(|(named, usage)| (*named, actual(usage))).collect();
+        let mut costs = target.set.costs(&used, &others);
         if at_least {
             costs
                 .iter_mut()
@@ -564,22 +662,66 @@ impl Reservation {
         target.set.watch([&reserved, &costs], |bucket, quota, demands| {
             target.session.context().tell(|| Event::NeverCharged { bucket, quota, demands });
         });
+        if let Some(more) = &mut self.more {
+            more.call.settled(&used);
+        }
         let op = self.op(&target, reserved, costs, true);
         let settling = target.change(op, *self.id.get_mut(), true);
         target.session.context().tell(|| Event::Settled {
             id: self.id(),
             buckets: target.set.names(),
-            class: self.more.as_ref().and_then(|more| more.class_name()),
+            class: self.class_name(),
             reserved: &self.usage,
             actual: &used,
+            others: target.set.other_amounts(self.others(), &others),
         });
+        if let Some(more) = &mut self.more {
+            more.call = CallSpan::default();
+        }
         settling
+    }
+}
+
+impl Reservation {
+    /// Tells that a reservation which is counted nowhere has ended, unless that was told.
+    fn end_uncounted(&mut self, used: &Usage) {
+        let Some(more) = &mut self.more else { return };
+        let (call, uncounted) = (std::mem::take(&mut more.call), more.uncounted.take());
+        call.settled(used);
+        let Some(Uncounted { context, names }) = uncounted else { return };
+        context.tell(|| Event::Settled {
+            id: self.id(),
+            buckets: Buckets::new(names.iter().map(Name::as_str)),
+            class: self.class_name(),
+            reserved: &self.usage,
+            actual: used,
+            others: OtherAmounts::default(),
+        });
+    }
+
+    /// Whether its end is to be told, although it is counted nowhere.
+    #[inline]
+    fn is_told(&self) -> bool {
+        self.more.as_ref().is_some_and(|more| more.uncounted.is_some())
+    }
+}
+
+/// In short: it is part of errors of users' tests.
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation")
+            .field("id", &self.id)
+            .field("at", &self.at)
+            .field("usage", &self.usage)
+            .field("waited", &self.waited())
+            .field("target", &self.target)
+            .finish_non_exhaustive()
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if self.target.is_some() {
+        if self.target.is_some() || self.is_told() {
             drop(match self.on_drop {
                 OnDrop::Keep => self.end(&Settlement::Keep),
                 OnDrop::Release => self.end(&Settlement::Release),

@@ -142,7 +142,10 @@ impl Status {
         let own = set.handles().map(|handle| handle.waiting()).max().unwrap_or(0);
         Self {
             bucket: set.name().into(),
-            quotas: quotas.map(|((_, meter), level)| QuotaStatus::new(meter, level)).collect(),
+            quotas: quotas
+                .filter(|((_, meter), _)| !meter.stands_in)
+                .map(|((_, meter), level)| QuotaStatus::new(meter, level))
+                .collect(),
             // The store may not have heard of the latest of this process yet.
             waiting: own.max(usize::try_from(level.waiting).unwrap_or(usize::MAX)),
             predicted: None,

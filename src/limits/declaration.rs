@@ -5,7 +5,9 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 use wildmatch::WildMatch;
 
 use super::table::{BucketSpec, Standing, Table};
-use crate::{bucket::BucketKey, engine::HEADROOM_PARTS, quota::Quota};
+use crate::{
+    bucket::BucketKey, engine::HEADROOM_PARTS, on_unavailable::OnUnavailable, quota::Quota,
+};
 
 /// Of buckets for which no partition is named.
 pub(crate) const DEFAULT_PARTITION: &str = "default";
@@ -285,18 +287,26 @@ impl Limits {
         self
     }
 
-    /// These limits with a share of each.
-    pub(crate) fn scaled(&self, share: f64) -> Self {
+    /// These limits as they hold in this process while the store cannot be reached; nothing, if
+    /// none is counted here then.
+    pub(crate) fn without_store(&self, default: OnUnavailable) -> Option<Self> {
+        let mut quotas = self.buckets.iter().flat_map(|bucket| &bucket.quotas);
+        let is_needed = matches!(default, OnUnavailable::Local { .. })
+            || self.resolver.is_some()
+            || quotas.any(Quota::is_local);
+        if !is_needed {
+            return None;
+        }
         let mut limits = self.clone();
         for bucket in &mut limits.buckets {
-            bucket.quotas.iter_mut().for_each(|quota| *quota = quota.scaled(share));
+            bucket.quotas.iter_mut().for_each(|quota| *quota = quota.without_store(default));
         }
         limits.resolver = self.resolver.clone().map(|resolver| -> Resolver {
             Arc::new(move |name| {
-                Some(resolver(name)?.iter().map(|quota| quota.scaled(share)).collect())
+                Some(resolver(name)?.iter().map(|quota| quota.without_store(default)).collect())
             })
         });
-        limits
+        Some(limits)
     }
 
     pub(crate) fn compile(&self) -> Result<Table, LimitsError> {

@@ -5,6 +5,7 @@ mod meter;
 use std::time::Duration;
 
 pub(crate) use self::meter::{Meter, micros};
+use crate::on_unavailable::OnUnavailable;
 
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 pub(crate) const WEEK: Duration = Duration::from_secs(7 * 86_400);
@@ -51,6 +52,9 @@ pub struct Quota {
     charge_at: Option<ChargeAt>,
     max_debt: Option<u64>,
     slots: Option<u32>,
+    on_unavailable: Option<OnUnavailable>,
+    /// It stands for a quota that is not counted, and is told to no one.
+    stands_in: bool,
 }
 
 /// What a quota was declared as.
@@ -150,6 +154,8 @@ impl Quota {
             charge_at: None,
             max_debt: None,
             slots: None,
+            on_unavailable: None,
+            stands_in: false,
         }
     }
 
@@ -380,6 +386,59 @@ impl Quota {
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
+    }
+
+    /// What becomes of demands that ask something of this quota while the store cannot be reached
+    /// (default: what [`LimiterBuilder::on_unavailable`] says). So may a limit on speed fail open,
+    /// and a budget closed.
+    ///
+    /// A demand fails if one of the quotas that it asks something of says [`OnUnavailable::Fail`].
+    /// Otherwise those that are [local](OnUnavailable::local) throttle it, each by its share, and
+    /// those that allow it do not. Granted like this, a reservation is
+    /// [degraded](crate::Reservation::degraded).
+    ///
+    /// ```
+    /// use tower_throttle::{Limits, OnUnavailable, Quota};
+    ///
+    /// let speed = Quota::per_minute("requests", 500).on_unavailable(OnUnavailable::local(0.125));
+    /// let budget = Quota::per_day("cents", 5_000).on_unavailable(OnUnavailable::Fail);
+    /// let limits = Limits::new().bucket("gpt-4o", [speed, budget]);
+    /// ```
+    ///
+    /// A local share that is not above 0 and at most 1 is an error when the limiter is built.
+    ///
+    /// [`LimiterBuilder::on_unavailable`]: crate::limiter::LimiterBuilder::on_unavailable
+    #[must_use]
+    pub fn on_unavailable(mut self, on_unavailable: OnUnavailable) -> Self {
+        self.on_unavailable = Some(on_unavailable);
+        self
+    }
+
+    /// This quota as it is counted in this process while the store cannot be reached.
+    pub(crate) fn without_store(&self, default: OnUnavailable) -> Self {
+        match self.on_unavailable.unwrap_or(default) {
+            OnUnavailable::Local { share } => self.scaled(share),
+            // Its metrics have to be known all the same.
+            _ => self.unbounded(),
+        }
+    }
+
+    /// Whether it is counted in this process while the store cannot be reached.
+    pub(crate) fn is_local(&self) -> bool {
+        matches!(self.on_unavailable, Some(OnUnavailable::Local { .. }))
+    }
+
+    /// A quota on the same metrics that limits nothing.
+    fn unbounded(&self) -> Self {
+        let length = Duration::from_millis(1);
+        let mut quota = match self.base {
+            Base::Concurrency => Self::concurrency(meter::MAX_LIMIT),
+            _ => Self::fixed_window("", meter::MAX_LIMIT, length),
+        };
+        quota.weights = self.metrics().map(|metric| (metric.to_owned(), 1.0)).collect();
+        quota.name = Some(self.label());
+        quota.stands_in = true;
+        quota
     }
 
     /// This quota with a share of its limit, at least 1.

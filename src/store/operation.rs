@@ -12,6 +12,8 @@ pub enum Operation {
     TryReserve,
     /// Asks whether a demand would fit.
     Ask,
+    /// Charges a demand, whether it fits or not.
+    Charge,
     /// Ends a call, with what it has really used.
     Settle,
     /// Changes what a call is expected to use.
@@ -39,6 +41,7 @@ impl Operation {
                 Mode::Wait => Self::Reserve,
                 Mode::Try => Self::TryReserve,
                 Mode::Dry => Self::Ask,
+                Mode::Charge => Self::Charge,
             },
             Op::Settle(settle) if settle.close => Self::Settle,
             Op::Settle(_) => Self::Adjust,

@@ -247,10 +247,12 @@ async fn a_long_wait_names_what_binds_of_several_buckets() {
     limiter.reserve(demand()).await.unwrap().keep().await.unwrap();
     let waits = [waiting(&limiter, demand()), waiting(&limiter, demand())];
     tokio::time::sleep(secs(6)).await;
-    assert_eq!(recorder.count(r#"bucket: "parent", quota: "tokens per hour""#), 2);
+    // When the wait begins, and when it is a long one.
+    assert_eq!(recorder.count(r#"bucket: "parent", quota: "tokens per hour""#), 4);
+    assert_eq!(recorder.count(r#"LongWait {"#), 2);
     assert_eq!(
         (recorder.count("position: 0, bucket"), recorder.count("position: 1, bucket")),
-        (1, 1)
+        (2, 2)
     );
     waits.iter().for_each(|wait| wait.abort());
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 use tower_throttle::{
-    Limiter, OnUnavailable, Throttled, limiter::Retries, store::StoreError, usage,
+    Demand, Limiter, Limits, OnUnavailable, Quota, Throttled, limiter::Retries, store::StoreError,
+    usage,
 };
 
 use crate::{
@@ -95,6 +96,102 @@ async fn s36_local_holds_its_share_of_each_limit() {
     assert!(!limiter.reserve(tokens(10)).await.unwrap().degraded());
     assert!(matches!(limiter.try_reserve(tokens(1)).await, Err(Throttled::NotNow(_))));
     assert!(!limiter.status("a").await.unwrap().degraded);
+}
+
+/// Speed fails open, one part of it by a share, and money fails closed.
+fn mixed() -> Limits {
+    Limits::new().bucket(
+        "a",
+        [
+            Quota::per_hour("tokens", 100).on_unavailable(OnUnavailable::Allow),
+            Quota::per_hour("images", 100).on_unavailable(OnUnavailable::local(0.25)),
+            Quota::per_hour("cents", 100),
+        ],
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_quota_says_what_becomes_of_its_demands_without_the_store() {
+    for fate in [Unavailable, RequestLost] {
+        let (store, recorder) = (FakeStore::new(), Recorder::default());
+        let builder = Limiter::builder(mixed()).store(store.clone()).retries(Retries::none());
+        let limiter = builder.observer(recorder.clone()).build().unwrap();
+        let ask = |usage| limiter.try_reserve(Demand::new("a", usage));
+        ask(usage! { cents: 1 }).await.unwrap().keep().await.unwrap();
+        store.always(fate);
+        // What no share of its own bounds passes, however much it is.
+        for _ in 0..3 {
+            let call = ask(usage! { tokens: 90 }).await.unwrap();
+            assert!(call.degraded());
+            call.keep().await.unwrap();
+        }
+        // A quarter of the images.
+        let call = ask(usage! { tokens: 90, images: 20 }).await.unwrap();
+        assert!(call.degraded());
+        let error = ask(usage! { images: 6 }).await.unwrap_err();
+        assert!(matches!(error, Throttled::NotNow(_)), "{error}");
+        call.settle(usage! { images: 10 }).await.unwrap();
+        ask(usage! { images: 15 }).await.unwrap().keep().await.unwrap();
+        // One quota that fails closed is enough.
+        for usage in [usage! { cents: 1 }, usage! { tokens: 1, images: 1, cents: 1 }] {
+            assert!(is_store(&ask(usage).await.unwrap_err()));
+        }
+        // What asks for nothing goes by the limiter's choice.
+        assert!(is_store(&ask(usage! {}).await.unwrap_err()));
+        let status = limiter.status("a").await.unwrap();
+        let told: Vec<_> = status.quotas.iter().map(|quota| (&*quota.quota, quota.limit)).collect();
+        assert!(status.degraded);
+        assert_eq!(told, [("images per hour", 25)]);
+        assert_eq!(recorder.count("degraded: true"), 5);
+
+        store.heal();
+        tokio::time::sleep(secs(30)).await;
+        let call = limiter.try_reserve(Demand::new("a", usage! { tokens: 100, cents: 99 })).await;
+        assert!(!call.unwrap().degraded(), "nothing of this was charged in the store");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quota_may_fail_closed_where_the_limiter_allows() {
+    let store = FakeStore::new();
+    let limits = Limits::new()
+        .bucket("speed", [Quota::per_hour("tokens", 100)])
+        .bucket("budget", [Quota::per_hour("cents", 100).on_unavailable(OnUnavailable::Fail)]);
+    let builder = Limiter::builder(limits).store(store.clone()).retries(Retries::none());
+    let limiter = builder.on_unavailable(OnUnavailable::Allow).build().unwrap();
+    store.always(Unavailable);
+    let tokens = || Demand::new("speed", usage! { tokens: 90 });
+    for _ in 0..2 {
+        assert!(limiter.reserve(tokens()).await.unwrap().degraded());
+    }
+    let both = tokens().and_with("budget", usage! { cents: 1 });
+    assert!(is_store(&limiter.reserve(both).await.unwrap_err()));
+    let nothing = tokens().and_with("budget", usage! { cents: 0 });
+    assert!(limiter.reserve(nothing).await.unwrap().degraded());
+    assert!(is_store(&limiter.status("budget").await.unwrap_err()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_may_change_what_becomes_of_demands_without_the_store() {
+    let store = FakeStore::new();
+    let limiter = builder(&store).retries(Retries::none()).build().unwrap();
+    store.always(Unavailable);
+    assert!(is_store(&limiter.try_reserve(tokens(10)).await.unwrap_err()));
+    let local = Quota::per_hour("tokens", 100).on_unavailable(OnUnavailable::local(0.5));
+    limiter.update(Limits::new().bucket("a", [local])).unwrap();
+    assert!(limiter.try_reserve(tokens(50)).await.unwrap().degraded());
+    assert!(matches!(limiter.try_reserve(tokens(1)).await, Err(Throttled::NotNow(_))));
+    limiter.update(limits()).unwrap();
+    assert!(is_store(&limiter.try_reserve(tokens(10)).await.unwrap_err()));
+}
+
+#[test]
+fn a_share_that_makes_no_sense_is_an_error() {
+    for share in [0.0, -1.0, 1.5, f64::NAN] {
+        let quota = Quota::per_hour("tokens", 100).on_unavailable(OnUnavailable::local(share));
+        let error = Limiter::new(Limits::new().bucket("a", [quota])).unwrap_err().to_string();
+        assert!(error.contains("tokens per hour") && error.contains("local share"), "{error}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,6 +13,7 @@ mod life;
 mod outage;
 mod predictions;
 mod several;
+mod shadow;
 mod sliding;
 #[cfg(feature = "redis")]
 #[path = "../support/mod.rs"]

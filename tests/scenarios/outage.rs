@@ -161,3 +161,38 @@ async fn s36_those_that_wait_are_told_and_wait_again() {
     waiting.cancel();
     assert!(limiter.reserve(tokens(10).max_wait(Duration::from_secs(5))).await.is_err());
 }
+
+/// Speed fails open, money closed.
+#[tokio::test]
+async fn s36_one_quota_fails_open_and_another_closed() {
+    let mut server = RedisServer::start();
+    let limits = Limits::new().bucket(
+        "a",
+        [
+            Quota::per_hour("tokens", 100).on_unavailable(OnUnavailable::local(0.5)),
+            Quota::per_hour("cents", 100).on_unavailable(OnUnavailable::Fail),
+        ],
+    );
+    let mut retries = Retries::default();
+    retries.max = 1;
+    let limiter = Limiter::builder(limits)
+        .store(RedisStore::connect(&server.url()).await.expect("the server answers"))
+        .attempt_timeout(ms(500))
+        .retries(retries)
+        .build()
+        .unwrap();
+    let both = || tower_throttle::Demand::new("a", tower_throttle::usage! { tokens: 10, cents: 1 });
+    spend(&limiter, both()).await;
+    let check = async || {
+        let call = soon(limiter.reserve(tokens(20))).await.unwrap();
+        assert!(call.degraded());
+        assert!(is_unavailable(&soon(limiter.reserve(both())).await.unwrap_err()));
+        call.release().await.unwrap();
+    };
+    server.pause();
+    check().await;
+    server.resume();
+    shared_again(&limiter, 1).await.release().await.unwrap();
+    server.stop();
+    check().await;
+}

@@ -253,6 +253,29 @@ fn a_dry_reserve_charges_nothing() {
 }
 
 #[test]
+fn a_charge_takes_what_does_not_fit_and_what_is_paused() {
+    let mut world = two_buckets();
+    let charge = |world: &World| {
+        Op::Reserve(Reserve { mode: Mode::Charge, ..world.demand(&[50, 1, 4, 9, 9]) })
+    };
+    let charges = [charge(&world), charge(&world), charge(&world)];
+    let granted = Verdict::Granted { probe: false };
+    assert_eq!(world.send(SESSION, &charges).verdicts.to_vec(), vec![granted.clone(); 3]);
+    world.one(SESSION, Op::Pause { bucket: 0, lasts: MINUTE });
+    assert_eq!(world.one(SESSION, charge(&world)), granted);
+    let status = world.one(SESSION, Op::Status { bucket: 0 });
+    let Verdict::Status(level) = status else { panic!("{status:?}") };
+    let taken: Vec<_> = level.quotas.iter().map(|quota| (quota.charged, quota.in_flight)).collect();
+    let Window::TokenBucket(bucket) = &world.rules[0][0].window else { panic!("a token bucket") };
+    assert_eq!(taken, [(200 * bucket.units, 200), (0, 4), (16, 16)]);
+    // It is settled as any other, and what was a debt is one no more.
+    let Verdict::Refused(_) = world.one(SESSION, Op::Reserve(world.demand(&[0, 1, 0, 0, 0])))
+    else {
+        panic!("it is paused")
+    };
+}
+
+#[test]
 fn a_pause_refuses_everything_and_only_grows() {
     let mut world = two_buckets();
     world.one(SESSION, Op::Pause { bucket: 0, lasts: MINUTE });

@@ -92,7 +92,7 @@ impl Driver {
                 on,
                 costs: self.costs(len),
                 headroom: self.pick(&[0, 0, 1_000, HEADROOM_PARTS]),
-                mode: self.pick(&[Mode::Wait, Mode::Wait, Mode::Try, Mode::Dry]),
+                mode: self.pick(&[Mode::Wait, Mode::Wait, Mode::Try, Mode::Dry, Mode::Charge]),
                 waiter: self.random.u64(0..9),
                 age: self.time(),
                 flow: self.flow(),

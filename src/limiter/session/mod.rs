@@ -260,8 +260,8 @@ impl Session {
         let (arrived, deadline) =
             (self.clock.time_of(arrived), deadline.map(|deadline| self.clock.time_of(deadline)));
         let (rank, waits) = self.change(|state| state.enter(ask, arrived, deadline, sender))?;
-        if let Some(position) = waits {
-            about.tell_waits(&self.context, position);
+        if let Some((position, line)) = waits {
+            about.tell_waits(&self.context, position, Some(line));
         }
         Ok((rank, answer))
     }
@@ -541,7 +541,9 @@ impl Session {
         }
         for told in told {
             match told {
-                Told::HasToWait { about, position } => about.tell_waits(&self.context, position),
+                Told::HasToWait { about, position, line } => {
+                    about.tell_waits(&self.context, position, line);
+                }
                 Told::Outcome(to, outcome) => {
                     let lost = to.send(Box::new(outcome)).map_err(|outcome| *outcome);
                     if let Err(Outcome::Granted(grant)) = lost {

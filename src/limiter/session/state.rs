@@ -15,7 +15,7 @@ use super::{
     leases::Leases,
     outbox::{Outbox, Outgoing, Taken},
     wait_queue::{Entered, Told, WaitQueue},
-    waiter::{Ask, Outcome, OutcomeSender, Rank, Waiter},
+    waiter::{Ask, LineId, Outcome, OutcomeSender, Rank, Waiter},
 };
 use crate::{
     engine::{Costs, Micros, Mode, Op, SESSION_MEMORY, Seen, Settle, Verdict},
@@ -183,14 +183,18 @@ impl State {
         arrived: Micros,
         deadline: Option<Micros>,
         answer: OutcomeSender,
-    ) -> Result<(Rank, Option<usize>), Outcome> {
+    ) -> Result<(Rank, Option<(usize, LineId)>), Outcome> {
         if self.closed {
             return Err(Outcome::Refused(Throttled::Closed));
         }
         ask.refresh()?;
         let rank = self.queue.rank(arrived, &ask);
         let entered = self.queue.enter(rank, ask, deadline, answer).map_err(Outcome::Refused)?;
-        Ok((rank, if let Entered::Waits { position } = entered { Some(position) } else { None }))
+        let waits = match entered {
+            Entered::Waits { position, line } => Some((position, line)),
+            Entered::ToSend => None,
+        };
+        Ok((rank, waits))
     }
 
     /// Takes out a demand whose caller gives up. Returns what it waited for.

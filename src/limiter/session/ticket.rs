@@ -19,6 +19,7 @@ use super::{
     waiter::{Ask, Outcome, QueuePlace, Rank},
 };
 use crate::{
+    call_span::CallSpan,
     demand::Demand,
     engine::Mode,
     error::{Refusal, Throttled},
@@ -38,6 +39,8 @@ pub(in crate::limiter) struct Query<'a> {
     pub(in crate::limiter) mode: Mode,
     pub(in crate::limiter) arrived: Instant,
     pub(in crate::limiter) deadline: Option<Instant>,
+    /// The span of its reservation.
+    pub(in crate::limiter) call: CallSpan,
 }
 
 /// A pending demand, which is taken back when this is dropped.

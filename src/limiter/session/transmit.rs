@@ -1,11 +1,12 @@
 //! One batch to the store: time-out, retries, and calendars that have to be looked up again.
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Session, batch::Batch};
 use crate::{
     engine::{Answer, Outcome},
     error::Throttled,
+    observe::StoreBatch,
     store::{Reply, StoreError},
 };
 
@@ -26,13 +27,20 @@ pub(super) async fn transmit(session: &Session, batch: &mut Batch) -> Result<Ans
             Reply::Later(_) if context.in_process() => {
                 Err(StoreError::Rejected("a store in this process has to reply at once".into()))
             }
-            Reply::Later(answer) => match timeout(options.attempt_timeout, answer).await {
-                Ok(result) => result,
-                Err(_) => {
+            Reply::Later(answer) => {
+                let began = Instant::now();
+                let result = timeout(options.attempt_timeout, answer).await.unwrap_or_else(|_| {
                     let error = format!("no answer within {:?}", options.attempt_timeout);
                     Err(StoreError::Unavailable(error.into()))
-                }
-            },
+                });
+                context.tell_batch(|| StoreBatch {
+                    took: began.elapsed(),
+                    operations: batch.ops().len(),
+                    buckets: batch.buckets().as_slice().len(),
+                    error: result.as_ref().err(),
+                });
+                result
+            }
         };
         match result {
             Ok(Answer { wall, outcome: Outcome::Uncharted }) if charted < MAX_CHARTS => {

@@ -67,8 +67,8 @@ pub(super) struct WaitQueue {
 pub(super) enum Entered {
     /// It is to be sent.
     ToSend,
-    /// It has to wait, behind so many.
-    Waits { position: usize },
+    /// It has to wait, behind so many, in this line among others.
+    Waits { position: usize, line: LineId },
 }
 
 impl WaitQueue {
@@ -157,8 +157,9 @@ impl WaitQueue {
         let position = self.position(&waiter, &blocking, &[]);
         match waiter.start_waiting(self.max_waiting, position) {
             Ok(is_news) => {
+                let line = blocking[0];
                 self.file(waiter, blocking);
-                Ok(if is_news { Entered::Waits { position } } else { Entered::ToSend })
+                Ok(if is_news { Entered::Waits { position, line } } else { Entered::ToSend })
             }
             Err(error) => Err((waiter.into_answer(), error)),
         }
@@ -305,8 +306,8 @@ impl WaitQueue {
             } else if self.blocks(waiter.rank(), waiter.ask()) {
                 let about = About::of(waiter.ask());
                 match self.place(waiter) {
-                    Ok(Entered::Waits { position }) => {
-                        told.push(Told::HasToWait { about, position })
+                    Ok(Entered::Waits { position, line }) => {
+                        told.push(Told::HasToWait { about, position, line: Some(line) })
                     }
                     Ok(Entered::ToSend) => {}
                     Err((answer, error)) => {
@@ -447,7 +448,11 @@ impl WaitQueue {
         let lines = self.lines_of(&waiter, violations);
         match self.start_waiting(&mut waiter, &lines, violations, now) {
             Ok(Some(position)) => {
-                told.push(Told::HasToWait { about: About::of(waiter.ask()), position })
+                // An unknown end is taken for later than any known one.
+                let last = |violation: &&Violation| violation.wait.unwrap_or(Micros::MAX);
+                let by = violations.iter().max_by_key(last);
+                let line = by.and_then(|by| LineId::of(waiter.ask().set(), by.by));
+                told.push(Told::HasToWait { about: About::of(waiter.ask()), position, line });
             }
             Ok(None) => {}
             Err(error) => {
@@ -634,5 +639,7 @@ pub(super) enum Told {
     HasToWait {
         about: About,
         position: usize,
+        /// What it waits for.
+        line: Option<LineId>,
     },
 }

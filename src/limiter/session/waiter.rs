@@ -87,8 +87,12 @@ impl Ask {
     }
 
     fn count(&mut self) -> Result<(), Throttled> {
-        let Self { set, usage, others, costs, headroom, .. } = self;
+        let Self { set, usage, others, costs, headroom, mode, .. } = self;
         costs.clear();
+        if *mode == Mode::Charge {
+            set.put_costs(costs, usage, others);
+            return Ok(());
+        }
         set.put_demand(costs, usage, others, *headroom)
             .map_err(|refusal| Throttled::ExceedsCapacity(Box::new(refusal)))
     }
@@ -180,13 +184,22 @@ impl About {
         self.subject.as_ref()?.class()
     }
 
-    /// Tells that it has to wait, in the span of its caller.
-    pub(super) fn tell_waits(&self, context: &Context, position: usize) {
+    /// Tells that it has to wait in a line, in the span of its caller.
+    pub(super) fn tell_waits(&self, context: &Context, position: usize, line: Option<LineId>) {
+        if !context.is_observed() {
+            return;
+        }
+        let named = line.and_then(|line| self.set.quota_named(line.bucket, line.rule));
+        let (bucket, quota) = named.unwrap_or_default();
         let (id, class) = (self.id, self.class());
-        let event = || Event::WaitStarted { id, buckets: self.buckets(), class, position };
+        let buckets = self.buckets();
+        let event = || Event::WaitStarted { id, buckets, class, position, bucket, quota };
         match &self.subject {
-            Some(subject) if context.is_observed() => subject.in_span(|| context.tell(event)),
-            _ => context.tell(event),
+            Some(subject) => {
+                subject.call.waits_for(bucket, quota);
+                subject.in_span(|| context.tell(event));
+            }
+            None => context.tell(event),
         }
     }
 }

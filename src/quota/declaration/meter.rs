@@ -7,12 +7,13 @@ use crate::{
     calendar::Calendar,
     engine::{MAX_AMOUNT, Micros, Rule, TokenBucket, Window},
     fingerprint::fingerprint,
+    on_unavailable::OnUnavailable,
     usage::{REQUESTS, Standard, Usage},
 };
 
 /// The largest limit: what times [`HEADROOM_PARTS`](crate::engine::HEADROOM_PARTS) is still exact
 /// in a double.
-const MAX_LIMIT: u64 = 900_000_000_000;
+pub(super) const MAX_LIMIT: u64 = 900_000_000_000;
 const MAX_WINDOW: Duration = Duration::from_secs(400 * 86_400);
 const DEFAULT_GUARD: Duration = Duration::from_millis(500);
 const SLIDING_SLOTS: u32 = 60;
@@ -62,6 +63,9 @@ impl Quota {
                 "the weight of `{metric}` is {weight}, which is 0 in millionths: make the limit and \
                  the weights larger"
             ));
+        }
+        if let Some(on_unavailable) = &self.on_unavailable {
+            on_unavailable.check()?;
         }
         if self.base == Base::Concurrency {
             return Ok(());
@@ -149,6 +153,8 @@ impl Quota {
             plain,
             most,
             calendar,
+            on_unavailable: self.on_unavailable,
+            stands_in: self.stands_in,
             rule,
         })
     }
@@ -188,7 +194,7 @@ impl Quota {
         Ok(TokenBucket::new(*tick, window, burst, max_debt, span, slots))
     }
 
-    fn label(&self) -> String {
+    pub(super) fn label(&self) -> String {
         if let Some(name) = &self.name {
             return name.clone();
         }
@@ -238,6 +244,11 @@ pub(crate) struct Meter {
     /// Beyond this an actual usage is not believed.
     most: u64,
     pub(crate) calendar: Option<Calendar>,
+    /// What becomes of demands on it while the store cannot be reached, if that is not the
+    /// limiter's choice.
+    pub(crate) on_unavailable: Option<OnUnavailable>,
+    /// It stands for a quota that is not counted, and is told to no one.
+    pub(crate) stands_in: bool,
     /// Complete but for the boundaries of a calendar.
     pub(crate) rule: Rule,
 }
@@ -333,12 +344,13 @@ impl Meter {
     }
 }
 
-/// Meters are equal when a usage costs the same on both and the rule it is held against is the
-/// same.
+/// Meters are equal when a usage costs the same on both, the rule it is held against is the same,
+/// and so is what becomes of demands without the store.
 impl PartialEq for Meter {
     fn eq(&self, other: &Self) -> bool {
         // The identity covers the weights and, with its zone, the calendar.
-        (&self.rule, self.most) == (&other.rule, other.most)
+        (&self.rule, self.most, self.on_unavailable)
+            == (&other.rule, other.most, other.on_unavailable)
     }
 }
 

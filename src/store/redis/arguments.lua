@@ -13,12 +13,12 @@
 --            operations.
 -- ARGV[2]  channel of wake-ups without the session's number; empty if there are to be none.
 --
--- Operations of kinds 1 to 8 come in runs: kind, how many, three numbers, how many numbers follow
+-- Operations of kinds 0 to 8 come in runs: kind, how many, three numbers, how many numbers follow
 -- the indexes of the buckets, how many buckets, and those; then columns: for each number that an
 -- operation has, the index in the message where that of the first one is, and how far the next one
 -- is from it (0 if all have the same); then all these numbers.
---   1, 2, 3  a reserve in mode wait, try, dry; the three are headroom, flow, weight. Per reserve:
---            waiter, age, costs.
+--   0 to 3   a reserve in mode charge, wait, try, dry; the three are headroom, flow, weight. Per
+--            reserve: waiter, age, costs.
 --   4, 5     a settle that closes, or does not. Per settle: when it was granted, by the time of
 --            each bucket; what was reserved; actual amounts.
 --   6, 7     the same of a claim, which is the first of the three.

@@ -19,6 +19,7 @@ local REFUSED = 6
 local STATUS = 7
 
 -- Kinds of operations.
+local CHARGE = 0
 local WAIT = 1
 local DRY = 3
 local CLOSE = 4
@@ -66,7 +67,9 @@ end
 local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
   local quotas, space, granted, is_plain = of.quotas, of[#of], 0, are_plain(of)
   if edited then refold() end
-  local asked = is_plain and mode ~= DRY and quotas_fit(quotas, at, many, count, headroom)
+  local is_free = mode == CHARGE
+  local asks = is_plain and not is_free and mode ~= DRY
+  local asked = asks and quotas_fit(quotas, at, many, count, headroom)
   if asked then
     for b = 1, #of do
       if not of[b].own then rare.changes.bucket_enter(of[b]) end
@@ -79,7 +82,8 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
   at = rare.rows.singly(at, many, width)
   for first = at + 2 * width + 1, at + 3 * width * many, 3 * width do
     if edited then refold() end
-    local fits = is_plain and quotas_fit(quotas, first - 1 - 2 * width, 1, count, headroom)
+    local fits = is_free
+      or is_plain and quotas_fit(quotas, first - 1 - 2 * width, 1, count, headroom)
     if not fits then
       demand = demand or rare.waiting.demand_of(mode, of, count, headroom, flow, weight)
       fits = rare.waiting.demand_fits(demand, first, turn)
@@ -88,14 +92,16 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
       local is_probe = false
       for b = 1, #of do
         if not of[b].own then rare.changes.bucket_enter(of[b]) end
-        if of[b].gate and rare.provider.gate_grant(of[b].gate, of[b].now) then is_probe = true end
+        local gate = not is_free and of[b].gate
+        if gate and rare.provider.gate_grant(gate, of[b].now) then is_probe = true end
       end
       for k = 1, count do
         local quota, cost = quotas[k], message[first + k]
         quota_reserve(quota, cost)
-        if quota.cap and cost > 0 and rare.provider.gate_grant(quota.cap, quota.bucket.now) then is_probe = true end
+        local cap = not is_free and cost > 0 and quota.cap
+        if cap and rare.provider.gate_grant(cap, quota.bucket.now) then is_probe = true end
       end
-      if space.flow_count > 0 then rare.waiting.demand_serve(demand) end
+      if space.flow_count > 0 and not is_free then rare.waiting.demand_serve(demand) end
       if is_probe then
         if granted > 0 then answer(GRANTED, granted) end
         answer(PROBE, 1)

@@ -189,6 +189,7 @@ fn encode_run(to: &mut Numbers, run: &[Op]) {
     match op {
         Op::Reserve(Reserve { on, costs, headroom, mode, flow, .. }) => {
             let kind = match mode {
+                Mode::Charge => 0,
                 Mode::Wait => 1,
                 Mode::Try => 2,
                 Mode::Dry => 3,

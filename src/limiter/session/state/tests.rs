@@ -66,7 +66,7 @@ impl World {
         self.now += 1;
         let entered = self.state.enter(ask, self.now, deadline, sender);
         let (rank, position) = entered.unwrap_or_else(|outcome| panic!("{outcome:?}"));
-        (rank, answer, position)
+        (rank, answer, position.map(|(position, _)| position))
     }
 
     fn wait(&mut self, tokens: u64) -> (Rank, Answer) {

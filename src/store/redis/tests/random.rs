@@ -320,7 +320,7 @@ impl World {
     fn reserve(&mut self, by: usize, buckets: &[usize], on: On, limits: &[u64]) -> Reserve {
         let rng = &mut self.rng;
         let session = &self.sessions[by];
-        let mode = [Mode::Wait, Mode::Wait, Mode::Try, Mode::Dry][rng.usize(..4)];
+        let mode = [Mode::Wait, Mode::Wait, Mode::Try, Mode::Dry, Mode::Charge][rng.usize(..5)];
         if mode == Mode::Wait && rng.bool() && !session.waiters.is_empty() {
             // One that waits comes back, if its buckets are here.
             let waiter = &session.waiters[rng.usize(..session.waiters.len())];

@@ -1,0 +1,422 @@
+//! What happens in a limiter as metrics of the `metrics` facade: for Prometheus, OpenTelemetry, or
+//! whatever recorder a program installs.
+//!
+//! [`Metrics`] is an [`Observer`]. It knows events and statuses, and nothing of how they come to
+//! be.
+//!
+//! ```
+//! use tower_throttle::{Demand, Limiter, Limits, Quota, metrics::Metrics, usage};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), tower_throttle::BoxError> {
+//! // First the recorder, such as `PrometheusBuilder::new().install_recorder()?`.
+//! let metrics = Metrics::new();
+//! let limits = Limits::new().bucket("gpt-4o", [Quota::per_minute("tokens", 30_000)]);
+//! let limiter = Limiter::builder(limits).observer(metrics.clone()).build()?;
+//!
+//! limiter.reserve(Demand::new("gpt-4o", usage! { tokens: 1_500 })).await?.keep().await?;
+//! // Before each scrape, for the gauges of quotas.
+//! metrics.refresh(&limiter).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod catalogue;
+mod labels;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use ::metrics::{SharedString, counter, gauge, histogram};
+use futures_util::future::join_all;
+
+pub use self::catalogue::{ALL, Description, MetricKind, SECONDS};
+use self::{catalogue as name, labels::Labels};
+use crate::{
+    error::Throttled,
+    limiter::{Limiter, Status},
+    observe::{Buckets, Event, Observer, OtherAmounts, Shadow, StoreBatch},
+    usage::Usage,
+};
+
+/// So many buckets get a label of their own unless said otherwise.
+const MAX_BUCKETS: usize = 100;
+/// The quota of what is about a whole bucket.
+const WHOLE_BUCKET: &str = "all";
+/// The class of demands without one.
+const NO_CLASS: &str = "none";
+
+/// Records what happens in a limiter with the `metrics` facade. A clone records into the same
+/// metrics.
+///
+/// Every metric is in [`ALL`], and in `docs/metrics.md`. Give it to
+/// [`LimiterBuilder::observer`](crate::limiter::LimiterBuilder::observer); several limiters may share it.
+/// The recorder is looked up at each event, so it should be installed before the first.
+#[derive(Clone)]
+pub struct Metrics {
+    inner: Arc<Recorder>,
+}
+
+struct Recorder {
+    labels: Labels,
+    /// The labels under which demands that wait are counted, by the ids of the demands.
+    waiting: Mutex<HashMap<u64, DemandLabels>>,
+}
+
+/// The labels of one demand: of each of its buckets, and of its class.
+struct DemandLabels {
+    buckets: Vec<SharedString>,
+    class: SharedString,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Metrics of which 100 buckets get a label of their own. Describes them to the recorder.
+    pub fn new() -> Self {
+        Self::with_max_buckets(MAX_BUCKETS)
+    }
+
+    /// Metrics of which at most so many buckets get a label of their own, those that come first.
+    /// All others together are `other`.
+    ///
+    /// Of quotas, classes and metrics of usage the first 100 get a label of their own.
+    pub fn with_max_buckets(max_buckets: usize) -> Self {
+        catalogue::describe();
+        Self {
+            inner: Arc::new(Recorder {
+                labels: Labels::new(max_buckets),
+                waiting: Mutex::new(HashMap::new()),
+            }),
+        }
+    }
+
+    /// Asks the store how the buckets in use stand, and sets the gauges of their quotas: what is
+    /// charged, held, withheld and left, who waits in the whole fleet, and pauses.
+    ///
+    /// These gauges are as fresh as the last call. Buckets without a label of their own have none.
+    /// All are asked in one batch.
+    ///
+    /// # Errors
+    /// The first that [`Limiter::status`] gave. Gauges of other buckets are set all the same.
+    ///
+    /// # Cancel safety
+    /// A dropped future has set all gauges or none.
+    pub async fn refresh(&self, limiter: &Limiter) -> Result<(), Throttled> {
+        let labels = &self.inner.labels;
+        let buckets = limiter.buckets();
+        let in_use = buckets.iter().filter(|bucket| bucket.is_in_use);
+        let labelled = in_use.filter_map(|bucket| {
+            let label = labels.bucket(&bucket.name, true);
+            (label.as_ref() != labels::OTHER).then_some((&bucket.name, label))
+        });
+        let asked: Vec<_> = labelled.collect();
+        let statuses = join_all(asked.iter().map(|(name, _)| limiter.status(name))).await;
+        let mut result = Ok(());
+        for ((_, label), status) in asked.into_iter().zip(statuses) {
+            match status {
+                Ok(status) => self.inner.set_levels(&label, &status),
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        result
+    }
+}
+
+impl Observer for Metrics {
+    fn on_event(&self, event: &Event<'_>) {
+        self.inner.on_event(event);
+    }
+
+    fn on_batch(&self, batch: &StoreBatch<'_>) {
+        histogram!(name::STORE_SECONDS).record(batch.took.as_secs_f64());
+        histogram!(name::STORE_BATCH_OPERATIONS).record(batch.operations as f64);
+        if batch.error.is_some() {
+            counter!(name::STORE_ERRORS).increment(1);
+        }
+    }
+}
+
+impl Recorder {
+    fn on_event(&self, event: &Event<'_>) {
+        match event {
+            Event::WaitStarted { id, buckets, class, .. } => self.waits(*id, buckets, *class),
+            Event::Granted { id, buckets, class, reserved, others, waited, degraded } => {
+                self.waits_no_more(*id);
+                let subject = self.subject(buckets, *class);
+                self.granted(&subject, *waited, *degraded);
+                for (bucket, label) in buckets.iter().zip(&subject.buckets) {
+                    let usage = others.of(bucket).map_or(*reserved, |other| other.reserved);
+                    self.count_usage(name::RESERVED, label, &subject.class, usage);
+                }
+            }
+            Event::Adjusted { buckets, class, reserved, actual, others, .. } => {
+                let subject = self.subject(buckets, *class);
+                self.corrected(buckets, &subject, (reserved, actual), others);
+            }
+            Event::Settled { buckets, class, reserved, actual, others, .. } => {
+                let subject = self.subject(buckets, *class);
+                self.corrected(buckets, &subject, (reserved, actual), others);
+                self.settled(buckets, &subject, (reserved, actual), others);
+                subject.in_flight(-1.0);
+            }
+            Event::Detached { buckets, class, .. } => {
+                self.subject(buckets, *class).in_flight(-1.0);
+            }
+            Event::Refused { id, buckets, class, error } => {
+                self.waits_no_more(*id);
+                self.refused(buckets, *class, error);
+            }
+            Event::Cancelled { id, buckets, class, .. } => {
+                self.waits_no_more(*id);
+                let (bucket, class) = (self.known(buckets.first()), self.class(*class, false));
+                counter!(name::CANCELLED, "bucket" => bucket, "class" => class).increment(1);
+            }
+            Event::Shadowed { buckets, class, shadow, .. } => {
+                self.shadowed(buckets, *class, shadow);
+            }
+            Event::Paused { bucket, quota, applied, .. } => {
+                let bucket = self.labels.bucket(bucket, true);
+                let quota = self.labels.quota(quota.unwrap_or(WHOLE_BUCKET));
+                counter!(name::PAUSES, "bucket" => bucket.clone(), "quota" => quota.clone())
+                    .increment(1);
+                let until = SystemTime::now().checked_add(*applied);
+                gauge!(name::PAUSED_UNTIL, "bucket" => bucket, "quota" => quota)
+                    .set(unix_seconds(until));
+            }
+            Event::StateLost { bucket } => {
+                let bucket = self.labels.bucket(bucket, true);
+                counter!(name::STATE_LOST, "bucket" => bucket).increment(1);
+            }
+            Event::Degraded { .. } => gauge!(name::DEGRADED).increment(1.0),
+            Event::Recovered => gauge!(name::DEGRADED).decrement(1.0),
+            _ => {}
+        }
+    }
+
+    fn subject(&self, buckets: &Buckets<'_>, class: Option<&str>) -> DemandLabels {
+        DemandLabels {
+            buckets: buckets.iter().map(|bucket| self.labels.bucket(bucket, true)).collect(),
+            class: self.class(class, true),
+        }
+    }
+
+    /// The label of a bucket, which need not exist.
+    fn known(&self, bucket: &str) -> SharedString {
+        self.labels.bucket(bucket, false)
+    }
+
+    fn class(&self, class: Option<&str>, exists: bool) -> SharedString {
+        class.map_or(SharedString::const_str(NO_CLASS), |class| self.labels.class(class, exists))
+    }
+
+    fn waits(&self, id: u64, buckets: &Buckets<'_>, class: Option<&str>) {
+        let subject = self.subject(buckets, class);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        // A demand that is asked for again tells it again.
+        let std::collections::hash_map::Entry::Vacant(entry) = waiting.entry(id) else { return };
+        let subject = entry.insert(subject);
+        subject.each(|bucket, class| {
+            gauge!(name::WAITING, "bucket" => bucket, "class" => class).increment(1.0);
+        });
+    }
+
+    fn waits_no_more(&self, id: u64) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(subject) = waiting.remove(&id) else { return };
+        drop(waiting);
+        subject.each(|bucket, class| {
+            gauge!(name::WAITING, "bucket" => bucket, "class" => class).decrement(1.0);
+        });
+    }
+
+    fn granted(&self, subject: &DemandLabels, waited: Duration, degraded: bool) {
+        subject.in_flight(1.0);
+        subject.each(|bucket, class| {
+            counter!(name::GRANTED, "bucket" => bucket.clone(), "class" => class.clone())
+                .increment(1);
+            if degraded {
+                let (bucket, class) = (bucket.clone(), class.clone());
+                counter!(name::GRANTED_DEGRADED, "bucket" => bucket, "class" => class).increment(1);
+            }
+            histogram!(name::WAITED, "bucket" => bucket, "class" => class)
+                .record(waited.as_secs_f64());
+        });
+    }
+
+    fn refused(&self, buckets: &Buckets<'_>, class: Option<&str>, error: &Throttled) {
+        // What is wrong may be that there is no such bucket or class, and then its name is whatever
+        // the caller's caller wrote.
+        let exists = !matches!(error, Throttled::BadDemand(_));
+        let binding = error.refusal().and_then(|refusal| refusal.binding());
+        let bucket = binding.map_or(buckets.first(), |shortage| &shortage.bucket);
+        let quota = binding.map_or(WHOLE_BUCKET, |shortage| &shortage.quota);
+        counter!(
+            name::REFUSED,
+            "bucket" => self.labels.bucket(bucket, exists),
+            "quota" => self.labels.quota(quota),
+            "class" => self.class(class, exists),
+            "reason" => error.kind(),
+        )
+        .increment(1);
+    }
+
+    fn shadowed(&self, buckets: &Buckets<'_>, class: Option<&str>, shadow: &Shadow<'_>) {
+        let exists = !matches!(shadow, Shadow::Refuse { error: Throttled::BadDemand(_) });
+        let binding = shadow.refusal().and_then(|refusal| refusal.binding());
+        let bucket = binding.map_or(buckets.first(), |shortage| &shortage.bucket);
+        let quota = binding.map_or(WHOLE_BUCKET, |shortage| &shortage.quota);
+        let bucket = self.labels.bucket(bucket, exists && !bucket.is_empty());
+        let class = self.class(class, exists);
+        if let Shadow::Wait { predicted: Some(wait), .. } = shadow {
+            histogram!(name::SHADOW_WAIT, "bucket" => bucket.clone(), "class" => class.clone())
+                .record(wait.as_secs_f64());
+        }
+        counter!(
+            name::SHADOWED,
+            "bucket" => bucket,
+            "quota" => self.labels.quota(quota),
+            "class" => class,
+            "reason" => shadow.kind(),
+        )
+        .increment(1);
+    }
+
+    /// Counts what is given back or taken besides.
+    fn corrected(
+        &self,
+        buckets: &Buckets<'_>,
+        subject: &DemandLabels,
+        (reserved, actual): (&Usage, &Usage),
+        others: &OtherAmounts<'_>,
+    ) {
+        for (bucket, label) in buckets.iter().zip(&subject.buckets) {
+            let other = others.of(bucket);
+            let reserved = other.as_ref().map_or(reserved, |other| other.reserved);
+            let actual = other.as_ref().map_or(actual, |other| other.actual);
+            for (metric, actual) in actual.iter() {
+                let reserved = reserved.get(metric).unwrap_or(0);
+                let (name, difference) = match actual < reserved {
+                    true => (name::REFUNDED, reserved - actual),
+                    false => (name::DEBITED, actual - reserved),
+                };
+                if difference > 0 {
+                    self.count(name, label, &subject.class, metric, difference);
+                }
+            }
+        }
+    }
+
+    /// Counts what a reservation is charged in the end, and how good its estimate was.
+    fn settled(
+        &self,
+        buckets: &Buckets<'_>,
+        subject: &DemandLabels,
+        (reserved, actual): (&Usage, &Usage),
+        others: &OtherAmounts<'_>,
+    ) {
+        for (bucket, label) in buckets.iter().zip(&subject.buckets) {
+            let other = others.of(bucket);
+            let reserved = other.as_ref().map_or(reserved, |other| other.reserved);
+            let actual = other.as_ref().map_or(actual, |other| other.actual);
+            self.count_usage(name::SETTLED, label, &subject.class, actual);
+            if actual.iter().all(|(_, amount)| amount == 0) {
+                // Of a call that was not made the estimate was not wrong.
+                continue;
+            }
+            for (metric, reserved) in reserved.iter().filter(|(_, reserved)| *reserved > 0) {
+                let ratio = actual.get(metric).unwrap_or(0) as f64 / reserved as f64;
+                let metric = self.labels.metric(metric);
+                histogram!(
+                    name::ESTIMATE_RATIO,
+                    "bucket" => label.clone(),
+                    "class" => subject.class.clone(),
+                    "metric" => metric,
+                )
+                .record(ratio);
+            }
+        }
+    }
+
+    fn count_usage(
+        &self,
+        name: &'static str,
+        bucket: &SharedString,
+        class: &SharedString,
+        usage: &Usage,
+    ) {
+        for (metric, amount) in usage.iter().filter(|(_, amount)| *amount > 0) {
+            self.count(name, bucket, class, metric, amount);
+        }
+    }
+
+    fn count(
+        &self,
+        name: &'static str,
+        bucket: &SharedString,
+        class: &SharedString,
+        metric: &str,
+        amount: u64,
+    ) {
+        counter!(
+            name,
+            "bucket" => bucket.clone(),
+            "class" => class.clone(),
+            "metric" => self.labels.metric(metric),
+        )
+        .increment(amount);
+    }
+
+    /// Sets the gauges of a bucket as it stands.
+    fn set_levels(&self, bucket: &SharedString, status: &Status) {
+        let of_bucket = [("bucket", bucket.clone())];
+        gauge!(name::FLEET_WAITING, &of_bucket).set(status.waiting as f64);
+        if let Some(predicted) = status.predicted {
+            gauge!(name::PREDICTED_WAIT, &of_bucket).set(predicted.as_secs_f64());
+        }
+        let whole = [("bucket", bucket.clone()), ("quota", WHOLE_BUCKET.into())];
+        gauge!(name::PAUSED_UNTIL, &whole).set(unix_seconds(status.paused_until));
+        for quota in &status.quotas {
+            let labels = [("bucket", bucket.clone()), ("quota", self.labels.quota(&quota.quota))];
+            gauge!(name::QUOTA_LIMIT, &labels).set(quota.limit as f64);
+            gauge!(name::QUOTA_CHARGED, &labels).set(quota.charged);
+            gauge!(name::QUOTA_HELD, &labels).set(quota.held as f64);
+            gauge!(name::QUOTA_WITHHELD, &labels).set(quota.withheld);
+            gauge!(name::QUOTA_AVAILABLE, &labels).set(quota.available);
+            gauge!(name::QUOTA_IN_FLIGHT, &labels).set(quota.in_flight as f64);
+        }
+    }
+}
+
+impl DemandLabels {
+    /// Calls `record` with the label of each bucket, and that of the class.
+    fn each(&self, record: impl Fn(SharedString, SharedString)) {
+        self.buckets.iter().for_each(|bucket| record(bucket.clone(), self.class.clone()));
+    }
+
+    fn in_flight(&self, change: f64) {
+        self.each(|bucket, class| {
+            gauge!(name::IN_FLIGHT, "bucket" => bucket, "class" => class).increment(change);
+        });
+    }
+}
+
+/// A time in seconds since the Unix epoch; 0 for none.
+fn unix_seconds(time: Option<SystemTime>) -> f64 {
+    let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    since.map_or(0.0, |since| since.as_secs_f64())
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("labels", &self.inner.labels).finish_non_exhaustive()
+    }
+}
