@@ -353,7 +353,7 @@ impl State {
         let (mut asking, behind) = self.queue.take_asking(has_room, &mut effects.told);
         let has_room = |set: &BucketSet| buckets.place(set).is_some();
         let due = self.queue.take_due(now, has_room, &mut effects.told);
-        batch.reserve(others.len() + due.len() + behind.len());
+        batch.reserve(asking.len() + due.len() + behind.len());
         let mut concerned: Vec<u64> = Vec::new();
         for waiter in &due {
             concerned.extend(waiter.ask().set().handles().map(|handle| handle.id()));
