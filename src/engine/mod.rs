@@ -346,6 +346,11 @@ pub(crate) struct BucketLevel {
     pub(crate) asked_until: Micros,
     /// Demands that wait for it, of all sessions, as far as they said.
     pub(crate) waiting: u64,
+    /// Reserves that were charged since the state began.
+    pub(crate) granted: u64,
+    /// Reserves that were refused since then. A demand that waits is counted whenever it is looked
+    /// at and does not fit.
+    pub(crate) refused: u64,
 }
 
 /// The answer to a batch, as [`Batch::apply_to`](crate::store::Batch::apply_to) returns it.

@@ -1,6 +1,7 @@
 //! What a user writes to declare a limit.
 
 mod meter;
+mod note;
 
 use std::time::Duration;
 
