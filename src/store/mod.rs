@@ -23,7 +23,9 @@ use std::{
 use smallvec::SmallVec;
 
 #[cfg(feature = "redis")]
-pub use self::redis::RedisStore;
+pub use self::redis::{
+    BucketDetail, BucketView, QueuedView, QuotaKind, QuotaView, RedisStore, RedisView, SessionView,
+};
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteStore;
 pub use self::{memory::MemoryStore, operation::Operation};
