@@ -80,8 +80,8 @@ use crate::engine::Answer;
 ///
 /// A user that may not subscribe has no hints, which is no error.
 ///
-/// Who only [looks](Self::view) needs less. [`pause`](Self::pause) and [`resume`](Self::resume) also
-/// need HGETALL, [`reset`](Self::reset) DEL.
+/// [Looking](Self::view) needs less. [`pause`](Self::pause) and [`resume`](Self::resume) also need
+/// HGETALL, [`reset`](Self::reset) DEL.
 ///
 /// # Cloning
 /// Cloning is cheap and shares the connections.

@@ -67,7 +67,8 @@ const ENDED: usize = 16;
 /// prediction it is taken that flows are served first come, first served.
 ///
 #[doc = concat!("The server's user needs no more than ", reading_commands!(), ",")]
-/// and to read the keys below the prefix. No script runs. On a cluster it sees what the node has that it is connected to.
+/// and to read the keys below the prefix. No script runs. On a cluster it sees what the node has
+/// that it is connected to.
 ///
 /// It remembers what quotas look like, so keep it for the next look.
 ///
