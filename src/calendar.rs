@@ -78,6 +78,11 @@ mod zoned {
             Ok(Self { zone, unit })
         }
 
+        /// The name of its time zone.
+        pub(crate) fn zone(&self) -> Option<&str> {
+            self.zone.iana_name()
+        }
+
         /// The midnights around an instant at which windows begin; empty where a calendar has none.
         pub(crate) fn boundaries(&self, around: Micros) -> Arc<[Micros]> {
             self.midnights(around).unwrap_or_default().into()
@@ -143,6 +148,10 @@ pub(crate) enum Calendar {}
 
 #[cfg(not(feature = "timezone"))]
 impl Calendar {
+    pub(crate) fn zone(&self) -> Option<&str> {
+        match *self {}
+    }
+
     pub(crate) fn boundaries(&self, _around: Micros) -> Arc<[Micros]> {
         match *self {}
     }

@@ -5,13 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 12] = [
     "README.md",
     "CONTRIBUTING.md",
     "docs/coming-from.md",
     "docs/composing.md",
     "docs/design.md",
     "docs/metrics.md",
+    "docs/operations.md",
     "docs/providers.md",
     "docs/queue.md",
     "docs/quotas.md",

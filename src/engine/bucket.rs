@@ -35,6 +35,9 @@ pub struct BucketState {
     offset: Micros,
     /// Until when the state means something.
     expires: Micros,
+    /// Reserves that were charged, and those that were refused, since it began.
+    granted: u64,
+    refused: u64,
     /// A pause, and what follows it. Boxed, since hardly any bucket has one.
     gate: Option<Box<Gate>>,
     /// Those of the rules in use, in their order.
@@ -85,7 +88,7 @@ impl BucketState {
 
     /// The state as bytes, for a store that keeps bytes.
     ///
-    /// They are `TTB`, the version (1), a checksum (4 bytes) and the fields. Integers take as few
+    /// They are `TTB`, the version (2), a checksum (4 bytes) and the fields. Integers take as few
     /// bytes as they need: seven bits in each byte, the lowest first, and the top bit where more
     /// follow. Lists begin with their length, options with 0 or 1. Equal neighbours in a ring of
     /// charges are written once. Three quotas take less than 3 KB, a session about 100 bytes.
@@ -114,6 +117,20 @@ impl BucketState {
 
     pub(super) fn now(&self) -> Micros {
         self.now
+    }
+
+    /// How many reserves were charged, and how many were refused.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.granted, self.refused)
+    }
+
+    #[inline]
+    pub(super) fn count_grant(&mut self) {
+        self.granted = sum(self.granted, 1);
+    }
+
+    pub(super) fn count_refusal(&mut self) {
+        self.refused = sum(self.refused, 1);
     }
 
     pub(super) fn quotas(&self) -> &[QuotaState] {
@@ -343,6 +360,7 @@ impl BucketState {
         costs: &[u64],
         is_free: bool,
     ) -> bool {
+        self.count_grant();
         let record = self.records.enter(session, self.now, &mut self.due);
         let mut is_probe = false;
         for (index, ((rule, state), &cost)) in
@@ -485,9 +503,10 @@ impl BucketState {
 
 impl Coded for BucketState {
     fn write(&self, out: &mut Encoder) {
-        let Self { born, now, offset, expires, gate, quotas, others, records, due, heads, flows } =
-            self;
+        let Self { born, now, offset, expires, granted, refused, .. } = self;
+        let Self { gate, quotas, others, records, due, heads, flows, .. } = self;
         [*born, *now, *offset, *expires].iter().for_each(|time| out.number(*time));
+        [*granted, *refused].iter().for_each(|count| out.number(*count));
         gate.write(out);
         out.list(quotas);
         out.list(others);
@@ -503,6 +522,7 @@ impl Coded for BucketState {
             (from.number()?, from.number()?, from.number()?, from.number()?);
         ensure(born <= now && offset <= now)?;
         from.now = now;
+        let (granted, refused) = from.counts()?;
         let gate = Coded::read(from)?;
         let quotas = from.list()?;
         let others: Vec<(Micros, QuotaState)> = from.list()?;
@@ -513,8 +533,21 @@ impl Coded for BucketState {
             records.indexed().chain(others.iter().map(|(at, quota)| (*at, Owner::Quota(quota.id))));
         let due = due.chain(due_flows.into_iter().map(|(at, flow)| (at, Owner::Flow(flow))));
         let due = Due::of(due.collect());
-        let state =
-            Self { born, now, offset, expires, gate, quotas, others, records, due, heads, flows };
+        let state = Self {
+            born,
+            now,
+            offset,
+            expires,
+            granted,
+            refused,
+            gate,
+            quotas,
+            others,
+            records,
+            due,
+            heads,
+            flows,
+        };
         ensure(born > 0 || state == Self::unused())?;
         Ok(state)
     }

@@ -14,7 +14,10 @@ use super::{MAX_AMOUNT, Micros};
 const MAGIC: [u8; 3] = *b"TTB";
 
 /// Counts the formats. A new one gets a new number, and the old ones stay readable.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+
+/// The first version in which buckets count what they grant and refuse.
+const COUNTING: u8 = 2;
 
 /// Magic, version and checksum.
 pub(super) const HEADER: usize = 8;
@@ -53,11 +56,16 @@ pub(crate) trait Coded: Sized {
 
 /// The bytes of `value`, with what says that they are its bytes.
 pub(crate) fn encode(value: &impl Coded) -> Vec<u8> {
+    encode_by(|out| value.write(out))
+}
+
+/// The bytes that `write` writes, with what says that they are those of a value.
+pub(crate) fn encode_by(write: impl FnOnce(&mut Encoder)) -> Vec<u8> {
     let mut out = Encoder(Vec::with_capacity(1_024));
     out.0.extend(MAGIC);
     out.0.push(VERSION);
     out.0.extend([0; 4]);
-    value.write(&mut out);
+    write(&mut out);
     let mut bytes = out.0;
     seal(&mut bytes);
     bytes
@@ -73,14 +81,14 @@ pub(crate) fn seal(bytes: &mut [u8]) {
 pub(crate) fn decode<T: Coded>(bytes: &[u8]) -> Result<T, DecodeError> {
     let bytes = bytes.strip_prefix(&MAGIC).ok_or(DecodeError::Foreign)?;
     let (&version, bytes) = bytes.split_first().ok_or(DecodeError::Damaged)?;
-    if version != VERSION {
+    if !(1..=VERSION).contains(&version) {
         return Err(DecodeError::Version(version));
     }
     let (&sum, rest) = bytes.split_first_chunk().ok_or(DecodeError::Damaged)?;
     if u32::from_le_bytes(sum) != checksum(rest) {
         return Err(DecodeError::Damaged);
     }
-    let mut from = Decoder { rest, now: 0 };
+    let mut from = Decoder { rest, version, now: 0 };
     let value = T::read(&mut from)?;
     ensure(from.rest.is_empty())?;
     Ok(value)
@@ -137,6 +145,7 @@ impl Encoder {
 #[derive(Debug)]
 pub(crate) struct Decoder<'a> {
     rest: &'a [u8],
+    version: u8,
     /// The time of the bucket, once that is known. Nothing in it has happened later.
     pub(crate) now: Micros,
 }
@@ -166,6 +175,11 @@ impl Decoder<'_> {
     /// An amount, a time or an id: they all are exact in a double.
     pub(crate) fn number(&mut self) -> Result<u64, DecodeError> {
         self.at_most(MAX_AMOUNT)
+    }
+
+    /// How many reserves were granted and refused; an older version did not count them.
+    pub(crate) fn counts(&mut self) -> Result<(u64, u64), DecodeError> {
+        if self.version < COUNTING { Ok((0, 0)) } else { Ok((self.number()?, self.number()?)) }
     }
 
     pub(crate) fn at_most(&mut self, most: u64) -> Result<u64, DecodeError> {

@@ -30,6 +30,8 @@ mod rule;
 mod session_record;
 mod sliding_window;
 mod states;
+#[cfg(feature = "redis")]
+mod stored;
 mod token_bucket;
 
 #[cfg(test)]
@@ -46,6 +48,12 @@ pub(crate) use self::{
     rule::{HEADROOM_PARTS, MAX_AMOUNT, Rule, TokenBucket, Window},
 };
 pub use self::{bucket::BucketState, codec::DecodeError, rule::Micros};
+
+#[cfg(feature = "redis")]
+pub(crate) use self::heads::LATE;
+pub(crate) use self::rule::MAX_PAUSE;
+#[cfg(feature = "redis")]
+pub(crate) use self::stored::{StoredBucket, StoredGate, StoredHead, StoredQuota, StoredRecord};
 
 /// Indexes into the buckets of a batch.
 pub(crate) type On = SmallVec<[u16; 2]>;
@@ -346,6 +354,11 @@ pub(crate) struct BucketLevel {
     pub(crate) asked_until: Micros,
     /// Demands that wait for it, of all sessions, as far as they said.
     pub(crate) waiting: u64,
+    /// Reserves that were charged since the state began.
+    pub(crate) granted: u64,
+    /// Reserves that were refused since then. A demand that waits is counted whenever it is looked
+    /// at and does not fit.
+    pub(crate) refused: u64,
 }
 
 /// The answer to a batch, as [`Batch::apply_to`](crate::store::Batch::apply_to) returns it.

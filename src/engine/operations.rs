@@ -140,6 +140,10 @@ impl<'a, 'b> Operations<'a, 'b> {
             let turn = turn.unwrap_or_else(|| self.ages.turn(&self.states, reserve));
             let candidate = Candidate::measure(reserve, turn, &self.states, &self.ahead);
             if !candidate.fits() {
+                if reserve.mode != Mode::Dry {
+                    let on = reserve.on.iter().map(|&bucket| usize::from(bucket));
+                    on.for_each(|bucket| self.states.state_mut(bucket).count_refusal());
+                }
                 let lines = (&mut self.ahead, &mut self.own_heads, &mut self.ages);
                 return Verdict::Refused(Box::new(candidate.refuse(&mut self.states, lines)));
             }
@@ -231,11 +235,14 @@ impl<'a, 'b> Operations<'a, 'b> {
         self.states.refold();
         let (state, wall) = (self.states.state(bucket), self.states.wall());
         let quotas = self.states.rules(bucket).iter().zip(state.quotas());
+        let (granted, refused) = state.counts();
         Verdict::Status(Box::new(BucketLevel {
             quotas: quotas.map(|(rule, quota)| quota.level(rule, state.now(), wall)).collect(),
             paused_until: state.paused_until(),
             asked_until: state.asked().map_or(0, |asked| sum(state.now(), asked)),
             waiting: state.heads().waiting(state.now()),
+            granted,
+            refused,
         }))
     }
 }

@@ -15,6 +15,9 @@ pub(crate) const MAX_AMOUNT: u64 = (1 << 53) - 1;
 /// amounts and of a few limits stays exact.
 pub(crate) const MAX_TAKEN: u64 = 1 << 51;
 
+/// The longest pause that a user can ask for: a week.
+pub(crate) const MAX_PAUSE: Micros = 7 * 86_400 * 1_000_000;
+
 /// Headroom is counted in parts of this.
 pub(crate) const HEADROOM_PARTS: u64 = 10_000;
 

@@ -43,10 +43,15 @@ pub(super) enum Declaration {
     Gone(Throttled),
 }
 
+/// A bucket as stores see it, its calendars looked up around this time.
+pub(super) fn bucket_of(spec: &BucketSpec, around: Micros) -> Bucket {
+    Bucket::new(spec.key.clone(), spec.rules(around).into_owned()).with_notes(spec.notes().clone())
+}
+
 impl Declaration {
     /// The calendars of the quotas are looked up around this time.
     pub(super) fn new(spec: Arc<BucketSpec>, around: Micros) -> Self {
-        let bucket = Bucket::new(spec.key.clone(), spec.rules(around).into_owned());
+        let bucket = bucket_of(&spec, around);
         Self::As(spec, bucket)
     }
 }

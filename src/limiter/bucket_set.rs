@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use smallvec::SmallVec;
 
 use super::{
-    bucket_handle::{BucketHandle, Declaration},
+    bucket_handle::{BucketHandle, Declaration, bucket_of},
     charge_watch::WATCHED,
 };
 use crate::{
@@ -90,7 +90,7 @@ impl BucketSet {
     pub(super) fn charted(&self, around: Micros) -> Arc<Self> {
         let chart = |member: &Member| {
             member.handle.chart(&member.spec, around);
-            Bucket::new(member.spec.key.clone(), member.spec.rules(around).into_owned())
+            bucket_of(&member.spec, around)
         };
         Arc::new(Self {
             members: self.members.clone(),
@@ -112,7 +112,7 @@ impl BucketSet {
             if member.spec.lacks_some_of(older) {
                 member.spec = Arc::new(member.spec.with_those_of(older));
                 // Calendars are looked up when the store says that it needs them.
-                bucket = Bucket::new(bucket.key.clone(), member.spec.rules(0).into_owned());
+                bucket = bucket_of(&member.spec, 0);
             }
             set.members.push(member);
             set.buckets.push(bucket);

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     demand::Demand,
-    engine::{MAX_AMOUNT, Micros, Mode, Op, Settle, Verdict},
+    engine::{MAX_AMOUNT, MAX_PAUSE, Mode, Op, Settle, Verdict},
     error::{BadDemand, Throttled},
     feedback::Feedback,
     limits::{Limits, LimitsError},
@@ -591,9 +591,6 @@ async fn tell(inner: &Inner, bucket: &str, op: Op) -> Result<(), Throttled> {
     let id = target.set.handles().next().map_or(0, |handle| handle.id());
     target.tell(id, op).await
 }
-
-/// The longest pause: a week.
-const MAX_PAUSE: Micros = 7 * 86_400 * 1_000_000;
 
 impl fmt::Debug for Limiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

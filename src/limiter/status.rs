@@ -37,6 +37,11 @@ pub struct Status {
     /// [`longest_pause`](crate::limiter::LimiterBuilder::longest_pause): for as long as the bucket
     /// is paused, demands are refused at once.
     pub asked_until: Option<SystemTime>,
+    /// How many demands it granted since its state began, in all processes.
+    pub granted: u64,
+    /// How many it refused since then, or made wait: a demand that waits is counted whenever it is
+    /// looked at and does not fit.
+    pub refused: u64,
     /// Whether this is of what stands in for a store that cannot be reached.
     pub degraded: bool,
 }
@@ -151,6 +156,8 @@ impl Status {
             predicted: None,
             paused_until: time(level.paused_until),
             asked_until: time(level.asked_until),
+            granted: level.granted,
+            refused: level.refused,
             degraded: false,
         }
     }

@@ -141,6 +141,8 @@ pub(crate) struct BucketSpec {
     pub(crate) meters: Arc<[Meter]>,
     /// The rules of the meters, for a bucket without calendars.
     rules: Arc<[Rule]>,
+    /// A line for each of them, which tells what it is.
+    notes: Arc<str>,
     has_calendar: bool,
 }
 
@@ -161,6 +163,7 @@ impl BucketSpec {
     fn of(key: Arc<BucketKey>, meters: Arc<[Meter]>) -> Self {
         Self {
             rules: meters.iter().map(|meter| meter.rule.clone()).collect(),
+            notes: meters.iter().map(Meter::note).collect::<Vec<_>>().join("\n").into(),
             has_calendar: meters.iter().any(|meter| meter.calendar.is_some()),
             meters,
             key,
@@ -194,6 +197,11 @@ impl BucketSpec {
 
     fn counts(&self, metric: &str) -> bool {
         self.meters.iter().any(|meter| meter.counts(metric))
+    }
+
+    /// A line for each quota, which tells what it is.
+    pub(crate) fn notes(&self) -> &Arc<str> {
+        &self.notes
     }
 
     /// The rules as of an instant: those of a calendar know the boundaries around it.

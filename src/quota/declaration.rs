@@ -1,10 +1,13 @@
 //! What a user writes to declare a limit.
 
 mod meter;
+mod note;
 
 use std::time::Duration;
 
 pub(crate) use self::meter::{Meter, micros};
+#[cfg(feature = "redis")]
+pub(crate) use self::note::{QuotaNote, Resets};
 use crate::on_unavailable::OnUnavailable;
 
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);

@@ -23,7 +23,9 @@ use std::{
 use smallvec::SmallVec;
 
 #[cfg(feature = "redis")]
-pub use self::redis::RedisStore;
+pub use self::redis::{
+    BucketDetail, BucketView, QueuedView, QuotaKind, QuotaView, RedisStore, RedisView, SessionView,
+};
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteStore;
 pub use self::{memory::MemoryStore, operation::Operation};
@@ -285,12 +287,21 @@ pub struct Bucket {
     pub key: Arc<BucketKey>,
     /// What the state must obey.
     pub(crate) rules: Arc<[Rule]>,
+    /// A line for each rule, which tells its name, window and metrics; empty if these are not
+    /// known. A store may keep them for those who look at it. Nothing is decided by them.
+    pub(crate) notes: Arc<str>,
 }
 
 impl Bucket {
     /// The bucket found by `key`, obeying `rules`.
     pub(crate) fn new(key: Arc<BucketKey>, rules: Arc<[Rule]>) -> Self {
-        Self { key, rules }
+        Self { key, rules, notes: "".into() }
+    }
+
+    /// The bucket with a line for each rule, which tells what it is.
+    #[must_use]
+    pub(crate) fn with_notes(self, notes: Arc<str>) -> Self {
+        Self { notes, ..self }
     }
 }
 

@@ -18,9 +18,15 @@ mod hints;
 mod keys;
 mod recovery;
 mod script;
+mod steer;
 #[cfg(test)]
 mod tests;
+mod view;
 mod wire;
+
+pub use self::view::{
+    BucketDetail, BucketView, QueuedView, QuotaKind, QuotaView, RedisView, SessionView,
+};
 
 use std::{fmt, sync::Arc};
 
@@ -73,6 +79,9 @@ use crate::engine::Answer;
 /// ```
 ///
 /// A user that may not subscribe has no hints, which is no error.
+///
+/// [Looking](Self::view) needs less. [`pause`](Self::pause) and [`resume`](Self::resume) also need
+/// HGETALL, [`reset`](Self::reset) DEL.
 ///
 /// # Cloning
 /// Cloning is cheap and shares the connections.

@@ -116,18 +116,17 @@ impl Coded for RefusedBy {
 
 impl Coded for BucketLevel {
     fn write(&self, out: &mut Encoder) {
-        let Self { quotas, paused_until, asked_until, waiting } = self;
+        let Self { quotas, paused_until, asked_until, waiting, granted, refused } = self;
         out.list(quotas);
         [*paused_until, *asked_until, *waiting].iter().for_each(|number| out.number(*number));
+        [*granted, *refused].iter().for_each(|count| out.number(*count));
     }
 
     fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            quotas: from.list()?,
-            paused_until: from.number()?,
-            asked_until: from.number()?,
-            waiting: from.number()?,
-        })
+        let (quotas, paused_until, asked_until, waiting) =
+            (from.list()?, from.number()?, from.number()?, from.number()?);
+        let (granted, refused) = from.counts()?;
+        Ok(Self { quotas, paused_until, asked_until, waiting, granted, refused })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{Anchor, Base, Burst, ChargeAt, Kind, Quota};
+use super::{Anchor, Base, Burst, ChargeAt, Kind, Quota, note::QuotaNote};
 use crate::{
     calendar::Calendar,
     engine::{MAX_AMOUNT, Micros, Rule, TokenBucket, Window},
@@ -337,6 +337,21 @@ impl Meter {
     /// The metrics it counts.
     pub(crate) fn metrics(&self) -> impl Iterator<Item = &str> {
         self.weights.iter().map(|weight| &*weight.metric)
+    }
+
+    /// The metrics it counts, each with its weight in millionths.
+    pub(super) fn weights(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.weights.iter().map(|weight| (&*weight.metric, weight.parts))
+    }
+
+    /// The time zone whose midnights its windows begin at.
+    pub(super) fn zone(&self) -> Option<&str> {
+        self.calendar.as_ref().and_then(Calendar::zone)
+    }
+
+    /// A line that tells what it is to those who do not know its declaration.
+    pub(crate) fn note(&self) -> String {
+        QuotaNote::of(self).line()
     }
 
     pub(crate) fn counts(&self, metric: &str) -> bool {

@@ -51,7 +51,8 @@ for b = 1, count do
     format = format, is_known = is_known, born = list[2], now = 0, was = list[3], offset = list[4],
     expires = list[5],
     kept_until = list[6], due_first = list[7], due_count = list[8], virtual_time = list[9],
-    flow_count = list[10], own = false, heads = false, gate = false, is_plain = true, rare = false,
+    flow_count = list[10], granted = list[11], refused = list[12],
+    own = false, heads = false, gate = false, is_plain = true, rare = false,
   }
   buckets[b], at = bucket, at + 5
   local i = OF_BUCKET + 1
@@ -237,6 +238,7 @@ for b = 1, count do
   list[4], list[5] = bucket.offset, expires
   list[6], list[7], list[8] = bucket.kept_until, bucket.due_first, bucket.due_count
   list[9], list[10] = bucket.virtual_time, bucket.flow_count
+  list[11], list[12] = bucket.granted, bucket.refused
   local i = OF_BUCKET + 1
   for k = 1, bucket.count do
     local quota = quotas[k]

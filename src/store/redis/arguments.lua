@@ -12,6 +12,8 @@
 --            how many numbers its state has, how many rules, and those (see rule.lua);
 --            operations.
 -- ARGV[2]  channel of wake-ups without the session's number; empty if there are to be none.
+-- ARGV[..]  one per bucket: a line for each of its rules, which tells what it is; or empty. It is
+--          kept for those who look, and decides nothing.
 --
 -- Operations of kinds 0 to 8 come in runs: kind, how many, three numbers, how many numbers follow
 -- the indexes of the buckets, how many buckets, and those; then columns: for each number that an

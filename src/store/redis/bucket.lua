@@ -1,15 +1,16 @@
 -- The state of one bucket: its clock, its quotas, what waits for them, and what each session has in
 -- flight. In Redis a hash of these fields, an id in them packed:
 --   "s"      numbers that change all the time: digest of the rules that were obeyed last, born,
---            now, offset, expires, kept_until, due_first, due_count, virtual_time, flow_count, and
---            those of the quotas (see quota_state.lua). `kept_until` is when the server forgets the
---            keys.
+--            now, offset, expires, kept_until, due_first, due_count, virtual_time, flow_count,
+--            granted, refused, and those of the quotas (see quota_state.lua). `kept_until` is when
+--            the server forgets the keys; `granted` and `refused` count reserves.
 --   "d"      VERSION and the shapes of the quotas.
 --   "c", id  the ring of a quota.
 --   "r", id  a session or claim (see session_record.lua).
 --   "h"      heads (see heads.lua).
 --   "g"      gate of the bucket and caps of its quotas: an id (-1 for the bucket) and a gate each.
 --   "f", id  a flow (see flows.lua).
+--   "n", id  a line that tells what a quota is: its name, window and metrics.
 --   "o", id  a quota that is set aside, since the rules in use do not have it: when it is due, its
 --            shape, its numbers, its cap.
 -- Here: {key, due_key, index, id, is_told, digest, size, count, quotas, own, ..}; `own` is what is
@@ -17,10 +18,10 @@
 -- withheld.
 
 -- It is part of every digest, too, and changes with the layout or the meaning of what is stored.
-local VERSION = 2
+local VERSION = 3
 
 -- Numbers of a state that are not a quota's.
-local OF_BUCKET = 10
+local OF_BUCKET = 12
 
 -- How long a session is remembered after its last batch.
 local SESSION_MEMORY = 600000000
@@ -133,6 +134,7 @@ local function bucket_decode(bucket, list)
   bucket.born, bucket.was, bucket.offset, bucket.expires = list[2], list[3], list[4], list[5]
   bucket.kept_until, bucket.due_first, bucket.due_count = list[6], list[7], list[8]
   bucket.virtual_time, bucket.flow_count = list[9], list[10]
+  bucket.granted, bucket.refused = list[11], list[12]
 end
 
 -- The record of the sending session, which is made if there is none.
@@ -220,11 +222,18 @@ local function quota_follow(bucket, quota, rule, wall)
   quota.taken = quota.holds and quota_held_and_charged(quota) or quota.charged
 end
 
+-- The lines that tell what the quotas of the rules are, in their order.
+local function bucket_notes(bucket)
+  local notes = {}
+  for note in string.gmatch(ARGV[2 + bucket.index] or '', '[^\n]+') do notes[#notes + 1] = note end
+  return notes
+end
+
 -- Puts quotas in the order of the rules. Those that no rule has are kept for as long as they mean
 -- something.
 function changes.bucket_place(bucket, quotas, wall)
-  local now = bucket.now
-  bucket.quotas = quotas
+  local now, notes = bucket.now, bucket_notes(bucket)
+  bucket.quotas, bucket.notes = quotas, {}
   for index, rule in ipairs(bucket.rules) do
     local found = index
     while quotas[found] and quotas[found].id ~= rule.id do found = found + 1 end
@@ -235,6 +244,7 @@ function changes.bucket_place(bucket, quotas, wall)
         bucket.others[rule.id] = false
         if other.cap then bucket.is_plain, bucket.has_gates = false, true end
       end
+      if not other then bucket.notes[rule.id] = notes[index] end
       quotas[found] = other or quota_new(rule, now)
     end
     local quota = quotas[found]
@@ -319,6 +329,7 @@ local function look_at_other(bucket, id, wall)
     changes.due_insert(bucket, again, 'q', id)
   else
     bucket.others[id] = false
+    changes.bucket_forget(bucket, 'n' .. struct.pack('<d', id))
     if quota.kind <= DRAINING then changes.bucket_forget(bucket, rare.rings.ring_field(quota)) end
   end
 end

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::future::{FutureExt, Shared};
-use redis::{Cmd, RedisError, RedisResult, Value, aio::ConnectionLike};
+use redis::{Cmd, Pipeline, RedisError, RedisResult, Value, aio::ConnectionLike};
 
 use super::error::{lost_reply, spoils_connection};
 
@@ -23,6 +23,10 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub(super) trait Connection: Send + Sync {
     fn query(self: Arc<Self>, cmd: Cmd) -> BoxFuture<RedisResult<Value>>;
 
+    /// Sends commands that only read, at once. What the server says to each is a value, also if it
+    /// is an error.
+    fn read(self: Arc<Self>, commands: Pipeline) -> BoxFuture<RedisResult<Vec<Value>>>;
+
     /// Where the server is, for messages; empty if that is not known.
     fn server(&self) -> &str;
 }
@@ -34,6 +38,11 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connection for Own<C> {
     fn query(self: Arc<Self>, cmd: Cmd) -> BoxFuture<RedisResult<Value>> {
         let mut connection = self.0.clone();
         async move { connection.req_packed_command(&cmd).await?.extract_error() }.boxed()
+    }
+
+    fn read(self: Arc<Self>, commands: Pipeline) -> BoxFuture<RedisResult<Vec<Value>>> {
+        let mut connection = self.0.clone();
+        async move { connection.req_packed_commands(&commands, 0, commands.len()).await }.boxed()
     }
 
     fn server(&self) -> &str {
@@ -105,14 +114,24 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reconnecting<C> {
         connection.boxed().shared()
     }
 
+    async fn connection(&self, link: &Link<C>) -> RedisResult<C> {
+        let connected = link.clone().await;
+        if connected.is_err() {
+            self.discard(link);
+        }
+        connected
+    }
+
+    async fn read_on(&self, link: &Link<C>, commands: &Pipeline) -> RedisResult<Vec<Value>> {
+        let mut connection = self.connection(link).await?;
+        let mut doubt = Unproved { of: self, link, proved: false };
+        let result = connection.req_packed_commands(commands, 0, commands.len()).await;
+        doubt.proved = !result.as_ref().is_err_and(spoils_connection);
+        result
+    }
+
     async fn query_on(&self, link: &Link<C>, cmd: &Cmd) -> RedisResult<Value> {
-        let mut connection = match link.clone().await {
-            Ok(connection) => connection,
-            Err(error) => {
-                self.discard(link);
-                return Err(error);
-            }
-        };
+        let mut connection = self.connection(link).await?;
         let mut doubt = Unproved { of: self, link, proved: false };
         let result = connection.req_packed_command(cmd).await.and_then(Value::extract_error);
         doubt.proved = !result.as_ref().is_err_and(spoils_connection);
@@ -139,6 +158,20 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connection for Reconnect
                 // command have arrived all the same: a batch is applied once.
                 Err(error) if idle_before && lost_reply(&error) => {
                     self.query_on(&self.link(), &cmd).await
+                }
+                result => result,
+            }
+        }
+        .boxed()
+    }
+
+    fn read(self: Arc<Self>, commands: Pipeline) -> BoxFuture<RedisResult<Vec<Value>>> {
+        async move {
+            let link = self.link();
+            let idle_before = link.peek().is_some();
+            match self.read_on(&link, &commands).await {
+                Err(error) if idle_before && lost_reply(&error) => {
+                    self.read_on(&self.link(), &commands).await
                 }
                 result => result,
             }

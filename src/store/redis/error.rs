@@ -34,6 +34,11 @@ pub(super) fn spoils_connection(error: &RedisError) -> bool {
     }
 }
 
+/// True if the user may not do this.
+pub(super) fn is_denied(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
+}
+
 /// True if the server is a replica: the address may lead to another server by now.
 pub(super) fn wrong_server(error: &RedisError) -> bool {
     matches!(code(error), Some("READONLY" | "MASTERDOWN"))

@@ -3,6 +3,8 @@
 
 use std::fmt::Write;
 
+use crate::bucket::BucketKey;
+
 /// The keys and channels of one partition. They begin with `prefix:{partition}:`.
 pub(super) struct PartitionKeys {
     begin: String,
@@ -33,17 +35,47 @@ impl PartitionKeys {
 
     /// Returns the name of the bucket whose state has this key, if it is one of the partition.
     pub(super) fn name_in(&self, key: &[u8]) -> Option<String> {
-        let mut escaped = key.strip_prefix(self.begin.as_bytes())?.iter();
-        let mut name = Vec::with_capacity(escaped.len());
-        while let Some(&byte) = escaped.next() {
-            name.push(match byte {
-                b'%' => hex_digit(escaped.next()?)? << 4 | hex_digit(escaped.next()?)?,
-                byte if is_plain(byte) => byte,
-                _ => return None,
-            });
-        }
-        String::from_utf8(name).ok()
+        unescaped(key.strip_prefix(self.begin.as_bytes())?)
     }
+}
+
+/// Returns what was escaped; nothing if this is not how it is written.
+fn unescaped(part: &[u8]) -> Option<String> {
+    let mut escaped = part.iter();
+    let mut name = Vec::with_capacity(escaped.len());
+    while let Some(&byte) = escaped.next() {
+        name.push(match byte {
+            b'%' => hex_digit(escaped.next()?)? << 4 | hex_digit(escaped.next()?)?,
+            byte if is_plain(byte) => byte,
+            _ => return None,
+        });
+    }
+    String::from_utf8(name).ok()
+}
+
+/// What the keys of all buckets below a prefix match, as a pattern of SCAN; with a name, those of
+/// that name in all partitions.
+pub(super) fn pattern(prefix: &str, name: Option<&str>) -> String {
+    let mut pattern = String::new();
+    // Nothing in an escaped part means anything in a pattern.
+    escape(&mut pattern, prefix);
+    pattern.push_str(":{*}:");
+    match name {
+        Some(name) => escape(&mut pattern, name),
+        None => pattern.push('*'),
+    }
+    pattern
+}
+
+/// Returns partition and name of the bucket whose state has this key, if it is one below the
+/// prefix.
+pub(super) fn bucket_at(prefix: &str, key: &[u8]) -> Option<BucketKey> {
+    let mut begin = String::new();
+    escape(&mut begin, prefix);
+    begin.push_str(":{");
+    let rest = key.strip_prefix(begin.as_bytes())?;
+    let end = rest.windows(2).position(|pair| pair == b"}:")?;
+    Some(BucketKey::new(&unescaped(&rest[..end])?, &unescaped(&rest[end + 2..])?))
 }
 
 /// Appends `part` with all that could mean something in a key or in a log percent-encoded.
@@ -77,6 +109,18 @@ mod tests {
         assert_eq!(String::from_utf8_lossy(&state), "my%3Aapp:{a%7Db}:c%7Bd%7D%0A%3A%25%C3%A9");
         assert_eq!(due, [&state[..], b"!due"].concat());
         assert_eq!(String::from_utf8_lossy(&keys.channel_prefix()), "my%3Aapp:{a%7Db}:wake:");
+    }
+
+    #[test]
+    fn buckets_are_found_by_their_keys() {
+        for (partition, name) in [("default", "gpt-4o"), ("a}:b", "c{d}:e"), ("q", "")] {
+            let [key, due] = PartitionKeys::new("my:app", partition).of_bucket(name);
+            assert_eq!(bucket_at("my:app", &key), Some(BucketKey::new(partition, name)));
+            assert_eq!(bucket_at("my:app", &due), None);
+            assert_eq!(bucket_at("my", &key), None);
+        }
+        assert_eq!(pattern("my:app", None), "my%3Aapp:{*}:*");
+        assert_eq!(pattern("p*", Some("a[b]")), "p%2A:{*}:a%5Bb%5D");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 --      known), the wait at best, what is left of a wait that was asked for (-1 if none), whether it holds,
 --      its rank, how many go before it; then the tag and the part of its flow;
 --   7  status: how many levels, those (see quota_append_level), until when the bucket is paused, the end of a
---      wait that was asked for, how many wait.
+--      wait that was asked for, how many wait, how many were granted and refused.
 
 local GRANTED = 1
 local PROBE = 2
@@ -72,7 +72,9 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
   local asked = asks and quotas_fit(quotas, at, many, count, headroom)
   if asked then
     for b = 1, #of do
-      if not of[b].own then rare.changes.bucket_enter(of[b]) end
+      local bucket = of[b]
+      if not bucket.own then rare.changes.bucket_enter(bucket) end
+      bucket.granted = bucket.granted + many
     end
     for k = 1, count do quota_reserve(quotas[k], asked[k]) end
     return answer(GRANTED, many)
@@ -92,6 +94,7 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
       local is_probe = false
       for b = 1, #of do
         if not of[b].own then rare.changes.bucket_enter(of[b]) end
+        of[b].granted = of[b].granted + 1
         local gate = not is_free and of[b].gate
         if gate and rare.provider.gate_grant(gate, of[b].now) then is_probe = true end
       end
@@ -113,6 +116,7 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
       if granted > 0 then answer(GRANTED, granted) end
       granted = 0
       if fits then answer(FITS, 1) else rare.waiting.refuse(demand) end
+      for b = 1, mode ~= DRY and #of or 0 do of[b].refused = of[b].refused + 1 end
       is_plain = is_plain and are_plain(of)
     end
   end
@@ -208,6 +212,7 @@ local function status(bucket)
   verdicts[n + 1] = bucket.gate and gate_paused_until(bucket.gate, now) or 0
   verdicts[n + 2] = asked and sum(now, asked) or 0
   verdicts[n + 3] = waiting_in(bucket)
+  verdicts[n + 4], verdicts[n + 5] = bucket.granted, bucket.refused
 end
 
 -- An operation that is about one bucket: see arguments.lua.

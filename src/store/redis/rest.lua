@@ -13,6 +13,7 @@ function rest.bucket_save_rest(bucket, fields)
       gone[#gone + 1] = field
     end
   end
+  for id, note in pairs(bucket.notes or {}) do put('n' .. struct.pack('<d', id), note) end
   if bucket.shapes_changed then put('d', rare.changes.shapes_encoded(bucket)) end
   if bucket.heads_changed then put('h', bucket.heads and rare.waiting.heads_encoded(bucket)) end
   if bucket.has_gates then put('g', rare.provider.gates_encoded(bucket)) end

@@ -18,7 +18,10 @@ const MAX_RULES: usize = 10_000;
 /// It changes, here and in `bucket.lua`, with the layout or the meaning of what is stored. It need
 /// not when messages change: they go with the text of the script, which each version names by its
 /// own digest.
-const VERSION: u64 = 2;
+pub(super) const VERSION: u64 = 3;
+
+/// How many numbers a state has that are not a quota's.
+pub(super) const OF_BUCKET: u64 = 12;
 
 /// Packed numbers.
 #[derive(Default)]
@@ -49,12 +52,13 @@ impl Numbers {
 }
 
 /// The arguments of the script, or why there are none. Wake-ups go to channels whose names begin
-/// with `channel`, none if that is empty; `sharded` ones stay in the cluster's shard.
+/// with `channel`, none if that is empty; `sharded` ones stay in the cluster's shard. What the
+/// quotas are called goes along each time: the script looks at it where a quota is new.
 pub(super) fn encode(
     batch: &Batch<'_>,
     channel: &[u8],
     sharded: bool,
-) -> Result<[Vec<u8>; 2], &'static str> {
+) -> Result<Vec<Vec<u8>>, &'static str> {
     let rules = || batch.buckets.iter().map(|bucket| bucket.rules.len());
     if rules().sum::<usize>() > MAX_RULES || rules().any(|rules| rules > MAX_RULES_OF_BUCKET) {
         return Err("a demand on too many quotas");
@@ -75,18 +79,19 @@ pub(super) fn encode(
     let mut message = Numbers(Vec::with_capacity(8 * expected));
     message.extend(&[batch.session, batch.seq, batch.lease, sharded.into()]);
     message.extend(&[batch.ops.iter().any(has_flows).into(), batch.buckets.len() as u64]);
-    for (index, Bucket { key, rules }) in batch.buckets.iter().enumerate() {
-        let size = 10 + rules.iter().map(numbers_of_state).sum::<u64>();
+    for (index, Bucket { key, rules, .. }) in batch.buckets.iter().enumerate() {
+        let size = OF_BUCKET + rules.iter().map(numbers_of_state).sum::<u64>();
         message.extend(&[key.id(), (tells && is_told(index)).into()]);
         message.extend(&[digest(rules), size, rules.len() as u64]);
         rules.iter().for_each(|rule| encode_rule(&mut message, rule));
     }
     batch.ops.chunk_by(are_alike).for_each(|run| encode_run(&mut message, run));
-    Ok([message.0, channel.to_vec()])
+    let notes = batch.buckets.iter().map(|bucket| bucket.notes.as_bytes().to_vec());
+    Ok([message.0, channel.to_vec()].into_iter().chain(notes).collect())
 }
 
 /// Stands for all that a state knows of rules. The boundaries of a calendar are none of it.
-fn digest(rules: &[Rule]) -> u64 {
+pub(super) fn digest(rules: &[Rule]) -> u64 {
     // FNV-1a, by numbers.
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut add = |number: u64| {
@@ -395,7 +400,9 @@ fn decode_status(reply: &mut Reader<'_>) -> Option<BucketLevel> {
     };
     let quotas = (0..count).map(level).collect::<Option<_>>()?;
     let (paused_until, asked_until) = (reply.amount()?, reply.amount()?);
-    Some(BucketLevel { quotas, paused_until, asked_until, waiting: reply.amount()? })
+    let waiting = reply.amount()?;
+    let (granted, refused) = (reply.amount()?, reply.amount()?);
+    Some(BucketLevel { quotas, paused_until, asked_until, waiting, granted, refused })
 }
 
 /// Reads a reply from its beginning.
@@ -452,7 +459,7 @@ mod tests {
         let numbers = [
             &[9.0, 0.0, 8.0, 7.0, 1.0, 2.0, 1.0, 2.0][..],
             &refused,
-            &[0.5, 0.25, 7.0, 0.0, 8.0, 9.0, 3.0],
+            &[0.5, 0.25, 7.0, 0.0, 8.0, 9.0, 3.0, 4.0, 5.0],
         ];
         let reply = reply(&numbers.concat());
         let (by, rank) = (RefusedBy::Pause(0), 0);
@@ -479,8 +486,14 @@ mod tests {
         };
         let refused =
             Refused { violations: [paused, short].into_iter().collect(), tag: 0.5, part: 0.25 };
-        let status =
-            BucketLevel { paused_until: 8, asked_until: 9, waiting: 3, ..BucketLevel::default() };
+        let status = BucketLevel {
+            paused_until: 8,
+            asked_until: 9,
+            waiting: 3,
+            granted: 4,
+            refused: 5,
+            ..BucketLevel::default()
+        };
         let granted = Verdict::Granted { probe: false };
         let verdicts = [
             granted.clone(),

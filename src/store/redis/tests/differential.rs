@@ -15,10 +15,15 @@ use crate::{
 const LISTED: &str = "redis.call('RPUSH', 'test:wakes', to, bucket.key)";
 
 /// These batches, applied by the engine.
-struct Engine(Vec<BucketState>);
+pub(super) struct Engine(pub(super) Vec<BucketState>);
 
 impl Engine {
-    fn apply(&mut self, sending: &Sending, buckets: &[Bucket], wall: u64) -> (Answer, Wakes) {
+    pub(super) fn apply(
+        &mut self,
+        sending: &Sending,
+        buckets: &[Bucket],
+        wall: u64,
+    ) -> (Answer, Wakes) {
         let take = |&index: &usize| std::mem::replace(&mut self.0[index], BucketState::unused());
         let mut states: Vec<_> = sending.buckets.iter().map(take).collect();
         let rules: Vec<_> = buckets
@@ -35,7 +40,7 @@ impl Engine {
     }
 }
 
-fn name(index: usize) -> String {
+pub(super) fn name(index: usize) -> String {
     format!("b{index}")
 }
 

@@ -16,6 +16,7 @@ mod support;
 mod tls;
 #[cfg(unix)]
 mod unix;
+mod view;
 
 use std::sync::Arc;
 

@@ -1,0 +1,84 @@
+//! See and steer limits that many processes share: `tower-throttle --help`. This file reads the
+//! command line and calls one module per subcommand.
+
+mod check;
+mod explain;
+mod failure;
+mod file_words;
+mod server;
+mod status;
+mod steer;
+mod top;
+mod watch;
+mod words;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::failure::Failure;
+
+/// See and steer the limits that processes share by tower-throttle.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, after_help = failure::EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show how a bucket stands
+    Status(status::Arguments),
+    /// Show all buckets, live
+    Top(top::Arguments),
+    /// Print what happens to buckets, a line for each event
+    Watch(watch::Arguments),
+    /// Let nothing pass on a bucket for a while
+    Pause(steer::PauseArguments),
+    /// End all pauses of a bucket
+    Resume(steer::ResumeArguments),
+    /// Forget what a bucket has charged, held and withheld
+    Reset(steer::ResetArguments),
+    /// Check a limits file, and say in words what it means
+    Check(check::Arguments),
+    /// Say which bucket and which quotas a model or name has by a limits file
+    Explain(explain::Arguments),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("tower-throttle: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(Failure::other)?;
+    runtime.block_on(async {
+        match command {
+            Command::Status(arguments) => status::run(arguments).await,
+            Command::Top(arguments) => top::run(arguments).await,
+            Command::Watch(arguments) => watch::run(arguments).await,
+            Command::Pause(arguments) => steer::pause(arguments).await,
+            Command::Resume(arguments) => steer::resume(arguments).await,
+            Command::Reset(arguments) => steer::reset(arguments).await,
+            Command::Check(arguments) => check::run(&arguments),
+            Command::Explain(arguments) => explain::run(&arguments).await,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_makes_sense() {
+        super::Arguments::command().debug_assert();
+    }
+}

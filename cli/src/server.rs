@@ -1,0 +1,115 @@
+//! Which server, and which buckets on it.
+
+use std::sync::Arc;
+
+use tower_throttle::store::{BucketKey, RedisStore, RedisView};
+
+use crate::failure::Failure;
+
+/// Options of every command that asks a server.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Server {
+    /// Redis or Valkey: redis://[user:password@]host[:port][/database], rediss:// for TLS. A
+    /// password is better in the variable, where other users of the machine do not see it
+    #[arg(
+        long = "redis",
+        value_name = "URL",
+        env = "REDIS_URL",
+        hide_env_values = true,
+        default_value = "redis://127.0.0.1:6379"
+    )]
+    url: String,
+    /// What the keys begin with: that of `RedisStore::prefix`
+    #[arg(long, default_value = "throttle")]
+    prefix: String,
+}
+
+/// A bucket on a server.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Bucket {
+    /// The name of the bucket
+    bucket: String,
+    /// Its partition, where buckets of several partitions have this name
+    #[arg(long)]
+    partition: Option<String>,
+    #[command(flatten)]
+    server: Server,
+}
+
+impl Server {
+    /// A store that connects, or says why not.
+    pub(crate) async fn store(&self) -> Result<RedisStore, Failure> {
+        Ok(RedisStore::connect(&self.url).await?.prefix(&*self.prefix))
+    }
+
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Where the server is, without what only its users may know.
+    pub(crate) fn place(&self) -> &str {
+        place(&self.url)
+    }
+}
+
+impl Bucket {
+    pub(crate) fn name(&self) -> &str {
+        &self.bucket
+    }
+
+    pub(crate) fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// The key of the bucket, which has a state on the server.
+    pub(crate) async fn find(&self, view: &RedisView) -> Result<Arc<BucketKey>, Failure> {
+        let mut keys = view.find(&self.bucket).await?;
+        if let Some(partition) = &self.partition {
+            keys.retain(|key| key.partition() == partition);
+        }
+        match &keys[..] {
+            [only] => Ok(only.clone()),
+            [] => Err(self.unknown()),
+            _ => {
+                let partitions: Vec<_> = keys.iter().map(|key| key.partition()).collect();
+                Err(Failure::Usage(format!(
+                    "buckets of the partitions {} have this name: say which with --partition",
+                    partitions.join(", ")
+                )))
+            }
+        }
+    }
+
+    pub(crate) fn unknown(&self) -> Failure {
+        let Self { bucket, partition, server: Server { prefix, .. } } = self;
+        let within = partition.as_ref().map(|name| format!(" in partition `{name}`"));
+        Failure::Unknown(format!(
+            "no bucket `{bucket}`{} below the prefix `{prefix}`: none has used it, or not for long",
+            within.unwrap_or_default()
+        ))
+    }
+}
+
+/// A URL without scheme, user, password and options.
+fn place(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = rest.split_once('?').map_or(rest, |(place, _)| place);
+    rest.rsplit_once('@').map_or(rest, |(_, place)| place).trim_end_matches('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::place;
+
+    #[test]
+    fn no_password_is_shown() {
+        for (url, shown) in [
+            ("redis://127.0.0.1:6379/", "127.0.0.1:6379"),
+            ("rediss://user:p@ss@host:7/1", "host:7/1"),
+            ("redis+unix:///tmp/socket?user=a&pass=b", "/tmp/socket"),
+            ("redis://:secret@", ""),
+        ] {
+            assert_eq!(place(url), shown);
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! The fields of a bucket's hash, as `bucket.lua` documents them, and what they say. It trusts none
+//! of them: another program may have written there.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    engine::{
+        BucketState, MAX_AMOUNT, Micros, Rule, StoredBucket, StoredGate, StoredHead, StoredQuota,
+        StoredRecord, TokenBucket, Window,
+    },
+    quota::{QuotaNote, Resets},
+    store::redis::wire::{OF_BUCKET, VERSION},
+};
+
+/// Numbers of a quota's shape, of a head, of a gate or cap with its id, and of a record before its
+/// shares.
+const SHAPE: usize = 10;
+const HEAD: usize = 16;
+const GATE: usize = 12;
+const RECORD: usize = 7;
+
+/// What a bucket's hash holds, by the names of its fields.
+pub(super) type Fields = HashMap<Vec<u8>, Vec<u8>>;
+
+/// What a digest stands for: the quotas in the order in which the numbers of a state have them.
+#[derive(Clone, Debug)]
+pub(super) struct Shapes {
+    pub(super) quotas: Vec<QuotaShape>,
+    /// The rules, but for boundaries of calendars.
+    rules: Arc<[Rule]>,
+    fields: Vec<Vec<u8>>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct QuotaShape {
+    pub(super) note: QuotaNote,
+    is_named: bool,
+    /// What is known of a fixed window: without its note that is not when it begins.
+    is_charted: bool,
+}
+
+/// The numbers of a state, and what they are about.
+pub(super) struct HashState {
+    pub(super) digest: u64,
+    pub(super) kept_until: Micros,
+    pub(super) due_first: Micros,
+    pub(super) bucket: StoredBucket,
+    pub(super) quotas: Vec<StoredQuota>,
+}
+
+/// The name of a field: a letter and a number.
+fn field(kind: u8, id: u64) -> Vec<u8> {
+    [&[kind][..], &(id as f64).to_le_bytes()].concat()
+}
+
+/// The digest of the rules that a state obeyed last.
+pub(super) fn digest_of(state: &[u8]) -> Option<u64> {
+    whole(*doubles(state).first()?)
+}
+
+impl Shapes {
+    /// What the fields of a whole hash say of its quotas; nothing if they are not as they should
+    /// be.
+    pub(super) fn read(fields: &Fields) -> Option<Self> {
+        let numbers = doubles(fields.get(&b"d"[..])?);
+        let (version, shapes) = numbers.split_first()?;
+        if whole(*version)? != VERSION || shapes.len() % SHAPE != 0 {
+            return None;
+        }
+        let (shapes, _) = shapes.as_chunks::<SHAPE>();
+        let read = |shape: &[f64; SHAPE]| {
+            let shape = shape.map(whole);
+            let id = shape[0]?;
+            let note = fields.get(&field(b'n', id)).map(|line| String::from_utf8_lossy(line));
+            let note = note.map(|line| QuotaNote::read(&line));
+            let rule = rule_of(&shape, note.as_ref())?;
+            let is_charted =
+                !matches!(&rule.window, Window::Calendar { .. }) || is_of_zone(note.as_ref());
+            let note = note.filter(|note| !note.name.is_empty());
+            let is_named = note.is_some();
+            let note = note.unwrap_or_else(|| unnamed(&rule));
+            Some((QuotaShape { note, is_named, is_charted }, rule))
+        };
+        let (quotas, rules): (_, Vec<_>) =
+            shapes.iter().map(read).collect::<Option<Vec<_>>>()?.into_iter().unzip();
+        let slides = |rule: &&Rule| matches!(rule.window, Window::Sliding { .. });
+        let rings = rules.iter().filter(slides).map(|rule| field(b'c', rule.id));
+        let fields = [b"s", b"h", b"g"].map(|name| name.to_vec()).into_iter().chain(rings);
+        Some(Self { quotas, fields: fields.collect(), rules: rules.into() })
+    }
+
+    /// The fields that tell how a bucket stands: its state first, heads, gates, and the rings of
+    /// sliding windows.
+    pub(super) fn fields(&self) -> &[Vec<u8>] {
+        &self.fields
+    }
+
+    /// Whether every quota has a note.
+    pub(super) fn are_named(&self) -> bool {
+        self.quotas.iter().all(|shape| shape.is_named)
+    }
+
+    /// The rules, but for boundaries of calendars.
+    pub(super) fn uncharted(&self) -> &Arc<[Rule]> {
+        &self.rules
+    }
+
+    /// The rules as of the store's clock, and whether all that they say is known: not where a
+    /// calendar begins that has no note.
+    pub(super) fn rules(&self, wall: Micros, state: &HashState) -> (Arc<[Rule]>, bool) {
+        if !self.rules.iter().any(|rule| matches!(rule.window, Window::Calendar { .. })) {
+            return (self.rules.clone(), true);
+        }
+        let mut is_known = true;
+        let rules =
+            self.rules.iter().zip(&self.quotas).zip(&state.quotas).map(|((rule, shape), quota)| {
+                let Window::Calendar { .. } = rule.window else { return rule.clone() };
+                let boundaries = boundaries(&shape.note, wall).filter(|_| shape.is_charted);
+                is_known &= boundaries.is_some();
+                let until_then = || [0, quota.at.max(wall + 1)].into();
+                let window = Window::Calendar { boundaries: boundaries.unwrap_or_else(until_then) };
+                Rule { window, ..rule.clone() }
+            });
+        (rules.collect(), is_known)
+    }
+}
+
+/// The midnights around an instant, if the zone is known here.
+fn boundaries(note: &QuotaNote, wall: Micros) -> Option<Arc<[Micros]>> {
+    #[cfg(feature = "timezone")]
+    if let (Resets::In(zone), Some(window)) = (&note.resets, note.window) {
+        let window = std::time::Duration::from_micros(window);
+        let calendar = crate::calendar::Calendar::of(zone, window).ok()?;
+        return Some(calendar.boundaries(wall)).filter(|boundaries| !boundaries.is_empty());
+    }
+    let _ = (note, wall);
+    None
+}
+
+fn is_of_zone(note: Option<&QuotaNote>) -> bool {
+    note.is_some_and(|note| matches!(note.resets, Resets::In(_)))
+}
+
+/// What is said of a quota without a note.
+fn unnamed(rule: &Rule) -> QuotaNote {
+    let window = match &rule.window {
+        Window::Sliding { slot, slots } => Some(slot.saturating_mul(*slots)),
+        Window::TokenBucket(bucket) => Some(bucket.units.saturating_mul(bucket.tick)),
+        Window::Fixed { length, .. } => Some(*length),
+        Window::Calendar { .. } | Window::InFlight => None,
+    };
+    QuotaNote {
+        name: format!("quota {:x}", rule.id),
+        window,
+        resets: Resets::Never,
+        weights: Vec::new(),
+    }
+}
+
+fn rule_of(shape: &[Option<u64>; SHAPE], note: Option<&QuotaNote>) -> Option<Rule> {
+    let [id, kind, holds, limit, slot, len, rate, tick, units, max_debt] = *shape;
+    let at_least_1 = |number: Option<u64>| number.filter(|number| *number > 0);
+    let (mut limit, mut held) = (limit?, holds? == 1);
+    let window = match kind? {
+        1 => Window::Sliding { slot: at_least_1(slot)?, slots: at_least_1(len)?.checked_sub(1)? },
+        2 => {
+            let burst = std::mem::replace(&mut limit, rate?);
+            Window::TokenBucket(TokenBucket {
+                tick: at_least_1(tick)?,
+                units: at_least_1(units)?,
+                burst,
+                max_debt: max_debt?,
+                slot: at_least_1(slot)?,
+                slots: at_least_1(len)?,
+            })
+        }
+        3 => match note.map(|note| (&note.resets, note.window)) {
+            Some((Resets::At(anchor), Some(length))) if length > 0 => {
+                Window::Fixed { length, anchor: anchor % length }
+            }
+            _ => Window::Calendar { boundaries: Arc::new([]) },
+        },
+        4 => {
+            held = false;
+            Window::InFlight
+        }
+        _ => return None,
+    };
+    Some(Rule { id: id?, limit, held, window })
+}
+
+impl HashState {
+    /// What the fields say, of rules that have these shapes; nothing if they are not as they should
+    /// be.
+    pub(super) fn read<'a>(
+        shapes: &Shapes,
+        state: &[u8],
+        get: impl Fn(&[u8]) -> Option<&'a [u8]>,
+    ) -> Option<Self> {
+        let mut list = doubles(state);
+        // The virtual time of flows is no whole number, and is not looked at.
+        *list.get_mut(8)? = 0.0;
+        let list = list.into_iter().map(whole).collect::<Option<Vec<_>>>()?;
+        let (head, mut rest) = list.split_at_checked(OF_BUCKET as usize)?;
+        let gates = get(b"g").map(doubles).unwrap_or_default();
+        let gates = gates.as_chunks::<GATE>().0;
+        let mut quotas = Vec::with_capacity(shapes.rules.len());
+        for rule in shapes.rules.iter() {
+            let cap = gates.iter().find(|gate| gate[0] == rule.id as f64);
+            let cap = match cap {
+                Some(cap) => Some((whole(cap[10])?, whole(cap[11])?, gate_of(cap)?)),
+                None => None,
+            };
+            let (quota, after) = quota_of(rule, rest, || get(&field(b'c', rule.id)))?;
+            quotas.push(StoredQuota { cap, ..quota });
+            rest = after;
+        }
+        let gate = gates.iter().find(|gate| gate[0] < 0.0);
+        let heads = get(b"h").unwrap_or_default();
+        let bucket = StoredBucket {
+            born: head[1],
+            now: head[2],
+            offset: head[3],
+            expires: head[4],
+            granted: head[10],
+            refused: head[11],
+            gate: match gate {
+                Some(gate) => Some(gate_of(gate)?),
+                None => None,
+            },
+            heads: doubles(heads)
+                .as_chunks::<HEAD>()
+                .0
+                .iter()
+                .map(head_of)
+                .collect::<Option<_>>()?,
+            records: Vec::new(),
+        };
+        let (digest, kept_until, due_first) = (head[0], head[5], head[6]);
+        rest.is_empty().then_some(Self { digest, kept_until, due_first, bucket, quotas })
+    }
+
+    /// Whether something has ended that the numbers still count.
+    pub(super) fn is_due(&self, wall: Micros) -> bool {
+        let counts = |quota: &StoredQuota| quota.in_flight > 0;
+        self.due_first <= self.bucket.now.max(wall + self.bucket.offset)
+            && (!self.bucket.heads.is_empty() || self.quotas.iter().any(counts))
+    }
+
+    /// Takes in what the whole hash says of sessions.
+    pub(super) fn read_records(&mut self, fields: &Fields) -> Option<()> {
+        let of_session = |(name, packed): (&Vec<u8>, &Vec<u8>)| {
+            let id = name.strip_prefix(b"r").filter(|id| id.len() == 8)?;
+            Some(record_of(whole(*doubles(id).first()?)?, packed))
+        };
+        let mut records =
+            fields.iter().filter_map(of_session).collect::<Option<Vec<StoredRecord>>>()?;
+        records.sort_unstable_by_key(|record| record.id);
+        self.bucket.records = records;
+        Some(())
+    }
+
+    /// The state as of the last batch.
+    pub(super) fn state(&self, rules: &[Rule]) -> Option<BucketState> {
+        self.bucket.state(rules, &self.quotas).ok()
+    }
+}
+
+fn quota_of<'a, 'r>(
+    rule: &Rule,
+    list: &'a [u64],
+    ring: impl FnOnce() -> Option<&'r [u8]>,
+) -> Option<(StoredQuota, &'a [u64])> {
+    let (&[since, in_flight], list) = list.split_first_chunk()?;
+    let quota = StoredQuota { since, in_flight, ..StoredQuota::default() };
+    Some(match &rule.window {
+        Window::Sliding { slots, .. } => {
+            let (&[charged, head, newest], list) = list.split_first_chunk()?;
+            let slots = slots_of(head, newest, slots + 1, ring().unwrap_or_default())?;
+            (StoredQuota { charged, at: head, slots, ..quota }, list)
+        }
+        Window::TokenBucket(_) => {
+            let (&[charged, at, _, _, _, max_used, excess, excess_rate, ceiling], list) =
+                list.split_first_chunk()?;
+            (StoredQuota { charged, at, max_used, excess, excess_rate, ceiling, ..quota }, list)
+        }
+        Window::Fixed { .. } | Window::Calendar { .. } => {
+            let (&[charged, at], list) = list.split_first_chunk()?;
+            (StoredQuota { charged, at, ..quota }, list)
+        }
+        Window::InFlight => (quota, list),
+    })
+}
+
+/// The charges of a sliding window, oldest first. A ring that was never touched is not stored.
+fn slots_of(head: u64, newest: u64, len: u64, ring: &[u8]) -> Option<Vec<u64>> {
+    let ring = doubles(ring);
+    let of_slot = |age: u64| match head.checked_sub(age) {
+        _ if age == 0 => Some(newest),
+        Some(slot) if !ring.is_empty() => whole(*ring.get((slot % len) as usize)?),
+        _ => Some(0),
+    };
+    (0..len).rev().map(of_slot).collect()
+}
+
+fn gate_of(gate: &[f64; GATE]) -> Option<StoredGate> {
+    let [_, until, surfaced_until, asked_until, length, rest @ ..] = gate.map(whole);
+    let [phase, probe, spread_until, next, step, ..] = rest;
+    Some(StoredGate {
+        until: until?,
+        surfaced_until: surfaced_until?,
+        asked_until: asked_until?,
+        length: length?,
+        phase: phase?,
+        probe: probe?,
+        spread_until: spread_until?,
+        next: next?,
+        step: step?,
+    })
+}
+
+fn head_of(head: &[f64; HEAD]) -> Option<StoredHead> {
+    let numbers = head.map(whole);
+    let [session, quota, headroom, flow, space, waiter, arrival, cost, _, count, sum, last, ..] =
+        numbers;
+    Some(StoredHead {
+        session: session?,
+        quota: quota?,
+        headroom: headroom?,
+        flow: flow?,
+        space: space?,
+        waiter: waiter?,
+        arrival: arrival?,
+        cost: cost?,
+        part: head[8],
+        count: count?,
+        sum: sum?,
+        last: last?,
+        due: numbers[12]?,
+        held_until: numbers[13]?,
+        is_behind: head[14] == 1.0,
+        fits: head[15] == 1.0,
+    })
+}
+
+fn record_of(id: u64, packed: &[u8]) -> Option<StoredRecord> {
+    let (begin, rest) = packed.split_at_checked(8 * RECORD)?;
+    let begin = doubles(begin).into_iter().map(whole).collect::<Option<Vec<_>>>()?;
+    let shares = usize::try_from(begin[6]).ok().filter(|count| *count <= rest.len() / 16)?;
+    let shares = doubles(&rest[..16 * shares]);
+    let shares = shares.as_chunks::<2>().0.iter();
+    Some(StoredRecord {
+        id,
+        seq: begin[0],
+        lease_until: begin[1],
+        forget_at: begin[2],
+        indexed_at: begin[3],
+        since: begin[4],
+        waits: begin[5] % 2 == 1,
+        is_claim: begin[5] >= 2,
+        in_flight: shares
+            .map(|[quota, amount]| Some((whole(*quota)?, whole(*amount)?)))
+            .collect::<Option<_>>()?,
+    })
+}
+
+fn doubles(packed: &[u8]) -> Vec<f64> {
+    packed.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect()
+}
+
+/// An amount, a time or an id.
+fn whole(number: f64) -> Option<u64> {
+    let is_one = number >= 0.0 && number <= MAX_AMOUNT as f64 && number.fract() == 0.0;
+    is_one.then_some(number as u64)
+}
