@@ -287,15 +287,20 @@ pub struct Bucket {
     pub key: Arc<BucketKey>,
     /// What the state must obey.
     pub(crate) rules: Arc<[Rule]>,
-    /// A line for each rule, which tells its name, window and metrics; empty if these are not
-    /// known. A store may keep them for those who look at it. Nothing is decided by them.
-    pub(crate) notes: Arc<str>,
+    notes: Arc<str>,
 }
 
 impl Bucket {
     /// The bucket found by `key`, obeying `rules`.
     pub(crate) fn new(key: Arc<BucketKey>, rules: Arc<[Rule]>) -> Self {
         Self { key, rules, notes: "".into() }
+    }
+
+    /// A line for each rule, which tells its name, window and metrics; empty if these are not
+    /// known. A store may keep them for programs that look at its buckets. Nothing is decided by
+    /// them.
+    pub fn notes(&self) -> &str {
+        &self.notes
     }
 
     /// The bucket with a line for each rule, which tells what it is.

@@ -134,9 +134,11 @@ impl FakeStore {
         self.plan().most_open
     }
 
-    /// Applies a batch as it was sent.
+    /// Applies a batch as it was sent, under the session and the number that it tells.
     pub(crate) fn apply_now(&self, sent: &Sent) -> Answer {
-        match self.inner.apply(&sent.batch.as_batch()) {
+        let mut batch = sent.batch.as_batch();
+        (batch.session, batch.seq) = (sent.session, sent.seq);
+        match self.inner.apply(&batch) {
             Reply::Now(answer) => answer,
             Reply::Later(_) => panic!("memory answers at once"),
         }

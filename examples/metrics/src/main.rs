@@ -13,12 +13,14 @@ async fn main() -> Result<(), BoxError> {
     let observed = Arc::new(Observed::install()?);
     let listener = TcpListener::bind("127.0.0.1:9464").await?;
     println!("http://{}/metrics for {seconds} s", listener.local_addr()?);
-    let working = async {
-        loop {
-            observed.work(10).await?;
-        }
-    };
     let serving = serve(observed.clone(), listener);
-    let both = async { tokio::try_join!(working, serving).map(|((), ())| ()) };
+    let both = async { tokio::try_join!(work(&observed), serving).map(|((), ())| ()) };
     timeout(Duration::from_secs(seconds), both).await.unwrap_or(Ok(()))
+}
+
+/// Makes calls until one fails.
+async fn work(observed: &Observed) -> Result<(), BoxError> {
+    loop {
+        observed.work(10).await?;
+    }
 }

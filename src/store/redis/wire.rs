@@ -86,7 +86,7 @@ pub(super) fn encode(
         rules.iter().for_each(|rule| encode_rule(&mut message, rule));
     }
     batch.ops.chunk_by(are_alike).for_each(|run| encode_run(&mut message, run));
-    let notes = batch.buckets.iter().map(|bucket| bucket.notes.as_bytes().to_vec());
+    let notes = batch.buckets.iter().map(|bucket| bucket.notes().as_bytes().to_vec());
     Ok([message.0, channel.to_vec()].into_iter().chain(notes).collect())
 }
 
