@@ -8,10 +8,11 @@ use super::{
     random::{BUCKETS, Sending, World},
 };
 use crate::{
-    Class, Demand, Feedback, Limiter, Limits, Named, Quota,
+    Demand, Feedback, Limiter, Limits, Named, Quota,
     engine::{
         self, Batch, BucketLevel, BucketRules, BucketState, Op, Outcome, Rule, Verdict, Window,
     },
+    limits::Class,
     store::{Bucket, BucketKey, BucketView, QuotaKind, RedisView, StoreError},
     usage,
 };
