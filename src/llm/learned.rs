@@ -34,8 +34,8 @@ const PER_OVERTAKEN: usize = 4;
 const SHARED: f64 = 2.0;
 /// The margin that each call has for itself at least, in standard deviations of its own.
 const OWN: f64 = 1.45;
-/// Answers are taken to stray from their mean by at least this part of what is left up to their
-/// bound: nothing tells of the first that are longer than all before.
+/// The least deviation of a call from the mean, as a part of what is left up to its bound: nothing
+/// tells of the first answers that are longer than all before.
 const UP_TO_BOUND: f64 = 0.2;
 /// Calls whose inputs differ by more than this, as a logarithm, are not much alike.
 const NEAR: f64 = 0.15;

@@ -1,5 +1,5 @@
-//! What providers really send as answers, and what requests ask for: each case by its name, with the
-//! value that is right.
+//! What providers really send as answers, and what requests ask for: each case by its name, with
+//! the value that is right.
 
 use http::HeaderMap;
 
