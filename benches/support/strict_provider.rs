@@ -42,6 +42,14 @@ pub(super) fn generate(seed: u64, calls: usize) -> Vec<Call> {
     calls.map(|(input, output)| (input.clamp(1, 14_050), output.clamp(1, BOUND))).collect()
 }
 
+/// Calls whose answers become longer all at once, from 50 to 900 tokens.
+pub(super) fn jump(seed: u64) -> Vec<Call> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut around = |amount: u64| random.u64(amount * 9 / 10..amount * 11 / 10);
+    let answer = |index: usize| if index < 300 { 50 } else { 900 };
+    (0..600).map(|index| (around(300), around(answer(index)))).collect()
+}
+
 /// How output is reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Estimate {

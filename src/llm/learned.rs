@@ -7,6 +7,11 @@
 //! margin: the sum of many strays from the sum of their means by the root of their number only, so
 //! the part of each shrinks as they grow in number. Calls in flight are counted by those that have
 //! been overtaken: they began before one that has ended.
+//!
+//! The part of each does not shrink below a margin of its own. Short answers end first, and what
+//! they leave is granted anew, so that the long ones are left without a share. Calls that were all
+//! alike may still become longer at once, up to their bound: they are taken to stray by a part of
+//! what the bound leaves them.
 
 mod open_call;
 
@@ -25,10 +30,13 @@ const NEEDED: usize = 9;
 /// Short answers end first. So nothing is expected either of fewer calls than this times those that
 /// they have overtaken.
 const PER_OVERTAKEN: usize = 4;
-/// The shared margin, in standard deviations of the sum of calls in flight: of few, and of so many
-/// that their mean counts.
-const FEW: f64 = 3.0;
-const MANY: f64 = 2.0;
+/// The margin that calls in flight share, in standard deviations of their sum.
+const SHARED: f64 = 2.0;
+/// The margin that each call has for itself at least, in standard deviations of its own.
+const OWN: f64 = 1.45;
+/// The least deviation of a call from the mean, as a part of what is left up to its bound: nothing
+/// tells of the first answers that are longer than all before.
+const UP_TO_BOUND: f64 = 0.2;
 /// Calls whose inputs differ by more than this, as a logarithm, are not much alike.
 const NEAR: f64 = 0.15;
 /// Calls that differ in tools, format or whether they have a bound are as far apart as this many
@@ -167,6 +175,21 @@ struct Likely {
     calls: f64,
 }
 
+impl Likely {
+    /// What a call reserves beyond the mean, beside others in flight.
+    fn margin(&self, bound: Option<u64>, in_flight: usize) -> f64 {
+        let Self { mean, variance, calls } = *self;
+        // Long answers are in flight for longer, so that the mean of those in flight is larger.
+        let longer = if mean > 0.0 { variance / mean } else { 0.0 };
+        let up_to_bound = bound.map_or(0.0, |bound| (bound as f64 - mean).max(0.0));
+        let variance = variance.max((UP_TO_BOUND * up_to_bound).powi(2));
+        // The mean is uncertain by its part of the variance.
+        let of_sum = (variance * (1.0 / in_flight.max(1) as f64 + 1.0 / calls)).sqrt();
+        let of_one = (variance * (1.0 + 1.0 / calls)).sqrt();
+        (SHARED * of_sum).max(longer + OWN * of_one)
+    }
+}
+
 /// Statistics of the calls of one bucket.
 #[derive(Default)]
 struct BucketStats {
@@ -217,14 +240,9 @@ impl BucketStats {
         if self.answers.len() < (PER_OVERTAKEN * overtaken).clamp(NEEDED, CALLS) {
             return None;
         }
-        let Likely { mean, variance, calls } = self.likely(shape)?;
-        let in_flight = overtaken.max(1) as f64;
-        let deviation = (variance * (1.0 / in_flight + 1.0 / calls)).sqrt();
-        // Long answers are in flight for longer, so that the mean of those in flight is larger.
-        let longer = if mean > 0.0 { variance / mean } else { 0.0 };
-        let margin = (FEW * deviation).max(longer + MANY * deviation);
+        let likely = self.likely(shape)?;
         // The cast saturates. Sums of equal numbers may be off by a little.
-        Some((mean + margin - 1e-6).ceil() as u64)
+        Some((likely.mean + likely.margin(shape.bound, overtaken) - 1e-6).ceil() as u64)
     }
 
     /// What calls of this shape use; `None` if that is not known.

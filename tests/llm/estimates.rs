@@ -5,7 +5,7 @@ use std::time::Duration;
 #[path = "../../benches/support/strict_provider.rs"]
 mod strict_provider;
 
-use strict_provider::{Estimate, Run, generate};
+use strict_provider::{Estimate, Run, generate, jump};
 
 /// 45,000 tokens in any six seconds, and answers as fast as they come today.
 const SIX_SECONDS: Run = Run {
@@ -23,13 +23,12 @@ fn a_minute_s_limit_is_used_up() {
     for seed in 1..=3 {
         let learned = MINUTE.make(&generate(seed, 3_000), Estimate::Learned);
         assert!(learned.utilisation >= 0.95, "{seed}: {learned:?}");
-        // Of 3,000.
-        assert!(learned.refused <= 3, "{seed}: {learned:?}");
+        assert_eq!(learned.refused, 0, "{seed}: {learned:?}");
     }
 }
 
 #[test]
-fn a_limit_is_used_up_and_hardly_a_call_is_refused() {
+fn a_limit_is_used_up_and_no_call_is_refused() {
     let (mut by_bound, mut by_learned) = (0.0, 0.0);
     let (mut refused, mut refused_by_quantile) = (0, 0);
     for seed in 1..=5 {
@@ -44,6 +43,17 @@ fn a_limit_is_used_up_and_hardly_a_call_is_refused() {
     }
     assert!(by_learned >= 0.93, "{by_learned}");
     assert!(by_learned > by_bound + 0.03, "{by_learned} {by_bound}");
-    // Of 3,000.
-    assert!(refused <= 1 && refused < refused_by_quantile, "{refused} {refused_by_quantile}");
+    assert!(refused == 0 && refused_by_quantile > 0, "{refused} {refused_by_quantile}");
+}
+
+/// The first calls that are longer than all before are sent at one instant.
+#[test]
+fn hardly_a_call_is_refused_where_lengths_jump() {
+    for seed in 1..=5 {
+        let calls = jump(seed);
+        let by = [Estimate::Quantile, Estimate::Learned];
+        let [quantile, learned] = by.map(|by| SIX_SECONDS.make(&calls, by).refused);
+        // Of 600.
+        assert!(learned <= 6 && learned < quantile, "{seed}: {learned} {quantile}");
+    }
 }

@@ -26,6 +26,8 @@ fn bounds_and_choices_are_read() {
     let none = asked(r#"{"model":"m","max_tokens":null,"n":null,"temperature":{"a":[1]}}"#);
     assert_eq!((none.bound, none.choices, none.generates, none.text_tokens), (None, 1, true, 0.0));
     assert_eq!(asked(r#"{"model":"m","max_tokens":-5}"#).bound, None);
+    let best = asked(r#"{"model":"m","prompt":"Hi","max_tokens":5,"n":2,"best_of":4}"#);
+    assert_eq!((best.bound, best.choices), (Some(5), 4), "the larger of the two");
 }
 
 #[test]

@@ -100,3 +100,17 @@ async fn an_exception_in_a_stream_pauses() {
     assert!(account.limiter.status("all").await.unwrap().paused_until.is_some());
     assert_eq!(account.charged().await, RESERVED);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_throttling_exception_pauses_and_gives_back() {
+    let account = Account::new();
+    let body = r#"{"message":"Too many tokens, please wait before trying again."}"#;
+    let body = http_body_util::Full::new(bytes::Bytes::from(body));
+    let mut answer = response(429, "application/json", body);
+    let name = http::HeaderValue::from_static("ThrottlingException");
+    answer.headers_mut().insert("x-amzn-errortype", name);
+    let answer = account.call(&bedrock::rules(), REQUEST, answer).await;
+    http_body_util::BodyExt::collect(answer.into_body()).await.unwrap();
+    assert!(account.limiter.status("all").await.unwrap().paused_until.is_some());
+    assert_eq!(account.charged().await, [0; 4]);
+}

@@ -11,6 +11,7 @@ mod learning;
 mod money;
 mod odd_feedback;
 mod providers;
+mod refusal_cases;
 mod streams;
 
 use std::sync::{

@@ -1,7 +1,7 @@
 //! Each provider's request, answer, stream, broken stream and refusal.
 
 use super::{Account, EVENTS, Ending, JSON, charged, fixtures::FIXTURES, full, response};
-use crate::llm::{AtEnd, Charge, Output, anthropic, compatible, openai};
+use crate::llm::{AtEnd, Charge, Output, anthropic, azure, compatible, openai};
 
 #[test]
 fn requests_ask_for_what_the_provider_counts() {
@@ -142,6 +142,19 @@ fn cohere_s_texts_to_embed_are_counted_on_demand() {
     let demand = compatible::cohere().inputs("inputs").demand(request).unwrap();
     assert_eq!(demand.usage().get("inputs"), Some(3));
     assert_eq!(demand.usage().get("output_tokens"), Some(0));
+}
+
+/// Azure charges each of the answers among which it chooses, and corrects nothing at the end.
+#[tokio::test(start_paused = true)]
+async fn azure_charges_the_bound_of_each_answer_that_it_makes() {
+    let request = r#"/openai/deployments/d/completions?api-version=1
+{"max_tokens":50,"n":1,"best_of":3,"prompt":"Hi"}"#;
+    let json = r#"{"choices":[{"index":0,"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":9,"total_tokens":10}}"#;
+    let rules = azure::rules();
+    let after = charged(&rules, request, JSON, [json.as_bytes()], Ending::Read).await;
+    assert_eq!((after[2], after[3] / 150), (9, 1), "{after:?}");
+    let after = charged(&rules, request, JSON, [&json.as_bytes()[..30]], Ending::Failed).await;
+    assert_eq!(after[2], 150, "three times 50");
 }
 
 #[test]
