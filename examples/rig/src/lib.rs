@@ -117,6 +117,7 @@ impl<H: HttpClientExt + Clone + 'static> HttpClientExt for ThrottledClient<H> {
 
 /// Makes a response again of what rig takes for an error, so that the layer sees its status, its
 /// headers and its body.
+#[allow(clippy::result_large_err, reason = "rig's error")]
 fn answered(result: Result<StreamingResponse>) -> Result<Response<Body>> {
     let response = match result {
         Ok(response) => response,
