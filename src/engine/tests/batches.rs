@@ -89,6 +89,8 @@ impl Life {
             }
             _ => {
                 prop_assert!(!fits, "every quota has room for {costs:?}");
+                // That it was refused is counted, and nothing else.
+                untouched.states.iter_mut().for_each(BucketState::count_refusal);
                 prop_assert_eq!(without_answers(&self.world), without_answers(&untouched));
             }
         }

@@ -211,24 +211,26 @@ fn requests_alone() -> Demand {
     Demand::new("all", usage! { requests: 1, tokens: 0 })
 }
 
-/// Refusals of each kind, whose heads ask for 7.2 s and name nothing.
+/// Refusals that may ask for a wait.
+fn refusals() -> [(u16, Rules); 3] {
+    [(429, openai::rules()), (529, anthropic::rules()), (503, compatible::rules())]
+}
+
+/// A call that is refused, whose head asks for 7.2 s and names nothing.
 async fn refused_for_a_while(
+    (status, rules): (u16, Rules),
     body: &'static str,
-) -> Vec<(Account, Response<MeteredBody<Full<Bytes>>>)> {
-    let refusals = [(429, openai::rules()), (529, anthropic::rules()), (503, compatible::rules())];
-    let mut refused = Vec::new();
-    for (status, rules) in refusals {
-        let account = account();
-        let response = with_headers(response(status, JSON, full(body)), &[("retry-after", "7.2")]);
-        let response = account.call(&rules, REQUEST, response).await;
-        refused.push((account, response));
-    }
-    refused
+) -> (Account, Response<MeteredBody<Full<Bytes>>>) {
+    let account = account();
+    let response = with_headers(response(status, JSON, full(body)), &[("retry-after", "7.2")]);
+    let response = account.call(&rules, REQUEST, response).await;
+    (account, response)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_wait_of_the_head_holds_only_what_the_body_names() {
-    for (account, refused) in refused_for_a_while(LIMITED).await {
+    for refusal in refusals() {
+        let (account, refused) = refused_for_a_while(refusal, LIMITED).await;
         assert_eq!(account.refuses(one()).await, None, "the body may name it");
         assert_eq!(refused.into_body().collect().await.unwrap().to_bytes(), LIMITED);
         assert_eq!(account.refuses(one()).await, Some((7, "tokens per minute".into())));
@@ -242,7 +244,8 @@ async fn a_wait_of_the_head_holds_only_what_the_body_names() {
 #[tokio::test(start_paused = true)]
 async fn a_wait_of_the_head_holds_all_where_the_body_names_nothing() {
     for body in ["{}", "<p>slow down</p>", r#"{"error":{"message":"slow down"}}"#] {
-        for (account, refused) in refused_for_a_while(body).await {
+        for refusal in refusals() {
+            let (account, refused) = refused_for_a_while(refusal, body).await;
             refused.into_body().collect().await.unwrap();
             assert_eq!(account.refuses(requests_alone()).await, Some((7, "paused".into())));
             account.assert_settled_once();
@@ -254,7 +257,8 @@ async fn a_wait_of_the_head_holds_all_where_the_body_names_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wait_of_the_head_holds_all_where_the_body_is_not_read() {
-    for (account, refused) in refused_for_a_while(LIMITED).await {
+    for refusal in refusals() {
+        let (account, refused) = refused_for_a_while(refusal, LIMITED).await;
         advance(seconds(1)).await;
         drop(refused);
         let rest = account.refuses(requests_alone()).await;
@@ -265,7 +269,8 @@ async fn a_wait_of_the_head_holds_all_where_the_body_is_not_read() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wait_of_the_head_holds_all_at_once_where_nothing_can_follow() {
-    for (account, refused) in refused_for_a_while("").await {
+    for refusal in refusals() {
+        let (account, refused) = refused_for_a_while(refusal, "").await;
         assert_eq!(account.refuses(requests_alone()).await, Some((7, "paused".into())));
         drop(refused);
     }
@@ -280,7 +285,8 @@ async fn a_wait_of_the_head_holds_all_at_once_where_nothing_can_follow() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wait_of_the_head_holds_nothing_where_the_body_says_that_waiting_is_no_use() {
-    for (account, refused) in refused_for_a_while(BROKE).await {
+    for refusal in refusals() {
+        let (account, refused) = refused_for_a_while(refusal, BROKE).await;
         refused.into_body().collect().await.unwrap();
         assert_eq!(account.refuses(one()).await, None);
         account.assert_settled_once();
@@ -300,6 +306,8 @@ async fn what_is_left_is_told_after_the_settlement_where_the_head_s_wait_is_held
     let refused = with_headers(response(429, JSON, full(LIMITED)), &headers);
     let refused = account.call(&compatible::rules(), REQUEST, refused).await;
     refused.into_body().collect().await.unwrap();
+    assert_eq!(account.available().await[1], 0.0, "they are held");
+    advance(Duration::from_millis(7_200)).await;
     assert_eq!(account.available().await[1], 700.0, "what was given back is not left besides");
 }
 
