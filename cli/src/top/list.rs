@@ -20,7 +20,7 @@ use crate::words;
 const NAME: usize = 20;
 const QUOTA: usize = 22;
 const USED: usize = 12;
-const NUMBERS: usize = 9;
+const NUMBERS: usize = 10;
 const HEADS: [&str; 5] = ["WAITING", "NEXT IN", "PAUSED", "GRANTS/s", "REFUSED/s"];
 
 /// The first bucket to be shown, so that the one under the cursor is on the screen.
@@ -56,7 +56,7 @@ pub(super) fn draw(
         return 1;
     }
     let width = usize::from(area.width);
-    let fixed = NAME + QUOTA + USED + NUMBERS * HEADS.len() + 4;
+    let fixed = NAME + QUOTA + USED + NUMBERS * HEADS.len() + 3;
     let bar_width = width.saturating_sub(fixed).clamp(8, 60) as u16;
     let mut lines = vec![heads(bar_width)];
     let mut drawn = 0;
@@ -95,10 +95,7 @@ fn heads(bar_width: u16) -> Line<'static> {
         "USED"
     );
     for head in HEADS {
-        text.push_str(&format!(
-            "{head:>width$}",
-            width = NUMBERS + usize::from(head.len() >= NUMBERS)
-        ));
+        text.push_str(&format!("{head:>NUMBERS$}"));
     }
     Line::from(text).style(Style::new().add_modifier(Modifier::REVERSED))
 }
@@ -160,7 +157,6 @@ fn numbers(bucket: &BucketView, rate: Option<Rate>) -> Vec<Span<'static>> {
         next,
         paused,
         rate_of(rate.map(|rate| rate.granted)),
-        " ".into(),
         if rate.is_some_and(|rate| rate.refused > 0.0) {
             refused.fg(Color::Yellow)
         } else {
