@@ -27,7 +27,7 @@ use crate::{
     error::Throttled,
     extract::{ExtractError, Extractor},
     inspect::Inspector,
-    layer::{Throttle, ThrottleLayer},
+    layer::{Throttle, throttle_layer::ThrottleLayer},
     limiter::Limiter,
     limits::LimitsError,
     llm::{Inspect, Output, Rules, compatible},
