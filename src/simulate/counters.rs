@@ -40,7 +40,7 @@ struct Count {
 
 /// What a call has taken.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct CountedCall {
     at: Duration,
     usage: Usage,
 }
@@ -60,13 +60,13 @@ impl Counters {
     }
 
     /// Waits until all counts have as much left, and takes it; nothing if they never have.
-    pub(super) async fn take(&self, usage: Usage) -> Option<Taken> {
+    pub(super) async fn take(&self, usage: Usage) -> Option<CountedCall> {
         let _turn = self.turn.lock().await;
         loop {
             let now = self.start.elapsed();
             let wait = self.try_take(now, &usage)?;
             if wait.is_zero() {
-                return Some(Taken { at: now, usage });
+                return Some(CountedCall { at: now, usage });
             }
             sleep(wait.min(LOOKS_EVERY)).await;
         }
@@ -89,7 +89,7 @@ impl Counters {
     }
 
     /// Corrects what was taken by what was used.
-    pub(super) fn correct(&self, taken: &Taken, used: &Usage) {
+    pub(super) fn correct(&self, taken: &CountedCall, used: &Usage) {
         let now = self.start.elapsed();
         for count in self.counts.borrow_mut().iter_mut() {
             let back = count.cost(&taken.usage) - count.cost(used);

@@ -273,14 +273,11 @@ impl fmt::Display for SimulationError {
                 write!(f, "the trace has calls of class `{class}`, which is not declared")
             }
             Self::NothingAdmitted(quota) => write!(f, "the provider's `{quota}` admits nothing"),
-            Self::TooLarge { call, cost, quota } => write!(
-                f,
-                "call {} of the trace costs {cost}, and `{}` of the provider never admits more than \
-                 {}",
-                call + 1,
-                quota.name(),
-                quota.capacity()
-            ),
+            Self::TooLarge { call, cost, quota } => {
+                let (name, most) = (quota.name(), quota.capacity());
+                write!(f, "call {} of the trace costs {cost}, and ", call + 1)?;
+                write!(f, "`{name}` of the provider never admits more than {most}")
+            }
             Self::Runtime(_) => f.write_str("cannot make a runtime"),
         }
     }
