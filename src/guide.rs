@@ -2,6 +2,7 @@
 //!
 //! * [`quotas`]: which numbers to enter, which kind of quota for which provider
 //! * [`composing`]: the order of layers, each client, and what to do when it does not compile
+//! * [`planning`]: what limits make of your calls, before anything runs
 //! * [`running`]: why a call waits, traces, changes, what providers say, Redis, runtimes
 //! * [`testing`]: a fake clock, a scripted store, and assertions for your own tests
 //! * [`coming_from`]: what the words and calls of other limiters are called here
@@ -22,6 +23,9 @@ pub mod composing {}
 #[cfg(any(not(doctest), feature = "metrics"))]
 #[doc = include_str!("../docs/metrics.md")]
 pub mod metrics {}
+
+#[doc = include_str!("../docs/planning.md")]
+pub mod planning {}
 
 #[doc = include_str!("../docs/running.md")]
 pub mod running {}

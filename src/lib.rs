@@ -46,7 +46,7 @@
 //! | [`limiter`] | its builder, its status, what a refusal says, ids of reservations |
 //! | [`layer`] | the service that the layer makes, its futures and bodies, `Respond` |
 //! | [`inspect`] | inspectors: of bodies, by status, of failures |
-//! | `routes`, `llm`, `file`, `metrics`, `test_util` | by feature |
+//! | `routes`, `llm`, `file`, `metrics`, `simulate`, `test_util` | by feature |
 //! | [`observe`] | events, and what listens to them |
 //! | [`store`], [`engine`] | where state lives, and what a store of one's own needs |
 //!
@@ -71,6 +71,7 @@
 //! | `timezone` | fixed windows that reset at midnight of a time zone |
 //! | `metrics` | what happens, as metrics: for Prometheus or OpenTelemetry |
 //! | `tracing` | what happens, as `tracing` events, and a span for each reservation |
+//! | `simulate` | a simulated provider, and what strategies make of its limits |
 //! | `test-util` | for tests: a fake clock, a scripted store, a record of what was reserved |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -102,6 +103,8 @@ mod on_unavailable;
 pub mod quota;
 #[cfg(feature = "routes")]
 pub mod routes;
+#[cfg(feature = "simulate")]
+pub mod simulate;
 pub mod store;
 mod sync;
 #[cfg(feature = "test-util")]

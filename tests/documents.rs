@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const DOCUMENTS: [&str; 12] = [
+const DOCUMENTS: [&str; 13] = [
     "README.md",
     "CONTRIBUTING.md",
     "docs/coming-from.md",
@@ -13,6 +13,7 @@ const DOCUMENTS: [&str; 12] = [
     "docs/design.md",
     "docs/metrics.md",
     "docs/operations.md",
+    "docs/planning.md",
     "docs/providers.md",
     "docs/queue.md",
     "docs/quotas.md",

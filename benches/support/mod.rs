@@ -31,15 +31,15 @@ pub(crate) struct Report {
 }
 
 struct Row {
-    key: &'static str,
+    key: String,
     value: f64,
     remark: String,
 }
 
 impl Report {
     /// Takes down a result, with what is to be said of it.
-    pub(crate) fn add(&mut self, key: &'static str, value: f64, remark: impl Into<String>) {
-        self.rows.push(Row { key, value, remark: remark.into() });
+    pub(crate) fn add(&mut self, key: impl Into<String>, value: f64, remark: impl Into<String>) {
+        self.rows.push(Row { key: key.into(), value, remark: remark.into() });
     }
 
     /// Prints the table, and writes the object to the file that `BENCH_JSON` names.

@@ -6,6 +6,7 @@ mod explain;
 mod failure;
 mod file_words;
 mod server;
+mod simulate;
 mod status;
 mod steer;
 mod top;
@@ -44,6 +45,8 @@ enum Command {
     Check(check::Arguments),
     /// Say which bucket and which quotas a model or name has by a limits file
     Explain(explain::Arguments),
+    /// Simulate a provider, and what limits and strategies make of a trace
+    Simulate(Box<simulate::Arguments>),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +72,7 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Reset(arguments) => steer::reset(arguments).await,
             Command::Check(arguments) => check::run(&arguments),
             Command::Explain(arguments) => explain::run(&arguments).await,
+            Command::Simulate(arguments) => simulate::run(&arguments).await,
         }
     })
 }

@@ -309,6 +309,21 @@ impl Limits {
         Some(limits)
     }
 
+    /// These limits, each quota times a factor.
+    #[cfg(feature = "simulate")]
+    pub(crate) fn scaled(&self, factor: f64) -> Self {
+        let mut limits = self.clone();
+        for bucket in &mut limits.buckets {
+            bucket.quotas.iter_mut().for_each(|quota| *quota = quota.scaled(factor));
+        }
+        limits.resolver = self.resolver.clone().map(|resolver| -> Resolver {
+            Arc::new(move |name| {
+                Some(resolver(name)?.iter().map(|quota| quota.scaled(factor)).collect())
+            })
+        });
+        limits
+    }
+
     pub(crate) fn compile(&self) -> Result<Table, LimitsError> {
         self.check_partitions()?;
         let mut buckets = HashMap::new();

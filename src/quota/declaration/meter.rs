@@ -340,7 +340,7 @@ impl Meter {
     }
 
     /// The metrics it counts, each with its weight in millionths.
-    pub(super) fn weights(&self) -> impl Iterator<Item = (&str, u64)> {
+    pub(crate) fn weights(&self) -> impl Iterator<Item = (&str, u64)> {
         self.weights.iter().map(|weight| (&*weight.metric, weight.parts))
     }
 
