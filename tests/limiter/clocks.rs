@@ -7,9 +7,7 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
-        mpsc,
     },
-    thread,
     time::Duration,
 };
 
@@ -139,9 +137,9 @@ impl Store for Never {
 #[test]
 fn a_calendar_that_never_reaches_is_an_error() {
     for in_process in [true, false] {
-        let (tell, told) = mpsc::channel();
+        let (tell, told) = std::sync::mpsc::channel();
         // A thread can be left behind if it never ends.
-        thread::spawn(move || {
+        std::thread::spawn(move || {
             let limits =
                 Limits::new().bucket("a", [Quota::per_month("tokens", 100).in_time_zone("UTC")]);
             let store = Never { in_process, looks: AtomicU64::new(0) };

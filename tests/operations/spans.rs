@@ -21,6 +21,9 @@ struct Traces {
 
 impl Traces {
     fn begin() -> Self {
+        // Where a thread without a subscriber meets a span first, and only one subscriber lives,
+        // tracing takes the span to be of interest to none: so there is one more, for all threads.
+        drop(tracing::subscriber::set_global_default(tracing_subscriber::registry()));
         let exporter = InMemorySpanExporter::default();
         let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
