@@ -48,7 +48,8 @@ impl Results<'_> {
     }
 
     fn strategies(self) -> Vec<Vec<String>> {
-        let heads = ["strategy", "429s", "took", "efficiency", "wait p50", "p95", "p99", "left"];
+        let heads =
+            ["strategy", "429s", "took", "efficiency", "wait p50", "p95", "p99", "longest", "left"];
         let mut rows = vec![heads.map(str::to_owned).to_vec()];
         for report in self.reports {
             let mut row = vec![report.strategy.to_string(), grouped(report.refused)];
@@ -77,7 +78,7 @@ impl Results<'_> {
     }
 
     fn waits(self) -> Vec<Vec<String>> {
-        let heads = ["strategy", "class", "share", "calls", "wait p50", "p95", "p99"];
+        let heads = ["strategy", "class", "share", "calls", "wait p50", "p95", "p99", "longest"];
         let mut rows = vec![heads.map(str::to_owned).to_vec()];
         for report in self.reports {
             for wait in report.waits.iter().skip(1) {
@@ -173,7 +174,7 @@ fn rounded(number: f64) -> f64 {
 }
 
 fn waits(wait: &WaitReport) -> Vec<String> {
-    [wait.p50, wait.p95, wait.p99].map(length).to_vec()
+    [wait.p50, wait.p95, wait.p99, wait.longest].map(length).to_vec()
 }
 
 fn percent(part: f64) -> String {
