@@ -213,6 +213,8 @@ impl EnforcedQuota {
     /// Tokens that count at the end or as they are produced are declared with
     /// [`ChargeAt::End`].
     pub fn declared(&self, jitter: Duration) -> Quota {
+        // Timers, those of a simulation too, are late by up to a millisecond.
+        let jitter = jitter.saturating_add(Duration::from_millis(1));
         let metrics: Vec<_> = self.weights.iter().map(|(metric, _)| metric.as_str()).collect();
         let first = metrics.first().copied().unwrap_or_default();
         let guarded =
