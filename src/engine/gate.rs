@@ -33,7 +33,7 @@ pub(crate) struct Gate {
     /// refused instead of waiting for it.
     surfaced_until: Micros,
     asked_until: Micros,
-    /// How long the last pause was that a refusal caused; 0 if none did.
+    /// How long the last pause was that a refusal caused and no probe has ended; 0 if there is none.
     length: Micros,
     phase: Phase,
 }
@@ -107,7 +107,11 @@ impl Gate {
         *self = Self::default();
     }
 
+    /// Lets the waiters follow a probe that was answered well. A later refusal is a first one again:
+    /// if all that follows were refused, doubling on would end at the longest pause, however short
+    /// the provider's window is.
     fn spread(&mut self, waiting: u64, now: Micros) {
+        self.length = 0;
         match SPREAD.checked_div(waiting) {
             Some(step) => {
                 self.phase =
@@ -178,12 +182,13 @@ impl Gate {
 
     /// Time until this means nothing any more, if nothing is asked meanwhile.
     pub(crate) fn lasts(&self, now: Micros) -> Micros {
-        let remembered = match self.phase {
-            Phase::Plain => 0,
-            // A refusal after the pause doubles it: remembered for as long as it was.
-            Phase::HalfOpen { .. } | Phase::Spreading { .. } => sum(self.length, PROBE + SPREAD),
+        let until = match self.phase {
+            Phase::Plain => self.until,
+            // A refusal of the probe doubles the pause: remembered for as long as it was.
+            Phase::HalfOpen { .. } => sum(self.until, sum(self.length, PROBE + SPREAD)),
+            Phase::Spreading { until, .. } => self.until.max(until),
         };
-        sum(self.until, remembered).saturating_sub(now)
+        until.saturating_sub(now)
     }
 }
 

@@ -187,6 +187,29 @@ fn repeated_refusals_double_the_pause_up_to_the_longest() {
     assert_eq!(world.status(0).paused_until, world.wall + 5 * SECOND);
 }
 
+/// A provider whose window is shorter than what is declared refuses some of those that follow a
+/// probe, each time.
+#[test]
+fn a_refusal_after_a_good_probe_is_a_first_one_again() {
+    let mut fleet = Clockwork::paused(roomy(), None, 2, 50);
+    for answers in [true, false, true] {
+        let pause_ends = fleet.fleet.world.status(0).paused_until;
+        let probe = fleet.run_until(pause_ends + 100 * MS).remove(0);
+        assert!(probe.grant.probe);
+        match answers {
+            true => fleet.send(Op::Answered { bucket: 0, at: probe.grant.at[0] }),
+            false => drop(fleet.run_until(pause_ends + SECOND + 100 * MS)),
+        }
+        let now = fleet.fleet.now();
+        let followers = fleet.run_until(now + 100 * MS);
+        let follower = followers.last().expect("some follow");
+        assert!(!follower.grant.probe);
+        fleet.send(refusal(None, follower.grant.at[0], 2 * SECOND));
+        let paused_until = fleet.fleet.world.status(0).paused_until;
+        assert_eq!(paused_until, fleet.fleet.now() + 2 * SECOND, "answered: {answers}");
+    }
+}
+
 #[test]
 fn a_pause_of_the_user_ends_without_a_probe() {
     let mut world = World::new(roomy());

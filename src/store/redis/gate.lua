@@ -1,9 +1,9 @@
 -- A pause of a bucket or of a quota, and what follows it: {until_then, surfaced_until, asked_until,
 -- length, phase, probe, spread_until, next, step}. Nothing passes before `until_then`. A provider
 -- asked for a wait until `asked_until`, and until `surfaced_until` demands are refused instead of
--- waiting for it. `length` is how long the last pause was that a refusal caused. Phases: 0 opens
--- fully; 1 is half open: one demand passes, and did so at `probe` if that is not 0; 2 spreads: one
--- demand passes every `step` until `spread_until`, the next at `next`.
+-- waiting for it. `length` is how long the last pause was that a refusal caused and no probe has
+-- ended. Phases: 0 opens fully; 1 is half open: one demand passes, and did so at `probe` if that is
+-- not 0; 2 spreads: one demand passes every `step` until `spread_until`, the next at `next`.
 
 -- RARE provider
 
@@ -56,9 +56,10 @@ local function gate_refuse(gate, refusal, now)
   end
 end
 
+-- Lets the waiters follow a probe that was answered well. A later refusal is a first one again.
 local function gate_spread(gate, waiting, now)
   if waiting == 0 then return gate_resume(gate) end
-  gate.phase, gate.probe = 2, 0
+  gate.phase, gate.probe, gate.length = 2, 0, 0
   gate.spread_until, gate.next, gate.step = sum(now, SPREAD), now, max(floor(SPREAD / waiting), 1)
 end
 
@@ -120,9 +121,14 @@ end
 
 -- Time until this means nothing any more, if nothing is asked meanwhile.
 function provider.gate_lasts(gate, now)
-  -- A refusal after the pause doubles it: remembered for as long as it was.
-  local remembered = gate.phase == 0 and 0 or sum(gate.length, ANSWERED_WITHIN + SPREAD)
-  return drained(sum(gate.until_then, remembered), now)
+  local till = gate.until_then
+  if gate.phase == 1 then
+    -- A refusal of the probe doubles the pause: remembered for as long as it was.
+    till = sum(till, sum(gate.length, ANSWERED_WITHIN + SPREAD))
+  elseif gate.phase == 2 then
+    till = max(till, gate.spread_until)
+  end
+  return drained(till, now)
 end
 
 -- A gate is stored as nine numbers, a cap as two more.
