@@ -452,7 +452,7 @@ impl fmt::Display for BadDemand {
                 write!(
                     f,
                     "bucket `{name}` is not declared: \
-                     add it to the limits, or say what becomes of others"
+                     add it to the limits, or say what becomes of others (`Limits::undeclared`)"
                 )
             }
             Self::UnknownClass(name) => {

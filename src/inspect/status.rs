@@ -6,6 +6,7 @@ use http::StatusCode;
 
 use super::{call_error::CallError, inspector::Inspector};
 use crate::{
+    error::Throttled,
     limiter::{Reservation, Settlement},
     usage::Usage,
 };
@@ -30,6 +31,7 @@ impl<B> HasStatus for http::Response<B> {
 /// | 4xx but 408, 429, 499 | a request, nothing else | [`bad_request`](ByStatus::bad_request) |
 /// | 5xx | what was reserved: it may count | [`server_error`](ByStatus::server_error) |
 /// | a refused connection | nothing: it did not arrive | [`unreachable`](ByStatus::unreachable) |
+/// | a [`Throttled`] of another throttle inside | nothing: it was not sent | |
 ///
 /// A bad request (400, 401, 403, 404, 413, 422 ..) does not keep its tokens, so that a wrong key
 /// does not use up everything that others share. Providers differ: say what yours does.
@@ -152,7 +154,10 @@ where
     }
 
     fn failed(&self, error: CallError<'_>) -> Settlement {
-        if never_connected(error.get_ref()) {
+        if Throttled::find(error.get_ref()).is_some() {
+            // Another throttle inside let nothing pass.
+            Settlement::Release
+        } else if never_connected(error.get_ref()) {
             self.unreachable.clone()
         } else {
             self.inspector.failed(error)

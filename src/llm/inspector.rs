@@ -12,6 +12,7 @@ use super::{
     usage_reader::{FeedbackListener, UsageReader},
 };
 use crate::{
+    error::Throttled,
     inspect::{CallError, Carrier, HasStatus, Inspector, never_connected},
     limiter::{Origin, Reservation, Settlement},
 };
@@ -26,7 +27,7 @@ use crate::{
 /// | a stream that breaks off or is dropped | what was reserved, or what was seen if that is more |
 /// | a stream that tells of an error | what the rules say |
 /// | no usage, an encoding that cannot be read, other content | what was reserved |
-/// | none, since the connection was refused | nothing |
+/// | none, since the connection, or another throttle inside, refused | nothing |
 ///
 /// Bodies pass on unchanged and undelayed. Their bytes decide how they are read, not their content
 /// type.
@@ -91,6 +92,11 @@ impl<R: Carrier + HasStatus> Inspector<R> for Inspect {
     }
 
     fn failed(&self, error: CallError<'_>) -> Settlement {
-        if never_connected(error.get_ref()) { Settlement::Release } else { Settlement::Keep }
+        let error = error.get_ref();
+        // Another throttle inside may have let nothing pass.
+        match never_connected(error) || Throttled::find(error).is_some() {
+            true => Settlement::Release,
+            false => Settlement::Keep,
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! Settlement by status.
 
 use http::Response;
-use tower::{Layer, service_fn};
-use tower_throttle::{BoxError, Settlement, ThrottleLayer, inspect, usage};
+use tower::{Layer, ServiceBuilder, service_fn};
+use tower_throttle::{
+    BoxError, Demand, Limiter, Limits, Settlement, ThrottleLayer, Throttled, inspect, usage,
+};
 
 use crate::probe::{Extract, charged, limiter, tokens};
 
@@ -84,4 +86,25 @@ async fn a_refused_connection_is_released_and_another_error_is_not() {
         layer.layer(service).oneshot(80).await.unwrap_err();
         assert_eq!(charged(&limiter).await, expected, "{kind}");
     }
+}
+
+/// Another throttle inside refused the call, behind a layer that wraps its errors: nothing was sent.
+#[tokio::test(start_paused = true)]
+async fn what_a_throttle_inside_refuses_is_released() {
+    let outer = limiter();
+    let inner = Limiter::new(Limits::new()).unwrap();
+    let strange = |_: &mut u64| Ok(Demand::new("undeclared", usage! { tokens: 1 }));
+    let service =
+        service_fn(|_: u64| async { Ok::<_, BoxError>(Response::builder().status(200).body(())?) });
+    let service = ServiceBuilder::new()
+        .layer(
+            ThrottleLayer::new(outer.clone(), tokens as Extract)
+                .inspector(inspect::by_status(inspect::KeepReserved)),
+        )
+        .map_err(std::io::Error::other::<BoxError>)
+        .layer(ThrottleLayer::from_fn(inner, strange))
+        .service(service);
+    let error = service.oneshot(80).await.unwrap_err();
+    assert!(Throttled::find(&*error).is_some(), "{error}");
+    assert_eq!(charged(&outer).await, (0, 0, 0));
 }
