@@ -173,8 +173,8 @@ impl Limiter {
     /// So limits can be tried out on real traffic that they do not hold up yet:
     /// [`ThrottleLayer::shadow`](crate::ThrottleLayer::shadow) does this for a layer. A demand that
     /// fits is granted as by [`try_reserve`](Self::try_reserve). For any other there is an
-    /// [`Event::Shadowed`](crate::observe::Event::Shadowed), and it is charged all the same: more than is
-    /// available becomes a debt. So the state is that of what is really sent, and predicted waits
+    /// [`Event::Shadowed`](crate::observe::Event::Shadowed), and it is charged all the same: more
+    /// than is available becomes a debt. So the state is that of what is really sent, and predicted waits
     /// are those of a limiter that let everything through until now. One call is charged no more
     /// than a settle is: the capacity of a quota and its
     /// [`max_debt`](crate::Quota::max_debt).
@@ -252,8 +252,8 @@ impl Limiter {
     }
 
     /// How the quotas of a bucket stand, and when a demand that comes now would start. While
-    /// [`OnUnavailable::Local`] stands in for the store, it is of the quotas there, which are those
-    /// that are local.
+    /// [`Local`](crate::OnUnavailable::Local) stands in for the store, it is of the quotas there,
+    /// which are those that are local.
     ///
     /// A name stands for what [`Limits`] say. A name that is no bucket's may also be a model's,
     /// once a layer of `llm` was made of this limiter: it stands for the bucket that the layer

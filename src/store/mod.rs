@@ -41,6 +41,15 @@ use crate::{
 /// batch. It repeats the answer to a repeated batch and gives one that is older than the last no
 /// effect. [`Batch::apply_to`] does all of that on states that the store loads and saves.
 ///
+/// What else a store of one's own has to see to:
+///
+/// * `apply` is called in a task: what blocks belongs into `tokio::task::spawn_blocking`, on an
+///   [`OwnedBatch`].
+/// * [`StoreError::Unavailable`] is retried, and is an outage if that does not help. What trying
+///   again does not mend, such as bytes that cannot be read, is [`StoreError::Rejected`].
+/// * A state whose [`BucketState::lasts`] is over may be deleted.
+/// * Hints are optional: see [`listen`](Self::listen).
+///
 /// A store that keeps bytes in a map, where a real one would ask a database:
 ///
 /// ```
@@ -105,7 +114,24 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// dropped. A hint may be lost, and may be wrong: sessions also look by themselves, but less
     /// often where hints arrive.
     ///
-    /// Returns nothing if the store has no hints (the default).
+    /// [`Batch::apply_to`] returns the [`Wakes`] of a batch: the sessions to be called, and of which
+    /// bucket. With `hints`, what sessions listen with, once the states are saved:
+    ///
+    /// ```
+    /// use std::collections::HashMap;
+    /// use tower_throttle::{engine::Wakes, store::{Batch, Hint}};
+    ///
+    /// fn wake(batch: &Batch<'_>, wakes: &Wakes, hints: &HashMap<u64, Hint>) {
+    ///     for wake in wakes.iter() {
+    ///         if let Some(hint) = hints.get(&wake.session) {
+    ///             hint.call(batch.buckets[usize::from(wake.bucket)].key.name());
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// Returns nothing if the store has no hints (the default). A demand that waits for calls of
+    /// another process then starts up to half a second after they end.
     fn listen(&self, partition: &str, session: u64, hint: Hint) -> Option<Listening> {
         let _ = (partition, session, hint);
         None

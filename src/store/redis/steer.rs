@@ -59,7 +59,8 @@ impl RedisStore {
     /// Returns false if it had none.
     ///
     /// Its limits are open again at once, whatever its provider has counted. Processes notice, and
-    /// say that the state was [lost](crate::Event::StateLost); what waits there registers again.
+    /// say that the state was [lost](crate::observe::Event::StateLost); what waits there registers
+    /// again.
     /// The user needs the command DEL.
     ///
     /// # Errors
