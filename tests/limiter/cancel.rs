@@ -186,3 +186,18 @@ async fn no_wait_at_all_is_enough_where_there_is_room() {
         call.release().await.unwrap();
     }
 }
+
+/// Its place is gone when its future is, whatever thread the driver is on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_after_a_cancelled_wait_finds_nothing_waiting() {
+    let limiter = Limiter::new(Limits::new().bucket("a", [Quota::per_minute("tokens", 100)]));
+    let limiter = limiter.unwrap();
+    for round in 0..200 {
+        limiter.pause("a", Duration::from_secs(60)).await.unwrap();
+        let wait = limiter.reserve(tokens(1).max_wait(Duration::from_secs(600)));
+        tokio::time::timeout(ms(round % 4), wait).await.unwrap_err();
+        limiter.resume("a").await.unwrap();
+        let status = limiter.status("a").await.unwrap();
+        assert_eq!((status.waiting, status.quotas[0].in_flight), (0, 0), "in round {round}");
+    }
+}
