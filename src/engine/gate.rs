@@ -33,7 +33,8 @@ pub(crate) struct Gate {
     /// refused instead of waiting for it.
     surfaced_until: Micros,
     asked_until: Micros,
-    /// How long the last pause was that a refusal caused and no probe has ended; 0 if there is none.
+    /// Half of how long the pause is that the next refusal causes, if it is that of a call that was
+    /// granted since the last one; 0 if there was none.
     length: Micros,
     phase: Phase,
 }
@@ -107,11 +108,11 @@ impl Gate {
         *self = Self::default();
     }
 
-    /// Lets the waiters follow a probe that was answered well. A later refusal is a first one again:
-    /// if all that follows were refused, doubling on would end at the longest pause, however short
-    /// the provider's window is.
+    /// Lets the waiters follow a probe that was answered well. If one of them is refused, the pause
+    /// is as long as the last one: doubling on would end at the longest pause, however short the
+    /// provider's window is.
     fn spread(&mut self, waiting: u64, now: Micros) {
-        self.length = 0;
+        self.length /= 2;
         match SPREAD.checked_div(waiting) {
             Some(step) => {
                 self.phase =
