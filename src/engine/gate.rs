@@ -33,8 +33,7 @@ pub(crate) struct Gate {
     /// refused instead of waiting for it.
     surfaced_until: Micros,
     asked_until: Micros,
-    /// Half of how long the pause is that the next refusal causes, if it is that of a call that was
-    /// granted since the last one; 0 if there was none.
+    /// How long the last pause was that a refusal caused and no probe has ended; 0 if there is none.
     length: Micros,
     phase: Phase,
 }
@@ -108,11 +107,11 @@ impl Gate {
         *self = Self::default();
     }
 
-    /// Lets the waiters follow a probe that was answered well. If one of them is refused, the pause
-    /// is as long as the last one: doubling on would end at the longest pause, however short the
-    /// provider's window is.
+    /// Lets the waiters follow a probe that was answered well. A later refusal is a first one again:
+    /// if all that follows were refused, doubling on would end at the longest pause, however short
+    /// the provider's window is.
     fn spread(&mut self, waiting: u64, now: Micros) {
-        self.length /= 2;
+        self.length = 0;
         match SPREAD.checked_div(waiting) {
             Some(step) => {
                 self.phase =

@@ -36,7 +36,7 @@ const SHARED: f64 = 2.0;
 const OWN: f64 = 1.45;
 /// The least deviation of a call from the mean, as a part of what is left up to its bound: nothing
 /// tells of the first answers that are longer than all before.
-const UP_TO_BOUND: f64 = 0.22;
+const UP_TO_BOUND: f64 = 0.2;
 /// Calls whose inputs differ by more than this, as a logarithm, are not much alike.
 const NEAR: f64 = 0.15;
 /// Calls that differ in tools, format or whether they have a bound are as far apart as this many

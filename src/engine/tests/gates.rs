@@ -190,7 +190,7 @@ fn repeated_refusals_double_the_pause_up_to_the_longest() {
 /// A provider whose window is shorter than what is declared refuses some of those that follow a
 /// probe, each time.
 #[test]
-fn a_refusal_after_a_good_probe_does_not_double_the_pause() {
+fn a_refusal_after_a_good_probe_is_a_first_one_again() {
     let mut fleet = Clockwork::paused(roomy(), None, 2, 50);
     for answers in [true, false, true] {
         let pause_ends = fleet.fleet.world.status(0).paused_until;

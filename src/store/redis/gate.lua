@@ -1,9 +1,9 @@
 -- A pause of a bucket or of a quota, and what follows it: {until_then, surfaced_until, asked_until,
 -- length, phase, probe, spread_until, next, step}. Nothing passes before `until_then`. A provider
 -- asked for a wait until `asked_until`, and until `surfaced_until` demands are refused instead of
--- waiting for it. `length` is half of how long the next refusal's pause is. Phases: 0 opens fully;
--- 1 is half open: one demand passes, and did so at `probe` if that is not 0; 2 spreads: one demand
--- passes every `step` until `spread_until`, the next at `next`.
+-- waiting for it. `length` is how long the last pause was that a refusal caused and no probe has
+-- ended. Phases: 0 opens fully; 1 is half open: one demand passes, and did so at `probe` if that is
+-- not 0; 2 spreads: one demand passes every `step` until `spread_until`, the next at `next`.
 
 -- RARE provider
 
@@ -56,11 +56,10 @@ local function gate_refuse(gate, refusal, now)
   end
 end
 
--- Lets the waiters follow a probe that was answered well. If one of them is refused, the pause is
--- as long as the last one.
+-- Lets the waiters follow a probe that was answered well. A later refusal is a first one again.
 local function gate_spread(gate, waiting, now)
   if waiting == 0 then return gate_resume(gate) end
-  gate.phase, gate.probe, gate.length = 2, 0, floor(gate.length / 2)
+  gate.phase, gate.probe, gate.length = 2, 0, 0
   gate.spread_until, gate.next, gate.step = sum(now, SPREAD), now, max(floor(SPREAD / waiting), 1)
 end
 
