@@ -55,10 +55,9 @@ fn few_calls_are_refused_where_lengths_jump() {
         let calls = jump(seed);
         let by = [Estimate::Quantile, Estimate::Learned];
         let [quantile, learned] = by.map(|by| SIX_SECONDS.make(&calls, by).refused);
-        // Of 600.
-        assert!(learned <= 18, "{seed}: {learned} {quantile}");
         by_quantile += quantile;
         by_learned += learned;
     }
-    assert!(by_learned < by_quantile, "{by_learned} {by_quantile}");
+    // Of 3,000 in all.
+    assert!(by_learned <= 45 && 2 * by_learned < by_quantile, "{by_learned} {by_quantile}");
 }
