@@ -1,6 +1,10 @@
 //! The file: its tables, and what is read and written there.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Statement, params};
 
@@ -40,20 +44,36 @@ const HINT_LASTS: Micros = 10_000_000;
 /// How long processes that create the file at once wait for each other.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Meanwhile, it is tried again after a random time up to this.
+const TRY_AGAIN: Duration = Duration::from_millis(5);
+
 /// An open file.
 #[derive(Debug)]
 pub(super) struct Database(Connection);
 
 impl Database {
+    /// Opens the file, or makes it. Tries again while other processes have it locked.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let started = Instant::now();
+        loop {
+            match Self::try_to_open(path) {
+                Err(error) if is_locked(&error) && started.elapsed() < PATIENCE => {
+                    thread::sleep(TRY_AGAIN.mul_f64(fastrand::f64()));
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    fn try_to_open(path: &Path) -> Result<Self, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).map_err(store_error)?;
-        connection.busy_timeout(PATIENCE).map_err(store_error)?;
-        prepare(&connection)?;
-        // From here on the worker waits by itself, for as long as it is waited for.
+        // SQLite's own waiting does not cover everything: not a change of the journal, which all
+        // that create the file make. So it never waits, here and in the worker.
         connection.busy_timeout(Duration::ZERO).map_err(store_error)?;
+        prepare(&connection)?;
         let database = Self(connection);
         // Tables that were changed are noticed here, and not by the first batch.
         database.statements().map_err(store_error)?;
@@ -236,6 +256,12 @@ fn integer(number: u64) -> i64 {
 fn is_busy(error: &rusqlite::Error) -> bool {
     let code = error.sqlite_error_code();
     matches!(code, Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+/// Whether others have the file locked.
+fn is_locked(error: &StoreError) -> bool {
+    let StoreError::Unavailable(error) = error else { return false };
+    error.downcast_ref().is_some_and(is_busy)
 }
 
 /// What is wrong with the file itself stays wrong.

@@ -4,9 +4,10 @@ use std::{
     env, fs,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Barrier,
         atomic::{AtomicU32, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -130,6 +131,33 @@ async fn a_state_that_is_damaged_is_an_error_of_its_bucket() {
     is_rejected(take(&store, 4, &good, 1).await, "damaged");
     damage("DELETE FROM bucket");
     assert!(take(&store, 5, &bad, 1).await.expect("applied"));
+}
+
+#[test]
+fn a_file_that_many_create_at_once_opens_for_all() {
+    const AT_ONCE: usize = 16;
+    for _ in 0..100 {
+        let directory = Directory::new();
+        let barrier = Barrier::new(AT_ONCE);
+        thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                scope.spawn(|| {
+                    barrier.wait();
+                    drop(SqliteStore::open(directory.file()).expect("it opens"));
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn a_file_that_stays_locked_is_unavailable() {
+    let directory = Directory::new();
+    let other = Connection::open(directory.file()).expect("it opens");
+    other.execute_batch("BEGIN EXCLUSIVE").expect("it is locked");
+    let error = SqliteStore::open(directory.file()).expect_err("it is locked");
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    assert!(error.to_string().contains("locked"), "{error}");
 }
 
 #[test]
