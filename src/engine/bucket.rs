@@ -182,7 +182,7 @@ impl BucketState {
             self.sweep(wall);
         }
         if let Some(gate) = &mut self.gate {
-            gate.pass(self.heads.waiting(now), now);
+            gate.pass(self.heads.waiting(0, now), now);
             if gate.is_gone() {
                 self.gate = None;
             }
@@ -342,7 +342,7 @@ impl BucketState {
 
     /// A call was answered well that was granted at `at`. Returns whether it was a probe.
     pub(super) fn answered_well(&mut self, at: Micros) -> bool {
-        let (waiting, now) = (self.heads.waiting(self.now), self.now);
+        let (waiting, now) = (self.heads.waiting(0, self.now), self.now);
         let mut is_probe = self.gate.as_mut().is_some_and(|gate| gate.answered(at, waiting, now));
         for quota in &mut self.quotas {
             is_probe |= quota.answered(at, self.heads.waiting_for(quota.id, now), now);

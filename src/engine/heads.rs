@@ -259,11 +259,12 @@ impl Heads {
         })
     }
 
-    /// How many demands wait: of each session that is not late as many as on the quota for which
-    /// most do.
-    pub(crate) fn waiting(&self, now: Micros) -> u64 {
+    /// How many demands wait, but those of a session, or of none if it is 0: of each session that is
+    /// not late as many as on the quota for which most do.
+    pub(crate) fn waiting(&self, session: u64, now: Micros) -> u64 {
+        let counts_in = |head: &&Head| head.session != session && !head.is_late(now);
         let mut counts: Vec<(u64, u64, u64)> = Vec::new();
-        for head in self.0.iter().filter(|head| !head.is_late(now)) {
+        for head in self.0.iter().filter(counts_in) {
             match counts
                 .iter_mut()
                 .find(|(session, quota, _)| (*session, *quota) == (head.session, head.quota))

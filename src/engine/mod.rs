@@ -352,7 +352,7 @@ pub(crate) struct BucketLevel {
     pub(crate) paused_until: Micros,
     /// Until when the provider asked to wait, if demands are not to wait that long; otherwise 0.
     pub(crate) asked_until: Micros,
-    /// Demands that wait for it, of all sessions, as far as they said.
+    /// Demands of other sessions that wait for it, as far as they said.
     pub(crate) waiting: u64,
     /// Reserves that were charged since the state began.
     pub(crate) granted: u64,

@@ -1,7 +1,5 @@
 //! The operations of one batch, one after the other.
 
-use std::borrow::Cow;
-
 use smallvec::SmallVec;
 
 use super::{
@@ -236,18 +234,13 @@ impl<'a, 'b> Operations<'a, 'b> {
     fn status(&mut self, bucket: usize) -> Verdict {
         self.states.refold();
         let (state, wall) = (self.states.state(bucket), self.states.wall());
-        let mut heads = Cow::Borrowed(state.heads());
-        if self.states.is_told(bucket) {
-            // What the batch has said so far of those that wait counts.
-            heads.to_mut().replace(self.states.session(), self.own_heads.of(bucket));
-        }
         let quotas = self.states.rules(bucket).iter().zip(state.quotas());
         let (granted, refused) = state.counts();
         Verdict::Status(Box::new(BucketLevel {
             quotas: quotas.map(|(rule, quota)| quota.level(rule, state.now(), wall)).collect(),
             paused_until: state.paused_until(),
             asked_until: state.asked().map_or(0, |asked| sum(state.now(), asked)),
-            waiting: heads.waiting(state.now()),
+            waiting: state.heads().waiting(self.states.session(), state.now()),
             granted,
             refused,
         }))

@@ -151,8 +151,7 @@ impl Status {
                 .filter(|((_, meter), _)| !meter.stands_in)
                 .map(|((_, meter), level)| QuotaStatus::new(meter, level))
                 .collect(),
-            // The store may not have heard of the latest of this process yet.
-            waiting: own.max(usize::try_from(level.waiting).unwrap_or(usize::MAX)),
+            waiting: own.saturating_add(usize::try_from(level.waiting).unwrap_or(usize::MAX)),
             predicted: None,
             paused_until: time(level.paused_until),
             asked_until: time(level.asked_until),

@@ -201,3 +201,22 @@ async fn a_question_after_a_cancelled_wait_finds_nothing_waiting() {
         assert_eq!((status.waiting, status.quotas[0].in_flight), (0, 0), "in round {round}");
     }
 }
+
+/// Those that are left are counted, as soon as the future of the one that left is dropped.
+#[tokio::test(start_paused = true)]
+async fn a_question_counts_without_who_has_left() {
+    let memory = Limiter::new(limits()).unwrap();
+    for limiter in [memory, on(&FakeStore::new())] {
+        let call = limiter.reserve(tokens(100)).await.unwrap();
+        let mut waits: Vec<_> = (0..3).map(|_| Box::pin(limiter.reserve(tokens(50)))).collect();
+        for wait in &mut waits {
+            assert!(futures_util::poll!(wait.as_mut()).is_pending());
+        }
+        tokio::time::sleep(ms(50)).await;
+        for left in [2, 1, 0] {
+            drop(waits.pop());
+            assert_eq!(limiter.status("a").await.unwrap().waiting, left);
+        }
+        call.release().await.unwrap();
+    }
+}

@@ -321,15 +321,7 @@ impl Session {
     /// Applies, or sends, an operation that is worth nothing later.
     pub(super) fn send_passing(self: &Arc<Self>, outgoing: Outgoing) -> Settling {
         if self.context.in_process() {
-            // A question is answered after the store has heard that the last waiters left.
-            let has_to_wait = outgoing.is_question() && !self.is_occupied() && {
-                let guarded = self.lock();
-                guarded.driver != DriverState::None || guarded.state.has_changed_heads()
-            };
-            return match has_to_wait && Handle::try_current().is_ok() {
-                true => self.enqueue(outgoing, false),
-                false => self.send_directly(outgoing),
-            };
+            return self.send_directly(outgoing);
         }
         if let Some(error) = self.health.down() {
             return Settling::failed(Throttled::Store(error));

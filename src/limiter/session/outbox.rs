@@ -46,11 +46,6 @@ impl Outgoing {
         &self.set
     }
 
-    /// Whether it changes nothing.
-    pub(super) fn is_question(&self) -> bool {
-        matches!(self.op, Op::Status { .. })
-    }
-
     pub(super) fn report_to(&mut self, report: Report) {
         self.reports.push(report);
     }

@@ -154,11 +154,6 @@ impl State {
         self.queue.has_newcomers() || self.outbox.is_awaited()
     }
 
-    /// Whether the store has yet to hear of waiters that left, or may just be told.
-    pub(super) fn has_changed_heads(&self) -> bool {
-        self.sending || self.queue.changed().next().is_some()
-    }
-
     /// Whether a demand may be applied by its own caller: no pending demand that it has to go
     /// behind is unknown to the store.
     pub(super) fn is_registered(&self) -> bool {

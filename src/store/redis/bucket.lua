@@ -45,9 +45,9 @@ function provider.bucket_decode_gates(bucket, packed, quotas)
   end
 end
 
--- How many demands wait.
-local function waiting_in(bucket)
-  return bucket.heads and rare.waiting.heads_waiting(bucket) or 0
+-- How many demands wait, but those of a session, or of none if it is 0.
+local function waiting_in(bucket, but)
+  return bucket.heads and rare.waiting.heads_waiting(bucket, but) or 0
 end
 
 -- How many demands wait for a quota.
@@ -62,7 +62,7 @@ function provider.bucket_pass_cap(bucket, quota)
 end
 
 function provider.bucket_pass_gate(bucket)
-  gate_pass(bucket.gate, waiting_in(bucket), bucket.now)
+  gate_pass(bucket.gate, waiting_in(bucket, 0), bucket.now)
   if gate_is_gone(bucket.gate) then bucket.gate = false end
 end
 
@@ -82,7 +82,7 @@ end
 
 -- A call was answered well that was granted at `at`. Returns whether it was a probe.
 local function bucket_answered_well(bucket, at)
-  local is_probe = bucket.gate and gate_answered(bucket.gate, at, waiting_in(bucket), bucket.now)
+  local is_probe = bucket.gate and gate_answered(bucket.gate, at, waiting_in(bucket, 0), bucket.now)
   for _, quota in ipairs(bucket.quotas) do
     if quota.cap and gate_answered(quota.cap, at, waiting_for(bucket, quota), bucket.now) then
       is_probe = true

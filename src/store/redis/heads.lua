@@ -190,12 +190,12 @@ function waiting.heads_replace(bucket, of_session, mine)
   if n > 0 then bucket.is_plain = false end
 end
 
--- How many demands wait: of each session that is not late as many as on the quota for which most
--- do.
-function waiting.heads_waiting(bucket)
+-- How many demands wait, but those of a session, or of none if it is 0: of each session that is not
+-- late as many as on the quota for which most do.
+function waiting.heads_waiting(bucket, but)
   local counts, most, waiting = {}, {}, 0
   for _, head in ipairs(bucket.heads or {}) do
-    if not head_is_late(head, bucket.now) then
+    if head.session ~= but and not head_is_late(head, bucket.now) then
       local of_session = counts[head.session] or {}
       counts[head.session] = of_session
       of_session[head.quota] = sum(of_session[head.quota] or 0, head.count)

@@ -211,7 +211,7 @@ local function status(bucket)
   local n = #verdicts
   verdicts[n + 1] = bucket.gate and gate_paused_until(bucket.gate, now) or 0
   verdicts[n + 2] = asked and sum(now, asked) or 0
-  verdicts[n + 3] = bucket.is_told and rare.waiting.told_to_wait(bucket) or waiting_in(bucket)
+  verdicts[n + 3] = waiting_in(bucket, session)
   verdicts[n + 4], verdicts[n + 5] = bucket.granted, bucket.refused
 end
 

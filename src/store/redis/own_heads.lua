@@ -69,16 +69,6 @@ function waiting.wait(bucket, at)
   answer(DONE, 1)
 end
 
--- How many demands wait in a bucket, as far as the batch has said so far of its session.
-function waiting.told_to_wait(bucket)
-  local heads = {}
-  for _, head in ipairs(bucket.heads or {}) do
-    if head.session ~= session then heads[#heads + 1] = head end
-  end
-  for _, head in ipairs(bucket.mine or {}) do heads[#heads + 1] = head end
-  return waiting.heads_waiting({heads = heads, now = bucket.now})
-end
-
 -- Replaces the session's heads in a bucket by those of the batch.
 function waiting.stand(bucket)
   local mine = bucket.mine or {}
