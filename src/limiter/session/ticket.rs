@@ -2,7 +2,7 @@
 //! and takes the demand back when it is dropped.
 
 use std::{
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -76,8 +76,9 @@ impl<'a> Ticket<'a> {
             if self.asked.deadline.is_none() && !self.session.context().is_observed() {
                 return self.await;
             }
-            // One timer for all, since a waiter's future is as large as all that it ever waits for.
-            let mut timer = pin!(sleep(LONG_WAIT));
+            // One timer for all, and apart: a waiter's future is as large as all that it may ever
+            // wait for.
+            let mut timer = Box::pin(sleep(LONG_WAIT));
             let long = timer.deadline();
             if self.asked.deadline.is_none_or(|deadline| deadline > long) {
                 if let Some(outcome) = self.until(timer.as_mut()).await {
@@ -96,7 +97,7 @@ impl<'a> Ticket<'a> {
             // The store is looking at it: its answer is worth more than a guess, and does not take
             // long.
             timer.as_mut().reset(Instant::now() + self.session.context().options().attempt_timeout);
-            if let Some(outcome) = self.until(timer).await {
+            if let Some(outcome) = self.until(timer.as_mut()).await {
                 return outcome;
             }
             let refusal = self.session.leave(self.rank).unwrap_or_default();
