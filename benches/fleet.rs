@@ -33,7 +33,7 @@ use self::support::Report;
 
 type Case = fn(&mut Report);
 
-const CASES: [(&str, Case); 12] = [
+const CASES: [(&str, Case); 13] = [
     ("jain", fairness::jain),
     ("jain_siblings", fairness::siblings),
     ("large_wait", fairness::large_wait),
@@ -42,6 +42,7 @@ const CASES: [(&str, Case); 12] = [
     ("blocked_commands_per_s", blocked::waiters),
     ("blocked_tenants_commands_per_s", blocked::tenants),
     ("grants_per_s_8p", throughput::grants),
+    ("paced_use", throughput::paced),
     ("tenants_p50_ratio", tenants::new_tenants),
     ("settle_us_10k", tenants::settle),
     ("bytes_per_waiter", crowd::bytes),

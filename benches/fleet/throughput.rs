@@ -49,6 +49,22 @@ pub(crate) fn grants(report: &mut Report) {
     report.add("fleet.grants_per_s_8p", contended, remark);
 }
 
+/// How much of a paced quota of 100 calls a second four processes use that always have demands.
+pub(crate) fn paced(report: &mut Report) {
+    const LIMIT: u64 = 100;
+    let bed = Bed::new();
+    let workers = bed.workers(4, &format!("bucket a paced requests {LIMIT} 1000"));
+    let from = start_time();
+    let (counted_from, seconds) = (from + 500_000, 5);
+    let until = counted_from + seconds * 1_000_000;
+    let runs = Runs { tasks: 4, from, counted_from, until: Some(until), ..Runs::default() };
+    let runs: Vec<_> = workers.iter().map(|worker| worker.run(&Ask::of("a"), runs)).collect();
+    let grants: usize = ran(&runs, until).iter().map(|ran| ran.grants).sum();
+    let used = grants as f64 / (LIMIT * seconds) as f64;
+    let remark = "near 1; 16 tasks of 4 processes, 100 calls a second";
+    report.add("fleet.paced_use", used, remark);
+}
+
 /// Grants a second, those of each process, and how many there are for each batch.
 fn rate(limits: &str) -> (f64, Vec<usize>, f64) {
     let bed = Bed::new();

@@ -282,11 +282,12 @@ impl Quota {
         self.with_burst(Burst::Times(multiple))
     }
 
-    /// This rate with nothing saved up: one at a time, evenly spaced.
+    /// This rate with next to nothing saved up: one at a time, evenly spaced.
     ///
     /// `Quota::per_minute("requests", 600).paced()` is a request every 100 ms: a token bucket that
-    /// admits 1 at once. It is for requests; of tokens no demand asks for as little as 1, so pace
-    /// them [over](Self::paced_over) an interval.
+    /// admits 1 at once. From 50 a second on it admits as many more as refill in 20 ms, since what a
+    /// timer delays would be lost otherwise. It is for requests; of tokens calls ask for more at
+    /// once, so pace them [over](Self::paced_over) an interval.
     #[must_use]
     pub fn paced(self) -> Self {
         self.with_burst(Burst::One)

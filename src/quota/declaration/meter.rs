@@ -16,6 +16,8 @@ use crate::{
 pub(super) const MAX_LIMIT: u64 = 900_000_000_000;
 const MAX_WINDOW: Duration = Duration::from_secs(400 * 86_400);
 const DEFAULT_GUARD: Duration = Duration::from_millis(500);
+/// How late timers and the network may be: as much as refills meanwhile a paced quota saves up.
+const LATENESS: Micros = 20_000;
 const SLIDING_SLOTS: u32 = 60;
 const BUCKET_SLOTS: u32 = 96;
 /// A weight of one, in the parts that weights are rounded to.
@@ -96,10 +98,16 @@ impl Quota {
             .weights
             .iter()
             .all(|weight| weight.standard.is_some_and(|standard| standard != Standard::Requests));
-        if matches!(self.burst, Some(Burst::One | Burst::Over(_))) && most == 1 && counts_tokens {
-            let reason = "it admits one token at once, and every call asks for more: pace tokens \
-                          over a longer interval, with `paced_over`";
-            return Err(reason.into());
+        let is_too_even = match self.burst {
+            Some(Burst::One) => true,
+            Some(Burst::Over(_)) => most == 1,
+            _ => false,
+        };
+        if is_too_even && counts_tokens {
+            return Err(format!(
+                "it admits {most} at once, and calls ask for more tokens: pace tokens over a longer \
+                 interval, with `paced_over`"
+            ));
         }
         Ok(())
     }
@@ -166,15 +174,16 @@ impl Quota {
         span: Option<Duration>,
     ) -> Result<TokenBucket, String> {
         let limit = self.limit;
+        let refilled_in = |interval: Micros| {
+            let amount = u128::from(limit) * u128::from(interval) / u128::from(window);
+            u64::try_from(amount).unwrap_or(MAX_LIMIT)
+        };
         let burst = match *burst {
             Burst::Limit => limit,
             Burst::Amount(amount) => amount,
-            Burst::One => 1,
             Burst::Times(times) => (limit as f64 * times) as u64,
-            Burst::Over(interval) => {
-                let amount = u128::from(limit) * u128::from(micros(interval)) / u128::from(window);
-                u64::try_from(amount).unwrap_or(u64::MAX).max(1)
-            }
+            Burst::One => 1 + refilled_in(LATENESS),
+            Burst::Over(interval) => refilled_in(micros(interval)).max(1),
         };
         if burst == 0 || burst > MAX_LIMIT {
             return Err(format!("its burst is {burst}, and must be between 1 and {MAX_LIMIT}"));

@@ -114,7 +114,7 @@ fn nonsense_is_told_with_the_quota_and_the_reason() {
         ),
         (
             Quota::per_minute("tokens", 30_000).paced(),
-            "quota `tokens per minute`: it admits one token at once, and every call asks for more: pace tokens over a longer interval, with `paced_over`",
+            "quota `tokens per minute`: it admits 11 at once, and calls ask for more tokens: pace tokens over a longer interval, with `paced_over`",
         ),
         (
             Quota::per_minute("requests", 60).weight("requests", 1.5).paced(),

@@ -126,6 +126,10 @@ fn quota(words: &[&str]) -> Quota {
         ["token_bucket", metric, limit, period] => {
             Quota::token_bucket(metric, number(limit), Duration::from_millis(number(period)))
         }
+        ["paced", metric, limit, period] => {
+            Quota::sliding_window(metric, number(limit), Duration::from_millis(number(period)))
+                .paced()
+        }
         _ => panic!("no quota: {words:?}"),
     }
 }
