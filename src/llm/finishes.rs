@@ -4,13 +4,18 @@
 //! stream. Usage that is told while one of them goes on is not the whole. This module knows
 //! indices, and neither JSON nor events.
 
+use smallvec::SmallVec;
+
+/// Of more answers, none is followed by itself: only the end of the response ends them all.
+const MOST: u64 = 4_096;
+
 /// The answers of one response, by their index.
 #[derive(Debug, Default)]
 pub(super) struct Finishes {
     /// How many answers there are, as far as that is known; 0 stands for 1.
     asked: u64,
-    /// A bit for each answer that is over. Answers beyond the last bit share it.
-    over: u64,
+    /// A bit for each answer that is over.
+    over: SmallVec<[u64; 1]>,
     /// An index that was told before the end that may belong to it.
     index: Option<u64>,
     /// An end that was told before its index, if it has one.
@@ -18,8 +23,6 @@ pub(super) struct Finishes {
 }
 
 impl Finishes {
-    const LAST_BIT: u64 = 63;
-
     /// Takes note of how many answers were asked for.
     pub(super) fn expect(&mut self, answers: u64) {
         self.asked = self.asked.max(answers);
@@ -53,18 +56,25 @@ impl Finishes {
 
     /// Forgets what is over: another message begins.
     pub(super) fn begin_message(&mut self) {
-        (self.over, self.index, self.has_ended) = (0, None, false);
+        self.over.clear();
+        (self.index, self.has_ended) = (None, false);
     }
 
     /// True if every answer is over.
     pub(super) fn are_all(&self) -> bool {
-        let over = self.over | u64::from(self.has_ended);
-        let asked = self.asked.clamp(1, Self::LAST_BIT + 1);
-        u64::from(over.count_ones()) >= asked
+        let over: u64 = self.over.iter().map(|bits| u64::from(bits.count_ones())).sum();
+        // An end without an index is that of the first answer.
+        let is_first = self.has_ended && self.over.first().is_none_or(|bits| bits & 1 == 0);
+        self.asked <= MOST && over + u64::from(is_first) >= self.asked.max(1)
     }
 
     fn finish(&mut self, index: u64) {
-        self.over |= 1 << index.min(Self::LAST_BIT);
+        let Some(index) = usize::try_from(index).ok().filter(|_| index < MOST) else { return };
+        let (place, bit) = (index / 64, index % 64);
+        if self.over.len() <= place {
+            self.over.resize(place + 1, 0);
+        }
+        self.over[place] |= 1 << bit;
     }
 }
 
@@ -105,14 +115,25 @@ mod tests {
     #[test]
     fn odd_indices_do_no_harm() {
         let mut finishes = Finishes::default();
-        finishes.expect(u64::MAX);
-        finishes.index(u64::MAX);
-        finishes.end();
-        assert!(!finishes.are_all());
-        (0..64).for_each(|index| {
+        for index in [u64::MAX, MOST, 0, 1, 70] {
             finishes.index(index);
             finishes.end();
-        });
+            assert!(!finishes.are_all(), "{index}");
+        }
+        assert!(finishes.over.len() <= 2, "memory");
+    }
+
+    #[test]
+    fn many_answers_end_each_by_itself() {
+        let mut finishes = Finishes::default();
+        finishes.expect(MOST);
+        for index in (0..MOST).rev() {
+            assert!(!finishes.are_all(), "{index}");
+            finishes.index(index);
+            finishes.end();
+        }
         assert!(finishes.are_all());
+        finishes.expect(MOST + 1);
+        assert!(!finishes.are_all(), "too many to know");
     }
 }
