@@ -4,12 +4,17 @@
 //! and is never waited for. The grammar is not checked: in what is not JSON, it finds nothing or
 //! less than there is.
 
+use std::borrow::Cow;
+
 use memchr::memchr2;
+use serde_json::Value;
 
 /// A value longer than this is not handed on.
-const LONGEST_VALUE: usize = 16 * 1024;
+const LONGEST_VALUE: usize = 64 * 1024;
 /// How many levels of objects and arrays are looked into.
 const LEVELS: usize = 8;
+/// Deeper levels of a value that is repaired are left out: a parser would refuse all of it.
+const DEEPEST: usize = 16;
 /// Longer keys match nothing.
 const LONGEST_KEY: usize = 40;
 
@@ -316,6 +321,67 @@ impl Scanner {
         } else {
             self.value.extend_from_slice(piece);
         }
+    }
+}
+
+/// Reads a value. Providers send `NaN`, halves of characters and numbers beyond all floats: each of
+/// them becomes null or an empty text, and the rest is read. `None` if there is no value.
+pub(crate) fn read_value(json: &[u8]) -> Option<Value> {
+    serde_json::from_slice(json).or_else(|_| serde_json::from_slice(&repaired(json))).ok()
+}
+
+/// JSON in which each word and text is one that a parser takes, and no deeper than it looks.
+fn repaired(json: &[u8]) -> Vec<u8> {
+    let mut sound = Vec::with_capacity(json.len());
+    let (mut rest, mut depth) = (json, 0_usize);
+    while let Some(&first) = rest.first() {
+        let (token, after) = rest.split_at(token_length(first, rest));
+        rest = after;
+        depth = depth.saturating_sub(usize::from(matches!(first, b'}' | b']')));
+        match depth.cmp(&DEEPEST) {
+            std::cmp::Ordering::Less => sound.extend_from_slice(sound_token(first, token)),
+            // In place of what is too deep.
+            std::cmp::Ordering::Equal if matches!(first, b'{' | b'[') => {
+                sound.extend_from_slice(b"null");
+            }
+            _ => {}
+        }
+        depth += usize::from(matches!(first, b'{' | b'['));
+    }
+    sound
+}
+
+/// How long the text, word or sign is that these bytes begin with.
+fn token_length(first: u8, bytes: &[u8]) -> usize {
+    let is_sign = |byte: u8| b"{}[],: \t\r\n".contains(&byte);
+    let of_word = || bytes.iter().position(|byte| is_sign(*byte) || *byte == b'"');
+    match first {
+        b'"' => text_length(bytes),
+        sign if is_sign(sign) => 1,
+        _ => of_word().unwrap_or(bytes.len()),
+    }
+}
+
+/// How long a text is, with both of its quotes.
+fn text_length(bytes: &[u8]) -> usize {
+    let mut at = 1;
+    while let Some(found) = bytes.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+        at += found + 1;
+        if bytes[at - 1] == b'"' {
+            return at;
+        }
+        at += 1;
+    }
+    bytes.len()
+}
+
+/// The token, or what stands for it where a parser would refuse it.
+fn sound_token(first: u8, token: &[u8]) -> &[u8] {
+    match first {
+        b'"' if serde_json::from_slice::<Cow<'_, str>>(token).is_err() => b"\"\"",
+        b'"' | b'{' | b'}' | b'[' | b']' | b',' | b':' | b' ' | b'\t' | b'\r' | b'\n' => token,
+        _ if serde_json::from_slice::<Value>(token).is_err() => b"null",
+        _ => token,
     }
 }
 

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value};
 
-use super::policy::Excess;
+use super::{json::read_value, policy::Excess};
 
 /// Tokens of one call, as far as they are known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,21 +113,21 @@ impl UsageReport {
     /// Reads a `usage` member; `None` if it tells nothing. `model` is the response's, as far as it
     /// is known: steps of another model are not this call's.
     pub(crate) fn read(json: &[u8], model: Option<&str>) -> Option<Self> {
-        match serde_json::from_slice(json) {
-            Ok(Value::Object(members)) => Self::of(&members, model),
+        match read_value(json) {
+            Some(Value::Object(members)) => Self::of(&members, model),
             _ => None,
         }
     }
 
     /// A report of one field, which stands for itself in the body.
     pub(crate) fn of_field(name: &str, json: &[u8]) -> Option<Self> {
-        let members = Map::from_iter([(name.to_owned(), serde_json::from_slice(json).ok()?)]);
+        let members = Map::from_iter([(name.to_owned(), read_value(json)?)]);
         Self::of(&members, None)
     }
 
     /// The tokens of one of several texts, from what is told of it.
     pub(crate) fn count_of_part(json: &[u8]) -> Option<u64> {
-        let part: Value = serde_json::from_slice(json).ok()?;
+        let part = read_value(json)?;
         ["token_count", "tokenCount"].iter().filter_map(|name| amount(part.get(*name)?)).max()
     }
 

@@ -9,7 +9,7 @@ use super::{
     time::duration,
     words::{MONTH, Message},
 };
-use crate::feedback::Named;
+use crate::{feedback::Named, llm::json::read_value};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -65,7 +65,7 @@ impl ErrorReport {
     /// Reads an `error` member. What is not understood says nothing.
     pub(crate) fn of_member(json: &[u8]) -> Self {
         // Errors are short and rare: a tree is no luxury.
-        Self::of(&[&serde_json::from_slice(json).unwrap_or_default()])
+        Self::of(&[&read_value(json).unwrap_or_default()])
     }
 
     /// Reads the body of an error response, in whatever format it comes.
@@ -86,7 +86,7 @@ impl ErrorReport {
     #[cfg(feature = "bedrock")]
     pub(crate) fn of_kind(kind: &str, body: &[u8]) -> Self {
         let kind = serde_json::json!({ "type": kind });
-        Self::of(&[&kind, &serde_json::from_slice(body).unwrap_or_default()])
+        Self::of(&[&kind, &read_value(body).unwrap_or_default()])
     }
 
     fn of(parts: &[&Value]) -> Self {
