@@ -117,6 +117,8 @@ const LAST: &[&[u8]] = &[
 ];
 /// The ends of the names of other such kinds, if the event tells a usage itself.
 const LAST_WITH_USAGE: &[&[u8]] = &[b".completed\"", b".done\"", b".incomplete\"", b".failed\""];
+/// Values that stand for no error.
+const NO_ERROR: &[&[u8]] = &[b"false", b"\"\"", b"{}", b"[]", b"0"];
 /// Kinds of events that tell of a failure.
 const FAILING: &[&[u8]] = &[b"\"error\"", b"\"response.failed\""];
 /// Reasons why an answer is shorter than it would have been, in lower case.
@@ -135,6 +137,8 @@ pub(super) struct Findings {
     earlier: TokenCounts,
     message_id: Option<Vec<u8>>,
     model: Option<String>,
+    /// The latest usage was too long to be read.
+    is_unread: bool,
     /// The event that is being read tells a usage.
     event_has_usage: bool,
     /// The answers of the message that are over.
@@ -164,13 +168,23 @@ impl Findings {
         let is_last_with_usage = std::mem::take(&mut self.event_is_last_with_usage);
         let is_last = std::mem::take(&mut self.event_is_last) || event.is_done;
         let tells_all = has_usage && (self.finishes.are_all() || is_last_with_usage);
-        self.is_final |= self.report.is_some() && (tells_all || is_last);
+        self.is_final |= self.has_read() && (tells_all || is_last);
     }
 
     /// Takes note of the end of a body that is JSON, of which `texts` were read to their end.
     pub(super) fn end_json(&mut self, texts: u32) {
         let is_whole = texts == 1 && !self.is_part;
-        self.is_final |= self.report.is_some() && (is_whole || self.finishes.are_all());
+        self.is_final |= self.has_read() && (is_whole || self.finishes.are_all());
+    }
+
+    /// True if a usage was told, and the latest one was read.
+    fn has_read(&self) -> bool {
+        self.report.is_some() && !self.is_unread
+    }
+
+    /// True if the model is of use: it is not known yet, or later ones matter.
+    pub(super) fn wants_model(&self, rules: &Rules) -> bool {
+        self.model.is_none() || rules.models_matter()
     }
 
     /// The counts that were told, if any were.
@@ -186,6 +200,17 @@ impl Findings {
             self.take_report(value.and_then(|value| UsageReport::of_field(field, value)));
         }
         self.event_has_usage = false;
+    }
+
+    /// Takes a usage; `None` if it was too long.
+    fn take_usage(&mut self, json: Option<&[u8]>) {
+        let Some(json) = json else {
+            (self.is_unread, self.is_final) = (true, false);
+            return;
+        };
+        let report = UsageReport::read(json, self.model.as_deref());
+        self.is_unread &= report.is_none();
+        self.take_report(report);
     }
 
     fn take_report(&mut self, report: Option<UsageReport>) {
@@ -207,6 +232,7 @@ impl Findings {
             let counts = self.report.take().map(|report| report.counts(rules.excess()));
             self.earlier = self.earlier.plus(counts.unwrap_or_default());
             self.finishes.begin_message();
+            self.is_final = false;
         }
         self.message_id = Some(id.to_vec());
     }
@@ -240,11 +266,10 @@ impl ValueSink for FieldReader<'_> {
     fn found(&mut self, path: usize, value: Option<&[u8]>) {
         let is_null = value == Some(b"null");
         let Some((path, meaning)) = FIELDS.get(path).filter(|_| !is_null) else { return };
-        let (value, findings) = (value.unwrap_or_default(), &mut *self.findings);
+        let (whole, findings) = (value, &mut *self.findings);
+        let value = value.unwrap_or_default();
         match meaning {
-            Meaning::Usage => {
-                findings.take_report(UsageReport::read(value, findings.model.as_deref()))
-            }
+            Meaning::Usage => findings.take_usage(whole),
             Meaning::Amount => {
                 let name = path.last().copied().unwrap_or_default();
                 findings.take_report(UsageReport::of_field(name, value));
@@ -254,6 +279,7 @@ impl ValueSink for FieldReader<'_> {
                 let index = std::str::from_utf8(value).ok().and_then(|index| index.parse().ok());
                 index.into_iter().for_each(|index| findings.finishes.index(index));
             }
+            Meaning::Error if NO_ERROR.contains(&value) => {}
             Meaning::Error => {
                 findings.failed = true;
                 findings.error.get_or_insert_with(|| ErrorReport::of_member(value));
