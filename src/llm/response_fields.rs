@@ -6,7 +6,7 @@
 use std::{borrow::Cow, sync::LazyLock};
 
 use aho_corasick::{AhoCorasick, MatchKind, packed};
-use memchr::memchr2;
+use memchr::memmem::Finder;
 
 use super::{
     feedback::error_report::ErrorReport,
@@ -318,32 +318,31 @@ impl FieldReader<'_> {
 }
 
 /// True if an event may tell anything. Most are a few words of an answer and tell nothing, which is
-/// found out much faster than what they say: they have no key of [`FIELDS`] but such whose value is
-/// null, or a kind of no meaning.
-pub(super) fn may_tell(data: &[u8], models_matter: bool) -> bool {
-    let keys = if models_matter { &*KEYS_AND_MODEL } else { &*KEYS };
-    keys.any(data, |key, end| !tells_nothing(key == KIND, &data[end..]))
+/// found out much faster than what they say: they hold none of [`TELLS`], or a key whose value is
+/// nothing.
+///
+/// Not looked for are indices: a usage that comes before the end comes with every event, and an end
+/// tells its index itself.
+pub(super) fn may_tell(data: &[u8], wants_model: bool) -> bool {
+    TELLING.any(data, |found| !tells_nothing(&data[found.end()..]))
+        || wants_model && MODEL.find(data).is_some()
 }
 
-const KIND: &[u8] = b"\"type\"";
-
-/// What the paths of [`FIELDS`] end in.
-const ENDS: [&[u8]; 10] = [
-    b"\"usage\"",
-    b"usageMetadata\"",
-    b"eason\"",
-    KIND,
-    b"\"error\"",
-    b"_count\"",
-    b"\"done\"",
-    b"\"billed_units\"",
-    b"invocationMetrics\"",
-    b"event_type\"",
+/// A text of each event that tells anything by [`FIELDS`], and of few others. Few texts that seldom
+/// begin like others are found much faster than many exact ones.
+///
+/// * `okens"`, `ount"`: counts; a usage without any tells nothing
+/// * `eason"`, `done"`, `rror"`: reasons, ends and failures
+/// * the others: kinds that mean something by themselves (failed, completed, incomplete,
+///   `message_start`, `message_stop`, `message-end`, `stream-end`)
+const TELLS: [&[u8]; 9] = [
+    b"okens\"", b"ount\"", b"eason\"", b"done\"", b"rror\"", b"ailed\"", b"plete", b"_st",
+    b"-end\"",
 ];
 
-static KEYS: LazyLock<Needles> = LazyLock::new(|| Needles::new(&ENDS));
-static KEYS_AND_MODEL: LazyLock<Needles> =
-    LazyLock::new(|| Needles::new(&[&ENDS[..], &[b"\"model\"", b"modelVersion\""]].concat()));
+static TELLING: LazyLock<Needles> = LazyLock::new(|| Needles::new(&TELLS));
+/// Of `model` and `modelVersion`.
+static MODEL: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"odel"));
 
 /// Finds several short texts in one pass: many bytes at a time where the processor can, else one by
 /// one.
@@ -371,9 +370,8 @@ impl Needles {
         }
     }
 
-    /// True if this holds for the end of any text that is found, and the text.
-    fn any(&self, data: &[u8], holds: impl Fn(&[u8], usize) -> bool) -> bool {
-        let holds = |found: aho_corasick::Match| holds(&data[found.range()], found.end());
+    /// True if this holds for any text that is found.
+    fn any(&self, data: &[u8], holds: impl FnMut(aho_corasick::Match) -> bool) -> bool {
         match self {
             Self::Packed(searcher) => searcher.find_iter(data).any(holds),
             Self::Plain(automaton) => automaton.find_iter(data).any(holds),
@@ -382,19 +380,66 @@ impl Needles {
     }
 }
 
-/// True if the value after a key is null, false or empty, or a kind of event that means nothing.
-fn tells_nothing(is_kind: bool, after_key: &[u8]) -> bool {
+/// True if the value after a key is null, false or empty.
+fn tells_nothing(after_key: &[u8]) -> bool {
     let Some(value) = after_key.trim_ascii_start().strip_prefix(b":") else { return false };
     let value = value.trim_ascii_start();
     let empty =
         [&b"null"[..], b"false", b"\"\""].iter().find_map(|empty| value.strip_prefix(*empty));
-    let rest = empty.or_else(|| is_kind.then(|| after_idle_kind(value)).flatten());
-    rest.is_some_and(|rest| matches!(rest.trim_ascii_start().first(), Some(b',' | b'}')))
+    empty.is_some_and(|rest| matches!(rest.trim_ascii_start().first(), Some(b',' | b'}')))
 }
 
-fn after_idle_kind(value: &[u8]) -> Option<&[u8]> {
-    let end = 1 + memchr2(b'"', b'\\', value.strip_prefix(b"\"")?)?;
-    let (kind, rest) = value.split_at(end + 1);
-    let is_idle = kind.ends_with(b"\"") && !LAST.contains(&kind) && !FAILING.contains(&kind);
-    is_idle.then_some(rest)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An event with this value in this place.
+    fn event(path: Path, value: &str) -> String {
+        path.iter()
+            .rev()
+            .fold(value.to_owned(), |value, key| format!("{{\"{key}\":{value},\"x\":1}}"))
+    }
+
+    #[test]
+    fn no_event_that_tells_anything_is_passed_over() {
+        for (path, meaning) in FIELDS {
+            let texts = |texts: &[&[u8]]| -> Vec<String> {
+                texts.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect()
+            };
+            let values = match meaning {
+                Meaning::Usage => vec!["{\"prompt_tokens\":1}".to_owned()],
+                Meaning::Amount => vec!["1".to_owned()],
+                Meaning::PartCount => texts(&[b"{\"token_count\":1}", b"{\"tokenCount\":1}"]),
+                Meaning::Error => texts(&[b"\"no\"", b"{\"code\":429}", b"1"]),
+                Meaning::Finish => texts(&[b"\"stop\"", b" \"stop\"", b"\t\"stop\""]),
+                Meaning::Done => vec!["true".to_owned()],
+                Meaning::Kind => texts(&[LAST, FAILING].concat()),
+                Meaning::Object => texts(&[b"\"error\""]),
+                Meaning::Model => vec!["\"m\"".to_owned()],
+                Meaning::MessageId => continue, // in an event of a kind of its own
+                Meaning::Index => continue,
+            };
+            for value in values {
+                let event = event(path, &value);
+                assert!(may_tell(event.as_bytes(), true), "{event}");
+                let spaced = event.replace(':', " : ");
+                assert!(may_tell(spaced.as_bytes(), true), "{spaced}");
+            }
+        }
+        assert!(may_tell(br#"{"type":"message_start","message":{"id":"m"}}"#, false));
+    }
+
+    #[test]
+    fn events_that_tell_nothing_are_passed_over() {
+        for event in [
+            r#"{"object":"chat.completion.chunk","model":"m","choices":[{"index":0,"delta":{"content":"tokens of usage"},"finish_reason":null}],"usage":null}"#,
+            r#"{"choices": [{"index": 0, "finish_reason": null}], "usage": null}"#,
+            r#"{"choices":[{"index":0,"finish_reason":"","delta":{}}]}"#,
+            r#"{"type":"content_block_delta","index":1,"delta":{"type":"text_delta","text":"\"error\""}}"#,
+            r#"{"type":"response.output_text.delta","item_id":"m","delta":"a","error":null}"#,
+            r#"{"candidates":[{"content":{"parts":[{"text":"Hi"}]}}],"done":false}"#,
+        ] {
+            assert!(!may_tell(event.as_bytes(), false), "{event}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ pub(crate) trait Sink {
     /// Takes a piece of an event's data. Lines of data come with a line feed between them.
     fn data(&mut self, piece: &[u8]);
 
-    /// Takes all of an event's data, where it is at hand.
+    /// Takes all of an event's data, where it is one line and at hand.
     fn whole(&mut self, data: &[u8]) {
         self.data(data);
     }
@@ -95,7 +95,10 @@ impl Sse {
                 continue;
             }
             let used = match self.at {
-                LinePart::Name => self.name(bytes, sink),
+                LinePart::Name => match self.whole_event(bytes, sink) {
+                    Some(used) => used,
+                    None => self.name(bytes, sink),
+                },
                 LinePart::Colon(field) => {
                     self.at = LinePart::Value(field);
                     usize::from(first == b' ')
@@ -109,6 +112,25 @@ impl Sse {
     /// Ends the stream, and with it an event that no empty line has ended.
     pub(crate) fn finish(&mut self, sink: &mut impl Sink) {
         self.dispatch(sink);
+    }
+
+    /// Reads an event whose data is one line that has come at once, as most have, and returns how
+    /// many bytes that took.
+    fn whole_event(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Option<usize> {
+        if self.has_data || self.name.length > 0 {
+            return None;
+        }
+        let value = bytes.strip_prefix(b"data:")?;
+        let value = value.strip_prefix(b" ").unwrap_or(value);
+        let length = memchr2(b'\n', b'\r', value)?;
+        let (data, rest) = value.split_at(length);
+        let after = after_event(rest)?;
+        if !data.is_empty() {
+            sink.whole(data);
+        }
+        let event = std::mem::take(&mut self.event);
+        sink.end(SseEvent { is_error: event.is(b"error"), is_done: data == b"[DONE]" });
+        Some(bytes.len() - after.len())
     }
 
     fn name(&mut self, bytes: &[u8], sink: &mut impl Sink) -> usize {
@@ -155,11 +177,8 @@ impl Sse {
         let piece = &bytes[..end.unwrap_or(bytes.len())];
         match field {
             Field::Data if !piece.is_empty() => {
-                // Nothing else came before it, since that would be in the head.
-                let is_whole =
-                    self.head.length == 0 && end.is_some_and(|end| ends_event(&bytes[end..]));
                 self.head.push(piece);
-                if is_whole { sink.whole(piece) } else { sink.data(piece) }
+                sink.data(piece);
             }
             Field::Event => self.event.push(piece),
             _ => {}
@@ -183,9 +202,9 @@ impl Sse {
     }
 }
 
-/// True if the bytes after the data of a line end the line and its event.
-fn ends_event(rest: &[u8]) -> bool {
-    rest.starts_with(b"\n\n") || rest.starts_with(b"\r\n\r\n")
+/// What follows an event whose line of data ends here; `None` if the event may go on.
+fn after_event(rest: &[u8]) -> Option<&[u8]> {
+    rest.strip_prefix(b"\n\n").or_else(|| rest.strip_prefix(b"\r\n\r\n"))
 }
 
 #[cfg(test)]

@@ -279,7 +279,7 @@ impl Sink for EventReader<'_> {
     }
 
     fn whole(&mut self, data: &[u8]) {
-        if may_tell(data, self.rules.models_matter()) {
+        if may_tell(data, self.findings.wants_model(self.rules)) {
             self.data(data);
         }
     }
