@@ -11,21 +11,27 @@ use crate::{
 };
 
 /// Input and output.
-type Tokens = (u64, u64);
+pub(super) type Tokens = (u64, u64);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Read {
+pub(super) enum Read {
     Exact(Tokens),
     AtLeast(Tokens),
     Keep,
 }
 
-fn exact(input: u64, output: u64) -> Read {
+pub(super) fn exact(input: u64, output: u64) -> Read {
     Read::Exact((input, output))
 }
 
 /// How a body is settled that comes under a content type, in pieces of any size.
-fn settled(rules: &Rules, content: Option<&str>, body: &str, end: BodyEnd) -> Read {
+pub(super) fn settled(
+    rules: &Rules,
+    content: Option<&str>,
+    body: impl AsRef<[u8]>,
+    end: BodyEnd,
+) -> Read {
+    let body = body.as_ref();
     let mut headers = HeaderMap::new();
     if let Some(content) = content {
         headers.insert("content-type", content.parse().unwrap());
@@ -35,7 +41,7 @@ fn settled(rules: &Rules, content: Option<&str>, body: &str, end: BodyEnd) -> Re
     };
     let read = |size: usize| {
         let mut reader = rules.reader(Format::of(&headers));
-        body.as_bytes().chunks(size).for_each(|piece| reader.data(piece));
+        body.chunks(size).for_each(|piece| reader.data(piece));
         match reader.end(end) {
             Settlement::Exact(usage) => Read::Exact(tokens(usage)),
             Settlement::AtLeast(usage) => Read::AtLeast(tokens(usage)),
@@ -44,7 +50,7 @@ fn settled(rules: &Rules, content: Option<&str>, body: &str, end: BodyEnd) -> Re
     };
     let whole = read(body.len().max(1));
     for size in [1, 7, 100] {
-        assert_eq!(read(size), whole, "in pieces of {size}: {body}");
+        assert_eq!(read(size), whole, "in pieces of {size}: {}", String::from_utf8_lossy(body));
     }
     whole
 }
@@ -212,7 +218,7 @@ fn json_cases() {
     }
 }
 
-fn events(events: &[&str]) -> String {
+pub(super) fn events(events: &[&str]) -> String {
     events.iter().map(|event| format!("data: {event}\n\n")).collect()
 }
 

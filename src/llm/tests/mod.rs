@@ -10,6 +10,7 @@ mod gemini;
 mod learning;
 mod money;
 mod odd_feedback;
+mod odd_bodies;
 mod providers;
 mod refusal_cases;
 mod streams;
