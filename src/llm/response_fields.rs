@@ -48,9 +48,10 @@ const FIELDS: &[(Path, Meaning)] = &[
     (&["response", "usage"], Meaning::Usage), // OpenAI responses, in response.completed
     (&["delta", "usage"], Meaning::Usage),   // Cohere, in message-end
     (&["x_groq", "usage"], Meaning::Usage),
-    (&["meta", "tokens"], Meaning::Usage),       // Cohere
-    (&["meta", "billed_units"], Meaning::Usage), // Cohere embeddings
-    (&["usageMetadata"], Meaning::Usage),        // Gemini
+    (&["choices", "usage"], Meaning::Usage), // Moonshot, in the last chunk
+    (&["meta"], Meaning::Usage),             // Cohere's first API
+    (&["response", "meta"], Meaning::Usage), // the same, in stream-end
+    (&["usageMetadata"], Meaning::Usage),    // Gemini
     (&["response", "usageMetadata"], Meaning::Usage),
     (&["metadata", "usage"], Meaning::Usage), // Bedrock ConverseStream, event by event
     (&["amazon-bedrock-invocationMetrics"], Meaning::Usage),

@@ -144,6 +144,58 @@ fn cohere_s_texts_to_embed_are_counted_on_demand() {
     assert_eq!(demand.usage().get("output_tokens"), Some(0));
 }
 
+/// What Cohere counts, and not what it bills, in whatever order they come.
+#[tokio::test(start_paused = true)]
+async fn cohere_s_first_api_tells_its_usage_in_meta() {
+    let request = r#"{"model":"command-r","max_tokens":50,"message":"Hi"}"#;
+    let (billed, counted) = (
+        r#""billed_units":{"input_tokens":2,"output_tokens":3}"#,
+        r#""tokens":{"input_tokens":68,"output_tokens":4}"#,
+    );
+    for (meta, right) in [
+        (format!("{billed},{counted}"), [1, 68, 4, 72]),
+        (format!("{counted},{billed}"), [1, 68, 4, 72]),
+        (billed.to_owned(), [1, 2, 3, 5]),
+    ] {
+        let answer = format!(
+            r#"{{"text":"Hi!","finish_reason":"COMPLETE","meta":{{"api_version":{{"version":"1"}},{meta}}}}}"#
+        );
+        let stream = format!(
+            "{{\"is_finished\":false,\"event_type\":\"text-generation\",\"text\":\"Hi!\"}}\n\
+             {{\"is_finished\":true,\"event_type\":\"stream-end\",\"finish_reason\":\"COMPLETE\",\"response\":{answer}}}\n"
+        );
+        let events: String = stream.lines().map(|line| format!("data: {line}\n\n")).collect();
+        for (content, body) in [
+            (JSON, &answer),
+            (JSON, &stream),
+            ("application/stream+json", &stream),
+            (EVENTS, &events),
+        ] {
+            let pieces = body.as_bytes().chunks(50);
+            let after =
+                charged(&compatible::cohere(), request, content, pieces, Ending::Read).await;
+            assert_eq!(after, right, "{content}: {body}");
+        }
+    }
+}
+
+/// Moonshot tells the usage of a stream within its last choice.
+#[tokio::test(start_paused = true)]
+async fn a_usage_may_be_told_within_a_choice() {
+    let request = r#"{"model":"kimi","max_tokens":50,"stream":true,"messages":[]}"#;
+    let stream = concat!(
+        r#"data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}"#,
+        "\n\n",
+        r#"data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop","usage":{"prompt_tokens":19,"completion_tokens":13,"total_tokens":32}}]}"#,
+        "\n\n",
+    );
+    for size in [1, 9, stream.len()] {
+        let pieces = stream.as_bytes().chunks(size);
+        let after = charged(&compatible::rules(), request, EVENTS, pieces, Ending::Dropped).await;
+        assert_eq!(after, [1, 19, 13, 32], "in pieces of {size}");
+    }
+}
+
 /// Azure charges each of the answers among which it chooses, and corrects nothing at the end.
 #[tokio::test(start_paused = true)]
 async fn azure_charges_the_bound_of_each_answer_that_it_makes() {
