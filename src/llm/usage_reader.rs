@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::amazon_events::{AmazonEvents, EventSink};
 use super::{
     call_estimate::CallEstimate,
-    feedback::{HeadFeedback, error_report::ErrorReport, pauses},
+    feedback::{HeadFeedback, error_report::ErrorReport},
     format::Format,
     json::Scanner,
     price::COST,
@@ -134,12 +134,14 @@ impl UsageReader {
 
     /// Tells what an error says, once it is known or once nothing more can come.
     fn tell(&mut self, is_over: bool) {
-        let Some(FeedbackListener { status, held, .. }) = self.listener else { return };
+        let Some(FeedbackListener { status, held, head, .. }) = &self.listener else { return };
+        let (status, held) = (*status, *held);
+        let passes = head.passes(status);
         if !is_over && self.error_body.is_some() {
             return;
         }
         let error = self.error();
-        if error.is_none() && !(is_over && (pauses(status) || held.is_some())) {
+        if error.is_none() && !(is_over && (passes || held.is_some())) {
             return;
         }
         let Some(FeedbackListener { origin, head, .. }) = self.listener.take() else { return };

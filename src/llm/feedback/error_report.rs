@@ -100,7 +100,7 @@ impl ErrorReport {
         let raw = metadata.iter().filter_map(|metadata| metadata.get("raw")?.as_str());
         let words: Vec<_> = texts(WORDS).chain(bare.clone()).chain(raw).collect();
         let message = Message::new(&words.join("\n"));
-        let kinds: Vec<_> = texts(KINDS).chain(bare).map(str::to_ascii_lowercase).collect();
+        let kinds: Vec<_> = texts(KINDS).chain(bare).map(plain_kind).collect();
         let code = parts.iter().find_map(|part| part.get("code")?.as_u64());
         let details = Details::of(parts);
         let of = details.violated.or_else(|| message.quota()).or_else(|| by_kind(&kinds));
@@ -129,6 +129,18 @@ impl ErrorReport {
         self.transient =
             is_one(TRANSIENT) || matches!(code, Some(429 | 529)) || message.is_of_rate();
     }
+}
+
+/// True if waiting helps after an error of this kind.
+pub(super) fn is_transient(kind: &str) -> bool {
+    TRANSIENT.contains(&plain_kind(kind).as_str())
+}
+
+/// A kind in lower case, without the namespace and the address that AWS puts around it:
+/// `com.amazonaws.bedrock#ThrottlingException:http://..`.
+fn plain_kind(kind: &str) -> String {
+    let kind = kind.split(':').next().unwrap_or(kind);
+    kind.rsplit('#').next().unwrap_or(kind).trim().to_ascii_lowercase()
 }
 
 /// The JSON of a body: as a whole, or in the data of its first event.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::{HeaderMap, header::RETRY_AFTER};
 
 use self::{
-    error_report::ErrorReport,
+    error_report::{ErrorReport, is_transient},
     header_spec::{Reading, text},
     time::Clock,
 };
@@ -20,6 +20,8 @@ use crate::feedback::{Feedback, Left, Named, Wait};
 
 /// A longer wait counts only if no other is told.
 const LONGEST_PLAUSIBLE: Duration = Duration::from_secs(31 * 86_400);
+/// The header in which AWS names an error.
+const ERROR_NAME: &str = "x-amzn-errortype";
 
 /// What the head of a response says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,6 +29,8 @@ pub(super) struct HeadFeedback {
     pub(super) feedback: Feedback,
     /// The quota that the refusal is about, if the headers name one.
     of: Option<Named>,
+    /// The headers name an error that passes.
+    names_transient: bool,
     clock: Clock,
 }
 
@@ -38,6 +42,8 @@ impl Rules {
         let of = only(readings.iter().filter_map(|reading| reading.exhausted.clone()));
         let of = of.filter(|_| status == 429);
         let reset = only(readings.iter().filter_map(|reading| reading.reset_alone.clone()));
+        let name = headers.get(ERROR_NAME).and_then(text);
+        let names_transient = status >= 400 && name.is_some_and(is_transient);
         let never = headers.get("x-should-retry").and_then(text) == Some("false");
         let is_off_plan = readings.iter().any(|reading| reading.is_zero);
         let permanent = status == 402 || is_off_plan || is_refusal(status) && never;
@@ -49,7 +55,7 @@ impl Rules {
             (of, time, _) => (of, time),
         };
         let wait = time.map(|time| Wait { of: of.clone(), time });
-        HeadFeedback { feedback: Feedback { left, wait, permanent }, of, clock }
+        HeadFeedback { feedback: Feedback { left, wait, permanent }, of, names_transient, clock }
     }
 
     fn readings(&self, status: u16, headers: &HeaderMap, clock: Clock) -> Vec<Reading> {
@@ -85,7 +91,8 @@ impl Rules {
     }
 
     fn wait(&self, status: u16, head: &HeadFeedback, error: &ErrorReport) -> Option<Wait> {
-        let (told, passes) = (head.feedback.wait.as_ref(), pauses(status) || error.transient);
+        let told = head.feedback.wait.as_ref();
+        let passes = head.passes(status) || error.transient;
         let delay = error.delay.filter(|_| passes || is_refusal(status));
         let default = || (passes && told.is_none()).then_some(self.default_pause);
         let time = delay.or_else(default)?;
@@ -113,6 +120,11 @@ impl Rules {
 }
 
 impl HeadFeedback {
+    /// True if nothing is sent for a while, whatever the body says.
+    pub(super) fn passes(&self, status: u16) -> bool {
+        pauses(status) || self.names_transient
+    }
+
     /// True if a refusal asks for a wait and does not say of what: its body may.
     pub(super) fn is_unnamed(&self, status: u16) -> bool {
         let wait = self.feedback.wait.as_ref();

@@ -4,13 +4,14 @@
 mod bedrock;
 mod cases;
 mod choices;
+mod facts;
 mod feedback;
 mod fixtures;
 mod gemini;
 mod learning;
 mod money;
-mod odd_feedback;
 mod odd_bodies;
+mod odd_feedback;
 mod providers;
 mod refusal_cases;
 mod streams;
