@@ -19,6 +19,8 @@ mod provider;
 mod reqwest_client;
 #[cfg(feature = "reqwest-middleware")]
 mod reqwest_middleware;
+#[cfg(all(feature = "llm", feature = "reqwest-middleware", feature = "routes"))]
+mod retried;
 #[cfg(feature = "routes")]
 mod routes;
 mod scenarios;

@@ -95,6 +95,11 @@ async fn serve(mut stream: TcpStream, signals: &Signals) -> std::io::Result<()> 
     if path == "/nothing" {
         return Ok(());
     }
+    if path == "/silent-once" && hit == 0 {
+        // Until the client hangs up.
+        while stream.read(&mut [0; 64]).await? > 0 {}
+        return Ok(());
+    }
     let (head, mut body) = answer(&path, hit);
     if method == "HEAD" {
         body.clear();
@@ -129,6 +134,11 @@ async fn read(stream: &mut TcpStream) -> std::io::Result<Option<(String, String)
         }
     };
     let text = String::from_utf8_lossy(&received[..head]).to_lowercase();
+    while text.contains("transfer-encoding: chunked") && !received.ends_with(b"0\r\n\r\n") {
+        if stream.read_buf(&mut received).await? == 0 {
+            return Ok(None);
+        }
+    }
     let length =
         text.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
     while received.len() < head + length.unwrap_or(0) {
@@ -169,7 +179,12 @@ fn answer(path: &str, hit: usize) -> (String, Vec<u8>) {
         "/gzip" => sized("200 OK\r\ncontent-encoding: gzip", GZIP),
         "/short" | "/reset" => ("200 OK\r\ncontent-length: 1000".into(), TEXT.into()),
         "/429" => sized("429 Too Many Requests\r\nretry-after: 1", b"slow down"),
+        "/404" => sized("404 Not Found", b"no"),
         "/500" => sized("500 Internal Server Error", b"oops"),
+        // Refuses once, then answers.
+        "/second-time" if hit == 0 => {
+            sized("429 Too Many Requests\r\nretry-after: 1", b"slow down")
+        }
         // Fails twice, then answers.
         "/third-time" if hit < 2 => sized("500 Internal Server Error", b"oops"),
         _ => sized("200 OK", TEXT.as_bytes()),

@@ -147,6 +147,14 @@ async fn reqwest_by_a_provider_s_rules() {
 }
 
 #[tokio::test]
+async fn reqwest_with_retries() {
+    let provider = Provider::start().await;
+    let client = documented::reqwest_retries::client(limiter(), std::time::Duration::from_secs(60));
+    let answer = spawned!(client, chat(&provider.url("/third-time")));
+    assert_eq!((answer.status(), provider.hits()), (StatusCode::OK, 5), "two failed");
+}
+
+#[tokio::test]
 async fn reqwest_middleware() {
     let provider = Provider::start().await;
     let client = documented::reqwest_middleware::client(limiter());
@@ -176,6 +184,7 @@ fn the_documents_show_these_stacks() {
         include_str!("documented/provider_rules.rs"),
         include_str!("documented/reqwest_client.rs"),
         include_str!("documented/reqwest_middleware.rs"),
+        include_str!("documented/reqwest_retries.rs"),
         include_str!("documented/retries.rs"),
     ] {
         let stack = stack.replace("pub(crate) ", "");

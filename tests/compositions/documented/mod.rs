@@ -7,6 +7,7 @@ pub(crate) mod order;
 pub(crate) mod provider_rules;
 pub(crate) mod reqwest_client;
 pub(crate) mod reqwest_middleware;
+pub(crate) mod reqwest_retries;
 pub(crate) mod retries;
 
 use tower_throttle::{Limiter, Limits, Quota};

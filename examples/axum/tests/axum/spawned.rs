@@ -1,7 +1,7 @@
 //! Every stack of README.md and docs/composing.md inside a handler. The stacks are named here by
 //! their concrete types: behind a generic function, the compiler would not check what axum needs.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
 use axum::{Router, http::StatusCode, routing::get};
 use bytes::Bytes;
@@ -65,7 +65,7 @@ async fn the_order_written_where_it_is_used() {
         |answer: &String| Settlement::Exact(usage! { tokens: answer.len() as u64 }),
         |error| error.is::<std::io::Error>().then_some(Settlement::Release),
     ));
-    let minute = std::time::Duration::from_secs(60);
+    let minute = Duration::from_secs(60);
     let stack = ServiceBuilder::new()
         .timeout(minute)
         .retry(documented::retries::Attempts(3))
@@ -103,6 +103,10 @@ async fn clients_over_the_wire() {
     handled!(ThrottleLayer::openai(limiter()).layer(reqwest::Client::new()), move || chat(&at));
     let at = url.clone();
     handled!(documented::provider_rules::client(limiter()), move || chat(&at));
+
+    let at = url.clone();
+    let retried = documented::reqwest_retries::client(limiter(), Duration::from_secs(60));
+    handled!(retried, move || chat(&at));
 
     let client = documented::reqwest_middleware::client(limiter());
     let handler = async move || match client.get(&url).send().await {
