@@ -189,6 +189,18 @@ impl<E, I> ThrottleLayer<E, I> {
 
     /// Sets how old a grant may be when its call is made; an older one is given back and made anew
     /// (default: 0.5 s).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::{Demand, Limiter, ThrottleLayer, usage};
+    ///
+    /// fn layered(limiter: Limiter) {
+    ///     let demand = |_: &mut String| Ok(Demand::new("api", usage! {}));
+    ///     // Connections are slow to come, and the window is a day.
+    ///     let layer = ThrottleLayer::from_fn(limiter, demand);
+    ///     let layer = layer.dispatch_within(Duration::from_secs(20));
+    /// }
+    /// ```
     #[must_use]
     pub fn dispatch_within(self, duration: Duration) -> Self {
         self.with(|config| config.dispatch_within = duration)
@@ -225,6 +237,28 @@ impl<E, I> ThrottleLayer<E, I> {
 
     /// Turns refusals into responses, such as 429 or 503, so that the error type stays the inner
     /// service's: see [`RespondLayer`].
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use http::{Request, Response, StatusCode};
+    /// use tower::{Layer, ServiceExt, service_fn};
+    /// use tower_throttle::{Demand, Limiter, Limits, Quota, ThrottleLayer, usage};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let limits = Limits::new().bucket("api", [Quota::per_hour("requests", 1)]);
+    /// let layer = ThrottleLayer::from_fn(Limiter::new(limits)?, |_: &mut Request<()>| {
+    ///     Ok(Demand::new("api", usage! { requests: 1 }))
+    /// });
+    /// let answer = async |_: Request<()>| Ok::<_, Infallible>(Response::new(String::new()));
+    /// let service = layer.reject().respond().layer(service_fn(answer));
+    /// assert_eq!(service.clone().oneshot(Request::new(())).await?.status(), StatusCode::OK);
+    /// let refused = service.oneshot(Request::new(())).await?;
+    /// assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    /// assert!(refused.headers().contains_key("retry-after"));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn respond(self) -> RespondLayer<E, I> {
         RespondLayer::new(self.config)

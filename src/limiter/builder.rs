@@ -147,6 +147,18 @@ impl LimiterBuilder {
     }
 
     /// Where the state of buckets lives, for a store that several limiters use.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use tower_throttle::{Limiter, Limits, Quota, store::MemoryStore};
+    ///
+    /// // Two limiters of one process count together.
+    /// let store = Arc::new(MemoryStore::new());
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 500)]);
+    /// let one = Limiter::builder(limits.clone()).shared_store(store.clone()).build()?;
+    /// let other = Limiter::builder(limits).shared_store(store).build()?;
+    /// # Ok::<(), tower_throttle::LimitsError>(())
+    /// ```
     pub fn shared_store(mut self, store: Arc<dyn Store>) -> Self {
         self.store = Some(store);
         self
@@ -159,6 +171,15 @@ impl LimiterBuilder {
     }
 
     /// How often and how soon an unanswered batch is sent again.
+    ///
+    /// ```
+    /// use tower_throttle::{Limiter, Limits, Quota, limiter::Retries};
+    ///
+    /// // Where a user waits, fail soon rather than try again.
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 500)]);
+    /// let limiter = Limiter::builder(limits).retries(Retries::none()).build()?;
+    /// # Ok::<(), tower_throttle::LimitsError>(())
+    /// ```
     pub fn retries(mut self, retries: Retries) -> Self {
         self.options.retries = retries;
         self
@@ -184,6 +205,20 @@ impl LimiterBuilder {
     /// refused with [`Throttled::QueueFull`](crate::Throttled::QueueFull) as soon as it is known
     /// that it has to wait; with 0, every demand is that does not fit at once. A demand that does,
     /// or that may not wait, is never refused for this.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, Limiter, Limits, Quota, Throttled, usage};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let limits = Limits::new().bucket("api", [Quota::per_hour("requests", 1)]);
+    /// let limiter = Limiter::builder(limits).max_waiting(0).build()?;
+    /// let one = || Demand::new("api", usage! { requests: 1 });
+    /// limiter.reserve(one()).await?.keep().await?;
+    /// assert!(matches!(limiter.reserve(one()).await, Err(Throttled::QueueFull { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_waiting(mut self, max_waiting: usize) -> Self {
         self.options.max_waiting = max_waiting;
         self
@@ -192,6 +227,16 @@ impl LimiterBuilder {
     /// After how much silence of this process the store takes its calls for ended (default: 10 s;
     /// from 100 ms to ten minutes): their concurrency is free then, and what they hold is charged.
     /// Has no effect on state in this process.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::{Limiter, Limits, Quota};
+    ///
+    /// // A worker that is killed frees its place after two seconds.
+    /// let limits = Limits::new().bucket("gpu", [Quota::concurrency(4)]);
+    /// let limiter = Limiter::builder(limits).lease(Duration::from_secs(2)).build()?;
+    /// # Ok::<(), tower_throttle::LimitsError>(())
+    /// ```
     pub fn lease(mut self, lease: Duration) -> Self {
         self.options.lease = lease;
         self
@@ -209,6 +254,16 @@ impl LimiterBuilder {
     ///
     /// A reset that is far off where nothing is left of a quota is no wait that was asked for: what
     /// it withholds ends after this long, and is waited out.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::{Limiter, Limits, Quota};
+    ///
+    /// // A night's batch may as well wait for an hour, if the provider asks for one.
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 500)]);
+    /// let limiter = Limiter::builder(limits).longest_pause(Duration::from_secs(3_600)).build()?;
+    /// # Ok::<(), tower_throttle::LimitsError>(())
+    /// ```
     pub fn longest_pause(mut self, longest: Duration) -> Self {
         self.options.longest_pause = longest;
         self

@@ -149,6 +149,15 @@ impl Limits {
     ///
     /// Single buckets go into others with [`bucket_in`](Self::bucket_in). Two different names are
     /// an error when the limiter is built.
+    ///
+    /// ```
+    /// use tower_throttle::{Limits, Quota};
+    ///
+    /// // What the account in Europe shares lives on a shard of its own.
+    /// let limits = Limits::new()
+    ///     .partition("europe")
+    ///     .bucket("gpt-4o", [Quota::per_minute("tokens", 30_000)]);
+    /// ```
     #[must_use]
     pub fn partition(mut self, name: impl AsRef<str>) -> Self {
         let before = std::mem::replace(&mut self.partition, name.as_ref().into());
@@ -228,6 +237,15 @@ impl Limits {
     }
 
     /// Declares a class of demands, which [`Demand::class`](crate::Demand::class) names.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, Limits, Quota, limits::Class, usage};
+    ///
+    /// let limits = Limits::new()
+    ///     .bucket("gpt-4o", [Quota::per_minute("tokens", 30_000)])
+    ///     .class("batch", Class::new().headroom(0.1));
+    /// let demand = Demand::new("gpt-4o", usage! { tokens: 1_500 }).class("batch");
+    /// ```
     #[must_use]
     pub fn class(mut self, name: impl Into<String>, class: Class) -> Self {
         self.classes.push((name.into(), class));
@@ -281,6 +299,16 @@ impl Limits {
     }
 
     /// Decides what becomes of undeclared names (default: they are refused).
+    ///
+    /// ```
+    /// use tower_throttle::{Limits, Quota, limits::Undeclared};
+    ///
+    /// // Every model without limits of its own shares those of `others`.
+    /// let limits = Limits::new()
+    ///     .bucket("gpt-4o", [Quota::per_minute("tokens", 30_000)])
+    ///     .bucket("others", [Quota::per_minute("tokens", 10_000)])
+    ///     .undeclared(Undeclared::Bucket("others".into()));
+    /// ```
     #[must_use]
     pub fn undeclared(mut self, undeclared: Undeclared) -> Self {
         self.undeclared = undeclared;

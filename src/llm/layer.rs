@@ -30,6 +30,15 @@ impl ThrottleLayer<Extract, Inspect> {
 
     /// Throttles calls of Anthropic's API by its rules: see
     /// [`llm::anthropic`](crate::llm::anthropic).
+    ///
+    /// ```
+    /// use tower_throttle::{Limiter, Limits, ThrottleLayer, llm::anthropic};
+    ///
+    /// let quotas = anthropic::quotas().rpm(50).itpm(30_000).otpm(8_000);
+    /// let limiter = Limiter::new(Limits::new().bucket("claude-sonnet-4-5", quotas))?;
+    /// let layer = ThrottleLayer::anthropic(limiter);
+    /// # Ok::<_, tower_throttle::LimitsError>(())
+    /// ```
     #[must_use]
     pub fn anthropic(limiter: Limiter) -> Self {
         Self::openai_compatible(limiter, anthropic::rules())
@@ -37,6 +46,15 @@ impl ThrottleLayer<Extract, Inspect> {
 
     /// Throttles calls of an API by rules: those of any provider in [`llm`](crate::llm), as they
     /// are or changed.
+    ///
+    /// ```
+    /// use tower_throttle::{Limiter, Limits, ThrottleLayer, llm::gemini};
+    ///
+    /// let quotas = gemini::quotas().rpm(150).itpm(2_000_000).rpd(1_000);
+    /// let limiter = Limiter::new(Limits::new().bucket("gemini-2.5-pro", quotas))?;
+    /// let layer = ThrottleLayer::openai_compatible(limiter, gemini::rules());
+    /// # Ok::<_, tower_throttle::LimitsError>(())
+    /// ```
     #[must_use]
     pub fn openai_compatible(limiter: Limiter, rules: Rules) -> Self {
         let rules = rules.declared_in(&limiter);

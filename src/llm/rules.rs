@@ -153,6 +153,13 @@ impl Rules {
     }
 
     /// Sets the estimator of input tokens (default: [`HeuristicEstimator`]).
+    ///
+    /// ```
+    /// use tower_throttle::llm::compatible;
+    ///
+    /// // Texts of which every four bytes are a token.
+    /// let rules = compatible::rules().estimator(|text: &str| text.len() as f64 / 4.0);
+    /// ```
     #[must_use]
     pub fn estimator(mut self, estimator: impl Estimator + 'static) -> Self {
         self.estimator = Arc::new(estimator);
@@ -161,6 +168,15 @@ impl Rules {
 
     /// Sets the demand of a request whose body cannot be read ahead, is no JSON or names no model.
     /// By default such a request fails.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, llm::openai, usage};
+    ///
+    /// // Forms with an audio to transcribe.
+    /// let rules = openai::rules().unreadable(Demand::new("whisper-1", usage! { requests: 1 }));
+    /// assert_eq!(rules.demand(b"no JSON")?.buckets().collect::<Vec<_>>(), ["whisper-1"]);
+    /// # Ok::<_, tower_throttle::BoxError>(())
+    /// ```
     #[must_use]
     pub fn unreadable(mut self, demand: Demand) -> Self {
         self.unreadable = Some(demand);
@@ -178,6 +194,15 @@ impl Rules {
     }
 
     /// Sets what `tokens` is when a call is admitted.
+    ///
+    /// ```
+    /// use tower_throttle::llm::{Tokens, compatible};
+    ///
+    /// let request = br#"{"model":"m","max_tokens":500,"prompt":"Hi"}"#;
+    /// let larger = compatible::rules().tokens(Tokens::Larger).demand(request)?;
+    /// assert_eq!(larger.usage().get("tokens"), Some(500));
+    /// # Ok::<_, tower_throttle::BoxError>(())
+    /// ```
     #[must_use]
     pub fn tokens(mut self, tokens: Tokens) -> Self {
         self.preset.tokens = tokens;
@@ -193,6 +218,15 @@ impl Rules {
 
     /// Sets the output of a call that has no bound itself. Most presets say 0, since OpenAI counts
     /// the input alone then: set it to what your calls use, or bound them with `max_tokens`.
+    ///
+    /// ```
+    /// use tower_throttle::llm::openai;
+    ///
+    /// let rules = openai::rules().unbounded_output(2_000);
+    /// let demand = rules.demand(br#"{"model":"gpt-4o","messages":[]}"#)?;
+    /// assert_eq!(demand.usage().get("tokens"), Some(2_000));
+    /// # Ok::<_, tower_throttle::BoxError>(())
+    /// ```
     #[must_use]
     pub fn unbounded_output(mut self, tokens: u64) -> Self {
         self.preset.unbounded = tokens;
@@ -208,6 +242,15 @@ impl Rules {
     }
 
     /// Sets how much an input token read from a cache counts, from 0 to 1, for all models.
+    ///
+    /// ```
+    /// use tower_throttle::{llm::compatible, usage};
+    ///
+    /// let rules = compatible::rules().cached(0.1);
+    /// let answer = br#"{"usage":{"prompt_tokens":100,"completion_tokens":9,
+    ///     "prompt_tokens_details":{"cached_tokens":80}}}"#;
+    /// assert_eq!(rules.usage(answer), Some(usage! { input_tokens: 28, output_tokens: 9 }));
+    /// ```
     #[must_use]
     pub fn cached(mut self, weight: f64) -> Self {
         self.preset.cached = if weight.is_nan() { 1.0 } else { weight.clamp(0.0, 1.0) };
@@ -220,6 +263,13 @@ impl Rules {
     /// The presets set those of 429 and 5xx. Any other 4xx is charged a request and no tokens, but
     /// 408 and 499, which are left to the body: `on_status(400..=499, Charge::Reserved)` keeps what
     /// was reserved.
+    ///
+    /// ```
+    /// use tower_throttle::llm::{Charge, compatible};
+    ///
+    /// // A gateway that answers 503 before it has sent anything on.
+    /// let rules = compatible::rules().on_status(503..=503, Charge::Nothing);
+    /// ```
     #[must_use]
     pub fn on_status(mut self, statuses: std::ops::RangeInclusive<u16>, charge: Charge) -> Self {
         self.changed_statuses.insert(0, OnStatus(*statuses.start(), *statuses.end(), charge));
@@ -235,6 +285,15 @@ impl Rules {
 
     /// Sets for how long a bucket is paused after a refusal that may pass and does not say when
     /// (default: 1 s), as if the provider had said so.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::llm::compatible;
+    ///
+    /// let rules = compatible::rules().default_pause(Duration::from_secs(5));
+    /// let said = rules.feedback(429, &http::HeaderMap::new(), Some(b"slow down"));
+    /// assert_eq!(said.retry_after(), Some(Duration::from_secs(5)));
+    /// ```
     #[must_use]
     pub fn default_pause(mut self, pause: Duration) -> Self {
         self.default_pause = pause;
@@ -242,6 +301,15 @@ impl Rules {
     }
 
     /// Counts the texts to embed under a metric of this name, which some quota must count.
+    ///
+    /// ```
+    /// use tower_throttle::llm::compatible;
+    ///
+    /// let rules = compatible::cohere().inputs("inputs");
+    /// let demand = rules.demand(br#"{"model":"embed-v4.0","texts":["one","two"]}"#)?;
+    /// assert_eq!(demand.usage().get("inputs"), Some(2));
+    /// # Ok::<_, tower_throttle::BoxError>(())
+    /// ```
     #[must_use]
     pub fn inputs(mut self, metric: impl Into<Cow<'static, str>>) -> Self {
         self.inputs = Some(metric.into());

@@ -163,6 +163,14 @@ impl Quota {
     }
 
     /// At most `limit` in any window of this length, at any phase.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::Quota;
+    ///
+    /// let tokens = Quota::sliding_window("tokens", 5_000, Duration::from_secs(10));
+    /// assert_eq!(tokens.to_string(), "5000 tokens per 10 seconds");
+    /// ```
     pub fn sliding_window(metric: impl Into<String>, limit: u64, window: Duration) -> Self {
         Self::new(metric, limit, window, Base::Sliding)
     }
@@ -217,6 +225,14 @@ impl Quota {
 
     /// At most `limit` between two resets, one window apart; without an anchor windows start at the
     /// Unix epoch, so that minutes, hours and days are those of UTC.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::Quota;
+    ///
+    /// // 50 a day, counted anew at midnight UTC.
+    /// let day = Quota::fixed_window("requests", 50, Duration::from_secs(86_400));
+    /// ```
     pub fn fixed_window(metric: impl Into<String>, limit: u64, window: Duration) -> Self {
         Self::new(metric, limit, window, Base::Fixed)
     }
@@ -270,6 +286,14 @@ impl Quota {
     ///
     /// It admits up to `amount` more than its limit in one window. Of another kind of quota it is
     /// an error when the limiter is built: declare a [`token_bucket`](Self::token_bucket).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::Quota;
+    ///
+    /// // 600 a minute; after a rest, at most 20 at once.
+    /// let requests = Quota::token_bucket("requests", 600, Duration::from_secs(60)).burst(20);
+    /// ```
     #[must_use]
     pub fn burst(self, amount: u64) -> Self {
         self.with_burst(Burst::Amount(amount))
@@ -277,6 +301,15 @@ impl Quota {
 
     /// What an unused token bucket admits at once, as a multiple of its limit. Of another kind of
     /// quota it is an error when the limiter is built.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::Quota;
+    ///
+    /// // Half of what a minute admits, so that no minute admits more than 1.5 times the limit.
+    /// let minute = Duration::from_secs(60);
+    /// let tokens = Quota::token_bucket("tokens", 30_000, minute).burst_times(0.5);
+    /// ```
     #[must_use]
     pub fn burst_times(self, multiple: f64) -> Self {
         self.with_burst(Burst::Times(multiple))
@@ -288,12 +321,36 @@ impl Quota {
     /// admits 1 at once. From 50 a second on it admits as many more as refill in 20 ms, since what a
     /// timer delays would be lost otherwise. It is for requests; of tokens calls ask for more at
     /// once, so pace them [over](Self::paced_over) an interval.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 6).paced()]);
+    /// let limiter = Limiter::new(limits)?;
+    /// let one = || Demand::new("api", usage! { requests: 1 });
+    /// limiter.reserve(one()).await?.keep().await?;
+    /// let wait = limiter.time_until_available(one()).await?;
+    /// assert!(wait > Some(Duration::ZERO) && wait <= Some(Duration::from_secs(10)));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn paced(self) -> Self {
         self.with_burst(Burst::One)
     }
 
     /// This rate, evaluated over this interval: as much at once as refills in it, at least 1.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::Quota;
+    ///
+    /// // 60,000 a minute, and no more than 1,000 in any second of it.
+    /// let tokens = Quota::per_minute("tokens", 60_000).paced_over(Duration::from_secs(1));
+    /// ```
     #[must_use]
     pub fn paced_over(self, interval: Duration) -> Self {
         self.with_burst(Burst::Over(interval))
@@ -316,6 +373,14 @@ impl Quota {
 
     /// Makes the windows of this quota fixed ones, one of which starts this long after the Unix
     /// epoch.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::Quota;
+    ///
+    /// // Days that begin at 06:00 UTC.
+    /// let day = Quota::per_day("requests", 1_000).anchored(Duration::from_secs(6 * 3_600));
+    /// ```
     #[must_use]
     pub fn anchored(self, offset: Duration) -> Self {
         self.with_anchor(Anchor::Offset(offset))
@@ -348,6 +413,14 @@ impl Quota {
 
     /// Lengthens a sliding window, since a request leaves here and arrives there later (default:
     /// 0.5 s, and at most a twentieth of the window).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::Quota;
+    ///
+    /// // Requests take up to two seconds to arrive.
+    /// let slow = Quota::per_minute("requests", 500).guard(Duration::from_secs(2));
+    /// ```
     #[must_use]
     pub fn guard(mut self, guard: Duration) -> Self {
         self.guard = Some(guard);
@@ -356,6 +429,15 @@ impl Quota {
 
     /// How long the longest call takes whose refund a token bucket must still understand (default:
     /// four periods).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::Quota;
+    ///
+    /// // Answers that take up to twenty minutes still give back what they reserved too much.
+    /// let minute = Duration::from_secs(60);
+    /// let tokens = Quota::token_bucket("tokens", 30_000, minute).longest_call(20 * minute);
+    /// ```
     #[must_use]
     pub fn longest_call(mut self, duration: Duration) -> Self {
         self.span = Some(duration);
@@ -364,6 +446,13 @@ impl Quota {
 
     /// Into how many slots time is cut (default: 60 for a sliding window, 96 for a token bucket).
     /// More slots waste less and take 8 bytes each.
+    ///
+    /// ```
+    /// use tower_throttle::Quota;
+    ///
+    /// // Seconds of an hour, rather than minutes, leave the window one by one.
+    /// let requests = Quota::per_hour("requests", 10_000).slots(3_600);
+    /// ```
     #[must_use]
     pub fn slots(mut self, slots: u32) -> Self {
         self.slots = Some(slots);
@@ -379,6 +468,13 @@ impl Quota {
 
     /// How much more than its capacity one call can be charged when it is settled (default: four
     /// times its capacity). A bogus actual usage then cannot block a bucket for years.
+    ///
+    /// ```
+    /// use tower_throttle::Quota;
+    ///
+    /// // A call that turns out to be huge costs the others one minute at most.
+    /// let tokens = Quota::per_minute("tokens", 30_000).max_debt(30_000);
+    /// ```
     #[must_use]
     pub fn max_debt(mut self, amount: u64) -> Self {
         self.max_debt = Some(amount);
@@ -386,6 +482,13 @@ impl Quota {
     }
 
     /// Names the quota in errors and events, and tells two otherwise equal ones apart.
+    ///
+    /// ```
+    /// use tower_throttle::Quota;
+    ///
+    /// let budget = Quota::per_day("cents", 5_000).named("team");
+    /// assert_eq!(budget.to_string(), "5000 in quota \"team\"");
+    /// ```
     #[must_use]
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
