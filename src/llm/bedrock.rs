@@ -17,7 +17,8 @@
 //! Usage is told by Converse in its JSON, by ConverseStream in its last event, by InvokeModel in
 //! headers (`x-amzn-bedrock-input-token-count`) and by its stream in the last event. Event streams
 //! (`application/vnd.amazon.eventstream`) are read with feature `bedrock`; without it, they keep
-//! what they reserved. Nothing tells how much is left; `ThrottlingException` asks for less.
+//! what they reserved. Nothing tells how much is left; `ThrottlingException` and its like ask for
+//! less, by a name in the body or in the header `x-amzn-errortype`.
 
 use super::{Quotas, Rules, presets};
 
