@@ -14,7 +14,8 @@ Exit codes:
   4  the server cannot be reached, or does not answer
   5  the server refuses: credentials, permissions, or it is none
   6  there is no such bucket, or the limits have none for the name
-  7  not confirmed, so nothing was done";
+  7  not confirmed, so nothing was done
+  8  the address cannot be listened on, such as a port in use";
 
 /// Why a command ends.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ pub(crate) enum Failure {
     Refused(String),
     Unknown(String),
     Unconfirmed,
+    Address(String),
 }
 
 impl Failure {
@@ -42,6 +44,7 @@ impl Failure {
             Self::Refused(_) => 5,
             Self::Unknown(_) => 6,
             Self::Unconfirmed => 7,
+            Self::Address(_) => 8,
         })
     }
 }
@@ -49,7 +52,8 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Limits(what)
+            Self::Address(what)
+            | Self::Limits(what)
             | Self::Other(what)
             | Self::Usage(what)
             | Self::Unavailable(what)

@@ -5,6 +5,7 @@ mod check;
 mod explain;
 mod failure;
 mod file_words;
+mod serve;
 mod server;
 mod simulate;
 mod status;
@@ -45,6 +46,8 @@ enum Command {
     Check(check::Arguments),
     /// Say which bucket and which quotas a model or name has by a limits file
     Explain(explain::Arguments),
+    /// Throttle the calls of any client that takes a base URL
+    Serve(Box<serve::Arguments>),
     /// Simulate a provider, and what limits and strategies make of a trace
     Simulate(Box<simulate::Arguments>),
 }
@@ -60,9 +63,13 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(Failure::other)?;
-    runtime.block_on(async {
+    // Only a service has work for several threads.
+    let mut builder = match command {
+        Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = builder.enable_all().build().map_err(Failure::other)?;
+    let result = runtime.block_on(async {
         match command {
             Command::Status(arguments) => status::run(arguments).await,
             Command::Top(arguments) => top::run(arguments).await,
@@ -72,9 +79,13 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Reset(arguments) => steer::reset(arguments).await,
             Command::Check(arguments) => check::run(&arguments),
             Command::Explain(arguments) => explain::run(&arguments).await,
+            Command::Serve(arguments) => serve::run(*arguments).await,
             Command::Simulate(arguments) => simulate::run(&arguments).await,
         }
-    })
+    });
+    // A look-up of a name may still be under way.
+    runtime.shutdown_background();
+    result
 }
 
 #[cfg(test)]

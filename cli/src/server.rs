@@ -91,7 +91,7 @@ impl Bucket {
 }
 
 /// A URL without scheme, user, password and options.
-fn place(url: &str) -> &str {
+pub(crate) fn place(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let rest = rest.split_once('?').map_or(rest, |(place, _)| place);
     rest.rsplit_once('@').map_or(rest, |(_, place)| place).trim_end_matches('/')

@@ -43,6 +43,7 @@
 //! * `price`: a table of prices by model or bucket (feature `llm`): `[price."gpt-4o"]` with `input`
 //!   and `output`, both *needed*, `cached` and `cache_write`, each for a million tokens: see
 //!   [`LimitsFile::prices`]
+//! * `upstreams`: a table of upstreams by name: see [`LimitsFile::upstreams`]
 //!
 //! | a bucket | |
 //! |---|---|
@@ -86,6 +87,19 @@
 //! * `usage`: `{ tokens = 1_500 }`: the most that each request may use
 //! * `class`, `share` (which may use parameters of the path), `max_wait`: see [`Demand`](crate::Demand)
 //!
+//! An upstream, for `tower-throttle serve`, in the table `upstreams` by name (`[upstreams.openai]`):
+//!
+//! * `url`: where calls go, *needed*: `"https://api.openai.com"`
+//! * `rules`: by whose rules calls are counted, needed unless the upstream's name is one of them:
+//!   `"openai"`, `"anthropic"`, `"azure"`, `"gemini"`, `"vertex-gemini"`, `"vertex-claude"`,
+//!   `"compatible"` or a provider of [`llm::compatible`](crate::llm::compatible)
+//! * `when_full`: `"wait"` (default) or `"refuse"`
+//! * `max_wait`: the longest wait (default: `"60 s"`)
+//! * `timeout`: the longest time until a response begins (default: `"10 m"`)
+//! * `unreadable`: of requests that name no model: as `undeclared`
+//! * `include_usage`: true to ask for the usage in streams: see
+//!   [`Rules::include_usage`](crate::llm::Rules::include_usage)
+//!
 //! A length of time is a number, with decimals if need be, and a unit: `300 ms`, `1.5 s`, `1 m`,
 //! `12 h`, `30 d`, or `second`, `minute`, `hour`, `day` in full.
 
@@ -98,12 +112,14 @@ mod routes;
 #[cfg(test)]
 mod tests;
 mod text;
+mod upstreams;
 
 use std::{path::Path, time::Duration};
 
 use serde::Deserialize;
 
-use self::{named::NamedTable, text::Length};
+pub use self::upstreams::Upstream;
+use self::{named::NamedTable, text::Length, upstreams::UpstreamText};
 #[cfg(feature = "routes")]
 use crate::routes::RoutesBuilder;
 use crate::{
@@ -120,6 +136,7 @@ pub struct LimitsFile {
     routes: Vec<routes::DeclaredRoute>,
     #[cfg(feature = "llm")]
     prices: Vec<(String, crate::llm::Price)>,
+    upstreams: Vec<Upstream>,
 }
 
 impl LimitsFile {
@@ -215,6 +232,11 @@ impl LimitsFile {
         self.prices.clone()
     }
 
+    /// Returns the providers that `tower-throttle serve` stands before, in the order of the file.
+    pub fn upstreams(&self) -> &[Upstream] {
+        &self.upstreams
+    }
+
     /// Returns the name of a member that is no limit, if there is one.
     fn beyond_limits(&self) -> Option<&'static str> {
         #[cfg(feature = "routes")]
@@ -235,7 +257,7 @@ impl Limits {
     /// # Errors
     /// If the file cannot be read, or something in it is unknown, makes no sense or is no limit.
     /// The error tells where it stands, and why. A file with routes is read with
-    /// [`LimitsFile::read`].
+    /// [`LimitsFile::read`]. Upstreams limit nothing, and are left out.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, LimitsError> {
         let path = path.as_ref();
         let file = LimitsFile::read(path)?;
@@ -281,6 +303,8 @@ struct Contents {
     #[cfg(not(feature = "llm"))]
     #[serde(default, rename = "price")]
     _price: NoPrices,
+    #[serde(default)]
+    upstreams: NamedTable<UpstreamText>,
 }
 
 /// Stands for routes without the feature that reads them.
@@ -329,13 +353,23 @@ struct ClassText {
     headroom: f64,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum UndeclaredText {
     #[default]
     Refuse,
     Unlimited,
     Bucket(String),
+}
+
+impl UndeclaredText {
+    fn meant(&self) -> Undeclared {
+        match self {
+            Self::Refuse => Undeclared::Refuse,
+            Self::Unlimited => Undeclared::Unlimited,
+            Self::Bucket(bucket) => Undeclared::Bucket(bucket.clone()),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -361,6 +395,8 @@ impl Contents {
         let on_unavailable = self.on_unavailable.as_ref().map(OnUnavailableText::meant);
         let checked = on_unavailable.unwrap_or_default().check();
         checked.map_err(|reason| LimitsError::option("on_unavailable", reason))?;
+        let is_bucket = |name: &str| self.buckets.0.iter().any(|(bucket, _)| bucket == name);
+        let upstreams = upstreams::upstreams(&self.upstreams, is_bucket)?;
         let file = LimitsFile {
             limits: self.limits()?,
             on_unavailable,
@@ -368,6 +404,7 @@ impl Contents {
             routes: each(self.routes, "routes", routes::RouteText::declared)?,
             #[cfg(feature = "llm")]
             prices: prices(&self.price)?,
+            upstreams,
         };
         file.limits.compile()?;
         #[cfg(feature = "routes")]
@@ -396,12 +433,7 @@ impl Contents {
         for (share, weight) in &self.weights.0 {
             limits = limits.weight(share, *weight);
         }
-        let undeclared = match &self.undeclared {
-            UndeclaredText::Refuse => Undeclared::Refuse,
-            UndeclaredText::Unlimited => Undeclared::Unlimited,
-            UndeclaredText::Bucket(bucket) => Undeclared::Bucket(bucket.clone()),
-        };
-        let limits = limits.undeclared(undeclared);
+        let limits = limits.undeclared(self.undeclared.meant());
         Ok(match &self.partition {
             Some(partition) => limits.partition(partition),
             None => limits,

@@ -55,7 +55,7 @@ pub(super) async fn run(
     let server = Arc::new(Server { provider, start: Instant::now(), max_tokens, state });
     let listener = TcpListener::bind(address)
         .await
-        .map_err(|error| Failure::Other(format!("cannot listen on {address}: {error}")))?;
+        .map_err(|error| Failure::Address(format!("cannot listen on {address}: {error}")))?;
     println!("listening on http://{}", listener.local_addr()?);
     loop {
         // A connection that fails before it is accepted is its client's affair.
