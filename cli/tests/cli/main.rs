@@ -5,6 +5,7 @@ mod bad_input;
 mod limits_file;
 mod permissions;
 mod program;
+mod serve;
 mod status;
 mod steer;
 #[path = "../../../tests/support/mod.rs"]
