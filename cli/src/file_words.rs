@@ -79,11 +79,10 @@ pub(crate) fn of_file(file: &File) -> String {
     for (model, price) in file.table("price") {
         line(&mut text, &of_price(model, price));
     }
-    let undeclared = match &file.0["undeclared"] {
-        Value::String(what) if what == "unlimited" => "pass unlimited and uncounted".to_owned(),
-        Value::Object(to) => format!("go to the bucket {}", plain(&to["bucket"])),
-        _ => "are refused".to_owned(),
-    };
+    for (name, upstream) in file.table("upstreams") {
+        line(&mut text, &of_upstream(name, upstream));
+    }
+    let undeclared = of_undeclared(&file.0["undeclared"]);
     line(&mut text, &format!("names that are declared nowhere {undeclared}"));
     let unavailable = match &file.0["on_unavailable"] {
         Value::String(what) if what == "allow" => "pass uncounted".to_owned(),
@@ -198,6 +197,38 @@ fn of_route(route: &Value) -> String {
         if let Some(value) = route[member].as_str() {
             _ = write!(text, ", {word} {}", words::plain(value));
         }
+    }
+    text
+}
+
+/// What becomes of names or requests without a bucket.
+fn of_undeclared(undeclared: &Value) -> String {
+    match undeclared {
+        Value::String(what) if what == "unlimited" => "pass unlimited and uncounted".to_owned(),
+        Value::Object(to) => format!("go to the bucket {}", plain(&to["bucket"])),
+        _ => "are refused".to_owned(),
+    }
+}
+
+fn of_upstream(name: &str, upstream: &Value) -> String {
+    let rules = upstream["rules"].as_str().unwrap_or(name);
+    let full = match &upstream["max_wait"] {
+        _ if upstream["when_full"] == "refuse" => "is refused".to_owned(),
+        Value::Null => "waits 60 s at most".to_owned(),
+        wait => format!("waits {} at most", plain(wait)),
+    };
+    let mut text = format!(
+        "upstream {}: {}, by the rules of {}; what is full {full}",
+        words::plain(name),
+        plain(&upstream["url"]),
+        words::plain(rules)
+    );
+    if !upstream["unreadable"].is_null() {
+        let unreadable = of_undeclared(&upstream["unreadable"]);
+        _ = write!(text, "; requests that name no model {unreadable}");
+    }
+    if upstream["include_usage"] == true {
+        text.push_str("; streams are asked for their usage");
     }
     text
 }

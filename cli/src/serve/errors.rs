@@ -15,8 +15,9 @@ use super::body::ResponseBody;
 const ERROR: HeaderName = HeaderName::from_static("x-throttle-error");
 /// Tells the SDKs of OpenAI and Anthropic whether to try again, against their own rules.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
-/// The SDKs do not heed a longer `Retry-After`, and would try again within seconds.
-const LONGEST_HEEDED: Duration = Duration::from_secs(60);
+/// Of longer waits SDKs are told not to try again: OpenAI's for Python gives up by itself, but
+/// OpenAI's for Node and Anthropic's sleep for as long as `Retry-After` says, be it a day.
+const LONGEST_HEEDED: Duration = Duration::from_secs(120);
 
 /// How a provider writes its errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,8 +184,8 @@ mod tests {
             (1, "1", true),
             (1_000, "1", true),
             (1_001, "2", true),
-            (60_000, "60", true),
-            (60_001, "61", false),
+            (120_000, "120", true),
+            (120_001, "121", false),
         ] {
             let response = deadline(Duration::from_millis(millis)).response(ErrorShape::OpenAi);
             assert_eq!(response.status(), 429);

@@ -17,8 +17,9 @@ use crate::{
     support::RedisServer,
 };
 
-/// What ends TLS for `localhost`, and the authority that vouches for it, in PEM.
-fn acceptor() -> (TlsAcceptor, String) {
+/// What ends TLS for `localhost` and offers these protocols, and the authority that vouches for it,
+/// in PEM.
+pub(crate) fn acceptor(protocols: &[&[u8]]) -> (TlsAcceptor, String) {
     let mut params = CertificateParams::new([]).expect("an authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().expect("a key");
@@ -27,12 +28,13 @@ fn acceptor() -> (TlsAcceptor, String) {
     let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
     let certificate = params.signed_by(&key, &authority).expect("a certificate");
     let key = PrivatePkcs8KeyDer::from(key.serialize_der());
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], key.into())
         .expect("a key that fits");
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     (Arc::new(config).into(), authority.pem())
 }
 
@@ -40,7 +42,7 @@ fn acceptor() -> (TlsAcceptor, String) {
 async fn a_server_behind_tls_is_looked_at() {
     let server = RedisServer::start();
     charge(&limiter(&server).await, "gpt-4o", 1_500).await;
-    let (acceptor, authority) = acceptor();
+    let (acceptor, authority) = acceptor(&[]);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("rediss://localhost:{}", listener.local_addr().expect("an address").port());
     let port = server.port();

@@ -40,8 +40,9 @@ pub(crate) struct Mock {
 }
 
 impl Mock {
-    pub(crate) async fn start(
-        answer: impl Fn(&Seen) -> Response<Body> + Send + Sync + 'static,
+    /// Starts a provider, which hangs up where it has no answer.
+    pub(crate) async fn start<A: Into<Option<Response<Body>>>>(
+        answer: impl Fn(&Seen) -> A + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -57,7 +58,7 @@ impl Mock {
                         let Some(seen) = kept.keep(request).await else {
                             return Err("the client is gone");
                         };
-                        Ok(answer(&seen))
+                        answer(&seen).into().ok_or("the provider hangs up")
                     }
                 });
                 let http = hyper::server::conn::http1::Builder::new();

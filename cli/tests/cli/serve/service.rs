@@ -81,8 +81,12 @@ impl Service {
         change: impl FnOnce(&mut Command),
     ) -> Self {
         let file = written(limits);
-        let mut command = program(&["serve", "--listen", "127.0.0.1:0", "--limits"]);
-        command.arg(&file).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = program(&["serve", "--limits"]);
+        command.arg(&file).args(arguments);
+        if !arguments.contains(&"--listen") {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         change(&mut command);
         let mut child = command.spawn().expect("it starts");
         let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
@@ -199,7 +203,10 @@ pub(crate) async fn send(
     headers: &[(&str, &str)],
     body: impl Into<Bytes>,
 ) -> Result<Response<Incoming>, Error> {
-    let mut request = Request::post(url).header(CONTENT_TYPE, "application/json");
+    let mut request = Request::post(url);
+    if !headers.iter().any(|(name, _)| *name == "content-type") {
+        request = request.header(CONTENT_TYPE, "application/json");
+    }
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
