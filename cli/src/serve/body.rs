@@ -73,7 +73,7 @@ async fn whole(mut body: Incoming, longest: usize) -> Result<Bytes, ServeError> 
             "the body is longer than {} MiB: `serve --max-body-mib` sets how long it may be",
             longest >> 20
         );
-        ServeError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_long", message).final_one()
+        ServeError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_long", message).not_again()
     };
     if body.size_hint().lower() > longest as u64 {
         discard(body).await;

@@ -102,7 +102,7 @@ impl ServeError {
     }
 
     /// Tells clients not to try again.
-    pub(super) fn final_one(mut self) -> Self {
+    pub(super) fn not_again(mut self) -> Self {
         self.may_retry = false;
         self
     }

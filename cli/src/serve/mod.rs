@@ -16,6 +16,7 @@ mod upstream;
 use std::{
     io::{self, Write},
     net::SocketAddr,
+    num::NonZeroU16,
     path::PathBuf,
     process,
     sync::Arc,
@@ -43,7 +44,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4700")]
     listen: SocketAddr,
     /// Listen on other addresses than loopback, too. Keys then pass over the network unencrypted,
-    /// and whoever reaches the address uses the limits
+    /// and all that reaches the address uses the limits
     #[arg(long)]
     listen_anywhere: bool,
     /// Redis or Valkey, where other processes share the limits: as for other commands. Without it,
@@ -57,8 +58,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = words::parse_duration)]
     grace: Duration,
     /// How long the body of a request may be that is read for its model and tokens, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
-    max_body_mib: u16,
+    #[arg(long, value_name = "MIB", default_value = "64")]
+    max_body_mib: NonZeroU16,
     /// Tell of each call
     #[arg(long, short)]
     verbose: bool,
@@ -68,7 +69,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     if !arguments.listen.ip().is_loopback() && !arguments.listen_anywhere {
         return Err(Failure::Usage(format!(
             "{} is no loopback address: API keys would pass over the network unencrypted, and \
-             everybody who reaches it would use your limits; say --listen-anywhere if it is \
+             all that reaches it would use your limits; say --listen-anywhere if it is \
              protected otherwise",
             arguments.listen
         )));
@@ -85,7 +86,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     })?;
     announce(&arguments, listener.local_addr()?, &upstreams);
 
-    let longest_body = usize::from(arguments.max_body_mib) << 20;
+    let longest_body = usize::from(arguments.max_body_mib.get()) << 20;
     let gateway = Arc::new(Gateway { upstreams, limiter, recorder, longest_body, log });
     let connections = Connections::new(gateway.clone());
     tokio::select! {

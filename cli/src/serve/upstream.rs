@@ -197,7 +197,7 @@ impl Upstream {
         };
         let error = ServeError::new(status, kind, format!("upstream {}: {why}", self.name));
         // A call that took all of its time may have been charged. Another would be, too.
-        if kind == "upstream_late" { error.final_one() } else { error }
+        if kind == "upstream_late" { error.not_again() } else { error }
     }
 
     fn is_up(&self) {

@@ -1,4 +1,4 @@
-//! A provider in the test's process: it keeps what it was sent, and answers as it is told.
+//! A provider in the test's process: it keeps what it was sent, and responds as it is told.
 
 use std::{
     convert::Infallible,

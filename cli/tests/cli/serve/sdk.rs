@@ -35,7 +35,7 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk").join(name)
 }
 
-/// Answers as OpenAI and Anthropic do.
+/// The responses of OpenAI and Anthropic.
 fn answer(seen: &Seen) -> Response<Body> {
     let asked: Value = serde_json::from_slice(&seen.body).unwrap_or_default();
     let streams = asked["stream"] == true;
