@@ -296,6 +296,16 @@ mod tests {
     }
 
     #[test]
+    fn upstreams_are_no_limits() {
+        let buckets = r#""buckets": {"b": {"quotas": [{"kind": "concurrency", "limit": 1}]}}"#;
+        let upstreams = r#""upstreams": {"openai": {"url": "https://api.openai.com"}}"#;
+        let file = LimitsFile::from_json(&format!("{{{buckets}, {upstreams}}}")).unwrap();
+        assert_eq!((file.upstreams().len(), file.beyond_limits()), (1, None));
+        let limiter = file.limiter().build().unwrap();
+        assert_eq!(limiter.buckets().len(), 1);
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         let openai = "[upstreams.openai]\nurl = 'https://api.openai.com'\n";
         for (text, reason) in [

@@ -37,8 +37,9 @@ const STREAMED: &str = r#"{"model":"gpt-4o","max_tokens":100,"stream":true,"mess
 const CALLS: usize = 1_000;
 const CALLERS: usize = 32;
 const STREAMS: usize = 2_000;
-const ROUNDS: usize = 5;
-const ROUND: Duration = Duration::from_secs(2);
+/// Short ones, so that what else the machine does falls on both.
+const ROUNDS: usize = 21;
+const ROUND: Duration = Duration::from_millis(400);
 
 const LIMITS: &str = r#"
 [buckets.gpt-4o]
@@ -80,6 +81,20 @@ impl Proxy {
     }
 }
 
+impl Proxy {
+    /// The time that its threads have run, in seconds.
+    fn busy(&self) -> f64 {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let threads = threads.expect("a system that tells of threads");
+        let nanos = threads.filter_map(|thread| {
+            // It may have ended.
+            let text = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+            text.split_whitespace().next()?.parse::<u64>().ok()
+        });
+        nanos.sum::<u64>() as f64 / 1e9
+    }
+}
+
 impl Drop for Proxy {
     fn drop(&mut self) {
         // It may have ended.
@@ -115,7 +130,7 @@ async fn measure() {
     ];
 
     latency(&urls).await;
-    throughput(&urls).await;
+    throughput([(&bare, &urls[1]), (&serve, &urls[2])]).await;
     streams(&urls[2], &serve, &provider).await;
     // Those that are left behind do no harm.
     let _ = fs::remove_file(limits);
@@ -172,22 +187,34 @@ async fn latency(urls: &[String; 3]) {
 }
 
 /// Calls a second of several callers, in turns at each proxy.
-async fn throughput(urls: &[String; 3]) {
-    let mut rates = [const { Vec::new() }; 2];
+async fn throughput(proxies: [(&Proxy, &str); 2]) {
+    let [mut rates, mut costs] = [const { [const { Vec::new() }; 2] }; 2];
+    let mut ratios = Vec::new();
     for _ in 0..ROUNDS {
-        for (url, rates) in urls[1..].iter().zip(&mut rates) {
-            rates.push(rate(url).await);
+        let mut pair = [0.0; 2];
+        for (side, (proxy, url)) in proxies.into_iter().enumerate() {
+            let busy = proxy.busy();
+            let (calls, seconds) = round(url).await;
+            costs[side].push((proxy.busy() - busy) * 1e6 / calls);
+            pair[side] = calls / seconds;
+            rates[side].push(pair[side]);
         }
+        ratios.push(pair[1] / pair[0]);
     }
-    let [bare, serve] = rates.map(|mut rates| {
-        rates.sort_by(f64::total_cmp);
-        rates[rates.len() / 2]
-    });
+    let ([bare, serve], [bare_cost, serve_cost]) = (rates.map(median), costs.map(median));
     println!("{CALLERS} callers, median of {ROUNDS} rounds of {ROUND:?}");
-    println!("  bare proxy {bare:.0}/s, serve {serve:.0}/s: {:.2} of it", serve / bare);
+    println!("  bare proxy {bare:>6.0}/s, {bare_cost:.0} us of a core for a call");
+    println!("  serve      {serve:>6.0}/s, {serve_cost:.0} us of a core for a call");
+    println!("  serve's throughput is {:.2} of the bare proxy's", median(ratios));
 }
 
-async fn rate(url: &str) -> f64 {
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// How many calls were made, and in how many seconds.
+async fn round(url: &str) -> (f64, f64) {
     let (client, began) = (client(), Instant::now());
     let mut callers = JoinSet::new();
     for _ in 0..CALLERS {
@@ -202,7 +229,7 @@ async fn rate(url: &str) -> f64 {
         });
     }
     let calls: u32 = callers.join_all().await.into_iter().sum();
-    f64::from(calls) / began.elapsed().as_secs_f64()
+    (f64::from(calls), began.elapsed().as_secs_f64())
 }
 
 /// Streams that have begun and do not end.

@@ -49,8 +49,8 @@ impl Connections {
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut is_short, true) && is_lasting(&error) {
-                        let log = self.gateway.log;
-                        log.warn(format_args!("no connection can be accepted: {error}"));
+                        let line = format_args!("no connection can be accepted: {error}");
+                        self.gateway.warn(line);
                     }
                     sleep(ACCEPT_AGAIN).await;
                 }
@@ -67,7 +67,7 @@ impl Connections {
         }
         // Those that wait are told so, and their connections end.
         let last_words = async {
-            self.gateway.limiter.close().await;
+            self.gateway.close().await;
             self.phase.closed().await;
         };
         let _ = timeout(LAST_WORDS, last_words).await;

@@ -87,11 +87,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     announce(&arguments, listener.local_addr()?, &upstreams);
 
     let longest_body = usize::from(arguments.max_body_mib.get()) << 20;
-    let gateway = Arc::new(Gateway { upstreams, limiter, recorder, longest_body, log });
+    let gateway = Arc::new(Gateway::new(upstreams, limiter, recorder, longest_body, log));
     let connections = Connections::new(gateway.clone());
     tokio::select! {
         never = connections.accept(&listener) => match never {},
-        () = gateway.recorder.tidy() => {}
+        () = gateway.tidy() => {}
         _ = signals.next() => {}
     }
     // Nothing more is accepted: what is not accepted yet is refused.
@@ -106,10 +106,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 async fn end(gateway: &Gateway, connections: &Connections, grace: Duration) -> Result<(), Failure> {
     if !connections.end(grace).await {
         let grace = words::duration(grace);
-        gateway.log.warn(format_args!("calls were cut off that had not ended within {grace}"));
+        gateway.warn(format_args!("calls were cut off that had not ended within {grace}"));
     }
     // What a call used is enqueued by now.
-    timeout(SETTLE_WITHIN, gateway.limiter.close()).await.map_err(|_| {
+    timeout(SETTLE_WITHIN, gateway.close()).await.map_err(|_| {
         let message =
             "the store did not take the last settles: these calls keep what they reserved";
         Failure::Unavailable(message.into())

@@ -1,6 +1,6 @@
 //! One request: what it is for, and its way through.
 
-use std::{sync::Arc, time::Instant};
+use std::{fmt, sync::Arc, time::Instant};
 
 use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use tower_throttle::{Limiter, llm::BadRequest};
@@ -17,14 +17,40 @@ use super::{
 
 /// All that requests need.
 pub(super) struct Gateway {
-    pub(super) upstreams: Vec<Upstream>,
-    pub(super) limiter: Limiter,
-    pub(super) recorder: Recorder,
-    pub(super) longest_body: usize,
-    pub(super) log: Log,
+    upstreams: Vec<Upstream>,
+    limiter: Limiter,
+    recorder: Recorder,
+    longest_body: usize,
+    log: Log,
 }
 
 impl Gateway {
+    pub(super) fn new(
+        upstreams: Vec<Upstream>,
+        limiter: Limiter,
+        recorder: Recorder,
+        longest_body: usize,
+        log: Log,
+    ) -> Self {
+        Self { upstreams, limiter, recorder, longest_body, log }
+    }
+
+    /// Warns of something that is about no call.
+    pub(super) fn warn(&self, line: fmt::Arguments<'_>) {
+        self.log.warn(line);
+    }
+
+    /// Tidies up for as long as it is polled.
+    pub(super) async fn tidy(&self) {
+        self.recorder.tidy().await;
+    }
+
+    /// Refuses calls from now on, and those that wait. Ends when what was used has reached the
+    /// store.
+    pub(super) async fn close(&self) {
+        self.limiter.close().await;
+    }
+
     /// Responds to a request, whatever it is.
     pub(super) async fn respond(
         self: Arc<Self>,

@@ -188,16 +188,13 @@ impl Upstream {
         if !self.is_down.swap(true, Ordering::Relaxed) {
             self.log.warn(format_args!("upstream {}: {why}", self.name));
         }
-        let (status, kind) = match error.downcast_ref() {
-            Some(SendError::Late(_)) => (StatusCode::GATEWAY_TIMEOUT, "upstream_late"),
-            Some(SendError::Failed(error)) if is_timeout(error) => {
-                (StatusCode::GATEWAY_TIMEOUT, "upstream_late")
-            }
-            _ => (StatusCode::BAD_GATEWAY, "upstream_failed"),
-        };
-        let error = ServeError::new(status, kind, format!("upstream {}: {why}", self.name));
-        // A call that took all of its time may have been charged. Another would be, too.
-        if kind == "upstream_late" { error.not_again() } else { error }
+        let message = format!("upstream {}: {why}", self.name);
+        match error.downcast_ref() {
+            // Such a call may have been charged, and so would be the next one.
+            Some(SendError::Late(_)) => late(message).not_again(),
+            Some(SendError::Failed(error)) if is_timeout(error) => late(message),
+            _ => ServeError::new(StatusCode::BAD_GATEWAY, "upstream_failed", message),
+        }
     }
 
     fn is_up(&self) {
@@ -213,6 +210,10 @@ fn never_sent(error: CallError<'_>) -> Option<Settlement> {
         SendError::Failed(error) if error.is_connect() => Some(Settlement::Release),
         _ => None,
     }
+}
+
+fn late(message: String) -> ServeError {
+    ServeError::new(StatusCode::GATEWAY_TIMEOUT, "upstream_late", message)
 }
 
 fn is_timeout(error: &(dyn Error + 'static)) -> bool {
