@@ -91,7 +91,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let connections = Connections::new(gateway.clone());
     tokio::select! {
         never = connections.accept(&listener) => match never {},
-        () = gateway.tidy() => {}
+        never = gateway.tidy() => match never {},
         _ = signals.next() => {}
     }
     // Nothing more is accepted: what is not accepted yet is refused.

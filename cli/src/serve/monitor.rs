@@ -1,6 +1,6 @@
 //! What the service says of itself: whether it lives, whether its store answers, and its metrics.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use hyper::{
     Response, StatusCode,
@@ -53,7 +53,7 @@ impl Recorder {
     }
 
     /// Tidies up for as long as it is polled.
-    pub(super) async fn tidy(&self) {
+    pub(super) async fn tidy(&self) -> Infallible {
         loop {
             tokio::time::sleep(UPKEEP).await;
             self.prometheus.run_upkeep();

@@ -1,6 +1,6 @@
 //! One request: what it is for, and its way through.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{convert::Infallible, fmt, sync::Arc, time::Instant};
 
 use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use tower_throttle::{Limiter, llm::BadRequest};
@@ -41,8 +41,8 @@ impl Gateway {
     }
 
     /// Tidies up for as long as it is polled.
-    pub(super) async fn tidy(&self) {
-        self.recorder.tidy().await;
+    pub(super) async fn tidy(&self) -> Infallible {
+        self.recorder.tidy().await
     }
 
     /// Refuses calls from now on, and those that wait. Ends when what was used has reached the
