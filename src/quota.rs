@@ -3,7 +3,7 @@
 pub(crate) mod declaration;
 
 pub use self::declaration::ChargeAt;
-pub(crate) use self::declaration::{Meter, Quota, micros};
 #[cfg(feature = "redis")]
-pub(crate) use self::declaration::{QuotaNote, Resets};
+pub(crate) use self::declaration::{MAX_SLOTS, QuotaNote, Resets};
+pub(crate) use self::declaration::{Meter, Quota, micros};
 pub use crate::usage::UsageIter;

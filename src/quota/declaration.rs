@@ -7,7 +7,10 @@ use std::time::Duration;
 
 pub(crate) use self::meter::{Meter, micros};
 #[cfg(feature = "redis")]
-pub(crate) use self::note::{QuotaNote, Resets};
+pub(crate) use self::{
+    meter::MAX_SLOTS,
+    note::{QuotaNote, Resets},
+};
 use crate::on_unavailable::OnUnavailable;
 
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);

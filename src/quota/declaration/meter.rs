@@ -14,10 +14,13 @@ use crate::{
 /// The largest limit: what times [`HEADROOM_PARTS`](crate::engine::HEADROOM_PARTS) is still exact
 /// in a double.
 pub(super) const MAX_LIMIT: u64 = 900_000_000_000;
+pub(super) const MAX_DEBT: u64 = 8 * MAX_LIMIT;
 const MAX_WINDOW: Duration = Duration::from_secs(400 * 86_400);
 const DEFAULT_GUARD: Duration = Duration::from_millis(500);
 /// How late timers and the network may be: as much as refills meanwhile a paced quota saves up.
 const LATENESS: Micros = 20_000;
+/// More slots than this a quota cannot have.
+pub(crate) const MAX_SLOTS: u32 = 1_000;
 const SLIDING_SLOTS: u32 = 60;
 const BUCKET_SLOTS: u32 = 96;
 /// A weight of one, in the parts that weights are rounded to.
@@ -39,7 +42,7 @@ impl Quota {
         if self.limit == 0 {
             return Err("its limit is 0, so that nothing could ever pass".into());
         }
-        if self.limit > MAX_LIMIT || self.max_debt.is_some_and(|debt| debt > 8 * MAX_LIMIT) {
+        if self.limit > MAX_LIMIT || self.max_debt.is_some_and(|debt| debt > MAX_DEBT) {
             return Err(format!("limits above {MAX_LIMIT} are not supported"));
         }
         if let Some((metric, weight)) =
@@ -81,8 +84,8 @@ impl Quota {
         if self.guard.is_some_and(|guard| guard > MAX_WINDOW) {
             return Err("its guard is longer than the longest window".into());
         }
-        if self.slots.is_some_and(|slots| !(1..=1_000).contains(&slots)) {
-            return Err("slots must be between 1 and 1000".into());
+        if self.slots.is_some_and(|slots| !(1..=MAX_SLOTS).contains(&slots)) {
+            return Err(format!("slots must be between 1 and {MAX_SLOTS}"));
         }
         Ok(())
     }

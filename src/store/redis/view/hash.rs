@@ -8,7 +8,7 @@ use crate::{
         BucketState, MAX_AMOUNT, Micros, Rule, StoredBucket, StoredGate, StoredHead, StoredQuota,
         StoredRecord, TokenBucket, Window,
     },
-    quota::{QuotaNote, Resets},
+    quota::{MAX_SLOTS, QuotaNote, Resets},
     store::redis::wire::{OF_BUCKET, VERSION},
 };
 
@@ -160,9 +160,12 @@ fn unnamed(rule: &Rule) -> QuotaNote {
 fn rule_of(shape: &[Option<u64>; SHAPE], note: Option<&QuotaNote>) -> Option<Rule> {
     let [id, kind, holds, limit, slot, len, rate, tick, units, max_debt] = *shape;
     let at_least_1 = |number: Option<u64>| number.filter(|number| *number > 0);
+    // No quota has a ring of more slots than this, whatever its numbers say. Of the current slot
+    // there is one more.
+    let len = len.filter(|len| (1..=u64::from(MAX_SLOTS) + 1).contains(len));
     let (mut limit, mut held) = (limit?, holds? == 1);
     let window = match kind? {
-        1 => Window::Sliding { slot: at_least_1(slot)?, slots: at_least_1(len)?.checked_sub(1)? },
+        1 => Window::Sliding { slot: at_least_1(slot)?, slots: len?.checked_sub(1)? },
         2 => {
             let burst = std::mem::replace(&mut limit, rate?);
             Window::TokenBucket(TokenBucket {
@@ -171,7 +174,7 @@ fn rule_of(shape: &[Option<u64>; SHAPE], note: Option<&QuotaNote>) -> Option<Rul
                 burst,
                 max_debt: max_debt?,
                 slot: at_least_1(slot)?,
-                slots: at_least_1(len)?,
+                slots: len?,
             })
         }
         3 => match note.map(|note| (&note.resets, note.window)) {
