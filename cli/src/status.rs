@@ -102,10 +102,10 @@ fn state_lines(bucket: &BucketView) -> Vec<String> {
         lines.push(format!("  its provider asked to wait for {left}: demands are refused"));
     }
     lines.push(format!(
-        "  granted {}, refused {} since {}; last used {} ago",
+        "  granted {} since {}, looks that found no room: {}; last used {} ago",
         words::grouped(bucket.granted),
-        words::grouped(bucket.refused),
         words::time(bucket.since),
+        words::grouped(bucket.looks_refused),
         words::duration(bucket.at.duration_since(bucket.used).unwrap_or_default())
     ));
     lines
@@ -154,7 +154,7 @@ pub(crate) fn bucket_as_json(bucket: &BucketView) -> Value {
         "paused_until": bucket.paused_until.map(seconds),
         "asked_until": bucket.asked_until.map(seconds),
         "granted": bucket.granted,
-        "refused": bucket.refused,
+        "looks_refused": bucket.looks_refused,
         "since": seconds(bucket.since),
         "used": seconds(bucket.used),
     })

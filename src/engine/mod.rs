@@ -8,6 +8,7 @@
 //! differential test holds the two against each other, answer by answer.
 
 mod ahead;
+mod amounts;
 mod apply;
 mod bucket;
 mod candidate;
@@ -42,6 +43,7 @@ use std::{ops::Deref, slice};
 use smallvec::SmallVec;
 
 pub(crate) use self::{
+    amounts::Amounts,
     apply::apply,
     bucket::SESSION_MEMORY,
     quota_state::Level,

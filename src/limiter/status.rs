@@ -7,7 +7,7 @@ use std::{
 
 use super::bucket_set::BucketSet;
 use crate::{
-    engine::{BucketLevel, Level, Micros, Rule, Window},
+    engine::{Amounts, BucketLevel, Level, Micros},
     error::Shortage,
     limits::BucketSpec,
     quota::Meter,
@@ -39,9 +39,9 @@ pub struct Status {
     pub asked_until: Option<SystemTime>,
     /// How many demands it granted since its state began, in all processes.
     pub granted: u64,
-    /// How many it refused since then, or made wait: a demand that waits is counted whenever it is
-    /// looked at and does not fit.
-    pub refused: u64,
+    /// How many looks at a demand found no room since then. A demand that is refused counts once;
+    /// one that waits counts whenever it is looked at and does not fit.
+    pub looks_refused: u64,
     /// Whether this is of what stands in for a store that cannot be reached.
     pub degraded: bool,
 }
@@ -140,6 +140,29 @@ impl BucketInfo {
 }
 
 impl Status {
+    /// Returns the quota of this name: the one that [`Quota::named`](crate::Quota::named) gave it,
+    /// or else what it says, such as `tokens per minute`.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_throttle::BoxError> {
+    /// let quotas = [Quota::per_minute("tokens", 30_000), Quota::concurrency(8).named("slots")];
+    /// let limiter = Limiter::new(Limits::new().bucket("gpt-4o", quotas))?;
+    /// limiter.reserve(Demand::new("gpt-4o", usage! { tokens: 1_500 })).await?.keep().await?;
+    ///
+    /// let status = limiter.status("gpt-4o").await?;
+    /// let tokens = status.quota("tokens per minute").expect("it is declared");
+    /// assert_eq!(tokens.available, 28_500.0);
+    /// assert!(status.quota("slots").is_some() && status.quota("tokens").is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn quota(&self, name: &str) -> Option<&QuotaStatus> {
+        self.quotas.iter().find(|quota| *quota.quota == *name)
+    }
+
     /// That of a set of one bucket.
     pub(super) fn new(set: &BucketSet, level: &BucketLevel) -> Self {
         let time = |time: Micros| (time > 0).then(|| UNIX_EPOCH + Duration::from_micros(time));
@@ -156,7 +179,7 @@ impl Status {
             paused_until: time(level.paused_until),
             asked_until: time(level.asked_until),
             granted: level.granted,
-            refused: level.refused,
+            looks_refused: level.refused,
             degraded: false,
         }
     }
@@ -164,12 +187,7 @@ impl Status {
 
 impl QuotaStatus {
     fn new(meter: &Meter, level: &Level) -> Self {
-        let Rule { window, .. } = &meter.rule;
-        let units = if let Window::TokenBucket(bucket) = window { bucket.units } else { 1 };
-        let limit = meter.rule.capacity(0);
-        let charged = level.charged as f64 / units as f64;
-        let withheld = level.withheld as f64 / units as f64;
-        let held = if meter.rule.holds() { level.in_flight } else { 0 };
+        let Amounts { limit, charged, held, withheld, available } = Amounts::of(&meter.rule, level);
         Self {
             quota: meter.label.clone(),
             window: meter.window,
@@ -180,7 +198,7 @@ impl QuotaStatus {
             withheld,
             withheld_for: Duration::from_micros(level.withheld_for),
             asked: level.asked.map(Duration::from_micros),
-            available: (limit as f64) - charged - held as f64 - withheld,
+            available,
             reset: Duration::from_micros(level.reset),
         }
     }

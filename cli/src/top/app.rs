@@ -37,11 +37,11 @@ enum Sort {
     Name,
     Waiting,
     Grants,
-    Refusals,
+    NoRoom,
 }
 
 impl Sort {
-    const ALL: [Self; 5] = [Self::Worst, Self::Name, Self::Waiting, Self::Grants, Self::Refusals];
+    const ALL: [Self; 5] = [Self::Worst, Self::Name, Self::Waiting, Self::Grants, Self::NoRoom];
 
     fn name(self) -> &'static str {
         match self {
@@ -49,7 +49,7 @@ impl Sort {
             Self::Name => "name",
             Self::Waiting => "waiting",
             Self::Grants => "grants",
-            Self::Refusals => "refusals",
+            Self::NoRoom => "no room",
         }
     }
 
@@ -226,7 +226,7 @@ impl App {
             Sort::Name => [0.0; 3],
             Sort::Waiting => [bucket.waiting as f64, 0.0, 0.0],
             Sort::Grants => [rate().granted, 0.0, 0.0],
-            Sort::Refusals => [rate().refused, 0.0, 0.0],
+            Sort::NoRoom => [rate().looks_refused, 0.0, 0.0],
         }
     }
 

@@ -77,13 +77,13 @@ fn of_bucket(bucket: &BucketView, rate: Option<Rate>) -> Line<'static> {
         parts.push(format!("  the provider asked for {left}").fg(Color::Red));
     }
     let counts = format!(
-        "  granted {} refused {}",
+        "  granted {}, no room {}",
         words::grouped(bucket.granted),
-        words::grouped(bucket.refused)
+        words::grouped(bucket.looks_refused)
     );
     parts.push(counts.into());
-    if let Some(Rate { granted, refused }) = rate {
-        let rates = format!("  {}/s and {}/s", words::short(granted), words::short(refused));
+    if let Some(Rate { granted, looks_refused }) = rate {
+        let rates = format!("  {}/s and {}/s", words::short(granted), words::short(looks_refused));
         parts.push(rates.into());
     }
     Line::from(parts)

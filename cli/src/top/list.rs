@@ -21,7 +21,7 @@ const NAME: usize = 20;
 const QUOTA: usize = 22;
 const USED: usize = 12;
 const NUMBERS: usize = 10;
-const HEADS: [&str; 5] = ["WAITING", "NEXT IN", "PAUSED", "GRANTS/s", "REFUSED/s"];
+const HEADS: [&str; 5] = ["WAITING", "NEXT IN", "PAUSED", "GRANTS/s", "NO ROOM/s"];
 
 /// The first bucket to be shown, so that the one under the cursor is on the screen.
 pub(super) fn first_shown(
@@ -151,16 +151,16 @@ fn numbers(bucket: &BucketView, rate: Option<Rate>) -> Vec<Span<'static>> {
         None => cell("-".into()),
     };
     let rate_of = |number: Option<f64>| cell(number.map_or("-".into(), words::short));
-    let refused = rate_of(rate.map(|rate| rate.refused));
+    let no_room = rate_of(rate.map(|rate| rate.looks_refused));
     vec![
         if bucket.waiting > 0 { waiting.fg(Color::Yellow) } else { waiting },
         next,
         paused,
         rate_of(rate.map(|rate| rate.granted)),
-        if rate.is_some_and(|rate| rate.refused > 0.0) {
-            refused.fg(Color::Yellow)
+        if rate.is_some_and(|rate| rate.looks_refused > 0.0) {
+            no_room.fg(Color::Yellow)
         } else {
-            refused
+            no_room
         },
     ]
 }

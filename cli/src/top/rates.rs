@@ -1,4 +1,4 @@
-//! How many grants and refusals a second there are, by what buckets have counted.
+//! How many grants a second there are, and looks that found no room, by what buckets have counted.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,11 +10,11 @@ use tower_throttle::store::BucketView;
 /// Rates are those of this long.
 const SPAN: Duration = Duration::from_secs(4);
 
-/// Grants and refusals a second; nothing before the second look.
+/// Grants a second, and looks that found no room; nothing before the second look.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Rate {
     pub(super) granted: f64,
-    pub(super) refused: f64,
+    pub(super) looks_refused: f64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ struct Count {
     at: SystemTime,
     since: SystemTime,
     granted: u64,
-    refused: u64,
+    looks_refused: u64,
 }
 
 /// The latest counts of each bucket.
@@ -36,8 +36,8 @@ impl Rates {
         for bucket in buckets {
             let id = bucket.key.id();
             let mut counts = before.remove(&id).unwrap_or_default();
-            let BucketView { at, since, granted, refused, .. } = *bucket;
-            push(&mut counts, Count { at, since, granted, refused });
+            let BucketView { at, since, granted, looks_refused, .. } = *bucket;
+            push(&mut counts, Count { at, since, granted, looks_refused });
             self.0.insert(id, counts);
         }
     }
@@ -64,7 +64,7 @@ fn rate(counts: &VecDeque<Count>) -> Option<Rate> {
     let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
     (seconds > 0.0).then(|| Rate {
         granted: per_second(last.granted, first.granted),
-        refused: per_second(last.refused, first.refused),
+        looks_refused: per_second(last.looks_refused, first.looks_refused),
     })
 }
 
@@ -72,9 +72,9 @@ fn rate(counts: &VecDeque<Count>) -> Option<Rate> {
 mod tests {
     use super::*;
 
-    fn count(millis: u64, since: u64, granted: u64, refused: u64) -> Count {
+    fn count(millis: u64, since: u64, granted: u64, looks_refused: u64) -> Count {
         let time = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
-        Count { at: time(1_000_000 + millis), since: time(since), granted, refused }
+        Count { at: time(1_000_000 + millis), since: time(since), granted, looks_refused }
     }
 
     #[test]
@@ -83,7 +83,7 @@ mod tests {
         push(&mut counts, count(0, 0, 100, 0));
         assert_eq!(rate(&counts), None, "of one look there is none");
         push(&mut counts, count(500, 0, 110, 2));
-        assert_eq!(rate(&counts), Some(Rate { granted: 20.0, refused: 4.0 }));
+        assert_eq!(rate(&counts), Some(Rate { granted: 20.0, looks_refused: 4.0 }));
         for look in 2..40 {
             push(&mut counts, count(500 * look, 0, 110, 2));
         }

@@ -112,7 +112,7 @@ async fn all_buckets_are_shown_live_worst_first() {
     };
     let text = screen.shows("1.5k/30k").await;
     assert!(line(&text, "tower-throttle").contains("3 buckets"), "{text}");
-    for part in ["BUCKET", "QUOTA", "WAITING", "NEXT IN", "PAUSED", "GRANTS/s", "REFUSED/s"] {
+    for part in ["BUCKET", "QUOTA", "WAITING", "NEXT IN", "PAUSED", "GRANTS/s", "NO ROOM/s"] {
         assert!(text.contains(part), "{part} in\n{text}");
     }
     for key in ["choose", "Enter", "detail", "filter", "sort", "quit", "by worst first"] {

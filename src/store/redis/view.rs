@@ -2,19 +2,28 @@
 //! the limits that were declared. It knows the layout of a bucket; what the numbers mean, the
 //! engine knows.
 
+mod bucket_view;
 mod hash;
+mod quota_view;
+mod snapshot;
 
 use std::{
     collections::HashMap,
     fmt,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use redis::{Cmd, Pipeline, RedisResult, Value};
-use smallvec::smallvec;
 
-use self::hash::{Fields, HashState, Shapes, digest_of};
+pub use self::{
+    bucket_view::{BucketDetail, BucketView, QueuedView, SessionView},
+    quota_view::{QuotaKind, QuotaView},
+};
+use self::{
+    hash::{Fields, HashState, Shapes, digest_of},
+    snapshot::Snapshot,
+};
 use super::{
     RedisStore,
     connection::Connection,
@@ -23,11 +32,7 @@ use super::{
     wire,
 };
 use crate::{
-    engine::{
-        self, Batch, BucketLevel, BucketRules, Costs, Flow, Level, Micros, Mode, Op, Outcome,
-        Reserve, Rule, Verdict, Window,
-    },
-    quota::QuotaNote,
+    engine::Micros,
     store::{Bucket, BucketKey, StoreError},
 };
 
@@ -54,9 +59,6 @@ const KEPT_LONGER: Micros = 1_000_000;
 
 const NOT_UNDERSTOOD: &str =
     "the state of this bucket was written by another version of tower-throttle";
-
-/// So many records that are due end in one batch.
-const ENDED: usize = 16;
 
 /// Looks at what a [`RedisStore`] holds, and changes nothing: for dashboards and tools that know a
 /// server and a prefix, and none of the limits.
@@ -98,140 +100,6 @@ pub struct RedisView {
     /// The clock, when a test steps it.
     #[cfg(test)]
     pub(super) stepped: Option<Micros>,
-}
-
-/// How a bucket stands.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct BucketView {
-    /// Its partition and name.
-    pub key: Arc<BucketKey>,
-    /// When this was, by the server's clock.
-    pub at: SystemTime,
-    /// Its quotas, as the process declared them that used it last.
-    pub quotas: Vec<QuotaView>,
-    /// How many demands wait for it, of all processes, as of their last batches.
-    pub waiting: u64,
-    /// Time until a demand would start that comes now and asks for one of everything that the
-    /// quotas count; nothing if that depends on calls in flight.
-    pub predicted: Option<Duration>,
-    /// Until when it is paused.
-    pub paused_until: Option<SystemTime>,
-    /// Until when a provider asked to wait, if that is longer than the pause.
-    pub asked_until: Option<SystemTime>,
-    /// How many demands were granted since the state began.
-    pub granted: u64,
-    /// How many were refused since then, or made to wait: one that waits is counted whenever it is
-    /// looked at and does not fit.
-    pub refused: u64,
-    /// When the state began.
-    pub since: SystemTime,
-    /// When a process used it last.
-    pub used: SystemTime,
-}
-
-/// How a quota stands.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct QuotaView {
-    /// What it is called.
-    pub name: Arc<str>,
-    /// How what is charged comes back.
-    pub kind: QuotaKind,
-    /// Its window; nothing for calls in flight.
-    pub window: Option<Duration>,
-    /// The metrics that it counts, with their weights.
-    pub metrics: Vec<(String, f64)>,
-    /// What it admits per window; for a token bucket, at once.
-    pub limit: u64,
-    /// What a token bucket refills per window; otherwise the limit.
-    pub per_window: u64,
-    /// Charged in the window.
-    pub charged: f64,
-    /// Held by reservations, to be charged when they are settled.
-    pub held: u64,
-    /// Reserved and not settled yet, held or charged.
-    pub in_flight: u64,
-    /// Withheld, since the provider said that no more is left.
-    pub withheld: f64,
-    /// For how long at most.
-    pub withheld_for: Duration,
-    /// What is left of a wait for this quota that a provider asked for and that is not waited out.
-    pub asked: Option<Duration>,
-    /// What it has left; negative in debt.
-    pub available: f64,
-    /// Time until everything charged has come back, or until the next fixed window.
-    pub reset: Duration,
-}
-
-/// How what is charged to a quota comes back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum QuotaKind {
-    /// A window's length after it was charged.
-    SlidingWindow,
-    /// Steadily.
-    TokenBucket,
-    /// All of it, when the next window begins.
-    FixedWindow,
-    /// When its call ends.
-    Concurrency,
-}
-
-/// How a bucket stands, what waits for it, and which processes use it.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct BucketDetail {
-    /// How it stands.
-    pub bucket: BucketView,
-    /// What waits, in the order in which it came.
-    pub queue: Vec<QueuedView>,
-    /// The sessions of processes that used it in the last ten minutes, and detached reservations.
-    pub sessions: Vec<SessionView>,
-}
-
-/// The front of those that wait in one process for one quota, of one class and share.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct QueuedView {
-    /// Identifies the session.
-    pub session: u64,
-    /// The quota that it waits for.
-    pub quota: Arc<str>,
-    /// The part of the limit that its class leaves to others.
-    pub headroom: f64,
-    /// Identifies its share, if it has one. It is a number made from the share's name.
-    pub share: Option<u64>,
-    /// When the first one came; with a head start, earlier than it did.
-    pub arrived: SystemTime,
-    /// What the first one asks of the quota.
-    pub cost: u64,
-    /// How many wait there.
-    pub count: u64,
-    /// What all of them ask.
-    pub sum: u64,
-    /// Its process has not come back in time: others pass it.
-    pub is_late: bool,
-}
-
-/// What a bucket knows of a session of a process, or of a detached reservation.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct SessionView {
-    /// Identifies it.
-    pub id: u64,
-    /// It is a detached reservation.
-    pub is_detached: bool,
-    /// How long its lease lasts from now on; nothing if that has ended.
-    pub lease: Option<Duration>,
-    /// What it has in flight, by quota.
-    pub in_flight: Vec<(Arc<str>, u64)>,
-}
-
-/// What a bucket held when it was read.
-struct Snapshot {
-    shapes: Arc<Shapes>,
-    state: HashState,
 }
 
 /// What came of reading a bucket.
@@ -510,7 +378,9 @@ impl RedisView {
                 .extract_error()
                 .and_then(|time| Ok(redis::from_redis_value::<(u64, u64)>(time)?));
             match time {
-                Ok((seconds, micros)) => return Ok(seconds * 1_000_000 + micros),
+                Ok((seconds, micros)) => {
+                    return Ok(seconds.saturating_mul(1_000_000).saturating_add(micros));
+                }
                 Err(error) if is_denied(&error) => self.is_time_denied = true,
                 Err(error) => return Err(self.error(error)),
             }
@@ -524,7 +394,9 @@ impl RedisView {
         let left = self.connection.clone().query(about(&self.key(key), "PTTL")).await;
         let left = left.and_then(|left| Ok(redis::from_redis_value::<i64>(left)?));
         match left.map_err(|error| self.error(error))? {
-            left @ 0.. => Ok((kept_until + KEPT_LONGER).saturating_sub(left as u64 * 1_000)),
+            left @ 0.. => {
+                Ok((kept_until + KEPT_LONGER).saturating_sub((left as u64).saturating_mul(1_000)))
+            }
             _ => Ok(own_time()),
         }
     }
@@ -555,164 +427,6 @@ impl From<Snapshot> for BucketRead {
     fn from(snapshot: Snapshot) -> Self {
         Self::Snapshot(Box::new(snapshot))
     }
-}
-
-impl Snapshot {
-    fn look(&self, key: &Arc<BucketKey>, wall: Micros) -> Option<BucketView> {
-        let (rules, _) = self.shapes.rules(wall, &self.state);
-        let (level, predicted) = self.ask(key, &rules, wall)?;
-        let quotas = rules.iter().zip(&self.shapes.quotas).zip(&level.quotas);
-        let quotas = quotas.map(|((rule, shape), level)| QuotaView::new(rule, &shape.note, level));
-        let stored = &self.state.bucket;
-        // The bucket's time may be ahead of the server's.
-        let ahead = stored.now.max(wall + stored.offset) - wall;
-        let time = |time: Micros| UNIX_EPOCH + Duration::from_micros(time.saturating_sub(ahead));
-        let some_time = |at: Micros| (at > 0).then(|| time(at));
-        Some(BucketView {
-            key: key.clone(),
-            at: UNIX_EPOCH + Duration::from_micros(wall),
-            quotas: quotas.collect(),
-            waiting: level.waiting,
-            predicted,
-            paused_until: some_time(level.paused_until),
-            asked_until: some_time(level.asked_until),
-            granted: level.granted,
-            refused: level.refused,
-            since: time(stored.born),
-            used: time(stored.now),
-        })
-    }
-
-    /// Asks the engine how the bucket stands, and when a demand would start.
-    fn ask(
-        &self,
-        key: &BucketKey,
-        rules: &[Rule],
-        wall: Micros,
-    ) -> Option<(BucketLevel, Option<Duration>)> {
-        let mut state = self.state.state(rules)?;
-        let costs: Costs = rules
-            .iter()
-            .zip(&self.shapes.quotas)
-            .map(|(rule, shape)| cost(rule, &shape.note))
-            .collect();
-        let dry = Op::Reserve(Reserve {
-            on: smallvec![0],
-            costs,
-            headroom: 0,
-            mode: Mode::Dry,
-            waiter: 0,
-            age: 0,
-            flow: Flow::default(),
-        });
-        let ops = [Op::Status { bucket: 0 }, dry];
-        let buckets = [BucketRules { id: key.id(), rules }];
-        let batch = Batch { session: 0, seq: 0, lease: 0, buckets: &buckets, ops: &ops };
-        if self.state.is_due(wall) {
-            // A batch ends some of what is due.
-            for _ in 0..=self.state.bucket.records.len() / ENDED {
-                engine::apply(&mut [&mut state], &Batch { ops: &[], ..batch }, wall);
-            }
-        }
-        let (answer, _) = engine::apply(&mut [&mut state], &batch, wall);
-        let Outcome::Applied { verdicts, .. } = answer.outcome else { return None };
-        let mut verdicts = verdicts.into_iter();
-        let Some(Verdict::Status(level)) = verdicts.next() else { return None };
-        Some((*level, predicted(verdicts.next()?)))
-    }
-
-    fn look_closely(&self, key: &Arc<BucketKey>, wall: Micros) -> Option<BucketDetail> {
-        let bucket = self.look(key, wall)?;
-        let stored = &self.state.bucket;
-        let now = stored.now.max(wall + stored.offset);
-        let name = |id: u64| -> Arc<str> {
-            let at = self.shapes.uncharted().iter().position(|rule| rule.id == id);
-            let named = at.and_then(|at| bucket.quotas.get(at)).map(|quota| quota.name.clone());
-            named.unwrap_or_else(|| "(a quota that is declared no more)".into())
-        };
-        let queue = stored.heads.iter().map(|head| QueuedView {
-            session: head.session,
-            quota: name(head.quota),
-            headroom: head.headroom as f64 / engine::HEADROOM_PARTS as f64,
-            share: (head.flow > 0).then_some(head.flow),
-            arrived: UNIX_EPOCH + Duration::from_micros(head.arrival.saturating_sub(now - wall)),
-            cost: head.cost,
-            count: head.count,
-            sum: head.sum,
-            is_late: head.due > 0 && now > head.due + engine::LATE,
-        });
-        let sessions = stored.records.iter().map(|record| SessionView {
-            id: record.id,
-            is_detached: record.is_claim,
-            lease: record
-                .lease_until
-                .checked_sub(now)
-                .filter(|left| *left > 0)
-                .map(Duration::from_micros),
-            in_flight: record
-                .in_flight
-                .iter()
-                .filter(|(_, amount)| *amount > 0)
-                .map(|(quota, amount)| (name(*quota), *amount))
-                .collect(),
-        });
-        Some(BucketDetail { queue: queue.collect(), sessions: sessions.collect(), bucket })
-    }
-}
-
-impl QuotaView {
-    fn new(rule: &Rule, note: &QuotaNote, level: &Level) -> Self {
-        let (kind, units) = match &rule.window {
-            Window::Sliding { .. } => (QuotaKind::SlidingWindow, 1),
-            Window::TokenBucket(bucket) => (QuotaKind::TokenBucket, bucket.units),
-            Window::Fixed { .. } | Window::Calendar { .. } => (QuotaKind::FixedWindow, 1),
-            Window::InFlight => (QuotaKind::Concurrency, 1),
-        };
-        let limit = rule.capacity(0);
-        let (charged, withheld) =
-            (level.charged as f64 / units as f64, level.withheld as f64 / units as f64);
-        let held = if rule.holds() { level.in_flight } else { 0 };
-        let weights = note.weights.iter();
-        Self {
-            name: note.name.as_str().into(),
-            kind,
-            window: note.window.map(Duration::from_micros),
-            metrics: weights.map(|(metric, parts)| (metric.clone(), *parts as f64 / 1e6)).collect(),
-            limit,
-            per_window: rule.limit,
-            charged,
-            held,
-            in_flight: level.in_flight,
-            withheld,
-            withheld_for: Duration::from_micros(level.withheld_for),
-            asked: level.asked.map(Duration::from_micros),
-            available: limit as f64 - charged - held as f64 - withheld,
-            reset: Duration::from_micros(level.reset),
-        }
-    }
-}
-
-/// What a demand costs here that asks for one of everything.
-fn cost(rule: &Rule, note: &QuotaNote) -> u64 {
-    let parts: u64 = note.weights.iter().fold(0, |sum, (_, parts)| sum.saturating_add(*parts));
-    match &rule.window {
-        Window::InFlight => 1,
-        _ if note.weights.is_empty() => 1,
-        _ => parts.div_ceil(1_000_000),
-    }
-}
-
-/// Time until a demand starts, if that is known.
-fn predicted(verdict: Verdict) -> Option<Duration> {
-    let Verdict::Refused(refused) = verdict else { return Some(Duration::ZERO) };
-    let violations = &refused.violations;
-    let waits = violations.iter().map(|violation| violation.wait.max(violation.asked));
-    let wait = match violations.iter().any(|violation| violation.asked.is_some()) {
-        // That is known, whatever else is not.
-        true => waits.flatten().max(),
-        false => waits.reduce(|one, other| Some(one?.max(other?))).flatten(),
-    };
-    wait.map(Duration::from_micros)
 }
 
 /// A command about one key.

@@ -46,7 +46,7 @@ fn level(state: &BucketState, key: &BucketKey, rules: &[Rule], wall: u64) -> Buc
 }
 
 fn assert_alike(view: &BucketView, level: &BucketLevel, rules: &[Rule], place: &str) {
-    let told = (view.waiting, view.granted, view.refused, view.paused_until.is_some());
+    let told = (view.waiting, view.granted, view.looks_refused, view.paused_until.is_some());
     let expected = (level.waiting, level.granted, level.refused, level.paused_until > 0);
     assert_eq!(told, expected, "{place}");
     assert_eq!(view.quotas.len(), rules.len(), "{place}");
@@ -186,11 +186,12 @@ async fn it_says_of_a_bucket_what_its_limiter_says() {
             assert!((told.charged - quota.charged).abs() < 0.01, "{told:?} and {quota:?}");
             assert!(told.reset.abs_diff(quota.reset) < MINUTE / 60, "{told:?} and {quota:?}");
         }
-        assert_eq!((told.granted, told.refused), (4, 0));
-        assert_eq!((status.granted, status.refused), (4, 0));
+        assert_eq!((told.granted, told.looks_refused), (4, 0));
+        assert_eq!((status.granted, status.looks_refused), (4, 0));
         assert_eq!(told.paused_until, status.paused_until);
         let wait = told.predicted.expect("a pause ends");
         assert!(wait.abs_diff(status.predicted.expect("a pause ends")) < MINUTE / 60);
+        assert_eq!(told.quota("slow tokens"), told.quotas.get(2));
         assert_eq!(
             told.quotas[1].metrics,
             [("input_tokens".into(), 1.0), ("output_tokens".into(), 5.0)]
@@ -228,7 +229,7 @@ async fn closely_it_shows_the_queue_and_the_sessions() {
     let [session] = &detail.sessions[..] else { panic!("{detail:?}") };
     assert!(session.lease.is_some() && !session.is_detached);
     assert!(session.in_flight.contains(&("calls in flight".into(), 4)));
-    assert!(detail.bucket.refused > 0);
+    assert!(detail.bucket.looks_refused > 0);
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
@@ -400,4 +401,70 @@ async fn what_is_no_state_is_not_shown_and_not_touched() {
     assert_eq!(store.view().look(&keys).await.expect("the server answers"), [None]);
     let error = store.pause(&keys[0], MINUTE).await.expect_err("another program's");
     assert!(error.to_string().contains("another version"), "{error}");
+}
+
+/// Numbers at the ends of what a state may hold, and beyond.
+const EXTREMES: [f64; 12] = [
+    0.0,
+    1.0,
+    -1.0,
+    0.5,
+    65_536.0,
+    4_294_967_296.0,
+    1_000_000_000_000.0,
+    2_251_799_813_685_248.0,
+    9_007_199_254_740_991.0,
+    9_007_199_254_740_992.0,
+    f64::INFINITY,
+    f64::NAN,
+];
+
+#[tokio::test]
+async fn no_number_below_the_prefix_makes_a_look_panic_or_take_for_ever() {
+    let (server, store, limiter) = used().await;
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(limiter.reserve(demand()).await.expect("it fits"));
+    }
+    let waiting = tokio::spawn(limiter.reserve(demand().class("batch").share("acme")));
+    limiter.pause("gpt-4o", MINUTE).await.expect("it is paused");
+    let keys = store.view().buckets().await.expect("the server answers");
+    while store.view().look(&keys).await.expect("the server answers")[0]
+        .as_ref()
+        .is_none_or(|bucket| bucket.waiting == 0)
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let key = "throttle:{default}:gpt-4o";
+    let fields: Vec<(Vec<u8>, Vec<u8>)> = server.command(&["HGETALL", key]);
+    waiting.abort();
+    limiter.close().await;
+    drop(open);
+    let numbers = |name: &[u8]| !name.starts_with(b"n");
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut view = store.view();
+    for _ in 0..1_000 {
+        let mut set = redis::cmd("HSET");
+        set.arg(key);
+        for (name, packed) in &fields {
+            set.arg(name).arg(packed);
+        }
+        let damaged: Vec<_> = fields.iter().filter(|(name, _)| numbers(name)).collect();
+        for _ in 0..random.usize(1..4) {
+            let (name, packed) = damaged[random.usize(..damaged.len())];
+            let mut packed = packed.clone();
+            let doubles = packed.as_chunks_mut::<8>().0;
+            if let Some(at) = (!doubles.is_empty()).then(|| random.usize(..doubles.len())) {
+                doubles[at] = EXTREMES[random.usize(..EXTREMES.len())].to_le_bytes();
+            }
+            set.arg(name).arg(packed);
+        }
+        set.exec(&mut server.connection()).expect("it is set");
+        for view in [&mut view, &mut store.view()] {
+            view.look(&keys).await.expect("the server answers");
+            view.look_closely(&keys[0]).await.expect("the server answers");
+        }
+    }
 }

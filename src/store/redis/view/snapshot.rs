@@ -1,0 +1,157 @@
+//! What a bucket held when it was read. What the numbers mean, it asks the engine.
+
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use smallvec::smallvec;
+
+use super::{
+    bucket_view::{BucketDetail, BucketView, QueuedView, SessionView},
+    hash::{HashState, Shapes},
+    quota_view::QuotaView,
+};
+use crate::{
+    engine::{
+        self, Batch, BucketLevel, BucketRules, Costs, Flow, Micros, Mode, Op, Outcome, Reserve,
+        Rule, Verdict, Window,
+    },
+    quota::QuotaNote,
+    store::BucketKey,
+};
+
+/// So many records that are due end in one batch.
+const ENDED: usize = 16;
+
+/// What a bucket held when it was read.
+pub(super) struct Snapshot {
+    pub(super) shapes: Arc<Shapes>,
+    pub(super) state: HashState,
+}
+
+impl Snapshot {
+    pub(super) fn look(&self, key: &Arc<BucketKey>, wall: Micros) -> Option<BucketView> {
+        let (rules, _) = self.shapes.rules(wall, &self.state);
+        let (level, predicted) = self.ask(key, &rules, wall)?;
+        let quotas = rules.iter().zip(&self.shapes.quotas).zip(&level.quotas);
+        let quotas = quotas.map(|((rule, shape), level)| QuotaView::new(rule, &shape.note, level));
+        let stored = &self.state.bucket;
+        // The bucket's time may be ahead of the server's.
+        let ahead = stored.now.max(wall + stored.offset) - wall;
+        let time = |time: Micros| UNIX_EPOCH + Duration::from_micros(time.saturating_sub(ahead));
+        let some_time = |at: Micros| (at > 0).then(|| time(at));
+        Some(BucketView {
+            key: key.clone(),
+            at: UNIX_EPOCH + Duration::from_micros(wall),
+            quotas: quotas.collect(),
+            waiting: level.waiting,
+            predicted,
+            paused_until: some_time(level.paused_until),
+            asked_until: some_time(level.asked_until),
+            granted: level.granted,
+            looks_refused: level.refused,
+            since: time(stored.born),
+            used: time(stored.now),
+        })
+    }
+
+    /// Asks the engine how the bucket stands, and when a demand would start.
+    fn ask(
+        &self,
+        key: &BucketKey,
+        rules: &[Rule],
+        wall: Micros,
+    ) -> Option<(BucketLevel, Option<Duration>)> {
+        let mut state = self.state.state(rules)?;
+        let costs: Costs = rules
+            .iter()
+            .zip(&self.shapes.quotas)
+            .map(|(rule, shape)| cost(rule, &shape.note))
+            .collect();
+        let dry = Op::Reserve(Reserve {
+            on: smallvec![0],
+            costs,
+            headroom: 0,
+            mode: Mode::Dry,
+            waiter: 0,
+            age: 0,
+            flow: Flow::default(),
+        });
+        let ops = [Op::Status { bucket: 0 }, dry];
+        let buckets = [BucketRules { id: key.id(), rules }];
+        let batch = Batch { session: 0, seq: 0, lease: 0, buckets: &buckets, ops: &ops };
+        if self.state.is_due(wall) {
+            // A batch ends some of what is due.
+            for _ in 0..=self.state.bucket.records.len() / ENDED {
+                engine::apply(&mut [&mut state], &Batch { ops: &[], ..batch }, wall);
+            }
+        }
+        let (answer, _) = engine::apply(&mut [&mut state], &batch, wall);
+        let Outcome::Applied { verdicts, .. } = answer.outcome else { return None };
+        let mut verdicts = verdicts.into_iter();
+        let Some(Verdict::Status(level)) = verdicts.next() else { return None };
+        Some((*level, predicted(verdicts.next()?)))
+    }
+
+    pub(super) fn look_closely(&self, key: &Arc<BucketKey>, wall: Micros) -> Option<BucketDetail> {
+        let bucket = self.look(key, wall)?;
+        let stored = &self.state.bucket;
+        let now = stored.now.max(wall + stored.offset);
+        let name = |id: u64| -> Arc<str> {
+            let at = self.shapes.uncharted().iter().position(|rule| rule.id == id);
+            let named = at.and_then(|at| bucket.quotas.get(at)).map(|quota| quota.name.clone());
+            named.unwrap_or_else(|| "(a quota that is declared no more)".into())
+        };
+        let queue = stored.heads.iter().map(|head| QueuedView {
+            session: head.session,
+            quota: name(head.quota),
+            headroom: head.headroom as f64 / engine::HEADROOM_PARTS as f64,
+            share: (head.flow > 0).then_some(head.flow),
+            arrived: UNIX_EPOCH + Duration::from_micros(head.arrival.saturating_sub(now - wall)),
+            cost: head.cost,
+            count: head.count,
+            sum: head.sum,
+            is_late: head.due > 0 && now > head.due + engine::LATE,
+        });
+        let sessions = stored.records.iter().map(|record| SessionView {
+            id: record.id,
+            is_detached: record.is_claim,
+            lease: record
+                .lease_until
+                .checked_sub(now)
+                .filter(|left| *left > 0)
+                .map(Duration::from_micros),
+            in_flight: record
+                .in_flight
+                .iter()
+                .filter(|(_, amount)| *amount > 0)
+                .map(|(quota, amount)| (name(*quota), *amount))
+                .collect(),
+        });
+        Some(BucketDetail { queue: queue.collect(), sessions: sessions.collect(), bucket })
+    }
+}
+
+/// What a demand costs here that asks for one of everything.
+fn cost(rule: &Rule, note: &QuotaNote) -> u64 {
+    let parts: u64 = note.weights.iter().fold(0, |sum, (_, parts)| sum.saturating_add(*parts));
+    match &rule.window {
+        Window::InFlight => 1,
+        _ if note.weights.is_empty() => 1,
+        _ => parts.div_ceil(1_000_000),
+    }
+}
+
+/// Time until a demand starts, if that is known.
+fn predicted(verdict: Verdict) -> Option<Duration> {
+    let Verdict::Refused(refused) = verdict else { return Some(Duration::ZERO) };
+    let violations = &refused.violations;
+    let waits = violations.iter().map(|violation| violation.wait.max(violation.asked));
+    let wait = match violations.iter().any(|violation| violation.asked.is_some()) {
+        // That is known, whatever else is not.
+        true => waits.flatten().max(),
+        false => waits.reduce(|one, other| Some(one?.max(other?))).flatten(),
+    };
+    wait.map(Duration::from_micros)
+}
