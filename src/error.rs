@@ -160,7 +160,8 @@ impl Throttled {
 ///
 /// Some clients give an error out as if it were their own, with its sources but without itself
 /// (`#[error(transparent)]`). [`Throttled::find`] can then only reach what is a source, and the
-/// text must not be printed twice.
+/// text must not be printed twice. A chain that is printed has it after the text of the error:
+/// `throttled: ..: refused by tower-throttle (not_now)`.
 #[derive(RefCast)]
 #[repr(transparent)]
 struct Reported(Throttled);
@@ -173,7 +174,7 @@ impl fmt::Debug for Reported {
 
 impl fmt::Display for Reported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("reported by tower-throttle")
+        write!(f, "refused by tower-throttle ({})", self.0.kind())
     }
 }
 
@@ -535,6 +536,26 @@ mod tests {
             let found = Throttled::find(&wrapped).expect("it is found");
             assert_eq!((found.to_string(), wrapped.to_string()), (text.clone(), text));
         }
+    }
+
+    #[test]
+    fn a_chain_says_after_the_reason_what_refused() {
+        fn chain(error: &dyn Error) -> String {
+            match error.source() {
+                Some(source) => format!("{error}: {}", chain(source)),
+                None => error.to_string(),
+            }
+        }
+        assert_eq!(
+            chain(&Throttled::Closed),
+            "the limiter was closed: refused by tower-throttle (closed)"
+        );
+        let unavailable: Throttled =
+            StoreError::Unavailable(std::io::Error::other("hung up").into()).into();
+        assert_eq!(
+            chain(&unavailable),
+            "the store is unavailable: hung up: refused by tower-throttle (store_unavailable)"
+        );
     }
 
     #[test]
