@@ -158,8 +158,19 @@ mod imp {
             }
         }
 
-        pub(super) fn enter(&self) -> Option<Entered<'_>> {
-            catch_unwind(AssertUnwindSafe(|| self.0.enter())).ok()
+        pub(super) fn enter(&self) -> GuardedEntry<'_> {
+            GuardedEntry(catch_unwind(AssertUnwindSafe(|| self.0.enter())).ok())
+        }
+    }
+
+    /// The span is entered. Leaving it calls the subscriber, too.
+    pub(super) struct GuardedEntry<'a>(Option<Entered<'a>>);
+
+    impl Drop for GuardedEntry<'_> {
+        fn drop(&mut self) {
+            if let Some(entered) = self.0.take() {
+                guarded(|| drop(entered));
+            }
         }
     }
 
@@ -181,5 +192,53 @@ mod imp {
             let span = std::mem::replace(&mut self.0, Span::none());
             guarded(|| drop(span));
         }
+    }
+}
+
+#[cfg(all(test, feature = "tracing"))]
+mod tests {
+    use tracing::{Event, Metadata, Subscriber, span};
+
+    use super::*;
+
+    /// Panics whenever a span is left.
+    struct Broken;
+
+    impl Subscriber for Broken {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, _: &Event<'_>) {}
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {
+            panic!("exit");
+        }
+    }
+
+    #[test]
+    fn a_subscriber_that_panics_where_a_span_is_left_breaks_nothing() {
+        let quietly = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let left = std::panic::catch_unwind(|| {
+            tracing::subscriber::with_default(Broken, || {
+                let demand = Demand::new("a", Usage::new());
+                let call = CallSpan::begin(|| 7, &demand, || Buckets::new(["a"]));
+                assert!(!call.is_off());
+                drop(call.enter());
+            });
+        });
+        std::panic::set_hook(quietly);
+        assert!(left.is_ok());
     }
 }
