@@ -340,6 +340,9 @@ pub enum Event<'a> {
     },
     /// The store answers again.
     Recovered,
+    /// A limiter was dropped that could not reach the store: the end of what began with
+    /// [`Degraded`](Self::Degraded), without a [`Recovered`](Self::Recovered).
+    DroppedDegraded,
 }
 
 /// What was reserved and charged of those buckets of a demand that were
@@ -370,6 +373,20 @@ impl<'a> OtherAmounts<'a> {
     /// Returns that of a bucket; nothing if it was asked for the same as the first.
     pub fn of(&self, bucket: &str) -> Option<&OtherAmount<'a>> {
         self.0.iter().find(|amount| amount.bucket == bucket)
+    }
+
+    /// Returns what was reserved and what is charged of a bucket: if it was asked for the same as
+    /// the first, these.
+    #[cfg(any(feature = "metrics", feature = "test-util"))]
+    pub(crate) fn or<'u>(
+        &self,
+        bucket: &str,
+        first: (&'u Usage, &'u Usage),
+    ) -> (&'u Usage, &'u Usage)
+    where
+        'a: 'u,
+    {
+        self.of(bucket).map_or(first, |other| (other.reserved, other.actual))
     }
 
     /// Returns each.
@@ -573,5 +590,6 @@ fn trace(event: &Event<'_>) {
         Event::StateLost { bucket } => warn!(bucket, "the store has lost the state of a bucket"),
         Event::Degraded { error } => error!(%error, "degraded"),
         Event::Recovered => info!("recovered"),
+        Event::DroppedDegraded => debug!("dropped while degraded"),
     }
 }

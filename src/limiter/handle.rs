@@ -501,6 +501,13 @@ impl Limiter {
         self.inner.acquire_at_once(demand, mode)
     }
 
+    /// Tells the limiter from others for as long as it lives.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn identity(&self) -> std::sync::Weak<dyn std::any::Any + Send + Sync> {
+        let inner: Arc<dyn std::any::Any + Send + Sync> = self.inner.clone();
+        Arc::downgrade(&inner)
+    }
+
     /// [`shadow`](Self::shadow) of a demand that waits, or is refused at once.
     pub(crate) fn shadow_of(
         &self,

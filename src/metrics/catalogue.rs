@@ -110,7 +110,7 @@ pub const ALL: &[Description] = &[
          in the past or 0 if it is not",
     ),
     of(STATE_LOST, Counter, BUCKET, "Times that the store had lost the state of a bucket"),
-    of(DEGRADED, Gauge, &[], "Partitions for which the store cannot be reached"),
+    of(DEGRADED, Gauge, &[], "Partitions of limiters for which the store cannot be reached"),
     of(
         SHADOWED,
         Counter,
@@ -128,7 +128,12 @@ pub const ALL: &[Description] = &[
     of(QUOTA_AVAILABLE, Gauge, QUOTA, "What is left of a quota; negative in debt"),
     of(QUOTA_IN_FLIGHT, Gauge, QUOTA, "Reserved and not settled, in the fleet"),
     of(FLEET_WAITING, Gauge, BUCKET, "Demands that wait, in the fleet"),
-    of(PREDICTED_WAIT, Gauge, BUCKET, "Seconds until a demand would start that comes now"),
+    of(
+        PREDICTED_WAIT,
+        Gauge,
+        BUCKET,
+        "Seconds until a demand would start that comes now; NaN if calls in flight decide",
+    ),
 ];
 
 const fn of(

@@ -1,5 +1,5 @@
-//! Labels of metrics, of which there are never more than so many: a program has no say in which
-//! names its callers think of, and every label is a time series for ever.
+//! Labels of metrics, of which there are never more than so many and none is long: a program has no
+//! say in which names its callers think of, and every label is a time series for ever.
 
 use std::{
     collections::HashSet,
@@ -13,6 +13,8 @@ use ::metrics::SharedString;
 pub(super) const OTHER: &str = "other";
 /// So many quotas, classes and metrics of usage get a label of their own.
 const MAX_NAMES: usize = 100;
+/// A longer name gets no label: it may be whatever a caller's caller wrote.
+const MAX_BYTES: usize = 200;
 
 /// The labels that were given so far.
 #[derive(Debug)]
@@ -63,6 +65,9 @@ impl Names {
     }
 
     fn label(&self, name: &str, may_be_new: bool) -> SharedString {
+        if name.len() > MAX_BYTES {
+            return SharedString::const_str(OTHER);
+        }
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(name) = known.get(name) {
             return name.clone().into();
@@ -99,6 +104,13 @@ mod tests {
         let names = Names::new(2);
         let labels = ["a", "b", "c", "a", "c", "b"].map(|name| names.label(name, true));
         assert_eq!(labels.each_ref().map(AsRef::as_ref), ["a", "b", OTHER, "a", OTHER, "b"]);
+    }
+
+    #[test]
+    fn a_name_that_is_very_long_gets_no_label_and_takes_no_place() {
+        let names = Names::new(1);
+        assert_eq!(names.label(&"x".repeat(201), true).as_ref(), OTHER);
+        assert_eq!(names.label(&"x".repeat(200), true).as_ref(), "x".repeat(200));
     }
 
     #[test]

@@ -23,22 +23,27 @@
 
 mod catalogue;
 mod labels;
+mod levels;
 
 use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use ::metrics::{SharedString, counter, gauge, histogram};
 use futures_util::future::join_all;
 
 pub use self::catalogue::{ALL, Description, MetricKind, SECONDS};
-use self::{catalogue as name, labels::Labels};
+use self::{
+    catalogue as name,
+    labels::Labels,
+    levels::{Levels, Refresh, unix_seconds},
+};
 use crate::{
-    error::Throttled,
-    limiter::{Limiter, Status},
+    error::{Refusal, Throttled},
+    limiter::Limiter,
     observe::{Buckets, Event, Observer, OtherAmounts, Shadow, StoreBatch},
     usage::Usage,
 };
@@ -54,8 +59,8 @@ const NO_CLASS: &str = "none";
 /// metrics.
 ///
 /// Every metric is in [`ALL`], and in `docs/metrics.md`. Give it to
-/// [`LimiterBuilder::observer`](crate::limiter::LimiterBuilder::observer); several limiters may share it.
-/// The recorder is looked up at each event, so it should be installed before the first.
+/// [`LimiterBuilder::observer`](crate::limiter::LimiterBuilder::observer); several limiters may
+/// share it. The recorder is looked up at each event, so it should be installed before the first.
 #[derive(Clone)]
 pub struct Metrics {
     inner: Arc<Recorder>,
@@ -65,6 +70,7 @@ struct Recorder {
     labels: Labels,
     /// The labels under which demands that wait are counted, by the ids of the demands.
     waiting: Mutex<HashMap<u64, DemandLabels>>,
+    levels: Levels,
 }
 
 /// The labels of one demand: of each of its buckets, and of its class.
@@ -88,13 +94,15 @@ impl Metrics {
     /// Metrics of which at most so many buckets get a label of their own, those that come first.
     /// All others together are `other`.
     ///
-    /// Of quotas, classes and metrics of usage the first 100 get a label of their own.
+    /// Of quotas, classes and metrics of usage the first 100 get a label of their own. A name of
+    /// more than 200 bytes gets none.
     pub fn with_max_buckets(max_buckets: usize) -> Self {
         catalogue::describe();
         Self {
             inner: Arc::new(Recorder {
                 labels: Labels::new(max_buckets),
                 waiting: Mutex::new(HashMap::new()),
+                levels: Levels::default(),
             }),
         }
     }
@@ -103,7 +111,8 @@ impl Metrics {
     /// charged, held, withheld and left, who waits in the whole fleet, and pauses.
     ///
     /// These gauges are as fresh as the last call. Buckets without a label of their own have none.
-    /// All are asked in one batch.
+    /// Those of a bucket or quota that the limiter has no more are not a number (NaN) from the next
+    /// call on. All buckets of a partition are asked in one batch.
     ///
     /// # Errors
     /// The first that [`Limiter::status`] gave. Gauges of other buckets are set all the same.
@@ -120,13 +129,17 @@ impl Metrics {
         });
         let asked: Vec<_> = labelled.collect();
         let statuses = join_all(asked.iter().map(|(name, _)| limiter.status(name))).await;
-        let mut result = Ok(());
+        let (mut refresh, mut result) = (Refresh::default(), Ok(()));
         for ((_, label), status) in asked.into_iter().zip(statuses) {
             match status {
-                Ok(status) => self.inner.set_levels(&label, &status),
-                Err(error) => result = result.and(Err(error)),
+                Ok(status) => refresh.set(labels, &label, &status),
+                Err(error) => {
+                    refresh.keep(label);
+                    result = result.and(Err(error));
+                }
             }
         }
+        self.inner.levels.end_others(limiter.identity(), refresh);
         result
     }
 }
@@ -197,7 +210,9 @@ impl Recorder {
                 counter!(name::STATE_LOST, "bucket" => bucket).increment(1);
             }
             Event::Degraded { .. } => gauge!(name::DEGRADED).increment(1.0),
-            Event::Recovered => gauge!(name::DEGRADED).decrement(1.0),
+            Event::Recovered | Event::DroppedDegraded => {
+                gauge!(name::DEGRADED).decrement(1.0);
+            }
             _ => {}
         }
     }
@@ -256,9 +271,7 @@ impl Recorder {
         // What is wrong may be that there is no such bucket or class, and then its name is whatever
         // the caller's caller wrote.
         let exists = !matches!(error, Throttled::BadDemand(_));
-        let binding = error.refusal().and_then(|refusal| refusal.binding());
-        let bucket = binding.map_or(buckets.first(), |shortage| &shortage.bucket);
-        let quota = binding.map_or(WHOLE_BUCKET, |shortage| &shortage.quota);
+        let (bucket, quota) = binding(error.refusal(), buckets);
         counter!(
             name::REFUSED,
             "bucket" => self.labels.bucket(bucket, exists),
@@ -271,9 +284,7 @@ impl Recorder {
 
     fn shadowed(&self, buckets: &Buckets<'_>, class: Option<&str>, shadow: &Shadow<'_>) {
         let exists = !matches!(shadow, Shadow::Refuse { error: Throttled::BadDemand(_) });
-        let binding = shadow.refusal().and_then(|refusal| refusal.binding());
-        let bucket = binding.map_or(buckets.first(), |shortage| &shortage.bucket);
-        let quota = binding.map_or(WHOLE_BUCKET, |shortage| &shortage.quota);
+        let (bucket, quota) = binding(shadow.refusal(), buckets);
         let bucket = self.labels.bucket(bucket, exists && !bucket.is_empty());
         let class = self.class(class, exists);
         if let Shadow::Wait { predicted: Some(wait), .. } = shadow {
@@ -295,13 +306,11 @@ impl Recorder {
         &self,
         buckets: &Buckets<'_>,
         subject: &DemandLabels,
-        (reserved, actual): (&Usage, &Usage),
+        both: (&Usage, &Usage),
         others: &OtherAmounts<'_>,
     ) {
         for (bucket, label) in buckets.iter().zip(&subject.buckets) {
-            let other = others.of(bucket);
-            let reserved = other.as_ref().map_or(reserved, |other| other.reserved);
-            let actual = other.as_ref().map_or(actual, |other| other.actual);
+            let (reserved, actual) = others.or(bucket, both);
             for (metric, actual) in actual.iter() {
                 let reserved = reserved.get(metric).unwrap_or(0);
                 let (name, difference) = match actual < reserved {
@@ -320,13 +329,11 @@ impl Recorder {
         &self,
         buckets: &Buckets<'_>,
         subject: &DemandLabels,
-        (reserved, actual): (&Usage, &Usage),
+        both: (&Usage, &Usage),
         others: &OtherAmounts<'_>,
     ) {
         for (bucket, label) in buckets.iter().zip(&subject.buckets) {
-            let other = others.of(bucket);
-            let reserved = other.as_ref().map_or(reserved, |other| other.reserved);
-            let actual = other.as_ref().map_or(actual, |other| other.actual);
+            let (reserved, actual) = others.or(bucket, both);
             self.count_usage(name::SETTLED, label, &subject.class, actual);
             if actual.iter().all(|(_, amount)| amount == 0) {
                 // Of a call that was not made the estimate was not wrong.
@@ -374,25 +381,13 @@ impl Recorder {
         )
         .increment(amount);
     }
+}
 
-    /// Sets the gauges of a bucket as it stands.
-    fn set_levels(&self, bucket: &SharedString, status: &Status) {
-        let of_bucket = [("bucket", bucket.clone())];
-        gauge!(name::FLEET_WAITING, &of_bucket).set(status.waiting as f64);
-        if let Some(predicted) = status.predicted {
-            gauge!(name::PREDICTED_WAIT, &of_bucket).set(predicted.as_secs_f64());
-        }
-        let whole = [("bucket", bucket.clone()), ("quota", WHOLE_BUCKET.into())];
-        gauge!(name::PAUSED_UNTIL, &whole).set(unix_seconds(status.paused_until));
-        for quota in &status.quotas {
-            let labels = [("bucket", bucket.clone()), ("quota", self.labels.quota(&quota.quota))];
-            gauge!(name::QUOTA_LIMIT, &labels).set(quota.limit as f64);
-            gauge!(name::QUOTA_CHARGED, &labels).set(quota.charged);
-            gauge!(name::QUOTA_HELD, &labels).set(quota.held as f64);
-            gauge!(name::QUOTA_WITHHELD, &labels).set(quota.withheld);
-            gauge!(name::QUOTA_AVAILABLE, &labels).set(quota.available);
-            gauge!(name::QUOTA_IN_FLIGHT, &labels).set(quota.in_flight as f64);
-        }
+/// The bucket and the quota that bind; without any, the first bucket as a whole.
+fn binding<'a>(refusal: Option<&'a Refusal>, buckets: &'a Buckets<'_>) -> (&'a str, &'a str) {
+    match refusal.and_then(Refusal::binding) {
+        Some(shortage) => (&shortage.bucket, &shortage.quota),
+        None => (buckets.first(), WHOLE_BUCKET),
     }
 }
 
@@ -407,12 +402,6 @@ impl DemandLabels {
             gauge!(name::IN_FLIGHT, "bucket" => bucket, "class" => class).increment(change);
         });
     }
-}
-
-/// A time in seconds since the Unix epoch; 0 for none.
-fn unix_seconds(time: Option<SystemTime>) -> f64 {
-    let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    since.map_or(0.0, |since| since.as_secs_f64())
 }
 
 impl fmt::Debug for Metrics {

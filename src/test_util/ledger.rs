@@ -110,7 +110,7 @@ impl Ledger {
     /// Asserts what was reserved of a bucket, in total, by all demands that were granted.
     ///
     /// # Panics
-    /// If it is anything else.
+    /// If it is anything else, or if `usage` names no metric.
     #[track_caller]
     pub fn assert_reserved(&self, bucket: &str, usage: Usage) {
         self.assert_sum("reserved", bucket, &usage, Call::reserved);
@@ -119,7 +119,7 @@ impl Ledger {
     /// Asserts what was charged to a bucket, in total, by all demands that are settled.
     ///
     /// # Panics
-    /// If it is anything else.
+    /// If it is anything else, or if `usage` names no metric.
     #[track_caller]
     pub fn assert_settled(&self, bucket: &str, usage: Usage) {
         self.assert_sum("settled", bucket, &usage, Call::settled);
@@ -157,6 +157,7 @@ impl Ledger {
         wanted: &Usage,
         usage: impl for<'c> Fn(&'c Call, &str) -> Option<&'c Usage>,
     ) {
+        assert!(wanted.iter().next().is_some(), "a usage without a metric asserts nothing");
         let calls = self.calls();
         for (metric, amount) in wanted.iter() {
             let amounts = calls.iter().filter_map(|call| usage(call, bucket)?.get(metric));
@@ -206,20 +207,19 @@ impl Observer for Ledger {
                     call.amounts = amounts(buckets.iter(), reserved, others);
                 });
             }
-            Event::Adjusted { id, buckets, class, actual, others, .. } => {
+            Event::Adjusted { id, buckets, class, reserved, actual, others } => {
                 self.change(*id, buckets.iter(), *class, |call| {
                     for amounts in &mut call.amounts {
-                        let other = others.of(&amounts.bucket);
-                        amounts.reserved = other.map_or(*actual, |other| other.actual).clone();
+                        let (_, actual) = others.or(&amounts.bucket, (reserved, actual));
+                        amounts.reserved = actual.clone();
                     }
                 });
             }
-            Event::Settled { id, buckets, class, actual, others, .. } => {
+            Event::Settled { id, buckets, class, reserved, actual, others } => {
                 self.change(*id, buckets.iter(), *class, |call| {
                     call.state = CallState::Settled;
                     for amounts in &mut call.amounts {
-                        let other = others.of(&amounts.bucket);
-                        let actual = other.map_or(*actual, |other| other.actual);
+                        let (_, actual) = others.or(&amounts.bucket, (reserved, actual));
                         amounts.settled = Some(actual.clone());
                     }
                 });
@@ -249,8 +249,19 @@ fn amounts<'a>(
     others: &OtherAmounts<'_>,
 ) -> Vec<CallAmounts> {
     let amounts = |bucket: &str| {
-        let reserved = others.of(bucket).map_or(reserved, |other| other.reserved).clone();
-        CallAmounts { bucket: bucket.to_owned(), reserved, settled: None }
+        let (reserved, _) = others.or(bucket, (reserved, reserved));
+        CallAmounts { bucket: bucket.to_owned(), reserved: reserved.clone(), settled: None }
     };
     buckets.map(amounts).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "a usage without a metric asserts nothing")]
+    fn an_assertion_that_could_not_fail_panics() {
+        Ledger::new().assert_settled("api", Usage::new());
+    }
 }

@@ -203,6 +203,54 @@ async fn batches_and_outages_of_the_store_are_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_limiter_that_is_dropped_in_an_outage_is_degraded_no_more() {
+    let recorded = Recorded::begin();
+    let (builder, _) = builder();
+    let store = std::sync::Arc::new(Elsewhere::default());
+    store.is_down.store(true, std::sync::atomic::Ordering::Relaxed);
+    let builder = builder.shared_store(store).retries(Retries::none());
+    let limiter = builder.build().unwrap();
+    limiter.reserve(tokens(10)).await.unwrap_err();
+    assert_eq!(recorded.all()["degraded{}"], 1.0);
+    drop(limiter);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(recorded.all()["degraded{}"], 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn gauges_of_what_a_limiter_has_no_more_are_no_number() {
+    let recorded = Recorded::begin();
+    let (builder, metrics) = builder();
+    let limiter = builder.build().unwrap();
+    let other = Limiter::builder(limits()).observer(metrics.clone()).build().unwrap();
+    let cents = || Demand::new("b", usage! { cents: 1 });
+    limiter.reserve(tokens(10)).await.unwrap().keep().await.unwrap();
+    limiter.reserve(cents()).await.unwrap().keep().await.unwrap();
+    other.reserve(cents()).await.unwrap().keep().await.unwrap();
+    metrics.refresh(&limiter).await.unwrap();
+    metrics.refresh(&other).await.unwrap();
+    assert_eq!(recorded.all()["quota_charged{a,tokens per minute}"], 10.0);
+
+    // Another quota, and a bucket that only the other limiter has.
+    let calls = Limits::new().bucket("a", [Quota::concurrency(1)]);
+    limiter.update(calls).unwrap();
+    let open = limiter.reserve(tokens(10)).await.unwrap();
+    metrics.refresh(&limiter).await.unwrap();
+    let all = recorded.all();
+    assert!(all["quota_charged{a,tokens per minute}"].is_nan(), "{all:#?}");
+    assert_eq!(all["quota_limit{a,calls in flight}"], 1.0);
+    assert_eq!(all["quota_charged{b,cents per minute}"], 1.0);
+    assert!(all["predicted_wait_seconds{a}"].is_nan(), "a call has to end first");
+
+    drop((open, limiter));
+    drop(other.reserve(cents()).await);
+    metrics.refresh(&other).await.unwrap();
+    let all = recorded.all();
+    assert!(all["fleet_waiting{a}"].is_nan(), "{all:#?}");
+    assert_eq!(all["fleet_waiting{b}"], 0.0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_nothing_limits_ends_once() {
     let recorded = Recorded::begin();
     let limits = limits().undeclared(Undeclared::Unlimited);

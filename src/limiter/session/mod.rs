@@ -93,6 +93,14 @@ pub(super) struct Session {
     guarded: Mutex<Guarded>,
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.health.is_degraded() {
+            self.context.tell(|| Event::DroppedDegraded);
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Guarded {
     state: State,
