@@ -63,8 +63,21 @@ struct Script {
     failing: usize,
     fails: bool,
     hangs: bool,
-    /// Reserves to be refused, the next one last.
-    refusals: Vec<ScriptedRefusal>,
+    /// How many reserves are to be refused by what, the next ones last.
+    refusals: Vec<(usize, ScriptedRefusal)>,
+}
+
+impl Script {
+    /// What the next reserve is refused by.
+    fn next_refusal(&mut self) -> Option<ScriptedRefusal> {
+        let (left, refusal) = self.refusals.last_mut()?;
+        let refusal = *refusal;
+        *left -= 1;
+        if *left == 0 {
+            self.refusals.pop();
+        }
+        Some(refusal)
+    }
 }
 
 /// Why a reserve is refused.
@@ -112,14 +125,16 @@ impl ScriptedStore {
     }
 
     fn refuse(&self, reserves: usize, refusal: ScriptedRefusal) {
-        let mut script = self.script();
-        script.refusals.splice(0..0, std::iter::repeat_n(refusal, reserves));
+        if reserves > 0 {
+            self.script().refusals.insert(0, (reserves, refusal));
+        }
     }
 
     /// Lets the next batches fail: the store cannot be reached. A batch that fails is sent again,
     /// as often as [`Retries`](crate::limiter::Retries) say.
     pub fn fail_next(&self, batches: usize) {
-        self.script().failing += batches;
+        let mut script = self.script();
+        script.failing = script.failing.saturating_add(batches);
     }
 
     /// Lets every batch fail until [`heal`](Self::heal).
@@ -132,7 +147,8 @@ impl ScriptedStore {
         self.script().hangs = true;
     }
 
-    /// Forgets the script: from now on everything goes well. What was lost stays lost.
+    /// Forgets the script, but for the [`delay`](Self::delay): from now on everything goes well. What
+    /// was lost stays lost.
     pub fn heal(&self) {
         let delay = self.script().delay;
         *self.script() = Script { delay, ..Script::default() };
@@ -167,7 +183,7 @@ impl ScriptedStore {
         let mut refused = Vec::new();
         for (index, op) in ops.iter_mut().enumerate() {
             let Op::Reserve(reserve) = op else { continue };
-            let Some(refusal) = script.refusals.pop() else { break };
+            let Some(refusal) = script.next_refusal() else { break };
             reserve.mode = Mode::Dry;
             refused.push((index, refusal));
         }
@@ -219,5 +235,42 @@ impl Store for ScriptedStore {
 impl fmt::Debug for ScriptedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("ScriptedStore").field(&*self.script()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Demand, Limits, OnUnavailable, Quota,
+        test_util::{TestLimiter, on_fake_clock},
+        usage,
+    };
+
+    #[test]
+    fn counts_may_be_as_large_as_there_are_and_scripts_follow_each_other() {
+        on_fake_clock(async {
+            let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 50)]);
+            let test =
+                TestLimiter::with(limits, |limiter| limiter.on_unavailable(OnUnavailable::Allow));
+            let (limiter, store) = (test.limiter(), test.store());
+            let kind = || async {
+                let demand = Demand::new("api", usage! { requests: 1 });
+                limiter.try_reserve(demand).await.map_err(|error| error.kind()).err()
+            };
+            store.pause_next(1, Duration::from_secs(9_000));
+            store.refuse_next(0, Duration::from_secs(9));
+            store.refuse_next(usize::MAX, Duration::from_secs(9));
+            assert_eq!(kind().await, Some("paused"));
+            for _ in 0..3 {
+                assert_eq!(kind().await, Some("not_now"));
+            }
+            store.heal();
+            assert_eq!(kind().await, None);
+            store.fail_next(usize::MAX);
+            store.fail_next(usize::MAX);
+            let demand = Demand::new("api", usage! { requests: 1 });
+            assert!(limiter.reserve(demand).await.expect("it passes").degraded());
+        });
     }
 }
