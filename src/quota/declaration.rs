@@ -551,14 +551,16 @@ impl Quota {
         quota
     }
 
-    /// This quota with a share of its limit, at least 1.
+    /// This quota with a share of its limit, at least 1; or with a multiple, no more than is
+    /// supported.
     pub(crate) fn scaled(&self, share: f64) -> Self {
-        let scale = |amount: u64| ((amount as f64 * share) as u64).max(1);
+        let scale =
+            |amount: u64, most: u64| ((amount as f64 * share) as u64).clamp(1, most.max(amount));
         let mut quota = self.clone();
-        quota.limit = scale(self.limit);
-        quota.max_debt = self.max_debt.map(scale);
+        quota.limit = scale(self.limit, meter::MAX_LIMIT);
+        quota.max_debt = self.max_debt.map(|debt| scale(debt, meter::MAX_DEBT));
         if let Some(Burst::Amount(burst)) = &mut quota.burst {
-            *burst = scale(*burst);
+            *burst = scale(*burst, meter::MAX_LIMIT);
         }
         quota
     }

@@ -4,18 +4,20 @@ use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc, time::Duration};
 
 use super::{
     admissions::Admissions,
+    chance::{Chance, chance},
     enforced::{Counting, EnforcedQuota, Enforcement, PARTS},
-    provider::Provider,
     quota_log::window_at,
-    trace::{Trace, TraceCall},
+    simulation::Simulation,
+    trace::TraceCall,
 };
 use crate::{usage, usage::Usage};
 
 /// What a caller reaches that knows everything in advance: it makes the calls in their order, each
 /// at the first instant at which the provider admits it.
 ///
-/// All that a call uses counts from its start. Calls take as long as they do at least, and the way
-/// there takes as long as for all.
+/// All that a call uses counts from its start. A call takes as long as its first attempt in a run,
+/// ways included, and for all of that its caller and its place in flight are taken: the answer
+/// has to be back before the next call goes in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Best {
     pub(super) makespan: Duration,
@@ -29,7 +31,8 @@ pub(super) fn used(call: &TraceCall) -> Usage {
 }
 
 impl Best {
-    pub(super) fn of(provider: &Provider, trace: &Trace, workers: usize) -> Self {
+    pub(super) fn of(simulation: &Simulation) -> Self {
+        let (provider, workers) = (simulation.provider(), simulation.worker_count());
         let quotas = provider.quotas().iter().cloned();
         let mut admissions = Admissions::new(quotas.map(|quota| quota.counting(Counting::AtStart)));
         let mut waits: Vec<(Arc<str>, Duration)> =
@@ -38,7 +41,7 @@ impl Best {
         // Ends of the calls in flight, the next one first.
         let mut open: BinaryHeap<Reverse<Duration>> = BinaryHeap::new();
         let nothing = Usage::new();
-        for call in trace.calls() {
+        for (index, call) in simulation.trace().calls().iter().enumerate() {
             now = now.max(call.arrival);
             let usage = used(call);
             loop {
@@ -60,7 +63,8 @@ impl Best {
                 waited.into_iter().for_each(|(_, waited)| *waited += wait);
                 now += wait;
             }
-            let end = now + provider.least(call);
+            let mut random = chance(simulation.seed_number(), index, 0, Chance::Latency);
+            let end = now + provider.takes(call, &mut random);
             open.push(Reverse(end));
             last = last.max(end);
         }

@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::civil::DateTime;
 
-use super::trace::{TraceCall, TraceError};
+use super::{
+    enforced::LONGEST,
+    trace::{TraceCall, TraceError},
+};
 
 /// No call of a trace has more tokens, so that sums stay far from their bounds.
 const MOST_TOKENS: u64 = 100_000_000;
-/// No trace is longer: ten years.
-const LONGEST: f64 = 10.0 * 366.0 * 86_400.0;
 
 /// Where the fields of a call stand.
 struct Columns {
@@ -93,7 +94,9 @@ fn shared(names: &mut Vec<Arc<str>>, name: &str) -> Arc<str> {
 
 fn arrival(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.parse::<f64>() {
-        return (0.0..LONGEST).contains(&seconds).then(|| Duration::from_secs_f64(seconds));
+        return (0.0..LONGEST.as_secs_f64())
+            .contains(&seconds)
+            .then(|| Duration::from_secs_f64(seconds));
     }
     let time: DateTime = text.parse().ok()?;
     let epoch = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);

@@ -15,7 +15,10 @@ pub(super) const PARTS: u64 = 1_000_000;
 /// a slot late.
 const SLOTS: u32 = 240;
 
-/// One limit, as a provider enforces it.
+/// No window is longer: ten years.
+pub(super) const LONGEST: Duration = Duration::from_secs(10 * 366 * 86_400);
+
+/// One limit, as a provider enforces it. A window of more than ten years is one of ten years.
 ///
 /// ```
 /// use std::time::Duration;
@@ -127,7 +130,7 @@ impl EnforcedQuota {
             weights: vec![(metric, PARTS)],
             limit,
             burst: limit,
-            window,
+            window: window.min(LONGEST),
             enforcement,
             counting: Counting::default(),
         };
@@ -315,7 +318,7 @@ impl EnforcedQuota {
         let metrics: Vec<_> = self.weights.iter().map(|(metric, _)| metric.as_str()).collect();
         // A quota of the limiter has words for it.
         let first = metrics.first().copied().unwrap_or_default();
-        let quota = Quota::sliding_window(first, 1, self.window).to_string();
+        let quota = Quota::sliding_window(first, 1, self.length()).to_string();
         quota.trim_start_matches("1 ").replacen(first, &metrics.join(" + "), 1)
     }
 }

@@ -32,6 +32,7 @@
 
 mod admissions;
 mod best;
+mod chance;
 mod client;
 mod counters;
 mod csv;

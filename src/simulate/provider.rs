@@ -62,10 +62,11 @@ impl Provider {
         self
     }
 
-    /// Sets by which part a call may be faster or slower than that, from 0 to 1 (default: 0.2).
+    /// Sets by which part a call may be faster or slower than that, from 0 to 1 (default: 0.2). What
+    /// is no number changes nothing.
     #[must_use]
     pub fn spread(mut self, part: f64) -> Self {
-        self.spread = part.clamp(0.0, 1.0);
+        self.spread = if part.is_nan() { self.spread } else { part.clamp(0.0, 1.0) };
         self
     }
 
@@ -78,10 +79,10 @@ impl Provider {
     }
 
     /// Lets others use this part of the limit that binds, with calls like those of the trace
-    /// (default: 0). They are refused like all.
+    /// (default: 0). They are refused like all. What is no number changes nothing.
     #[must_use]
     pub fn others(mut self, part: f64) -> Self {
-        self.others = part.clamp(0.0, 1.0);
+        self.others = if part.is_nan() { self.others } else { part.clamp(0.0, 1.0) };
         self
     }
 
@@ -160,9 +161,11 @@ impl Provider {
         (self.first_token.mul_f64(factor), writing.mul_f64(factor))
     }
 
-    /// The least that a call takes, from one end to the other.
-    pub(super) fn least(&self, call: &TraceCall) -> Duration {
-        let (first, writing) = self.answer_time(call, 0.0);
-        2 * self.way + first + writing
+    /// How long a call takes that is admitted at once, from when it is sent until its answer is
+    /// back.
+    pub(super) fn takes(&self, call: &TraceCall, random: &mut fastrand::Rng) -> Duration {
+        let there = self.way_there(random.f64());
+        let (first, writing) = self.answer_time(call, random.f64());
+        there + first + writing + self.way_back()
     }
 }

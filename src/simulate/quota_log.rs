@@ -17,12 +17,12 @@ pub(super) struct QuotaLog {
 #[derive(Debug)]
 enum Counted {
     /// What was counted in the window that ends now, and its sum.
-    Sliding { log: VecDeque<(Duration, u64)>, sum: u64 },
+    Sliding { log: VecDeque<(Duration, u64)>, sum: u128 },
     /// What is missing in a bucket at an instant, in parts times nanoseconds of the window: a
     /// nanosecond brings back `refill` of them.
     Bucket { missing: u128, at: Duration, refill: u64 },
     /// The number of the window and what was counted in it.
-    Fixed { offset: Duration, number: i128, sum: u64 },
+    Fixed { offset: Duration, number: i128, sum: u128 },
     /// Calls in flight.
     InFlight { calls: u64 },
 }
@@ -52,14 +52,15 @@ impl QuotaLog {
             Counted::Sliding { log, sum } => {
                 // The window that ends now is (now - window, now].
                 while let Some((at, amount)) = log.front().copied()
-                    && at + window <= now
+                    && now.saturating_sub(at) >= window
                 {
                     log.pop_front();
-                    *sum -= amount;
+                    *sum -= u128::from(amount);
                 }
             }
             Counted::Bucket { missing, at, refill } => {
-                let back = now.saturating_sub(*at).as_nanos() * u128::from(*refill);
+                let passed = now.saturating_sub(*at).as_nanos();
+                let back = passed.saturating_mul(u128::from(*refill));
                 *missing = missing.saturating_sub(back);
                 *at = now;
             }
@@ -80,11 +81,13 @@ impl QuotaLog {
         match &mut self.counted {
             Counted::Sliding { log, sum } if amount > 0 => {
                 log.push_back((now, amount));
-                *sum += amount;
+                *sum += u128::from(amount);
             }
             Counted::Sliding { .. } => {}
-            Counted::Bucket { missing, .. } => *missing += u128::from(amount) * window,
-            Counted::Fixed { sum, .. } => *sum += amount,
+            Counted::Bucket { missing, .. } => {
+                *missing = missing.saturating_add(u128::from(amount) * window);
+            }
+            Counted::Fixed { sum, .. } => *sum += u128::from(amount),
             Counted::InFlight { calls } => *calls += 1,
         }
     }
@@ -99,14 +102,12 @@ impl QuotaLog {
     /// What counts now, in parts.
     pub(super) fn level(&mut self, now: Duration) -> u64 {
         self.pass(now);
-        match &self.counted {
+        let level = match &self.counted {
             Counted::Sliding { sum, .. } | Counted::Fixed { sum, .. } => *sum,
-            Counted::Bucket { missing, .. } => {
-                let level = missing.div_ceil(self.window.as_nanos().max(1));
-                u64::try_from(level).unwrap_or(u64::MAX)
-            }
-            Counted::InFlight { calls } => calls * PARTS,
-        }
+            Counted::Bucket { missing, .. } => missing.div_ceil(self.window.as_nanos().max(1)),
+            Counted::InFlight { calls } => u128::from(*calls) * u128::from(PARTS),
+        };
+        u64::try_from(level).unwrap_or(u64::MAX)
     }
 
     /// Whether an amount fits now.
@@ -115,12 +116,13 @@ impl QuotaLog {
         let window = self.window.as_nanos();
         match &self.counted {
             Counted::Sliding { sum, .. } | Counted::Fixed { sum, .. } => {
-                sum.saturating_add(amount) <= self.capacity
+                *sum + u128::from(amount) <= u128::from(self.capacity)
             }
             Counted::Bucket { missing, .. } => {
-                missing + u128::from(amount) * window <= u128::from(self.capacity) * window
+                let wanted = missing.saturating_add(u128::from(amount) * window);
+                wanted <= u128::from(self.capacity) * window
             }
-            Counted::InFlight { calls } => (calls + 1) * PARTS <= self.capacity,
+            Counted::InFlight { calls } => *calls < self.capacity / PARTS,
         }
     }
 
@@ -135,10 +137,10 @@ impl QuotaLog {
             Counted::Sliding { log, sum } => {
                 let mut sum = *sum;
                 let leaves = log.iter().find(|(_, amount)| {
-                    sum -= amount;
-                    sum <= room
+                    sum -= u128::from(*amount);
+                    sum <= u128::from(room)
                 });
-                leaves.map(|(at, _)| (*at + self.window).saturating_sub(now))
+                leaves.map(|(at, _)| at.saturating_add(self.window).saturating_sub(now))
             }
             Counted::Bucket { missing, refill, .. } => {
                 let window = self.window.as_nanos();
@@ -259,6 +261,30 @@ mod tests {
         log.ended();
         assert!(log.fits(SECOND, 0));
         assert_eq!(log.level(SECOND), PARTS);
+    }
+
+    #[test]
+    fn no_limit_window_amount_or_time_is_too_large() {
+        let (most, ever) = (u64::MAX, Duration::MAX);
+        for quota in [
+            EnforcedQuota::sliding_window("tokens", most, ever),
+            EnforcedQuota::token_bucket("tokens", most, ever),
+            EnforcedQuota::fixed_window("tokens", most, ever, ever),
+            EnforcedQuota::sub_windows("tokens", most, ever, ever),
+            EnforcedQuota::sub_windows("tokens", most, Duration::ZERO, Duration::ZERO),
+            EnforcedQuota::token_bucket("tokens", 0, Duration::ZERO),
+            EnforcedQuota::concurrency(most),
+        ] {
+            let mut log = QuotaLog::new(&quota);
+            for now in [Duration::ZERO, NANO, SECOND, ever, ever] {
+                for amount in [0, 1, most, most] {
+                    log.count(now, amount);
+                    log.fits(now, amount);
+                    log.wait(now, amount);
+                    log.level(now);
+                }
+            }
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub struct SimulationReport {
     /// From the start to the end of the last answer.
     pub makespan: Duration,
     /// How long it takes a caller that knows everything in advance: calls are made in their order,
-    /// each at the first instant at which the provider admits it.
+    /// each at the first instant at which the provider admits it, and take as long as in the run.
     pub best: Duration,
     /// The limit that binds: the one that such a caller waits for longest. Nothing if it waits for
     /// none, since calls come slowly or callers are few.
@@ -39,7 +39,7 @@ pub struct SimulationReport {
     pub quotas: Vec<QuotaReport>,
     /// The waits of all calls, then of each class and share, by name.
     pub waits: Vec<WaitReport>,
-    /// How things stood at each second of the run.
+    /// How things stood at each second of the run, or more seldom if it takes many hours.
     pub moments: Vec<Moment>,
 }
 

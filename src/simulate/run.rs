@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::{
     admissions::Admissions,
     best::{Best, used},
+    chance::{Chance, chance},
     client::{AttemptEnd, Client},
     enforced::{Counting, EnforcedQuota, Enforcement, PARTS},
     provider::Provider,
@@ -26,8 +27,9 @@ use crate::limits::LimitsError;
 /// The pauses of callers that were not told when to come again.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
-/// How often is noted how things stand.
-const MOMENT: Duration = Duration::from_secs(1);
+/// How things stand is noted once a second. In a run that takes longer than this many seconds at
+/// best it is noted this often until then.
+const MOMENTS: u64 = 20_000;
 /// In how many pieces an answer is written.
 const PIECES: u32 = 8;
 /// Callers give up long after all could have been answered.
@@ -56,7 +58,7 @@ impl Run {
         strategy: Strategy,
     ) -> Result<SimulationReport, LimitsError> {
         let provider = simulation.provider();
-        let best = Best::of(provider, simulation.trace(), simulation.worker_count());
+        let best = Best::of(simulation);
         let run = Rc::new(Self {
             simulation: simulation.clone(),
             strategy,
@@ -67,9 +69,11 @@ impl Run {
         });
         let client = Client::new(strategy, &run)?;
         let horizon = best.makespan * HORIZON + Duration::from_secs(600);
-        let workers = (0..simulation.worker_count()).map(|_| run.work(&client));
+        let workers = simulation.worker_count().min(run.calls().len());
+        let workers = (0..workers).map(|_| run.work(&client));
         let all = timeout(horizon, join_all(workers));
-        let beside = async { join(run.watch(), run.others(best.binding.as_deref())).await.0 };
+        let beside =
+            async { join(run.watch(best.makespan), run.others(best.binding.as_deref())).await.0 };
         match select(std::pin::pin!(all), std::pin::pin!(beside)).await {
             Either::Left(_) => {}
             Either::Right((never, _)) => match never {},
@@ -136,7 +140,7 @@ impl Run {
 
     /// How long a caller waits after a refusal: what it was told and up to a quarter more.
     fn pause(&self, index: usize, attempt: u32, told: Option<Duration>) -> Duration {
-        let random = self.random(index, attempt, 2).f64();
+        let random = self.chance(index, attempt, Chance::Pause).f64();
         match told {
             Some(told) => told.mul_f64(1.0 + random / 4.0),
             None => {
@@ -146,11 +150,8 @@ impl Run {
         }
     }
 
-    /// Chance, of one attempt: the same in every run.
-    fn random(&self, index: usize, attempt: u32, what: u64) -> fastrand::Rng {
-        let place = (index as u64) << 20 ^ u64::from(attempt) << 4 ^ what;
-        let mixed = place.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31);
-        fastrand::Rng::with_seed(self.simulation.seed_number() ^ mixed)
+    fn chance(&self, index: usize, attempt: u32, what: Chance) -> fastrand::Rng {
+        chance(self.simulation.seed_number(), index, attempt, what)
     }
 
     /// The provider's side of one attempt.
@@ -159,7 +160,7 @@ impl Run {
     /// It is refused; the error is the `Retry-After`, if there is one.
     pub(super) async fn serve(&self, index: usize, attempt: u32) -> Result<(), Option<Duration>> {
         let (provider, call) = (self.provider(), &self.calls()[index]);
-        let mut random = self.random(index, attempt, 1);
+        let mut random = self.chance(index, attempt, Chance::Latency);
         sleep(provider.way_there(random.f64())).await;
         let now = self.now();
         // The provider is free again before anything is awaited.
@@ -187,7 +188,9 @@ impl Run {
             let mut written = 0;
             for piece in 1..=PIECES {
                 sleep(writing / PIECES).await;
-                let so_far = call.output * u64::from(piece) / u64::from(PIECES);
+                let so_far = u128::from(call.output) * u128::from(piece) / u128::from(PIECES);
+                // No more than all of it.
+                let so_far = so_far as u64;
                 self.admissions().produce(self.now(), so_far - written);
                 written = so_far;
             }
@@ -225,11 +228,12 @@ impl Run {
         headers
     }
 
-    /// Notes once a second how things stand.
-    async fn watch(&self) -> Infallible {
+    /// Notes again and again how things stand, in a run that takes this long at best.
+    async fn watch(&self, best: Duration) -> Infallible {
+        let every = Duration::from_secs(best.as_secs() / MOMENTS + 1);
         loop {
             self.note(self.now());
-            sleep(MOMENT).await;
+            sleep(every).await;
         }
     }
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::trace::{Trace, TraceCall};
+use super::{
+    enforced::LONGEST,
+    trace::{Trace, TraceCall},
+};
 
 /// The shape of a trace that is made up: by default an hour of a chat service.
 ///
@@ -12,6 +15,8 @@ use super::trace::{Trace, TraceCall};
 /// 0.22), the others prompts of 640 and answers of 78 in the middle (sigma 1.1 and 0.5). Prompts
 /// are 14,050 tokens at most, answers 1,000. That is near to a public trace of a chat service,
 /// whose calls have 1,155 and 211 tokens on the average.
+///
+/// Settings that are no number change nothing. No more than ten million calls are made.
 ///
 /// ```
 /// use std::time::Duration;
@@ -31,6 +36,7 @@ pub struct TraceShape {
 
 const LONGEST_INPUT: u64 = 14_050;
 const LONGEST_OUTPUT: u64 = 1_000;
+const MOST_CALLS: usize = 10_000_000;
 
 impl Default for TraceShape {
     fn default() -> Self {
@@ -52,7 +58,9 @@ impl TraceShape {
     /// Sets how many calls come in a minute, on the average (default: 332).
     #[must_use]
     pub fn calls_per_minute(mut self, calls: f64) -> Self {
-        self.calls_per_minute = if calls.is_finite() { calls.clamp(0.001, 1e6) } else { 332.0 };
+        if !calls.is_nan() {
+            self.calls_per_minute = calls.clamp(0.001, 1e6);
+        }
         self
     }
 
@@ -67,14 +75,18 @@ impl TraceShape {
     /// (default: 0.45).
     #[must_use]
     pub fn swing(mut self, part: f64) -> Self {
-        self.swing = part.clamp(0.0, 1.0);
+        if !part.is_nan() {
+            self.swing = part.clamp(0.0, 1.0);
+        }
         self
     }
 
     /// Makes prompts this many times as long (default: 1).
     #[must_use]
     pub fn input_scale(mut self, scale: f64) -> Self {
-        self.scale = scale.clamp(0.0, 1e3);
+        if !scale.is_nan() {
+            self.scale = scale.clamp(0.0, 1e3);
+        }
         self
     }
 
@@ -82,11 +94,11 @@ impl TraceShape {
     #[must_use]
     pub fn trace(&self, seed: u64) -> Trace {
         let mut random = fastrand::Rng::with_seed(seed);
-        let whole = self.duration.as_secs_f64();
+        let whole = self.duration.min(LONGEST).as_secs_f64();
         // Candidates come at the highest rate and are thinned out.
         let highest = self.calls_per_minute / 60.0 * (1.0 + self.swing);
         let (mut at, mut calls) = (0.0, Vec::new());
-        loop {
+        while calls.len() < MOST_CALLS {
             at -= (1.0 - random.f64()).ln() / highest;
             if at >= whole {
                 break;
@@ -138,6 +150,15 @@ mod tests {
             calls.iter().filter(|call| (from..to).contains(&(call.arrival.as_secs() / 60))).count()
         };
         assert!(2 * within(0, 5) < within(27, 32));
+    }
+
+    #[test]
+    fn settings_that_are_no_number_change_nothing() {
+        let shape = TraceShape::new().calls_per_minute(f64::NAN).swing(f64::NAN);
+        assert_eq!(shape.input_scale(f64::NAN), TraceShape::new());
+        let rare = TraceShape::new().calls_per_minute(-1.0).duration(Duration::MAX);
+        let calls = rare.trace(1);
+        assert!(calls.duration() <= LONGEST && calls.calls().len() > 1_000);
     }
 
     #[test]

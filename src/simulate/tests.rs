@@ -270,6 +270,39 @@ fn a_call_that_the_limits_never_admit_is_told_and_the_others_go_on() {
 }
 
 #[test]
+fn calls_in_flight_are_used_as_well_as_can_be() {
+    let provider = Provider::new([EnforcedQuota::concurrency(3)]);
+    let report = run(provider, trace().at_once(), Strategy::Exact);
+    assert_eq!(report.refused, 0);
+    assert!((0.97..=1.0).contains(&report.efficiency()), "{}", report.efficiency());
+}
+
+#[test]
+fn numbers_at_their_ends_are_no_panic() {
+    let provider = Provider::new([tokens()]).spread(f64::NAN).others(f64::NAN);
+    assert_eq!(provider, Provider::new([tokens()]));
+    let late = TraceCall::new(Duration::MAX, 5, 5);
+    let mut long = TraceCall::new(Duration::MAX - seconds(1), 5, u64::MAX);
+    long.max_tokens = Some(u64::MAX);
+    let requests = EnforcedQuota::sliding_window("requests", u64::MAX, MINUTE);
+    let input = EnforcedQuota::sliding_window("input_tokens", u64::MAX, Duration::MAX);
+    let input = input.weight("cached_tokens", f64::NAN).counting(Counting::AsProduced);
+    let provider = Provider::new([requests, input]).latency(Duration::MAX, Duration::MAX);
+    let limits = Limits::new().bucket("m", [Quota::per_minute("requests", 900_000_000_000)]);
+    let trace = Trace::new([late, TraceCall::new(Duration::ZERO, 1, 1), long]);
+    assert!(trace.duration() < 11 * seconds(366 * 86_400));
+    let simulation = Simulation::new(limits, "m", trace).expect("it makes sense");
+    let simulation = simulation.provided_by(provider).workers(0).max_tokens(u64::MAX);
+    for simulation in [simulation.clone(), simulation.doubled()] {
+        for strategy in [Strategy::RetriesOnly, Strategy::NaiveRefund] {
+            let report = simulation.run(strategy).expect("a report");
+            assert_eq!((report.calls, report.unfinished()), (3, 0), "{strategy}");
+            assert!(report.moments.len() < 500_000, "{}", report.moments.len());
+        }
+    }
+}
+
+#[test]
 fn nothing_to_do_takes_no_time() {
     let report = run(Provider::new([tokens()]), Trace::new([]), Strategy::Bound);
     assert_eq!((report.calls, report.makespan, report.efficiency()), (0, Duration::ZERO, 1.0));

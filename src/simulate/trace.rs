@@ -2,7 +2,7 @@
 
 use std::{fmt, path::Path, sync::Arc, time::Duration};
 
-use super::csv;
+use super::{csv, enforced::LONGEST};
 
 /// Calls in the order in which they come, the first of them at the start.
 ///
@@ -48,13 +48,14 @@ impl TraceCall {
 }
 
 impl Trace {
-    /// These calls, in the order of their arrival.
+    /// These calls, in the order of their arrival. One that comes more than ten years after the first
+    /// comes then.
     pub fn new(calls: impl IntoIterator<Item = TraceCall>) -> Self {
         let mut calls: Vec<_> = calls.into_iter().collect();
         calls.sort_by_key(|call| call.arrival);
         let first = calls.first().map_or(Duration::ZERO, |call| call.arrival);
         for call in &mut calls {
-            call.arrival -= first;
+            call.arrival = (call.arrival - first).min(LONGEST);
         }
         Self { calls: calls.into() }
     }
