@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     io::{self, Write},
+    pin::pin,
     time::{Duration, SystemTime},
 };
 
@@ -48,17 +49,21 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     eprintln!("{} on {}; end with Ctrl-C", words::count(names as u64, "bucket"), server.place());
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // One for all: a signal that comes while no other is listened for would be lost.
+    let mut ended = pin!(tokio::signal::ctrl_c());
     loop {
-        tokio::select! {
-            _ = ticks.tick() => {
-                let now = look(&mut view).await;
-                match watch.tell(now) {
-                    // The reader of a pipe has gone.
-                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-                    told => told?,
-                }
-            }
-            _ = tokio::signal::ctrl_c() => return Ok(()),
+        let looked = async {
+            ticks.tick().await;
+            look(&mut view).await
+        };
+        let now = tokio::select! {
+            now = looked => now,
+            _ = &mut ended => return Ok(()),
+        };
+        match watch.tell(now) {
+            // The reader of a pipe has gone.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            told => told?,
         }
     }
 }
@@ -128,7 +133,7 @@ impl Watch {
             let state = bucket.map(bucket_as_json);
             let event =
                 json!({"at": seconds(at), "event": event.kind, "text": event.text, "state": state});
-            return writeln!(out, "{event}");
+            return writeln!(out, "{}", words::plain_json(&event.to_string()));
         }
         let name = bucket.map(|bucket| words::plain(bucket.key.name()) + ": ").unwrap_or_default();
         writeln!(out, "{} {name}{}", words::time(at), words::plain(&event.text))
@@ -153,27 +158,8 @@ fn events(before: Option<&BucketView>, now: Option<&BucketView>) -> Vec<Event> {
     if before.since != now.since {
         events.push(Event::new("reset", "starts anew, with nothing charged"));
     }
-    match (before.paused_until, now.paused_until) {
-        (was, Some(until)) if was != Some(until) => {
-            let left = words::duration(words::until(until, now.at));
-            events.push(Event::new(
-                "paused",
-                format!("paused for {left}, until {}", words::time(until)),
-            ));
-        }
-        (Some(_), None) => events.push(Event::new("resumed", "goes on after a pause")),
-        _ => {}
-    }
-    match (before.waiting, now.waiting) {
-        (0, 1..) => {
-            events.push(Event::new(
-                "waiting",
-                format!("demands wait: {}", words::grouped(now.waiting)),
-            ));
-        }
-        (1.., 0) => events.push(Event::new("drained", "no demand waits any more")),
-        _ => {}
-    }
+    events.extend(event_of_pause(before, now));
+    events.extend(event_of_queue(before, now));
     let limits = |view: &BucketView| {
         view.quotas.iter().map(|quota| (quota.name.clone(), quota.limit)).collect::<Vec<_>>()
     };
@@ -188,6 +174,29 @@ fn events(before: Option<&BucketView>, now: Option<&BucketView>) -> Vec<Event> {
         events.extend(events_of_quota(before, now));
     }
     events
+}
+
+fn event_of_pause(before: &BucketView, now: &BucketView) -> Option<Event> {
+    match (before.paused_until, now.paused_until) {
+        (was, Some(until)) if was != Some(until) => {
+            let left = words::duration(words::until(until, now.at));
+            let text = format!("paused for {left}, until {}", words::time(until));
+            Some(Event::new("paused", text))
+        }
+        (Some(_), None) => Some(Event::new("resumed", "goes on after a pause")),
+        _ => None,
+    }
+}
+
+fn event_of_queue(before: &BucketView, now: &BucketView) -> Option<Event> {
+    match (before.waiting, now.waiting) {
+        (0, 1..) => {
+            let text = format!("demands wait: {}", words::grouped(now.waiting));
+            Some(Event::new("waiting", text))
+        }
+        (1.., 0) => Some(Event::new("drained", "no demand waits any more")),
+        _ => None,
+    }
 }
 
 fn events_of_quota(before: &QuotaView, now: &QuotaView) -> Vec<Event> {

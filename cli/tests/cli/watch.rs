@@ -1,9 +1,19 @@
 use std::{
     io::{BufRead, BufReader, Lines},
-    process::{Child, ChildStdout, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::timeout,
+};
 use tower_throttle::{Demand, usage};
 
 use crate::{
@@ -12,15 +22,19 @@ use crate::{
 };
 
 /// A watch that runs, and its lines.
-struct Watch {
+pub(crate) struct Watch {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Watch {
-    fn start(server: &RedisServer, arguments: &[&str]) -> Self {
+    pub(crate) fn start(server: &RedisServer, arguments: &[&str]) -> Self {
+        Self::start_at(&server.url(), arguments)
+    }
+
+    fn start_at(url: &str, arguments: &[&str]) -> Self {
         let mut child = program(&[&["watch", "--interval", "50ms"], arguments].concat())
-            .env("REDIS_URL", server.url())
+            .env("REDIS_URL", url)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -35,7 +49,7 @@ impl Watch {
     }
 
     /// Waits for a line that says this. The harness ends a test that never sees it.
-    fn says(&mut self, part: &str) -> String {
+    pub(crate) fn says(&mut self, part: &str) -> String {
         let mut seen = Vec::new();
         for line in &mut self.lines {
             let line = line.expect("a text");
@@ -110,4 +124,55 @@ async fn an_outage_is_told_and_its_end() {
     watch.says("the store is unavailable");
     server.restart();
     watch.says("the server answers again");
+}
+
+/// A way to a server on which nothing is passed on any more once `is_stuck`; then `has_stuck` is
+/// told when something was sent.
+async fn stuck_way(port: u16, is_stuck: Arc<AtomicBool>, has_stuck: mpsc::Sender<()>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let own = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (is_stuck, has_stuck) = (is_stuck.clone(), has_stuck.clone());
+            tokio::spawn(async move {
+                let server = TcpStream::connect(("127.0.0.1", port)).await.expect("the server");
+                let (mut from, mut back) = stream.into_split();
+                let (mut replies, mut to) = server.into_split();
+                tokio::spawn(async move { tokio::io::copy(&mut replies, &mut back).await });
+                let mut bytes = [0; 4096];
+                while let Ok(count @ 1..) = from.read(&mut bytes).await {
+                    if is_stuck.load(Ordering::Relaxed) {
+                        // The test may have seen enough.
+                        let _ = has_stuck.send(()).await;
+                    } else {
+                        to.write_all(&bytes[..count]).await.expect("the server reads");
+                    }
+                }
+            });
+        }
+    });
+    own
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn it_ends_on_ctrl_c_while_a_server_does_not_answer() {
+    let server = RedisServer::start();
+    let (is_stuck, (has_stuck, mut stuck)) = (Arc::new(AtomicBool::new(false)), mpsc::channel(1));
+    let port = stuck_way(server.port(), is_stuck.clone(), has_stuck).await;
+    let mut watch = Watch::start_at(&format!("redis://127.0.0.1:{port}"), &[]);
+    is_stuck.store(true, Ordering::Relaxed);
+    stuck.recv().await.expect("it looks");
+    let id = watch.child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().expect("it starts").success());
+    let ends = async {
+        loop {
+            if let Some(status) = watch.child.try_wait().expect("it was started") {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let status = timeout(Duration::from_secs(5), ends).await.expect("it ends at once");
+    assert!(status.success(), "{status}");
 }
