@@ -56,7 +56,8 @@ fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("tower-throttle: {failure}");
+            // Some of it is what a server or a file says.
+            eprintln!("tower-throttle: {}", words::plain_lines(&failure.to_string()));
             failure.exit_code()
         }
     }

@@ -24,7 +24,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Failure::Refused("the state of this bucket was written by another version".into())
     })?;
     if json {
-        println!("{:#}", detail_as_json(&detail));
+        println!("{}", words::plain_json(&format!("{:#}", detail_as_json(&detail))));
     } else {
         print!("{}", in_words(&detail));
     }

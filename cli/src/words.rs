@@ -100,7 +100,34 @@ pub(crate) fn until(at: SystemTime, now: SystemTime) -> Duration {
 
 /// A text of others that is safe to print: what a terminal would obey is left out.
 pub(crate) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_obeyed(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Whether a terminal does something else than to show it: controls, line separators, and what
+/// changes the direction of a text.
+fn is_obeyed(c: char) -> bool {
+    let directs =
+        matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || directs
+}
+
+/// A text of several lines that is safe to print.
+pub(crate) fn plain_lines(text: &str) -> String {
+    text.split('\n').map(plain).collect::<Vec<_>>().join("\n")
+}
+
+/// JSON that is safe to print: in it, what a terminal would obey is written as JSON has it.
+pub(crate) fn plain_json(json: &str) -> String {
+    let mut plain = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            // Between the values.
+            '\n' => plain.push(c),
+            c if is_obeyed(c) => plain.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => plain.push(c),
+        }
+    }
+    plain
 }
 
 /// `1 demand`, `2 demands`.
@@ -131,6 +158,18 @@ mod tests {
         {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_not_printed() {
+        let hostile = "a\x1b[2J\u{9b}31m\n\u{202e}b\u{7f}\u{2066}\u{e4}";
+        let shown = "a\u{fffd}[2J\u{fffd}31m\u{fffd}\u{fffd}b\u{fffd}\u{fffd}\u{e4}";
+        assert_eq!(plain(hostile), shown);
+        assert_eq!(plain_lines("a\r\nb"), "a\u{fffd}\nb");
+        let json = serde_json::json!({ "name": hostile });
+        let text = plain_json(&format!("{json:#}"));
+        assert!(!text.chars().any(|c| is_obeyed(c) && c != '\n'), "{text:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("JSON"), json);
     }
 
     #[test]

@@ -3,8 +3,10 @@
 
 use std::{error::Error, time::Duration};
 
-use plotters::prelude::*;
+use plotters::{coord::Shift, prelude::*};
 use tower_throttle::simulate::{Moment, Simulation, SimulationReport};
+
+use crate::words;
 
 const WIDTH: u32 = 900;
 const HEIGHT: u32 = 780;
@@ -27,6 +29,8 @@ struct Panel<'a> {
     limit: Option<f64>,
 }
 
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
 /// Draws an SVG of all runs.
 pub(super) fn draw(
     simulation: &Simulation,
@@ -37,50 +41,65 @@ pub(super) fn draw(
         let root = SVGBackend::with_string(&mut text, (WIDTH, HEIGHT)).into_drawing_area();
         root.fill(&WHITE)?;
         let panels = panels(simulation, reports);
-        // Runs that take many times as long as the others would press them to the edge.
-        let longest = reports.iter().map(|report| report.makespan).max().unwrap_or_default();
-        let best = reports.first().map_or(Duration::ZERO, |report| report.best);
-        let end = longest.min(best.mul_f64(2.0)).as_secs_f64().max(1.0) / 60.0;
         for (index, (area, panel)) in root.split_evenly((3, 1)).iter().zip(&panels).enumerate() {
-            let most = reports.iter().flat_map(|report| &report.moments).map(|m| (panel.value)(m));
-            let top = most.fold(panel.limit.unwrap_or(1.0), f64::max) * 1.08;
-            let mut chart = ChartBuilder::on(area)
-                .caption(&panel.title, ("sans-serif", 15))
-                .margin(8)
-                .x_label_area_size(26)
-                .y_label_area_size(70)
-                .build_cartesian_2d(0.0..end, 0.0..top)?;
-            chart
-                .configure_mesh()
-                .light_line_style(TRANSPARENT)
-                .x_labels(12)
-                .y_labels(6)
-                .x_label_formatter(&|minutes| format!("{minutes:.0} min"))
-                .y_label_formatter(&|value| amount(*value))
-                .draw()?;
-            if let Some(limit) = panel.limit {
-                chart.draw_series(LineSeries::new([(0.0, limit), (end, limit)], BLACK))?;
-            }
-            for (report, colour) in reports.iter().zip(COLOURS.iter().cycle()) {
-                let line = thinned(&report.moments, &panel.value);
-                let line = line.into_iter().filter(|(minutes, _)| *minutes <= end);
-                let series = chart.draw_series(LineSeries::new(line, colour))?;
-                series
-                    .label(report.strategy.name())
-                    .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], *colour));
-            }
-            if index == 1 {
-                chart
-                    .configure_series_labels()
-                    .position(SeriesLabelPosition::UpperLeft)
-                    .background_style(WHITE.mix(0.8))
-                    .border_style(TRANSPARENT)
-                    .draw()?;
-            }
+            draw_panel(area, panel, reports, index == 1)?;
         }
         root.present()?;
     }
     Ok(text)
+}
+
+/// The last minute that is drawn.
+fn end(reports: &[SimulationReport]) -> f64 {
+    // Runs that take many times as long as the others would press them to the edge.
+    let longest = reports.iter().map(|report| report.makespan).max().unwrap_or_default();
+    let best = reports.first().map_or(Duration::ZERO, |report| report.best);
+    longest.min(best.mul_f64(2.0)).as_secs_f64().max(1.0) / 60.0
+}
+
+fn draw_panel(
+    area: &Area<'_>,
+    panel: &Panel<'_>,
+    reports: &[SimulationReport],
+    has_names: bool,
+) -> Result<(), Box<dyn Error>> {
+    let end = end(reports);
+    let most = reports.iter().flat_map(|report| &report.moments).map(|m| (panel.value)(m));
+    let top = most.fold(panel.limit.unwrap_or(1.0), f64::max) * 1.08;
+    let mut chart = ChartBuilder::on(area)
+        .caption(&panel.title, ("sans-serif", 15))
+        .margin(8)
+        .x_label_area_size(26)
+        .y_label_area_size(70)
+        .build_cartesian_2d(0.0..end, 0.0..top)?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .x_labels(12)
+        .y_labels(6)
+        .x_label_formatter(&|minutes| format!("{minutes:.0} min"))
+        .y_label_formatter(&|value| amount(*value))
+        .draw()?;
+    if let Some(limit) = panel.limit {
+        chart.draw_series(LineSeries::new([(0.0, limit), (end, limit)], BLACK))?;
+    }
+    for (report, colour) in reports.iter().zip(COLOURS.iter().cycle()) {
+        let line = thinned(&report.moments, &panel.value);
+        let line = line.into_iter().filter(|(minutes, _)| *minutes <= end);
+        chart
+            .draw_series(LineSeries::new(line, colour))?
+            .label(report.strategy.name())
+            .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], *colour));
+    }
+    if has_names {
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.8))
+            .border_style(TRANSPARENT)
+            .draw()?;
+    }
+    Ok(())
 }
 
 fn panels<'a>(simulation: &'a Simulation, reports: &'a [SimulationReport]) -> Vec<Panel<'a>> {
@@ -91,7 +110,7 @@ fn panels<'a>(simulation: &'a Simulation, reports: &'a [SimulationReport]) -> Ve
     let limit = reports.first().and_then(|report| report.quotas.get(place));
     vec![
         Panel {
-            title: format!("{name}: what counts at the provider, and its limit"),
+            title: format!("{}: what counts at the provider, and its limit", words::plain(name)),
             value: Box::new(move |moment| moment.levels.get(place).copied().unwrap_or(0.0)),
             limit: limit.map(|quota| quota.capacity as f64),
         },

@@ -13,13 +13,22 @@ use tower_throttle::{
 };
 
 use self::{
-    options::{Length, Part, ProviderKind, When},
+    options::{Part, ProviderKind, When},
     results::Results,
 };
 use crate::failure::Failure;
 
 /// Where calls come from: one of these options is needed.
 const CALLS: [&str; 3] = ["trace", "synthetic", "listen"];
+
+/// What is about the calls, and means nothing where none are made.
+const OF_CALLS: [&str; 11] = [
+    "at_once", "class", "compare", "headers", "jitter", "json", "others", "share", "strategy",
+    "svg", "workers",
+];
+
+/// No more calls are made up.
+const MOST_CALLS: f64 = 1e7;
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("calls").required(true).args(CALLS))]
@@ -39,7 +48,7 @@ pub(crate) struct Arguments {
     synthetic: bool,
     /// Make no calls: be the provider, over HTTP and in real time, until the process is ended.
     /// Requests are as OpenAI's; answers take a fifth of their max_tokens on the average
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["compare", "json", "svg"])]
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = OF_CALLS)]
     listen: Option<SocketAddr>,
     /// How many calls are made up for each minute, on the average
     #[arg(long, value_name = "N", default_value_t = 332.0, requires = "synthetic")]
@@ -58,7 +67,8 @@ pub(crate) struct Arguments {
     share: Vec<Part>,
     /// How many callers there are; each makes one call at a time
     #[arg(long, value_name = "N", default_value_t = 512)]
-    workers: usize,
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    workers: u32,
     /// The max_tokens of calls that have none of their own
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     max_tokens: u64,
@@ -72,16 +82,16 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum)]
     counting: Option<When>,
     /// How long the provider takes until the first token
-    #[arg(long, value_name = "TIME", default_value = "300ms")]
-    first_token: Length,
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = options::latency)]
+    first_token: Duration,
     /// How long the provider takes for each token
-    #[arg(long, value_name = "TIME", default_value = "10ms")]
-    per_token: Length,
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = options::latency)]
+    per_token: Duration,
     /// By how much the way to the provider is longer at most
-    #[arg(long, value_name = "TIME", default_value = "50ms")]
-    jitter: Length,
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = options::latency)]
+    jitter: Duration,
     /// The part of the limits that other users of the key take, from 0 to 1
-    #[arg(long, value_name = "PART", default_value_t = 0.0)]
+    #[arg(long, value_name = "PART", default_value_t = 0.0, value_parser = options::part)]
     others: f64,
     /// Let responses tell what is left, in OpenAI's headers
     #[arg(long)]
@@ -137,8 +147,8 @@ fn simulation(arguments: &Arguments) -> Result<Simulation, Failure> {
     let simulation = Simulation::new(file.limits(), &bucket, trace).map_err(failure)?;
     let provider = simulation.provider().clone();
     let mut provider = provider
-        .latency(arguments.first_token.0, arguments.per_token.0)
-        .network(Duration::from_millis(20), arguments.jitter.0)
+        .latency(arguments.first_token, arguments.per_token)
+        .network(Duration::from_millis(20), arguments.jitter)
         .others(arguments.others);
     if let Some(enforcement) = arguments.provider.enforcement() {
         provider = provider.enforced(enforcement);
@@ -151,7 +161,7 @@ fn simulation(arguments: &Arguments) -> Result<Simulation, Failure> {
     }
     Ok(simulation
         .provided_by(provider)
-        .workers(arguments.workers)
+        .workers(arguments.workers as usize)
         .max_tokens(arguments.max_tokens)
         .seed(arguments.seed))
 }
@@ -174,19 +184,23 @@ fn bucket(arguments: &Arguments, file: &LimitsFile) -> Result<String, Failure> {
 
 fn trace(arguments: &Arguments) -> Result<Trace, Failure> {
     let trace = match &arguments.trace {
+        None if arguments.listen.is_some() => Trace::new([]),
         Some(path) => Trace::from_file(path).map_err(|error| {
             let source = error.source();
             let source = source.map_or(String::new(), |source| format!(": {source}"));
             Failure::Other(format!("{error}{source}"))
         })?,
         None => {
-            let minutes = arguments.minutes;
+            let (minutes, rate) = (arguments.minutes, arguments.calls_per_minute);
             if !(0.0..=100_000.0).contains(&minutes) {
                 return Err(Failure::Usage("--minutes must be from 0 to 100000".into()));
             }
-            let shape = TraceShape::new().calls_per_minute(arguments.calls_per_minute);
+            if !(rate > 0.0 && rate * minutes <= MOST_CALLS) {
+                let must = "--calls-per-minute must be above 0, and make ten million calls at most";
+                return Err(Failure::Usage(must.into()));
+            }
             let duration = Duration::from_secs_f64(60.0 * minutes);
-            shape.duration(duration).trace(arguments.seed)
+            TraceShape::new().calls_per_minute(rate).duration(duration).trace(arguments.seed)
         }
     };
     let trace = trace

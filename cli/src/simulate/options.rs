@@ -5,7 +5,7 @@ use std::{str::FromStr, time::Duration};
 use clap::ValueEnum;
 use tower_throttle::simulate::{Counting, Enforcement, Strategy};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, words};
 
 /// How the provider looks at a window.
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -93,26 +93,21 @@ impl Way {
     }
 }
 
-/// `300ms`, `1.5s`, `0`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Length(pub(super) Duration);
-
-impl FromStr for Length {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (number, unit) = match text.strip_suffix("ms") {
-            Some(number) => (number, 1e-3),
-            None => (text.strip_suffix('s').unwrap_or(text), 1.0),
-        };
-        let seconds = number.trim().parse::<f64>().ok().map(|number| number * unit);
-        match seconds {
-            Some(seconds) if (0.0..=86_400.0).contains(&seconds) => {
-                Ok(Self(Duration::from_secs_f64(seconds)))
-            }
-            _ => Err("must be like 300ms or 1.5s, and at most a day".into()),
-        }
+/// Reads `300ms`, `1.5s` or `0`.
+pub(super) fn latency(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
     }
+    match words::parse_duration(text)? {
+        length if length <= Duration::from_secs(86_400) => Ok(length),
+        _ => Err("it is longer than a day".into()),
+    }
+}
+
+/// Reads a number from 0 to 1.
+pub(super) fn part(text: &str) -> Result<f64, String> {
+    let part = text.parse::<f64>().ok().filter(|part| (0.0..=1.0).contains(part));
+    part.ok_or_else(|| "must be from 0 to 1".into())
 }
 
 /// `batch=0.3`.
@@ -126,10 +121,9 @@ impl FromStr for Part {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = text.rsplit_once('=').and_then(|(name, part)| {
-            let part = part.parse::<f64>().ok().filter(|part| (0.0..=1.0).contains(part))?;
-            Some(Self { name: name.to_owned(), part })
-        });
+        let parsed = text
+            .rsplit_once('=')
+            .and_then(|(name, text)| Some(Self { name: name.to_owned(), part: part(text).ok()? }));
         let parsed = parsed.filter(|part| !part.name.is_empty());
         parsed.ok_or_else(|| "must be like batch=0.3, with a part from 0 to 1".into())
     }

@@ -1,9 +1,11 @@
 //! What came of the runs: a table for people, and JSON for scripts.
 
-use std::{fmt::Write, time::Duration};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tower_throttle::simulate::{Simulation, SimulationReport, WaitReport};
+
+use crate::words::{self, grouped, plain};
 
 /// The reports of one simulation.
 #[derive(Clone, Copy, Debug)]
@@ -34,16 +36,13 @@ impl Results<'_> {
         let calls = self.simulation.trace().calls();
         let tokens: u64 = calls.iter().map(|call| call.input + call.output).sum();
         let [first, ..] = self.reports else { return String::new() };
-        let binds = match &first.binding {
-            Some(quota) => format!("`{quota}` binds"),
-            None => "no limit binds".to_owned(),
-        };
         format!(
-            "{} calls with {} tokens within {}; at best {}: {binds}\n",
+            "{} calls with {} tokens within {}; at best {}: {}\n",
             grouped(calls.len() as u64),
             grouped(tokens),
             length(self.simulation.trace().duration()),
             length(first.best),
+            binds(first),
         )
     }
 
@@ -64,7 +63,7 @@ impl Results<'_> {
 
     fn quotas(self) -> Vec<Vec<String>> {
         let [first, ..] = self.reports else { return Vec::new() };
-        let names = first.quotas.iter().map(|quota| quota.name.to_string());
+        let names = first.quotas.iter().map(|quota| plain(&quota.name));
         let mut rows = vec![std::iter::once("strategy".to_owned()).chain(names).collect()];
         for report in self.reports {
             let used = report.quotas.iter().map(|quota| match quota.refused {
@@ -82,8 +81,7 @@ impl Results<'_> {
         let mut rows = vec![heads.map(str::to_owned).to_vec()];
         for report in self.reports {
             for wait in report.waits.iter().skip(1) {
-                let name =
-                    |name: &Option<std::sync::Arc<str>>| name.as_deref().unwrap_or("-").to_owned();
+                let name = |name: &Option<Arc<str>>| name.as_deref().map_or("-".into(), plain);
                 let mut row = vec![report.strategy.to_string(), name(&wait.class)];
                 row.extend([name(&wait.share), grouped(wait.calls as u64)]);
                 row.extend(waits(wait));
@@ -97,22 +95,19 @@ impl Results<'_> {
         let mut text = String::new();
         let doubled = self.doubled;
         let same = self.reports.iter().find(|report| report.strategy == doubled.strategy);
-        let binds = match &doubled.binding {
-            Some(quota) => format!("`{quota}` binds"),
-            None => "no limit binds".to_owned(),
-        };
         let p95 =
             |report: &SimulationReport| report.waits.first().map_or(Duration::ZERO, |all| all.p95);
         if let Some(same) = same {
             // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
-                "With twice the tier, {}: {} instead of {}, wait p95 {} instead of {}; {binds}",
+                "With twice the tier, {}: {} instead of {}, wait p95 {} instead of {}; {}",
                 doubled.strategy,
                 length(doubled.makespan),
                 length(same.makespan),
                 length(p95(doubled)),
                 length(p95(same)),
+                binds(doubled),
             );
         }
         text
@@ -126,7 +121,15 @@ impl Results<'_> {
             "strategies": self.reports.iter().map(report).collect::<Vec<_>>(),
             "doubled": report(self.doubled),
         });
-        format!("{value:#}\n")
+        words::plain_json(&format!("{value:#}\n"))
+    }
+}
+
+/// Which limit binds.
+fn binds(report: &SimulationReport) -> String {
+    match &report.binding {
+        Some(quota) => format!("`{}` binds", plain(quota)),
+        None => "no limit binds".to_owned(),
     }
 }
 
@@ -190,19 +193,6 @@ fn length(length: Duration) -> String {
     }
 }
 
-/// `1,234,567`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// A table in Markdown: the first column to the left, the others to the right.
 fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -238,8 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_written_for_people() {
-        assert_eq!(["7", "1,000", "12,345,678"], [7, 1_000, 12_345_678].map(grouped));
+    fn lengths_are_written_for_people() {
         let lengths =
             [0, 340, 12_340, 3_672_000].map(|millis| length(Duration::from_millis(millis)));
         assert_eq!(lengths, ["0 ms", "340 ms", "12.3 s", "61.2 min"]);

@@ -262,7 +262,7 @@ impl App {
     }
 
     fn head(&self) -> Line<'_> {
-        let waiting: u64 = self.buckets.iter().map(|bucket| bucket.waiting).sum();
+        let waiting = self.buckets.iter().fold(0, |sum, bucket| bucket.waiting.saturating_add(sum));
         let paused = self.buckets.iter().filter(|bucket| bucket.paused_until.is_some()).count();
         let at = self.buckets.iter().map(|bucket| bucket.at).max();
         let mut parts = vec![

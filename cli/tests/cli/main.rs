@@ -2,10 +2,12 @@
 //! shows on a terminal.
 
 mod bad_input;
+mod hostile;
 mod limits_file;
 mod permissions;
 mod program;
 mod serve;
+mod simulate;
 mod status;
 mod steer;
 #[path = "../../../tests/support/mod.rs"]

@@ -1,10 +1,36 @@
 //! Runs the program, and makes what it is to see.
 
-use std::process::{Command, Output, Stdio};
+use std::{
+    env, fs,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+};
 
 use tower_throttle::{Demand, Limiter, Limits, Quota, store::RedisStore, usage};
 
 use crate::support::RedisServer;
+
+/// A file for as long as the value lives.
+pub(crate) struct File(PathBuf);
+
+impl File {
+    pub(crate) fn new(name: &str, text: &str) -> Self {
+        let path = env::temp_dir().join(format!("throttle-cli-{}-{name}", std::process::id()));
+        fs::write(&path, text).expect("it is written");
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.0.to_str().expect("a text")
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        // A file that is left behind does no harm.
+        let _ = fs::remove_file(&self.0);
+    }
+}
 
 /// What the program printed, and how it ended.
 #[derive(Debug)]

@@ -100,13 +100,19 @@ fn names(text: &str) -> Vec<&str> {
     begin.filter_map(|line| line.split_whitespace().next()).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn all_buckets_are_shown_live_worst_first() {
+/// A server, and a limiter on it whose buckets are all in use.
+async fn charged() -> (RedisServer, Limiter) {
     let server = RedisServer::start();
     let limiter = limiter(&server).await;
     for bucket in ["gpt-4o", "claude", "idle"] {
         charge(&limiter, bucket, 1_500).await;
     }
+    (server, limiter)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_buckets_are_shown_live_worst_first() {
+    let (server, limiter) = charged().await;
     let Some(screen) = Screen::start(&server.url(), &["top", "--interval", "100ms"]) else {
         return;
     };
@@ -160,11 +166,7 @@ async fn all_buckets_are_shown_live_worst_first() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_filter_sort_and_open_a_bucket() {
-    let server = RedisServer::start();
-    let limiter = limiter(&server).await;
-    for bucket in ["gpt-4o", "claude", "idle"] {
-        charge(&limiter, bucket, 1_500).await;
-    }
+    let (server, limiter) = charged().await;
     let Some(screen) = Screen::start(&server.url(), &["top", "--interval", "100ms"]) else {
         return;
     };

@@ -4,11 +4,12 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    path::PathBuf,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Stdio},
 };
 
 use serde_json::Value;
+
+use crate::program::{File, program, run};
 
 const LIMITS: &str = r#"
 [buckets.model]
@@ -22,46 +23,18 @@ headroom = 0.1
 "#;
 const SHORT: [&str; 5] = ["--synthetic", "--calls-per-minute", "60", "--minutes", "3"];
 
-/// A file that is gone when the test is over.
-struct File(PathBuf);
-
-impl File {
-    fn new(name: &str, text: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("simulate-{}-{name}", std::process::id()));
-        fs::write(&path, text).expect("a temporary file");
-        Self(path)
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().expect("a path in UTF-8")
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-fn simulate(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tower-throttle"));
-    command.arg("simulate").args(arguments).output().expect("it runs")
-}
-
 /// What is printed of a run that succeeds.
 fn printed(arguments: &[&str]) -> String {
-    let output = simulate(arguments);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    String::from_utf8(output.stdout).expect("text")
+    let ended = run(&[&["simulate"], arguments].concat());
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    ended.out
 }
 
 /// The exit code and what is said of a run that fails.
 fn failed(arguments: &[&str]) -> (i32, String) {
-    let output = simulate(arguments);
-    assert!(output.stdout.is_empty());
-    let code = output.status.code().expect("an exit code");
-    (code, String::from_utf8(output.stderr).expect("text"))
+    let ended = run(&[&["simulate"], arguments].concat());
+    assert_eq!(ended.out, "", "{}", ended.err);
+    (ended.code, ended.err)
 }
 
 #[test]
@@ -79,7 +52,7 @@ fn strategies_are_compared_in_a_table_a_json_object_and_a_chart() {
     assert!(table.contains("binds") && table.contains("With twice the tier"), "{table}");
     assert_eq!(table, printed(&arguments), "the same seed prints the same");
 
-    let svg = fs::read_to_string(&chart.0).expect("a chart");
+    let svg = fs::read_to_string(chart.path()).expect("a chart");
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
     assert!(svg.contains("calls that wait") && svg.matches("<polyline").count() > 18);
 
@@ -152,7 +125,15 @@ fn what_makes_no_sense_has_an_exit_code_and_is_said() {
         (vec!["--limits", limits, "--trace", trace.path()], 1, "line 2"),
         (vec!["--limits", limits, "--trace", large.path()], 3, "never admits more than 60000"),
         (vec!["--limits", limits, "--trace", class.path()], 6, "`night`"),
-        (vec!["--limits", limits, "--synthetic", "--jitter", "1h"], 2, "300ms"),
+        (vec!["--limits", limits, "--synthetic", "--jitter", "25h"], 2, "longer than a day"),
+        (vec!["--limits", limits, "--synthetic", "--first-token", "300"], 2, "number and a unit"),
+        (vec!["--limits", limits, "--synthetic", "--others", "NaN"], 2, "from 0 to 1"),
+        (vec!["--limits", limits, "--synthetic", "--class", "batch=NaN"], 2, "batch=0.3"),
+        (vec!["--limits", limits, "--synthetic", "--calls-per-minute", "NaN"], 2, "above 0"),
+        (vec!["--limits", limits, "--synthetic", "--calls-per-minute", "1e9"], 2, "ten million"),
+        (vec!["--limits", limits, "--synthetic", "--minutes", "NaN"], 2, "--minutes"),
+        (vec!["--limits", limits, "--synthetic", "--workers", "0"], 2, "--workers"),
+        (vec!["--limits", limits, "--listen", "127.0.0.1:0", "--others", "0.1"], 2, "--others"),
         (vec!["--limits", limits, "--synthetic", "--class", "batch"], 2, "batch=0.3"),
         (vec!["--limits", limits, "--synthetic", "--minutes=-1"], 2, "--minutes"),
     ] {
@@ -162,13 +143,32 @@ fn what_makes_no_sense_has_an_exit_code_and_is_said() {
     }
 }
 
+#[test]
+fn large_limits_little_work_and_hostile_names_are_no_trouble() {
+    let limits =
+        LIMITS.replace("limit = 60_000", "limit = 900_000_000_000, name = \"t\\u001B[2J\"");
+    let limits = File::new("huge.toml", &limits);
+    let none = printed(&["--limits", limits.path(), "--synthetic", "--minutes", "0"]);
+    assert!(none.starts_with("0 calls with 0 tokens within 0 ms"), "{none}");
+
+    // Out of order, years apart, with names that a terminal would obey.
+    let text = "arrival,input,output,share\n90000000,5,5,\u{1b}[31m\n3,100000,7,\u{9b}2J\n0,1,1,\n";
+    let trace = File::new("hostile.csv", text);
+    for json in [&[][..], &["--json"]] {
+        let arguments = ["--limits", limits.path(), "--trace", trace.path(), "--max-tokens"];
+        let shown = printed(&[&arguments[..], &["18446744073709551615"], json].concat());
+        assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
+        assert!(shown.contains(if json.is_empty() { "3 calls" } else { "\"impossible\": 3" }));
+    }
+}
+
 /// A provider that is ended when the test is over.
 struct Listening(Child, String);
 
 impl Listening {
     fn start(arguments: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tower-throttle"));
-        command.arg("simulate").args(arguments).args(["--listen", "127.0.0.1:0"]);
+        let listen = ["--listen", "127.0.0.1:0"];
+        let mut command = program(&[&["simulate"], arguments, &listen].concat());
         let mut child = command.stdout(Stdio::piped()).spawn().expect("it runs");
         let mut line = String::new();
         let output = child.stdout.take().expect("its output");
