@@ -84,15 +84,20 @@ pub(crate) fn of_file(file: &File) -> String {
     }
     let undeclared = of_undeclared(&file.0["undeclared"]);
     line(&mut text, &format!("names that are declared nowhere {undeclared}"));
-    let unavailable = match &file.0["on_unavailable"] {
+    let unavailable = on_unavailable(&file.0["on_unavailable"]);
+    line(&mut text, &format!("while the store cannot be reached, demands {unavailable}"));
+    text
+}
+
+/// What becomes of demands while the store cannot be reached.
+fn on_unavailable(value: &Value) -> String {
+    match value {
         Value::String(what) if what == "allow" => "pass uncounted".to_owned(),
         Value::Object(local) => {
             format!("are throttled by {} of each limit in each process", share(&local["local"]))
         }
         _ => "fail".to_owned(),
-    };
-    line(&mut text, &format!("while the store cannot be reached, demands {unavailable}"));
-    text
+    }
 }
 
 /// A bucket with its quotas.
@@ -146,6 +151,10 @@ fn of_quota(quota: &Value) -> String {
     }
     if let Some(debt) = quota.get("max_debt") {
         _ = write!(text, "; at most {} are believed above that", number(debt));
+    }
+    if let Some(value) = quota.get("on_unavailable") {
+        let what = on_unavailable(value);
+        _ = write!(text, "; while the store cannot be reached, demands on it {what}");
     }
     if let Some(name) = quota["name"].as_str() {
         _ = write!(text, "  [{}]", words::plain(name));

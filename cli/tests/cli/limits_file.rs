@@ -1,28 +1,4 @@
-use std::{env, fs, path::PathBuf};
-
-use crate::program::run;
-
-/// A file for as long as the value lives.
-struct File(PathBuf);
-
-impl File {
-    fn new(name: &str, text: &str) -> Self {
-        let path = env::temp_dir().join(format!("throttle-cli-{}-{name}", std::process::id()));
-        fs::write(&path, text).expect("it is written");
-        Self(path)
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().expect("a text")
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        // A file that is left behind does no harm.
-        let _ = fs::remove_file(&self.0);
-    }
-}
+use crate::program::{File, run};
 
 const LIMITS: &str = r#"
 undeclared = { bucket = "others" }
@@ -33,7 +9,7 @@ quotas = [
     { metric = "requests", limit = 500, per = "1 m" },
     { kind = "token_bucket", metric = "tokens", limit = 30000, per = "1 m", burst = 10000 },
     { metric = "requests", limit = 10000, per = "1 day in America/Los_Angeles" },
-    { kind = "concurrency", limit = 8, name = "slots" },
+    { kind = "concurrency", limit = 8, name = "slots", on_unavailable = "allow" },
 ]
 
 [buckets.claude-sonnet-4]
@@ -81,7 +57,7 @@ fn a_file_is_told_in_words() {
         "  at most 500 requests in any 1 m",
         "  30,000 tokens per 1 m, refilled steadily; at most 10,000 at once",
         "  at most 10,000 requests in each 1 day in America/Los_Angeles, then all at once again",
-        "  at most 8 calls in flight  [slots]",
+        "  at most 8 calls in flight; while the store cannot be reached, demands on it pass uncounted  [slots]",
         "bucket claude-sonnet-4 (partition anthropic)",
         "  at most 100,000 input_tokens + output_tokens in any 1 m; each of output_tokens counts 5 times; held while a call runs, and counted from its end on",
         "  60 requests per 1 m, evenly one after the other",
