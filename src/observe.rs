@@ -379,13 +379,10 @@ impl<'a> OtherAmounts<'a> {
     /// the first, these.
     #[cfg(any(feature = "metrics", feature = "test-util"))]
     pub(crate) fn or<'u>(
-        &self,
+        &'u self,
         bucket: &str,
         first: (&'u Usage, &'u Usage),
-    ) -> (&'u Usage, &'u Usage)
-    where
-        'a: 'u,
-    {
+    ) -> (&'u Usage, &'u Usage) {
         self.of(bucket).map_or(first, |other| (other.reserved, other.actual))
     }
 

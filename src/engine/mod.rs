@@ -8,7 +8,6 @@
 //! differential test holds the two against each other, answer by answer.
 
 mod ahead;
-mod amounts;
 mod apply;
 mod bucket;
 mod candidate;
@@ -30,6 +29,7 @@ mod ring;
 mod rule;
 mod session_record;
 mod sliding_window;
+mod standing;
 mod states;
 #[cfg(feature = "redis")]
 mod stored;
@@ -43,11 +43,11 @@ use std::{ops::Deref, slice};
 use smallvec::SmallVec;
 
 pub(crate) use self::{
-    amounts::Amounts,
     apply::apply,
     bucket::SESSION_MEMORY,
     quota_state::Level,
     rule::{HEADROOM_PARTS, MAX_AMOUNT, Rule, TokenBucket, Window},
+    standing::Standing,
 };
 pub use self::{bucket::BucketState, codec::DecodeError, rule::Micros};
 

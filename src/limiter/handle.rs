@@ -174,9 +174,9 @@ impl Limiter {
     /// [`ThrottleLayer::shadow`](crate::ThrottleLayer::shadow) does this for a layer. A demand that
     /// fits is granted as by [`try_reserve`](Self::try_reserve). For any other there is an
     /// [`Event::Shadowed`](crate::observe::Event::Shadowed), and it is charged all the same: more
-    /// than is available becomes a debt. So the state is that of what is really sent, and predicted waits
-    /// are those of a limiter that let everything through until now. One call is charged no more
-    /// than a settle is: the capacity of a quota and its
+    /// than is available becomes a debt. So the state is that of what is really sent, and predicted
+    /// waits are those of a limiter that let everything through until now. One call is charged no
+    /// more than a settle is: the capacity of a quota and its
     /// [`max_debt`](crate::Quota::max_debt).
     ///
     /// Where other processes enforce the same buckets, they wait for what is charged here.

@@ -7,7 +7,7 @@ use std::{
 
 use super::bucket_set::BucketSet;
 use crate::{
-    engine::{Amounts, BucketLevel, Level, Micros},
+    engine::{BucketLevel, Level, Micros, Standing},
     error::Shortage,
     limits::BucketSpec,
     quota::Meter,
@@ -187,7 +187,8 @@ impl Status {
 
 impl QuotaStatus {
     fn new(meter: &Meter, level: &Level) -> Self {
-        let Amounts { limit, charged, held, withheld, available } = Amounts::of(&meter.rule, level);
+        let Standing { limit, charged, held, withheld, available } =
+            Standing::of(&meter.rule, level);
         Self {
             quota: meter.label.clone(),
             window: meter.window,

@@ -173,12 +173,14 @@ impl Recorder {
             }
             Event::Adjusted { buckets, class, reserved, actual, others, .. } => {
                 let subject = self.subject(buckets, *class);
-                self.corrected(buckets, &subject, (reserved, actual), others);
+                let amounts = amounts(buckets, &subject, (reserved, actual), others);
+                self.corrected(&subject.class, amounts);
             }
             Event::Settled { buckets, class, reserved, actual, others, .. } => {
                 let subject = self.subject(buckets, *class);
-                self.corrected(buckets, &subject, (reserved, actual), others);
-                self.settled(buckets, &subject, (reserved, actual), others);
+                let amounts = || amounts(buckets, &subject, (reserved, actual), others);
+                self.corrected(&subject.class, amounts());
+                self.settled(&subject.class, amounts());
                 subject.in_flight(-1.0);
             }
             Event::Detached { buckets, class, .. } => {
@@ -302,15 +304,12 @@ impl Recorder {
     }
 
     /// Counts what is given back or taken besides.
-    fn corrected(
+    fn corrected<'e>(
         &self,
-        buckets: &Buckets<'_>,
-        subject: &DemandLabels,
-        both: (&Usage, &Usage),
-        others: &OtherAmounts<'_>,
+        class: &SharedString,
+        amounts: impl Iterator<Item = BucketAmounts<'e>>,
     ) {
-        for (bucket, label) in buckets.iter().zip(&subject.buckets) {
-            let (reserved, actual) = others.or(bucket, both);
+        for (bucket, reserved, actual) in amounts {
             for (metric, actual) in actual.iter() {
                 let reserved = reserved.get(metric).unwrap_or(0);
                 let (name, difference) = match actual < reserved {
@@ -318,23 +317,16 @@ impl Recorder {
                     false => (name::DEBITED, actual - reserved),
                 };
                 if difference > 0 {
-                    self.count(name, label, &subject.class, metric, difference);
+                    self.count(name, bucket, class, metric, difference);
                 }
             }
         }
     }
 
     /// Counts what a reservation is charged in the end, and how good its estimate was.
-    fn settled(
-        &self,
-        buckets: &Buckets<'_>,
-        subject: &DemandLabels,
-        both: (&Usage, &Usage),
-        others: &OtherAmounts<'_>,
-    ) {
-        for (bucket, label) in buckets.iter().zip(&subject.buckets) {
-            let (reserved, actual) = others.or(bucket, both);
-            self.count_usage(name::SETTLED, label, &subject.class, actual);
+    fn settled<'e>(&self, class: &SharedString, amounts: impl Iterator<Item = BucketAmounts<'e>>) {
+        for (bucket, reserved, actual) in amounts {
+            self.count_usage(name::SETTLED, bucket, class, actual);
             if actual.iter().all(|(_, amount)| amount == 0) {
                 // Of a call that was not made the estimate was not wrong.
                 continue;
@@ -344,8 +336,8 @@ impl Recorder {
                 let metric = self.labels.metric(metric);
                 histogram!(
                     name::ESTIMATE_RATIO,
-                    "bucket" => label.clone(),
-                    "class" => subject.class.clone(),
+                    "bucket" => bucket.clone(),
+                    "class" => class.clone(),
                     "metric" => metric,
                 )
                 .record(ratio);
@@ -381,6 +373,22 @@ impl Recorder {
         )
         .increment(amount);
     }
+}
+
+/// The label of a bucket, and what was reserved and is charged of it.
+type BucketAmounts<'e> = (&'e SharedString, &'e Usage, &'e Usage);
+
+/// The amounts of each bucket of a reservation.
+fn amounts<'e>(
+    buckets: &'e Buckets<'_>,
+    subject: &'e DemandLabels,
+    first: (&'e Usage, &'e Usage),
+    others: &'e OtherAmounts<'_>,
+) -> impl Iterator<Item = BucketAmounts<'e>> {
+    buckets.iter().zip(&subject.buckets).map(move |(bucket, label)| {
+        let (reserved, actual) = others.or(bucket, first);
+        (label, reserved, actual)
+    })
 }
 
 /// The bucket and the quota that bind; without any, the first bucket as a whole.

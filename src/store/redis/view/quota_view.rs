@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    engine::{Amounts, Level, Rule, Window},
+    engine::{Level, Rule, Standing, Window},
     quota::QuotaNote,
 };
 
@@ -57,7 +57,7 @@ pub enum QuotaKind {
 
 impl QuotaView {
     pub(super) fn new(rule: &Rule, note: &QuotaNote, level: &Level) -> Self {
-        let Amounts { limit, charged, held, withheld, available } = Amounts::of(rule, level);
+        let Standing { limit, charged, held, withheld, available } = Standing::of(rule, level);
         let metrics = note.weights.iter();
         Self {
             name: note.name.as_str().into(),

@@ -1,11 +1,11 @@
-//! How a quota stands in amounts of what it counts, for those who look: a token bucket is charged in
-//! units.
+//! How a quota stands in amounts of what it counts, whatever units it is charged in: for those who
+//! look.
 
 use super::{Level, Rule, Window};
 
 /// What a quota admits, and what of it is taken.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Amounts {
+pub(crate) struct Standing {
     /// What it admits per window; for a token bucket, at once.
     pub(crate) limit: u64,
     pub(crate) charged: f64,
@@ -16,7 +16,7 @@ pub(crate) struct Amounts {
     pub(crate) available: f64,
 }
 
-impl Amounts {
+impl Standing {
     pub(crate) fn of(rule: &Rule, level: &Level) -> Self {
         let units = if let Window::TokenBucket(bucket) = &rule.window { bucket.units } else { 1 };
         let limit = rule.capacity(0);
