@@ -49,7 +49,7 @@ impl Quota {
             self.weights.iter().find(|(_, weight)| !(0.0..=1e6).contains(weight))
         {
             return Err(format!(
-                "the weight of `{metric}` is {weight}, and must be between 0 and 1000000"
+                "the weight of `{metric}` is {weight:?}, and must be between 0 and 1000000"
             ));
         }
         if self.weights.iter().any(|(metric, _)| metric.is_empty()) {

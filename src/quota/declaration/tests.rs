@@ -85,7 +85,7 @@ fn nonsense_is_told_with_the_quota_and_the_reason() {
         ),
         (
             Quota::per_minute("a", 1).weight("b", -1.0),
-            "quota `a + b per minute`: the weight of `b` is -1, and must be between 0 and 1000000",
+            "quota `a + b per minute`: the weight of `b` is -1.0, and must be between 0 and 1000000",
         ),
         (Quota::per_minute("", 1), "quota ` per minute`: a metric has an empty name"),
         (
