@@ -62,8 +62,8 @@ impl Provider {
         self
     }
 
-    /// Sets by which part a call may be faster or slower than that, from 0 to 1 (default: 0.2). What
-    /// is no number changes nothing.
+    /// Sets by which part a call may be faster or slower than that, from 0 to 1 (default: 0.2).
+    /// What is no number changes nothing.
     #[must_use]
     pub fn spread(mut self, part: f64) -> Self {
         self.spread = if part.is_nan() { self.spread } else { part.clamp(0.0, 1.0) };

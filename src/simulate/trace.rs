@@ -48,8 +48,8 @@ impl TraceCall {
 }
 
 impl Trace {
-    /// These calls, in the order of their arrival. One that comes more than ten years after the first
-    /// comes then.
+    /// These calls, in the order of their arrival. One that comes more than ten years after the
+    /// first comes then.
     pub fn new(calls: impl IntoIterator<Item = TraceCall>) -> Self {
         let mut calls: Vec<_> = calls.into_iter().collect();
         calls.sort_by_key(|call| call.arrival);

@@ -147,8 +147,8 @@ impl ScriptedStore {
         self.script().hangs = true;
     }
 
-    /// Forgets the script, but for the [`delay`](Self::delay): from now on everything goes well. What
-    /// was lost stays lost.
+    /// Forgets the script, but for the [`delay`](Self::delay): from now on everything goes well.
+    /// What was lost stays lost.
     pub fn heal(&self) {
         let delay = self.script().delay;
         *self.script() = Script { delay, ..Script::default() };
