@@ -19,7 +19,7 @@ impl PriceText {
     pub(super) fn price(&self) -> Result<Price, String> {
         let given = [Some(self.input), Some(self.output), self.cached, self.cache_write];
         if let Some(odd) = given.into_iter().flatten().find(|price| !(0.0..=1e9).contains(price)) {
-            return Err(format!("a price is {odd}, and must be between 0 and 1000000000"));
+            return Err(format!("a price is {odd:?}, and must be between 0 and 1000000000"));
         }
         let price = Price::new(self.input, self.output);
         let price = self.cached.map_or(price, |cached| price.cached(cached));

@@ -10,7 +10,7 @@ use std::{
 
 use ::metrics::{SharedString, gauge};
 
-use super::{WHOLE_BUCKET, catalogue as name, labels::Labels};
+use super::{WHOLE_BUCKET, catalogue as name, labels::{Labels, OTHER}};
 use crate::limiter::{QuotaStatus, Status};
 
 /// What has gauges: a quota of a bucket, or without one the bucket itself.
@@ -39,6 +39,9 @@ impl Refresh {
         self.set.insert((bucket.clone(), None));
         for quota in &status.quotas {
             let label = labels.quota(&quota.quota);
+            if label.as_ref() == OTHER {
+                continue;
+            }
             set_quota(bucket, &label, levels_of(quota));
             self.set.insert((bucket.clone(), Some(label)));
         }

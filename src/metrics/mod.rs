@@ -110,9 +110,9 @@ impl Metrics {
     /// Asks the store how the buckets in use stand, and sets the gauges of their quotas: what is
     /// charged, held, withheld and left, who waits in the whole fleet, and pauses.
     ///
-    /// These gauges are as fresh as the last call. Buckets without a label of their own have none.
-    /// Those of a bucket or quota that the limiter has no more are not a number (NaN) from the next
-    /// call on. All buckets of a partition are asked in one batch.
+    /// These gauges are as fresh as the last call. Buckets and quotas without a label of their own
+    /// have none. Those of a bucket or quota that the limiter has no more are not a number (NaN)
+    /// from the next call on. All buckets of a partition are asked in one batch.
     ///
     /// # Errors
     /// The first that [`Limiter::status`] gave. Gauges of other buckets are set all the same.
