@@ -340,8 +340,9 @@ pub enum Event<'a> {
     },
     /// The store answers again.
     Recovered,
-    /// A limiter was dropped that could not reach the store: the end of what began with
-    /// [`Degraded`](Self::Degraded), without a [`Recovered`](Self::Recovered).
+    /// A limiter was dropped that could not reach the store, and it asks no more: the end of what
+    /// began with [`Degraded`](Self::Degraded), without a [`Recovered`](Self::Recovered). It asks
+    /// for up to five minutes what became of its last batch.
     DroppedDegraded,
 }
 

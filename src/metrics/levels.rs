@@ -10,7 +10,10 @@ use std::{
 
 use ::metrics::{SharedString, gauge};
 
-use super::{WHOLE_BUCKET, catalogue as name, labels::{Labels, OTHER}};
+use super::{
+    WHOLE_BUCKET, catalogue as name,
+    labels::{Labels, OTHER},
+};
 use crate::limiter::{QuotaStatus, Status};
 
 /// What has gauges: a quota of a bucket, or without one the bucket itself.

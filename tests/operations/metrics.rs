@@ -212,9 +212,10 @@ async fn a_limiter_that_is_dropped_in_an_outage_is_degraded_no_more() {
     let limiter = builder.build().unwrap();
     limiter.reserve(tokens(10)).await.unwrap_err();
     drop(limiter);
-    sleep(Duration::from_secs(60)).await;
+    // What became of the last batch is asked for five minutes.
+    sleep(Duration::from_secs(400)).await;
     let all = recorded.all();
-    assert_eq!((all["store_errors_total{}"], all["degraded{}"]), (1.0, 0.0), "{all:#?}");
+    assert!(all["store_errors_total{}"] > 1.0 && all["degraded{}"] == 0.0, "{all:#?}");
 }
 
 #[tokio::test(start_paused = true)]
