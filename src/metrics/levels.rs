@@ -19,9 +19,12 @@ use crate::limiter::{QuotaStatus, Status};
 /// What has gauges: a quota of a bucket, or without one the bucket itself.
 type Subject = (SharedString, Option<SharedString>);
 
+/// Tells a limiter from others.
+type Identity = Weak<dyn Any + Send + Sync>;
+
 /// What the last refresh of each limiter has set.
 #[derive(Default)]
-pub(super) struct Levels(Mutex<Vec<(Weak<dyn Any + Send + Sync>, HashSet<Subject>)>>);
+pub(super) struct Levels(Mutex<Vec<(Identity, HashSet<Subject>)>>);
 
 /// What one refresh sets.
 #[derive(Default)]
@@ -58,7 +61,7 @@ impl Refresh {
 
 impl Levels {
     /// Ends the gauges of what this limiter has no more, and of limiters that are gone.
-    pub(super) fn end_others(&self, limiter: Weak<dyn Any + Send + Sync>, refresh: Refresh) {
+    pub(super) fn end_others(&self, limiter: Identity, refresh: Refresh) {
         let Refresh { mut set, untold } = refresh;
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = HashSet::new();
