@@ -44,8 +44,8 @@ fn main() {
         None => TraceShape::new().trace(1),
     };
     let mut report = Report::default();
-    for (name, provider, window, held) in providers(mean_length(&trace)) {
-        let left = window.as_secs_f64() / (window + held + JITTER).as_secs_f64();
+    for (name, provider, window, longer) in providers(mean_length(&trace)) {
+        let left = window.as_secs_f64() / (window + longer).as_secs_f64();
         let at_once = Simulation::declared_rightly(provider.clone(), trace.clone().at_once())
             .workers(WORKERS);
         let as_it_comes = Simulation::declared_rightly(provider, trace.clone()).workers(WORKERS);
@@ -84,7 +84,7 @@ fn mean_length(trace: &Trace) -> Duration {
 }
 
 /// Each way to enforce the limits and to count tokens, with the window that binds, and for how much
-/// longer than that a call is counted which takes this long.
+/// longer than that a call is counted which takes this long. A token bucket holds less instead.
 fn providers(length: Duration) -> Vec<(&'static str, Provider, Duration, Duration)> {
     let of = |quota: &dyn Fn(&str, u64) -> EnforcedQuota| {
         Provider::new([quota("requests", REQUESTS), quota("tokens", TOKENS)])
@@ -102,15 +102,15 @@ fn providers(length: Duration) -> Vec<(&'static str, Provider, Duration, Duratio
     let twenty = EnforcedQuota::concurrency(20);
     let bucket = |metric: &str, limit| EnforcedQuota::token_bucket(metric, limit, MINUTE);
     let minute = |metric: &str, limit| EnforcedQuota::fixed_window(metric, limit, MINUTE, offset);
-    let (second, at_once) = (Duration::from_secs(1), Duration::ZERO);
+    let second = Duration::from_secs(1);
     vec![
-        ("bucket", of(&bucket), MINUTE, at_once),
-        ("sliding", of(&sliding), MINUTE, at_once),
-        ("minute", of(&minute), MINUTE, at_once),
-        ("parts_of_1s", parts(second), second, at_once),
-        ("parts_of_10s", parts(10 * second), 10 * second, at_once),
-        ("in_flight", Provider::new([tokens.clone(), twenty]), MINUTE, at_once),
-        ("at_end", counting(Counting::AtEnd), MINUTE, length),
-        ("as_produced", counting(Counting::AsProduced), MINUTE, length),
+        ("bucket", of(&bucket), MINUTE, Duration::ZERO),
+        ("sliding", of(&sliding), MINUTE, JITTER),
+        ("minute", of(&minute), MINUTE, JITTER),
+        ("parts_of_1s", parts(second), second, JITTER),
+        ("parts_of_10s", parts(10 * second), 10 * second, JITTER),
+        ("in_flight", Provider::new([tokens.clone(), twenty]), MINUTE, JITTER),
+        ("at_end", counting(Counting::AtEnd), MINUTE, JITTER + length),
+        ("as_produced", counting(Counting::AsProduced), MINUTE, JITTER + length),
     ]
 }
