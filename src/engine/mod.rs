@@ -23,13 +23,13 @@ mod heads;
 mod operations;
 mod order;
 mod own_heads;
+mod quota_amounts;
 mod quota_state;
 mod records;
 mod ring;
 mod rule;
 mod session_record;
 mod sliding_window;
-mod standing;
 mod states;
 #[cfg(feature = "redis")]
 mod stored;
@@ -45,9 +45,9 @@ use smallvec::SmallVec;
 pub(crate) use self::{
     apply::apply,
     bucket::SESSION_MEMORY,
+    quota_amounts::QuotaAmounts,
     quota_state::Level,
     rule::{HEADROOM_PARTS, MAX_AMOUNT, Rule, TokenBucket, Window},
-    standing::Standing,
 };
 pub use self::{bucket::BucketState, codec::DecodeError, rule::Micros};
 

@@ -7,7 +7,7 @@ use std::{
 
 use super::bucket_set::BucketSet;
 use crate::{
-    engine::{BucketLevel, Level, Micros, Standing},
+    engine::{BucketLevel, Level, Micros, QuotaAmounts},
     error::Shortage,
     limits::BucketSpec,
     quota::Meter,
@@ -187,8 +187,8 @@ impl Status {
 
 impl QuotaStatus {
     fn new(meter: &Meter, level: &Level) -> Self {
-        let Standing { limit, charged, held, withheld, available } =
-            Standing::of(&meter.rule, level);
+        let QuotaAmounts { limit, charged, held, withheld, available } =
+            QuotaAmounts::of(&meter.rule, level);
         Self {
             quota: meter.label.clone(),
             window: meter.window,

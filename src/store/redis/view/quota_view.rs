@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    engine::{Level, Rule, Standing, Window},
+    engine::{Level, QuotaAmounts, Rule, Window},
     quota::QuotaNote,
 };
 
@@ -57,7 +57,8 @@ pub enum QuotaKind {
 
 impl QuotaView {
     pub(super) fn new(rule: &Rule, note: &QuotaNote, level: &Level) -> Self {
-        let Standing { limit, charged, held, withheld, available } = Standing::of(rule, level);
+        let QuotaAmounts { limit, charged, held, withheld, available } =
+            QuotaAmounts::of(rule, level);
         let metrics = note.weights.iter();
         Self {
             name: note.name.as_str().into(),

@@ -5,7 +5,7 @@ use super::{Level, Rule, Window};
 
 /// What a quota admits, and what of it is taken.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Standing {
+pub(crate) struct QuotaAmounts {
     /// What it admits per window; for a token bucket, at once.
     pub(crate) limit: u64,
     pub(crate) charged: f64,
@@ -16,7 +16,7 @@ pub(crate) struct Standing {
     pub(crate) available: f64,
 }
 
-impl Standing {
+impl QuotaAmounts {
     pub(crate) fn of(rule: &Rule, level: &Level) -> Self {
         let units = if let Window::TokenBucket(bucket) = &rule.window { bucket.units } else { 1 };
         let limit = rule.capacity(0);
