@@ -179,13 +179,13 @@ impl Quota {
         let limit = self.limit;
         let refilled_in = |interval: Micros| {
             let amount = u128::from(limit) * u128::from(interval) / u128::from(window);
-            u64::try_from(amount).unwrap_or(MAX_LIMIT)
+            u64::try_from(amount).unwrap_or(u64::MAX)
         };
         let burst = match *burst {
             Burst::Limit => limit,
             Burst::Amount(amount) => amount,
             Burst::Times(times) => (limit as f64 * times) as u64,
-            Burst::One => 1 + refilled_in(LATENESS),
+            Burst::One => refilled_in(LATENESS).saturating_add(1),
             Burst::Over(interval) => refilled_in(micros(interval)).max(1),
         };
         if burst == 0 || burst > MAX_LIMIT {
