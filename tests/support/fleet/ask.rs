@@ -41,6 +41,11 @@ impl Ask {
         Self(self.0.with("max_wait", micros_of(max_wait)))
     }
 
+    /// The first of its buckets.
+    pub(super) fn bucket(&self) -> &str {
+        self.0.get("buckets").and_then(|buckets| buckets.split(',').next()).unwrap_or_default()
+    }
+
     /// The order to do something with this demand.
     pub fn order(&self, id: u64, verb: &str) -> Message {
         let mut order = self.0.clone();

@@ -147,7 +147,7 @@ impl Worker {
         Call { worker: self, id }
     }
 
-    /// Orders a reserve that has to wait, and returns when it does: when it stands in the queue.
+    /// Orders a reserve that has to wait, and returns when it does: when the store knows its place.
     pub fn queue(&self, ask: &Ask) -> Call<'_> {
         let waits = self.waits();
         let call = self.reserve(ask);
@@ -165,6 +165,9 @@ impl Worker {
             "worker {name} need not wait for {ask:?}: {:?}",
             call.outcome(PROMPT)
         );
+        // Its process tells that it waits before the store has heard so. What is asked now is
+        // answered after that.
+        let _ = self.is_connected(ask.bucket());
         call
     }
 
