@@ -101,7 +101,9 @@ impl Demand {
     /// use tower_throttle::{Demand, Limits, Quota, usage};
     ///
     /// let limits = Limits::new()
-    ///     .resolver(|name| name.starts_with("key:").then(|| vec![Quota::per_minute("requests", 60)]));
+    ///     .resolver(|name| {
+    ///         name.starts_with("key:").then(|| vec![Quota::per_minute("requests", 60)])
+    ///     });
     /// let demand = Demand::secret("key", "sk-live-51Hx", usage! { requests: 1 });
     /// assert!(!format!("{demand:?}").contains("51Hx"));
     /// assert_eq!(demand.buckets().next(), Some(&*Demand::secret_name("key", "sk-live-51Hx")));
@@ -147,7 +149,8 @@ impl Demand {
     /// ```
     /// use tower_throttle::{Demand, usage};
     ///
-    /// let demand = Demand::new("gpt-4o", usage! { tokens: 1_500 }).and_with("budget", usage! { cents: 3 });
+    /// let demand = Demand::new("gpt-4o", usage! { tokens: 1_500 });
+    /// let demand = demand.and_with("budget", usage! { cents: 3 });
     /// ```
     ///
     /// A settle gives both buckets the same actual usage; metrics that it does not name keep what
@@ -223,7 +226,8 @@ impl Demand {
     /// # Ok(())
     /// # }
     /// # let limiter = Limiter::new(Limits::new().bucket("api", [Quota::concurrency(1)]))?;
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(example(limiter))?;
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    /// # runtime.block_on(example(limiter))?;
     /// # Ok::<_, BoxError>(())
     /// ```
     #[must_use]

@@ -33,7 +33,7 @@ pub(crate) struct Gate {
     /// refused instead of waiting for it.
     surfaced_until: Micros,
     asked_until: Micros,
-    /// How long the last pause was that a refusal caused and no probe has ended; 0 if there is none.
+    /// How long the last pause was that a refusal caused and no probe has ended; 0 if none.
     length: Micros,
     phase: Phase,
 }
@@ -107,9 +107,9 @@ impl Gate {
         *self = Self::default();
     }
 
-    /// Lets the waiters follow a probe that was answered well. A later refusal is a first one again:
-    /// if all that follows were refused, doubling on would end at the longest pause, however short
-    /// the provider's window is.
+    /// Lets the waiters follow a probe that was answered well. A later refusal is a first one
+    /// again: if all that follows were refused, doubling on would end at the longest pause, however
+    /// short the provider's window is.
     fn spread(&mut self, waiting: u64, now: Micros) {
         self.length = 0;
         match SPREAD.checked_div(waiting) {

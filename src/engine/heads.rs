@@ -259,8 +259,8 @@ impl Heads {
         })
     }
 
-    /// How many demands wait, but those of a session, or of none if it is 0: of each session that is
-    /// not late as many as on the quota for which most do.
+    /// How many demands wait, but those of a session, or of none if it is 0: of each session that
+    /// is not late as many as on the quota for which most do.
     pub(crate) fn waiting(&self, session: u64, now: Micros) -> u64 {
         let counts_in = |head: &&Head| head.session != session && !head.is_late(now);
         let mut counts: Vec<(u64, u64, u64)> = Vec::new();

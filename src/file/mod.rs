@@ -52,7 +52,8 @@
 //!
 //! A quota, with the kinds that a field is for in brackets:
 //!
-//! * `kind`: `"sliding_window"` (default), `"token_bucket"`, `"paced"`, `"fixed_window"` or `"concurrency"`
+//! * `kind`: `"sliding_window"` (default), `"token_bucket"`, `"paced"`, `"fixed_window"` or
+//!   `"concurrency"`
 //! * `limit`: (all) *needed*
 //! * `metric`: (all but `concurrency`) *needed*
 //! * `per`: (all but `concurrency`) the window, *needed*; `"1 day in
@@ -85,9 +86,11 @@
 //!   `refuse = true`
 //! * `and`: a list of buckets to take the same from
 //! * `usage`: `{ tokens = 1_500 }`: the most that each request may use
-//! * `class`, `share` (which may use parameters of the path), `max_wait`: see [`Demand`](crate::Demand)
+//! * `class`, `share` (which may use parameters of the path), `max_wait`: see
+//!   [`Demand`](crate::Demand)
 //!
-//! An upstream, for `tower-throttle serve`, in the table `upstreams` by name (`[upstreams.openai]`):
+//! An upstream, for `tower-throttle serve`, in the table `upstreams` by name
+//! (`[upstreams.openai]`):
 //!
 //! * `url`: where calls go, *needed*: `"https://api.openai.com"`
 //! * `rules`: by whose rules calls are counted, needed unless the upstream's name is one of them:

@@ -153,8 +153,8 @@ impl<E, I> RespondLayer<E, I> {
         self
     }
 
-    /// Responds with the JSON that OpenAI's API has for errors, for a gateway whose clients are made
-    /// for that: they then try again, or do not, as they would there.
+    /// Responds with the JSON that OpenAI's API has for errors, for a gateway whose clients are
+    /// made for that: they then try again, or do not, as they would there.
     #[must_use]
     pub fn openai_errors(self) -> Self {
         self.shape(|_, response| {
@@ -163,11 +163,11 @@ impl<E, I> RespondLayer<E, I> {
                 status if status.is_server_error() => ("server_error", "null"),
                 _ => ("invalid_request_error", "null"),
             };
+            let rest = format!(r#""param":null,"code":{code}"#);
             // It is one of the sentences below, which need no escapes.
             let message = response.body();
-            *response.body_mut() = format!(
-                r#"{{"error":{{"message":"{message}","type":"{kind}","param":null,"code":{code}}}}}"#
-            );
+            *response.body_mut() =
+                format!(r#"{{"error":{{"message":"{message}","type":"{kind}",{rest}}}}}"#);
             let json = HeaderValue::from_static("application/json");
             response.headers_mut().insert(CONTENT_TYPE, json);
         })

@@ -209,10 +209,10 @@ impl<E, I> ThrottleLayer<E, I> {
     /// Measures and reports what it would have done, and delays and refuses nothing.
     ///
     /// Each call is charged as by [`Limiter::shadow`]: a demand that does not fit is told as an
-    /// [`Event::Shadowed`](crate::observe::Event::Shadowed), with how long it would have waited or why it
-    /// would have been refused, and becomes a debt. The call does not wait for the store either:
-    /// where the response comes first, or the store fails, it is not charged. A request from which
-    /// no demand can be read is sent.
+    /// [`Event::Shadowed`](crate::observe::Event::Shadowed), with how long it would have waited or
+    /// why it would have been refused, and becomes a debt. The call does not wait for the store
+    /// either: where the response comes first, or the store fails, it is not charged. A request
+    /// from which no demand can be read is sent.
     ///
     /// ```
     /// use tower_throttle::{Demand, Limiter, Limits, Quota, ThrottleLayer, usage};

@@ -152,7 +152,8 @@ impl Limiter {
     /// ```
     /// use tower_throttle::{Demand, Limiter, Limits, Quota, Throttled, usage};
     ///
-    /// let limiter = Limiter::new(Limits::new().bucket("api", [Quota::per_minute("requests", 1)]))?;
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 1)]);
+    /// let limiter = Limiter::new(limits)?;
     /// let demand = || Demand::new("api", usage! { requests: 1 });
     /// let reservation = limiter.try_reserve_now(demand())?;
     /// assert!(matches!(limiter.try_reserve_now(demand()), Err(Throttled::NotNow(_))));

@@ -404,7 +404,8 @@ impl Limits {
         if let Some(other) = &self.other_partition {
             let place = format!("partition `{}`", self.partition);
             let reason = format!(
-                "the partition of all buckets is set to `{other}` too: declare those of another one \
+                "the partition of all buckets is set to `{other}` too: declare those of another \
+                 one \
                  with `bucket_in`"
             );
             return Err(LimitsError::at(place, reason));

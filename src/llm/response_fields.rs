@@ -433,10 +433,13 @@ mod tests {
     #[test]
     fn events_that_tell_nothing_are_passed_over() {
         for event in [
-            r#"{"object":"chat.completion.chunk","model":"m","choices":[{"index":0,"delta":{"content":"tokens of usage"},"finish_reason":null}],"usage":null}"#,
+            concat!(
+                r#"{"object":"chat.completion.chunk","model":"m","choices":[{"index":0,"#,
+                r#""delta":{"content":"tokens of usage"},"finish_reason":null}],"usage":null}"#
+            ),
             r#"{"choices": [{"index": 0, "finish_reason": null}], "usage": null}"#,
             r#"{"choices":[{"index":0,"finish_reason":"","delta":{}}]}"#,
-            r#"{"type":"content_block_delta","index":1,"delta":{"type":"text_delta","text":"\"error\""}}"#,
+            r#"{"type":"content_block_delta","index":1,"delta":{"text":"\"error\""}}"#,
             r#"{"type":"response.output_text.delta","item_id":"m","delta":"a","error":null}"#,
             r#"{"candidates":[{"content":{"parts":[{"text":"Hi"}]}}],"done":false}"#,
         ] {

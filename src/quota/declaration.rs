@@ -20,12 +20,18 @@ pub(crate) const MONTH: Duration = Duration::from_secs(31 * 86_400);
 
 /// A limit on a weighted sum of metrics over a window, or on calls in flight.
 ///
-/// | constructor | provider's rule | admits |
+/// | constructor | provider's rule | admits at most |
 /// |---|---|---|
-/// | [`per_minute`](Self::per_minute) and its kin, [`sliding_window`](Self::sliding_window) | unknown, fixed minutes, or a log | at most `n` in any window |
-/// | [`token_bucket`](Self::token_bucket) | linear refill | a burst at once, then `n` per period |
-/// | [`fixed_window`](Self::fixed_window) | resets on the clock or at midnight | at most `n` between two resets |
-/// | [`concurrency`](Self::concurrency) | calls in flight | at most `n` at a time |
+/// | [`per_minute`], [`sliding_window`] | unknown, fixed minutes, a log | `n` in any window |
+/// | [`token_bucket`] | linear refill | a burst at once, then `n` per period |
+/// | [`fixed_window`] | resets on the clock or at midnight | `n` between two resets |
+/// | [`concurrency`] | calls in flight | `n` at a time |
+///
+/// [`per_minute`]: Self::per_minute
+/// [`sliding_window`]: Self::sliding_window
+/// [`token_bucket`]: Self::token_bucket
+/// [`fixed_window`]: Self::fixed_window
+/// [`concurrency`]: Self::concurrency
 ///
 /// The sliding window is the safe choice: what it admits a provider with fixed windows or a token
 /// bucket of `n` admits too.
@@ -321,8 +327,8 @@ impl Quota {
     /// This rate with next to nothing saved up: one at a time, evenly spaced.
     ///
     /// `Quota::per_minute("requests", 600).paced()` is a request every 100 ms: a token bucket that
-    /// admits 1 at once. From 50 a second on it admits as many more as refill in 20 ms, since what a
-    /// timer delays would be lost otherwise. It is for requests; of tokens calls ask for more at
+    /// admits 1 at once. From 50 a second on it admits as many more as refill in 20 ms, since what
+    /// a timer delays would be lost otherwise. It is for requests; of tokens calls ask for more at
     /// once, so pace them [over](Self::paced_over) an interval.
     ///
     /// ```

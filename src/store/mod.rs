@@ -114,8 +114,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// dropped. A hint may be lost, and may be wrong: sessions also look by themselves, but less
     /// often where hints arrive.
     ///
-    /// [`Batch::apply_to`] returns the [`Wakes`] of a batch: the sessions to be called, and of which
-    /// bucket. With `hints`, what sessions listen with, once the states are saved:
+    /// [`Batch::apply_to`] returns the [`Wakes`] of a batch: the sessions to be called, and of
+    /// which bucket. With `hints`, what sessions listen with, once the states are saved:
     ///
     /// ```
     /// use std::collections::HashMap;

@@ -6,7 +6,8 @@
 /// tests.
 macro_rules! commands {
     () => {
-        "EVALSHA, EVAL, TIME, HMGET, HGET, HKEYS, HSET, HDEL, PEXPIRE, ZADD, ZCARD, ZRANGEBYSCORE, ZREM, \
+        "EVALSHA, EVAL, TIME, HMGET, HGET, HKEYS, HSET, HDEL, PEXPIRE, ZADD, ZCARD, \
+         ZRANGEBYSCORE, ZREM, \
          PUBLISH, SUBSCRIBE, UNSUBSCRIBE"
     };
 }

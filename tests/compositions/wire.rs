@@ -128,7 +128,8 @@ macro_rules! on_the_wire {
             whatever_is_answered_is_settled_once: whatever_is_answered($send, $unzips),
             s27_a_connection_that_is_refused_costs_nothing: a_connection_that_is_refused($send),
             s27_a_call_without_an_answer_is_kept: a_call_without_an_answer($send),
-            s29_a_body_whose_end_is_not_polled_is_settled_once: a_body_whose_end_is_not_polled($send),
+            s29_a_body_whose_end_is_not_polled_is_settled_once:
+                a_body_whose_end_is_not_polled($send),
             an_answer_that_breaks_off_is_kept: an_answer_that_breaks_off($send),
             s28_a_reader_that_hangs_up_in_the_middle_is_kept: a_reader_that_hangs_up($send),
         }

@@ -88,7 +88,8 @@ async fn a_refused_connection_is_released_and_another_error_is_not() {
     }
 }
 
-/// Another throttle inside refused the call, behind a layer that wraps its errors: nothing was sent.
+/// Another throttle inside refused the call, behind a layer that wraps its errors: nothing was
+/// sent.
 #[tokio::test(start_paused = true)]
 async fn what_a_throttle_inside_refuses_is_released() {
     let outer = limiter();

@@ -317,8 +317,10 @@ fn bytes_of_version_1_are_read_with_nothing_counted() {
     let mut world = World::new([sliding(1, 100, MINUTE, 60), concurrency(2, 3)]);
     world.take(&[5, 1]);
     let known = "54544201696a3611a2d2eef9dadd9203a2d2eef9dadd920300a2defb97dddd9203000201a2d2eef9dadd920305\
-        0001c0843d87cacbcc063d003c05010002a2d2eef9dadd9203010000000001010101a2d2eef9dadd920300a2d2eef9dadd92\
-        03a2defb97dddd92030101a2ffd0fedadd9203a2defb97dddd9203a2ffd0fedadd9203a2d2eef9dadd920300000201050201000000";
+        0001c0843d87cacbcc063d003c05010002a2d2eef9dadd9203010000000001010101\
+        a2d2eef9dadd920300a2d2eef9dadd92\
+        03a2defb97dddd92030101a2ffd0fedadd9203a2defb97dddd9203a2ffd0fedadd9203\
+        a2d2eef9dadd920300000201050201000000";
     let digits = known.as_bytes().chunks(2).map(|digits| str::from_utf8(digits).unwrap());
     let bytes: Vec<u8> = digits.map(|digits| u8::from_str_radix(digits, 16).unwrap()).collect();
     let mut state = BucketState::from_bytes(&bytes).expect("an older version");

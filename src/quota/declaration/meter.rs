@@ -65,7 +65,8 @@ impl Quota {
         let rounds_to_0 = |(_, weight): &&(String, f64)| *weight > 0.0 && parts_of(*weight) == 0;
         if let Some((metric, weight)) = self.weights.iter().find(rounds_to_0) {
             return Err(format!(
-                "the weight of `{metric}` is {weight}, which is 0 in millionths: make the limit and \
+                "the weight of `{metric}` is {weight}, which is 0 in millionths: make the limit \
+                 and \
                  the weights larger"
             ));
         }
@@ -108,7 +109,8 @@ impl Quota {
         };
         if is_too_even && counts_tokens {
             return Err(format!(
-                "it admits {most} at once, and calls ask for more tokens: pace tokens over a longer \
+                "it admits {most} at once, and calls ask for more tokens: pace tokens over a \
+                 longer \
                  interval, with `paced_over`"
             ));
         }

@@ -40,7 +40,7 @@
 -- uncharted), and if it was applied, for each bucket its time, its time before, when its state was
 -- born and when it expires; then verdicts (see operations.lua), in the order of the operations.
 
-local function clock() local time = redis.call('TIME') return time[1] * 1000000 + time[2] end -- TIME
+local function clock() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end -- TIME
 
 local session, record_field, message
 

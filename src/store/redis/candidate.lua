@@ -116,7 +116,8 @@ local function line_up(demand, ask, due_in, held_for, holds)
   add_head(bucket, {
     session = session, quota = quota.id, headroom = demand.headroom, flow = demand.flow,
     space = demand.space.id, waiter = demand.waiter, arrival = arrival, cost = cost,
-    part = demand.step, count = 1, sum = cost, last = arrival, due = due_in and sum(now, due_in) or 0,
+    part = demand.step, count = 1, sum = cost, last = arrival,
+    due = due_in and sum(now, due_in) or 0,
     held_until = sum(now, held_for), is_behind = demand.is_behind, fits = false,
   })
 end

@@ -147,10 +147,12 @@ fn known_advice(error: &RedisError) -> &'static str {
             return "; `rediss://` needs the feature `redis-tls` of tower-throttle";
         }
         ErrorKind::InvalidClientConfig => {
-            return "; write redis://[user:password@]host[:port][/database], rediss:// for TLS, or unix:// and a path";
+            return "; write redis://[user:password@]host[:port][/database], rediss:// for TLS, or \
+                    unix:// and a path";
         }
         ErrorKind::Io if error.to_string().contains(" PEM ") => {
-            return "; the file of SSL_CERT_FILE, or one in SSL_CERT_DIR, must be readable and hold certificates";
+            return "; the file of SSL_CERT_FILE, or one in SSL_CERT_DIR, must be readable and hold \
+                    certificates";
         }
         _ => {}
     }
@@ -227,14 +229,17 @@ mod tests {
             "CLUSTERDOWN The cluster is down",
             "MOVED 3999 127.0.0.1:6381",
             "READONLY You can't write against a read only replica. script: 5f, on @user_script:9.",
-            "ERR Error running script (call to f_5f): @user_script:9: -READONLY You can't write against a replica.",
+            "ERR Error running script (call to f_5f): @user_script:9: \
+             -READONLY You can't write against a replica.",
             "MASTERDOWN Link with MASTER is down",
             "BUSY Redis is busy running a script.",
             "NOREPLICAS Not enough good replicas to write.",
             "MISCONF Redis is configured to save RDB snapshots",
             "ERR max number of clients reached",
-            "OOM command not allowed when used memory > 'maxmemory'. script: 5f, on @user_script:9.",
-            "ERR Error running script (call to f_5f): @user_script:9: @user_script: 9: -OOM command not allowed",
+            "OOM command not allowed when used memory > 'maxmemory'. \
+             script: 5f, on @user_script:9.",
+            "ERR Error running script (call to f_5f): @user_script:9: \
+             @user_script: 9: -OOM command not allowed",
         ] {
             assert!(
                 matches!(store_error(server(outage), ""), StoreError::Unavailable(_)),
@@ -245,11 +250,15 @@ mod tests {
             "WRONGPASS invalid username-password pair or user is disabled.",
             "NOAUTH Authentication required.",
             "NOPERM this user has no permissions to run the 'evalsha' command",
-            "ERR The user executing the script can't run this command or subcommand script: 5f, on @user_script:9.",
-            "ERR ACL failure in script: User app has no permissions to run the 'hset' command script: 5f, on @user_script:9.",
-            "ERR Error running script (call to f_5f): @user_script:9: @user_script: 9: The user executing the script can't run this command or subcommand",
+            "ERR The user executing the script can't run this command or subcommand \
+             script: 5f, on @user_script:9.",
+            "ERR ACL failure in script: User app has no permissions to run the 'hset' command \
+             script: 5f, on @user_script:9.",
+            "ERR Error running script (call to f_5f): @user_script:9: @user_script: 9: \
+             The user executing the script can't run this command or subcommand",
             "WRONGTYPE Operation against a key holding the wrong kind of value",
-            "ERR Error running script (call to f_5f): @user_script:9: -WRONGTYPE Operation against a key",
+            "ERR Error running script (call to f_5f): @user_script:9: \
+             -WRONGTYPE Operation against a key",
             "ERR user_script:20: the state of this bucket is cut short",
             "CROSSSLOT Keys in request don't hash to the same slot",
         ] {
@@ -289,9 +298,12 @@ mod tests {
     fn a_command_that_the_user_may_not_run_is_listed() {
         for refusal in [
             "NOPERM this user has no permissions to run the 'evalsha' command",
-            "ERR The user executing the script can't run this command or subcommand script: 5f, on @user_script:9.",
-            "ERR ACL failure in script: User app has no permissions to run the 'hset' command script: 5f, on @user_script:9.",
-            "ERR Error running script (call to f_5f): @user_script:9: @user_script: 9: The user executing the script can't run this command or subcommand",
+            "ERR The user executing the script can't run this command or subcommand \
+             script: 5f, on @user_script:9.",
+            "ERR ACL failure in script: User app has no permissions to run the 'hset' command \
+             script: 5f, on @user_script:9.",
+            "ERR Error running script (call to f_5f): @user_script:9: @user_script: 9: \
+             The user executing the script can't run this command or subcommand",
         ] {
             let error = store_error(server(refusal), "").to_string();
             assert!(error.contains("the user needs the commands EVALSHA, "), "{error}");

@@ -33,7 +33,8 @@ end
 local function flow_set(bucket, flow, start, waits_until)
   local known = flow_known(bucket, flow)
   bucket.flows, bucket.rare = bucket.flows or {}, true
-  bucket.flows[flow] = {start = start, touched = bucket.now, waits_until = waits_until, changed = true}
+  bucket.flows[flow] =
+    {start = start, touched = bucket.now, waits_until = waits_until, changed = true}
   if not known then
     bucket.flow_count = bucket.flow_count + 1
     rare.changes.due_insert(bucket, bucket.now + FLOW_MEMORY, 'f', flow)

@@ -134,7 +134,8 @@ end
 -- A gate is stored as nine numbers, a cap as two more.
 function provider.gate_decoded(list, i)
   return {
-    until_then = list[i], surfaced_until = list[i + 1], asked_until = list[i + 2], length = list[i + 3],
+    until_then = list[i], surfaced_until = list[i + 1], asked_until = list[i + 2],
+    length = list[i + 3],
     phase = list[i + 4], probe = list[i + 5], spread_until = list[i + 6], next = list[i + 7],
     step = list[i + 8], withheld = list[i + 9], withheld_until = list[i + 10],
   }
@@ -142,7 +143,8 @@ end
 
 function provider.gate_append(gate, to)
   local n = #to
-  to[n + 1], to[n + 2], to[n + 3], to[n + 4] = gate.until_then, gate.surfaced_until, gate.asked_until, gate.length
+  to[n + 1], to[n + 2] = gate.until_then, gate.surfaced_until
+  to[n + 3], to[n + 4] = gate.asked_until, gate.length
   to[n + 5], to[n + 6], to[n + 7], to[n + 8] = gate.phase, gate.probe, gate.spread_until, gate.next
   to[n + 9], to[n + 10], to[n + 11] = gate.step, gate.withheld or 0, gate.withheld_until or 0
 end

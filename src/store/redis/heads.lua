@@ -21,7 +21,8 @@ function waiting.heads_decoded(packed)
     local session, quota, headroom, flow, space, waiter, arrival, cost, part, count, sum, last, due,
       held_until, is_behind, fits = struct.unpack(HEAD, packed, at)
     local head = {
-      session = session, quota = quota, headroom = headroom, flow = flow, space = space, waiter = waiter,
+      session = session, quota = quota, headroom = headroom, flow = flow, space = space,
+      waiter = waiter,
       arrival = arrival, cost = cost, part = part, count = count, sum = sum, last = last, due = due,
       held_until = held_until, is_behind = is_behind == 1, fits = fits == 1,
     }
@@ -34,7 +35,8 @@ function waiting.heads_encoded(bucket)
   local parts, stored = {}, bucket.stored_heads or {}
   for i, head in ipairs(bucket.heads) do
     parts[i] = stored[head] or struct.pack(
-      HEAD, head.session, head.quota, head.headroom, head.flow, head.space, head.waiter, head.arrival,
+      HEAD, head.session, head.quota, head.headroom, head.flow, head.space, head.waiter,
+      head.arrival,
       head.cost, head.part, head.count, head.sum, head.last, head.due, head.held_until,
       head.is_behind and 1 or 0, head.fits and 1 or 0
     )
@@ -210,7 +212,9 @@ end
 function waiting.heads_waiting_for(bucket, quota)
   local waiting = 0
   for _, head in ipairs(bucket.heads or {}) do
-    if head.quota == quota and not head_is_late(head, bucket.now) then waiting = sum(waiting, head.count) end
+    if head.quota == quota and not head_is_late(head, bucket.now) then
+      waiting = sum(waiting, head.count)
+    end
   end
   return waiting
 end

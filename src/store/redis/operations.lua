@@ -3,12 +3,14 @@
 --
 -- Verdicts are numbers: 1 granted, 2 granted as a probe, 3 fits, 4 done, 5 no claim, each followed
 -- by how many there are in a row; or one verdict of:
---   6  refused: how many violations, and for each what refused (a rule's index among those of the operation, or
---      -1 less the index of its bucket for a pause), the whole tokens available, the wait (-1 if not
---      known), the wait at best, what is left of a wait that was asked for (-1 if none), whether it holds,
---      its rank, how many go before it; then the tag and the part of its flow;
---   7  status: how many levels, those (see quota_append_level), until when the bucket is paused, the end of a
---      wait that was asked for, how many wait, how many were granted and refused.
+--   6  refused: how many violations, and for each what refused (a rule's index among those of the
+--      operation, or -1 less the index of its bucket for a pause), the whole tokens available, the
+--      wait (-1 if not known), the wait at best, what is left of a wait that was asked for (-1 if
+--      none), whether it holds, its rank, how many go before it; then the tag and the part of its
+--      flow;
+--   7  status: how many levels, those (see quota_append_level), until when the bucket is paused,
+--      the end of a wait that was asked for, how many demands of other sessions wait, how many were
+--      granted, how many looks were refused.
 
 local GRANTED = 1
 local PROBE = 2
@@ -233,7 +235,8 @@ function provider.perform_of_provider(kind, at, bucket)
     end
   elseif kind == 11 then
     local refusal =
-      {at = message[at + 2], asked = message[at + 3], lasts = message[at + 4], longest = message[at + 5]}
+      {at = message[at + 2], asked = message[at + 3], lasts = message[at + 4],
+       longest = message[at + 5]}
     -- What waits is to be refused at once.
     if refusal.asked > refusal.lasts then bucket.is_stirred = true end
     if message[at] == 0 then
@@ -248,7 +251,9 @@ function provider.perform_of_provider(kind, at, bucket)
     if edited then refold() end
     if kind == 13 then
       local quota = quota_of(message[at])
-      if quota then quota_withhold(quota, message[at + 1], message[at + 2], message[at + 3], now, wall) end
+      if quota then
+        quota_withhold(quota, message[at + 1], message[at + 2], message[at + 3], now, wall)
+      end
     else
       return status(bucket)
     end

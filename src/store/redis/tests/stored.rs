@@ -216,8 +216,8 @@ async fn a_lease_ends_though_its_session_was_indexed_for_later() {
     let start = 1_700_000_000_000_000_u64;
     let at = |time: u64| server.command::<()>(&["SET", "test:clock", &time.to_string()]);
     at(start);
-    // A session that has nothing in flight is due when it is forgotten; from the second batch on, when
-    // its lease ends.
+    // A session that has nothing in flight is due when it is forgotten; from the second batch on,
+    // when its lease ends.
     assert!(granted(&store, 1, 1, &b, &[0]).await);
     for seq in 2..5 {
         assert!(granted(&store, 1, seq, &b, &[1]).await);
