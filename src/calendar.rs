@@ -1,22 +1,25 @@
 //! Windows that begin at midnight somewhere. The engine knows no time zones: it is sent the
 //! boundaries around the present and says when they do not reach.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::engine::Micros;
 
 #[cfg(feature = "timezone")]
 pub(crate) use zoned::Calendar;
 
+/// Lengths by which windows of a calendar are named.
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+pub(crate) const WEEK: Duration = Duration::from_secs(7 * 86_400);
+/// The longest month.
+pub(crate) const MONTH: Duration = Duration::from_secs(31 * 86_400);
+
 /// Whole days, weeks or months of a time zone.
 #[cfg(feature = "timezone")]
 mod zoned {
-    use std::time::Duration;
-
     use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
 
     use super::*;
-    use crate::quota::declaration::{DAY, MONTH, WEEK};
 
     /// Windows sent before and after the present one.
     const WINDOWS: std::ops::RangeInclusive<i64> = -2..=4;

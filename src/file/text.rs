@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Visitor};
 
-use crate::quota::declaration::{MONTH, WEEK};
+use crate::calendar::{MONTH, WEEK};
 
 const NANOS: u128 = 1_000_000_000;
 /// Digits after the decimal point: nanoseconds.

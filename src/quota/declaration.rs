@@ -11,12 +11,10 @@ pub(crate) use self::{
     meter::MAX_SLOTS,
     note::{QuotaNote, Resets},
 };
-use crate::on_unavailable::OnUnavailable;
-
-pub(crate) const DAY: Duration = Duration::from_secs(86_400);
-pub(crate) const WEEK: Duration = Duration::from_secs(7 * 86_400);
-/// The longest month.
-pub(crate) const MONTH: Duration = Duration::from_secs(31 * 86_400);
+use crate::{
+    calendar::{DAY, MONTH, WEEK},
+    on_unavailable::OnUnavailable,
+};
 
 /// A limit on a weighted sum of metrics over a window, or on calls in flight.
 ///
