@@ -18,6 +18,7 @@ use super::{
         ticket::{Query, Ticket},
     },
     settle::{no_runtime, runtime_ended},
+    subject::Subject,
     target::BucketTarget,
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     engine::{Costs, Flow, Mode, Reserve},
     error::{BadDemand, Throttled},
     limits::Standing,
-    observe::{Buckets, Event, Shadow, Subject},
+    observe::{Buckets, Event, Shadow},
     quota::micros,
     store::StoreError,
 };

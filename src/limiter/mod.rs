@@ -16,6 +16,7 @@ mod session;
 mod settle;
 mod state_loss;
 mod status;
+mod subject;
 mod target;
 mod tracked_stream;
 

@@ -12,9 +12,10 @@ use crate::{
         bucket_set::{BucketSet, GrantedAt, Outdated},
         context::Context,
         status::Waiting,
+        subject::Subject,
     },
     limits::Standing,
-    observe::{Buckets, Event, Subject},
+    observe::{Buckets, Event},
     quota::micros,
     usage::Usage,
 };
