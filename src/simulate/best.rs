@@ -8,9 +8,8 @@ use super::{
     enforced::{Counting, EnforcedQuota, Enforcement, PARTS},
     quota_log::window_at,
     simulation::Simulation,
-    trace::TraceCall,
 };
-use crate::{usage, usage::Usage};
+use crate::usage::Usage;
 
 /// What a caller reaches that knows everything in advance: it makes the calls in their order, each
 /// at the first instant at which the provider admits it.
@@ -23,11 +22,6 @@ pub(super) struct Best {
     pub(super) makespan: Duration,
     /// The limit on which calls had to wait longest; nothing if none had to.
     pub(super) binding: Option<Arc<str>>,
-}
-
-/// What a call really uses.
-pub(super) fn used(call: &TraceCall) -> Usage {
-    usage! { requests: 1, input_tokens: call.input, output_tokens: call.output }
 }
 
 impl Best {
@@ -43,7 +37,7 @@ impl Best {
         let nothing = Usage::new();
         for (index, call) in simulation.trace().calls().iter().enumerate() {
             now = now.max(call.arrival);
-            let usage = used(call);
+            let usage = call.used();
             loop {
                 while let Some(Reverse(end)) = open.peek().copied()
                     && end <= now

@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -16,10 +16,10 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    best::used,
     counters::{CounterKind, Counters},
-    run::Run,
+    provider_side::ProviderSide,
     strategy::Strategy,
+    trace_call::TraceCall,
 };
 use crate::{
     box_error::BoxError,
@@ -36,7 +36,14 @@ use crate::{
 };
 
 /// What makes the calls of a run.
-pub(super) enum Client {
+pub(super) struct Client {
+    provider: Rc<ProviderSide>,
+    strategy: Strategy,
+    way: Way,
+}
+
+/// What a call passes on its way to the provider.
+enum Way {
     Bare,
     Counted(Counters),
     Settled(Throttle<ProviderService, Demands, Inspect>),
@@ -64,17 +71,69 @@ pub(super) struct SimulatedRequest {
 }
 
 impl Client {
-    pub(super) fn new(strategy: Strategy, run: &Rc<Run>) -> Result<Self, LimitsError> {
+    pub(super) fn new(
+        strategy: Strategy,
+        provider: &Rc<ProviderSide>,
+    ) -> Result<Self, LimitsError> {
+        let way = Way::new(strategy, provider)?;
+        Ok(Self { provider: provider.clone(), strategy, way })
+    }
+
+    /// Makes one attempt of a call.
+    pub(super) async fn call(&self, index: usize, attempt: u32) -> AttemptEnd {
+        match &self.way {
+            Way::Bare => bare(&self.provider, index, attempt).await,
+            Way::Counted(counters) => self.counted(counters, index, attempt).await,
+            Way::Settled(service) => throttled(service, self.request(index, attempt)).await,
+            Way::Kept(service) => throttled(service, self.request(index, attempt)).await,
+        }
+    }
+
+    async fn counted(&self, counters: &Counters, index: usize, attempt: u32) -> AttemptEnd {
+        let call = &self.provider.calls()[index];
+        let max_tokens = self.max_tokens_of(call);
+        let asked = usage! { requests: 1, input_tokens: call.input, output_tokens: max_tokens };
+        let Some(taken) = counters.take(asked).await else { return AttemptEnd::Impossible };
+        let outcome = bare(&self.provider, index, attempt).await;
+        let nothing = usage! { requests: 1, input_tokens: 0, output_tokens: 0 };
+        let is_answered = outcome == AttemptEnd::Answered;
+        counters.correct(&taken, &if is_answered { call.used() } else { nothing });
+        outcome
+    }
+
+    fn request(&self, index: usize, attempt: u32) -> SimulatedRequest {
+        let call = &self.provider.calls()[index];
+        let (max_tokens, input) = (self.max_tokens_of(call), call.input);
+        SimulatedRequest {
+            index,
+            attempt,
+            class: call.class.clone(),
+            share: call.share.clone(),
+            body: format!(r#"{{"model":"m","max_tokens":{max_tokens},"prompt":"{input}"}}"#),
+        }
+    }
+
+    fn max_tokens_of(&self, call: &TraceCall) -> u64 {
+        match self.strategy {
+            Strategy::Exact => call.output,
+            _ => self.provider.simulation().max_tokens_of(call),
+        }
+    }
+}
+
+impl Way {
+    fn new(strategy: Strategy, provider: &Rc<ProviderSide>) -> Result<Self, LimitsError> {
+        let simulation = provider.simulation();
         let counters = |kind| {
-            let meters = run.simulation().meters()?;
-            Ok(Self::Counted(Counters::new(kind, &meters, run.start())))
+            let meters = simulation.meters()?;
+            Ok(Self::Counted(Counters::new(kind, &meters, provider.start())))
         };
-        let service = ProviderService { run: run.clone() };
+        let service = ProviderService { provider: provider.clone() };
         let layer = |output| -> Result<_, LimitsError> {
             // It begins where a minute does, as the provider's time.
-            let store = MemoryStore::starting_at(super::run::epoch());
-            let limiter = Limiter::with_store(run.simulation().limits().clone(), store)?;
-            let bucket = run.simulation().bucket_name().to_owned();
+            let store = MemoryStore::starting_at(epoch());
+            let limiter = Limiter::with_store(simulation.limits().clone(), store)?;
+            let bucket = simulation.bucket_name().to_owned();
             // A prompt is written as how many tokens it has.
             let rules = compatible::rules().estimator(|text: &str| text.parse().unwrap_or(0.0));
             let rules = rules.output(output).bucket(move |_| bucket.clone());
@@ -94,44 +153,12 @@ impl Client {
             Strategy::Learned => settled(Output::Learned),
         }
     }
-
-    /// Makes one attempt of a call.
-    pub(super) async fn call(&self, run: &Rc<Run>, index: usize, attempt: u32) -> AttemptEnd {
-        match self {
-            Self::Bare => bare(run, index, attempt).await,
-            Self::Counted(counters) => {
-                let call = &run.calls()[index];
-                let bound = run.bound_of(call);
-                let asked = usage! { requests: 1, input_tokens: call.input, output_tokens: bound };
-                let Some(taken) = counters.take(asked).await else { return AttemptEnd::Impossible };
-                let outcome = bare(run, index, attempt).await;
-                let nothing = usage! { requests: 1, input_tokens: 0, output_tokens: 0 };
-                let is_answered = outcome == AttemptEnd::Answered;
-                counters.correct(&taken, &if is_answered { used(call) } else { nothing });
-                outcome
-            }
-            Self::Settled(service) => throttled(service, request(run, index, attempt)).await,
-            Self::Kept(service) => throttled(service, request(run, index, attempt)).await,
-        }
-    }
 }
 
-async fn bare(run: &Rc<Run>, index: usize, attempt: u32) -> AttemptEnd {
-    match run.serve(index, attempt).await {
+async fn bare(provider: &ProviderSide, index: usize, attempt: u32) -> AttemptEnd {
+    match provider.serve(index, attempt).await {
         Ok(()) => AttemptEnd::Answered,
         Err(retry_after) => AttemptEnd::Refused(retry_after),
-    }
-}
-
-fn request(run: &Rc<Run>, index: usize, attempt: u32) -> SimulatedRequest {
-    let call = &run.calls()[index];
-    let (bound, input) = (run.bound_of(call), call.input);
-    SimulatedRequest {
-        index,
-        attempt,
-        class: call.class.clone(),
-        share: call.share.clone(),
-        body: format!(r#"{{"model":"m","max_tokens":{bound},"prompt":"{input}"}}"#),
     }
 }
 
@@ -197,7 +224,7 @@ impl Extractor<SimulatedRequest> for Demands {
 /// The provider, as a service inside the layer.
 #[derive(Clone)]
 pub(super) struct ProviderService {
-    run: Rc<Run>,
+    provider: Rc<ProviderSide>,
 }
 
 impl Service<SimulatedRequest> for ProviderService {
@@ -210,16 +237,16 @@ impl Service<SimulatedRequest> for ProviderService {
     }
 
     fn call(&mut self, request: SimulatedRequest) -> Self::Future {
-        let run = self.run.clone();
+        let provider = self.provider.clone();
         Box::pin(async move {
-            let outcome = run.serve(request.index, request.attempt).await;
+            let outcome = provider.serve(request.index, request.attempt).await;
             let mut response = Response::builder();
-            if run.provider().tells_left() {
-                for (name, value) in run.headers() {
+            if provider.provider().tells_left() {
+                for (name, value) in provider.headers() {
                     response = response.header(name, value);
                 }
             }
-            let call = &run.calls()[request.index];
+            let call = &provider.calls()[request.index];
             let body = match outcome {
                 Ok(()) => answer(call.input, call.output),
                 Err(retry_after) => {
@@ -233,6 +260,11 @@ impl Service<SimulatedRequest> for ProviderService {
             Ok(response.body(Full::from(body))?)
         })
     }
+}
+
+/// When the clock of the store starts: at the full minute, as that of the provider.
+fn epoch() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_767_225_600)
 }
 
 fn answer(input: u64, output: u64) -> String {

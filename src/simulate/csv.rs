@@ -6,7 +6,7 @@ use jiff::civil::DateTime;
 
 use super::{
     enforced::LONGEST,
-    trace::{TraceCall, TraceError},
+    trace_call::{TraceCall, TraceError},
 };
 
 /// No call of a trace has more tokens, so that sums stay far from their bounds.

@@ -38,6 +38,7 @@ mod counters;
 mod csv;
 mod enforced;
 mod provider;
+mod provider_side;
 mod quota_log;
 mod report;
 mod run;
@@ -47,6 +48,7 @@ mod strategy;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod trace_call;
 
 pub use self::{
     admissions::{Admissions, LimitReached},
@@ -56,5 +58,6 @@ pub use self::{
     shape::TraceShape,
     simulation::{Simulation, SimulationError},
     strategy::Strategy,
-    trace::{Trace, TraceCall, TraceError},
+    trace::Trace,
+    trace_call::{TraceCall, TraceError},
 };

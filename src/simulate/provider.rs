@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     enforced::{Counting, EnforcedQuota, Enforcement},
-    trace::TraceCall,
+    trace_call::TraceCall,
 };
 
 /// A provider: its limits, how long it takes to answer, and its other users.

@@ -8,7 +8,7 @@ use super::{
     provider::Provider,
     simulation::Simulation,
     strategy::Strategy,
-    trace::TraceCall,
+    trace_call::TraceCall,
 };
 
 /// What came of a [`Simulation`] by one [`Strategy`].

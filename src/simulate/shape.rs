@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use super::{
-    enforced::LONGEST,
-    trace::{Trace, TraceCall},
-};
+use super::{enforced::LONGEST, trace::Trace, trace_call::TraceCall};
 
 /// The shape of a trace that is made up: by default an hour of a chat service.
 ///

@@ -1,15 +1,12 @@
-//! What is simulated, and the thread on which it runs.
+//! What is simulated.
 
-use std::{fmt, sync::Arc, thread};
+use std::{fmt, sync::Arc};
 
 use super::{
-    best::used,
     enforced::{EnforcedQuota, Enforcement, PARTS},
     provider::Provider,
-    report::SimulationReport,
-    run::Run,
-    strategy::Strategy,
     trace::Trace,
+    trace_call::TraceCall,
 };
 use crate::{
     limits::{Limits, LimitsError, Resolved},
@@ -127,46 +124,8 @@ impl Simulation {
         Self { limits, provider: self.provider.clone().times(2), ..self.clone() }
     }
 
-    /// Makes all calls, by one strategy. The same simulation gives the same report.
-    ///
-    /// It runs on a thread of its own, on which time is paused: nothing else of the program is, and
-    /// it may be called from a task that may block.
-    ///
-    /// # Errors
-    /// The limits make no sense, a class of the trace is not declared, a limit is 0, or a call
-    /// asks for more than the provider ever admits.
-    ///
-    /// # Panics
-    /// If no thread can be started.
-    pub fn run(&self, strategy: Strategy) -> Result<SimulationReport, SimulationError> {
-        self.check()?;
-        let run = || {
-            // What the limiter leaves to chance is the same in each run.
-            fastrand::seed(self.seed);
-            let mut runtime = tokio::runtime::Builder::new_current_thread();
-            let runtime = runtime.enable_time().start_paused(true).build();
-            let runtime = runtime.map_err(SimulationError::Runtime)?;
-            Ok(runtime.block_on(Run::make(self, strategy))?)
-        };
-        let ended = thread::scope(|scope| scope.spawn(run).join());
-        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    }
-
-    /// Makes all calls by each of these strategies. The reports are in their order.
-    ///
-    /// # Errors
-    /// Those of [`run`](Self::run).
-    ///
-    /// # Panics
-    /// If no thread can be started.
-    pub fn compare(
-        &self,
-        strategies: &[Strategy],
-    ) -> Result<Vec<SimulationReport>, SimulationError> {
-        strategies.iter().map(|strategy| self.run(*strategy)).collect()
-    }
-
-    fn check(&self) -> Result<(), SimulationError> {
+    /// Refuses what could never be run.
+    pub(super) fn check(&self) -> Result<(), SimulationError> {
         let table = self.limits.compile()?;
         for quota in self.provider.quotas() {
             let has_window =
@@ -180,7 +139,7 @@ impl Simulation {
                 let class = call.class.clone().unwrap_or_default();
                 return Err(SimulationError::UnknownClass(class));
             }
-            let asked = used(call);
+            let asked = call.used();
             let too_small = self.provider.quotas().iter().find(|quota| {
                 quota.enforcement() != Enforcement::Concurrency
                     && quota.cost(&asked) > quota.capacity().saturating_mul(PARTS)
@@ -223,8 +182,9 @@ impl Simulation {
         self.workers
     }
 
-    pub(super) fn most_tokens(&self) -> u64 {
-        self.max_tokens
+    /// The `max_tokens` of a call.
+    pub(super) fn max_tokens_of(&self, call: &TraceCall) -> u64 {
+        call.max_tokens.unwrap_or(self.max_tokens).max(call.output)
     }
 
     pub(super) fn seed_number(&self) -> u64 {
