@@ -1,8 +1,6 @@
 //! What goes before a demand on a quota: heads of other sessions, and waiters of its own session
 //! that are before it in the batch.
 
-use smallvec::SmallVec;
-
 use super::{
     Micros, Mode, Reserve, Window,
     exact::sum,
@@ -20,7 +18,7 @@ const TOLERANCE_PER_HEAD: Micros = 2_000;
 
 /// What waiters of the session ask of quotas that refused them. Few at a time.
 #[derive(Debug, Default)]
-pub(super) struct Ahead(SmallVec<[AheadClass; 2]>);
+pub(super) struct Ahead(Vec<AheadClass>);
 
 /// Waiters of one class.
 #[derive(Clone, Copy, Debug)]

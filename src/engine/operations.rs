@@ -61,7 +61,7 @@ impl<'a, 'b> Operations<'a, 'b> {
 
     /// Makes everything count, and gives the session time until its next batch. Returns how each
     /// bucket was found and left, and which heads of other sessions may fit now.
-    pub(super) fn end(mut self) -> (SmallVec<[Seen; 1]>, Wakes) {
+    pub(super) fn end(&mut self) -> (SmallVec<[Seen; 1]>, Wakes) {
         self.states.refold();
         let Batch { session, seq, buckets, .. } = *self.batch;
         if seq > 0 {

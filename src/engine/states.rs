@@ -11,17 +11,17 @@ pub(super) struct BatchStates<'a, 'b> {
     states: &'a mut [&'b mut BucketState],
     batch: &'a Batch<'a>,
     wall: Micros,
-    /// The time of each bucket as the batch found it.
-    was: SmallVec<[Micros; 2]>,
-    /// What the batch says of each bucket.
-    said: SmallVec<[Said; 2]>,
+    /// How the batch found each bucket, and what it says of it.
+    notes: SmallVec<[BucketNote; 1]>,
     /// Settles were made since the last refold.
     edited: bool,
 }
 
-/// What a batch says of a bucket.
+/// How a batch found a bucket, and what it says of it.
 #[derive(Clone, Copy, Debug)]
-struct Said {
+struct BucketNote {
+    /// The bucket's time before the batch.
+    was: Micros,
     /// It says what waits there.
     waits: bool,
     /// The shortest of the session's calls that end.
@@ -46,19 +46,17 @@ impl<'a, 'b> BatchStates<'a, 'b> {
         batch: &'a Batch<'a>,
         wall: Micros,
     ) -> Self {
-        let nothing = Said { waits: false, shortest_call: Micros::MAX };
-        let (mut was, mut said) = (SmallVec::new(), SmallVec::<[Said; 2]>::new());
+        let mut notes: SmallVec<[BucketNote; 1]> = SmallVec::new();
         for (state, bucket) in states.iter_mut().zip(batch.buckets) {
-            was.push(state.now());
-            said.push(nothing);
+            notes.push(BucketNote { was: state.now(), waits: false, shortest_call: Micros::MAX });
             state.advance(bucket.rules, wall);
         }
         for op in batch.ops {
             if let Op::Waiting { bucket, .. } = op {
-                said[usize::from(*bucket)].waits = true;
+                notes[usize::from(*bucket)].waits = true;
             }
         }
-        Self { states, batch, wall, was, said, edited: false }
+        Self { states, batch, wall, notes, edited: false }
     }
 
     pub(super) fn session(&self) -> u64 {
@@ -109,21 +107,21 @@ impl<'a, 'b> BatchStates<'a, 'b> {
     }
 
     pub(super) fn is_told(&self, bucket: usize) -> bool {
-        self.said[bucket].waits
+        self.notes[bucket].waits
     }
 
     /// A call of the session ends that was granted at `at`.
     #[inline]
     pub(super) fn call_ends(&mut self, bucket: usize, at: Micros) {
         let length = self.states[bucket].now().saturating_sub(at);
-        let shortest = &mut self.said[bucket].shortest_call;
+        let shortest = &mut self.notes[bucket].shortest_call;
         *shortest = length.min(*shortest);
     }
 
     /// The length of the shortest of the session's calls that have ended in this batch; the longest
     /// time if none has.
     pub(super) fn shortest_call(&self, bucket: usize) -> Micros {
-        self.said[bucket].shortest_call
+        self.notes[bucket].shortest_call
     }
 
     /// The bucket in which a reserve's flow takes turns.
@@ -215,7 +213,7 @@ impl<'a, 'b> BatchStates<'a, 'b> {
     #[inline]
     pub(super) fn end(&mut self, bucket: usize) -> Seen {
         let Batch { session, seq, lease, .. } = *self.batch;
-        let (rules, was) = (self.rules(bucket), self.was[bucket]);
+        let (rules, was) = (self.rules(bucket), self.notes[bucket].was);
         self.states[bucket].end(session, lease, seq > 0, rules, self.wall);
         self.states[bucket].seen(was)
     }
