@@ -1,5 +1,6 @@
 //! The guide: what to declare, what to put around the layer and inside, and what happens then.
 //!
+//! * [`concepts`]: the words, and what happens to a call
 //! * [`quotas`]: which numbers to enter, which kind of quota for which provider
 //! * [`composing`]: the order of layers, each client, and what to do when it does not compile
 //! * [`planning`]: what limits make of your calls, before anything runs
@@ -9,6 +10,9 @@
 //! * [`metrics`]: every metric, its labels, and how fresh it is
 //!
 //! The pages are those of `docs/`, with their examples compiled and run.
+
+#[doc = include_str!("../docs/concepts.md")]
+pub mod concepts {}
 
 #[doc = include_str!("../docs/quotas.md")]
 pub mod quotas {}

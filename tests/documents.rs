@@ -5,10 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const DOCUMENTS: [&str; 14] = [
+const DOCUMENTS: [&str; 15] = [
     "README.md",
     "CONTRIBUTING.md",
     "docs/coming-from.md",
+    "docs/concepts.md",
     "docs/composing.md",
     "docs/design.md",
     "docs/metrics.md",
