@@ -5,6 +5,7 @@ mod check;
 mod explain;
 mod failure;
 mod file_words;
+mod nodes;
 mod serve;
 mod server;
 mod simulate;

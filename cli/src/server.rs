@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use tower_throttle::store::{BucketKey, RedisStore, RedisView};
+use tower_throttle::store::BucketKey;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, nodes::Nodes};
 
 /// Options of every command that asks a server.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Server {
-    /// Redis or Valkey: redis://[user:password@]host[:port][/database], rediss:// for TLS. A
-    /// password is better in the variable, where other users of the machine do not see it
+    /// Redis or Valkey: redis://[user:password@]host[:port][/database], rediss:// for TLS; of a
+    /// cluster, any node. A password is better in the variable, where other users of the machine
+    /// do not see it
     #[arg(
         long = "redis",
         value_name = "URL",
@@ -37,9 +38,9 @@ pub(crate) struct Bucket {
 }
 
 impl Server {
-    /// A store that connects, or says why not.
-    pub(crate) async fn store(&self) -> Result<RedisStore, Failure> {
-        Ok(RedisStore::connect(&self.url).await?.prefix(&*self.prefix))
+    /// Connects to the server, and to the others of its cluster, or says why not.
+    pub(crate) async fn nodes(&self) -> Result<Nodes, Failure> {
+        Nodes::connect(&self.url, &self.prefix).await
     }
 
     pub(crate) fn prefix(&self) -> &str {
@@ -62,8 +63,8 @@ impl Bucket {
     }
 
     /// The key of the bucket, which has a state on the server.
-    pub(crate) async fn find(&self, view: &RedisView) -> Result<Arc<BucketKey>, Failure> {
-        let mut keys = view.find(&self.bucket).await?;
+    pub(crate) async fn find(&self, nodes: &mut Nodes) -> Result<Arc<BucketKey>, Failure> {
+        let mut keys = nodes.find(&self.bucket).await?;
         if let Some(partition) = &self.partition {
             keys.retain(|key| key.partition() == partition);
         }

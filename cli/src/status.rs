@@ -18,9 +18,9 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { bucket, json } = arguments;
-    let mut view = bucket.server().store().await?.view();
-    let key = bucket.find(&view).await?;
-    let detail = view.look_closely(&key).await?.ok_or_else(|| {
+    let mut nodes = bucket.server().nodes().await?;
+    let key = bucket.find(&mut nodes).await?;
+    let detail = nodes.look_closely(&key).await?.ok_or_else(|| {
         Failure::Refused("the state of this bucket was written by another version".into())
     })?;
     if json {

@@ -39,13 +39,12 @@ pub(crate) async fn pause(arguments: PauseArguments) -> Result<(), Failure> {
     if duration > LONGEST {
         return Err(Failure::Usage("a pause lasts for a week at most".into()));
     }
-    let store = bucket.server().store().await?;
-    let mut view = store.view();
-    let key = bucket.find(&view).await?;
-    if !store.pause(&key, duration).await? {
+    let mut nodes = bucket.server().nodes().await?;
+    let key = bucket.find(&mut nodes).await?;
+    if !nodes.store_of(&key).pause(&key, duration).await? {
         return Err(bucket.unknown());
     }
-    let until = match &view.look(&[key]).await?[..] {
+    let until = match &nodes.look(&[key]).await?[..] {
         [Some(now)] => now.paused_until,
         _ => None,
     };
@@ -56,9 +55,9 @@ pub(crate) async fn pause(arguments: PauseArguments) -> Result<(), Failure> {
 
 pub(crate) async fn resume(arguments: ResumeArguments) -> Result<(), Failure> {
     let ResumeArguments { bucket } = arguments;
-    let store = bucket.server().store().await?;
-    let key = bucket.find(&store.view()).await?;
-    if !store.resume(&key).await? {
+    let mut nodes = bucket.server().nodes().await?;
+    let key = bucket.find(&mut nodes).await?;
+    if !nodes.store_of(&key).resume(&key).await? {
         return Err(bucket.unknown());
     }
     println!("{} goes on", words::plain(bucket.name()));
@@ -67,11 +66,10 @@ pub(crate) async fn resume(arguments: ResumeArguments) -> Result<(), Failure> {
 
 pub(crate) async fn reset(arguments: ResetArguments) -> Result<(), Failure> {
     let ResetArguments { bucket, yes } = arguments;
-    let store = bucket.server().store().await?;
-    let mut view = store.view();
-    let key = bucket.find(&view).await?;
+    let mut nodes = bucket.server().nodes().await?;
+    let key = bucket.find(&mut nodes).await?;
     if !yes {
-        let looks = view.look(std::slice::from_ref(&key)).await?;
+        let looks = nodes.look(std::slice::from_ref(&key)).await?;
         let waiting = looks.into_iter().flatten().next().map_or(0, |bucket| bucket.waiting);
         ask(&format!(
             "Forget what `{}` below the prefix `{}` on {} has charged, held and withheld? {} \
@@ -85,7 +83,7 @@ pub(crate) async fn reset(arguments: ResetArguments) -> Result<(), Failure> {
             }
         ))?;
     }
-    if !store.reset(&key).await? {
+    if !nodes.store_of(&key).reset(&key).await? {
         return Err(bucket.unknown());
     }
     println!("{} is as if it was never used", words::plain(bucket.name()));

@@ -9,10 +9,11 @@ use std::{
 };
 
 use serde_json::json;
-use tower_throttle::store::{BucketView, QuotaView, RedisView, StoreError};
+use tower_throttle::store::{BucketView, QuotaView, StoreError};
 
 use crate::{
     failure::Failure,
+    nodes::Nodes,
     server::Server,
     status::{bucket_as_json, seconds},
     words,
@@ -43,8 +44,8 @@ struct Event {
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { buckets, json, interval, server } = arguments;
-    let mut view = server.store().await?.view();
-    let mut watch = Watch { buckets, json, seen: look(&mut view).await?, outage: None };
+    let mut nodes = server.nodes().await?;
+    let mut watch = Watch { buckets, json, seen: look(&mut nodes).await?, outage: None };
     let names = watch.seen.values().filter(|bucket| watch.is_watched(bucket)).count();
     eprintln!("{} on {}; end with Ctrl-C", words::count(names as u64, "bucket"), server.place());
     let mut ticks = tokio::time::interval(interval);
@@ -54,7 +55,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     loop {
         let looked = async {
             ticks.tick().await;
-            look(&mut view).await
+            look(&mut nodes).await
         };
         let now = tokio::select! {
             now = looked => now,
@@ -70,9 +71,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
 
 type Seen = HashMap<u64, BucketView>;
 
-async fn look(view: &mut RedisView) -> Result<Seen, StoreError> {
-    let keys = view.buckets().await?;
-    let looks = view.look(&keys).await?.into_iter().flatten();
+async fn look(nodes: &mut Nodes) -> Result<Seen, StoreError> {
+    let keys = nodes.buckets().await?;
+    let looks = nodes.look(&keys).await?.into_iter().flatten();
     Ok(looks.map(|bucket| (bucket.key.id(), bucket)).collect())
 }
 

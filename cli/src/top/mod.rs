@@ -18,10 +18,10 @@ use crossterm::event::{Event, EventStream, KeyEventKind};
 use futures_util::StreamExt;
 use ratatui::DefaultTerminal;
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use tower_throttle::store::{BucketKey, RedisStore, RedisView, StoreError};
+use tower_throttle::store::{BucketKey, StoreError};
 
 use self::app::{App, Look, Todo};
-use crate::{failure::Failure, server::Server, words};
+use crate::{failure::Failure, nodes::Nodes, server::Server, words};
 
 /// A server that takes longer than this to answer is told to be silent.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -50,8 +50,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         return Err(Failure::Other(instead.into()));
     }
     let Arguments { interval, filter, server } = arguments;
-    let store = server.store().await?;
-    let mut looker = Looker::new(&store);
+    let mut looker = Looker::new(server.nodes().await?);
     let mut app = App::new(server.place(), server.prefix(), filter);
     // What the user may not do is told before the screen is taken.
     app.see(looker.look(None).await?);
@@ -129,25 +128,25 @@ fn pressed(app: &mut App, event: Option<io::Result<Event>>) -> io::Result<Todo> 
 
 /// Looks at all buckets, and closely at one.
 struct Looker {
-    view: RedisView,
+    nodes: Nodes,
     keys: Vec<Arc<BucketKey>>,
     search_at: Instant,
 }
 
 impl Looker {
-    fn new(store: &RedisStore) -> Self {
-        Self { view: store.view(), keys: Vec::new(), search_at: Instant::now() }
+    fn new(nodes: Nodes) -> Self {
+        Self { nodes, keys: Vec::new(), search_at: Instant::now() }
     }
 
     async fn look(&mut self, opened: Option<Arc<BucketKey>>) -> Result<Look, StoreError> {
         let now = Instant::now();
         if now >= self.search_at {
-            self.keys = self.view.buckets().await?;
+            self.keys = self.nodes.buckets().await?;
             self.search_at = now + (now.elapsed() * SEARCH_SHARE).max(SEARCH_EVERY);
         }
-        let buckets = self.view.look(&self.keys).await?.into_iter().flatten().collect();
+        let buckets = self.nodes.look(&self.keys).await?.into_iter().flatten().collect();
         let close = match opened {
-            Some(key) => Some((key.clone(), self.view.look_closely(&key).await?)),
+            Some(key) => Some((key.clone(), self.nodes.look_closely(&key).await?)),
             None => None,
         };
         Ok(Look { buckets, close })

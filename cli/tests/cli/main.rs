@@ -2,6 +2,7 @@
 //! shows on a terminal.
 
 mod bad_input;
+mod cluster;
 mod hostile;
 mod limits_file;
 mod permissions;

@@ -8,7 +8,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{RedisServer, RedisStore, bucket, granted, hints::make_room, sliding};
+use super::{
+    RedisServer, RedisStore, bucket, granted, hints::make_room, sliding, support::start_cluster,
+};
 use crate::{
     engine::Rule,
     store::{Bucket, BucketKey, Hint, Listening, Store},
@@ -17,43 +19,10 @@ use crate::{
 /// Well above what any of these tests should take.
 const SOON: Duration = Duration::from_secs(20);
 
-const SLOTS: usize = 16_384;
-
 /// Of a cluster of two shards, the partition "a" is on the second one and the partition "b" on the
 /// first one.
 const ON_SECOND: &str = "a";
 const ON_FIRST: &str = "b";
-
-/// A cluster of so many shards.
-async fn cluster(shards: usize) -> Vec<RedisServer> {
-    let start = |_| {
-        RedisServer::start_with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"])
-    };
-    let servers: Vec<_> = (0..shards).map(start).collect();
-    for (shard, server) in servers.iter().enumerate() {
-        let slots = shard * SLOTS / shards..(shard + 1) * SLOTS / shards;
-        let slots: Vec<String> = slots.map(|slot| slot.to_string()).collect();
-        let mut line = vec!["CLUSTER", "ADDSLOTS"];
-        line.extend(slots.iter().map(String::as_str));
-        server.command::<()>(&line);
-        let epoch = (shard + 1).to_string();
-        server.command::<()>(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch]);
-        server.command::<()>(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
-    }
-    for server in &servers[1..] {
-        server.command::<()>(&["CLUSTER", "MEET", "127.0.0.1", &servers[0].port().to_string()]);
-    }
-    let covered = format!("cluster_slots_ok:{SLOTS}");
-    for server in &servers {
-        let formed = async {
-            while !server.command::<String>(&["CLUSTER", "INFO"]).contains(&covered) {
-                sleep(Duration::from_millis(20)).await;
-            }
-        };
-        timeout(SOON, formed).await.expect("a cluster");
-    }
-    servers
-}
 
 /// True if the servers have sharded pub/sub, as Redis has since 7.0.
 fn have_hints(servers: &[RedisServer]) -> bool {
@@ -105,7 +74,7 @@ fn publish(server: &RedisServer, partition: &str, name: &str) -> u64 {
 
 #[tokio::test]
 async fn a_cluster_works_with_several_buckets_of_a_partition() {
-    let servers = cluster(1).await;
+    let servers = start_cluster(1);
     let store = store(&servers).await;
     let both = [bucket("a", &sliding(10)), bucket("b}{c", &sliding(5))];
     assert!(granted(&store, 1, 1, &both, &[4, 4]).await);
@@ -116,7 +85,7 @@ async fn a_cluster_works_with_several_buckets_of_a_partition() {
 
 #[tokio::test]
 async fn hints_come_from_the_shard_of_their_partition() {
-    let servers = cluster(2).await;
+    let servers = start_cluster(2);
     if !have_hints(&servers) {
         return;
     }
@@ -144,7 +113,7 @@ async fn hints_come_from_the_shard_of_their_partition() {
 
 #[tokio::test]
 async fn a_shard_that_hangs_or_fails_ends_no_hints_of_others() {
-    let mut servers = cluster(2).await;
+    let mut servers = start_cluster(2);
     if !have_hints(&servers) {
         return;
     }
@@ -183,7 +152,7 @@ async fn a_shard_that_hangs_or_fails_ends_no_hints_of_others() {
 
 #[tokio::test]
 async fn the_script_publishes_on_the_shard() {
-    let servers = cluster(2).await;
+    let servers = start_cluster(2);
     if !have_hints(&servers) {
         return;
     }
