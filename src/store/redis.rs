@@ -66,13 +66,14 @@ use crate::engine::Answer;
 /// limiter uses the store. Nothing depends on them: without hints a waiter starts later.
 ///
 /// A store that was made from a URL or a client has hints. One that uses a connection of yours has
-/// them after [`hints_from`](Self::hints_from) or, on a cluster, `hints_from_cluster`. A store
-/// without hints sends none either, so set them in every process or in none.
+/// them after [`hints_from`](Self::hints_from) or, on a cluster, `hints_from_cluster`
+/// (`connect_cluster` has them). A store without hints sends none either, so set them in every
+/// process or in none.
 ///
 /// # Permissions
 #[doc = concat!("The server's user needs the commands ", commands!(), ".")]
-/// On a cluster `SPUBLISH`, `SSUBSCRIBE` and `SUNSUBSCRIBE` take the place of the last three. A URL
-/// with a database also needs `SELECT`. The user needs the keys below the prefix and, for hints,
+/// On a cluster `SPUBLISH`, `SSUBSCRIBE` and `SUNSUBSCRIBE` take the place of the last three, and
+/// `CLUSTER SLOTS` is needed. A URL with a database also needs `SELECT`. The user needs the keys below the prefix and, for hints,
 /// the channels:
 ///
 /// ```text
@@ -165,6 +166,44 @@ impl RedisStore {
         Self::reconnecting(client).0
     }
 
+    /// Connects to the cluster of which these URLs name some nodes, with its [hints](Self#hints)
+    /// where it has sharded pub/sub: Redis 7.0 or later, or Valkey.
+    ///
+    /// redis-rs follows the cluster when slots move or a master fails. All buckets that one demand
+    /// needs are on one node, since a [partition](crate::Limits::partition) is in one slot.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), tower_throttle::store::StoreError> {
+    /// use tower_throttle::store::RedisStore;
+    ///
+    /// let nodes = ["redis://redis-1:6379", "redis://redis-2:6379"];
+    /// let store = RedisStore::connect_cluster(nodes).await?.prefix("acme-prod");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if none of the nodes can be reached, [`StoreError::Rejected`] if
+    /// a URL is malformed or the server refuses the credentials.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    #[cfg(feature = "redis-cluster")]
+    pub async fn connect_cluster<N: redis::IntoConnectionInfo>(
+        nodes: impl IntoIterator<Item = N>,
+    ) -> Result<Self, StoreError> {
+        use redis::cluster::ClusterClientBuilder;
+
+        let in_doubt = |error| store_error(error, "the cluster");
+        let nodes = nodes.into_iter().map(redis::IntoConnectionInfo::into_connection_info);
+        let nodes =
+            nodes.collect::<RedisResult<Vec<_>>>().map_err(|error| store_error(error, ""))?;
+        nodes.iter().for_each(client::prepare_tls);
+        let builder = || ClusterClientBuilder::new(nodes.clone());
+        let connection = builder().build().map_err(in_doubt)?.get_async_connection().await;
+        Self::new(connection.map_err(in_doubt)?).hints_from_cluster(builder())
+    }
+
     /// Uses connections that `connect` makes, and replaces them as [`connect`](Self::connect) does.
     /// This is for servers that redis-rs finds in other ways, as by Sentinel.
     ///
@@ -225,8 +264,9 @@ impl RedisStore {
         Self { hints: Some(Hints::from_server(client)), ..self }
     }
 
-    /// Takes [hints](Self#hints) from a cluster of Redis 7.0 or later, or Valkey. The protocol
-    /// becomes RESP3.
+    /// Takes [hints](Self#hints) from a cluster of Redis 7.0 or later, or Valkey, for a connection
+    /// with settings of your own: [`connect_cluster`](Self::connect_cluster) does it by itself. The
+    /// protocol becomes RESP3.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -234,7 +274,7 @@ impl RedisStore {
     /// use tower_throttle::store::RedisStore;
     ///
     /// let nodes = ["redis://localhost:7000", "redis://localhost:7001"];
-    /// let cluster = || ClusterClientBuilder::new(nodes);
+    /// let cluster = || ClusterClientBuilder::new(nodes).retries(1);
     /// let connection = cluster().build()?.get_async_connection().await?;
     /// let store = RedisStore::new(connection).hints_from_cluster(cluster())?;
     /// # Ok(())

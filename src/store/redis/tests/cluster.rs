@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::cluster::{ClusterClient, ClusterClientBuilder};
+use redis::cluster::ClusterClient;
 use tokio::{
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
     time::{sleep, timeout},
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     engine::Rule,
-    store::{Bucket, BucketKey, Hint, Listening, Store},
+    store::{Bucket, BucketKey, Hint, Listening, Store, StoreError},
 };
 
 /// Well above what any of these tests should take.
@@ -40,8 +40,7 @@ async fn store(servers: &[RedisServer]) -> RedisStore {
 }
 
 async fn hinted_store(servers: &[RedisServer]) -> RedisStore {
-    let hints = ClusterClientBuilder::new(urls(servers));
-    store(servers).await.hints_from_cluster(hints).expect("URLs")
+    RedisStore::connect_cluster(urls(servers)).await.expect("a cluster")
 }
 
 /// The session 7, as it listens to a partition.
@@ -81,6 +80,17 @@ async fn a_cluster_works_with_several_buckets_of_a_partition() {
     assert!(!granted(&store, 1, 2, &both, &[4, 4]).await);
     servers[0].command::<()>(&["SCRIPT", "FLUSH"]);
     assert!(granted(&store, 1, 3, &both, &[1, 1]).await);
+}
+
+#[tokio::test]
+async fn what_is_no_cluster_or_no_server_is_told() {
+    let alone = RedisServer::start();
+    let error = RedisStore::connect_cluster([alone.url()]).await.unwrap_err().to_string();
+    assert!(error.contains("cluster support disabled"), "{error}");
+    let error = RedisStore::connect_cluster(["redis://127.0.0.1:1"]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    let error = RedisStore::connect_cluster(["127.0.0.1"]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Rejected(_)), "{error}");
 }
 
 #[tokio::test]
