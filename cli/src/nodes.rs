@@ -156,6 +156,18 @@ impl Nodes {
     }
 }
 
+/// A store on the server that a URL names, or on the whole cluster that it is part of.
+pub(crate) async fn shared_store(url: &str, prefix: &str) -> Result<RedisStore, Failure> {
+    let store = RedisStore::connect(url).await?;
+    let named = url.into_connection_info().map_err(Failure::other)?;
+    let masters = masters_told_by(&named).await.unwrap_or_default();
+    if masters.is_empty() {
+        return Ok(store.prefix(prefix));
+    }
+    let nodes = masters.into_iter().map(|address| named.clone().set_addr(address));
+    Ok(RedisStore::connect_cluster(nodes).await?.prefix(prefix))
+}
+
 /// The addresses of a cluster's masters, as a node tells them; none if it is no cluster.
 async fn masters_told_by(info: &ConnectionInfo) -> RedisResult<Vec<ConnectionAddr>> {
     let config = AsyncConnectionConfig::new()

@@ -24,13 +24,13 @@ use std::{
 };
 
 use tokio::{net::TcpListener, time::timeout};
-use tower_throttle::{Limiter, file::LimitsFile, store::RedisStore};
+use tower_throttle::{Limiter, file::LimitsFile};
 
 use self::{
     lanes::Lanes, listen::Connections, log::Log, monitor::Recorder, service::Gateway,
     signals::Signals, upstream::Upstream,
 };
-use crate::{check::in_file, failure::Failure, server, words};
+use crate::{check::in_file, failure::Failure, nodes::shared_store, server, words};
 
 /// For the last settles to reach the store.
 const SETTLE_WITHIN: Duration = Duration::from_secs(5);
@@ -124,7 +124,7 @@ async fn limiter(
 ) -> Result<Limiter, Failure> {
     let builder = file.limiter().observer(recorder.observer()).observer(log);
     let builder = match &arguments.url {
-        Some(url) => builder.store(RedisStore::connect(url).await?.prefix(&*arguments.prefix)),
+        Some(url) => builder.store(shared_store(url, &arguments.prefix).await?),
         None => builder,
     };
     builder.build().map_err(|error| in_file(&arguments.limits, error))

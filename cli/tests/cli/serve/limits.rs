@@ -7,7 +7,7 @@ use super::{
     mock::{Mock, fed},
     service::{CHAT, CLAUDE, GPT, MESSAGES, Service, get, limits, parsed, post, send, until},
 };
-use crate::support::RedisServer;
+use crate::support::{RedisServer, start_cluster};
 
 /// Limits that five calls fill.
 fn five(url: &str, when_full: &str) -> String {
@@ -70,11 +70,22 @@ async fn what_is_full_waits_until_there_is_room() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_services_and_a_process_share_limits_on_one_redis() {
     let redis = RedisServer::start();
+    let store = RedisStore::connect(&redis.url()).await.expect("a server");
+    services_and_a_process_share_limits([&redis, &redis], store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_services_and_a_process_share_limits_on_a_cluster() {
+    let nodes = start_cluster(2);
+    let store = RedisStore::connect_cluster([nodes[0].url()]).await.expect("a cluster");
+    services_and_a_process_share_limits([&nodes[0], &nodes[1]], store).await;
+}
+
+async fn services_and_a_process_share_limits(named: [&RedisServer; 2], store: RedisStore) {
     let mock = Mock::answering("{}").await;
     let file = five(&mock.url(), "when_full = 'refuse'");
-    let url = redis.url();
-    let services = [(); 2].map(|()| Service::start_with(&file, &["--redis", &url]));
-    assert!(services[0].line.contains(&format!("limits on 127.0.0.1:{}", redis.port())));
+    let services = named.map(|redis| Service::start_with(&file, &["--redis", &redis.url()]));
+    assert!(services[0].line.contains(&format!("limits on 127.0.0.1:{}", named[0].port())));
 
     let mut calls = JoinSet::new();
     for call in 0..20 {
@@ -88,7 +99,6 @@ async fn two_services_and_a_process_share_limits_on_one_redis() {
 
     // A process that makes its calls itself.
     let file = LimitsFile::from_toml(&file).expect("limits");
-    let store = RedisStore::connect(&url).await.expect("a server");
     let limiter: Limiter = file.limiter().store(store).build().expect("a limiter");
     let _layer = ThrottleLayer::openai(limiter.clone());
     let status = limiter.status("gpt-4o-2024-11-20").await.expect("a status");
