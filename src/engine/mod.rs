@@ -52,10 +52,10 @@ pub(crate) use self::{
 pub use self::{bucket::BucketState, codec::DecodeError, rule::Micros};
 
 #[cfg(feature = "redis")]
-pub(crate) use self::heads::LATE;
+pub(crate) use self::heads::{Head, LATE};
 pub(crate) use self::rule::MAX_PAUSE;
 #[cfg(feature = "redis")]
-pub(crate) use self::stored::{StoredBucket, StoredGate, StoredHead, StoredQuota, StoredRecord};
+pub(crate) use self::stored::{StoredBucket, StoredGate, StoredQuota, StoredRecord};
 
 /// Indexes into the buckets of a batch.
 pub(crate) type On = SmallVec<[u16; 2]>;

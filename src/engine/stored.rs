@@ -5,6 +5,7 @@
 use super::{
     BucketState, Micros, Rule, Window,
     codec::{self, Coded, DecodeError, Encoder},
+    heads::Head,
 };
 
 /// A bucket as it is stored. What only matters to later batches is left out: what was charged in
@@ -18,7 +19,7 @@ pub(crate) struct StoredBucket {
     pub(crate) granted: u64,
     pub(crate) refused: u64,
     pub(crate) gate: Option<StoredGate>,
-    pub(crate) heads: Vec<StoredHead>,
+    pub(crate) heads: Vec<Head>,
     pub(crate) records: Vec<StoredRecord>,
 }
 
@@ -55,27 +56,6 @@ pub(crate) struct StoredQuota {
     pub(crate) ceiling: u64,
     /// What is withheld and until when, and the quota's own pause.
     pub(crate) cap: Option<(u64, Micros, StoredGate)>,
-}
-
-/// What waits: see [`Head`](super::heads::Head).
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct StoredHead {
-    pub(crate) session: u64,
-    pub(crate) quota: u64,
-    pub(crate) headroom: u64,
-    pub(crate) flow: u64,
-    pub(crate) space: u64,
-    pub(crate) waiter: u64,
-    pub(crate) arrival: Micros,
-    pub(crate) cost: u64,
-    pub(crate) part: f64,
-    pub(crate) count: u64,
-    pub(crate) sum: u64,
-    pub(crate) last: Micros,
-    pub(crate) due: Micros,
-    pub(crate) held_until: Micros,
-    pub(crate) is_behind: bool,
-    pub(crate) fits: bool,
 }
 
 /// What is known of a session or of a claim, but for its last answer.
@@ -193,18 +173,6 @@ fn write_ring(charges: &[u64], len: u64, out: &mut Encoder) {
         out.number(0);
         out.byte(run as u8);
         left -= run;
-    }
-}
-
-impl StoredHead {
-    fn write(&self, out: &mut Encoder) {
-        let Self { session, quota, headroom, flow, space, waiter, .. } = *self;
-        numbers(out, &[session, quota, headroom, flow, space, waiter]);
-        let Self { arrival, cost, count, sum, last, due, held_until, .. } = *self;
-        numbers(out, &[arrival, cost, count, sum, last, due, held_until]);
-        self.part.write(out);
-        self.is_behind.write(out);
-        self.fits.write(out);
     }
 }
 

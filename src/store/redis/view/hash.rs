@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     engine::{
-        BucketState, MAX_AMOUNT, Micros, Rule, StoredBucket, StoredGate, StoredHead, StoredQuota,
+        BucketState, Head, MAX_AMOUNT, Micros, Rule, StoredBucket, StoredGate, StoredQuota,
         StoredRecord, TokenBucket, Window,
     },
     quota::{MAX_SLOTS, QuotaNote, Resets},
@@ -322,11 +322,11 @@ fn gate_of(gate: &[f64; GATE]) -> Option<StoredGate> {
     })
 }
 
-fn head_of(head: &[f64; HEAD]) -> Option<StoredHead> {
+fn head_of(head: &[f64; HEAD]) -> Option<Head> {
     let numbers = head.map(whole);
     let [session, quota, headroom, flow, space, waiter, arrival, cost, _, count, sum, last, ..] =
         numbers;
-    Some(StoredHead {
+    Some(Head {
         session: session?,
         quota: quota?,
         headroom: headroom?,
