@@ -40,6 +40,7 @@ struct More {
     /// Usages of buckets that are not asked for [`Demand::usage`], by the bucket's index.
     usages: Vec<(u16, Usage)>,
     note: Note,
+    estimate: Estimate,
 }
 
 /// A value that an extractor leaves for the inspector of the same call. It makes no difference to
@@ -68,6 +69,42 @@ impl PartialEq for Note {
 }
 
 impl Eq for Note {}
+
+/// Estimates the usage of a demand again while it waits. It is asked under a lock, so it may wait
+/// for nothing and ask no limiter.
+pub(crate) trait Reestimate: Send + Sync {
+    /// Returns what to ask for from now on, if the estimate no longer holds.
+    fn reestimate(&self) -> Option<Usage>;
+}
+
+/// The estimate that a usage is. It makes no difference to what is asked.
+#[derive(Clone, Default)]
+pub(crate) struct Estimate(Option<Arc<dyn Reestimate>>);
+
+impl Estimate {
+    pub(crate) fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Returns what to ask for instead of a usage, if that is another one.
+    pub(crate) fn instead_of(&self, asked: &Usage) -> Option<Usage> {
+        self.0.as_ref()?.reestimate().filter(|usage| usage != asked)
+    }
+}
+
+impl fmt::Debug for Estimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Estimate" } else { "None" })
+    }
+}
+
+impl PartialEq for Estimate {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Estimate {}
 
 impl Demand {
     /// Asks a bucket for the most that a call may use. A usage that does not name `requests` is one
@@ -236,6 +273,12 @@ impl Demand {
         self
     }
 
+    /// Has its usage estimated again while it waits.
+    pub(crate) fn estimated_by(mut self, estimate: Arc<dyn Reestimate>) -> Self {
+        self.more_mut().estimate = Estimate(Some(estimate));
+        self
+    }
+
     fn more_mut(&mut self) -> &mut More {
         self.more.get_or_insert_default()
     }
@@ -262,6 +305,11 @@ impl Demand {
     #[inline]
     pub(crate) fn left_note(&self) -> Note {
         self.more.as_ref().map_or_else(Note::default, |more| more.note.clone())
+    }
+
+    /// The estimate that its usage is, if it is one.
+    pub(crate) fn estimate(&self) -> Estimate {
+        self.more.as_ref().map_or_else(Estimate::default, |more| more.estimate.clone())
     }
 
     /// True if there is nothing to it that a reservation has to remember besides its usage.

@@ -201,7 +201,7 @@ impl Inner {
     #[inline]
     fn granted(&self, demand: &Demand, reservation: Reservation, call: CallSpan) -> Reservation {
         if self.context().is_observed() {
-            call.granted(reservation.waited(), &demand.usage, reservation.degraded());
+            call.granted(reservation.waited(), reservation.usage(), reservation.degraded());
             self.tell_granted(demand, &reservation);
             return reservation.told_to(self.context(), demand).in_span(call);
         }
@@ -230,7 +230,7 @@ impl Inner {
             id: reservation.id(),
             buckets: reservation.buckets().unwrap_or_else(|| demand.names()),
             class: demand.class_name(),
-            reserved: &demand.usage,
+            reserved: reservation.usage(),
             others: reservation.other_amounts(),
             waited: reservation.waited(),
             degraded: reservation.degraded(),
@@ -485,7 +485,8 @@ fn names<'a>(target: Option<&'a BucketTarget>, demand: &'a Demand) -> Buckets<'a
 
 fn ask(target: &BucketTarget, demand: &Demand, terms: Terms, mode: Mode) -> Result<Ask, Throttled> {
     let (usage, others) = (demand.usage.clone(), demand.other_usages().into());
-    Ask::new(target.set.clone(), usage, others, terms.standing, terms.flow, mode)
+    let ask = Ask::new(target.set.clone(), usage, others, terms.standing, terms.flow, mode)?;
+    Ok(ask.estimated_by(demand.estimate()))
 }
 
 /// Queues a demand.
@@ -523,10 +524,11 @@ fn concluded(
 
 /// What a grant becomes where its caller receives it.
 fn reservation(grant: Grant, target: &Arc<BucketTarget>, asked: &Query<'_>) -> Reservation {
-    let Grant { set, at, probe, position, .. } = grant;
+    let Grant { set, usage, at, probe, position, .. } = grant;
     let is_same = Arc::ptr_eq(&set, &target.set);
     let target = if is_same { target.clone() } else { Arc::new(target.with(set)) };
     Reservation::new(asked.demand, at, Some(target))
+        .reserving(usage)
         .probing(probe)
         .identified(asked.id)
         .after(asked.arrived.elapsed(), position)

@@ -166,6 +166,14 @@ impl Reservation {
         self
     }
 
+    /// Replaces what it reserves by what its demand asked for in the end, if that is another usage.
+    pub(super) fn reserving(mut self, usage: Option<Box<Usage>>) -> Self {
+        if let Some(usage) = usage {
+            self.usage = *usage;
+        }
+        self
+    }
+
     /// Gives it the id of its demand.
     pub(super) fn identified(mut self, id: u64) -> Self {
         *self.id.get_mut() = id;

@@ -77,7 +77,7 @@ impl<R: Carrier + HasStatus> Inspector<R> for Inspect {
         }
         // What a refused call gives back was not counted, and is not left besides.
         drop(at_once.map(|origin| origin.left(&head.feedback)));
-        let estimate = reservation.note::<CallEstimate>().cloned();
+        let estimate = reservation.note::<Arc<CallEstimate>>().cloned();
         if let Some(estimate) = estimate.as_ref().filter(|_| pauses(status)) {
             estimate.refused();
         }

@@ -12,6 +12,9 @@
 //! they leave is granted anew, so that the long ones are left without a share. Calls that were all
 //! alike may still become longer at once, up to their bound: they are taken to stray by a part of
 //! what the bound leaves them.
+//!
+//! When answers become longer, most calls that are estimated too low wait for their grant. So they
+//! are estimated again before they are granted: see [`OpenCall::expected_anew`].
 
 mod open_call;
 
@@ -130,10 +133,10 @@ pub(crate) struct Learned {
 impl Learned {
     /// Begins a call, and returns what is expected of it.
     pub(crate) fn begin(self: &Arc<Self>, bucket: &str, shape: CallShape) -> (Expected, OpenCall) {
-        let (expected, number) = self
-            .with(bucket, |stats| (stats.expected(&shape), stats.begin()))
-            .unwrap_or((Expected::UNKNOWN, 0));
-        (expected, OpenCall::new(self.clone(), bucket.into(), number))
+        let (expected, number, jumps) = self
+            .with(bucket, |stats| (stats.expected(&shape), stats.begin(), stats.jumps))
+            .unwrap_or((Expected::UNKNOWN, 0, 0));
+        (expected, OpenCall::new(self.clone(), bucket.into(), number, jumps))
     }
 
     /// Does something with the statistics of a bucket, if there is room for them.
@@ -199,6 +202,8 @@ struct BucketStats {
     /// Evidence that answers have become longer, and shorter.
     longer: f64,
     shorter: f64,
+    /// How many times all that was learned was forgotten because answers became longer.
+    jumps: u64,
     /// Calls that have begun and not ended, by their number.
     open: BTreeSet<u64>,
     begun: u64,
@@ -299,6 +304,7 @@ impl BucketStats {
 
     fn forget_if_changed(&mut self) {
         if self.longer.max(self.shorter) > ENOUGH_EVIDENCE {
+            self.jumps += u64::from(self.longer > self.shorter);
             self.answers.clear();
             (self.next, self.longer, self.shorter) = (0, 0.0, 0.0);
         }

@@ -36,7 +36,8 @@ pub enum Output {
     /// strays less than each of them. Each keeps a part of its own, for the long ones that are left
     /// of a burst, and more of it the more `max_tokens` leaves above the mean: a tight one is
     /// cheaper. When answers become longer or shorter, or calls are refused, what was learned is
-    /// forgotten and the bound is reserved for a while.
+    /// forgotten and the bound is reserved for a while: also by demands that wait, unless answers
+    /// have become shorter.
     ///
     /// An answer that was cut off by its bound counts for as much as the longer ones. Extractor and
     /// inspector learn together if both are of the same [`Rules`](super::Rules) or of clones of

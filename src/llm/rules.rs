@@ -11,7 +11,7 @@ use super::{
     model_path::model_in_path,
     policy::{AtEnd, Charge, Excess, ModelPlace, OnStatus, Output, Tokens},
     presets::Preset,
-    price::{COST, Price},
+    price::Price,
     request::{BadRequest, ParsedRequest},
     usage_json::TokenCounts,
 };
@@ -20,7 +20,6 @@ use crate::{
     inspect::is_bad_request,
     limiter::{Limiter, Naming, Settlement},
     limits::Table,
-    usage,
     usage::Usage,
 };
 
@@ -422,7 +421,7 @@ impl Rules {
     pub fn usage_of_request(&self, body: &[u8]) -> Result<Usage, BadRequest> {
         let request = self.parse(body)?;
         let model = request.model.as_deref().unwrap_or_default();
-        Ok(self.reserved(model, &request, Expected::UNKNOWN).0)
+        Ok(self.estimate(model, &request).usage(Expected::UNKNOWN))
     }
 
     fn parse(&self, body: &[u8]) -> Result<ParsedRequest, BadRequest> {
@@ -442,49 +441,38 @@ impl Rules {
 
     fn demand_of(&self, model: &str, request: &ParsedRequest) -> Demand {
         let bucket = self.bucket_of(model);
-        let output_weight = self.output_weight(model);
         let price = self.prices.get(model).or_else(|| self.prices.get(&bucket)).copied();
-        let mirrors = self.preset.output != Output::Learned;
-        if mirrors && price.is_none() && output_weight == 1 && request.choices == 1 {
-            return Demand::new(bucket, self.reserved(model, request, Expected::UNKNOWN).0);
+        let mut estimate = CallEstimate { price, ..self.estimate(model, request) };
+        let learns = self.preset.output == Output::Learned || price.is_some();
+        if !learns && estimate.output_weight == 1 && estimate.choices == 1 {
+            return Demand::new(bucket, estimate.usage(Expected::UNKNOWN));
         }
-        let (_, estimated) = self.reserved(model, request, Expected::UNKNOWN);
-        let shape = self.shape(request, estimated);
-        // A cost is reserved by what was learned, whatever tokens are.
-        let learns = !mirrors || price.is_some();
-        let begun = learns.then(|| self.learned.begin(&bucket, shape));
-        let expected = begun.as_ref().map_or(Expected::UNKNOWN, |(expected, _)| *expected);
-        let of_tokens = if mirrors { Expected::UNKNOWN } else { expected };
-        let (mut usage, _) = self.reserved(model, request, of_tokens);
-        if let Some(price) = price {
-            let output = self.output_of(Output::Learned, model, request, expected);
-            let output = output.saturating_mul(request.choices);
-            usage.set(COST, price.expected(expected.input(estimated), output));
+        let mut expected = Expected::UNKNOWN;
+        if learns {
+            let (known, open) = self.learned.begin(&bucket, estimate.shape);
+            (expected, estimate.open) = (known, Some(open));
         }
-        let (choices, open) = (request.choices, begun.map(|(_, open)| Arc::new(open)));
-        let estimate = CallEstimate { shape, choices, output_weight, price, open };
-        Demand::new(bucket, usage).note(estimate)
+        let estimate = Arc::new(estimate);
+        let demand = Demand::new(bucket, estimate.usage(expected));
+        demand.note(estimate.clone()).estimated_by(estimate)
     }
 
-    fn shape(&self, request: &ParsedRequest, input: u64) -> CallShape {
-        let ParsedRequest { bound, has_tools, has_format, .. } = *request;
-        CallShape { input, bound, has_tools, has_format }
-    }
-
-    /// The usage to reserve, and the estimate of the input before anything learned came in.
-    fn reserved(&self, model: &str, request: &ParsedRequest, expected: Expected) -> (Usage, u64) {
-        let estimated = self.input(model, request);
-        let input = expected.input(estimated);
-        let output = self.output_of(self.preset.output, model, request, expected);
-        let output = output.saturating_mul(request.choices);
-        let mut usage = usage! { requests: 1, input_tokens: input, output_tokens: output };
-        if self.preset.tokens == Tokens::Larger {
-            usage.set("tokens", input.max(output));
+    /// The estimate of a request, without what its tokens cost.
+    fn estimate(&self, model: &str, request: &ParsedRequest) -> CallEstimate {
+        let ParsedRequest { bound, has_tools, has_format, generates, choices, .. } = *request;
+        let input = self.input(model, request);
+        CallEstimate {
+            shape: CallShape { input, bound, has_tools, has_format },
+            choices,
+            longest: bound.unwrap_or(if generates { u64::MAX } else { 0 }),
+            unbounded: self.preset.unbounded(model),
+            output: self.preset.output,
+            tokens: self.preset.tokens,
+            inputs: self.inputs.clone().map(|metric| (metric, request.inputs)),
+            output_weight: self.output_weight(model),
+            price: None,
+            open: None,
         }
-        if let Some(metric) = &self.inputs {
-            usage.set(metric.clone(), request.inputs);
-        }
-        (usage, estimated)
     }
 
     fn input(&self, model: &str, request: &ParsedRequest) -> u64 {
@@ -494,23 +482,6 @@ impl Rules {
         let overhead = if request.generates { overhead } else { 0 };
         // The cast saturates, and makes 0 of what is no number.
         (tokens.ceil() as u64).saturating_add(overhead)
-    }
-
-    fn output_of(
-        &self,
-        output: Output,
-        model: &str,
-        request: &ParsedRequest,
-        expected: Expected,
-    ) -> u64 {
-        let within = |tokens: u64| request.bound.map_or(tokens, |bound| bound.min(tokens));
-        match (output, expected.output) {
-            _ if request.bound.is_none() && !request.generates => 0,
-            (Output::Expected(tokens), _) | (Output::Learned, Some(tokens)) => within(tokens),
-            (Output::Bound, _) | (Output::Learned, None) => {
-                request.bound.unwrap_or_else(|| self.preset.unbounded(model))
-            }
-        }
     }
 
     /// The usage that counts of the tokens told.

@@ -35,7 +35,7 @@ pub struct UsageReader {
     rules: Arc<Rules>,
     reserved: Usage,
     /// The estimate of the request, if something is to be learned from the response.
-    estimate: Option<CallEstimate>,
+    estimate: Option<Arc<CallEstimate>>,
     format: Format,
     /// The first byte that is no blank was seen.
     has_begun: bool,
@@ -97,7 +97,7 @@ impl UsageReader {
     }
 
     /// For a call that has reserved this much, by an estimate that learns.
-    pub(super) fn of_call(self, reserved: Usage, estimate: Option<CallEstimate>) -> Self {
+    pub(super) fn of_call(self, reserved: Usage, estimate: Option<Arc<CallEstimate>>) -> Self {
         let mut reader = Self { reserved, estimate, ..self };
         let choices = reader.estimate.as_ref().map_or(1, |estimate| estimate.choices);
         reader.findings.finishes.expect(choices);

@@ -265,7 +265,8 @@ impl WaitQueue {
                 self.drop_waiter(rank);
                 continue;
             }
-            let Some((waiter, _)) = self.take(rank) else { continue };
+            let Some((mut waiter, _)) = self.take(rank) else { continue };
+            waiter.reestimate();
             for id in waiter.lines() {
                 self.touched.push(*id);
                 if let Some(line) = self.lines.find_mut(*id) {

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use crate::{
+    demand::Estimate,
     engine::{Costs, Flow, Micros, Mode, On, RefusedBy, Reserve, Violation},
     error::{Refusal, Throttled},
     limiter::{
@@ -26,6 +27,7 @@ pub(in crate::limiter) struct Ask {
     set: Arc<BucketSet>,
     usage: Usage,
     others: Box<[(u16, Usage)]>,
+    estimate: Estimate,
     costs: Costs,
     headroom: u64,
     head_start: Micros,
@@ -75,9 +77,21 @@ impl Ask {
         mode: Mode,
     ) -> Result<Self, Throttled> {
         let Standing { headroom, head_start } = standing;
-        let (costs, head_start, id, subject) = (Costs::new(), micros(head_start), 0, None);
-        let mut ask =
-            Self { set, usage, others, costs, headroom, head_start, flow, mode, id, subject };
+        let (estimate, costs, head_start) = (Estimate::default(), Costs::new(), micros(head_start));
+        let (id, subject) = (0, None);
+        let mut ask = Self {
+            set,
+            usage,
+            others,
+            estimate,
+            costs,
+            headroom,
+            head_start,
+            flow,
+            mode,
+            id,
+            subject,
+        };
         ask.count()?;
         Ok(ask)
     }
@@ -85,6 +99,11 @@ impl Ask {
     /// Says what observers are told of it.
     pub(in crate::limiter) fn about(self, id: u64, subject: Option<Arc<Subject>>) -> Self {
         Self { id, subject, ..self }
+    }
+
+    /// Says what its usage is estimated by.
+    pub(in crate::limiter) fn estimated_by(self, estimate: Estimate) -> Self {
+        Self { estimate, ..self }
     }
 
     fn count(&mut self) -> Result<(), Throttled> {
@@ -162,6 +181,17 @@ impl Ask {
         })?;
         self.count().map_err(Outcome::Refused)
     }
+
+    /// Asks for what its usage is estimated to be by now.
+    fn reestimate(&mut self) {
+        let Some(usage) = self.estimate.instead_of(&self.usage) else { return };
+        let before = std::mem::replace(&mut self.usage, usage);
+        // What no limit admits is asked for as before, which one did.
+        if self.count().is_err() {
+            self.usage = before;
+            drop(self.count());
+        }
+    }
 }
 
 /// What observers are told of a pending demand.
@@ -221,6 +251,8 @@ pub(in crate::limiter) enum Outcome {
 #[derive(Debug)]
 pub(in crate::limiter) struct Grant {
     pub(in crate::limiter) set: Arc<BucketSet>,
+    /// What was asked for in the end, if that was an estimate.
+    pub(in crate::limiter) usage: Option<Box<Usage>>,
     pub(in crate::limiter) costs: Costs,
     pub(in crate::limiter) at: GrantedAt,
     pub(in crate::limiter) probe: bool,
@@ -438,10 +470,17 @@ impl Waiter {
         self.ask.refresh()
     }
 
+    /// Asks for what its usage is estimated to be by now. It may stand in no line meanwhile.
+    pub(super) fn reestimate(&mut self) {
+        self.ask.reestimate();
+    }
+
     /// The grant, and where it goes.
     pub(super) fn granted(self, at: GrantedAt, probe: bool) -> (OutcomeSender, Outcome) {
-        let (Ask { set, costs, .. }, position) = (self.ask, self.position as usize);
-        (self.answer, Outcome::Granted(Grant { set, costs, at, probe, position }))
+        let (Ask { set, usage, estimate, costs, .. }, position) =
+            (self.ask, self.position as usize);
+        let usage = estimate.is_some().then(|| Box::new(usage));
+        (self.answer, Outcome::Granted(Grant { set, usage, costs, at, probe, position }))
     }
 
     /// Where another outcome goes.

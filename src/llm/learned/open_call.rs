@@ -1,7 +1,13 @@
 //! A call that goes on. It ends once, also if it is dropped at any time.
 
-use super::{Learned, Observed};
-use std::{fmt, sync::Arc};
+use super::{BucketStats, CallShape, Expected, Learned, Observed};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 /// A call of a bucket, from its estimate to its end.
 pub(crate) struct OpenCall {
@@ -9,11 +15,23 @@ pub(crate) struct OpenCall {
     bucket: Box<str>,
     /// 0 if nothing is learned of the bucket.
     number: u64,
+    /// The [`jumps`](BucketStats::jumps) of its bucket when it was last estimated.
+    jumps: AtomicU64,
 }
 
 impl OpenCall {
-    pub(super) fn new(learned: Arc<Learned>, bucket: Box<str>, number: u64) -> Self {
-        Self { learned, bucket, number }
+    pub(super) fn new(learned: Arc<Learned>, bucket: Box<str>, number: u64, jumps: u64) -> Self {
+        Self { learned, bucket, number, jumps: jumps.into() }
+    }
+
+    /// Returns what is expected of the call by now, if answers have become longer since it was
+    /// last estimated.
+    pub(crate) fn expected_anew(&self, shape: &CallShape) -> Option<Expected> {
+        let anew = |stats: &mut BucketStats| {
+            let before = self.jumps.swap(stats.jumps, Relaxed);
+            (stats.jumps != before).then(|| stats.expected(shape))
+        };
+        self.learned.with(&self.bucket, anew)?
     }
 
     /// Learns from what the call turned out to use.
@@ -23,7 +41,7 @@ impl OpenCall {
 
     /// Learns that the provider refused the call.
     pub(crate) fn refused(&self) {
-        self.learned.with(&self.bucket, super::BucketStats::refused);
+        self.learned.with(&self.bucket, BucketStats::refused);
     }
 }
 

@@ -14,12 +14,13 @@ use tower::{Layer, service_fn};
 
 use super::{Account, EVENTS, JSON, fixtures::FIXTURES, full, response};
 use crate::{
-    Limiter, Limits, ThrottleLayer,
+    Limiter, Limits, Quota, ThrottleLayer,
     llm::{
         Output, Rules, anthropic, compatible,
         learned::tests::{after_alike, outputs},
         openai,
     },
+    usage,
 };
 
 const REQUEST: &str = r#"{"model":"claude-sonnet-4-5","max_tokens":8192,"messages":[{"role":"user","content":"Why?"}]}"#;
@@ -135,6 +136,32 @@ async fn it_learns_of_its_bucket_alone_and_no_more_than_a_request_allows() {
     ten_calls(&rules, REQUEST, JSON, r#"{"type":"error","usage":{"output_tokens":1}}"#).await;
     ten_calls(&rules, REQUEST, JSON, "{}").await;
     assert_eq!(reserved(&rules, REQUEST), learned);
+}
+
+/// Unless no limit admits what it would ask for.
+#[tokio::test(start_paused = true)]
+async fn a_demand_that_waits_is_estimated_again_when_answers_become_longer() {
+    let learned = after_alike(10, 50, 8_192);
+    for (limit, expected) in [(100_000, 8_192), (5_000, learned)] {
+        let rules = anthropic::rules();
+        let answer =
+            |output| format!(r#"{{"usage":{{"input_tokens":9,"output_tokens":{output}}}}}"#);
+        ten_calls(&rules, REQUEST, JSON, &answer(50)).await;
+        let quotas = [Quota::concurrency(1), Quota::per_minute("output_tokens", limit)];
+        let limiter = Limiter::new(Limits::new().bucket("claude-sonnet-4-5", quotas)).unwrap();
+        let reserve = || limiter.reserve(rules.demand(REQUEST.as_bytes()).unwrap());
+        let first = reserve().await.unwrap();
+        assert_eq!(first.usage().get("output_tokens"), Some(learned));
+        let waiting = tokio::spawn(reserve());
+        sleep(Duration::from_secs(1)).await;
+
+        ten_calls(&rules, REQUEST, JSON, &answer(8_000)).await;
+        first.settle(usage! { output_tokens: 50 }).await.unwrap();
+        let second = waiting.await.unwrap().unwrap();
+        assert_eq!(second.usage().get("output_tokens"), Some(expected));
+        let charged = limiter.status("claude-sonnet-4-5").await.unwrap().quotas[1].charged;
+        assert_eq!(charged, (50 + expected) as f64);
+    }
 }
 
 #[tokio::test(start_paused = true)]
