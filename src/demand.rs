@@ -274,6 +274,7 @@ impl Demand {
     }
 
     /// Has its usage estimated again while it waits.
+    #[cfg(feature = "llm")]
     pub(crate) fn estimated_by(mut self, estimate: Arc<dyn Reestimate>) -> Self {
         self.more_mut().estimate = Estimate(Some(estimate));
         self
