@@ -44,7 +44,12 @@ impl Naming {
         let base =
             self.prefixes.iter().find_map(|prefix| base.strip_prefix(prefix)).unwrap_or(base);
         let base = self.versions.iter().find_map(|version| without(base, version)).unwrap_or(base);
-        match self.shared.iter().find(|(pattern, _)| WildMatch::new(pattern).matches(base)) {
+        // A pattern is compiled only for a model that begins as it does.
+        let matches = |pattern: &str| {
+            let start = pattern.split(['*', '?']).next().unwrap_or_default();
+            base.starts_with(start) && WildMatch::new(pattern).matches(base)
+        };
+        match self.shared.iter().find(|(pattern, _)| matches(pattern)) {
             Some((_, family)) => Cow::Borrowed(family),
             None => Cow::Borrowed(base),
         }

@@ -85,9 +85,13 @@ impl<R: Carrier + HasStatus> Inspector<R> for Inspect {
         let origin = origin.filter(|_| !is_permanent);
         let listener = origin.map(|origin| FeedbackListener { origin, status, head, held });
         response.metered(reservation, |response| {
-            let reader = UsageReader::new(self.rules.clone(), format);
-            let reader = reader.of_call(reserved, estimate).with_headers(&response.headers);
-            Box::new(reader.with_status(status).settling_on(settlement).listener(listener))
+            let mut reader = Box::new(UsageReader::new(self.rules.clone(), format));
+            reader.read_for(reserved, estimate);
+            reader.take_headers(&response.headers);
+            reader.take_status(status);
+            reader.settle_on(settlement);
+            reader.tell_to(listener);
+            reader
         })
     }
 

@@ -11,6 +11,8 @@ use serde_json::Value;
 
 /// A value longer than this is not handed on.
 const LONGEST_VALUE: usize = 64 * 1024;
+/// Most values fit: room for them is made at once.
+const USUAL_VALUE: usize = 512;
 /// How many levels of objects and arrays are looked into.
 const LEVELS: usize = 8;
 /// Deeper levels of a value that is repaired are left out: a parser would refuse all of it.
@@ -266,10 +268,8 @@ impl Scanner {
             _ => &[],
         };
         let leads = |path: &Path| path.get(level.keys).is_some_and(|name| name.as_bytes() == key);
-        let paths =
-            self.paths.iter().enumerate().filter(|(place, _)| level.paths & (1 << place) != 0);
-        let paths =
-            paths.filter(|(_, path)| leads(path)).fold(0, |paths, (place, _)| paths | 1 << place);
+        let paths = places(level.paths).filter(|place| self.paths.get(*place).is_some_and(leads));
+        let paths = paths.fold(0, |paths, place| paths | 1 << place);
         self.coming = OpenContainer { paths, keys: level.keys + 1, is_object: false };
     }
 
@@ -279,15 +279,14 @@ impl Scanner {
             return;
         }
         let coming = self.coming;
-        let mut leads =
-            self.paths.iter().enumerate().filter(|(place, _)| coming.paths & (1 << place) != 0);
-        if is_container && leads.any(|(_, path)| path.len() > coming.keys) {
+        let keys_of = |place: usize| self.paths.get(place).map(|path| path.len());
+        if is_container && places(coming.paths).any(|place| keys_of(place) > Some(coming.keys)) {
             return;
         }
-        let ends = |(place, path): &(usize, &Path)| {
-            coming.paths & (1 << place) != 0 && path.len() == coming.keys
-        };
-        self.reading = self.paths.iter().enumerate().find(ends).map(|(place, _)| place);
+        self.reading = places(coming.paths).find(|place| keys_of(*place) == Some(coming.keys));
+        if self.reading.is_some() {
+            self.value.reserve(USUAL_VALUE);
+        }
     }
 
     /// Ends a value, unless it lies within the one that is being read.
@@ -322,6 +321,15 @@ impl Scanner {
             self.value.extend_from_slice(piece);
         }
     }
+}
+
+/// The places of the bits that are set.
+fn places(mut bits: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let place = bits.trailing_zeros();
+        bits &= bits.checked_sub(1)?;
+        Some(place as usize)
+    })
 }
 
 /// Reads a value. Providers send `NaN`, halves of characters and numbers beyond all floats: each of

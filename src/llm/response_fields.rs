@@ -6,6 +6,7 @@
 use std::{borrow::Cow, sync::LazyLock};
 
 use aho_corasick::{AhoCorasick, MatchKind, packed};
+use http::HeaderName;
 use memchr::memmem::Finder;
 
 use super::{
@@ -101,11 +102,17 @@ pub(super) const PATHS: &[Path] = &{
 };
 
 /// Headers that tell counts, and the fields that they stand for.
-const COUNTING_HEADERS: &[(&str, &str)] = &[
-    ("x-amzn-bedrock-input-token-count", "inputTokenCount"),
-    ("x-amzn-bedrock-output-token-count", "outputTokenCount"),
-    ("x-amzn-bedrock-cache-read-input-token-count", "cacheReadInputTokenCount"),
-    ("x-amzn-bedrock-cache-write-input-token-count", "cacheWriteInputTokenCount"),
+static COUNTING_HEADERS: [(HeaderName, &str); 4] = [
+    (HeaderName::from_static("x-amzn-bedrock-input-token-count"), "inputTokenCount"),
+    (HeaderName::from_static("x-amzn-bedrock-output-token-count"), "outputTokenCount"),
+    (
+        HeaderName::from_static("x-amzn-bedrock-cache-read-input-token-count"),
+        "cacheReadInputTokenCount",
+    ),
+    (
+        HeaderName::from_static("x-amzn-bedrock-cache-write-input-token-count"),
+        "cacheWriteInputTokenCount",
+    ),
 ];
 
 /// Kinds of events that end a response, whatever was told before.
@@ -196,8 +203,8 @@ impl Findings {
 
     /// Takes the counts that Bedrock tells in headers.
     pub(super) fn take_headers(&mut self, headers: &http::HeaderMap) {
-        for (header, field) in COUNTING_HEADERS {
-            let value = headers.get(*header).map(http::HeaderValue::as_bytes);
+        for (header, field) in &COUNTING_HEADERS {
+            let value = headers.get(header).map(http::HeaderValue::as_bytes);
             self.take_report(value.and_then(|value| UsageReport::of_field(field, value)));
         }
         self.event_has_usage = false;

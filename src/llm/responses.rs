@@ -85,7 +85,8 @@ impl Rules {
     pub fn feedback(&self, status: u16, headers: &HeaderMap, body: Option<&[u8]>) -> Feedback {
         let head = self.feedback_of_head(status, headers);
         let Some(body) = body else { return head.feedback };
-        let mut reader = self.reader(Format::of(headers)).with_status(status);
+        let mut reader = self.reader(Format::of(headers));
+        reader.take_status(status);
         reader.data(body);
         let error = reader.error();
         self.feedback_of_whole(status, head, error.as_ref())

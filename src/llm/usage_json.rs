@@ -85,30 +85,6 @@ pub(crate) struct UsageReport {
     steps: Option<TokenCounts>,
 }
 
-const PROMPT: &[&str] =
-    &["prompt_tokens", "promptTokenCount", "prompt_token_count", "prompt_eval_count"];
-const INPUT: &[&str] = &["input_tokens", "inputTokens", "inputTokenCount", "inputTextTokenCount"];
-const OUTPUT: &[&str] = &[
-    "completion_tokens",
-    "output_tokens",
-    "outputTokens",
-    "outputTokenCount",
-    "candidatesTokenCount",
-    "generation_token_count",
-    "eval_count",
-];
-const TOTAL: &[&str] = &["total_tokens", "totalTokens", "totalTokenCount"];
-const CACHED_INSIDE: &[&str] =
-    &["prompt_cache_hit_tokens", "cachedContentTokenCount", "cached_tokens"];
-const CACHED_BESIDE: &[&str] =
-    &["cache_read_input_tokens", "cacheReadInputTokens", "cacheReadInputTokenCount"];
-const CACHE_WRITTEN: &[&str] =
-    &["cache_creation_input_tokens", "cacheWriteInputTokens", "cacheWriteInputTokenCount"];
-const INPUT_DETAILS: &[&str] =
-    &["prompt_tokens_details", "input_tokens_details", "input_token_details"];
-const OUTPUT_DETAILS: &[&str] =
-    &["completion_tokens_details", "output_tokens_details", "output_token_details"];
-
 impl UsageReport {
     /// Reads a `usage` member; `None` if it tells nothing. `model` is the response's, as far as it
     /// is known: steps of another model are not this call's.
@@ -137,28 +113,10 @@ impl UsageReport {
     }
 
     fn of(members: &Map<String, Value>, model: Option<&str>) -> Option<Self> {
-        let told =
-            |names: &[&str]| names.iter().filter_map(|name| amount(members.get(*name)?)).max();
-        let detail = |of: &[&str], name: &str| {
-            let details = of.iter().filter_map(|details| members.get(*details)?.get(name));
-            details.filter_map(amount).max()
-        };
-        let mut report = Self {
-            prompt: told(PROMPT),
-            input: told(INPUT),
-            tool_prompt: told(&["toolUsePromptTokenCount"]),
-            cached_inside: detail(INPUT_DETAILS, "cached_tokens").max(told(CACHED_INSIDE)),
-            cached_beside: told(CACHED_BESIDE),
-            cache_written: told(CACHE_WRITTEN),
-            audio: detail(INPUT_DETAILS, "audio_tokens"),
-            output: told(OUTPUT),
-            reasoning: detail(OUTPUT_DETAILS, "reasoning_tokens").max(told(&["reasoning_tokens"])),
-            thoughts: told(&["thoughtsTokenCount"]),
-            total: told(TOTAL),
-            steps: members
-                .get("iterations")
-                .and_then(|steps| sum_of_steps(steps.as_array()?, model)),
-        };
+        let mut report = Self::default();
+        for (name, value) in members {
+            report.take(name, value, model);
+        }
         // Cohere's own counts, and what it bills if it does not tell them.
         let inner =
             ["tokens", "billed_units"].into_iter().find_map(|key| members.get(key)?.as_object());
@@ -166,6 +124,54 @@ impl UsageReport {
             report.merge(Self::of(inner, model).unwrap_or_default());
         }
         (report != Self::default()).then_some(report)
+    }
+
+    /// Takes one member. Of several that tell the same, the largest counts.
+    fn take(&mut self, name: &str, value: &Value, model: Option<&str>) {
+        let detail = |name: &str| value.get(name).and_then(amount);
+        let field = match name {
+            "prompt_tokens" | "promptTokenCount" | "prompt_token_count" | "prompt_eval_count" => {
+                &mut self.prompt
+            }
+            "input_tokens" | "inputTokens" | "inputTokenCount" | "inputTextTokenCount" => {
+                &mut self.input
+            }
+            "toolUsePromptTokenCount" => &mut self.tool_prompt,
+            "prompt_cache_hit_tokens" | "cachedContentTokenCount" | "cached_tokens" => {
+                &mut self.cached_inside
+            }
+            "cache_read_input_tokens" | "cacheReadInputTokens" | "cacheReadInputTokenCount" => {
+                &mut self.cached_beside
+            }
+            "cache_creation_input_tokens"
+            | "cacheWriteInputTokens"
+            | "cacheWriteInputTokenCount" => &mut self.cache_written,
+            "completion_tokens"
+            | "output_tokens"
+            | "outputTokens"
+            | "outputTokenCount"
+            | "candidatesTokenCount"
+            | "generation_token_count"
+            | "eval_count" => &mut self.output,
+            "reasoning_tokens" => &mut self.reasoning,
+            "thoughtsTokenCount" => &mut self.thoughts,
+            "total_tokens" | "totalTokens" | "totalTokenCount" => &mut self.total,
+            "prompt_tokens_details" | "input_tokens_details" | "input_token_details" => {
+                self.cached_inside = self.cached_inside.max(detail("cached_tokens"));
+                self.audio = self.audio.max(detail("audio_tokens"));
+                return;
+            }
+            "completion_tokens_details" | "output_tokens_details" | "output_token_details" => {
+                self.reasoning = self.reasoning.max(detail("reasoning_tokens"));
+                return;
+            }
+            "iterations" => {
+                self.steps = value.as_array().and_then(|steps| sum_of_steps(steps, model));
+                return;
+            }
+            _ => return,
+        };
+        *field = (*field).max(amount(value));
     }
 
     /// Replaces each field that was told later. A field that is not told keeps its value.

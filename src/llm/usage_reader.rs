@@ -96,34 +96,31 @@ impl UsageReader {
         }
     }
 
-    /// For a call that has reserved this much, by an estimate that learns.
-    pub(super) fn of_call(self, reserved: Usage, estimate: Option<Arc<CallEstimate>>) -> Self {
-        let mut reader = Self { reserved, estimate, ..self };
-        let choices = reader.estimate.as_ref().map_or(1, |estimate| estimate.choices);
-        reader.findings.finishes.expect(choices);
-        reader
+    /// Reads for a call that has reserved this much, by an estimate that learns.
+    pub(super) fn read_for(&mut self, reserved: Usage, estimate: Option<Arc<CallEstimate>>) {
+        let choices = estimate.as_ref().map_or(1, |estimate| estimate.choices);
+        self.findings.finishes.expect(choices);
+        (self.reserved, self.estimate) = (reserved, estimate);
     }
 
-    /// With a usage that headers tell.
-    pub(super) fn with_headers(mut self, headers: &http::HeaderMap) -> Self {
+    /// Takes the usage that headers tell.
+    pub(super) fn take_headers(&mut self, headers: &http::HeaderMap) {
         self.findings.take_headers(headers);
-        self
     }
 
     /// Reads the body as that of an error, if the status is one.
-    pub(super) fn with_status(mut self, status: u16) -> Self {
+    pub(super) fn take_status(&mut self, status: u16) {
         self.error_body = (status >= 400 && self.format != Format::Unreadable).then(Vec::new);
-        self
     }
 
     /// Settles on what the status decides, whatever the body says, if it decides.
-    pub(super) fn settling_on(self, settlement: Option<Settlement>) -> Self {
-        Self { settlement, ..self }
+    pub(super) fn settle_on(&mut self, settlement: Option<Settlement>) {
+        self.settlement = settlement;
     }
 
     /// Tells the listener what an error says of limits.
-    pub(super) fn listener(self, listener: Option<FeedbackListener>) -> Self {
-        Self { listener, ..self }
+    pub(super) fn tell_to(&mut self, listener: Option<FeedbackListener>) {
+        self.listener = listener;
     }
 
     /// Returns the error that was read, if there was one.

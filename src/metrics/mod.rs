@@ -24,28 +24,30 @@
 mod catalogue;
 mod labels;
 mod levels;
+mod series;
 
 use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use ::metrics::{SharedString, counter, gauge, histogram};
 use futures_util::future::join_all;
+use smallvec::SmallVec;
 
 pub use self::catalogue::{ALL, Description, MetricKind, SECONDS};
 use self::{
     catalogue as name,
     labels::Labels,
     levels::{Levels, Refresh, unix_seconds},
+    series::{Kept, Series},
 };
 use crate::{
     error::{Refusal, Throttled},
     limiter::Limiter,
-    observe::{Buckets, Event, Observer, OtherAmounts, Shadow, StoreBatch},
-    usage::Usage,
+    observe::{Buckets, Event, Observer, Shadow, StoreBatch},
 };
 
 /// So many buckets get a label of their own unless said otherwise.
@@ -60,7 +62,11 @@ const NO_CLASS: &str = "none";
 ///
 /// Every metric is in [`ALL`], and in `docs/metrics.md`. Give it to
 /// [`LimiterBuilder::observer`](crate::limiter::LimiterBuilder::observer); several limiters may
-/// share it. The recorder is looked up at each event, so it should be installed before the first.
+/// share it.
+///
+/// What the recorder gives for a metric is kept for a second, so the recorder should be installed
+/// before the first event. One that drops idle metrics, such as a Prometheus recorder with an
+/// `idle_timeout`, may miss what happens to such a metric in the second after that.
 #[derive(Clone)]
 pub struct Metrics {
     inner: Arc<Recorder>,
@@ -68,16 +74,14 @@ pub struct Metrics {
 
 struct Recorder {
     labels: Labels,
-    /// The labels under which demands that wait are counted, by the ids of the demands.
-    waiting: Mutex<HashMap<u64, DemandLabels>>,
+    kept: Kept,
+    /// The series in which demands that wait are counted, by the ids of the demands.
+    waiting: Mutex<HashMap<u64, SeriesOfBuckets>>,
     levels: Levels,
 }
 
-/// The labels of one demand: of each of its buckets, and of its class.
-struct DemandLabels {
-    buckets: Vec<SharedString>,
-    class: SharedString,
-}
+/// The series of each bucket of a demand.
+type SeriesOfBuckets = SmallVec<[Arc<Series>; 2]>;
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -101,6 +105,7 @@ impl Metrics {
         Self {
             inner: Arc::new(Recorder {
                 labels: Labels::new(max_buckets),
+                kept: Kept::default(),
                 waiting: Mutex::new(HashMap::new()),
                 levels: Levels::default(),
             }),
@@ -164,27 +169,30 @@ impl Recorder {
             Event::WaitStarted { id, buckets, class, .. } => self.waits(*id, buckets, *class),
             Event::Granted { id, buckets, class, reserved, others, waited, degraded } => {
                 self.waits_no_more(*id);
-                let subject = self.subject(buckets, *class);
-                self.granted(&subject, *waited, *degraded);
-                for (bucket, label) in buckets.iter().zip(&subject.buckets) {
+                for bucket in buckets.iter() {
+                    let series = self.series(bucket, *class);
+                    series.granted(*waited, *degraded);
                     let usage = others.of(bucket).map_or(*reserved, |other| other.reserved);
-                    self.count_usage(name::RESERVED, label, &subject.class, usage);
+                    series.reserved(usage, &self.labels);
                 }
             }
             Event::Adjusted { buckets, class, reserved, actual, others, .. } => {
-                let subject = self.subject(buckets, *class);
-                let amounts = amounts(buckets, &subject, (reserved, actual), others);
-                self.corrected(&subject.class, amounts);
+                for bucket in buckets.iter() {
+                    let (reserved, actual) = others.or(bucket, (reserved, actual));
+                    self.series(bucket, *class).corrected(reserved, actual, &self.labels);
+                }
             }
             Event::Settled { buckets, class, reserved, actual, others, .. } => {
-                let subject = self.subject(buckets, *class);
-                let amounts = || amounts(buckets, &subject, (reserved, actual), others);
-                self.corrected(&subject.class, amounts());
-                self.settled(&subject.class, amounts());
-                subject.in_flight(-1.0);
+                for bucket in buckets.iter() {
+                    let (reserved, actual) = others.or(bucket, (reserved, actual));
+                    let series = self.series(bucket, *class);
+                    series.corrected(reserved, actual, &self.labels);
+                    series.settled(reserved, actual, &self.labels);
+                    series.in_flight(-1.0);
+                }
             }
             Event::Detached { buckets, class, .. } => {
-                self.subject(buckets, *class).in_flight(-1.0);
+                buckets.iter().for_each(|bucket| self.series(bucket, *class).in_flight(-1.0));
             }
             Event::Refused { id, buckets, class, error } => {
                 self.waits_no_more(*id);
@@ -219,11 +227,11 @@ impl Recorder {
         }
     }
 
-    fn subject(&self, buckets: &Buckets<'_>, class: Option<&str>) -> DemandLabels {
-        DemandLabels {
-            buckets: buckets.iter().map(|bucket| self.labels.bucket(bucket, true)).collect(),
-            class: self.class(class, true),
-        }
+    /// Returns the series of a bucket and a class that exist.
+    fn series(&self, bucket: &str, class: Option<&str>) -> Arc<Series> {
+        self.kept.get(bucket, class.unwrap_or(NO_CLASS)).unwrap_or_else(|| {
+            self.kept.get_or_insert(self.labels.bucket(bucket, true), self.class(class, true))
+        })
     }
 
     /// The label of a bucket, which need not exist.
@@ -236,37 +244,19 @@ impl Recorder {
     }
 
     fn waits(&self, id: u64, buckets: &Buckets<'_>, class: Option<&str>) {
-        let subject = self.subject(buckets, class);
+        let series = buckets.iter().map(|bucket| self.series(bucket, class)).collect();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         // A demand that is asked for again tells it again.
         let std::collections::hash_map::Entry::Vacant(entry) = waiting.entry(id) else { return };
-        let subject = entry.insert(subject);
-        subject.each(|bucket, class| {
-            gauge!(name::WAITING, "bucket" => bucket, "class" => class).increment(1.0);
-        });
+        let series: &SeriesOfBuckets = entry.insert(series);
+        series.iter().for_each(|series| series.waiting(1.0));
     }
 
     fn waits_no_more(&self, id: u64) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(subject) = waiting.remove(&id) else { return };
+        let Some(series) = waiting.remove(&id) else { return };
         drop(waiting);
-        subject.each(|bucket, class| {
-            gauge!(name::WAITING, "bucket" => bucket, "class" => class).decrement(1.0);
-        });
-    }
-
-    fn granted(&self, subject: &DemandLabels, waited: Duration, degraded: bool) {
-        subject.in_flight(1.0);
-        subject.each(|bucket, class| {
-            counter!(name::GRANTED, "bucket" => bucket.clone(), "class" => class.clone())
-                .increment(1);
-            if degraded {
-                let (bucket, class) = (bucket.clone(), class.clone());
-                counter!(name::GRANTED_DEGRADED, "bucket" => bucket, "class" => class).increment(1);
-            }
-            histogram!(name::WAITED, "bucket" => bucket, "class" => class)
-                .record(waited.as_secs_f64());
-        });
+        series.iter().for_each(|series| series.waiting(-1.0));
     }
 
     fn refused(&self, buckets: &Buckets<'_>, class: Option<&str>, error: &Throttled) {
@@ -302,93 +292,6 @@ impl Recorder {
         )
         .increment(1);
     }
-
-    /// Counts what is given back or taken besides.
-    fn corrected<'e>(
-        &self,
-        class: &SharedString,
-        amounts: impl Iterator<Item = BucketAmounts<'e>>,
-    ) {
-        for (bucket, reserved, actual) in amounts {
-            for (metric, actual) in actual.iter() {
-                let reserved = reserved.get(metric).unwrap_or(0);
-                let (name, difference) = match actual < reserved {
-                    true => (name::REFUNDED, reserved - actual),
-                    false => (name::DEBITED, actual - reserved),
-                };
-                if difference > 0 {
-                    self.count(name, bucket, class, metric, difference);
-                }
-            }
-        }
-    }
-
-    /// Counts what a reservation is charged in the end, and how good its estimate was.
-    fn settled<'e>(&self, class: &SharedString, amounts: impl Iterator<Item = BucketAmounts<'e>>) {
-        for (bucket, reserved, actual) in amounts {
-            self.count_usage(name::SETTLED, bucket, class, actual);
-            if actual.iter().all(|(_, amount)| amount == 0) {
-                // Of a call that was not made the estimate was not wrong.
-                continue;
-            }
-            for (metric, reserved) in reserved.iter().filter(|(_, reserved)| *reserved > 0) {
-                let ratio = actual.get(metric).unwrap_or(0) as f64 / reserved as f64;
-                let metric = self.labels.metric(metric);
-                histogram!(
-                    name::ESTIMATE_RATIO,
-                    "bucket" => bucket.clone(),
-                    "class" => class.clone(),
-                    "metric" => metric,
-                )
-                .record(ratio);
-            }
-        }
-    }
-
-    fn count_usage(
-        &self,
-        name: &'static str,
-        bucket: &SharedString,
-        class: &SharedString,
-        usage: &Usage,
-    ) {
-        for (metric, amount) in usage.iter().filter(|(_, amount)| *amount > 0) {
-            self.count(name, bucket, class, metric, amount);
-        }
-    }
-
-    fn count(
-        &self,
-        name: &'static str,
-        bucket: &SharedString,
-        class: &SharedString,
-        metric: &str,
-        amount: u64,
-    ) {
-        counter!(
-            name,
-            "bucket" => bucket.clone(),
-            "class" => class.clone(),
-            "metric" => self.labels.metric(metric),
-        )
-        .increment(amount);
-    }
-}
-
-/// The label of a bucket, and what was reserved and is charged of it.
-type BucketAmounts<'e> = (&'e SharedString, &'e Usage, &'e Usage);
-
-/// The amounts of each bucket of a reservation.
-fn amounts<'e>(
-    buckets: &'e Buckets<'_>,
-    subject: &'e DemandLabels,
-    first: (&'e Usage, &'e Usage),
-    others: &'e OtherAmounts<'_>,
-) -> impl Iterator<Item = BucketAmounts<'e>> {
-    buckets.iter().zip(&subject.buckets).map(move |(bucket, label)| {
-        let (reserved, actual) = others.or(bucket, first);
-        (label, reserved, actual)
-    })
 }
 
 /// The bucket and the quota that bind; without any, the first bucket as a whole.
@@ -396,19 +299,6 @@ fn binding<'a>(refusal: Option<&'a Refusal>, buckets: &'a Buckets<'_>) -> (&'a s
     match refusal.and_then(Refusal::binding) {
         Some(shortage) => (&shortage.bucket, &shortage.quota),
         None => (buckets.first(), WHOLE_BUCKET),
-    }
-}
-
-impl DemandLabels {
-    /// Calls `record` with the label of each bucket, and that of the class.
-    fn each(&self, record: impl Fn(SharedString, SharedString)) {
-        self.buckets.iter().for_each(|bucket| record(bucket.clone(), self.class.clone()));
-    }
-
-    fn in_flight(&self, change: f64) {
-        self.each(|bucket, class| {
-            gauge!(name::IN_FLIGHT, "bucket" => bucket, "class" => class).increment(change);
-        });
     }
 }
 

@@ -144,6 +144,29 @@ async fn the_life_of_demands_is_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_recorder_is_asked_again_after_a_second() {
+    let first = Recorded::begin();
+    let (builder, _) = builder();
+    let limiter = builder.build().unwrap();
+    limiter.reserve(tokens(10)).await.unwrap().keep().await.unwrap();
+    assert_eq!(first.all()["granted_total{a,none}"], 1.0);
+    drop(first);
+    let second = Recorded::begin();
+    sleep(Duration::from_secs(1)).await;
+    limiter.reserve(tokens(20)).await.unwrap().settle(usage! { tokens: 5 }).await.unwrap();
+    let all = second.all();
+    for (name, wanted) in [
+        ("granted_total{a,none}", 1.0),
+        ("in_flight{a,none}", 0.0),
+        ("reserved_total{a,none,tokens}", 20.0),
+        ("refunded_total{a,none,tokens}", 15.0),
+        ("settled_total{a,none,tokens}", 5.0),
+    ] {
+        assert_eq!(all.get(name), Some(&wanted), "{name} of {all:#?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_provider_says_is_told() {
     let recorded = Recorded::begin();
     let (builder, metrics) = builder();

@@ -1,8 +1,8 @@
-//! Bodies of requests and responses on their way through.
+//! Bodies of requests, as far as they are read here.
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -14,13 +14,9 @@ use hyper::{
     header::{CONTENT_ENCODING, CONTENT_TYPE},
     http::request::Parts,
 };
-use pin_project_lite::pin_project;
-use tower_throttle::{layer::MeteredBody, llm::Peek};
+use tower_throttle::llm::Peek;
 
-use super::{errors::ServeError, lanes::Place};
-
-/// What is sent to a client.
-pub(super) type ResponseBody = MeteredBody<UpstreamBody>;
+use super::errors::ServeError;
 
 /// How much of a body is read and forgotten that is refused, and for how long: most clients read a
 /// response only after they have sent all of their request.
@@ -149,45 +145,5 @@ impl Body for RequestBody {
             }
             Self::Streamed(body) => body.size_hint(),
         }
-    }
-}
-
-pin_project! {
-    /// The body of an upstream's response, which keeps its place in a lane until it ends.
-    pub(super) struct UpstreamBody {
-        #[pin]
-        body: Incoming,
-        place: Option<Place>,
-    }
-}
-
-impl UpstreamBody {
-    pub(super) fn new(body: Incoming, place: Place) -> Self {
-        Self { body, place: Some(place) }
-    }
-}
-
-impl Body for UpstreamBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = self.project();
-        let frame = ready!(this.body.poll_frame(context));
-        if !matches!(frame, Some(Ok(_))) {
-            *this.place = None;
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

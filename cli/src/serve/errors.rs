@@ -9,8 +9,6 @@ use hyper::{
 use serde_json::json;
 use tower_throttle::{Throttled, limiter::BadDemand};
 
-use super::body::ResponseBody;
-
 /// Marks a response of the service's own, and says why in a word.
 const ERROR: HeaderName = HeaderName::from_static("x-throttle-error");
 /// Tells the SDKs of OpenAI and Anthropic whether to try again, against their own rules.
@@ -138,7 +136,7 @@ impl ServeError {
         refused
     }
 
-    pub(super) fn response(&self, shape: ErrorShape) -> Response<ResponseBody> {
+    pub(super) fn response(&self, shape: ErrorShape) -> Response<String> {
         let mut response =
             json_response(self.status, shape.json(self.status, self.kind, &self.message));
         let headers = response.headers_mut();
@@ -158,8 +156,8 @@ fn whole_seconds(wait: Duration) -> u64 {
     (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
-pub(super) fn json_response(status: StatusCode, text: String) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::from(text));
+pub(super) fn json_response(status: StatusCode, text: String) -> Response<String> {
+    let mut response = Response::new(text);
     *response.status_mut() = status;
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, json);

@@ -9,10 +9,10 @@ use hyper::{
     http::{request::Parts, uri::PathAndQuery},
 };
 
-use super::{body::ResponseBody, errors::ServeError};
+use super::errors::ServeError;
 
 /// Headers that are about one connection. Trailers and their names are passed on.
-const OF_CONNECTION: [HeaderName; 8] = [
+static OF_CONNECTION: [HeaderName; 8] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -55,7 +55,7 @@ pub(super) fn aim(head: &mut Parts, upstream: &Uri, rest: &str) -> Result<(), Se
 }
 
 /// Makes a response fit for the connection to the client.
-pub(super) fn hand_on(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+pub(super) fn hand_on<B>(mut response: Response<B>) -> Response<B> {
     *response.version_mut() = Version::HTTP_11;
     end_to_end(response.headers_mut());
     response
@@ -71,7 +71,10 @@ fn end_to_end(headers: &mut HeaderMap) {
         // They decide where a body ends.
         .filter(|name| *name != CONTENT_LENGTH)
         .collect();
-    for name in named.iter().chain(&OF_CONNECTION) {
+    let is_left_out = |name: &&HeaderName| OF_CONNECTION.contains(name) || named.contains(name);
+    // Few are there. To compare names is faster than to look for each.
+    let left_out: Vec<HeaderName> = headers.keys().filter(is_left_out).cloned().collect();
+    for name in left_out {
         headers.remove(name);
     }
 }

@@ -13,7 +13,7 @@ use tower_throttle::{
     metrics::{Metrics, SECONDS},
 };
 
-use super::{body::ResponseBody, errors::json_response};
+use super::errors::json_response;
 use crate::failure::Failure;
 
 /// Bounds for how good estimates are.
@@ -61,10 +61,10 @@ impl Recorder {
     }
 
     /// What Prometheus reads.
-    pub(super) async fn scrape(&self, limiter: &Limiter) -> Response<ResponseBody> {
+    pub(super) async fn scrape(&self, limiter: &Limiter) -> Response<String> {
         // Gauges of quotas are as fresh as this. Without the store the others are still told.
         let _ = tokio::time::timeout(READY_WITHIN, self.metrics.refresh(limiter)).await;
-        let mut response = Response::new(ResponseBody::from(self.prometheus.render()));
+        let mut response = Response::new(self.prometheus.render());
         let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         response.headers_mut().insert(CONTENT_TYPE, text);
         response
@@ -72,12 +72,12 @@ impl Recorder {
 }
 
 /// Says that the process lives.
-pub(super) fn alive() -> Response<ResponseBody> {
+pub(super) fn alive() -> Response<String> {
     json_response(StatusCode::OK, json!({ "status": "alive" }).to_string())
 }
 
 /// Says whether the store answers.
-pub(super) async fn ready(limiter: &Limiter) -> Response<ResponseBody> {
+pub(super) async fn ready(limiter: &Limiter) -> Response<String> {
     let Some(bucket) = limiter.buckets().into_iter().next() else {
         return json_response(StatusCode::OK, json!({ "status": "ready" }).to_string());
     };

@@ -6,13 +6,13 @@ use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use tower_throttle::{Limiter, llm::BadRequest};
 
 use super::{
-    body::{RequestBody, ResponseBody, discard, is_counted, is_readable},
+    body::{RequestBody, discard, is_counted, is_readable},
     caller::Caller,
     errors::{ErrorShape, ServeError},
     forward,
     log::Log,
     monitor::{self, Recorder},
-    upstream::Upstream,
+    upstream::{ResponseBody, Upstream},
 };
 
 /// All that requests need.
@@ -58,19 +58,21 @@ impl Gateway {
     ) -> Response<ResponseBody> {
         let (name, _) = forward::split(request.uri());
         match name {
-            "healthz" => return monitor::alive(),
-            "readyz" => return monitor::ready(&self.limiter).await,
-            "metrics" => return self.recorder.scrape(&self.limiter).await,
+            "healthz" => return monitor::alive().map(ResponseBody::from),
+            "readyz" => return monitor::ready(&self.limiter).await.map(ResponseBody::from),
+            "metrics" => {
+                return self.recorder.scrape(&self.limiter).await.map(ResponseBody::from);
+            }
             _ => {}
         }
         let Some(upstream) = self.upstreams.iter().find(|upstream| upstream.name() == name) else {
             discard(request.into_body()).await;
-            return self.no_such_path().response(ErrorShape::OpenAi);
+            return self.no_such_path().response(ErrorShape::OpenAi).map(ResponseBody::from);
         };
         let (began, method) = (Instant::now(), request.method().clone());
         let response = match self.forward(upstream, request).await {
             Ok(response) => forward::hand_on(response),
-            Err(error) => error.response(upstream.shape()),
+            Err(error) => error.response(upstream.shape()).map(ResponseBody::from),
         };
         self.tell(upstream, &method, &response, began);
         response

@@ -25,16 +25,16 @@ use tower_throttle::{
     BoxError, Demand, ExtractError, Extractor, Limiter, Settlement, ThrottleLayer, Throttled,
     file::{LimitsFile, Upstream as Declared},
     inspect::{self, CallError, OnFailure},
-    layer::Throttle,
+    layer::{MeteredBody, Throttle},
     limits::Undeclared,
     llm::{BadRequest, Extract, Inspect},
 };
 
 use super::{
-    body::{RequestBody, ResponseBody, UpstreamBody, is_counted},
+    body::{RequestBody, is_counted},
     caller::Caller,
     errors::{ErrorShape, ServeError},
-    lanes::{HttpClient, Lanes},
+    lanes::{HttpClient, Lanes, UpstreamBody},
     log::Log,
 };
 use crate::failure::Failure;
@@ -42,6 +42,9 @@ use crate::failure::Failure;
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// How often a connection over HTTP/2 is asked whether it lives.
 const PING_EVERY: Duration = Duration::from_secs(20);
+
+/// What is sent to a client.
+pub(super) type ResponseBody = MeteredBody<UpstreamBody>;
 
 type OnCallError = fn(CallError<'_>) -> Option<Settlement>;
 type Stack = Throttle<Sender, ReadDemand, OnFailure<Inspect, OnCallError>>;
@@ -266,8 +269,8 @@ impl Service<Request<RequestBody>> for Sender {
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        let (client, place) = self.lanes.take();
-        let (response, timeout) = (client.request(request), self.timeout);
+        let place = self.lanes.take();
+        let (response, timeout) = (place.send(request), self.timeout);
         Box::pin(async move {
             let response: Response<Incoming> = match tokio::time::timeout(timeout, response).await {
                 Ok(response) => response.map_err(SendError::Failed)?,

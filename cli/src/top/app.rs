@@ -9,9 +9,9 @@ use ratatui::{
     style::{Color, Stylize},
     text::{Line, Span},
 };
-use tower_throttle::store::{BucketDetail, BucketKey, BucketView, QuotaView};
+use tower_throttle::store::{BucketDetail, BucketKey, BucketView};
 
-use super::{detail, list, rates::Rates};
+use super::{bars::used_share, detail, list, rates::Rates};
 use crate::words;
 
 /// What the server said.
@@ -323,9 +323,4 @@ fn trouble(bucket: &BucketView) -> [f64; 3] {
     let wait = bucket.predicted.unwrap_or(Duration::from_secs(3_600)).as_secs_f64();
     let fullest = bucket.quotas.iter().map(used_share).fold(0.0, f64::max);
     [f64::from(u8::from(bucket.paused_until.is_some())), wait, fullest]
-}
-
-/// What part of a quota is taken or withheld: above 1 in debt.
-pub(super) fn used_share(quota: &QuotaView) -> f64 {
-    1.0 - quota.available / quota.limit.max(1) as f64
 }

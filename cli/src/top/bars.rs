@@ -6,8 +6,6 @@ use ratatui::{
 };
 use tower_throttle::store::QuotaView;
 
-use super::app::used_share;
-
 /// The parts of a bar, so many cells wide.
 pub(super) fn bar(quota: &QuotaView, width: u16) -> Vec<Span<'static>> {
     let [charged, held, withheld] = cells(quota, width);
@@ -18,6 +16,11 @@ pub(super) fn bar(quota: &QuotaView, width: u16) -> Vec<Span<'static>> {
         "\u{2592}".repeat(withheld).fg(Color::Magenta),
         "\u{b7}".repeat(free).fg(Color::DarkGray),
     ]
+}
+
+/// What part of a quota is taken or withheld: above 1 in debt.
+pub(super) fn used_share(quota: &QuotaView) -> f64 {
+    1.0 - quota.available / quota.limit.max(1) as f64
 }
 
 /// How many cells are charged, held and withheld. What there is at all is seen, unless the bar is

@@ -99,6 +99,10 @@ impl HeaderSpec {
 
     /// Reads what a response tells of the limit.
     pub(super) fn read(&self, headers: &HeaderMap, clock: Clock, refused: bool) -> Reading {
+        // Most responses tell of few limits, if any. To compare names is faster than to hash one.
+        if !refused && !headers.keys().any(|name| *name == *self.remaining) {
+            return Reading::default();
+        }
         let value = |name: &str| headers.get(name).and_then(amount);
         let (limit, remaining) = (value(self.limit), value(self.remaining));
         let reset = self.reset.and_then(|reset| clock.read(text(headers.get(reset)?)?));
@@ -108,7 +112,7 @@ impl HeaderSpec {
             return Reading { is_zero: true, ..Reading::default() };
         }
         let Some(remaining) = remaining else {
-            return if headers.contains_key(self.remaining) || !refused {
+            return if headers.contains_key(self.remaining) {
                 Reading::default()
             } else {
                 self.reset_alone(limit, reset, self.window.or(period))

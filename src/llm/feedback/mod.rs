@@ -42,11 +42,11 @@ impl Rules {
         let of = only(readings.iter().filter_map(|reading| reading.exhausted.clone()));
         let of = of.filter(|_| status == 429);
         let reset = only(readings.iter().filter_map(|reading| reading.reset_alone.clone()));
-        let name = headers.get(ERROR_NAME).and_then(text);
-        let names_transient = status >= 400 && name.is_some_and(is_transient);
-        let never = headers.get("x-should-retry").and_then(text) == Some("false");
+        let says = |name: &str| headers.get(name).and_then(text);
+        let names_transient = status >= 400 && says(ERROR_NAME).is_some_and(is_transient);
+        let never = || says("x-should-retry") == Some("false");
         let is_off_plan = readings.iter().any(|reading| reading.is_zero);
-        let permanent = status == 402 || is_off_plan || is_refusal(status) && never;
+        let permanent = status == 402 || is_off_plan || is_refusal(status) && never();
         let left: Vec<Left> = readings.into_iter().filter_map(|reading| reading.left).collect();
 
         let time = if is_refusal(status) { retry_after(headers, clock) } else { None };

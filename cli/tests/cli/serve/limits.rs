@@ -4,7 +4,7 @@ use tokio::task::JoinSet;
 use tower_throttle::{Limiter, ThrottleLayer, file::LimitsFile, store::RedisStore};
 
 use super::{
-    mock::{Mock, fed},
+    mock::Mock,
     service::{CHAT, CLAUDE, GPT, MESSAGES, Service, get, limits, parsed, post, send, until},
 };
 use crate::support::{RedisServer, start_cluster};
@@ -45,14 +45,7 @@ async fn what_is_full_is_refused_in_the_provider_s_shape() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_full_waits_until_there_is_room() {
-    let (sender, streams) = std::sync::mpsc::channel();
-    let sender = std::sync::Mutex::new(sender);
-    let mock = Mock::start(move |_| {
-        let (feed, response) = fed();
-        sender.lock().expect("it is whole").send(feed).expect("the test lives");
-        response
-    })
-    .await;
+    let (streams, mock) = Mock::streaming().await;
     let service = Service::start(&limits(&mock.url()));
     // Two calls may be in flight.
     let first = send(&service.url(MESSAGES), &[], CLAUDE).await.expect("a head");
@@ -125,14 +118,7 @@ async fn a_class_leaves_headroom_to_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_up_leaves_nothing_behind() {
-    let (sender, streams) = std::sync::mpsc::channel();
-    let sender = std::sync::Mutex::new(sender);
-    let mock = Mock::start(move |_| {
-        let (feed, response) = fed();
-        sender.lock().expect("it is whole").send(feed).expect("the test lives");
-        response
-    })
-    .await;
+    let (streams, mock) = Mock::streaming().await;
     let service = Service::start(&limits(&mock.url()));
     let first = send(&service.url(MESSAGES), &[], CLAUDE).await.expect("a head");
     let _second = send(&service.url(MESSAGES), &[], CLAUDE).await.expect("a head");

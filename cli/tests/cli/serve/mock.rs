@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc::Receiver},
 };
 
 use bytes::Bytes;
@@ -71,6 +71,18 @@ impl Mock {
     /// A provider that answers every call alike.
     pub(crate) async fn answering(text: &'static str) -> Self {
         Self::start(move |_| json(200, text)).await
+    }
+
+    /// A provider that responds with streams. What feeds each of them is received.
+    pub(crate) async fn streaming() -> (Receiver<UnboundedSender<Bytes>>, Self) {
+        let (sender, streams) = std::sync::mpsc::channel();
+        let sender = Mutex::new(sender);
+        let mock = Self::start(move |_| {
+            let (feed, response) = fed();
+            sender.lock().expect("it is whole").send(feed).expect("the test lives");
+            response
+        });
+        (streams, mock.await)
     }
 
     async fn keep(&self, request: Request<Incoming>) -> Option<Seen> {

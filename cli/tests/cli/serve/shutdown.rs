@@ -95,14 +95,7 @@ async fn after_the_grace_a_stream_is_cut_off_and_keeps_its_charge() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_is_told_at_the_end() {
-    let (sender, streams) = std::sync::mpsc::channel();
-    let sender = Mutex::new(sender);
-    let mock = Mock::start(move |_| {
-        let (feed, response) = fed();
-        sender.lock().expect("it is whole").send(feed).expect("the test lives");
-        response
-    })
-    .await;
+    let (streams, mock) = Mock::streaming().await;
     let service = Service::start_with(&limits(&mock.url()), &["--grace", "200ms"]);
     let url = service.url(MESSAGES);
     let _first = send(&url, &[], CLAUDE).await.expect("a head");
