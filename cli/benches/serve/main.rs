@@ -1,7 +1,7 @@
 //! What `tower-throttle serve` adds to a call on loopback, how its throughput compares with a proxy
 //! of hyper alone, and how much memory 2,000 streams at a time take:
 //!
-//!     cargo bench --profile release --package tower-throttle-cli --bench serve
+//!     cargo bench --package tower-throttle-cli --bench serve
 //!
 //! Provider and clients are in this process, each proxy in one of its own. All share the cores.
 
