@@ -34,11 +34,8 @@ pub(super) struct Series {
     granted: OnceLock<Counter>,
     waited: OnceLock<Histogram>,
     in_flight: OnceLock<Gauge>,
-    usage: UsageLink,
+    usage: RwLock<Vec<Arc<UsageSeries>>>,
 }
-
-/// A list of what was recorded by metric of usage. It only grows, so no lock is needed.
-type UsageLink = OnceLock<Box<UsageSeries>>;
 
 /// What these demands reserve and use of one metric of usage.
 struct UsageSeries {
@@ -48,7 +45,6 @@ struct UsageSeries {
     refunded: OnceLock<Counter>,
     debited: OnceLock<Counter>,
     estimate_ratio: OnceLock<Histogram>,
-    next: UsageLink,
 }
 
 impl Default for Kept {
@@ -96,7 +92,7 @@ impl Series {
             granted: OnceLock::new(),
             waited: OnceLock::new(),
             in_flight: OnceLock::new(),
-            usage: OnceLock::new(),
+            usage: RwLock::default(),
         }
     }
 
@@ -164,25 +160,25 @@ impl Series {
         }
     }
 
-    fn of_metric(&self, metric: &str, labels: &Labels) -> &UsageSeries {
-        let mut link = &self.usage;
-        while let Some(usage) = link.get() {
-            if *usage.labels[2].1 == *metric {
-                return usage;
-            }
-            link = &usage.next;
+    fn of_metric(&self, metric: &str, labels: &Labels) -> Arc<UsageSeries> {
+        if let Some(usage) = self.known_metric(metric) {
+            return usage;
         }
-        // It may be one of many without a label of its own.
-        let [bucket, class] = &self.labels;
-        let labels = [bucket.clone(), class.clone(), ("metric", labels.metric(metric))];
-        let mut link = &self.usage;
-        loop {
-            let usage = link.get_or_init(|| Box::new(UsageSeries::new(labels.clone())));
-            if usage.labels[2] == labels[2] {
-                return usage;
-            }
-            link = &usage.next;
+        let metric = labels.metric(metric);
+        let mut usage = self.usage.write().unwrap_or_else(PoisonError::into_inner);
+        // It may be one of many without a label of its own, or another event came in between.
+        if let Some(usage) = usage.iter().find(|usage| usage.labels[2].1 == metric) {
+            return usage.clone();
         }
+        let [bucket, class] = self.labels.clone();
+        let new = Arc::new(UsageSeries::new([bucket, class, ("metric", metric)]));
+        usage.push(new.clone());
+        new
+    }
+
+    fn known_metric(&self, metric: &str) -> Option<Arc<UsageSeries>> {
+        let usage = self.usage.read().unwrap_or_else(PoisonError::into_inner);
+        usage.iter().find(|usage| *usage.labels[2].1 == *metric).cloned()
     }
 }
 
@@ -195,7 +191,6 @@ impl UsageSeries {
             refunded: OnceLock::new(),
             debited: OnceLock::new(),
             estimate_ratio: OnceLock::new(),
-            next: OnceLock::new(),
         }
     }
 }
