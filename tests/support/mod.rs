@@ -4,5 +4,4 @@
 mod cluster;
 mod redis_server;
 
-pub use cluster::start_cluster;
 pub use redis_server::RedisServer;

@@ -4,7 +4,7 @@ use tower_throttle::{Limiter, Limits, Quota, store::RedisStore};
 
 use crate::{
     program::{charge, run_on},
-    support::{RedisServer, start_cluster},
+    support::RedisServer,
     top::Screen,
     watch::Watch,
 };
@@ -24,7 +24,7 @@ async fn on_shards(servers: &[RedisServer]) -> [Limiter; 2] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_of_any_master_is_told_and_steered() {
-    let servers = start_cluster(2);
+    let servers = RedisServer::start_cluster(2);
     let limiters = on_shards(&servers).await;
     for named in &servers {
         for (bucket, limiter) in ["first", "second"].into_iter().zip(&limiters) {
@@ -45,7 +45,7 @@ async fn a_bucket_of_any_master_is_told_and_steered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_masters_are_shown_live() {
-    let servers = start_cluster(2);
+    let servers = RedisServer::start_cluster(2);
     let limiters = on_shards(&servers).await;
     let mut watch = Watch::start(&servers[0], &[]);
     limiters[1].pause("second", std::time::Duration::from_secs(60)).await.expect("it pauses");

@@ -7,7 +7,7 @@ use super::{
     mock::Mock,
     service::{CHAT, CLAUDE, GPT, MESSAGES, Service, get, limits, parsed, post, send, until},
 };
-use crate::support::{RedisServer, start_cluster};
+use crate::support::RedisServer;
 
 /// Limits that five calls fill.
 fn five(url: &str, when_full: &str) -> String {
@@ -69,7 +69,7 @@ async fn two_services_and_a_process_share_limits_on_one_redis() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_services_and_a_process_share_limits_on_a_cluster() {
-    let nodes = start_cluster(2);
+    let nodes = RedisServer::start_cluster(2);
     let store = RedisStore::connect_cluster([nodes[0].url()]).await.expect("a cluster");
     services_and_a_process_share_limits([&nodes[0], &nodes[1]], store).await;
 }

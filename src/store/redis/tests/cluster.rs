@@ -8,9 +8,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{
-    RedisServer, RedisStore, bucket, granted, hints::make_room, sliding, support::start_cluster,
-};
+use super::{RedisServer, RedisStore, bucket, granted, hints::make_room, sliding};
 use crate::{
     engine::Rule,
     store::{Bucket, BucketKey, Hint, Listening, Store, StoreError},
@@ -73,7 +71,7 @@ fn publish(server: &RedisServer, partition: &str, name: &str) -> u64 {
 
 #[tokio::test]
 async fn a_cluster_works_with_several_buckets_of_a_partition() {
-    let servers = start_cluster(1);
+    let servers = RedisServer::start_cluster(1);
     let store = store(&servers).await;
     let both = [bucket("a", &sliding(10)), bucket("b}{c", &sliding(5))];
     assert!(granted(&store, 1, 1, &both, &[4, 4]).await);
@@ -95,7 +93,7 @@ async fn what_is_no_cluster_or_no_server_is_told() {
 
 #[tokio::test]
 async fn hints_come_from_the_shard_of_their_partition() {
-    let servers = start_cluster(2);
+    let servers = RedisServer::start_cluster(2);
     if !have_hints(&servers) {
         return;
     }
@@ -123,7 +121,7 @@ async fn hints_come_from_the_shard_of_their_partition() {
 
 #[tokio::test]
 async fn a_shard_that_hangs_or_fails_ends_no_hints_of_others() {
-    let mut servers = start_cluster(2);
+    let mut servers = RedisServer::start_cluster(2);
     if !have_hints(&servers) {
         return;
     }
@@ -162,7 +160,7 @@ async fn a_shard_that_hangs_or_fails_ends_no_hints_of_others() {
 
 #[tokio::test]
 async fn the_script_publishes_on_the_shard() {
-    let servers = start_cluster(2);
+    let servers = RedisServer::start_cluster(2);
     if !have_hints(&servers) {
         return;
     }
