@@ -73,8 +73,8 @@ use crate::engine::Answer;
 /// # Permissions
 #[doc = concat!("The server's user needs the commands ", commands!(), ".")]
 /// On a cluster `SPUBLISH`, `SSUBSCRIBE` and `SUNSUBSCRIBE` take the place of the last three, and
-/// `CLUSTER SLOTS` is needed. A URL with a database also needs `SELECT`. The user needs the keys below the prefix and, for hints,
-/// the channels:
+/// `CLUSTER SLOTS` is needed. A URL with a database also needs `SELECT`. The user needs the keys
+/// below the prefix and, for hints, the channels:
 ///
 /// ```text
 /// ACL SETUSER app on >password ~throttle:* resetchannels &throttle:* +evalsha +eval ..
