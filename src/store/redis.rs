@@ -29,7 +29,7 @@ pub use self::view::{
     BucketDetail, BucketView, QueuedView, QuotaKind, QuotaView, RedisView, SessionView,
 };
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use redis::{
     Client, ErrorKind, RedisResult, ServerErrorKind, Value,
@@ -46,6 +46,10 @@ use self::{
 };
 use super::{Batch, Hint, Listening, Reply, Store, StoreError};
 use crate::engine::Answer;
+
+/// A node of a cluster that takes longer to reply is in doubt.
+#[cfg(feature = "redis-cluster")]
+const REPLY_WITHIN: Duration = Duration::from_secs(1);
 
 /// Keeps the state of buckets in Redis (6.2 or later) or Valkey, for any number of processes and
 /// machines.
@@ -73,8 +77,8 @@ use crate::engine::Answer;
 /// # Permissions
 #[doc = concat!("The server's user needs the commands ", commands!(), ".")]
 /// On a cluster `SPUBLISH`, `SSUBSCRIBE` and `SUNSUBSCRIBE` take the place of the last three, and
-/// `CLUSTER SLOTS` is needed. A URL with a database also needs `SELECT`. The user needs the keys below the prefix and, for hints,
-/// the channels:
+/// `CLUSTER SLOTS` is needed. A URL with a database also needs `SELECT`. The user needs the keys
+/// below the prefix and, for hints, the channels:
 ///
 /// ```text
 /// ACL SETUSER app on >password ~throttle:* resetchannels &throttle:* +evalsha +eval ..
@@ -170,7 +174,8 @@ impl RedisStore {
     /// where it has sharded pub/sub: Redis 7.0 or later, or Valkey.
     ///
     /// redis-rs follows the cluster when slots move or a master fails. All buckets that one demand
-    /// needs are on one node, since a [partition](crate::Limits::partition) is in one slot.
+    /// needs are on one node, since a [partition](crate::Limits::partition) is in one slot. A node
+    /// that does not reply within a second is in doubt.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), tower_throttle::store::StoreError> {
@@ -199,7 +204,8 @@ impl RedisStore {
         let nodes =
             nodes.collect::<RedisResult<Vec<_>>>().map_err(|error| store_error(error, ""))?;
         nodes.iter().for_each(client::prepare_tls);
-        let builder = || ClusterClientBuilder::new(nodes.clone());
+        // Without a time-out a node that hangs keeps redis-rs from following the others.
+        let builder = || ClusterClientBuilder::new(nodes.clone()).response_timeout(REPLY_WITHIN);
         let connection = builder().build().map_err(in_doubt)?.get_async_connection().await;
         Self::new(connection.map_err(in_doubt)?).hints_from_cluster(builder())
     }
@@ -238,7 +244,8 @@ impl RedisStore {
     /// [`connect_with`](Self::connect_with) recover from all of these, also with connections of
     /// these types.
     ///
-    /// A connection has a time-out of its own for replies, half a second unless you set another.
+    /// A connection has a time-out of its own for replies, half a second unless you set another; a
+    /// `ClusterConnection` has none unless you do, and then waits for a node that hangs.
     /// There are no hints: see [`hints_from`](Self::hints_from).
     pub fn new<C>(connection: C) -> Self
     where
@@ -270,11 +277,12 @@ impl RedisStore {
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
     /// use redis::cluster::ClusterClientBuilder;
     /// use tower_throttle::store::RedisStore;
     ///
     /// let nodes = ["redis://localhost:7000", "redis://localhost:7001"];
-    /// let cluster = || ClusterClientBuilder::new(nodes).retries(1);
+    /// let cluster = || ClusterClientBuilder::new(nodes).response_timeout(Duration::from_secs(1));
     /// let connection = cluster().build()?.get_async_connection().await?;
     /// let store = RedisStore::new(connection).hints_from_cluster(cluster())?;
     /// # Ok(())
