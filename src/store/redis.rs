@@ -207,7 +207,11 @@ impl RedisStore {
         // Without a time-out a node that hangs keeps redis-rs from following the others.
         let builder = || ClusterClientBuilder::new(nodes.clone()).response_timeout(REPLY_WITHIN);
         let connection = builder().build().map_err(in_doubt)?.get_async_connection().await;
-        Self::new(connection.map_err(in_doubt)?).hints_from_cluster(builder())
+        let connection = match connection {
+            Ok(connection) => connection,
+            Err(error) => return Err(refusal(&nodes).await.unwrap_or_else(|| in_doubt(error))),
+        };
+        Self::new(connection).hints_from_cluster(builder())
     }
 
     /// Uses connections that `connect` makes, and replaces them as [`connect`](Self::connect) does.
@@ -370,6 +374,21 @@ impl RedisStore {
     fn publishes_sharded(&self) -> bool {
         self.hints.as_ref().is_some_and(Hints::are_sharded)
     }
+}
+
+/// The refusal of a node that is asked by itself: redis-rs takes whatever keeps it from connecting
+/// to a cluster for an outage.
+#[cfg(feature = "redis-cluster")]
+async fn refusal(nodes: &[redis::ConnectionInfo]) -> Option<StoreError> {
+    for node in nodes {
+        let connection = client::reconnecting(Client::open(node.clone()).ok()?);
+        let connected = connection.connect().await;
+        let error = connected.err().map(|error| store_error(error, connection.server()));
+        if let Some(refusal) = error.filter(|error| !error.is_unavailable()) {
+            return Some(refusal);
+        }
+    }
+    None
 }
 
 impl Store for RedisStore {

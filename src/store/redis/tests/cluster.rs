@@ -115,6 +115,17 @@ async fn permissions_of_the_documentation_are_enough_on_a_cluster() {
 }
 
 #[tokio::test]
+async fn a_wrong_password_is_no_outage_of_a_cluster() {
+    let arguments = ["--cluster-enabled", "yes", "--requirepass", "word"];
+    let server = RedisServer::start_with(&arguments);
+    let wrong = server.url().replace("word", "wrong");
+    let error = RedisStore::connect_cluster([wrong]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Rejected(_)), "{error}");
+    let error = error.to_string();
+    assert!(error.contains("check user and password") && !error.contains("wrong@"), "{error}");
+}
+
+#[tokio::test]
 async fn hints_come_from_the_shard_of_their_partition() {
     let servers = RedisServer::start_cluster(2);
     if !have_hints(&servers) {
