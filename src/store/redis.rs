@@ -205,7 +205,11 @@ impl RedisStore {
             nodes.collect::<RedisResult<Vec<_>>>().map_err(|error| store_error(error, ""))?;
         nodes.iter().for_each(client::prepare_tls);
         // Without a time-out a node that hangs keeps redis-rs from following the others.
-        let builder = || ClusterClientBuilder::new(nodes.clone()).response_timeout(REPLY_WITHIN);
+        let builder = || {
+            let tcp = nodes.first().map(|node| node.tcp_settings().clone()).unwrap_or_default();
+            let builder = ClusterClientBuilder::new(nodes.clone());
+            builder.tcp_settings(tcp.set_nodelay(true)).response_timeout(REPLY_WITHIN)
+        };
         let connection = builder().build().map_err(in_doubt)?.get_async_connection().await;
         let connection = match connection {
             Ok(connection) => connection,
