@@ -18,6 +18,8 @@ mod error;
 mod hints;
 mod keys;
 mod recovery;
+#[cfg(feature = "redis-cluster")]
+mod renewing;
 mod script;
 mod steer;
 #[cfg(test)]
@@ -29,7 +31,7 @@ pub use self::view::{
     BucketDetail, BucketView, QueuedView, QuotaKind, QuotaView, RedisView, SessionView,
 };
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use redis::{
     Client, ErrorKind, RedisResult, ServerErrorKind, Value,
@@ -49,7 +51,7 @@ use crate::engine::Answer;
 
 /// A node of a cluster that takes longer to reply is in doubt.
 #[cfg(feature = "redis-cluster")]
-const REPLY_WITHIN: Duration = Duration::from_secs(1);
+const REPLY_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Keeps the state of buckets in Redis (6.2 or later) or Valkey, for any number of processes and
 /// machines.
@@ -173,7 +175,7 @@ impl RedisStore {
     /// Connects to the cluster of which these URLs name some nodes, with its [hints](Self#hints)
     /// where it has sharded pub/sub: Redis 7.0 or later, or Valkey.
     ///
-    /// redis-rs follows the cluster when slots move or a master fails. All buckets that one demand
+    /// It follows the cluster when slots move or a master fails. All buckets that one demand
     /// needs are on one node, since a [partition](crate::Limits::partition) is in one slot. A node
     /// that does not reply within a second is in doubt.
     ///
@@ -210,12 +212,17 @@ impl RedisStore {
             let builder = ClusterClientBuilder::new(nodes.clone());
             builder.tcp_settings(tcp.set_nodelay(true)).response_timeout(REPLY_WITHIN)
         };
-        let connection = builder().build().map_err(in_doubt)?.get_async_connection().await;
-        let connection = match connection {
+        let client = builder().build().map_err(in_doubt)?;
+        let connection = match client.get_async_connection().await {
             Ok(connection) => connection,
             Err(error) => return Err(refusal(&nodes).await.unwrap_or_else(|| in_doubt(error))),
         };
-        Self::new(connection).hints_from_cluster(builder())
+        let connect = move || {
+            let client = client.clone();
+            async move { client.get_async_connection().await }
+        };
+        let connection = Arc::new(renewing::Renewing::new(connection, connect));
+        Self::with(connection, None).hints_from_cluster(builder())
     }
 
     /// Uses connections that `connect` makes, and replaces them as [`connect`](Self::connect) does.

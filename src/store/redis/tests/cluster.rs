@@ -231,3 +231,36 @@ async fn the_script_publishes_on_the_shard() {
     make_room(&store, 7, &in_partition(ON_SECOND, "y", &sliding(10))).await;
     assert_eq!(second.next().await, "y");
 }
+
+#[tokio::test]
+async fn a_replica_takes_over_from_a_shard_that_hangs() {
+    let servers = RedisServer::start_cluster(3);
+    let replica =
+        RedisServer::start_with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]);
+    replica.command::<()>(&["CLUSTER", "MEET", "127.0.0.1", &servers[0].port().to_string()]);
+    let master: String = servers[0].command(&["CLUSTER", "MYID"]);
+    let says = async |server: &RedisServer, line: &[&str], what: &str| {
+        let mut told = redis::cmd(line[0]);
+        told.arg(&line[1..]);
+        while !told.query(&mut server.connection()).is_ok_and(|told: String| told.contains(what)) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let replicates = async {
+        // Once it has met the master.
+        says(&replica, &["CLUSTER", "REPLICATE", &master], "OK").await;
+        says(&replica, &["INFO", "replication"], "master_link_status:up").await;
+        says(&servers[1], &["CLUSTER", "NODES"], "slave").await;
+        says(&servers[2], &["CLUSTER", "NODES"], "slave").await;
+    };
+    timeout(SOON, replicates).await.expect("a replica");
+    let store = RedisStore::connect_cluster(urls(&servers)).await.expect("a cluster");
+    // Of three shards "b" is on the first one, as of two.
+    let buckets = in_partition(ON_FIRST, "x", &sliding(10));
+    assert!(granted(&store, 1, 1, &buckets, &[1]).await);
+
+    servers[0].pause();
+    let answered =
+        async { while apply(&store, 1, 2, &buckets, &[reserve(&[1])]).await.is_err() {} };
+    timeout(SOON, answered).await.expect("an answer of the replica");
+}
