@@ -73,28 +73,33 @@ impl Eq for Note {}
 /// Estimates the usage of a demand again while it waits. It is asked under a lock, so it may wait
 /// for nothing and ask no limiter.
 pub(crate) trait Reestimate: Send + Sync {
-    /// Returns what to ask for from now on, if the estimate no longer holds.
-    fn reestimate(&self) -> Option<Usage>;
+    /// Returns what to ask for from now on, if the estimate no longer holds. `changes` is how many
+    /// changes since the demand was made are part of what is asked for.
+    fn reestimate(&self, changes: &mut u64) -> Option<Usage>;
 }
 
 /// The estimate that a usage is. It makes no difference to what is asked.
 #[derive(Clone, Default)]
-pub(crate) struct Estimate(Option<Arc<dyn Reestimate>>);
+pub(crate) struct Estimate {
+    by: Option<Arc<dyn Reestimate>>,
+    /// Of its own: a demand may be cloned, or asked for again as it was made.
+    changes: u64,
+}
 
 impl Estimate {
     pub(crate) fn is_some(&self) -> bool {
-        self.0.is_some()
+        self.by.is_some()
     }
 
     /// Returns what to ask for instead of a usage, if that is another one.
-    pub(crate) fn instead_of(&self, asked: &Usage) -> Option<Usage> {
-        self.0.as_ref()?.reestimate().filter(|usage| usage != asked)
+    pub(crate) fn instead_of(&mut self, asked: &Usage) -> Option<Usage> {
+        self.by.as_ref()?.reestimate(&mut self.changes).filter(|usage| usage != asked)
     }
 }
 
 impl fmt::Debug for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Estimate" } else { "None" })
+        f.write_str(if self.by.is_some() { "Estimate" } else { "None" })
     }
 }
 
@@ -276,7 +281,7 @@ impl Demand {
     /// Has its usage estimated again while it waits.
     #[cfg(feature = "llm")]
     pub(crate) fn estimated_by(mut self, estimate: Arc<dyn Reestimate>) -> Self {
-        self.more_mut().estimate = Estimate(Some(estimate));
+        self.more_mut().estimate = Estimate { by: Some(estimate), changes: 0 };
         self
     }
 

@@ -82,8 +82,8 @@ impl CallEstimate {
 }
 
 impl Reestimate for CallEstimate {
-    fn reestimate(&self) -> Option<Usage> {
-        let expected = self.open.as_ref()?.expected_anew(&self.shape)?;
+    fn reestimate(&self, changes: &mut u64) -> Option<Usage> {
+        let expected = self.open.as_ref()?.expected_anew(&self.shape, changes)?;
         Some(self.usage(expected))
     }
 }

@@ -18,6 +18,8 @@ mod error;
 mod hints;
 mod keys;
 mod recovery;
+#[cfg(feature = "redis-cluster")]
+mod renewing;
 mod script;
 mod steer;
 #[cfg(test)]
@@ -46,6 +48,10 @@ use self::{
 };
 use super::{Batch, Hint, Listening, Reply, Store, StoreError};
 use crate::engine::Answer;
+
+/// A node of a cluster that takes longer to reply is in doubt.
+#[cfg(feature = "redis-cluster")]
+const REPLY_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Keeps the state of buckets in Redis (6.2 or later) or Valkey, for any number of processes and
 /// machines.
@@ -169,8 +175,9 @@ impl RedisStore {
     /// Connects to the cluster of which these URLs name some nodes, with its [hints](Self#hints)
     /// where it has sharded pub/sub: Redis 7.0 or later, or Valkey.
     ///
-    /// redis-rs follows the cluster when slots move or a master fails. All buckets that one demand
-    /// needs are on one node, since a [partition](crate::Limits::partition) is in one slot.
+    /// It follows the cluster when slots move or a master fails. All buckets that one demand
+    /// needs are on one node, since a [partition](crate::Limits::partition) is in one slot. A node
+    /// that does not reply within a second is in doubt.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), tower_throttle::store::StoreError> {
@@ -199,9 +206,23 @@ impl RedisStore {
         let nodes =
             nodes.collect::<RedisResult<Vec<_>>>().map_err(|error| store_error(error, ""))?;
         nodes.iter().for_each(client::prepare_tls);
-        let builder = || ClusterClientBuilder::new(nodes.clone());
-        let connection = builder().build().map_err(in_doubt)?.get_async_connection().await;
-        Self::new(connection.map_err(in_doubt)?).hints_from_cluster(builder())
+        // Without a time-out a node that hangs keeps redis-rs from following the others.
+        let builder = || {
+            let tcp = nodes.first().map(|node| node.tcp_settings().clone()).unwrap_or_default();
+            let builder = ClusterClientBuilder::new(nodes.clone());
+            builder.tcp_settings(tcp.set_nodelay(true)).response_timeout(REPLY_WITHIN)
+        };
+        let client = builder().build().map_err(in_doubt)?;
+        let connection = match client.get_async_connection().await {
+            Ok(connection) => connection,
+            Err(error) => return Err(refusal(&nodes).await.unwrap_or_else(|| in_doubt(error))),
+        };
+        let connect = move || {
+            let client = client.clone();
+            async move { client.get_async_connection().await }
+        };
+        let connection = Arc::new(renewing::Renewing::new(connection, connect));
+        Self::with(connection, None).hints_from_cluster(builder())
     }
 
     /// Uses connections that `connect` makes, and replaces them as [`connect`](Self::connect) does.
@@ -238,7 +259,8 @@ impl RedisStore {
     /// [`connect_with`](Self::connect_with) recover from all of these, also with connections of
     /// these types.
     ///
-    /// A connection has a time-out of its own for replies, half a second unless you set another.
+    /// A connection has a time-out of its own for replies, half a second unless you set another; a
+    /// `ClusterConnection` has none unless you do, and then waits for a node that hangs.
     /// There are no hints: see [`hints_from`](Self::hints_from).
     pub fn new<C>(connection: C) -> Self
     where
@@ -270,11 +292,12 @@ impl RedisStore {
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
     /// use redis::cluster::ClusterClientBuilder;
     /// use tower_throttle::store::RedisStore;
     ///
     /// let nodes = ["redis://localhost:7000", "redis://localhost:7001"];
-    /// let cluster = || ClusterClientBuilder::new(nodes).retries(1);
+    /// let cluster = || ClusterClientBuilder::new(nodes).response_timeout(Duration::from_secs(1));
     /// let connection = cluster().build()?.get_async_connection().await?;
     /// let store = RedisStore::new(connection).hints_from_cluster(cluster())?;
     /// # Ok(())
@@ -362,6 +385,21 @@ impl RedisStore {
     fn publishes_sharded(&self) -> bool {
         self.hints.as_ref().is_some_and(Hints::are_sharded)
     }
+}
+
+/// The refusal of a node that is asked by itself: redis-rs takes whatever keeps it from connecting
+/// to a cluster for an outage.
+#[cfg(feature = "redis-cluster")]
+async fn refusal(nodes: &[redis::ConnectionInfo]) -> Option<StoreError> {
+    for node in nodes {
+        let connection = client::reconnecting(Client::open(node.clone()).ok()?);
+        let connected = connection.connect().await;
+        let error = connected.err().map(|error| store_error(error, connection.server()));
+        if let Some(refusal) = error.filter(|error| !error.is_unavailable()) {
+            return Some(refusal);
+        }
+    }
+    None
 }
 
 impl Store for RedisStore {

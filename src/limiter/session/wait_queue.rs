@@ -265,8 +265,7 @@ impl WaitQueue {
                 self.drop_waiter(rank);
                 continue;
             }
-            let Some((mut waiter, _)) = self.take(rank) else { continue };
-            waiter.reestimate();
+            let Some((waiter, _)) = self.take(rank) else { continue };
             for id in waiter.lines() {
                 self.touched.push(*id);
                 if let Some(line) = self.lines.find_mut(*id) {
@@ -282,6 +281,8 @@ impl WaitQueue {
                 self.newcomers.push_back(waiter);
             }
         }
+        // New ones as well: one that is asked for again waited before.
+        due.iter_mut().for_each(|waiter| waiter.reestimate());
         // Between flows only the store knows who is next: what was picked is in order, newcomers
         // are after it.
         let flow = due.first().map(|waiter| waiter.ask().flow().id);

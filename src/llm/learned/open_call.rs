@@ -1,13 +1,7 @@
 //! A call that goes on. It ends once, also if it is dropped at any time.
 
 use super::{BucketStats, CallShape, Expected, Learned, Observed};
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-};
+use std::{fmt, mem, sync::Arc};
 
 /// A call of a bucket, from its estimate to its end.
 pub(crate) struct OpenCall {
@@ -15,21 +9,21 @@ pub(crate) struct OpenCall {
     bucket: Box<str>,
     /// 0 if nothing is learned of the bucket.
     number: u64,
-    /// The [`jumps`](BucketStats::jumps) of its bucket when it was last estimated.
-    jumps: AtomicU64,
+    /// The [`jumps`](BucketStats::jumps) of its bucket when it began.
+    jumps: u64,
 }
 
 impl OpenCall {
     pub(super) fn new(learned: Arc<Learned>, bucket: Box<str>, number: u64, jumps: u64) -> Self {
-        Self { learned, bucket, number, jumps: jumps.into() }
+        Self { learned, bucket, number, jumps }
     }
 
-    /// Returns what is expected of the call by now, if answers have become longer since it was
-    /// last estimated.
-    pub(crate) fn expected_anew(&self, shape: &CallShape) -> Option<Expected> {
+    /// Returns what is expected of the call by now, if answers have become longer more than
+    /// `known` times since it began, and notes how many times they have.
+    pub(crate) fn expected_anew(&self, shape: &CallShape, known: &mut u64) -> Option<Expected> {
         let anew = |stats: &mut BucketStats| {
-            let before = self.jumps.swap(stats.jumps, Relaxed);
-            (stats.jumps != before).then(|| stats.expected(shape))
+            let jumps = stats.jumps - self.jumps;
+            (mem::replace(known, jumps) < jumps).then(|| stats.expected(shape))
         };
         self.learned.with(&self.bucket, anew)?
     }

@@ -164,6 +164,33 @@ async fn a_demand_that_waits_is_estimated_again_when_answers_become_longer() {
     }
 }
 
+/// Each clone of it, and also where it is asked for elsewhere.
+#[tokio::test(start_paused = true)]
+async fn a_demand_that_is_asked_for_again_is_estimated_again() {
+    let rules = anthropic::rules();
+    let answer = |output| format!(r#"{{"usage":{{"input_tokens":9,"output_tokens":{output}}}}}"#);
+    ten_calls(&rules, REQUEST, JSON, &answer(50)).await;
+    let limits = |partition, most| {
+        let quotas = [Quota::concurrency(most), Quota::per_minute("output_tokens", 100_000)];
+        Limits::new().bucket_in(partition, "claude-sonnet-4-5", quotas)
+    };
+    let limiter = Limiter::new(limits("one", 1)).unwrap();
+    let demand = rules.demand(REQUEST.as_bytes()).unwrap();
+    let first = limiter.reserve(demand.clone()).await.unwrap();
+    let waiting = [(); 3].map(|()| tokio::spawn(limiter.reserve(demand.clone())));
+    sleep(Duration::from_secs(1)).await;
+
+    ten_calls(&rules, REQUEST, JSON, &answer(8_000)).await;
+    first.release().await.unwrap();
+    let [second, third, fourth] = waiting;
+    let second = second.await.unwrap().unwrap();
+    sleep(Duration::from_secs(1)).await;
+    limiter.update(limits("another", 2)).unwrap();
+    for granted in [second, third.await.unwrap().unwrap(), fourth.await.unwrap().unwrap()] {
+        assert_eq!(granted.usage().get("output_tokens"), Some(8_192));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn providers_that_charge_the_bound_are_mirrored() {
     for rules in [openai::rules(), compatible::rules(), compatible::mistral()] {

@@ -17,7 +17,7 @@ use super::error::{lost_reply, spoils_connection};
 /// An attempt to connect that takes longer than this has failed.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Sends commands to a server.
 pub(super) trait Connection: Send + Sync {

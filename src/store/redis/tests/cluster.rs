@@ -8,7 +8,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{RedisServer, RedisStore, bucket, granted, hints::make_room, sliding};
+use super::{RedisServer, RedisStore, apply, bucket, granted, hints::make_room, reserve, sliding};
 use crate::{
     engine::Rule,
     store::{Bucket, BucketKey, Hint, Listening, Store, StoreError},
@@ -92,6 +92,40 @@ async fn what_is_no_cluster_or_no_server_is_told() {
 }
 
 #[tokio::test]
+async fn permissions_of_the_documentation_are_enough_on_a_cluster() {
+    let servers = RedisServer::start_cluster(1);
+    if !have_hints(&servers) {
+        return;
+    }
+    let sharded = |command: &str| match command {
+        "PUBLISH" | "SUBSCRIBE" | "UNSUBSCRIBE" => format!("+S{command}"),
+        _ => format!("+{command}"),
+    };
+    let mut line = vec!["ACL", "SETUSER", "app", "on", ">word", "~throttle:*", "-@all"];
+    line.extend(["resetchannels", "&throttle:*", "+cluster|slots"]);
+    let commands: Vec<_> = commands!().split(", ").map(sharded).collect();
+    line.extend(commands.iter().map(String::as_str));
+    servers[0].command::<()>(&line);
+    let url = servers[0].url().replace("redis://", "redis://app:word@");
+    let store = RedisStore::connect_cluster([url]).await.expect("a user without other permissions");
+    let mut session = Session::listen(&store, ON_FIRST);
+    assert_eq!(session.next().await, "");
+    make_room(&store, 7, &in_partition(ON_FIRST, "y", &sliding(10))).await;
+    assert_eq!(session.next().await, "y");
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_no_outage_of_a_cluster() {
+    let arguments = ["--cluster-enabled", "yes", "--requirepass", "word"];
+    let server = RedisServer::start_with(&arguments);
+    let wrong = server.url().replace("word", "wrong");
+    let error = RedisStore::connect_cluster([wrong]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Rejected(_)), "{error}");
+    let error = error.to_string();
+    assert!(error.contains("check user and password") && !error.contains("wrong@"), "{error}");
+}
+
+#[tokio::test]
 async fn hints_come_from_the_shard_of_their_partition() {
     let servers = RedisServer::start_cluster(2);
     if !have_hints(&servers) {
@@ -117,6 +151,33 @@ async fn hints_come_from_the_shard_of_their_partition() {
     };
     timeout(SOON, unsubscribed).await.expect("it is unsubscribed");
     assert!(second.listening.works());
+}
+
+#[tokio::test]
+async fn a_shard_that_hangs_keeps_no_other_from_being_followed() {
+    let servers = RedisServer::start_cluster(3);
+    let store = RedisStore::connect_cluster(urls(&servers)).await.expect("a cluster");
+    let slot_of = |partition: &str| -> u64 {
+        servers[0].command(&["CLUSTER", "KEYSLOT", &format!("{{{partition}}}")])
+    };
+    let names = (0..).map(|number| format!("p{number}"));
+    let of_first: Vec<String> = names.filter(|name| slot_of(name) < 5_461).take(2).collect();
+    // Again and again, as a limiter does in an outage.
+    let answered = async |partition: &String, seq| {
+        let buckets = in_partition(partition, "x", &sliding(10));
+        while apply(&store, 1, seq, &buckets, &[reserve(&[1])]).await.is_err() {}
+    };
+    answered(&of_first[0], 1).await;
+
+    servers[2].pause();
+    let slot = slot_of(&of_first[1]).to_string();
+    let new: String = servers[1].command(&["CLUSTER", "MYID"]);
+    for server in [&servers[1], &servers[0]] {
+        server.command::<()>(&["CLUSTER", "SETSLOT", &slot, "NODE", &new]);
+    }
+    for (partition, seq) in [(&of_first[1], 1), (&of_first[0], 2)] {
+        timeout(SOON, answered(partition, seq)).await.expect("an answer");
+    }
 }
 
 #[tokio::test]
@@ -169,4 +230,37 @@ async fn the_script_publishes_on_the_shard() {
     assert_eq!(second.next().await, "");
     make_room(&store, 7, &in_partition(ON_SECOND, "y", &sliding(10))).await;
     assert_eq!(second.next().await, "y");
+}
+
+#[tokio::test]
+async fn a_replica_takes_over_from_a_shard_that_hangs() {
+    let servers = RedisServer::start_cluster(3);
+    let replica =
+        RedisServer::start_with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]);
+    replica.command::<()>(&["CLUSTER", "MEET", "127.0.0.1", &servers[0].port().to_string()]);
+    let master: String = servers[0].command(&["CLUSTER", "MYID"]);
+    let says = async |server: &RedisServer, line: &[&str], what: &str| {
+        let mut told = redis::cmd(line[0]);
+        told.arg(&line[1..]);
+        while !told.query(&mut server.connection()).is_ok_and(|told: String| told.contains(what)) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let replicates = async {
+        // Once it has met the master.
+        says(&replica, &["CLUSTER", "REPLICATE", &master], "OK").await;
+        says(&replica, &["INFO", "replication"], "master_link_status:up").await;
+        says(&servers[1], &["CLUSTER", "NODES"], "slave").await;
+        says(&servers[2], &["CLUSTER", "NODES"], "slave").await;
+    };
+    timeout(SOON, replicates).await.expect("a replica");
+    let store = RedisStore::connect_cluster(urls(&servers)).await.expect("a cluster");
+    // Of three shards "b" is on the first one, as of two.
+    let buckets = in_partition(ON_FIRST, "x", &sliding(10));
+    assert!(granted(&store, 1, 1, &buckets, &[1]).await);
+
+    servers[0].pause();
+    let answered =
+        async { while apply(&store, 1, 2, &buckets, &[reserve(&[1])]).await.is_err() {} };
+    timeout(SOON, answered).await.expect("an answer of the replica");
 }
