@@ -11,7 +11,7 @@ use tower_throttle::{
     store::{BucketDetail, BucketKey, BucketView, RedisStore, RedisView, StoreError},
 };
 
-use crate::failure::Failure;
+use crate::{failure::Failure, server::place};
 
 /// A node that takes longer to tell of its cluster is passed over.
 const TELL_WITHIN: Duration = Duration::from_secs(1);
@@ -160,11 +160,21 @@ impl Nodes {
 pub(crate) async fn shared_store(url: &str, prefix: &str) -> Result<RedisStore, Failure> {
     let store = RedisStore::connect(url).await?;
     let named = url.into_connection_info().map_err(Failure::other)?;
-    let masters = masters_told_by(&named).await.unwrap_or_default();
-    if masters.is_empty() {
-        return Ok(store.prefix(prefix));
-    }
-    let nodes = masters.into_iter().map(|address| named.clone().set_addr(address));
+    let masters = match masters_told_by(&named).await {
+        // It says that it is none, or may not say it.
+        Err(error) if !error.is_io_error() && !error.is_timeout() => {
+            return Ok(store.prefix(prefix));
+        }
+        Err(error) => {
+            let place = place(url);
+            return Err(Failure::Unavailable(format!(
+                "{place} does not tell its cluster: {error}"
+            )));
+        }
+        Ok(masters) => masters,
+    };
+    let masters = masters.into_iter().map(|address| named.clone().set_addr(address));
+    let nodes = [named.clone()].into_iter().chain(masters);
     Ok(RedisStore::connect_cluster(nodes).await?.prefix(prefix))
 }
 
