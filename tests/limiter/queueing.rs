@@ -1,5 +1,7 @@
 //! What travels when, and what is left when nothing does.
 
+use std::time::Duration;
+
 use tokio::{
     runtime::Handle,
     time::{Instant, timeout},
@@ -419,4 +421,41 @@ async fn refunds_start_all_that_fit_and_nothing_spins() {
         open.push(call.await.unwrap().unwrap());
     }
     assert!(start.elapsed() < ms(10), "{:?}", start.elapsed());
+}
+
+/// What is known of the turns of two flows may differ from quota to quota: then the first of each
+/// quota stands behind the other's flow on the other one, and with a long queue behind more than a
+/// batch takes. In real time, since it takes callers that come when batches are answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flows_that_are_before_each_other_on_two_quotas_do_not_wait_for_ever() {
+    let run = async |seed: u64| {
+        let window = Quota::sliding_window("rows", 1_000, ms(400));
+        let limits = Limits::new()
+            .bucket("rows", [window, Quota::concurrency(16)])
+            .bucket("company", [Quota::per_minute("rows", 1_000_000)]);
+        let limiter = Limiter::new(limits).unwrap();
+        let mut calls = tokio::task::JoinSet::new();
+        for number in 0..200_u64 {
+            let limiter = limiter.clone();
+            calls.spawn(async move {
+                let rows = 20 + number % 30;
+                let demand = Demand::new("rows", usage! { rows: rows }).and("company");
+                let demand = demand.share(format!("tenant-{}", number % 2));
+                let call = limiter.reserve(demand).await.unwrap();
+                let mut random = fastrand::Rng::with_seed(seed << 10 | number);
+                tokio::time::sleep(Duration::from_micros(random.u64(0..3_000))).await;
+                if number % 20 == 7 {
+                    limiter.pause("company", ms(200)).await.unwrap();
+                    return drop(call.release());
+                }
+                tokio::time::sleep(ms(10)).await;
+                drop(call.settle(usage! { rows: rows * 3 / 5 }));
+            });
+        }
+        timeout(secs(60), calls.join_all()).await.is_ok()
+    };
+    let mut runs = tokio::task::JoinSet::new();
+    (0..16).for_each(|seed| drop(runs.spawn(run(seed))));
+    let ended = runs.join_all().await;
+    assert!(ended.iter().all(|is_over| *is_over), "{ended:?}");
 }

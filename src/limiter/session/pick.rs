@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
-    line::LONGEST_LOOK,
+    line::{LONGEST_LOOK, QuotaLine},
     lines::Lines,
     waiter::{LineId, Rank, Waiter},
 };
@@ -66,6 +66,31 @@ impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
             self.all.remove(&rank);
         }
         is_picked
+    }
+
+    /// Whether a waiter is the first of a line in which one stands that is the first of another of
+    /// its lines. Each waits for the other then, and only flows do that: what is known of their
+    /// turns differs from line to line. Nothing else would ever look at them if more stand between
+    /// them than a batch takes.
+    pub(super) fn is_contradicted(&self, rank: Rank) -> bool {
+        let Some(waiter) = self.waiting.get(&rank) else { return false };
+        let fronts_of = |id: &LineId| self.lines.find(*id).map(QuotaLine::fronts);
+        let fronts = waiter.lines().iter().filter_map(fronts_of).flatten();
+        fronts.filter(|front| *front != rank).any(|front| {
+            let Some(other) = self.waiting.get(&front) else { return false };
+            let mut both = waiter.lines().iter().filter(|id| other.lines().contains(id));
+            both.any(|id| fronts_of(id).is_some_and(|fronts| fronts.contains(&rank)))
+        })
+    }
+
+    /// Picks a waiter without those before it.
+    pub(super) fn alone(&mut self, rank: Rank) {
+        let waiter = self.waiting.get(&rank).filter(|_| !self.all.contains(&rank));
+        let Some(waiter) = waiter else { return };
+        if (self.has_room)(waiter.ask().set()) {
+            self.all.insert(rank);
+            self.picked.push(rank);
+        }
     }
 
     /// Those picked, in order.

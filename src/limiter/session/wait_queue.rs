@@ -328,11 +328,14 @@ impl WaitQueue {
         let due: Vec<LineId> = std::iter::from_fn(|| self.lines.pop_due(now)).collect();
         let mut pick = Pick::new(&self.lines, &self.waiting, has_room);
         let left_out: Vec<Rank> = due.into_iter().filter_map(|id| pick.front_of(id)).collect();
+        let contradicted: Vec<Rank> =
+            left_out.iter().copied().filter(|rank| pick.is_contradicted(*rank)).collect();
+        contradicted.into_iter().for_each(|rank| pick.alone(rank));
         let picked = pick.into_picked();
         for rank in left_out {
             // It would be looked at over and over. It is looked at with those before it in its
             // other lines.
-            if let Some(waiter) = self.waiting.get_mut(&rank) {
+            if let Some(waiter) = self.waiting.get_mut(&rank).filter(|_| !picked.contains(&rank)) {
                 waiter.look_again(Again::WhenTold);
             }
         }
