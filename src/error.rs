@@ -139,7 +139,8 @@ impl Throttled {
         }
     }
 
-    /// True if the same demand can never be granted as things are declared.
+    /// True if the same demand can never be granted as things are declared: it asks for more than a
+    /// limit admits or makes no sense, or the limiter is closed.
     pub fn is_permanent(&self) -> bool {
         matches!(self, Self::ExceedsCapacity(_) | Self::BadDemand(_) | Self::Closed)
     }
