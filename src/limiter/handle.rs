@@ -99,8 +99,8 @@ impl Limiter {
     /// See [`Throttled`]. A demand that could not be granted within its longest wait, even if
     /// everything in flight were refunded, is refused at once; so is one that is held back by a
     /// wait which the provider asked for and which is longer than
-    /// [`LimiterBuilder::longest_pause`]. [`Throttled::NoRuntime`] outside of a tokio runtime, where
-    /// nothing can wait and no store but one in memory can be asked.
+    /// [`LimiterBuilder::longest_pause`]. [`Throttled::NoRuntime`] outside of a tokio runtime,
+    /// where nothing can wait and no store but one in memory can be asked.
     ///
     /// # Panics
     /// If it has to wait in a runtime whose timers are not enabled.

@@ -97,8 +97,8 @@ impl Ledger {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns all demands, in the order in which they were first told of: one that has to wait when
-    /// that is known, another when it is granted or refused.
+    /// Returns all demands, in the order in which they were first told of: one that has to wait
+    /// when that is known, another when it is granted or refused.
     pub fn calls(&self) -> Vec<Call> {
         self.lock().clone()
     }
