@@ -459,3 +459,20 @@ async fn flows_that_are_before_each_other_on_two_quotas_do_not_wait_for_ever() {
     let ended = runs.join_all().await;
     assert!(ended.iter().all(|is_over| *is_over), "{ended:?}");
 }
+
+/// A batch has room for 64 buckets and as many waiters.
+#[tokio::test(start_paused = true)]
+async fn more_tenants_than_a_batch_has_room_for_start_when_their_window_ends() {
+    let tenant = |tenant: u32| format!("tenant-{tenant}");
+    let limits = (0..150).fold(Limits::new(), |limits, number| {
+        limits.bucket(tenant(number), [Quota::per_minute("requests", 1)])
+    });
+    let limiter = Limiter::new(limits).unwrap();
+    let call = |number| waiting(&limiter, Demand::new(tenant(number), usage! { requests: 1 }));
+    let started = Instant::now();
+    let calls: Vec<_> = (0..300).map(|number| call(number % 150)).collect();
+    for call in calls {
+        drop(call.await.unwrap().unwrap().settle(usage! { requests: 1 }));
+    }
+    assert!(started.elapsed() < secs(70), "{:?}", started.elapsed());
+}

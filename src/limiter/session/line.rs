@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
 
-use super::waiter::{Again, Ask, Rank, Waiter};
+use super::waiter::{Ask, Rank};
 use crate::engine::{self, Flow, Micros, Violation};
 
 /// Waiters from the front that are looked at first, and after a refusal.
@@ -332,15 +332,4 @@ impl Iterator for Order<'_> {
         }
         Some(rank)
     }
-}
-
-/// When to look at a line, given its fronts.
-pub(super) fn due_of<'w>(fronts: impl Iterator<Item = &'w Waiter>) -> Option<Micros> {
-    fronts
-        .filter_map(|waiter| match waiter.again() {
-            Again::Now => Some(0),
-            Again::At(time) => Some(time),
-            Again::WhenTold => None,
-        })
-        .min()
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
-    line::{LONGEST_LOOK, QuotaLine},
+    line::LONGEST_LOOK,
     lines::Lines,
     waiter::{LineId, Rank, Waiter},
 };
@@ -68,25 +68,10 @@ impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
         is_picked
     }
 
-    /// Whether a waiter is the first of a line in which one stands that is the first of another of
-    /// its lines. Each waits for the other then, and only flows do that: what is known of their
-    /// turns differs from line to line. Nothing else would ever look at them if more stand between
-    /// them than a batch takes.
-    pub(super) fn is_contradicted(&self, rank: Rank) -> bool {
-        let Some(waiter) = self.waiting.get(&rank) else { return false };
-        let fronts_of = |id: &LineId| self.lines.find(*id).map(QuotaLine::fronts);
-        let fronts = waiter.lines().iter().filter_map(fronts_of).flatten();
-        fronts.filter(|front| *front != rank).any(|front| {
-            let Some(other) = self.waiting.get(&front) else { return false };
-            let mut both = waiter.lines().iter().filter(|id| other.lines().contains(id));
-            both.any(|id| fronts_of(id).is_some_and(|fronts| fronts.contains(&rank)))
-        })
-    }
-
-    /// Picks a waiter without those before it.
+    /// Picks a waiter without those before it, if there is room.
     pub(super) fn alone(&mut self, rank: Rank) {
-        let waiter = self.waiting.get(&rank).filter(|_| !self.all.contains(&rank));
-        let Some(waiter) = waiter else { return };
+        let is_new = self.all.len() < LONGEST_LOOK && !self.all.contains(&rank);
+        let Some(waiter) = self.waiting.get(&rank).filter(|_| is_new) else { return };
         if (self.has_room)(waiter.ask().set()) {
             self.all.insert(rank);
             self.picked.push(rank);
@@ -97,4 +82,30 @@ impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
     pub(super) fn into_picked(self) -> Vec<Rank> {
         self.picked
     }
+}
+
+/// True if no waiter that is first in all of its lines goes before this one, directly or through
+/// others. Otherwise this one is looked at with that one.
+///
+/// One that is next is first in all of its lines, or stands in a circle: what is known of the turns
+/// of flows differs from line to line, so each of some waiters can be behind another of them.
+pub(super) fn is_next(rank: Rank, lines: &Lines, waiting: &BTreeMap<Rank, Box<Waiter>>) -> bool {
+    let (mut seen, mut ahead) = (HashSet::from([rank]), vec![rank]);
+    while let Some(of) = ahead.pop() {
+        let Some(waiter) = waiting.get(&of) else { continue };
+        let firsts = waiter.lines().iter().filter_map(|id| {
+            lines.find(*id)?.in_order(waiter.ask().headroom()).next().filter(|first| *first != of)
+        });
+        let mut is_first = true;
+        for first in firsts {
+            is_first = false;
+            if seen.insert(first) {
+                ahead.push(first);
+            }
+        }
+        if is_first && of != rank {
+            return false;
+        }
+    }
+    true
 }

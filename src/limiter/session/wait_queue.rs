@@ -21,9 +21,9 @@ use smallvec::SmallVec;
 
 use super::{
     hinting::Hinting,
-    line::{QuotaLine, due_of},
+    line::QuotaLine,
     lines::{LineIds, Lines},
-    pick::Pick,
+    pick::{Pick, is_next},
     surfaced::Surfaced,
     waiter::{About, Again, Ask, LineId, Outcome, OutcomeSender, PAUSE, Rank, Waiter},
 };
@@ -242,9 +242,14 @@ impl WaitQueue {
     /// is left of it.
     fn reschedule(&mut self, id: LineId) {
         let Some(line) = self.lines.find(id) else { return };
-        let fronts = line.fronts();
-        let fronts = fronts.iter().filter_map(|rank| self.waiting.get(rank));
-        let due = due_of(fronts.map(AsRef::as_ref));
+        let times =
+            line.fronts().into_iter().filter_map(|rank| match self.waiting.get(&rank)?.again() {
+                Again::Now => Some(0),
+                Again::At(time) => Some(time),
+                Again::WhenNext => is_next(rank, &self.lines, &self.waiting).then_some(0),
+                Again::WhenTold => None,
+            });
+        let due = times.min();
         self.lines.reschedule(id, due);
     }
 
@@ -327,16 +332,20 @@ impl WaitQueue {
     fn pick(&mut self, now: Micros, has_room: impl FnMut(&BucketSet) -> bool) -> Vec<Rank> {
         let due: Vec<LineId> = std::iter::from_fn(|| self.lines.pop_due(now)).collect();
         let mut pick = Pick::new(&self.lines, &self.waiting, has_room);
-        let left_out: Vec<Rank> = due.into_iter().filter_map(|id| pick.front_of(id)).collect();
-        let contradicted: Vec<Rank> =
-            left_out.iter().copied().filter(|rank| pick.is_contradicted(*rank)).collect();
-        contradicted.into_iter().for_each(|rank| pick.alone(rank));
+        let left_out: Vec<(LineId, Rank)> =
+            due.into_iter().filter_map(|id| Some((id, pick.front_of(id)?))).collect();
+        // The order of those in a circle contradicts itself: the store says whose turn it is.
+        let is_next = |rank: Rank| is_next(rank, &self.lines, &self.waiting);
+        let (next, behind): (Vec<_>, Vec<_>) =
+            left_out.into_iter().partition(|(_, rank)| is_next(*rank));
+        next.iter().for_each(|(_, rank)| pick.alone(*rank));
         let picked = pick.into_picked();
-        for rank in left_out {
-            // It would be looked at over and over. It is looked at with those before it in its
-            // other lines.
-            if let Some(waiter) = self.waiting.get_mut(&rank).filter(|_| !picked.contains(&rank)) {
-                waiter.look_again(Again::WhenTold);
+        // Those that found no room come with the next batch.
+        next.into_iter().for_each(|(id, _)| self.lines.look_at(id));
+        for (_, rank) in behind.into_iter().filter(|(_, rank)| !picked.contains(rank)) {
+            // It would be looked at over and over. It is looked at with those before it.
+            if let Some(waiter) = self.waiting.get_mut(&rank) {
+                waiter.look_again(Again::WhenNext);
             }
         }
         picked

@@ -292,6 +292,8 @@ pub(super) enum Again {
     /// As soon as it comes to the front of a line: the store has not seen it there.
     Now,
     At(Micros),
+    /// Once none has to be looked at before it: it was left out of a batch for these.
+    WhenNext,
     /// Only when told.
     WhenTold,
 }

@@ -5,12 +5,14 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    engine::{Flow, Refused, RefusedBy, Verdicts, Violation},
+    engine::{self, Flow, Refused, RefusedBy, Verdicts, Violation},
     limiter::bucket_handle::{BucketHandle, Declaration},
     limits::{Limits, Resolved, Standing},
     quota::Quota,
     usage,
 };
+
+mod liveness;
 
 const START: Micros = 1_000_000_000;
 const SECOND: Micros = 1_000_000;
@@ -21,17 +23,21 @@ fn state(in_process: bool) -> State {
     State::new(Setup { in_process, lease: 10 * SECOND, max_waiting: 100_000 })
 }
 
-/// A set of these buckets, with one quota of 100 tokens an hour each.
-fn set(names: &[&str]) -> Arc<BucketSet> {
+/// Sets of these buckets, by their indexes, with one quota of 100 tokens an hour each.
+fn sets(names: &[&str], sets: &[&[usize]]) -> Vec<Arc<BucketSet>> {
     let quota = || [Quota::per_hour("tokens", 100)];
     let limits = names.iter().fold(Limits::new(), |limits, name| limits.bucket(*name, quota()));
     let table = limits.compile().expect("they are valid");
-    let handles = names.iter().enumerate().map(|(index, name)| {
+    let handle = |name: &&str| {
         let Ok(Resolved::Bucket(spec)) = table.resolve(name) else { panic!("it is declared") };
-        let handle = BucketHandle::new(spec.key.clone(), Declaration::new(spec, 0));
-        (index as u16, Arc::new(handle))
-    });
-    Arc::new(BucketSet::new(handles).expect("they are declared"))
+        Arc::new(BucketHandle::new(spec.key.clone(), Declaration::new(spec, 0)))
+    };
+    let handles: Vec<_> = names.iter().map(handle).collect();
+    let set = |indexes: &&[usize]| {
+        let handles = (0..).zip(indexes.iter().map(|index| handles[*index].clone()));
+        Arc::new(BucketSet::new(handles).expect("they are declared"))
+    };
+    sets.iter().map(set).collect()
 }
 
 /// A session's state, and what its callers see.
@@ -47,7 +53,7 @@ type Answer = oneshot::Receiver<Box<Outcome>>;
 impl World {
     fn new(in_process: bool) -> Self {
         let hinting = if in_process { Hinting::Reliable } else { Hinting::None };
-        Self { state: state(in_process), set: set(&["a"]), now: START, hinting }
+        Self { state: state(in_process), set: sets(&["a"], &[&[0]]).remove(0), now: START, hinting }
     }
 
     fn conditions(&self) -> Conditions {
