@@ -11,6 +11,7 @@ pub(crate) mod body_observer;
 mod call_error;
 mod failure;
 pub(crate) mod inspector;
+pub(crate) mod retry_after;
 mod status;
 
 pub(crate) use self::inspector::Inspector;

@@ -1,12 +1,13 @@
 //! Settles by status.
 
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 use http::StatusCode;
 
-use super::{call_error::CallError, inspector::Inspector};
+use super::{call_error::CallError, inspector::Inspector, retry_after::retry_after};
 use crate::{
     error::Throttled,
+    feedback::Feedback,
     limiter::{Reservation, Settlement},
     usage::Usage,
 };
@@ -15,11 +16,21 @@ use crate::{
 pub trait HasStatus {
     /// Returns the status.
     fn status(&self) -> StatusCode;
+
+    /// Returns how long to wait before the next call, if the response says so (default: it does
+    /// not). HTTP has the header `Retry-After` for it.
+    fn retry_after(&self) -> Option<Duration> {
+        None
+    }
 }
 
 impl<B> HasStatus for http::Response<B> {
     fn status(&self) -> StatusCode {
         self.status()
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        retry_after(self.headers())
     }
 }
 
@@ -36,6 +47,10 @@ impl<B> HasStatus for http::Response<B> {
 /// A bad request (400, 401, 403, 404, 413, 422 ..) does not keep its tokens, so that a wrong key
 /// does not use up everything that others share. Providers differ: say what yours does.
 ///
+/// A 429 or 503 with a `Retry-After` pauses the [account's](crate::Demand::account) bucket for all
+/// that share it. When the pause ends one call goes first, and the others follow once it is
+/// answered well; see [`ByStatus::ignore_retry_after`].
+///
 /// ```
 /// use tower_throttle::{Settlement, inspect, usage};
 ///
@@ -50,6 +65,7 @@ pub fn by_status<I>(inspector: I) -> ByStatus<I> {
         bad_request: OnBadRequest::ChargeRequest,
         server_error: Settlement::Keep,
         unreachable: Settlement::Release,
+        pauses: true,
     }
 }
 
@@ -61,6 +77,8 @@ pub struct ByStatus<I> {
     bad_request: OnBadRequest,
     server_error: Settlement,
     unreachable: Settlement,
+    /// Whether a `Retry-After` is obeyed.
+    pauses: bool,
 }
 
 /// What becomes of a call whose request was refused as bad.
@@ -111,6 +129,23 @@ impl<I> ByStatus<I> {
         self
     }
 
+    /// Lets calls go on after a response with a `Retry-After` (default: the bucket is paused). For
+    /// an API that says it of one of its resources and not of all that the bucket stands for.
+    #[must_use]
+    pub fn ignore_retry_after(mut self) -> Self {
+        self.pauses = false;
+        self
+    }
+
+    /// Returns how long a response asks all calls to wait, if that is obeyed.
+    fn pause(&self, response: &impl HasStatus) -> Option<Duration> {
+        let asks = matches!(
+            response.status(),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        );
+        if self.pauses && asks { response.retry_after() } else { None }
+    }
+
     /// Returns what the status decides, if it does.
     fn settlement(&self, status: StatusCode, reserved: &Usage) -> Option<Settlement> {
         if status == StatusCode::TOO_MANY_REQUESTS {
@@ -146,6 +181,10 @@ where
         if response.status().is_success() {
             // The body may take long: what waits behind a probe need not wait for its end.
             drop(reservation.answered());
+        }
+        if let Some(wait) = self.pause(&response) {
+            // Before anything is given back, which others would take.
+            drop(reservation.feedback(&Feedback::new().with_retry_after(wait)));
         }
         if let Some(settlement) = self.settlement(response.status(), reservation.usage()) {
             reservation.conclude_early(&settlement);

@@ -1,17 +1,23 @@
 //! reqwest's response stays itself while its body is followed.
 
+use std::time::Duration;
+
 use http::{HeaderMap, StatusCode, response::Parts};
 use reqwest::{Body, Response, ResponseBuilderExt};
 
 use super::body::MeteredBody;
 use crate::{
-    inspect::{BodyObserver, Carrier, HasStatus, body::sealed::Sealed},
+    inspect::{BodyObserver, Carrier, HasStatus, body::sealed::Sealed, retry_after::retry_after},
     limiter::Reservation,
 };
 
 impl HasStatus for Response {
     fn status(&self) -> StatusCode {
         self.status()
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        retry_after(self.headers())
     }
 }
 

@@ -1,6 +1,12 @@
 //! Settlement by status.
 
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
 use http::Response;
+use tokio::{task::JoinSet, time::Instant};
 use tower::{Layer, ServiceBuilder, service_fn};
 use tower_throttle::{
     BoxError, Demand, Limiter, Limits, Settlement, ThrottleLayer, Throttled, inspect, usage,
@@ -108,4 +114,56 @@ async fn what_a_throttle_inside_refuses_is_released() {
     let error = service.oneshot(80).await.unwrap_err();
     assert!(Throttled::find(&*error).is_some(), "{error}");
     assert_eq!(charged(&outer).await, (0, 0, 0));
+}
+
+/// Returns when each of six calls reached a service that refuses the first two, and that asks each
+/// time to wait for two seconds.
+async fn arrivals(
+    status: u16,
+    inspector: inspect::ByStatus<inspect::KeepReserved>,
+) -> Vec<Duration> {
+    let started = Instant::now();
+    let arrivals = Arc::new(Mutex::new(Vec::new()));
+    let service = service_fn({
+        let arrivals = arrivals.clone();
+        move |_: u64| {
+            let mut arrivals = arrivals.lock().unwrap();
+            arrivals.push(started.elapsed());
+            let response = Response::builder();
+            let response = match arrivals.len() {
+                1 | 2 => response.status(status).header("retry-after", "2").body(()),
+                _ => response.body(()),
+            };
+            async { Ok::<_, BoxError>(response?) }
+        }
+    });
+    let layer = ThrottleLayer::new(limiter(), tokens as Extract).inspector(inspector);
+    let service = layer.layer(service);
+    service.clone().oneshot(1).await.unwrap();
+    let calls: JoinSet<_> = (0..5).map(|_| service.clone().oneshot(1)).collect();
+    calls.join_all().await.into_iter().for_each(|call| drop(call.unwrap()));
+    let arrivals = arrivals.lock().unwrap().clone();
+    arrivals
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_pauses_all_and_one_call_goes_first_when_it_ends() {
+    for status in [429, 503] {
+        let arrivals = arrivals(status, inspect::by_status(inspect::KeepReserved)).await;
+        let [first, probe, second_probe, others @ ..] = &arrivals[..] else { unreachable!() };
+        assert_eq!(first.as_secs(), 0);
+        // The first pause, and the second one, which is twice as long.
+        assert_eq!((probe.as_millis() / 100, second_probe.as_millis() / 100), (20, 60));
+        assert!(others.iter().all(|time| (6..=7).contains(&time.as_secs())), "{arrivals:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_can_be_ignored_and_is_when_the_call_was_served() {
+    let ignoring = inspect::by_status(inspect::KeepReserved).ignore_retry_after();
+    let served = inspect::by_status(inspect::KeepReserved);
+    for (status, inspector) in [(429, ignoring), (200, served)] {
+        let arrivals = arrivals(status, inspector).await;
+        assert!(arrivals.iter().all(|time| time.as_secs() == 0), "{arrivals:?}");
+    }
 }

@@ -1,9 +1,11 @@
 //! Times as headers and bodies tell them: durations, numbers and dates.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use http::{HeaderMap, header::DATE};
+use http::HeaderMap;
 use jiff::Timestamp;
+
+use crate::inspect::retry_after::{ServerClock, http_date};
 
 /// A number of seconds from here on is no duration but a time since 1970, and from the second on
 /// one in milliseconds.
@@ -35,13 +37,11 @@ impl Time {
 
 /// The provider's clock: by its own response, if that tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Clock {
-    since_1970: Option<Duration>,
-}
+pub(super) struct Clock(ServerClock);
 
 impl Clock {
     pub(super) fn of(headers: &HeaderMap) -> Self {
-        Self { since_1970: headers.get(DATE).and_then(|date| date.to_str().ok()).and_then(date) }
+        Self(ServerClock::of(headers))
     }
 
     /// Reads a duration (`6m0s`, `12ms`, `2 seconds`), a number (`8.64`) or a time
@@ -56,7 +56,7 @@ impl Clock {
         if let Some(duration) = duration(text) {
             return Some(Time::In(duration));
         }
-        timestamp(text).or_else(|| date(text)).map(|then| self.until(then))
+        timestamp(text).or_else(|| http_date(text)).map(|then| self.until(then))
     }
 
     fn of_number(self, number: f64) -> Option<Time> {
@@ -69,15 +69,11 @@ impl Clock {
     }
 
     fn until(self, then: Duration) -> Time {
-        let system = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = self.since_1970.unwrap_or_else(system);
-        then.checked_sub(now).filter(|time| !time.is_zero()).map_or(Time::Passed, Time::In)
+        match self.0.until(then) {
+            Duration::ZERO => Time::Passed,
+            time => Time::In(time),
+        }
     }
-}
-
-/// The date of an HTTP header, in any of its three forms, since 1970.
-fn date(text: &str) -> Option<Duration> {
-    httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()
 }
 
 /// A time as of RFC 3339, since 1970.
@@ -130,7 +126,7 @@ fn seconds_of(unit: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderValue, header::DATE};
 
     use super::*;
 
