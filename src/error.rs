@@ -329,6 +329,7 @@ impl fmt::Display for Refusal {
             write!(f, "{}{shortage}", if index > 0 { "; " } else { "" })?;
         }
         match self.retry_after {
+            Some(Duration::ZERO) => f.write_str("; retry at once"),
             Some(wait) => write!(f, "; retry after {wait:?}"),
             None => Ok(()),
         }
