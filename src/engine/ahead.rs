@@ -103,7 +103,7 @@ fn others(states: &BatchStates<'_, '_>, reserve: &Reserve, turn: Turn, at: At) -
         Mode::Try | Mode::Dry | Mode::Charge => 0,
     };
     let start_of = |flow| states.start_in(space, flow);
-    state.heads().before(&place, quota.id, quota.horizon(), tolerance, now, &start_of)
+    state.heads().before(&place, quota.id, quota.horizon(), tolerance, now, u64::MAX, &start_of)
 }
 
 /// By how much a waiter may have come after a head of another session and go before it.

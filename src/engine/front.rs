@@ -46,12 +46,19 @@ fn front(states: &BatchStates<'_, '_>, bucket: usize, rule_index: usize) -> Smal
             continue;
         }
         let space = states.of_id(head.space);
-        let start_of = |flow| space.map_or(0.0, |space| states.start_in(space, flow));
-        let place = head.place(start_of(head.flow));
-        let others = state.heads().before(&place, rule.id, horizon, 0, now, &start_of);
-        let capacity = rule.capacity_for(head.cost, head.headroom);
-        let ask = Ask { cost: head.cost, ahead: others.amount, before: others.demands, capacity };
-        if quota.fits(rule, ask, now) && state.paused_for(others.demands) == 0 {
+        let fits = || {
+            let alone = Ask::alone(rule, head.cost, head.headroom);
+            if !quota.fits(rule, alone, now) {
+                return false;
+            }
+            let start_of = |flow| space.map_or(0.0, |space| states.start_in(space, flow));
+            let place = head.place(start_of(head.flow));
+            let most = quota.most_ahead(rule, head.cost, alone.capacity);
+            let others = state.heads().before(&place, rule.id, horizon, 0, now, most, &start_of);
+            let ask = Ask { ahead: others.amount, before: others.demands, ..alone };
+            quota.fits(rule, ask, now) && state.paused_for(others.demands) == 0
+        };
+        if fits() {
             front.push(index);
         } else if space.is_none_or(|space| states.state(space).flows().is_none()) {
             blocked = head.headroom;

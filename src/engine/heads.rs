@@ -223,8 +223,8 @@ impl Heads {
         self.0.sort_by_key(Head::order);
     }
 
-    /// What goes before a demand on a quota. `start_of` tells the start tag of a flow of the
-    /// demand's space.
+    /// What goes before a demand on a quota, until that is more than `most`. `start_of` tells the
+    /// start tag of a flow of the demand's space.
     pub(crate) fn before(
         &self,
         place: &Place,
@@ -232,6 +232,7 @@ impl Heads {
         horizon: Micros,
         tolerance: Micros,
         now: Micros,
+        most: u64,
         start_of: &dyn Fn(u64) -> f64,
     ) -> Before {
         let mut before = Before::default();
@@ -243,6 +244,9 @@ impl Heads {
             before.amount = sum(before.amount, amount);
             before.demands = sum(before.demands, demands);
             before.heads += u64::from(demands > 0);
+            if before.amount > most {
+                break;
+            }
         }
         before
     }

@@ -376,6 +376,16 @@ impl QuotaState {
             && (self.cap.is_none() || self.paused_for(ask, now) == 0)
     }
 
+    /// How much may go before a demand that fits if nothing does.
+    pub(crate) fn most_ahead(&self, rule: &Rule, cost: u64, capacity: u64) -> u64 {
+        if cost == 0 {
+            return u64::MAX;
+        }
+        let (taken, units) = self.taken(rule);
+        let gone = sum(taken, self.withheld_from(cost));
+        (product(capacity, units).saturating_sub(gone) / units).saturating_sub(cost)
+    }
+
     /// For how long at most this means something, told without a walk over the charges. A hold may
     /// become a charge when its `lease` ends.
     #[inline]

@@ -67,7 +67,7 @@ local function look_at_others(demand, ask, quota, bucket)
   if is_like_last and space.flow_count == 0 then return end
   ask.arrival, ask.tie, ask.tolerance = arrival, tie, tolerance
   ask.amount, ask.others, ask.rank =
-    heads_before(others, demand, arrival, tolerance, tie, demand.tag, space.id, space)
+    heads_before(others, demand, arrival, tolerance, tie, demand.tag, space.id, space, math.huge)
 end
 
 -- Fills in what goes before a demand on a quota that it asks something of: how many demands

@@ -12,6 +12,16 @@ end
 local function front_of(quota)
   local bucket, now, front, heads = quota.bucket, quota.bucket.now, {}, heads_on(quota, -1)
   local ask = {}
+  local function fits(head)
+    if not fits_alone(quota, head.cost, head.headroom) then return false end
+    ask.cost, ask.capacity = head.cost, capacity_for(quota, head.cost, head.headroom)
+    local space = bucket_of(head.space)
+    local tag, most = space and start_of(space, head.flow) or 0, quota_most_ahead(quota, ask)
+    ask.ahead, ask.before =
+      heads_before(heads, head, head.arrival, 0, head.session, tag, head.space, space, most)
+    return quota_fits(quota, ask, now)
+      and not (bucket.gate and rare.provider.gate_wait(bucket.gate, ask.before, now) > 0)
+  end
   -- Of the classes that leave at least this to others, one does not fit: nor does what is behind
   -- it.
   local blocked = math.huge
@@ -19,12 +29,7 @@ local function front_of(quota)
     local head = heads[i]
     if head.headroom < blocked then
       local space = bucket_of(head.space)
-      local tag = space and start_of(space, head.flow) or 0
-      ask.cost, ask.capacity = head.cost, capacity_for(quota, head.cost, head.headroom)
-      ask.ahead, ask.before =
-        heads_before(heads, head, head.arrival, 0, head.session, tag, head.space, space)
-      if quota_fits(quota, ask, now)
-        and not (bucket.gate and rare.provider.gate_wait(bucket.gate, ask.before, now) > 0) then
+      if fits(head) then
         front[head] = true
       elseif not space or space.flow_count == 0 then
         blocked = head.headroom

@@ -91,8 +91,9 @@ end
 -- What goes before a demand, or before a head, of this class and flow: what they ask, how many
 -- demands, how many heads. `tag` is the start tag of its flow, which takes turns in the bucket
 -- `space` if that is at hand. It passes heads that came less than `tolerance` before it, and those
--- of the same arrival unless their session is below `tie`.
-local function heads_before(heads, demand, arrival, tolerance, tie, tag, space_id, space)
+-- of the same arrival unless their session is below `tie`. It stops once they ask more than
+-- `most`.
+local function heads_before(heads, demand, arrival, tolerance, tie, tag, space_id, space, most)
   local amount, demands, count = 0, 0, 0
   local headroom, flow, passes = demand.headroom, demand.flow, arrival - tolerance
   for i = 1, #heads do
@@ -116,6 +117,7 @@ local function heads_before(heads, demand, arrival, tolerance, tie, tag, space_i
     end
     if many > 0 then
       amount, demands, count = amount + asked, demands + many, count + 1
+      if amount > most then break end
     end
   end
   return min(amount, MAX_AMOUNT), min(demands, MAX_AMOUNT), count

@@ -179,6 +179,13 @@ local function quota_fits(quota, ask, now)
     and not (quota.cap and quota_paused_for(quota, ask, now) > 0)
 end
 
+-- How much may go before a demand that fits if nothing does.
+local function quota_most_ahead(quota, ask)
+  if ask.cost == 0 then return math.huge end
+  local gone = sum(quota.taken, quota_withheld_from(quota, ask.cost))
+  return (product(ask.capacity, quota.units) - gone) / quota.units - ask.cost
+end
+
 -- RARE provider
 
 -- The provider had counted what settles charge more already when it said what is left.
