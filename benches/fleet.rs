@@ -16,6 +16,8 @@ mod crowd;
 mod fairness;
 #[path = "../tests/support/fleet/mod.rs"]
 mod harness;
+#[path = "fleet/sessions.rs"]
+mod sessions;
 mod support;
 #[path = "fleet/tenants.rs"]
 mod tenants;
@@ -33,7 +35,7 @@ use self::support::Report;
 
 type Case = fn(&mut Report);
 
-const CASES: [(&str, Case); 13] = [
+const CASES: [(&str, Case); 14] = [
     ("jain", fairness::jain),
     ("jain_siblings", fairness::siblings),
     ("large_wait", fairness::large_wait),
@@ -45,6 +47,7 @@ const CASES: [(&str, Case); 13] = [
     ("paced_use", throughput::paced),
     ("tenants_p50_ratio", tenants::new_tenants),
     ("settle_us_10k", tenants::settle),
+    ("crowded_script_ratio", sessions::crowded),
     ("bytes_per_waiter", crowd::bytes),
     ("cancel_10k", crowd::cancel),
 ];
