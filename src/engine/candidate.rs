@@ -93,7 +93,9 @@ impl<'r> Candidate<'r> {
             refused.into_iter().map(|(_, violation)| violation).collect();
         let tag = self.turn.tag.unwrap_or_else(|| states.start_of(self.reserve));
         let part = states.step_of(self.reserve);
-        let goes_away = violations.iter().any(|violation| violation.asked.is_some());
+        let goes_away = violations.iter().any(|violation| {
+            violation.asked.is_some() || violation.at_best > self.reserve.patience
+        });
         if self.reserve.mode == Mode::Wait && !goes_away {
             let known = violations.iter().all(|violation| violation.wait.is_some());
             let due_in = known.then(|| waits.iter().copied().max().unwrap_or(0));

@@ -196,6 +196,9 @@ pub(crate) struct Reserve {
     pub(crate) waiter: u64,
     /// How long ago it arrived, with its head start.
     pub(crate) age: Micros,
+    /// It goes away if it has to wait for longer, also if everything in flight is given back;
+    /// [`MAX_AMOUNT`] if it never does.
+    pub(crate) patience: Micros,
     /// The flow that it belongs to.
     pub(crate) flow: Flow,
 }
@@ -205,7 +208,8 @@ pub(crate) struct Reserve {
 pub(crate) enum Mode {
     /// It waits: it stays ahead of the reserves after it in the batch, and is a head of its session
     /// if the batch says what is [waiting](Op::Waiting) in that bucket. A pause that is not to be
-    /// waited out ([`Violation::asked`]) refuses it for good: then it is ahead of nothing.
+    /// waited out ([`Violation::asked`]) refuses it for good, as does a wait beyond its patience:
+    /// then it is ahead of nothing.
     Wait,
     /// It is refused.
     Try,

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     call_span::CallSpan,
     demand::Demand,
-    engine::{Costs, Flow, Mode, Reserve},
+    engine::{Costs, Flow, MAX_AMOUNT, Mode, Reserve},
     error::{BadDemand, Throttled},
     limits::Standing,
     observe::{Buckets, Event, Shadow},
@@ -449,8 +449,8 @@ fn try_on(
     {
         return None;
     }
-    let (headroom, age) = (standing.headroom, micros(standing.head_start));
-    let reserve = Reserve { on: set.all(), costs, headroom, mode, waiter: 0, age, flow };
+    let (headroom, age, patience) = (standing.headroom, micros(standing.head_start), MAX_AMOUNT);
+    let reserve = Reserve { on: set.all(), costs, headroom, mode, waiter: 0, age, patience, flow };
     match target.session.reserve_directly(set, reserve)? {
         Ok(_) if mode == Mode::Dry => Some(Ok(Reservation::uncounted(demand))),
         Ok((at, probe)) => Some(Ok(Reservation::new(demand, at, Some(target)).probing(probe))),

@@ -476,3 +476,24 @@ async fn more_tenants_than_a_batch_has_room_for_start_when_their_window_ends() {
     }
     assert!(started.elapsed() < secs(70), "{:?}", started.elapsed());
 }
+
+/// One demand cannot be granted in time and goes away; those that came at the same time stood
+/// behind it in their batch.
+#[tokio::test(start_paused = true)]
+async fn a_demand_that_is_refused_in_time_takes_none_along_that_came_with_it() {
+    let store = FakeStore::new();
+    store.delay(ms(10));
+    for limiter in [on(&store), Limiter::new(limits()).unwrap()] {
+        limiter.reserve(tokens(60)).await.unwrap().keep().await.unwrap();
+        let hopeless = waiting(&limiter, tokens(90).max_wait(secs(1)));
+        let others: Vec<_> =
+            [30, 80, 10].map(|amount| waiting(&limiter, tokens(amount).max_wait(secs(1)))).into();
+        let error = hopeless.await.unwrap().unwrap_err();
+        assert!(matches!(error, Throttled::Deadline(_)), "{error}");
+        let mut granted = Vec::new();
+        for other in others {
+            granted.push(other.await.unwrap().is_ok());
+        }
+        assert_eq!(granted, [true, false, true]);
+    }
+}

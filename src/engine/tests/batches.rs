@@ -383,3 +383,27 @@ fn a_session_that_has_the_id_of_a_claim_is_to_take_another() {
         assert!(world.reserve_by(7, &[1]).is_ok());
     }
 }
+
+#[test]
+fn a_demand_that_cannot_be_granted_in_time_is_ahead_of_nothing() {
+    for rule in [sliding(1, 100, MINUTE, 60), token_bucket(1, 100, MINUTE, 100)] {
+        let mut world = World::new([rule]);
+        let spend = |world: &mut World| {
+            let grant = world.take(&[60]);
+            world.settle(&grant, &[60]);
+        };
+        spend(&mut world);
+        let asks = |patience| {
+            let waits = Reserve { mode: Mode::Wait, patience, ..demand(&[90]) };
+            [Op::Reserve(waits), reserve(&[30])]
+        };
+        let wait = violations(&world.send(SESSION, &asks(MAX_AMOUNT)).verdicts[0])[0].at_best;
+        for (patience, passes) in [(wait, false), (wait - 1, true), (0, true)] {
+            let verdicts = world.send(SESSION, &asks(patience)).verdicts;
+            let expected = (true, passes);
+            assert_eq!((is_refused(&verdicts[0]), is_granted(&verdicts[1])), expected);
+            world.pass(HOUR);
+            spend(&mut world);
+        }
+    }
+}

@@ -95,6 +95,7 @@ impl Driver {
                 mode: self.pick(&[Mode::Wait, Mode::Wait, Mode::Try, Mode::Dry, Mode::Charge]),
                 waiter: self.random.u64(0..9),
                 age: self.time(),
+                patience: self.time(),
                 flow: self.flow(),
             }),
             4..6 => Op::Settle(Settle {

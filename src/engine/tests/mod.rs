@@ -277,6 +277,7 @@ fn demand(costs: &[u64]) -> Reserve {
         mode: Mode::Try,
         waiter: 0,
         age: 0,
+        patience: MAX_AMOUNT,
         flow: Flow::default(),
     }
 }

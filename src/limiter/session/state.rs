@@ -530,7 +530,7 @@ fn push_asking(batch: &mut Batch, waiter: Box<Waiter>, now: Micros) {
 /// Puts a demand into a batch whose buckets it is part of.
 fn push_demand(batch: &mut Batch, waiter: Box<Waiter>, mode: Mode, entry: u64, now: Micros) {
     if let Some(on) = batch.buckets_mut().place(waiter.ask().set()) {
-        let reserve = waiter.ask().reserve(on, mode, entry, waiter.rank().age(now));
+        let reserve = waiter.reserve(on, mode, entry, now);
         batch.push(Op::Reserve(reserve), Job::Demand(waiter));
     }
 }

@@ -149,9 +149,9 @@ impl Ask {
     }
 
     /// The operation on its buckets, by their indexes in the batch.
-    pub(super) fn reserve(&self, on: On, mode: Mode, waiter: u64, age: Micros) -> Reserve {
-        let costs = Costs::from_slice(&self.costs);
-        Reserve { on, costs, headroom: self.headroom, mode, waiter, age, flow: self.flow }
+    fn reserve(&self, on: On, mode: Mode, waiter: u64, age: Micros, patience: Micros) -> Reserve {
+        let (costs, headroom, flow) = (Costs::from_slice(&self.costs), self.headroom, self.flow);
+        Reserve { on, costs, headroom, mode, waiter, age, patience, flow }
     }
 
     pub(super) fn mode(&self) -> Mode {
@@ -410,6 +410,13 @@ impl Waiter {
         self.permit = Some(Permit::acquire(self.ask.set(), most).map_err(full)?);
         self.position = u32::try_from(position).unwrap_or(u32::MAX);
         Ok(true)
+    }
+
+    /// The operation on its buckets, by their indexes in the batch. `entry` is its number in its
+    /// session, if the store is to know it.
+    pub(super) fn reserve(&self, on: On, mode: Mode, entry: u64, now: Micros) -> Reserve {
+        let patience = self.deadline.saturating_sub(now);
+        self.ask.reserve(on, mode, entry, self.rank.age(now), patience)
     }
 
     /// Whether it could be granted in time if everything in flight were refunded.

@@ -20,7 +20,7 @@
 -- operation has, the index in the message where that of the first one is, and how far the next one
 -- is from it (0 if all have the same); then all these numbers.
 --   0 to 3   a reserve in mode charge, wait, try, dry; the three are headroom, flow, weight. Per
---            reserve: waiter, age, costs.
+--            reserve: waiter, age, costs, patience.
 --   4, 5     a settle that closes, or does not. Per settle: when it was granted, by the time of
 --            each bucket; what was reserved; actual amounts.
 --   6, 7     the same of a claim, which is the first of the three.

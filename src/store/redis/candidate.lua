@@ -152,6 +152,7 @@ end
 function waiting.refuse(demand)
   local violations, is_to_wait = violations_of(demand), demand.mode == WAIT
   local is_known, longest = true, 0
+  local patience = message[demand.first + demand.count + 1]
   demand.step = demand_step(demand)
   for index, violation in ipairs(violations) do
     -- For how long the others hold it back.
@@ -161,7 +162,7 @@ function waiting.refuse(demand)
     end
     violation.held_for = held_for
     violation.holds = not violation.quota or held_for <= quota_horizon(violation.quota)
-    if violation.asked then is_to_wait = false end
+    if violation.asked or violation.at_best > patience then is_to_wait = false end
     is_known, longest = is_known and violation.wait, max(longest, violation.wait or 0)
   end
   if is_to_wait then line_up_on_all(demand, violations, is_known and longest) end

@@ -81,8 +81,8 @@ local function reserves(mode, at, many, of, count, headroom, flow, weight, turn)
     for k = 1, count do quota_reserve(quotas[k], asked[k]) end
     return answer(GRANTED, many)
   end
-  -- One after the other: each has its age at index `first`, and its costs behind.
-  local width, demand = count + 2, nil
+  -- One after the other: each has its age at index `first`, its costs behind, and its patience.
+  local width, demand = count + 3, nil
   at = rare.rows.singly(at, many, width)
   for first = at + 2 * width + 1, at + 3 * width * many, 3 * width do
     if edited then refold() end

@@ -64,7 +64,7 @@ end
 function waiting.perform_in_turns(first, last)
   local ops, has_flows, moved, groups, in_order = {}, false, {}, {}, {}
   each_run(first, last, function(kind, at, many, of, count, x, y, z)
-    local size = kind <= DRY and count + 2 or #of + 2 * count
+    local size = kind <= DRY and count + 3 or #of + 2 * count
     if many > 1 then at = rare.rows.singly(at, many, size) end
     for n = 0, many - 1 do
       ops[#ops + 1] = {

@@ -203,10 +203,10 @@ fn encode_run(to: &mut Numbers, run: &[Op]) {
             let number = |op: &Op, column: usize| match (op, column) {
                 (Op::Reserve(op), 0) => op.waiter,
                 (Op::Reserve(op), 1) => op.age,
-                (Op::Reserve(op), _) => op.costs[column - 2],
+                (Op::Reserve(op), _) => op.costs.get(column - 2).copied().unwrap_or(op.patience),
                 _ => 0,
             };
-            encode_columns(to, kind, common, on, run, 2 + costs.len(), number);
+            encode_columns(to, kind, common, on, run, 3 + costs.len(), number);
         }
         Op::Settle(Settle { on, at, reserved, actual, close, claim }) => {
             let kind = if *close { 4 } else { 5 } + if claim.is_some() { 2 } else { 0 };

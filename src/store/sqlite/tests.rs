@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::{
-    engine::{Answer, Flow, Micros, Mode, Op, Outcome, Reserve, Rule, Verdict, Window},
+    engine::{Answer, Flow, MAX_AMOUNT, Micros, Mode, Op, Outcome, Reserve, Rule, Verdict, Window},
     store::{Bucket, BucketKey},
 };
 
@@ -61,6 +61,7 @@ fn reserve(cost: u64, mode: Mode) -> Op {
         mode,
         waiter: 1,
         age: 0,
+        patience: MAX_AMOUNT,
         flow: Flow::default(),
     })
 }

@@ -23,7 +23,9 @@ use std::sync::Arc;
 use self::support::RedisServer;
 use super::RedisStore;
 use crate::{
-    engine::{Answer, Flow, Micros, Mode, Op, Outcome, Reserve, Rule, Settle, Verdict, Window},
+    engine::{
+        Answer, Flow, MAX_AMOUNT, Micros, Mode, Op, Outcome, Reserve, Rule, Settle, Verdict, Window,
+    },
     store::{Batch, Bucket, BucketKey, Reply, Store, StoreError},
 };
 
@@ -46,7 +48,8 @@ fn reserve(costs: &[u64]) -> Op {
 
 fn reserve_on(on: &[u16], costs: &[u64]) -> Op {
     let (on, costs, flow) = (on.into(), costs.into(), Flow::default());
-    Op::Reserve(Reserve { on, costs, headroom: 0, mode: Mode::Try, waiter: 0, age: 0, flow })
+    let (mode, patience) = (Mode::Try, MAX_AMOUNT);
+    Op::Reserve(Reserve { on, costs, headroom: 0, mode, waiter: 0, age: 0, patience, flow })
 }
 
 /// A settle on the first bucket of a batch.

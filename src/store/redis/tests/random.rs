@@ -341,6 +341,7 @@ impl World {
             mode,
             waiter: if rng.u8(..4) == 0 { 0 } else { rng.u64(1..1_000) },
             age: [0, rng.u64(..100_000), rng.u64(..40 * SECOND)][rng.usize(..3)],
+            patience: [MAX_AMOUNT, MAX_AMOUNT, 0, rng.u64(..40 * SECOND)][rng.usize(..4)],
             flow: Flow { id: flow, weight: 1 + flow as u32 % 3 },
         }
     }

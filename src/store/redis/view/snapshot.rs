@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     engine::{
-        self, Batch, BucketLevel, BucketRules, Costs, Flow, Micros, Mode, Op, Outcome, Reserve,
-        Rule, Verdict, Window,
+        self, Batch, BucketLevel, BucketRules, Costs, Flow, MAX_AMOUNT, Micros, Mode, Op, Outcome,
+        Reserve, Rule, Verdict, Window,
     },
     quota::QuotaNote,
     store::BucketKey,
@@ -76,6 +76,7 @@ impl Snapshot {
             mode: Mode::Dry,
             waiter: 0,
             age: 0,
+            patience: MAX_AMOUNT,
             flow: Flow::default(),
         });
         let ops = [Op::Status { bucket: 0 }, dry];
