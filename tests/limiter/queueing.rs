@@ -497,3 +497,16 @@ async fn a_demand_that_is_refused_in_time_takes_none_along_that_came_with_it() {
         assert_eq!(granted, [true, false, true]);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_demand_that_is_dropped_on_its_way_takes_none_along_that_came_with_it() {
+    let store = FakeStore::new();
+    let limiter = on(&store);
+    limiter.reserve(tokens(60)).await.unwrap().keep().await.unwrap();
+    store.delay(ms(10));
+    let dropped = waiting(&limiter, tokens(90));
+    let other = waiting(&limiter, tokens(30).max_wait(secs(1)));
+    quiet().await;
+    dropped.abort();
+    other.await.unwrap().unwrap();
+}

@@ -50,8 +50,9 @@ pub(super) struct WaitQueue {
     /// Those that do not wait, and those that have yet to learn whether they can be granted in
     /// time.
     asking: VecDeque<Box<Waiter>>,
-    /// How many are in the batch in flight.
+    /// How many are in the batch in flight, and when that was made up.
     away: usize,
+    sent_at: Micros,
     lines: Lines,
     /// Lines that the batch in flight, or its answer, concerns.
     touched: Vec<LineId>,
@@ -81,6 +82,7 @@ impl WaitQueue {
             newcomers: VecDeque::new(),
             asking: VecDeque::new(),
             away: 0,
+            sent_at: 0,
             lines: Lines::default(),
             touched: Vec::new(),
             gone: false,
@@ -262,6 +264,7 @@ impl WaitQueue {
         mut has_room: impl FnMut(&BucketSet) -> bool,
         told: &mut Vec<Told>,
     ) -> Vec<Box<Waiter>> {
+        self.sent_at = now;
         let newcomers = self.admit_newcomers(told);
         let picked = self.pick(now, &mut has_room);
         let mut due = Vec::with_capacity(picked.len() + newcomers.len());
@@ -459,6 +462,11 @@ impl WaitQueue {
             self.surfaced.note(waiter.ask(), violations);
             return told.push(Told::Outcome(waiter.into_answer(), Outcome::Refused(error)));
         }
+        let is_late = !waiter.can_make_it(violations, now);
+        if is_late && self.gone {
+            // Perhaps only for those that it was measured behind.
+            return self.newcomers.push_back(waiter);
+        }
         let lines = self.lines_of(&waiter, violations);
         match self.start_waiting(&mut waiter, &lines, violations, now) {
             Ok(Some(position)) => {
@@ -470,7 +478,10 @@ impl WaitQueue {
             }
             Ok(None) => {}
             Err(error) => {
-                self.gone(&waiter, is_head);
+                // The store knows how long it may wait.
+                if waiter.can_make_it(violations, self.sent_at) {
+                    self.gone(&waiter, is_head);
+                }
                 return told.push(Told::Outcome(waiter.into_answer(), Outcome::Refused(error)));
             }
         }
