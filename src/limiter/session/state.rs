@@ -31,6 +31,9 @@ use crate::{
 const DOUBT_ENDS: Micros = SESSION_MEMORY / 2;
 /// The driver stays this long after the last batch to a shared store.
 const LINGER: Micros = 1_000_000;
+/// So many buckets of which the store has to hear come before anything else in a batch: where all
+/// batches are full, what is in flight is kept alive all the same.
+const NAMED_FIRST: usize = 32;
 /// While demands wait for hints, it is noticed within this long that these have stopped.
 const HINTS_CHECKED: Micros = 500_000;
 
@@ -320,9 +323,10 @@ impl State {
     }
 
     /// What travels in the next batch: changes, then demands in order, then who else waits, then
-    /// questions.
+    /// questions. It also names the buckets of which the store has to hear.
     fn load(&mut self, now: Micros, effects: &mut Effects) -> Option<Batch> {
         let mut batch = Batch::default();
+        self.load_heartbeats(&mut batch, NAMED_FIRST, now);
         let Taken { questions, frees, has_older_quotas } = self.outbox.take(&mut batch);
         if frees {
             batch.buckets().ids().iter().for_each(|bucket| self.queue.look(*bucket));
@@ -331,7 +335,7 @@ impl State {
             self.load_demands(&mut batch, now, effects);
         }
         questions.into_iter().for_each(|(op, job)| batch.push(op, job));
-        self.load_heartbeats(&mut batch, now);
+        self.load_heartbeats(&mut batch, usize::MAX, now);
         if batch.buckets().is_empty() {
             return None;
         }
@@ -398,15 +402,16 @@ impl State {
         }
     }
 
-    /// Names the buckets of which the store has to hear.
-    fn load_heartbeats(&mut self, batch: &mut Batch, now: Micros) {
+    /// Names buckets of which the store has to hear, so many at most.
+    fn load_heartbeats(&mut self, batch: &mut Batch, most: usize, now: Micros) {
         if self.in_process {
             return;
         }
-        for (bucket, set) in self.leases.take_due(now) {
-            if !batch.buckets().ids().contains(&bucket)
-                && set.only(bucket).is_none_or(|only| batch.buckets_mut().place(&only).is_none())
-            {
+        for (index, (bucket, set)) in self.leases.take_due(now).into_iter().enumerate() {
+            let is_named = batch.buckets().ids().contains(&bucket);
+            let mut has_room =
+                || set.only(bucket).is_some_and(|only| batch.buckets_mut().place(&only).is_some());
+            if index >= most || !is_named && !has_room() {
                 self.leases.name_again(now);
                 return;
             }

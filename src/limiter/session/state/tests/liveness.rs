@@ -101,3 +101,44 @@ fn those_that_find_no_room_in_a_batch_are_in_the_next() {
         answers.retain_mut(|answer| outcome(answer).is_none());
     }
 }
+
+#[test]
+fn what_is_in_flight_is_kept_alive_though_every_batch_is_full() {
+    let names: Vec<String> = (0..110).map(|number| format!("tenant-{number}")).collect();
+    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+    let indexes: Vec<[usize; 1]> = (0..names.len()).map(|index| [index]).collect();
+    let indexes: Vec<&[usize]> = indexes.iter().map(AsRef::as_ref).collect();
+    let sets = sets(&names, &indexes);
+    let (open, busy) = sets.split_at(10);
+    let mut world = World::new(false);
+    let grant_all = |world: &mut World| {
+        let batch = world.sent();
+        let named = batch.buckets().ids().to_vec();
+        let verdicts: Vec<_> = batch.ops().iter().map(|_| GRANTED).collect();
+        world.applied(batch, verdicts);
+        named
+    };
+    let mut answers = Vec::new();
+    for set in open {
+        world.set = set.clone();
+        answers.push(world.wait(1).1);
+    }
+    grant_all(&mut world);
+    let ids: Vec<u64> =
+        open.iter().flat_map(|set| set.handles().map(|handle| handle.id())).collect();
+    let mut named_at = vec![world.now; ids.len()];
+    for _ in 0..300 {
+        world.now += SECOND / 10;
+        for set in busy {
+            world.set = set.clone();
+            answers.push(world.wait(1).1);
+        }
+        let named = grant_all(&mut world);
+        for (id, named_at) in ids.iter().zip(&mut named_at) {
+            if named.contains(id) {
+                *named_at = world.now;
+            }
+            assert!(world.now - *named_at < 9 * SECOND, "its lease is ten seconds");
+        }
+    }
+}
