@@ -64,9 +64,15 @@ impl BatchBuckets {
     /// Takes in the buckets of a set. Returns their indexes; nothing if there is no room, or if one
     /// is part of the batch under other rules.
     pub(super) fn place(&mut self, set: &BucketSet) -> Option<On> {
+        self.place_leaving(0, set)
+    }
+
+    /// Takes in the buckets of a set, and leaves room for so many others.
+    pub(super) fn place_leaving(&mut self, others: usize, set: &BucketSet) -> Option<On> {
         let (mut on, before) = (On::new(), self.ids.len());
+        let most = if before == 0 { usize::MAX } else { MOST_BUCKETS - others };
         for (handle, spec, bucket) in set.parts() {
-            match self.place_one(handle, spec, bucket, before == 0) {
+            match self.place_one(handle, spec, bucket, most) {
                 Some(index) => on.push(index),
                 None => {
                     self.truncate(before);
@@ -82,14 +88,14 @@ impl BatchBuckets {
         handle: &Arc<BucketHandle>,
         spec: &Arc<BucketSpec>,
         bucket: &Bucket,
-        is_first: bool,
+        most: usize,
     ) -> Option<u16> {
         if let Some(index) = self.ids.iter().position(|id| *id == handle.id()) {
             let here = &self.buckets[index];
             let is_same = Arc::ptr_eq(&here.rules, &bucket.rules) || here.rules == bucket.rules;
             return is_same.then_some(index as u16);
         }
-        if self.ids.len() >= MOST_BUCKETS && !is_first {
+        if self.ids.len() >= most {
             return None;
         }
         let index = u16::try_from(self.ids.len()).ok()?;

@@ -17,6 +17,8 @@ use crate::{
 
 /// At most this many travel in one batch.
 const MOST_SENT: usize = 256;
+/// They leave room for so many buckets of demands.
+const LEFT: usize = 16;
 
 /// An operation to be sent. It names its buckets by their indexes in a set.
 #[derive(Debug)]
@@ -129,7 +131,7 @@ impl Outbox {
         for _ in 0..MOST_SENT {
             let Some(outgoing) = self.queue.front() else { break };
             let set = outgoing.set.for_settling();
-            let Some(on) = batch.buckets_mut().place(&set) else { break };
+            let Some(on) = batch.buckets_mut().place_leaving(LEFT, &set) else { break };
             let Some(mut outgoing) = self.queue.pop_front() else { break };
             self.taken += 1;
             self.unheard = self.unheard.saturating_sub(1);

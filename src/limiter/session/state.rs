@@ -34,6 +34,8 @@ const LINGER: Micros = 1_000_000;
 /// So many buckets of which the store has to hear come before anything else in a batch: where all
 /// batches are full, what is in flight is kept alive all the same.
 const NAMED_FIRST: usize = 32;
+/// Demands that do not wait leave room for so many buckets of those that do.
+const LEFT_TO_WAITERS: usize = 8;
 /// While demands wait for hints, it is noticed within this long that these have stopped.
 const HINTS_CHECKED: Micros = 500_000;
 
@@ -348,7 +350,7 @@ impl State {
 
     fn load_demands(&mut self, batch: &mut Batch, now: Micros, effects: &mut Effects) {
         let buckets = batch.buckets_mut();
-        let has_room = |set: &BucketSet| buckets.place(set).is_some();
+        let has_room = |set: &BucketSet| buckets.place_leaving(LEFT_TO_WAITERS, set).is_some();
         let (mut asking, behind) = self.queue.take_asking(has_room, &mut effects.told);
         let has_room = |set: &BucketSet| buckets.place(set).is_some();
         let due = self.queue.take_due(now, has_room, &mut effects.told);

@@ -67,15 +67,20 @@ fn every_waiter_is_looked_at_in_the_end_whatever_is_told_of_the_turns_of_flows()
     }
 }
 
+/// So many buckets, each in a set of its own.
+fn tenants(count: usize) -> Vec<Arc<BucketSet>> {
+    let names: Vec<String> = (0..count).map(|number| format!("tenant-{number}")).collect();
+    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+    let indexes: Vec<[usize; 1]> = (0..count).map(|index| [index]).collect();
+    let indexes: Vec<&[usize]> = indexes.iter().map(AsRef::as_ref).collect();
+    sets(&names, &indexes)
+}
+
 #[test]
 fn those_that_find_no_room_in_a_batch_are_in_the_next() {
-    let names: Vec<String> = (0..150).map(|number| format!("tenant-{number}")).collect();
-    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
-    let indexes: Vec<[usize; 1]> = (0..names.len()).map(|index| [index]).collect();
-    let indexes: Vec<&[usize]> = indexes.iter().map(AsRef::as_ref).collect();
     let mut world = World::new(false);
     let mut answers = Vec::new();
-    for set in sets(&names, &indexes) {
+    for set in tenants(150) {
         world.set = set;
         answers.push(world.wait(1).1);
     }
@@ -104,12 +109,8 @@ fn those_that_find_no_room_in_a_batch_are_in_the_next() {
 
 #[test]
 fn what_is_in_flight_is_kept_alive_though_every_batch_is_full() {
-    let names: Vec<String> = (0..110).map(|number| format!("tenant-{number}")).collect();
-    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
-    let indexes: Vec<[usize; 1]> = (0..names.len()).map(|index| [index]).collect();
-    let indexes: Vec<&[usize]> = indexes.iter().map(AsRef::as_ref).collect();
-    let sets = sets(&names, &indexes);
-    let (open, busy) = sets.split_at(10);
+    let tenants = tenants(110);
+    let (open, busy) = tenants.split_at(10);
     let mut world = World::new(false);
     let grant_all = |world: &mut World| {
         let batch = world.sent();
@@ -141,4 +142,32 @@ fn what_is_in_flight_is_kept_alive_though_every_batch_is_full() {
             assert!(world.now - *named_at < 9 * SECOND, "its lease is ten seconds");
         }
     }
+}
+
+#[test]
+fn a_waiter_is_looked_at_though_those_that_do_not_wait_fill_every_batch() {
+    let tenants = tenants(101);
+    let (own, busy) = tenants.split_at(1);
+    let mut world = World { set: own[0].clone(), ..World::new(false) };
+    let (mut waits, mut answers) = (world.wait(1).1, Vec::new());
+    for _ in 0..2 {
+        world.refuse_all(Some(SECOND));
+    }
+    for _ in 0..30 {
+        world.now += SECOND / 10;
+        for set in busy {
+            world.set = set.clone();
+            let ask = world.ask(1, Mode::Try, 0);
+            answers.push(world.enter(ask, None).1);
+        }
+        let batch = world.sent();
+        let verdict = |op: &Op| match op {
+            Op::Reserve(reserve) if reserve.mode == Mode::Wait => GRANTED,
+            Op::Reserve(_) => refused(None),
+            _ => Verdict::Done,
+        };
+        let verdicts: Vec<_> = batch.ops().iter().map(verdict).collect();
+        world.applied(batch, verdicts);
+    }
+    assert!(outcome(&mut waits).is_some(), "it waits");
 }
