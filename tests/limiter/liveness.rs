@@ -1,14 +1,57 @@
 //! No waiter is forgotten: each is granted once there is room, without a new demand to its rescue.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::time::timeout;
-use tower_throttle::{Demand, Feedback, Limiter, Limits, Quota, store::MemoryStore, usage};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
+use tower_throttle::{
+    Demand, Feedback, Limiter, Limits, Quota, Reservation, Throttled, limits::Class,
+    store::MemoryStore, usage,
+};
 
 use crate::fake::*;
 
+type Waiting = JoinHandle<Result<Reservation, Throttled>>;
+
 fn request(bucket: impl AsRef<str>) -> Demand {
     Demand::new(bucket, usage! { requests: 1 })
+}
+
+/// Tenants with a request a second, and a budget that is used up for the day.
+fn tenants_with_a_budget(count: u32, requests: u64) -> Limits {
+    let budget = Limits::new()
+        .bucket("budget", [Quota::per_day("requests", 1)])
+        .class("batch", Class::new().headroom(0.5));
+    (0..count).fold(budget, |limits, number| {
+        limits.bucket(tenant(number), [Quota::per_second("requests", requests)])
+    })
+}
+
+fn tenant(number: u32) -> String {
+    format!("tenant-{number}")
+}
+
+/// Uses up a budget that so many wait for then.
+async fn use_up(limiter: &Limiter, budget: &str, waiters: u32) -> Vec<Waiting> {
+    limiter.reserve(request(budget)).await.unwrap().keep().await.unwrap();
+    let waiting = (0..waiters).map(|_| waiting(limiter, request(budget))).collect();
+    quiet().await;
+    waiting
+}
+
+async fn all_start_within(limit: Duration, calls: Vec<Waiting>) {
+    let ended = Instant::now() + limit;
+    // What is settled would have the queue looked at.
+    let (mut open, mut late) = (Vec::new(), 0);
+    for call in calls {
+        match timeout_at(ended, call).await {
+            Ok(call) => open.push(call.unwrap().unwrap()),
+            Err(_) => late += 1,
+        }
+    }
+    assert_eq!(late, 0, "so many wait after {limit:?}");
 }
 
 /// Of two waiters of one session that take turns, the one whose turn it is stands behind others
@@ -42,4 +85,22 @@ async fn a_pause_ends_though_each_waiter_is_behind_another() {
         let call = timeout(secs(10), call).await.expect("it waits").unwrap().unwrap();
         call.settle(usage! {}).await.unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_finds_no_room_in_a_batch_is_in_the_next_whatever_another_class_waits_for() {
+    let limiter = Limiter::new(tenants_with_a_budget(150, 2)).unwrap();
+    let _budget = use_up(&limiter, "budget", 70).await;
+    let mut calls = Vec::new();
+    let mut held = Vec::new();
+    for number in 0..150 {
+        let both = || Demand::new(tenant(number), usage! { requests: 2 });
+        limiter.reserve(both()).await.unwrap().keep().await.unwrap();
+        calls.push(waiting(&limiter, both()));
+        quiet().await;
+        held.push(waiting(&limiter, request(tenant(number)).and("budget").class("batch")));
+        quiet().await;
+        calls.push(waiting(&limiter, request(tenant(number))));
+    }
+    all_start_within(secs(4), calls).await;
 }

@@ -23,7 +23,7 @@ use super::{
     hinting::Hinting,
     line::QuotaLine,
     lines::{LineIds, Lines},
-    pick::{Pick, is_next},
+    pick::{Pick, fits_in_a_batch, is_next},
     surfaced::Surfaced,
     waiter::{About, Again, Ask, LineId, Outcome, OutcomeSender, PAUSE, Rank, Waiter},
 };
@@ -53,6 +53,8 @@ pub(super) struct WaitQueue {
     /// How many are in the batch in flight.
     away: usize,
     lines: Lines,
+    /// Those that the last batch had no room for: the first in the next one.
+    left_out: Vec<Rank>,
     /// Lines that the batch in flight, or its answer, concerns.
     touched: Vec<LineId>,
     /// A demand of the answer at hand went away that the store still put before the others of its
@@ -82,6 +84,7 @@ impl WaitQueue {
             asking: VecDeque::new(),
             away: 0,
             lines: Lines::default(),
+            left_out: Vec::new(),
             touched: Vec::new(),
             gone: false,
             surfaced: Surfaced::default(),
@@ -100,7 +103,10 @@ impl WaitQueue {
 
     /// When there will be something to send, if nothing else happens.
     pub(super) fn due(&self) -> Option<Micros> {
-        if self.has_newcomers() { Some(0) } else { self.lines.due() }
+        match self.has_newcomers() || !self.left_out.is_empty() {
+            true => Some(0),
+            false => self.lines.due(),
+        }
     }
 
     /// The place that a demand takes that arrived then.
@@ -262,6 +268,10 @@ impl WaitQueue {
         mut has_room: impl FnMut(&BucketSet) -> bool,
         told: &mut Vec<Told>,
     ) -> Vec<Box<Waiter>> {
+        if !self.left_out.is_empty() {
+            // Those that were counted under other limits would have no room together.
+            self.follow_limits(told);
+        }
         let newcomers = self.admit_newcomers(told);
         let picked = self.pick(now, &mut has_room);
         let mut due = Vec::with_capacity(picked.len() + newcomers.len());
@@ -332,22 +342,28 @@ impl WaitQueue {
     fn pick(&mut self, now: Micros, has_room: impl FnMut(&BucketSet) -> bool) -> Vec<Rank> {
         let due: Vec<LineId> = std::iter::from_fn(|| self.lines.pop_due(now)).collect();
         let mut pick = Pick::new(&self.lines, &self.waiting, has_room);
-        let left_out: Vec<(LineId, Rank)> =
-            due.into_iter().filter_map(|id| Some((id, pick.front_of(id)?))).collect();
+        let is_next = |rank: &Rank| is_next(*rank, &self.lines, &self.waiting);
+        let mut left_out = std::mem::take(&mut self.left_out);
+        left_out.retain(|rank| self.waiting.contains_key(rank));
+        left_out.retain(|rank| match is_next(rank) {
+            true => !pick.alone(*rank),
+            false => !pick.pick(*rank),
+        });
+        left_out.extend(due.into_iter().flat_map(|id| pick.front_of(id)));
         // The order of those in a circle contradicts itself: the store says whose turn it is.
-        let is_next = |rank: Rank| is_next(rank, &self.lines, &self.waiting);
-        let (next, behind): (Vec<_>, Vec<_>) =
-            left_out.into_iter().partition(|(_, rank)| is_next(*rank));
-        next.iter().for_each(|(_, rank)| pick.alone(*rank));
+        let (mut next, mut behind): (Vec<_>, Vec<_>) = left_out.into_iter().partition(is_next);
+        next.retain(|rank| !pick.alone(*rank));
         let picked = pick.into_picked();
-        // Those that found no room come with the next batch.
-        next.into_iter().for_each(|(id, _)| self.lines.look_at(id));
-        for (_, rank) in behind.into_iter().filter(|(_, rank)| !picked.contains(rank)) {
-            // It would be looked at over and over. It is looked at with those before it.
-            if let Some(waiter) = self.waiting.get_mut(&rank) {
+        behind.retain(|rank| !picked.contains(rank));
+        for rank in behind {
+            if fits_in_a_batch(rank, &self.lines, &self.waiting) {
+                next.push(rank);
+            } else if let Some(waiter) = self.waiting.get_mut(&rank) {
+                // It would be looked at over and over. It is looked at with those before it.
                 waiter.look_again(Again::WhenNext);
             }
         }
+        self.left_out = next;
         picked
     }
 
@@ -640,6 +656,7 @@ impl WaitQueue {
     pub(super) fn take_all(&mut self) -> Vec<Box<Waiter>> {
         let waiting = std::mem::take(&mut self.waiting).into_values();
         let all = waiting.chain(self.newcomers.drain(..)).chain(self.asking.drain(..)).collect();
+        self.left_out.clear();
         self.lines.clear();
         all
     }
