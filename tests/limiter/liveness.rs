@@ -104,3 +104,19 @@ async fn one_that_finds_no_room_in_a_batch_is_in_the_next_whatever_another_class
     }
     all_start_within(secs(4), calls).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_far_back_elsewhere_holds_back_no_others_where_it_is_first() {
+    let limiter = Limiter::new(tenants_with_a_budget(150, 1)).unwrap();
+    let _budget = use_up(&limiter, "budget", 70).await;
+    let (mut calls, mut held) = (Vec::new(), Vec::new());
+    for number in 0..150 {
+        limiter.reserve(request(tenant(number))).await.unwrap().keep().await.unwrap();
+        calls.push(waiting(&limiter, request(tenant(number))));
+        quiet().await;
+        held.push(waiting(&limiter, request(tenant(number)).and("budget")));
+        quiet().await;
+        calls.push(waiting(&limiter, request(tenant(number))));
+    }
+    all_start_within(secs(4), calls).await;
+}

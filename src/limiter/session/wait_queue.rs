@@ -341,6 +341,7 @@ impl WaitQueue {
     /// The waiters to be looked at now.
     fn pick(&mut self, now: Micros, has_room: impl FnMut(&BucketSet) -> bool) -> Vec<Rank> {
         let due: Vec<LineId> = std::iter::from_fn(|| self.lines.pop_due(now)).collect();
+        due.iter().for_each(|id| self.step_aside(*id));
         let mut pick = Pick::new(&self.lines, &self.waiting, has_room);
         let is_next = |rank: &Rank| is_next(*rank, &self.lines, &self.waiting);
         let mut left_out = std::mem::take(&mut self.left_out);
@@ -365,6 +366,41 @@ impl WaitQueue {
         }
         self.left_out = next;
         picked
+    }
+
+    /// Takes those from the front of a line that have more before them elsewhere than a batch takes:
+    /// what is behind them need not wait for all of these. They come back to the line if its quota
+    /// refuses them.
+    fn step_aside(&mut self, id: LineId) {
+        while let Some(rank) = self.far_back(id) {
+            let Some(waiter) = self.waiting.get(&rank) else { return };
+            let (left, kept): (LineIds, LineIds) =
+                waiter.lines().iter().copied().partition(|id| self.is_first(waiter, *id));
+            let Some((mut waiter, _)) = self.take(rank) else { return };
+            waiter.look_again(Again::WhenNext);
+            self.file(waiter, kept);
+            left.into_iter().for_each(|id| self.reschedule(id));
+        }
+    }
+
+    /// Whether none goes before a waiter in a line of its own.
+    fn is_first(&self, waiter: &Waiter, id: LineId) -> bool {
+        let mut in_order =
+            self.lines.find(id).into_iter().flat_map(|line| line.in_order(waiter.ask().headroom()));
+        in_order.next() == Some(waiter.rank())
+    }
+
+    /// One of the first of a line that has more before it elsewhere than a batch takes.
+    fn far_back(&self, id: LineId) -> Option<Rank> {
+        let fronts = self.lines.find(id)?.fronts();
+        fronts.into_iter().find(|rank| {
+            let Some(waiter) = self.waiting.get(rank) else { return false };
+            // What comes first for one class may not for its own, where flows take turns.
+            waiter.lines().len() > 1
+                && self.is_first(waiter, id)
+                && !fits_in_a_batch(*rank, &self.lines, &self.waiting)
+                && !is_next(*rank, &self.lines, &self.waiting)
+        })
     }
 
     /// Takes out the demands that only ask: first those that nothing in the queue blocks, and then
