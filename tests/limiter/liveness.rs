@@ -8,7 +8,7 @@ use tokio::{
 };
 use tower_throttle::{
     Demand, Feedback, Limiter, Limits, Quota, Reservation, Throttled, limits::Class,
-    store::MemoryStore, usage,
+    quota::ChargeAt, store::MemoryStore, usage,
 };
 
 use crate::fake::*;
@@ -17,6 +17,12 @@ type Waiting = JoinHandle<Result<Reservation, Throttled>>;
 
 fn request(bucket: impl AsRef<str>) -> Demand {
     Demand::new(bucket, usage! { requests: 1 })
+}
+
+/// Limiters that share a store in memory.
+fn several<const N: usize>(limits: &Limits) -> [Limiter; N] {
+    let store = Arc::new(MemoryStore::new());
+    [(); N].map(|()| Limiter::builder(limits.clone()).shared_store(store.clone()).build().unwrap())
 }
 
 /// Tenants with a request a second, and a budget that is used up for the day.
@@ -58,13 +64,10 @@ async fn all_start_within(limit: Duration, calls: Vec<Waiting>) {
 /// that stand behind the older one.
 #[tokio::test(start_paused = true)]
 async fn a_pause_ends_though_each_waiter_is_behind_another() {
-    let store = Arc::new(MemoryStore::new());
     let limits = ["a", "other"].into_iter().fold(Limits::new(), |limits, name| {
         limits.bucket(name, [Quota::per_minute("requests", 1_000)])
     });
-    let limiter =
-        |()| Limiter::builder(limits.clone()).shared_store(store.clone()).build().unwrap();
-    let [one, two, three] = &[(); 3].map(limiter);
+    let [one, two, three] = &several(&limits);
     let of = |share: &str| request("a").share(share);
     // The next turn of the first share is after that of the others.
     one.pause("a", ms(100)).await.unwrap();
@@ -119,4 +122,25 @@ async fn one_that_is_far_back_elsewhere_holds_back_no_others_where_it_is_first()
         calls.push(waiting(&limiter, request(tenant(number))));
     }
     all_start_within(secs(4), calls).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_lease_of_a_detached_call_is_noticed() {
+    let limiter = Limiter::new(Limits::new().bucket("a", [Quota::concurrency(1)])).unwrap();
+    let call = limiter.reserve(request("a")).await.unwrap();
+    call.detach(secs(20)).await.unwrap();
+    let waits = waiting(&limiter, request("a"));
+    all_start_within(secs(25), vec![waits]).await;
+}
+
+/// It ends with a charge, and what is charged comes back with time.
+#[tokio::test(start_paused = true)]
+async fn what_a_call_of_another_limiter_is_charged_at_its_end_is_waited_for() {
+    let quota = Quota::per_minute("requests", 1).charge_at(ChargeAt::End);
+    let [one, other] = several(&Limits::new().bucket("a", [quota]));
+    let call = other.reserve(request("a")).await.unwrap();
+    let waits = waiting(&one, request("a"));
+    tokio::time::sleep(secs(1)).await;
+    call.keep().await.unwrap();
+    all_start_within(secs(70), vec![waits]).await;
 }

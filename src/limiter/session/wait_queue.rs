@@ -253,7 +253,6 @@ impl WaitQueue {
                 Again::Now => Some(0),
                 Again::At(time) => Some(time),
                 Again::WhenNext => is_next(rank, &self.lines, &self.waiting).then_some(0),
-                Again::WhenTold => None,
             });
         let due = times.min();
         self.lines.reschedule(id, due);
