@@ -1,14 +1,23 @@
 //! No waiter is forgotten: each is granted once there is room, without a new demand to its rescue.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     task::JoinHandle,
     time::{Instant, timeout, timeout_at},
 };
 use tower_throttle::{
-    Demand, Feedback, Limiter, Limits, Quota, Reservation, Throttled, limits::Class,
-    quota::ChargeAt, store::MemoryStore, usage,
+    Demand, Feedback, Limiter, Limits, Quota, Reservation, Throttled,
+    limits::Class,
+    quota::ChargeAt,
+    store::{Batch, Hint, Listening, MemoryStore, Reply, Store},
+    usage,
 };
 
 use crate::fake::*;
@@ -143,4 +152,74 @@ async fn what_a_call_of_another_limiter_is_charged_at_its_end_is_waited_for() {
     tokio::time::sleep(secs(1)).await;
     call.keep().await.unwrap();
     all_start_within(secs(70), vec![waits]).await;
+}
+
+/// Counts what a store in memory is asked.
+#[derive(Debug, Default)]
+struct Counting {
+    store: MemoryStore,
+    batches: AtomicU64,
+}
+
+impl Store for Counting {
+    fn in_process(&self) -> bool {
+        true
+    }
+
+    fn apply(&self, batch: &Batch<'_>) -> Reply {
+        let count = self.batches.fetch_add(1, Ordering::Relaxed);
+        // Once, so that the queue can be taken down.
+        assert_ne!(count, 3_000, "it is asked over and over");
+        self.store.apply(batch)
+    }
+
+    fn listen(&self, partition: &str, session: u64, hint: Hint) -> Option<Listening> {
+        self.store.listen(partition, session, hint)
+    }
+}
+
+/// Demands of three shares and four classes on a hundred tenants and two parents, in any order of
+/// the buckets: what is known of the turns of flows makes circles of more than a batch takes.
+#[tokio::test(start_paused = true)]
+async fn a_crowd_of_many_classes_and_shares_ends_and_nothing_spins() {
+    for seed in 0..6 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let classes = Limits::new()
+            .class("batch", Class::new().headroom(0.3))
+            .class("low", Class::new().headroom(0.5))
+            .class("urgent", Class::new().head_start(secs(2)));
+        let limits = (0..100).fold(classes, |limits, number| {
+            limits.bucket(tenant(number), [Quota::per_second("requests", 2)])
+        });
+        let limits = limits
+            .bucket("model", [Quota::per_second("requests", 10)])
+            .bucket("company", [Quota::fixed_window("requests", 20, secs(4))]);
+        let limiter = Limiter::with_store(limits, Counting::default()).unwrap();
+        let mut calls = Vec::new();
+        for _ in 0..350 {
+            let mut buckets = vec![tenant(random.u32(0..100))];
+            buckets.extend(
+                ["model", "company"]
+                    .iter()
+                    .filter(|_| random.u8(0..3) > 0)
+                    .map(ToString::to_string),
+            );
+            if random.u8(0..8) == 0 {
+                random.shuffle(&mut buckets);
+            }
+            let first = request(buckets.remove(0));
+            let mut demand = buckets.iter().fold(first, |demand, bucket| demand.and(bucket));
+            if random.u8(0..5) > 0 {
+                demand = demand.share(random.u8(0..3).to_string());
+            }
+            if random.bool() {
+                demand = demand.class(["batch", "low", "urgent"][random.usize(0..3)]);
+            }
+            calls.push(waiting(&limiter, demand));
+            if random.u8(0..4) == 0 {
+                tokio::time::sleep(ms(random.u64(0..30))).await;
+            }
+        }
+        all_start_within(secs(120), calls).await;
+    }
 }
