@@ -367,9 +367,9 @@ impl WaitQueue {
         picked
     }
 
-    /// Takes those from the front of a line that have more before them elsewhere than a batch takes:
-    /// what is behind them need not wait for all of these. They come back to the line if its quota
-    /// refuses them.
+    /// Takes those from the front of a line that have more before them elsewhere than a batch has
+    /// room for: what is behind them need not wait for all of these. They come back to the line if
+    /// its quota refuses them.
     fn step_aside(&mut self, id: LineId) {
         while let Some(rank) = self.far_back(id) {
             let Some(waiter) = self.waiting.get(&rank) else { return };
