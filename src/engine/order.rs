@@ -93,12 +93,13 @@ pub(super) fn in_turns(
         members.sort_by(|(_, one), (_, other)| tag(one).total_cmp(&tag(other)));
         zip(places, members).for_each(|(place, member)| order[place] = member);
     }
-    let mut oldest_after = usize::MAX;
-    for (index, turn) in order.iter_mut().rev() {
-        if let Some(turn) = turn {
-            turn.overtakes = oldest_after < *index;
+    // The session may have put them in such an order itself.
+    let mut oldest_after = 0;
+    for turn in order.iter_mut().rev().filter_map(|(_, turn)| turn.as_mut()) {
+        if turn.tag.is_some() {
+            turn.overtakes = oldest_after > turn.age;
+            oldest_after = oldest_after.max(turn.age);
         }
-        oldest_after = oldest_after.min(*index);
     }
     Some(order)
 }

@@ -14,6 +14,7 @@ mod feedback;
 mod handing_on;
 mod hints;
 mod life;
+mod liveness;
 mod observer;
 mod outage;
 mod places;

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// At most this many buckets are part of a batch, unless one operation needs more.
-const MOST_BUCKETS: usize = 64;
+pub(super) const MOST_BUCKETS: usize = 64;
 
 /// Where the verdict on an operation goes that is no demand.
 pub(in crate::limiter) type Report = oneshot::Sender<Result<Verdict, Throttled>>;

@@ -46,8 +46,9 @@ impl Hinting {
         };
         let by_rank = by_rank.min(micros(LONGEST_UNKNOWN));
         let after = match (self, wait) {
-            // Behind another session's head, which may have gone: that is no news to hint at.
-            (Self::Reliable, None) if rank == 0 => return Again::WhenTold,
+            // A call that ends is hinted at where that makes room at once. It is not where it ends
+            // with a charge, which comes back with time, or with the lease of what was detached.
+            (Self::Reliable, None) if rank == 0 => micros(LONGEST_UNKNOWN),
             (Self::Reliable, Some(wait)) => wait,
             (Self::Works, Some(wait)) => wait.min(micros(LONGEST_KNOWN)),
             (Self::None, Some(wait)) => wait.min(by_rank),

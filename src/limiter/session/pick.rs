@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use smallvec::SmallVec;
+
 use super::{
+    batch::MOST_BUCKETS,
     line::LONGEST_LOOK,
     lines::Lines,
     waiter::{LineId, Rank, Waiter},
@@ -31,19 +34,19 @@ impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
         Self { lines, waiting, has_room, picked: Vec::new(), all: HashSet::new() }
     }
 
-    /// Picks from the front of a line. Returns one that could not be picked, if there is one.
-    pub(super) fn front_of(&mut self, id: LineId) -> Option<Rank> {
-        let line = self.lines.find(id)?;
-        let mut left_out = None;
-        for class in line.classes() {
+    /// Picks from the front of a line. Returns the first of each class that could not be picked.
+    pub(super) fn front_of(&mut self, id: LineId) -> SmallVec<[Rank; 1]> {
+        let Some(line) = self.lines.find(id) else { return SmallVec::new() };
+        let classes = line.classes().into_iter();
+        let left_out = classes.filter_map(|class| {
             let mut front = line.in_order(class).take(line.look());
-            left_out = front.find(|rank| !self.pick(*rank)).or(left_out);
-        }
-        left_out
+            front.find(|rank| !self.pick(*rank))
+        });
+        left_out.collect()
     }
 
     /// Picks a waiter if all can be picked that go before it. Returns true if it is picked.
-    fn pick(&mut self, rank: Rank) -> bool {
+    pub(super) fn pick(&mut self, rank: Rank) -> bool {
         // Where flows take turns, two can each be before the other in one of their lines.
         if self.all.contains(&rank) {
             return true;
@@ -68,14 +71,18 @@ impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
         is_picked
     }
 
-    /// Picks a waiter without those before it, if there is room.
-    pub(super) fn alone(&mut self, rank: Rank) {
-        let is_new = self.all.len() < LONGEST_LOOK && !self.all.contains(&rank);
-        let Some(waiter) = self.waiting.get(&rank).filter(|_| is_new) else { return };
-        if (self.has_room)(waiter.ask().set()) {
+    /// Picks a waiter without those before it, if there is room. Returns true if it is picked.
+    pub(super) fn alone(&mut self, rank: Rank) -> bool {
+        if self.all.contains(&rank) {
+            return true;
+        }
+        let waiter = self.waiting.get(&rank).filter(|_| self.all.len() < LONGEST_LOOK);
+        let is_picked = waiter.is_some_and(|waiter| (self.has_room)(waiter.ask().set()));
+        if is_picked {
             self.all.insert(rank);
             self.picked.push(rank);
         }
+        is_picked
     }
 
     /// Those picked, in order.
@@ -104,6 +111,27 @@ pub(super) fn is_next(rank: Rank, lines: &Lines, waiting: &BTreeMap<Rank, Box<Wa
             }
         }
         if is_first && of != rank {
+            return false;
+        }
+    }
+    true
+}
+
+/// True if a waiter and all that go before it, directly or through others, fit in one batch.
+pub(super) fn fits_in_a_batch(
+    rank: Rank,
+    lines: &Lines,
+    waiting: &BTreeMap<Rank, Box<Waiter>>,
+) -> bool {
+    let (mut seen, mut ahead, mut buckets) = (HashSet::from([rank]), vec![rank], HashSet::new());
+    while let Some(of) = ahead.pop() {
+        let Some(waiter) = waiting.get(&of) else { continue };
+        buckets.extend(waiter.ask().set().handles().map(|handle| handle.id()));
+        for line in waiter.lines().iter().filter_map(|id| lines.find(*id)) {
+            let before = line.in_order(waiter.ask().headroom()).take_while(|before| *before != of);
+            ahead.extend(before.take(LONGEST_LOOK).filter(|before| seen.insert(*before)));
+        }
+        if seen.len() > LONGEST_LOOK || buckets.len() > MOST_BUCKETS {
             return false;
         }
     }

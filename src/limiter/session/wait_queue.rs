@@ -23,7 +23,7 @@ use super::{
     hinting::Hinting,
     line::QuotaLine,
     lines::{LineIds, Lines},
-    pick::{Pick, is_next},
+    pick::{Pick, fits_in_a_batch, is_next},
     surfaced::Surfaced,
     waiter::{About, Again, Ask, LineId, Outcome, OutcomeSender, PAUSE, Rank, Waiter},
 };
@@ -54,6 +54,8 @@ pub(super) struct WaitQueue {
     away: usize,
     sent_at: Micros,
     lines: Lines,
+    /// Those that the last batch had no room for: the first in the next one.
+    left_out: Vec<Rank>,
     /// Lines that the batch in flight, or its answer, concerns.
     touched: Vec<LineId>,
     /// A demand of the answer at hand went away that the store still put before the others of its
@@ -84,6 +86,7 @@ impl WaitQueue {
             away: 0,
             sent_at: 0,
             lines: Lines::default(),
+            left_out: Vec::new(),
             touched: Vec::new(),
             gone: false,
             surfaced: Surfaced::default(),
@@ -102,7 +105,10 @@ impl WaitQueue {
 
     /// When there will be something to send, if nothing else happens.
     pub(super) fn due(&self) -> Option<Micros> {
-        if self.has_newcomers() { Some(0) } else { self.lines.due() }
+        match self.has_newcomers() || !self.left_out.is_empty() {
+            true => Some(0),
+            false => self.lines.due(),
+        }
     }
 
     /// The place that a demand takes that arrived then.
@@ -249,7 +255,6 @@ impl WaitQueue {
                 Again::Now => Some(0),
                 Again::At(time) => Some(time),
                 Again::WhenNext => is_next(rank, &self.lines, &self.waiting).then_some(0),
-                Again::WhenTold => None,
             });
         let due = times.min();
         self.lines.reschedule(id, due);
@@ -265,6 +270,10 @@ impl WaitQueue {
         told: &mut Vec<Told>,
     ) -> Vec<Box<Waiter>> {
         self.sent_at = now;
+        if !self.left_out.is_empty() {
+            // Those that were counted under other limits would have no room together.
+            self.follow_limits(told);
+        }
         let newcomers = self.admit_newcomers(told);
         let picked = self.pick(now, &mut has_room);
         let mut due = Vec::with_capacity(picked.len() + newcomers.len());
@@ -334,24 +343,66 @@ impl WaitQueue {
     /// The waiters to be looked at now.
     fn pick(&mut self, now: Micros, has_room: impl FnMut(&BucketSet) -> bool) -> Vec<Rank> {
         let due: Vec<LineId> = std::iter::from_fn(|| self.lines.pop_due(now)).collect();
+        due.iter().for_each(|id| self.step_aside(*id));
         let mut pick = Pick::new(&self.lines, &self.waiting, has_room);
-        let left_out: Vec<(LineId, Rank)> =
-            due.into_iter().filter_map(|id| Some((id, pick.front_of(id)?))).collect();
+        let is_next = |rank: &Rank| is_next(*rank, &self.lines, &self.waiting);
+        let mut left_out = std::mem::take(&mut self.left_out);
+        left_out.retain(|rank| self.waiting.contains_key(rank));
+        left_out.retain(|rank| match is_next(rank) {
+            true => !pick.alone(*rank),
+            false => !pick.pick(*rank),
+        });
+        left_out.extend(due.into_iter().flat_map(|id| pick.front_of(id)));
         // The order of those in a circle contradicts itself: the store says whose turn it is.
-        let is_next = |rank: Rank| is_next(rank, &self.lines, &self.waiting);
-        let (next, behind): (Vec<_>, Vec<_>) =
-            left_out.into_iter().partition(|(_, rank)| is_next(*rank));
-        next.iter().for_each(|(_, rank)| pick.alone(*rank));
+        let (mut next, mut behind): (Vec<_>, Vec<_>) = left_out.into_iter().partition(is_next);
+        next.retain(|rank| !pick.alone(*rank));
         let picked = pick.into_picked();
-        // Those that found no room come with the next batch.
-        next.into_iter().for_each(|(id, _)| self.lines.look_at(id));
-        for (_, rank) in behind.into_iter().filter(|(_, rank)| !picked.contains(rank)) {
-            // It would be looked at over and over. It is looked at with those before it.
-            if let Some(waiter) = self.waiting.get_mut(&rank) {
+        behind.retain(|rank| !picked.contains(rank));
+        for rank in behind {
+            if fits_in_a_batch(rank, &self.lines, &self.waiting) {
+                next.push(rank);
+            } else if let Some(waiter) = self.waiting.get_mut(&rank) {
+                // It would be looked at over and over. It is looked at with those before it.
                 waiter.look_again(Again::WhenNext);
             }
         }
+        self.left_out = next;
         picked
+    }
+
+    /// Takes those from the front of a line that have more before them elsewhere than a batch has
+    /// room for: what is behind them need not wait for all of these. They come back to the line if
+    /// its quota refuses them.
+    fn step_aside(&mut self, id: LineId) {
+        while let Some(rank) = self.far_back(id) {
+            let Some(waiter) = self.waiting.get(&rank) else { return };
+            let (left, kept): (LineIds, LineIds) =
+                waiter.lines().iter().copied().partition(|id| self.is_first(waiter, *id));
+            let Some((mut waiter, _)) = self.take(rank) else { return };
+            waiter.look_again(Again::WhenNext);
+            self.file(waiter, kept);
+            left.into_iter().for_each(|id| self.reschedule(id));
+        }
+    }
+
+    /// Whether none goes before a waiter in a line of its own.
+    fn is_first(&self, waiter: &Waiter, id: LineId) -> bool {
+        let mut in_order =
+            self.lines.find(id).into_iter().flat_map(|line| line.in_order(waiter.ask().headroom()));
+        in_order.next() == Some(waiter.rank())
+    }
+
+    /// One of the first of a line that has more before it elsewhere than a batch takes.
+    fn far_back(&self, id: LineId) -> Option<Rank> {
+        let fronts = self.lines.find(id)?.fronts();
+        fronts.into_iter().find(|rank| {
+            let Some(waiter) = self.waiting.get(rank) else { return false };
+            // What comes first for one class may not for its own, where flows take turns.
+            waiter.lines().len() > 1
+                && self.is_first(waiter, id)
+                && !fits_in_a_batch(*rank, &self.lines, &self.waiting)
+                && !is_next(*rank, &self.lines, &self.waiting)
+        })
     }
 
     /// Takes out the demands that only ask: first those that nothing in the queue blocks, and then
@@ -651,6 +702,7 @@ impl WaitQueue {
     pub(super) fn take_all(&mut self) -> Vec<Box<Waiter>> {
         let waiting = std::mem::take(&mut self.waiting).into_values();
         let all = waiting.chain(self.newcomers.drain(..)).chain(self.asking.drain(..)).collect();
+        self.left_out.clear();
         self.lines.clear();
         all
     }

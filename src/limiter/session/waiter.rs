@@ -294,8 +294,6 @@ pub(super) enum Again {
     At(Micros),
     /// Once none has to be looked at before it: it was left out of a batch for these.
     WhenNext,
-    /// Only when told.
-    WhenTold,
 }
 
 /// A line that a waiter stands in: the ids of a bucket and of a quota of it, or [`PAUSE`].

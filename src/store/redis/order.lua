@@ -95,11 +95,14 @@ function waiting.perform_in_turns(first, last)
       for place, op in ipairs(group) do in_order[op.i] = sorted[place] end
     end
   end
-  local oldest_after = math.huge
+  -- The session may have put them in such an order itself.
+  local oldest_after = 0
   for place = #in_order, 1, -1 do
     local op = in_order[place]
-    op.overtakes = oldest_after < op.i
-    oldest_after = min(oldest_after, op.i)
+    if op.tag then
+      op.overtakes = oldest_after > op.age
+      oldest_after = max(oldest_after, op.age)
+    end
   end
   for _, op in ipairs(in_order) do
     verdicts = {}

@@ -1,0 +1,225 @@
+//! No waiter is forgotten: each is granted once there is room, without a new demand to its rescue.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
+use tower_throttle::{
+    Demand, Feedback, Limiter, Limits, Quota, Reservation, Throttled,
+    limits::Class,
+    quota::ChargeAt,
+    store::{Batch, Hint, Listening, MemoryStore, Reply, Store},
+    usage,
+};
+
+use crate::fake::*;
+
+type Waiting = JoinHandle<Result<Reservation, Throttled>>;
+
+fn request(bucket: impl AsRef<str>) -> Demand {
+    Demand::new(bucket, usage! { requests: 1 })
+}
+
+/// Limiters that share a store in memory.
+fn several<const N: usize>(limits: &Limits) -> [Limiter; N] {
+    let store = Arc::new(MemoryStore::new());
+    [(); N].map(|()| Limiter::builder(limits.clone()).shared_store(store.clone()).build().unwrap())
+}
+
+/// Tenants with a request a second, and a budget that is used up for the day.
+fn tenants_with_a_budget(count: u32, requests: u64) -> Limits {
+    let budget = Limits::new()
+        .bucket("budget", [Quota::per_day("requests", 1)])
+        .class("batch", Class::new().headroom(0.5));
+    (0..count).fold(budget, |limits, number| {
+        limits.bucket(tenant(number), [Quota::per_second("requests", requests)])
+    })
+}
+
+fn tenant(number: u32) -> String {
+    format!("tenant-{number}")
+}
+
+/// Uses up a budget that so many wait for then.
+async fn use_up(limiter: &Limiter, budget: &str, waiters: u32) -> Vec<Waiting> {
+    limiter.reserve(request(budget)).await.unwrap().keep().await.unwrap();
+    let waiting = (0..waiters).map(|_| waiting(limiter, request(budget))).collect();
+    quiet().await;
+    waiting
+}
+
+async fn all_start_within(limit: Duration, calls: Vec<Waiting>) {
+    let ended = Instant::now() + limit;
+    // What is settled would have the queue looked at.
+    let (mut open, mut late) = (Vec::new(), 0);
+    for call in calls {
+        match timeout_at(ended, call).await {
+            Ok(call) => open.push(call.unwrap().unwrap()),
+            Err(_) => late += 1,
+        }
+    }
+    assert_eq!(late, 0, "so many wait after {limit:?}");
+}
+
+/// Of two waiters of one session that take turns, the one whose turn it is stands behind others
+/// that stand behind the older one.
+#[tokio::test(start_paused = true)]
+async fn a_pause_ends_though_each_waiter_is_behind_another() {
+    let limits = ["a", "other"].into_iter().fold(Limits::new(), |limits, name| {
+        limits.bucket(name, [Quota::per_minute("requests", 1_000)])
+    });
+    let [one, two, three] = &several(&limits);
+    let of = |share: &str| request("a").share(share);
+    // The next turn of the first share is after that of the others.
+    one.pause("a", ms(100)).await.unwrap();
+    for _ in 0..2 {
+        one.reserve(of("first")).await.unwrap().keep().await.unwrap();
+    }
+    let refused = Feedback::new().with_retry_after(secs(2));
+    one.feedback("a", &refused).await.unwrap();
+    let mut calls = Vec::new();
+    let elsewhere = request("a").and("other");
+    for (limiter, demand) in
+        [(one, of("first")), (three, elsewhere), (two, of("second")), (one, of("second"))]
+    {
+        calls.push(waiting(limiter, demand));
+        tokio::time::sleep(ms(100)).await;
+    }
+    for call in calls {
+        let call = timeout(secs(10), call).await.expect("it waits").unwrap().unwrap();
+        call.settle(usage! {}).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_finds_no_room_in_a_batch_is_in_the_next_whatever_another_class_waits_for() {
+    let limiter = Limiter::new(tenants_with_a_budget(150, 2)).unwrap();
+    let _budget = use_up(&limiter, "budget", 70).await;
+    let mut calls = Vec::new();
+    let mut held = Vec::new();
+    for number in 0..150 {
+        let both = || Demand::new(tenant(number), usage! { requests: 2 });
+        limiter.reserve(both()).await.unwrap().keep().await.unwrap();
+        calls.push(waiting(&limiter, both()));
+        quiet().await;
+        held.push(waiting(&limiter, request(tenant(number)).and("budget").class("batch")));
+        quiet().await;
+        calls.push(waiting(&limiter, request(tenant(number))));
+    }
+    all_start_within(secs(4), calls).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_far_back_elsewhere_holds_back_no_others_where_it_is_first() {
+    let limiter = Limiter::new(tenants_with_a_budget(150, 1)).unwrap();
+    let _budget = use_up(&limiter, "budget", 70).await;
+    let (mut calls, mut held) = (Vec::new(), Vec::new());
+    for number in 0..150 {
+        limiter.reserve(request(tenant(number))).await.unwrap().keep().await.unwrap();
+        calls.push(waiting(&limiter, request(tenant(number))));
+        quiet().await;
+        held.push(waiting(&limiter, request(tenant(number)).and("budget")));
+        quiet().await;
+        calls.push(waiting(&limiter, request(tenant(number))));
+    }
+    all_start_within(secs(4), calls).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_lease_of_a_detached_call_is_noticed() {
+    let limiter = Limiter::new(Limits::new().bucket("a", [Quota::concurrency(1)])).unwrap();
+    let call = limiter.reserve(request("a")).await.unwrap();
+    call.detach(secs(20)).await.unwrap();
+    let waits = waiting(&limiter, request("a"));
+    all_start_within(secs(25), vec![waits]).await;
+}
+
+/// It ends with a charge, and what is charged comes back with time.
+#[tokio::test(start_paused = true)]
+async fn what_a_call_of_another_limiter_is_charged_at_its_end_is_waited_for() {
+    let quota = Quota::per_minute("requests", 1).charge_at(ChargeAt::End);
+    let [one, other] = several(&Limits::new().bucket("a", [quota]));
+    let call = other.reserve(request("a")).await.unwrap();
+    let waits = waiting(&one, request("a"));
+    tokio::time::sleep(secs(1)).await;
+    call.keep().await.unwrap();
+    all_start_within(secs(70), vec![waits]).await;
+}
+
+/// Counts what a store in memory is asked.
+#[derive(Debug, Default)]
+struct Counting {
+    store: MemoryStore,
+    batches: AtomicU64,
+}
+
+impl Store for Counting {
+    fn in_process(&self) -> bool {
+        true
+    }
+
+    fn apply(&self, batch: &Batch<'_>) -> Reply {
+        let count = self.batches.fetch_add(1, Ordering::Relaxed);
+        // Once, so that the queue can be taken down.
+        assert_ne!(count, 3_000, "it is asked over and over");
+        self.store.apply(batch)
+    }
+
+    fn listen(&self, partition: &str, session: u64, hint: Hint) -> Option<Listening> {
+        self.store.listen(partition, session, hint)
+    }
+}
+
+/// Demands of three shares and four classes on a hundred tenants and two parents, in any order of
+/// the buckets: what is known of the turns of flows makes circles of more than a batch takes.
+#[tokio::test(start_paused = true)]
+async fn a_crowd_of_many_classes_and_shares_ends_and_nothing_spins() {
+    for seed in 0..6 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let classes = Limits::new()
+            .class("batch", Class::new().headroom(0.3))
+            .class("low", Class::new().headroom(0.5))
+            .class("urgent", Class::new().head_start(secs(2)));
+        let limits = (0..100).fold(classes, |limits, number| {
+            limits.bucket(tenant(number), [Quota::per_second("requests", 2)])
+        });
+        let limits = limits
+            .bucket("model", [Quota::per_second("requests", 10)])
+            .bucket("company", [Quota::fixed_window("requests", 20, secs(4))]);
+        let limiter = Limiter::with_store(limits, Counting::default()).unwrap();
+        let mut calls = Vec::new();
+        for _ in 0..350 {
+            let mut buckets = vec![tenant(random.u32(0..100))];
+            buckets.extend(
+                ["model", "company"]
+                    .iter()
+                    .filter(|_| random.u8(0..3) > 0)
+                    .map(ToString::to_string),
+            );
+            if random.u8(0..8) == 0 {
+                random.shuffle(&mut buckets);
+            }
+            let first = request(buckets.remove(0));
+            let mut demand = buckets.iter().fold(first, |demand, bucket| demand.and(bucket));
+            if random.u8(0..5) > 0 {
+                demand = demand.share(random.u8(0..3).to_string());
+            }
+            if random.bool() {
+                demand = demand.class(["batch", "low", "urgent"][random.usize(0..3)]);
+            }
+            calls.push(waiting(&limiter, demand));
+            if random.u8(0..4) == 0 {
+                tokio::time::sleep(ms(random.u64(0..30))).await;
+            }
+        }
+        all_start_within(secs(120), calls).await;
+    }
+}
