@@ -65,7 +65,9 @@ fn head_of(
     let now = state.now();
     let mut head = Head::of_line(session, rule.id, line, now);
     if let Some(known) = state.heads().find(session, rule.id, line.waiter) {
-        (head.arrival, head.due, head.held_until) = (known.arrival, known.due, known.held_until);
+        (head.arrival, head.held_until, head.fits) = (known.arrival, known.held_until, known.fits);
+        // One that its session does not send though it fits holds back others only for a while.
+        head.due = if known.due == 0 && known.fits { now } else { known.due };
     }
     // It is not sent though it may fit: others of its session go before it.
     head.is_behind = states.fits_alone(bucket, line.rule.into(), line.cost, line.headroom);

@@ -54,7 +54,9 @@ function waiting.wait(bucket, at)
       }
       local known = heads_find(bucket, quota.id, waiter)
       if known then
-        head.arrival, head.due, head.held_until = known.arrival, known.due, known.held_until
+        head.arrival, head.held_until, head.fits = known.arrival, known.held_until, known.fits
+        -- One that its session does not send though it fits holds back others only for a while.
+        head.due = known.due == 0 and known.fits and now or known.due
       end
       head.arrival = drained(now, behind_older(age, drained(now, head.arrival)))
       head.last = max(head.last, head.arrival)
