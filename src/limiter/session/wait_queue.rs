@@ -541,6 +541,11 @@ impl WaitQueue {
             true => hinting.look_again(violations, now, self.lease),
             false => Again::Now,
         });
+        // Where it does not stand it is no head either.
+        let by =
+            violations.iter().filter_map(|violation| LineId::of(waiter.ask().set(), violation.by));
+        by.filter(|id| !lines.contains(id) && is_head(id.bucket))
+            .for_each(|id| self.lines.heads_unknown(id.bucket));
         waiter.set_part(refused.part);
         self.note_front(&waiter, &lines, violations, now);
         self.touched.extend_from_slice(&lines);
