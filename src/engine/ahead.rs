@@ -85,25 +85,27 @@ fn others(states: &BatchStates<'_, '_>, reserve: &Reserve, turn: Turn, at: At) -
     if state.heads().is_empty() {
         return Before::default();
     }
-    let (quota, now, session) = (&state.quotas()[at.rule], state.now(), states.session());
+    let (quota, now) = (&state.quotas()[at.rule], state.now());
     let space = states.space_of(reserve);
     let is_head = reserve.mode == Mode::Wait && reserve.waiter > 0;
+    let session = if states.is_told(at.bucket) { states.session() } else { 0 };
+    // What does not wait passes no head.
+    let tolerance = match reserve.mode {
+        Mode::Wait => tolerance(states, at, session),
+        Mode::Try | Mode::Dry | Mode::Charge => 0,
+    };
     let place = Place {
-        session: if states.is_told(at.bucket) { session } else { 0 },
-        tie: if is_head { session } else { u64::MAX },
+        session,
+        tie: if is_head { states.session() } else { u64::MAX },
         headroom: reserve.headroom,
         flow: reserve.flow.id,
         space: states.id(space),
         arrival: now.saturating_sub(turn.age),
+        tolerance,
         tag: turn.tag.unwrap_or_else(|| states.start_of(reserve)),
     };
-    // What does not wait passes no head.
-    let tolerance = match reserve.mode {
-        Mode::Wait => tolerance(states, at, place.session),
-        Mode::Try | Mode::Dry | Mode::Charge => 0,
-    };
     let start_of = |flow| states.start_in(space, flow);
-    state.heads().before(&place, quota.id, quota.horizon(), tolerance, now, u64::MAX, &start_of)
+    state.heads().before(&place, quota.id, quota.horizon(), now, u64::MAX, &start_of)
 }
 
 /// By how much a waiter may have come after a head of another session and go before it.

@@ -54,7 +54,7 @@ fn front(states: &BatchStates<'_, '_>, bucket: usize, rule_index: usize) -> Smal
             let start_of = |flow| space.map_or(0.0, |space| states.start_in(space, flow));
             let place = head.place(start_of(head.flow));
             let most = quota.most_ahead(rule, head.cost, alone.capacity);
-            let others = state.heads().before(&place, rule.id, horizon, 0, now, most, &start_of);
+            let others = state.heads().before(&place, rule.id, horizon, now, most, &start_of);
             let ask = Ask { ahead: others.amount, before: others.demands, ..alone };
             quota.fits(rule, ask, now) && state.paused_for(others.demands) == 0
         };

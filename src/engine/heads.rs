@@ -52,6 +52,8 @@ pub(crate) struct Place {
     pub(crate) flow: u64,
     pub(crate) space: u64,
     pub(crate) arrival: Micros,
+    /// It passes heads that arrived less than this before it.
+    pub(crate) tolerance: Micros,
     /// Its start tag among the flows of its space.
     pub(crate) tag: f64,
 }
@@ -128,20 +130,15 @@ impl Head {
     /// Its place among the heads of all sessions, its flow starting at `tag`.
     pub(crate) fn place(&self, tag: f64) -> Place {
         let Self { session, headroom, flow, space, arrival, .. } = *self;
-        Place { session: 0, tie: session, headroom, flow, space, arrival, tag }
+        Place { session: 0, tie: session, headroom, flow, space, arrival, tolerance: 0, tag }
     }
 
     /// How many of those that wait with it go before a demand, and what they ask.
-    fn before(
-        &self,
-        place: &Place,
-        tolerance: Micros,
-        start_of: &dyn Fn(u64) -> f64,
-    ) -> (u64, u64) {
+    fn before(&self, place: &Place, start_of: &dyn Fn(u64) -> f64) -> (u64, u64) {
         if self.space == place.space && self.headroom == place.headroom && self.flow != place.flow {
             return self.before_by_tag(place, start_of(self.flow));
         }
-        let arrival = sum(self.arrival, tolerance);
+        let arrival = sum(self.arrival, place.tolerance);
         if (arrival, self.session) >= (place.arrival, place.tie) {
             return (0, 0);
         }
@@ -230,7 +227,6 @@ impl Heads {
         place: &Place,
         quota: u64,
         horizon: Micros,
-        tolerance: Micros,
         now: Micros,
         most: u64,
         start_of: &dyn Fn(u64) -> f64,
@@ -240,7 +236,7 @@ impl Heads {
             if head.headroom > place.headroom || !head.holds(horizon, now) {
                 continue;
             }
-            let (demands, amount) = head.before(place, tolerance, start_of);
+            let (demands, amount) = head.before(place, start_of);
             before.amount = sum(before.amount, amount);
             before.demands = sum(before.demands, demands);
             before.heads += u64::from(demands > 0);

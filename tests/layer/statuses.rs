@@ -142,8 +142,8 @@ async fn arrivals(
     service.clone().oneshot(1).await.unwrap();
     let calls: JoinSet<_> = (0..5).map(|_| service.clone().oneshot(1)).collect();
     calls.join_all().await.into_iter().for_each(|call| drop(call.unwrap()));
-    let arrivals = arrivals.lock().unwrap().clone();
-    arrivals
+    drop(service);
+    Arc::into_inner(arrivals).unwrap().into_inner().unwrap()
 }
 
 #[tokio::test(start_paused = true)]
