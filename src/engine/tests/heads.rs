@@ -614,3 +614,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_head_that_fits_and_is_not_sent_is_passed_over() {
+    let mut world = World::new([concurrency(1, 1)]);
+    let call = world.take(&[1]);
+    let waits = Reserve { mode: Mode::Wait, waiter: 5, age: MS, ..demand(&[1]) };
+    let heads = |lines: &[Line]| Op::Waiting { bucket: 0, lines: lines.into() };
+    world.send(SESSION, &[Op::Reserve(waits), heads(&[])]);
+    let (flow, space) = (Flow::default(), World::id(0));
+    let (rule, headroom, waiter, age, last, part) = (0, 0, 5, MS, MS, 0.0);
+    let (cost, count, sum) = (1, 1, 1);
+    let line = Line { rule, headroom, flow, space, waiter, age, cost, part, count, sum, last };
+    // Its session frees what it waits for, and says that it still waits.
+    world.send(SESSION, &[settle(&call, &[1]), heads(&[line])]);
+    let other = Reserve { mode: Mode::Try, ..demand(&[1]) };
+    for (passed, passes) in [(0, false), (LATE, false), (1, true)] {
+        world.pass(passed);
+        let verdict = world.one(SESSION + 1, Op::Reserve(other.clone()));
+        assert_eq!(is_granted(&verdict), passes, "after {passed}");
+        if passed == 0 {
+            world.send(SESSION, &[heads(&[line])]);
+        }
+    }
+}
