@@ -8,6 +8,7 @@ use super::{
     moves::cases,
     *,
 };
+use crate::engine::heads::LATE;
 
 /// A fleet on one quota, which is taken.
 fn taken(rule: Rule) -> (Fleet, Running) {
