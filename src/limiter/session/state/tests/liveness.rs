@@ -1,4 +1,5 @@
-//! A queue of flows whose turns the store tells differently for each quota never stops.
+//! No waiter is forgotten, and nothing in flight: whatever the store tells of the turns of flows, and
+//! however full batches are.
 
 use super::*;
 
