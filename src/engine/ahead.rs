@@ -4,7 +4,7 @@
 use super::{
     Micros, Mode, Reserve, Window,
     exact::sum,
-    heads::{Before, Place},
+    heads::{Before, Head, Place},
     order::Turn,
     quota_state::Ask,
     states::{At, BatchStates},
@@ -94,17 +94,20 @@ fn others(states: &BatchStates<'_, '_>, reserve: &Reserve, turn: Turn, at: At) -
         Mode::Wait => tolerance(states, at, session),
         Mode::Try | Mode::Dry | Mode::Charge => 0,
     };
+    let arrival = now.saturating_sub(turn.age);
     let place = Place {
         session,
         tie: if is_head { states.session() } else { u64::MAX },
         headroom: reserve.headroom,
         flow: reserve.flow.id,
         space: states.id(space),
-        arrival: now.saturating_sub(turn.age),
+        arrival,
+        place: arrival,
         tolerance,
         tag: turn.tag.unwrap_or_else(|| states.start_of(reserve)),
     };
-    let start_of = |flow| states.start_in(space, flow);
+    let start_of = |head: &Head| states.start_waiting(space, head.flow);
+    let place = state.heads().placed(place, quota.id, quota.horizon(), now, &start_of);
     state.heads().before(&place, quota.id, quota.horizon(), now, u64::MAX, &start_of)
 }
 

@@ -145,6 +145,10 @@ impl BucketState {
         &self.heads
     }
 
+    pub(super) fn heads_mut(&mut self) -> &mut Heads {
+        &mut self.heads
+    }
+
     pub(super) fn quota_and_heads(&mut self, quota: usize) -> (&QuotaState, &mut Heads) {
         (&self.quotas[quota], &mut self.heads)
     }

@@ -7,7 +7,7 @@ use super::{
     ahead::Ahead,
     exact::sum,
     flows::FLOW_MEMORY,
-    heads::{Before, Head, LATE},
+    heads::{Before, Head, LATE, Outlook},
     order::{Ages, Turn},
     own_heads::OwnHeads,
     quota_state::Ask,
@@ -82,12 +82,17 @@ impl<'r> Candidate<'r> {
             let others = waits.iter().enumerate().filter(|(other, _)| *other != index);
             others.map(|(_, wait)| *wait).max().unwrap_or(0)
         };
-        let mut held = SmallVec::<[(At, Micros, bool); 4]>::new();
+        // The last of several.
+        let longest = waits.iter().enumerate().max_by_key(|(_, wait)| **wait);
+        let mut held = SmallVec::<[(At, Micros); 4]>::new();
         for (index, (at, violation)) in refused.iter_mut().enumerate() {
             let Some(at) = at else { continue };
             let horizon = states.quota(at.bucket, at.rule).0.horizon();
-            violation.holds = held_for(index) <= horizon;
-            held.push((*at, held_for(index), violation.holds));
+            let is_longest = longest.is_some_and(|(longest, _)| longest == index);
+            violation.holds = is_longest || held_for(index) <= horizon;
+            if violation.holds {
+                held.push((*at, held_for(index)));
+            }
         }
         let violations: SmallVec<[Violation; 2]> =
             refused.into_iter().map(|(_, violation)| violation).collect();
@@ -177,7 +182,7 @@ impl<'r> Candidate<'r> {
     /// is due, if that is known.
     fn line_up(
         &self,
-        held: &[(At, Micros, bool)],
+        held: &[(At, Micros)],
         due_in: Option<Micros>,
         states: &mut BatchStates<'_, '_>,
         (ahead, own_heads, ages): (&mut Ahead, &mut OwnHeads, &mut Ages),
@@ -188,14 +193,13 @@ impl<'r> Candidate<'r> {
         }
         let is_behind = self.is_behind(states);
         // What a pause of a bucket holds back is a head on all quotas of the bucket that it needs.
-        let behind_pauses = self.asks.iter().filter(|ask| {
-            let is_refused = held.iter().any(|(at, ..)| at.index == ask.at.index);
-            ask.at.cost > 0 && self.paused[ask.of] > 0 && !is_refused
-        });
-        let behind_pauses = behind_pauses.map(|ask| (ask.at, 0, true));
-        for (at, held_for, holds) in held.iter().copied().chain(behind_pauses) {
+        let behind_pauses =
+            self.asks.iter().filter(|ask| ask.at.cost > 0 && self.paused[ask.of] > 0 && ask.fits);
+        let behind_pauses = behind_pauses.map(|ask| (ask.at, 0));
+        for (at, held_for) in held.iter().copied().chain(behind_pauses) {
+            let blocks = held_for <= states.quota(at.bucket, at.rule).0.horizon();
             // Those that it overtakes need not wait for it while it waits for others.
-            if holds && !(is_behind && self.turn.overtakes) {
+            if blocks && !(is_behind && self.turn.overtakes) {
                 ahead.extend((at.bucket, at.rule), reserve.headroom, at.cost, 1);
             }
             if !states.is_told(at.bucket) {
@@ -213,18 +217,20 @@ impl<'r> Candidate<'r> {
                 arrival,
                 cost: at.cost,
                 part: states.step_of(reserve),
+                tag: 0.0,
+                place: arrival,
                 count: 1,
                 sum: at.cost,
                 last: arrival,
                 due: due_in.map_or(0, |wait| sum(now, wait)),
                 held_until: sum(now, held_for),
                 is_behind,
-                fits: false,
+                outlook: Outlook::Behind,
             };
             own_heads.add(at.bucket, head);
         }
         // Where it is a head of the bucket itself, that says how long it waits.
-        let is_head = held.iter().any(|(at, ..)| at.bucket == space);
+        let is_head = held.iter().any(|(at, _)| at.bucket == space);
         let lasts = if is_head { 0 } else { due_in.map_or(FLOW_MEMORY, |wait| sum(wait, LATE)) };
         let until = sum(states.state(space).now(), lasts);
         states.wait_in_flow(space, reserve.flow.id, until);

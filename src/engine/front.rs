@@ -2,7 +2,17 @@
 
 use smallvec::SmallVec;
 
-use super::{Wake, Wakes, quota_state::Ask, states::BatchStates};
+use super::{
+    Micros, Rule, Wake, Wakes,
+    exact::sum,
+    heads::{Head, Outlook},
+    quota_state::{Ask, QuotaState},
+    states::BatchStates,
+};
+
+/// One that comes to be the first, and fits earlier than its session knows by more than this, is
+/// hinted.
+const EARLIER: Micros = 10_000;
 
 /// Hints the sessions of heads that fit now and did not before; of all heads if the batch has
 /// `stirred` the bucket: changed when they may pass.
@@ -12,16 +22,22 @@ pub(super) fn wake(
     stirred: bool,
     wakes: &mut Wakes,
 ) {
-    let (session, now) = (states.session(), states.state(bucket).now());
+    let (session, now, wall) = (states.session(), states.state(bucket).now(), states.wall());
+    note_tags(states, bucket);
     for (rule_index, rule) in states.rules(bucket).iter().enumerate() {
-        let front = front(states, bucket, rule_index);
+        let outlooks = outlooks(states, bucket, rule_index);
         let (quota, heads) = states.state_mut(bucket).quota_and_heads(rule_index);
-        for (index, head) in heads.iter_mut().enumerate().filter(|(_, head)| head.quota == rule.id)
-        {
-            let fitted = std::mem::replace(&mut head.fits, front.contains(&index));
+        let on_quota = heads.iter_mut().filter(|head| head.quota == rule.id);
+        for (head, outlook) in on_quota.zip(outlooks) {
+            let before = std::mem::replace(&mut head.outlook, outlook);
             let ask = Ask::alone(rule, head.cost, head.headroom);
             head.is_behind &= quota.fits(rule, ask, now);
-            let is_news = head.fits && !fitted || stirred && !head.is_late(now);
+            let is_news = match outlook {
+                _ if stirred && !head.is_late(now) => true,
+                Outlook::Fits => before != outlook,
+                Outlook::First => before != outlook && fits_earlier(head, quota, rule, now, wall),
+                Outlook::Behind => false,
+            };
             if is_news && head.session != session && head.expect(now) {
                 let wake = Wake { session: head.session, bucket: bucket as u16 };
                 if !wakes.contains(&wake) {
@@ -32,37 +48,58 @@ pub(super) fn wake(
     }
 }
 
-/// The heads of a quota that fit together, from the front, by their indexes.
-fn front(states: &BatchStates<'_, '_>, bucket: usize, rule_index: usize) -> SmallVec<[usize; 4]> {
+/// Whether the first of what waits fits earlier than its session knows: how many would go before it
+/// was estimated.
+fn fits_earlier(head: &Head, quota: &QuotaState, rule: &Rule, now: Micros, wall: Micros) -> bool {
+    let ask = Ask::alone(rule, head.cost, head.headroom);
+    let wait = quota.shortage(rule, ask, now, wall).wait;
+    wait.is_some_and(|wait| head.due > sum(now, wait).max(head.held_until) + EARLIER)
+}
+
+/// Notes where the flows of heads start that take turns in a bucket of the batch.
+fn note_tags(states: &mut BatchStates<'_, '_>, bucket: usize) {
+    let tag = |head: &Head| Some(states.start_waiting(states.of_id(head.space)?, head.flow));
+    let tags: SmallVec<[Option<f64>; 4]> = states.state(bucket).heads().iter().map(tag).collect();
+    for (head, tag) in states.state_mut(bucket).heads_mut().iter_mut().zip(tags) {
+        head.tag = tag.unwrap_or(head.tag);
+    }
+    states.state_mut(bucket).heads_mut().find_places();
+}
+
+/// What each head of a quota can expect. Those fit that do so together, from the front.
+fn outlooks(
+    states: &BatchStates<'_, '_>,
+    bucket: usize,
+    rule_index: usize,
+) -> SmallVec<[Outlook; 4]> {
     let (state, (quota, rule)) = (states.state(bucket), states.quota(bucket, rule_index));
     let (now, horizon) = (state.now(), quota.horizon());
-    let mut front = SmallVec::new();
     // Of the classes that leave at least this to others, one does not fit: nor does what is
     // behind it.
     let mut blocked = u64::MAX;
-    for (index, head) in state.heads().iter().enumerate() {
-        let counts = head.quota == rule.id && !head.is_late(now) && head.holds(horizon, now);
-        if !counts || head.headroom >= blocked {
-            continue;
+    let counts = |head: &&Head| !head.is_late(now) && head.holds(horizon, now);
+    let on_quota = || state.heads().iter().filter(|head| head.quota == rule.id);
+    let first = on_quota().find(counts).map(|head| head.flow);
+    let go_by_arrival = on_quota()
+        .filter(counts)
+        .all(|head| Some(head.flow) == first && head.place == head.arrival);
+    let outlook = |head: &Head| {
+        if !counts(&head) || head.headroom >= blocked {
+            return Outlook::Behind;
         }
-        let space = states.of_id(head.space);
-        let fits = || {
-            let alone = Ask::alone(rule, head.cost, head.headroom);
-            if !quota.fits(rule, alone, now) {
-                return false;
-            }
-            let start_of = |flow| space.map_or(0.0, |space| states.start_in(space, flow));
-            let place = head.place(start_of(head.flow));
-            let most = quota.most_ahead(rule, head.cost, alone.capacity);
-            let others = state.heads().before(&place, rule.id, horizon, now, most, &start_of);
-            let ask = Ask { ahead: others.amount, before: others.demands, ..alone };
-            quota.fits(rule, ask, now) && state.paused_for(others.demands) == 0
-        };
-        if fits() {
-            front.push(index);
-        } else if space.is_none_or(|space| states.state(space).flows().is_none()) {
+        let alone = Ask::alone(rule, head.cost, head.headroom);
+        let fits_alone = quota.fits(rule, alone, now);
+        let most = if fits_alone { quota.most_ahead(rule, head.cost, alone.capacity) } else { 0 };
+        let others =
+            state.heads().before(&head.place(), rule.id, horizon, now, most, &|head| head.tag);
+        let ask = Ask { ahead: others.amount, before: others.demands, ..alone };
+        if fits_alone && quota.fits(rule, ask, now) && state.paused_for(others.demands) == 0 {
+            return Outlook::Fits;
+        }
+        if go_by_arrival {
             blocked = head.headroom;
         }
-    }
-    front
+        if others.demands == 0 { Outlook::First } else { Outlook::Behind }
+    };
+    on_quota().map(outlook).collect()
 }

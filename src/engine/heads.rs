@@ -25,6 +25,11 @@ pub(crate) struct Head {
     pub(crate) cost: u64,
     /// How far it moves its flow on.
     pub(crate) part: f64,
+    /// The start tag of its flow, as of the last batch that named its space.
+    pub(crate) tag: f64,
+    /// When the last one arrived of those that take turns with it here and go before it, or itself:
+    /// its place among those that take turns elsewhere.
+    pub(crate) place: Micros,
     pub(crate) count: u64,
     pub(crate) sum: u64,
     /// When the last of them arrived.
@@ -36,8 +41,19 @@ pub(crate) struct Head {
     /// It would fit if nothing went before it, on all of its quotas, and has since its session last
     /// looked.
     pub(crate) is_behind: bool,
-    /// It fitted here when the bucket was last looked at, so its session knows or was hinted.
-    pub(crate) fits: bool,
+    /// As of the last look at the bucket, so its session knows or was hinted.
+    pub(crate) outlook: Outlook,
+}
+
+/// What a head can expect on its quota.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Outlook {
+    /// Others go before it.
+    #[default]
+    Behind,
+    /// It does not fit, though none goes before it.
+    First,
+    Fits,
 }
 
 /// A demand, as far as its place among heads goes.
@@ -52,6 +68,8 @@ pub(crate) struct Place {
     pub(crate) flow: u64,
     pub(crate) space: u64,
     pub(crate) arrival: Micros,
+    /// See [`Head::place`].
+    pub(crate) place: Micros,
     /// It passes heads that arrived less than this before it.
     pub(crate) tolerance: Micros,
     /// Its start tag among the flows of its space.
@@ -64,6 +82,38 @@ pub(crate) struct Before {
     pub(crate) amount: u64,
     pub(crate) demands: u64,
     pub(crate) heads: u64,
+}
+
+impl Outlook {
+    /// The one of this number.
+    pub(crate) fn of(number: u64) -> Self {
+        match number {
+            0 => Self::Behind,
+            1 => Self::First,
+            _ => Self::Fits,
+        }
+    }
+}
+
+impl Place {
+    /// Whether a head may go before it. An older demand need not wait for a younger one that waits
+    /// for others itself: the others may wait for the older one.
+    fn waits_for(&self, head: &Head) -> bool {
+        !head.is_behind || !self.is_older_than(head)
+    }
+
+    fn is_older_than(&self, head: &Head) -> bool {
+        (self.arrival, self.tie) <= (head.arrival, head.session)
+    }
+
+    fn takes_turns_with(&self, head: &Head) -> bool {
+        self.space == head.space && self.headroom == head.headroom && self.flow != head.flow
+    }
+
+    /// Whether the turn of a head comes first, whose flow starts at `start`.
+    fn is_after(&self, head: &Head, start: f64) -> bool {
+        start < self.tag || start == self.tag && !self.is_older_than(head)
+    }
 }
 
 impl Head {
@@ -79,6 +129,8 @@ impl Head {
             arrival: now.saturating_sub(line.age),
             cost: line.cost,
             part: line.part,
+            tag: 0.0,
+            place: 0,
             count: line.count,
             sum: line.sum,
             last: now.saturating_sub(line.last),
@@ -86,7 +138,7 @@ impl Head {
             due: now,
             held_until: 0,
             is_behind: false,
-            fits: false,
+            outlook: Outlook::Behind,
         }
     }
 
@@ -94,6 +146,11 @@ impl Head {
     pub(crate) fn is_of_group_of(&self, other: &Self) -> bool {
         (self.session, self.quota, self.headroom, self.flow)
             == (other.session, other.quota, other.headroom, other.flow)
+    }
+
+    /// Heads that take turns on a quota have these in common.
+    fn turns(&self) -> (u64, u64, u64) {
+        (self.quota, self.space, self.headroom)
     }
 
     /// By arrival; the rest makes the order the same everywhere.
@@ -127,22 +184,26 @@ impl Head {
         self.held_until <= sum(now, horizon)
     }
 
-    /// Its place among the heads of all sessions, its flow starting at `tag`.
-    pub(crate) fn place(&self, tag: f64) -> Place {
-        let Self { session, headroom, flow, space, arrival, .. } = *self;
-        Place { session: 0, tie: session, headroom, flow, space, arrival, tolerance: 0, tag }
+    /// Its place among the heads of all sessions.
+    pub(crate) fn place(&self) -> Place {
+        let Self { session, headroom, flow, space, arrival, place, tag, .. } = *self;
+        Place { session: 0, tie: session, headroom, flow, space, arrival, place, tolerance: 0, tag }
     }
 
     /// How many of those that wait with it go before a demand, and what they ask.
-    fn before(&self, place: &Place, start_of: &dyn Fn(u64) -> f64) -> (u64, u64) {
-        if self.space == place.space && self.headroom == place.headroom && self.flow != place.flow {
-            return self.before_by_tag(place, start_of(self.flow));
-        }
-        let arrival = sum(self.arrival, place.tolerance);
-        if (arrival, self.session) >= (place.arrival, place.tie) {
+    fn before(&self, place: &Place, start_of: &dyn Fn(&Self) -> f64) -> (u64, u64) {
+        if !place.waits_for(self) {
             return (0, 0);
         }
-        let (passed, span) = (place.arrival - arrival, self.last.saturating_sub(self.arrival));
+        if place.takes_turns_with(self) {
+            return self.before_by_tag(place, start_of(self));
+        }
+        let tolerance = place.tolerance;
+        if (sum(self.place, tolerance), self.session) >= (place.place, place.tie) {
+            return (0, 0);
+        }
+        let passed = place.place.saturating_sub(sum(self.arrival, tolerance));
+        let span = self.last.saturating_sub(self.arrival);
         if passed >= span {
             return (self.count, self.sum);
         }
@@ -155,14 +216,7 @@ impl Head {
     }
 
     fn before_by_tag(&self, place: &Place, start: f64) -> (u64, u64) {
-        // An older demand need not wait for a younger one that waits for others: the others may
-        // wait for the older one.
-        if self.is_behind && (place.arrival, place.tie) < (self.arrival, self.session) {
-            return (0, 0);
-        }
-        let is_before = start < place.tag
-            || start == place.tag && (self.arrival, self.session) < (place.arrival, place.tie);
-        if !is_before {
+        if !place.is_after(self, start) {
             return (0, 0);
         }
         let turns =
@@ -220,8 +274,26 @@ impl Heads {
         self.0.sort_by_key(Head::order);
     }
 
-    /// What goes before a demand on a quota, until that is more than `most`. `start_of` tells the
-    /// start tag of a flow of the demand's space.
+    /// The place on a quota of a demand that is no head there: that of the last one that goes before
+    /// it by turns.
+    pub(crate) fn placed(
+        &self,
+        place: Place,
+        quota: u64,
+        horizon: Micros,
+        now: Micros,
+        start_of: &dyn Fn(&Head) -> f64,
+    ) -> Place {
+        let before = self.live(place.session, quota, now).filter(|head| {
+            let takes_turns = head.holds(horizon, now) && place.takes_turns_with(head);
+            takes_turns && place.is_after(head, start_of(head))
+        });
+        let last = before.map(|head| head.arrival).fold(place.place, Micros::max);
+        Place { place: last, ..place }
+    }
+
+    /// What goes before a demand on a quota, until that is more than `most`. `start_of` tells where
+    /// the flow of a head starts that takes turns with the demand.
     pub(crate) fn before(
         &self,
         place: &Place,
@@ -229,7 +301,7 @@ impl Heads {
         horizon: Micros,
         now: Micros,
         most: u64,
-        start_of: &dyn Fn(u64) -> f64,
+        start_of: &dyn Fn(&Head) -> f64,
     ) -> Before {
         let mut before = Before::default();
         for head in self.live(place.session, quota, now) {
@@ -284,6 +356,23 @@ impl Heads {
         self.live(0, quota, now).map(|head| head.count).fold(0, sum)
     }
 
+    /// Finds the place of each among those that take turns elsewhere.
+    pub(crate) fn find_places(&mut self) {
+        let mut order: Vec<usize> = (0..self.0.len()).collect();
+        // Those that arrived first are first already.
+        order.sort_by(|one, other| {
+            let (one, other) = (&self.0[*one], &self.0[*other]);
+            one.turns().cmp(&other.turns()).then(one.tag.total_cmp(&other.tag))
+        });
+        let mut last = None;
+        for index in order {
+            let head = &mut self.0[index];
+            let before = last.filter(|(turns, _)| *turns == head.turns());
+            head.place = before.map_or(head.arrival, |(_, place)| head.arrival.max(place));
+            last = Some((head.turns(), head.place));
+        }
+    }
+
     /// The heads, to be changed in place.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Head> {
         self.0.iter_mut()
@@ -310,23 +399,26 @@ impl Coded for Head {
             arrival,
             cost,
             part,
+            tag,
+            place,
             count,
             sum,
             last,
             due,
             held_until,
             is_behind,
-            fits,
+            outlook,
         } = *self;
         [session, quota, headroom, flow, space, waiter]
             .iter()
             .for_each(|number| out.number(*number));
-        [arrival, cost, count, sum, last, due, held_until]
+        [arrival, place, cost, count, sum, last, due, held_until]
             .iter()
             .for_each(|number| out.number(*number));
         part.write(out);
+        tag.write(out);
         is_behind.write(out);
-        fits.write(out);
+        out.number(outlook as u64);
     }
 
     fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
@@ -338,6 +430,7 @@ impl Coded for Head {
             space: from.number()?,
             waiter: from.number()?,
             arrival: from.number()?,
+            place: from.number()?,
             cost: from.number()?,
             count: from.number()?,
             sum: from.number()?,
@@ -345,8 +438,9 @@ impl Coded for Head {
             due: from.number()?,
             held_until: from.number()?,
             part: Coded::read(from)?,
+            tag: Coded::read(from)?,
             is_behind: Coded::read(from)?,
-            fits: Coded::read(from)?,
+            outlook: Outlook::of(from.number()?),
         })
     }
 }

@@ -52,7 +52,7 @@ pub(crate) use self::{
 pub use self::{bucket::BucketState, codec::DecodeError, rule::Micros};
 
 #[cfg(feature = "redis")]
-pub(crate) use self::heads::{Head, LATE};
+pub(crate) use self::heads::{Head, LATE, Outlook};
 pub(crate) use self::rule::MAX_PAUSE;
 #[cfg(feature = "redis")]
 pub(crate) use self::stored::{StoredBucket, StoredGate, StoredQuota, StoredRecord};
@@ -330,8 +330,8 @@ pub(crate) struct Violation {
     /// What is left of the wait that a provider asked for, if that is longer than the pause: the
     /// demand is not to wait.
     pub(crate) asked: Option<Micros>,
-    /// Whether a waiter blocks younger ones here: not while something else holds it back for so
-    /// long that they can pass without delaying it.
+    /// Whether a waiter is a head here: not while something else holds it back for so long that
+    /// younger ones can pass without delaying it.
     pub(crate) holds: bool,
     /// Heads of other sessions that go before it.
     pub(crate) rank: u64,

@@ -1,7 +1,7 @@
 //! The order of the operations of a batch: flows of one space and class take turns, and the waiters
 //! of a session keep their order.
 
-use std::{collections::BTreeMap, iter::zip};
+use std::collections::BTreeMap;
 
 use super::{Micros, Mode, Op, Reserve, states::BatchStates};
 
@@ -87,11 +87,27 @@ pub(super) fn in_turns(
         }
         order.push((index, Some(turn)));
     }
-    for places in groups.into_values() {
-        let tag = |turn: &Option<Turn>| turn.and_then(|turn| turn.tag).unwrap_or(0.0);
-        let mut members: Vec<_> = places.iter().map(|&place| order[place]).collect();
-        members.sort_by(|(_, one), (_, other)| tag(one).total_cmp(&tag(other)));
-        zip(places, members).for_each(|(place, member)| order[place] = member);
+    let tag = |turn: &Option<Turn>| turn.and_then(|turn| turn.tag).unwrap_or(0.0);
+    let mut places: Vec<usize> = groups.values().flatten().copied().collect();
+    places.sort_unstable();
+    let mut turns: Vec<_> = groups
+        .into_values()
+        .map(|places| {
+            let mut members: Vec<_> = places.iter().map(|&place| order[place]).collect();
+            members.sort_by(|(_, one), (_, other)| tag(one).total_cmp(&tag(other)));
+            members.reverse();
+            members
+        })
+        .collect();
+    // Of the next ones of all that take turns, the oldest goes first.
+    for place in places {
+        let first = turns.iter_mut().min_by_key(|turns| match turns.last() {
+            Some((index, Some(turn))) => (Micros::MAX - turn.age, *index),
+            _ => (Micros::MAX, usize::MAX),
+        });
+        if let Some(member) = first.and_then(Vec::pop) {
+            order[place] = member;
+        }
     }
     // The session may have put them in such an order itself.
     let mut oldest_after = 0;

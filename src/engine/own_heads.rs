@@ -2,7 +2,13 @@
 
 use smallvec::SmallVec;
 
-use super::{Line, Rule, ahead::Ahead, heads::Head, order::Ages, states::BatchStates};
+use super::{
+    Line, Rule,
+    ahead::Ahead,
+    heads::{Head, Outlook},
+    order::Ages,
+    states::BatchStates,
+};
 
 /// A head counts for the order of flows with this many of a session's groups on a quota at most.
 const MAX_LINES: usize = 4;
@@ -65,9 +71,10 @@ fn head_of(
     let now = state.now();
     let mut head = Head::of_line(session, rule.id, line, now);
     if let Some(known) = state.heads().find(session, rule.id, line.waiter) {
-        (head.arrival, head.held_until, head.fits) = (known.arrival, known.held_until, known.fits);
+        (head.arrival, head.held_until) = (known.arrival, known.held_until);
+        (head.tag, head.outlook) = (known.tag, known.outlook);
         // One that its session does not send though it fits holds back others only for a while.
-        head.due = if known.due == 0 && known.fits { now } else { known.due };
+        head.due = if known.due == 0 && known.outlook == Outlook::Fits { now } else { known.due };
     }
     // It is not sent though it may fit: others of its session go before it.
     head.is_behind = states.fits_alone(bucket, line.rule.into(), line.cost, line.headroom);

@@ -144,6 +144,11 @@ impl<'a, 'b> BatchStates<'a, 'b> {
         self.state(space).flows().map_or(0.0, |flows| flows.start(flow, waits))
     }
 
+    /// Where a flow starts that takes turns in a bucket, and waits.
+    pub(super) fn start_waiting(&self, space: usize, flow: u64) -> f64 {
+        self.state(space).flows().map_or(0.0, |flows| flows.start(flow, || true))
+    }
+
     /// A demand of a flow waits that takes turns in a bucket, whichever bucket refused it. `until`
     /// is when it looks again at the latest.
     pub(super) fn wait_in_flow(&mut self, space: usize, flow: u64, until: Micros) {

@@ -96,6 +96,27 @@ fn the_flow_that_is_next_is_hinted() {
     }
 }
 
+/// How much goes before a head is estimated: what it was told may be too long.
+#[test]
+fn a_head_that_comes_to_be_the_first_is_hinted_if_it_fits_earlier_than_it_was_told() {
+    let mut fleet = Fleet::new(vec![vec![sliding(1, 10, MINUTE, 60)]]);
+    fleet.ask(9, demand(&[6])).unwrap();
+    fleet.pass(30 * SECOND);
+    fleet.ask(9, demand(&[4])).unwrap();
+    let (large, _) = fleet.ask(1, demand(&[9])).unwrap_err();
+    fleet.pass(MS);
+    let (_, refused) = fleet.ask(2, demand(&[5])).unwrap_err();
+    let told = refused.violations[0].wait.unwrap();
+    assert!(told > 60 * SECOND, "after what goes before it: {told}");
+    fleet.cancel(1, large);
+    assert_eq!(fleet.look(1).woken, [2], "six leave in half a minute");
+    let look = fleet.look(2);
+    let wait = look.refused[0].1.violations[0].wait.unwrap();
+    assert!(wait < 32 * SECOND, "{wait}");
+    // It knows now.
+    assert_eq!(fleet.look(1).woken, [0; 0]);
+}
+
 /// Every look is a batch, and every batch may hint others.
 fn looks_until_quiet(fleet: &mut Fleet, hinted: Vec<u64>) -> usize {
     let (mut hinted, mut looks) = (std::collections::VecDeque::from(hinted), 0);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::waiter::{Ask, Rank};
 use crate::engine::{self, Flow, Micros, Violation};
@@ -28,6 +28,16 @@ pub(super) struct QuotaLine {
     /// Waiters in the batch in flight, and those of them that were granted.
     sent: usize,
     granted: usize,
+}
+
+/// What came of the waiters of a line that were in the batch in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Looked {
+    NotAtAll,
+    InVain,
+    SomeGranted,
+    /// What is first now may fit as well, whatever the store said when these were before it.
+    AllGranted,
 }
 
 /// Waiters of one class and flow.
@@ -194,16 +204,19 @@ impl QuotaLine {
     }
 
     /// The batch in flight was answered: looks further if all its waiters were granted, otherwise
-    /// only a little. Returns true if they were: what is first now may fit as well, whatever the
-    /// store said when these were before it.
-    pub(super) fn answered(&mut self) -> bool {
+    /// only a little.
+    pub(super) fn answered(&mut self) -> Looked {
         let (sent, granted) = (std::mem::take(&mut self.sent), std::mem::take(&mut self.granted));
-        let are_all_granted = sent > 0 && granted == sent;
-        if sent > 0 {
-            let look = if are_all_granted { self.look * 2 } else { granted + FIRST_LOOK };
-            self.look = look.min(LONGEST_LOOK);
+        if sent == 0 {
+            return Looked::NotAtAll;
         }
-        are_all_granted
+        let look = if granted == sent { self.look * 2 } else { granted + FIRST_LOOK };
+        self.look = look.min(LONGEST_LOOK);
+        match granted {
+            0 => Looked::InVain,
+            _ if granted < sent => Looked::SomeGranted,
+            _ => Looked::AllGranted,
+        }
     }
 
     /// The classes of its waiters, by the headroom that they leave.
@@ -217,18 +230,7 @@ impl QuotaLine {
 
     /// The waiters that can block a demand of a class, in order.
     pub(super) fn in_order(&self, headroom: u64) -> impl Iterator<Item = Rank> {
-        Order {
-            cursors: self
-                .groups
-                .iter()
-                .filter(|group| group.headroom <= headroom)
-                .map(|group| Cursor {
-                    group,
-                    ahead: group.waiters.iter().peekable(),
-                    tag: group.tag.unwrap_or(0.0),
-                })
-                .collect(),
-        }
+        Order::of(self.groups.iter().filter(move |group| group.headroom <= headroom))
     }
 
     /// How many from the front are to be looked at.
@@ -236,12 +238,18 @@ impl QuotaLine {
         self.look
     }
 
-    /// The first of each class.
+    /// The first of each class and of those that take turns with each other, oldest first.
     pub(super) fn fronts(&self) -> SmallVec<[Rank; 2]> {
-        let mut fronts: SmallVec<[Rank; 2]> =
-            self.classes().iter().filter_map(|class| self.in_order(*class).next()).collect();
-        fronts.dedup();
+        let mut order = Order::of(self.groups.iter());
+        let firsts = order.0.iter_mut().filter_map(|turns| Some(turns.next()?.0));
+        let mut fronts: SmallVec<[Rank; 2]> = firsts.collect();
+        fronts.sort_unstable();
         fronts
+    }
+
+    /// Whether its front is behind waiters of other sessions.
+    pub(super) fn is_behind(&self) -> bool {
+        self.known.is_some_and(|(violation, _)| violation.before > 0)
     }
 
     pub(super) fn known(&self) -> Option<&(Violation, Micros)> {
@@ -289,10 +297,12 @@ impl QuotaLine {
     }
 }
 
-/// Merges the groups of a line.
-struct Order<'a> {
-    cursors: SmallVec<[Cursor<'a>; 1]>,
-}
+/// Merges the groups of a line. Flows that take turns are one sequence; of the next ones of all
+/// sequences the oldest goes first. So it is an order, whatever is known of turns.
+struct Order<'a>(SmallVec<[Turns<'a>; 1]>);
+
+/// Groups of one space and class, whose flows take turns.
+struct Turns<'a>(SmallVec<[Cursor<'a>; 1]>);
 
 /// The waiters of a group that are still to come.
 struct Cursor<'a> {
@@ -302,34 +312,49 @@ struct Cursor<'a> {
     tag: f64,
 }
 
+impl<'a> Order<'a> {
+    fn of(groups: impl Iterator<Item = &'a Group>) -> Self {
+        let mut order = Self(SmallVec::new());
+        for group in groups {
+            let (ahead, tag) = (group.waiters.iter().peekable(), group.tag.unwrap_or(0.0));
+            let cursor = Cursor { group, ahead, tag };
+            let takes_turns = |turns: &&mut Turns<'_>| {
+                let other = turns.0[0].group;
+                (other.space, other.headroom) == (group.space, group.headroom)
+            };
+            match order.0.iter_mut().find(takes_turns) {
+                Some(turns) => turns.0.push(cursor),
+                None => order.0.push(Turns(smallvec![cursor])),
+            }
+        }
+        order
+    }
+}
+
+impl<'a> Turns<'a> {
+    /// The next one, and the cursor that has it.
+    fn next(&mut self) -> Option<(Rank, &mut Cursor<'a>)> {
+        let cursors = self.0.iter_mut();
+        let turns = cursors.filter_map(|cursor| Some((*cursor.ahead.peek()?.0, cursor)));
+        turns.min_by(|(rank, one), (other_rank, other)| {
+            one.tag.total_cmp(&other.tag).then(rank.cmp(other_rank))
+        })
+    }
+}
+
 impl Iterator for Order<'_> {
     type Item = Rank;
 
     fn next(&mut self) -> Option<Rank> {
-        let mut next: Option<(usize, &Group, f64, Rank)> = None;
-        for (index, cursor) in self.cursors.iter_mut().enumerate() {
-            let Some(&(&rank, _)) = cursor.ahead.peek() else { continue };
-            let Group { flow, space, headroom, .. } = cursor.group;
-            let goes_before = |(other, tag, first): (&Group, f64, Rank)| match other
-                .takes_turns_with(flow.id, *space, *headroom)
-            {
-                true => (cursor.tag, rank) < (tag, first),
-                false => rank < first,
-            };
-            if next.is_none_or(|(_, group, tag, first)| goes_before((group, tag, first))) {
-                next = Some((index, cursor.group, cursor.tag, rank));
-            }
-        }
-        let (index, ..) = next?;
-        let (&rank, &cost) = self.cursors[index].ahead.next()?;
-        if self.cursors.len() > 1 {
-            let group = self.cursors[index].group;
-            let part = group.part_of(cost);
-            let of_flow = |cursor: &&mut Cursor<'_>| {
-                (cursor.group.flow.id, cursor.group.space) == (group.flow.id, group.space)
-            };
-            self.cursors.iter_mut().filter(of_flow).for_each(|cursor| cursor.tag += part);
-        }
+        let fronts = self.0.iter_mut().filter_map(Turns::next);
+        let (_, next) = fronts.min_by_key(|(rank, _)| *rank)?;
+        let ((&rank, &cost), group) = (next.ahead.next()?, next.group);
+        let part = group.part_of(cost);
+        let of_flow = |cursor: &&mut Cursor<'_>| {
+            (cursor.group.flow.id, cursor.group.space) == (group.flow.id, group.space)
+        };
+        let cursors = self.0.iter_mut().flat_map(|turns| &mut turns.0);
+        cursors.filter(of_flow).for_each(|cursor| cursor.tag += part);
         Some(rank)
     }
 }

@@ -12,13 +12,19 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
-    line::QuotaLine,
+    line::{Looked, QuotaLine},
     waiter::{Ask, LineId, Rank, Waiter},
 };
 use crate::{
     engine::{self, Micros, Op},
     limiter::bucket_set::BucketSet,
 };
+
+/// So many hints in a row are obeyed at once, though nothing comes of them.
+const HINTS_OBEYED: u32 = 4;
+/// The next one is obeyed after this long, and each further one after twice that, up to 64 ms.
+const PAUSE_IN_VAIN: Micros = 1_000;
+const MOST_DOUBLED: u32 = 6;
 
 /// The lines in which one waiter stands.
 pub(super) type LineIds = SmallVec<[LineId; 2]>;
@@ -44,14 +50,19 @@ struct WaitedFor {
     registered: bool,
     /// Whether these are no longer its heads.
     changed: bool,
-    /// Capacity may have been freed since the batch in flight was sent.
-    freed: bool,
+    /// Capacity may have been freed since the batch in flight was sent: it is to be looked at then.
+    freed: Option<Micros>,
+    /// The store hinted that a demand may fit, which is being looked at, and so many such looks
+    /// came to nothing.
+    hinted: bool,
+    in_vain: u32,
 }
 
 impl WaitedFor {
     fn new(set: Arc<BucketSet>) -> Self {
-        let (registered, changed, freed) = (false, false, false);
-        Self { set, lines: SmallVec::new(), registered, changed, freed }
+        let (registered, changed, hinted) = (false, false, false);
+        let (lines, freed, in_vain) = (SmallVec::new(), None, 0);
+        Self { set, lines, registered, changed, freed, hinted, in_vain }
     }
 
     fn line(&mut self, rule: u64) -> Option<&mut QuotaLine> {
@@ -149,6 +160,14 @@ impl Lines {
         led
     }
 
+    /// The next batch says what waits for the buckets of a set, though that may be nothing: a demand
+    /// that comes to wait there is a head at once.
+    pub(super) fn expect(&mut self, set: &Arc<BucketSet>) {
+        for handle in set.handles() {
+            self.buckets.entry(handle.id()).or_insert_with(|| WaitedFor::new(set.clone()));
+        }
+    }
+
     /// Empties all lines.
     pub(super) fn clear(&mut self) {
         self.due.clear();
@@ -198,10 +217,43 @@ impl Lines {
     /// Capacity of a bucket may have been freed: its lines are looked at now. `is_sending` says
     /// that a batch is in flight, which may not have seen it.
     pub(super) fn look(&mut self, bucket: u64, is_sending: bool) {
+        self.look_from(0, bucket, is_sending);
+    }
+
+    /// The store hints that a demand may fit in a bucket. After some looks that came to nothing it
+    /// is looked at later each time: two sessions, each of which is behind the other as far as it
+    /// knows, would hint each other without end.
+    pub(super) fn hinted(&mut self, bucket: u64, now: Micros, is_sending: bool) {
         let Some(waited_for) = self.buckets.get_mut(&bucket) else { return };
-        waited_for.freed = is_sending;
+        waited_for.hinted = true;
+        let from = match waited_for.in_vain.checked_sub(HINTS_OBEYED) {
+            Some(doubled) => now.saturating_add(PAUSE_IN_VAIN << doubled.min(MOST_DOUBLED)),
+            None => 0,
+        };
+        self.look_from(from, bucket, is_sending);
+    }
+
+    /// A bucket was looked at.
+    pub(super) fn looked(&mut self, bucket: u64, looked: Looked) {
+        let Some(waited_for) = self.buckets.get_mut(&bucket) else { return };
+        match looked {
+            Looked::NotAtAll => {}
+            Looked::InVain => {
+                waited_for.in_vain += u32::from(std::mem::take(&mut waited_for.hinted));
+            }
+            Looked::SomeGranted | Looked::AllGranted => {
+                (waited_for.hinted, waited_for.in_vain) = (false, 0);
+            }
+        }
+    }
+
+    fn look_from(&mut self, from: Micros, bucket: u64, is_sending: bool) {
+        let Some(waited_for) = self.buckets.get_mut(&bucket) else { return };
+        let earlier = waited_for.freed.map_or(from, |freed| freed.min(from));
+        waited_for.freed = is_sending.then_some(earlier);
         for (rule, line) in waited_for.lines.iter_mut().filter(|(_, line)| !line.is_empty()) {
-            set_due(&mut self.due, LineId { bucket, rule: *rule }, line, Some(0));
+            let due = line.due().map_or(from, |due| due.min(from));
+            set_due(&mut self.due, LineId { bucket, rule: *rule }, line, Some(due));
         }
     }
 
@@ -214,8 +266,8 @@ impl Lines {
     /// Looks again at what was freed too late for the batch that was in flight, or too early for
     /// its waiters that are back.
     pub(super) fn look_if_freed(&mut self, bucket: u64) {
-        if self.buckets.get(&bucket).is_some_and(|bucket| bucket.freed) {
-            self.look(bucket, false);
+        if let Some(from) = self.buckets.get(&bucket).and_then(|bucket| bucket.freed) {
+            self.look_from(from, bucket, false);
         }
     }
 

@@ -372,6 +372,14 @@ impl Session {
         self.change(|state| state.look(bucket));
     }
 
+    /// The store hints that a demand of the session may fit in a bucket.
+    fn hinted(self: &Arc<Self>, bucket: u64) {
+        let now = self.clock.now();
+        self.change(|state| state.hinted(bucket, now));
+        // It may be time earlier than the driver knows.
+        self.wake.notify_one();
+    }
+
     /// A demand of the session may fit in any bucket.
     fn look_everywhere(self: &Arc<Self>) {
         self.change(State::look_everywhere);

@@ -9,9 +9,9 @@ use super::{
     batch::MOST_BUCKETS,
     line::LONGEST_LOOK,
     lines::Lines,
-    waiter::{LineId, Rank, Waiter},
+    waiter::{Again, LineId, Rank, Waiter},
 };
-use crate::limiter::bucket_set::BucketSet;
+use crate::{engine::Micros, limiter::bucket_set::BucketSet};
 
 /// Those picked for a batch.
 pub(super) struct Pick<'a, F> {
@@ -34,15 +34,27 @@ impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
         Self { lines, waiting, has_room, picked: Vec::new(), all: HashSet::new() }
     }
 
-    /// Picks from the front of a line. Returns the first of each class that could not be picked.
-    pub(super) fn front_of(&mut self, id: LineId) -> SmallVec<[Rank; 1]> {
+    /// Picks from the front of a line. Returns those of its fronts that could not be picked.
+    pub(super) fn front_of(&mut self, id: LineId, now: Micros) -> SmallVec<[Rank; 1]> {
         let Some(line) = self.lines.find(id) else { return SmallVec::new() };
         let classes = line.classes().into_iter();
         let left_out = classes.filter_map(|class| {
             let mut front = line.in_order(class).take(line.look());
             front.find(|rank| !self.pick(*rank))
         });
-        left_out.collect()
+        let mut left_out: SmallVec<[Rank; 1]> = left_out.collect();
+        for rank in line.fronts() {
+            let is_due = due(rank, self.lines, self.waiting).is_some_and(|time| time <= now);
+            // Those of other sessions that its front waits for may wait for one of these.
+            if !is_due && !line.is_behind() {
+                continue;
+            }
+            let is_picked = self.pick(rank);
+            if is_due && !is_picked {
+                left_out.push(rank);
+            }
+        }
+        left_out
     }
 
     /// Picks a waiter if all can be picked that go before it. Returns true if it is picked.
@@ -88,6 +100,19 @@ impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
     /// Those picked, in order.
     pub(super) fn into_picked(self) -> Vec<Rank> {
         self.picked
+    }
+}
+
+/// When the front of a line is to be looked at by itself.
+pub(super) fn due(
+    rank: Rank,
+    lines: &Lines,
+    waiting: &BTreeMap<Rank, Box<Waiter>>,
+) -> Option<Micros> {
+    match waiting.get(&rank)?.again() {
+        Again::Now => Some(0),
+        Again::At(time) => Some(time),
+        Again::WhenNext => is_next(rank, lines, waiting).then_some(0),
     }
 }
 

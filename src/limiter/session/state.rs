@@ -225,6 +225,11 @@ impl State {
         self.queue.look(bucket);
     }
 
+    /// The store hints that a demand may fit in a bucket.
+    pub(super) fn hinted(&mut self, bucket: u64, now: Micros) {
+        self.queue.hinted(bucket, now);
+    }
+
     /// Capacity of any bucket may have been freed.
     pub(super) fn look_everywhere(&mut self) {
         self.queue.look_everywhere();

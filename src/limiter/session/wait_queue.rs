@@ -21,9 +21,9 @@ use smallvec::SmallVec;
 
 use super::{
     hinting::Hinting,
-    line::QuotaLine,
+    line::{Looked, QuotaLine},
     lines::{LineIds, Lines},
-    pick::{Pick, fits_in_a_batch, is_next},
+    pick::{Pick, due, fits_in_a_batch, is_next},
     surfaced::Surfaced,
     waiter::{About, Again, Ask, LineId, Outcome, OutcomeSender, PAUSE, Rank, Waiter},
 };
@@ -241,6 +241,11 @@ impl WaitQueue {
         self.lines.look(bucket, self.away > 0);
     }
 
+    /// The store hints that a demand may fit in a bucket.
+    pub(super) fn hinted(&mut self, bucket: u64, now: Micros) {
+        self.lines.hinted(bucket, now, self.away > 0);
+    }
+
     /// All lines are looked at now.
     pub(super) fn look_everywhere(&mut self) {
         self.lines.look_everywhere(self.away > 0);
@@ -251,11 +256,7 @@ impl WaitQueue {
     fn reschedule(&mut self, id: LineId) {
         let Some(line) = self.lines.find(id) else { return };
         let times =
-            line.fronts().into_iter().filter_map(|rank| match self.waiting.get(&rank)?.again() {
-                Again::Now => Some(0),
-                Again::At(time) => Some(time),
-                Again::WhenNext => is_next(rank, &self.lines, &self.waiting).then_some(0),
-            });
+            line.fronts().into_iter().filter_map(|rank| due(rank, &self.lines, &self.waiting));
         let due = times.min();
         self.lines.reschedule(id, due);
     }
@@ -283,6 +284,10 @@ impl WaitQueue {
                 continue;
             }
             let Some((waiter, _)) = self.take(rank) else { continue };
+            if waiter.again() == Again::WhenNext {
+                // It may be refused where it stepped aside.
+                self.lines.expect(waiter.ask().set());
+            }
             for id in waiter.lines() {
                 self.touched.push(*id);
                 if let Some(line) = self.lines.find_mut(*id) {
@@ -300,12 +305,8 @@ impl WaitQueue {
         }
         // New ones as well: one that is asked for again waited before.
         due.iter_mut().for_each(|waiter| waiter.reestimate());
-        // Between flows only the store knows who is next: what was picked is in order, newcomers
-        // are after it.
-        let flow = due.first().map(|waiter| waiter.ask().flow().id);
-        if due.iter().all(|waiter| Some(waiter.ask().flow().id) == flow) {
-            due.sort_unstable_by_key(|waiter| waiter.rank());
-        }
+        // The store has those that take turns change places.
+        due.sort_unstable_by_key(|waiter| waiter.rank());
         self.away += due.len();
         due
     }
@@ -352,7 +353,7 @@ impl WaitQueue {
             true => !pick.alone(*rank),
             false => !pick.pick(*rank),
         });
-        left_out.extend(due.into_iter().flat_map(|id| pick.front_of(id)));
+        left_out.extend(due.into_iter().flat_map(|id| pick.front_of(id, now)));
         // The order of those in a circle contradicts itself: the store says whose turn it is.
         let (mut next, mut behind): (Vec<_>, Vec<_>) = left_out.into_iter().partition(is_next);
         next.retain(|rank| !pick.alone(*rank));
@@ -541,11 +542,6 @@ impl WaitQueue {
             true => hinting.look_again(violations, now, self.lease),
             false => Again::Now,
         });
-        // Where it does not stand it is no head either.
-        let by =
-            violations.iter().filter_map(|violation| LineId::of(waiter.ask().set(), violation.by));
-        by.filter(|id| !lines.contains(id) && is_head(id.bucket))
-            .for_each(|id| self.lines.heads_unknown(id.bucket));
         waiter.set_part(refused.part);
         self.note_front(&waiter, &lines, violations, now);
         self.touched.extend_from_slice(&lines);
@@ -591,15 +587,19 @@ impl WaitQueue {
     fn lines_of(&self, waiter: &Waiter, violations: &[Violation]) -> LineIds {
         let set = waiter.ask().set();
         let mut lines = self.lines.blocking(waiter.rank(), waiter.ask());
-        let holds_any = violations.iter().any(|violation| violation.holds);
-        for violation in violations.iter().filter(|violation| violation.holds || !holds_any) {
+        for violation in violations.iter().filter(|violation| violation.holds) {
             let Some(id) = LineId::of(set, violation.by) else { continue };
             // What a pause holds back is a head on all quotas of the bucket that it needs, so that
             // the store knows the order and how many wait.
+            let elsewhere = |line: &LineId| {
+                violations.iter().any(|by| !by.holds && LineId::of(set, by.by) == Some(*line))
+            };
             let needed = |&(bucket, rule): &(u64, u64)| {
+                let line = LineId { bucket, rule };
                 id.rule == PAUSE
                     && bucket == id.bucket
-                    && LineId { bucket, rule }.holds_back(waiter.ask())
+                    && line.holds_back(waiter.ask())
+                    && !elsewhere(&line)
             };
             let behind = set.quotas().filter(needed).map(|(bucket, rule)| LineId { bucket, rule });
             for id in std::iter::once(id).chain(behind) {
@@ -648,12 +648,17 @@ impl WaitQueue {
         let mut touched = std::mem::take(&mut self.touched);
         touched.sort_unstable();
         touched.dedup();
-        for id in &touched {
-            let looks_on = self.lines.find_mut(*id).is_some_and(QuotaLine::answered);
-            self.reschedule(*id);
-            if looks_on {
-                self.lines.look_at(*id);
+        for of_bucket in touched.chunk_by(|one, other| one.bucket == other.bucket) {
+            let mut most = Looked::NotAtAll;
+            for id in of_bucket {
+                let looked = self.lines.find_mut(*id).map_or(most, QuotaLine::answered);
+                most = most.max(looked);
+                self.reschedule(*id);
+                if looked == Looked::AllGranted {
+                    self.lines.look_at(*id);
+                }
             }
+            self.lines.looked(of_bucket[0].bucket, most);
         }
         touched.into_iter().for_each(|id| self.lines.look_if_freed(id.bucket));
     }

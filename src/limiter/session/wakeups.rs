@@ -55,7 +55,7 @@ impl Wakeups {
             match session.upgrade() {
                 // A hint may have been missed, for whichever bucket.
                 Some(session) if bucket.is_empty() => session.look_everywhere(),
-                Some(session) => session.look(BucketKey::new(&session.partition, bucket).id()),
+                Some(session) => session.hinted(BucketKey::new(&session.partition, bucket).id()),
                 None => {}
             }
         })

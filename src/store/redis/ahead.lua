@@ -66,8 +66,10 @@ local function look_at_others(demand, ask, quota, bucket)
   local is_like_last = arrival == ask.arrival and tie == ask.tie and tolerance == ask.tolerance
   if is_like_last and space.flow_count == 0 then return end
   ask.arrival, ask.tie, ask.tolerance = arrival, tie, tolerance
-  ask.amount, ask.others, ask.rank =
-    heads_before(others, demand, arrival, tolerance, tie, demand.tag, space.id, space, math.huge)
+  local place = placed(others, demand, arrival, tie, space)
+  ask.amount, ask.others, ask.rank = heads_before(
+    others, demand, arrival, place, tolerance, tie, demand.tag, space.id, space, math.huge
+  )
 end
 
 -- Fills in what goes before a demand on a quota that it asks something of: how many demands

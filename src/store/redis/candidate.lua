@@ -102,12 +102,13 @@ local function violations_of(demand)
   return violations
 end
 
--- A refused waiter goes before what comes later on a quota, and is a head there. It fits at
+-- A refused waiter is a head on a quota, and goes before what comes later there. It fits at
 -- `due_in`, if that is known; other quotas hold it back for `held_for`.
-local function line_up(demand, ask, due_in, held_for, holds)
+local function line_up(demand, ask, due_in, held_for)
   local quota, cost, bucket, now = ask.quota, ask.cost, ask.quota.bucket, ask.quota.bucket.now
+  local blocks = held_for <= quota_horizon(quota)
   -- Those that it overtakes need not wait for it while it waits for others.
-  if holds and not (demand.turn and demand.turn.overtakes and demand.is_behind) then
+  if blocks and not (demand.turn and demand.turn.overtakes and demand.is_behind) then
     go_ahead(quota, demand.headroom, cost, 1)
   end
   if not bucket.is_told then return end
@@ -118,7 +119,8 @@ local function line_up(demand, ask, due_in, held_for, holds)
     space = demand.space.id, waiter = demand.waiter, arrival = arrival, cost = cost,
     part = demand.step, count = 1, sum = cost, last = arrival,
     due = due_in and sum(now, due_in) or 0,
-    held_until = sum(now, held_for), is_behind = demand.is_behind, fits = false,
+    held_until = sum(now, held_for), is_behind = demand.is_behind, outlook = OUTLOOK_BEHIND,
+    tag = 0, place = arrival,
   })
 end
 
@@ -128,9 +130,9 @@ local function line_up_on_all(demand, violations, due_in)
   if not demand.turn then append_age(demand.told, demand.age) end
   demand.is_behind = is_behind(demand)
   for _, violation in ipairs(violations) do
-    if violation.quota then
+    if violation.quota and violation.holds then
       is_head = is_head or violation.quota.bucket == demand.space
-      line_up(demand, violation, due_in, violation.held_for, violation.holds)
+      line_up(demand, violation, due_in, violation.held_for)
     end
   end
   -- Where it is a head of the bucket itself, that says how long it waits.
@@ -142,7 +144,7 @@ local function line_up_on_all(demand, violations, due_in)
       k = k + 1
       local ask = demand.asks[k]
       if ask.cost > 0 and demand.paused[b] > 0 and not ask.refuses then
-        line_up(demand, ask, due_in, 0, true)
+        line_up(demand, ask, due_in, 0)
       end
     end
   end
@@ -151,7 +153,7 @@ end
 -- Refuses the demand that was measured last, and says why.
 function waiting.refuse(demand)
   local violations, is_to_wait = violations_of(demand), demand.mode == WAIT
-  local is_known, longest = true, 0
+  local is_known, longest, last = true, 0, nil
   local patience = message[demand.first + demand.count + 1]
   demand.step = demand_step(demand)
   for index, violation in ipairs(violations) do
@@ -162,9 +164,11 @@ function waiting.refuse(demand)
     end
     violation.held_for = held_for
     violation.holds = not violation.quota or held_for <= quota_horizon(violation.quota)
+    if (violation.wait or 0) >= longest then last = violation end
     if violation.asked or violation.at_best > patience then is_to_wait = false end
     is_known, longest = is_known and violation.wait, max(longest, violation.wait or 0)
   end
+  last.holds = true
   if is_to_wait then line_up_on_all(demand, violations, is_known and longest) end
   local n = #verdicts + 2
   verdicts[n - 1], verdicts[n] = REFUSED, #violations

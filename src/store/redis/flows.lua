@@ -52,6 +52,12 @@ local function start_of(bucket, flow)
   return virtual_time
 end
 
+-- Where a flow starts that takes turns in this bucket, and waits.
+local function start_waiting(bucket, flow)
+  local known = flow_known(bucket, flow)
+  return known and known.start or bucket.virtual_time
+end
+
 -- A demand of a flow is granted that moves it on by `step`. The flow may wait elsewhere, where it
 -- stands by its own tag.
 local function flow_serve(bucket, flow, step)

@@ -2,25 +2,26 @@
 
 -- RARE waiting
 
-local function bucket_of(id)
-  for b = 1, #buckets do
-    if buckets[b].id == id then return buckets[b] end
-  end
-end
+-- One that comes to be the first, and fits earlier than its session knows by more than this, is
+-- hinted.
+local EARLIER = 10000
 
--- Which heads of a quota fit together, from the front.
-local function front_of(quota)
-  local bucket, now, front, heads = quota.bucket, quota.bucket.now, {}, heads_on(quota, -1)
+-- What each head of a quota can expect. Those fit that do so together, from the front.
+local function outlooks_on(quota)
+  local bucket, now, outlooks, heads = quota.bucket, quota.bucket.now, {}, heads_on(quota, -1)
   local ask = {}
-  local function fits(head)
-    if not fits_alone(quota, head.cost, head.headroom) then return false end
+  local function outlook_of(head)
+    local is_alone = fits_alone(quota, head.cost, head.headroom)
     ask.cost, ask.capacity = head.cost, capacity_for(quota, head.cost, head.headroom)
-    local space = bucket_of(head.space)
-    local tag, most = space and start_of(space, head.flow) or 0, quota_most_ahead(quota, ask)
-    ask.ahead, ask.before =
-      heads_before(heads, head, head.arrival, 0, head.session, tag, head.space, space, most)
-    return quota_fits(quota, ask, now)
-      and not (bucket.gate and rare.provider.gate_wait(bucket.gate, ask.before, now) > 0)
+    local most = is_alone and quota_most_ahead(quota, ask) or 0
+    ask.ahead, ask.before = heads_before(
+      heads, head, head.arrival, head.place, 0, head.session, head.tag, head.space, nil, most
+    )
+    if is_alone and quota_fits(quota, ask, now)
+      and not (bucket.gate and rare.provider.gate_wait(bucket.gate, ask.before, now) > 0) then
+      return OUTLOOK_FITS
+    end
+    return ask.before == 0 and OUTLOOK_FIRST or OUTLOOK_BEHIND
   end
   -- Of the classes that leave at least this to others, one does not fit: nor does what is behind
   -- it.
@@ -28,15 +29,20 @@ local function front_of(quota)
   for i = 1, #heads do
     local head = heads[i]
     if head.headroom < blocked then
-      local space = bucket_of(head.space)
-      if fits(head) then
-        front[head] = true
-      elseif not space or space.flow_count == 0 then
-        blocked = head.headroom
-      end
+      outlooks[head] = outlook_of(head)
+      if heads.flow and outlooks[head] ~= OUTLOOK_FITS then blocked = head.headroom end
     end
   end
-  return front
+  return outlooks
+end
+
+-- Whether the first of what waits fits earlier than its session knows: how many would go before it
+-- was estimated.
+local function fits_earlier(head, quota)
+  local capacity = capacity_for(quota, head.cost, head.headroom)
+  local ask = {cost = head.cost, ahead = 0, before = 0, capacity = capacity}
+  local _, wait = quota_shortage(quota, ask, quota.bucket.now, wall)
+  return wait and head.due > max(sum(quota.bucket.now, wait), head.held_until) + EARLIER
 end
 
 -- Hints the sessions of heads that fit now and did not before; of all heads if the batch has
@@ -48,21 +54,24 @@ function waiting.wake(bucket, channel, command)
     local to = channel .. string.format('%.0f', of_session)
     if channel ~= '' then redis.pcall(command, to, bucket.key) end -- PUBLISH
   end
+  waiting.heads_placed(bucket)
   for k = 1, bucket.count do
     local quota = bucket.quotas[k]
-    local front = front_of(quota)
+    local outlooks = outlooks_on(quota)
     for _, head in ipairs(bucket.heads) do
       if head.quota == quota.id then
-        local fits, fitted = front[head] or false, head.fits
-        if fits ~= fitted then
-          head.fits = fits
+        local outlook, before = outlooks[head] or OUTLOOK_BEHIND, head.outlook
+        if outlook ~= before then
+          head.outlook = outlook
           head_changed(bucket, head)
         end
         if head.is_behind and not fits_alone(quota, head.cost, head.headroom) then
           head.is_behind = false
           head_changed(bucket, head)
         end
-        local is_news = fits and not fitted or bucket.is_stirred and not head_is_late(head, now)
+        local is_news = bucket.is_stirred and not head_is_late(head, now)
+          or outlook ~= before
+            and (outlook == OUTLOOK_FITS or outlook == OUTLOOK_FIRST and fits_earlier(head, quota))
         if is_news and head.session ~= session and (head.due == 0 or head.due > now) then
           head.due = now
           head_changed(bucket, head)

@@ -1,30 +1,40 @@
 -- What waits in a bucket: of each session its first waiter on each quota, for each class and flow,
 -- by arrival. A demand is measured against those of other sessions that go before it. A head:
 -- {session, quota, headroom, flow, space, waiter, arrival, cost, part, count, sum, last, due,
--- held_until, is_behind, fits}, and so it is stored. `is_behind`: it would fit if nothing went
--- before it, on all of its quotas, and has since its session last looked. `fits`: it fitted here
--- when the bucket was last looked at, so its session knows or was hinted.
+-- held_until, is_behind, outlook, tag, place}, and so it is stored. `is_behind`: it would fit if
+-- nothing went before it, on all of its quotas, and has since its session last looked. `outlook`:
+-- what it could expect when the bucket was last looked at, so its session knows or was hinted.
+-- `tag`: the start tag of its flow, as of the last batch that named its space. `place`: when the
+-- last one arrived of those that take turns with it here and go before it, or itself: its place
+-- among those that take turns elsewhere.
 
 -- RARE waiting
 
 -- A head whose session does not come back within this long is passed over: it may have died.
 local LATE = 200000
 
--- Sixteen numbers.
-local HEAD_BYTES = 128
-local HEAD = '<dddddddddddddddd'
+-- What a head can expect on its quota: others go before it; none does, but it does not fit; or it
+-- fits.
+local OUTLOOK_BEHIND = 0
+local OUTLOOK_FIRST = 1
+local OUTLOOK_FITS = 2
+
+-- Eighteen numbers.
+local HEAD_BYTES = 144
+local HEAD = '<dddddddddddddddddd'
 
 -- The heads, and how each is stored.
 function waiting.heads_decoded(packed)
   local heads, stored = {}, {}
   for at = 1, #packed, HEAD_BYTES do
     local session, quota, headroom, flow, space, waiter, arrival, cost, part, count, sum, last, due,
-      held_until, is_behind, fits = struct.unpack(HEAD, packed, at)
+      held_until, is_behind, outlook, tag, place = struct.unpack(HEAD, packed, at)
     local head = {
       session = session, quota = quota, headroom = headroom, flow = flow, space = space,
       waiter = waiter,
       arrival = arrival, cost = cost, part = part, count = count, sum = sum, last = last, due = due,
-      held_until = held_until, is_behind = is_behind == 1, fits = fits == 1,
+      held_until = held_until, is_behind = is_behind == 1, outlook = outlook, tag = tag,
+      place = place,
     }
     heads[#heads + 1], stored[head] = head, string.sub(packed, at, at + HEAD_BYTES - 1)
   end
@@ -38,7 +48,7 @@ function waiting.heads_encoded(bucket)
       HEAD, head.session, head.quota, head.headroom, head.flow, head.space, head.waiter,
       head.arrival,
       head.cost, head.part, head.count, head.sum, head.last, head.due, head.held_until,
-      head.is_behind and 1 or 0, head.fits and 1 or 0
+      head.is_behind and 1 or 0, head.outlook, head.tag, head.place
     )
   end
   return table.concat(parts)
@@ -56,7 +66,7 @@ end
 
 -- The heads on a quota that block younger demands, by arrival, those of one session left out.
 -- `live` is how many there are with those that other quotas hold back, `oldest` the first of them,
--- and `flow` the one that all are of.
+-- and `flow` the one that all are of, if they go by arrival.
 local function heads_on(quota, of_session)
   local on, n, id = {live = 0}, 0, quota.id
   local now, until_then = quota.bucket.now, sum(quota.bucket.now, quota_horizon(quota))
@@ -66,44 +76,74 @@ local function heads_on(quota, of_session)
       if head.held_until <= until_then then
         n = n + 1
         on[n] = head
-        if n == 1 then on.flow = head.flow elseif on.flow ~= head.flow then on.flow = nil end
+        if n == 1 then on.flow = head.flow end
+        if on.flow ~= head.flow or head.place ~= head.arrival then on.flow = nil end
       end
     end
   end
   return on
 end
 
+-- Whether a head comes first of two that take turns: its flow starts at `start`, and that of the
+-- other, which arrived then, at `tag`.
+local function head_is_next(head, start, tag, arrival, tie)
+  return start < tag or start == tag
+    and (head.arrival < arrival or head.arrival == arrival and head.session < tie)
+end
+
 -- Of those that wait with a head how many go before a demand that takes turns with its flow, and
 -- what they ask.
-local function head_before_by_tag(head, start, tag, arrival, tie)
-  local is_older = head.arrival < arrival or head.arrival == arrival and head.session < tie
-  -- An older demand need not wait for a younger one that waits for others: the others may wait for
-  -- the older one.
-  if head.is_behind and not is_older and not (head.arrival == arrival and head.session == tie) then
-    return 0, 0
-  end
-  if start > tag or start == tag and not is_older then return 0, 0 end
+local function head_before_by_tag(head, start, tag)
   local turns, count = head.part > 0 and max(ceil((tag - start) / head.part), 1) or 1, head.count
   if turns >= count then return count, head.sum end
   return turns, head.cost + (turns - 1) * floor(drained(head.sum, head.cost) / (count - 1))
 end
 
+-- Where the flow of a head starts that takes turns in the bucket `space`, if that is at hand.
+local function head_tag(head, space)
+  return space and start_waiting(space, head.flow) or head.tag
+end
+
+-- The place of a demand that is no head among `heads`: that of the last one that goes before it by
+-- turns.
+local function placed(heads, demand, arrival, tie, space)
+  local place, headroom, flow = arrival, demand.headroom, demand.flow
+  if space.flow_count == 0 or heads.flow == flow then return place end
+  for i = 1, #heads do
+    local head = heads[i]
+    if head.arrival > place and head.flow ~= flow and head.space == space.id
+      and head.headroom == headroom
+      and head_is_next(head, head_tag(head, space), demand.tag, arrival, tie) then
+      place = head.arrival
+    end
+  end
+  return place
+end
+
 -- What goes before a demand, or before a head, of this class and flow: what they ask, how many
 -- demands, how many heads. `tag` is the start tag of its flow, which takes turns in the bucket
--- `space` if that is at hand. It passes heads that came less than `tolerance` before it, and those
--- of the same arrival unless their session is below `tie`. It stops once they ask more than
--- `most`.
-local function heads_before(heads, demand, arrival, tolerance, tie, tag, space_id, space, most)
+-- `space_id`: `space` if that is at hand. It passes heads whose place is less than `tolerance`
+-- before its own, and those of the same place unless their session is below `tie`. It stops once
+-- they ask more than `most`.
+local function heads_before(
+  heads, demand, arrival, place, tolerance, tie, tag, space_id, space, most
+)
   local amount, demands, count = 0, 0, 0
-  local headroom, flow, passes = demand.headroom, demand.flow, arrival - tolerance
+  local headroom, flow, passes = demand.headroom, demand.flow, place - tolerance
   for i = 1, #heads do
     local head, many, asked = heads[i], 0, 0
     if head.headroom > headroom then
       -- It leaves less to others.
+    elseif head.is_behind
+      and (arrival < head.arrival or arrival == head.arrival and tie <= head.session) then
+      -- An older demand need not wait for a younger one that waits for others: the others may wait
+      -- for the older one.
     elseif head.flow ~= flow and head.space == space_id and head.headroom == headroom then
-      local start = space and start_of(space, head.flow) or 0
-      many, asked = head_before_by_tag(head, start, tag, arrival, tie)
-    elseif head.arrival < passes or head.arrival == passes and head.session < tie then
+      local start = head_tag(head, space)
+      if head_is_next(head, start, tag, arrival, tie) then
+        many, asked = head_before_by_tag(head, start, tag)
+      end
+    elseif head.place < passes or head.place == passes and head.session < tie then
       local passed, span = passes - head.arrival, head.last - head.arrival
       many, asked = head.count, head.sum
       if passed < span then
@@ -171,6 +211,57 @@ local function goes_first(one, other)
   if one.quota ~= other.quota then return one.quota < other.quota end
   if one.headroom ~= other.headroom then return one.headroom < other.headroom end
   return one.flow < other.flow
+end
+
+local function bucket_of(id)
+  for b = 1, #buckets do
+    if buckets[b].id == id then return buckets[b] end
+  end
+end
+
+-- Sorts a list by a number that each item has, and those that are alike as they are.
+local function sort_by(list, key)
+  local order, sorted = {}, {}
+  for i, item in ipairs(list) do order[i] = {item = item, key = key(item), i = i} end
+  table.sort(order, function(one, other)
+    if one.key ~= other.key then return one.key < other.key end
+    return one.i < other.i
+  end)
+  for i, entry in ipairs(order) do sorted[i] = entry.item end
+  return sorted
+end
+
+-- Notes where the flows of heads start that take turns in a bucket of the batch, and finds the
+-- place of each head among those that take turns elsewhere.
+function waiting.heads_placed(bucket)
+  local turns = {}
+  for _, head in ipairs(bucket.heads) do
+    local tag = head_tag(head, bucket_of(head.space))
+    if tag ~= head.tag then
+      head.tag = tag
+      head_changed(bucket, head)
+    end
+    local spaces = turns[head.quota] or {}
+    local classes = spaces[head.space] or {}
+    local group = classes[head.headroom] or {}
+    turns[head.quota], spaces[head.space], classes[head.headroom] = spaces, classes, group
+    group[#group + 1] = head
+  end
+  for _, spaces in pairs(turns) do
+    for _, classes in pairs(spaces) do
+      for _, group in pairs(classes) do
+        local place = 0
+        if #group > 1 then group = sort_by(group, function(head) return head.tag end) end
+        for _, head in ipairs(group) do
+          place = max(place, head.arrival)
+          if head.place ~= place then
+            head.place = place
+            head_changed(bucket, head)
+          end
+        end
+      end
+    end
+  end
 end
 
 -- Replaces a session's heads.

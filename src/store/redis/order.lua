@@ -47,18 +47,6 @@ local function step_of(first, of, count, weight)
   return part / max(weight, 1)
 end
 
--- Sorts a list by a number that each item has, and those that are alike as they are.
-local function sort_by(list, key)
-  local order, sorted = {}, {}
-  for i, item in ipairs(list) do order[i] = {item = item, key = key(item), i = i} end
-  table.sort(order, function(one, other)
-    if one.key ~= other.key then return one.key < other.key end
-    return one.i < other.i
-  end)
-  for i, entry in ipairs(order) do sorted[i] = entry.item end
-  return sorted
-end
-
 -- Applies the operations in such an order that flows of one space and class take turns. Returns
 -- false if that is as they come, and then does nothing.
 function waiting.perform_in_turns(first, last)
@@ -89,11 +77,25 @@ function waiting.perform_in_turns(first, last)
     end
     in_order[i] = op
   end
+  local turns, places = {}, {}
   for _, of_space in pairs(groups) do
     for _, group in pairs(of_space) do
-      local sorted = sort_by(group, function(op) return op.tag end)
-      for place, op in ipairs(group) do in_order[op.i] = sorted[place] end
+      for _, op in ipairs(group) do places[#places + 1] = op.i end
+      turns[#turns + 1] = sort_by(group, function(op) return op.tag end)
     end
+  end
+  table.sort(places)
+  -- Of the next ones of all that take turns, the oldest goes first.
+  local nexts = {}
+  for _, place in ipairs(places) do
+    local first, from = nil, nil
+    for i, sorted in ipairs(turns) do
+      local op = sorted[(nexts[i] or 0) + 1]
+      if op and (not first or op.age > first.age or op.age == first.age and op.i < first.i) then
+        first, from = op, i
+      end
+    end
+    in_order[place], nexts[from] = first, (nexts[from] or 0) + 1
   end
   -- The session may have put them in such an order itself.
   local oldest_after = 0

@@ -48,15 +48,16 @@ function waiting.wait(bucket, at)
         part = message[i + 7], count = message[i + 8], sum = message[i + 9],
         last = drained(now, message[i + 10]),
         -- It was not looked at: its session is about to.
-        due = now, held_until = 0, fits = false,
+        due = now, held_until = 0, outlook = OUTLOOK_BEHIND, tag = 0, place = 0,
         -- It is not sent though it may fit: others of its session go before it.
         is_behind = fits_alone(quota, message[i + 6], message[i + 1]),
       }
       local known = heads_find(bucket, quota.id, waiter)
       if known then
-        head.arrival, head.held_until, head.fits = known.arrival, known.held_until, known.fits
+        head.arrival, head.held_until = known.arrival, known.held_until
+        head.outlook, head.tag = known.outlook, known.tag
         -- One that its session does not send though it fits holds back others only for a while.
-        head.due = known.due == 0 and known.fits and now or known.due
+        head.due = known.due == 0 and known.outlook == OUTLOOK_FITS and now or known.due
       end
       head.arrival = drained(now, behind_older(age, drained(now, head.arrival)))
       head.last = max(head.last, head.arrival)

@@ -12,6 +12,7 @@ use crate::{
     usage,
 };
 
+mod fleet;
 mod liveness;
 
 const START: Micros = 1_000_000_000;
@@ -25,8 +26,18 @@ fn state(in_process: bool) -> State {
 
 /// Sets of these buckets, by their indexes, with one quota of 100 tokens an hour each.
 fn sets(names: &[&str], sets: &[&[usize]]) -> Vec<Arc<BucketSet>> {
-    let quota = || [Quota::per_hour("tokens", 100)];
-    let limits = names.iter().fold(Limits::new(), |limits, name| limits.bucket(*name, quota()));
+    sets_of(names, |_| vec![Quota::per_hour("tokens", 100)], sets)
+}
+
+/// Sets of these buckets, by their indexes, with these quotas each.
+fn sets_of(
+    names: &[&str],
+    quotas: impl Fn(usize) -> Vec<Quota>,
+    sets: &[&[usize]],
+) -> Vec<Arc<BucketSet>> {
+    let declare =
+        |limits: Limits, (index, name): (usize, &&str)| limits.bucket(*name, quotas(index));
+    let limits = names.iter().enumerate().fold(Limits::new(), declare);
     let table = limits.compile().expect("they are valid");
     let handle = |name: &&str| {
         let Ok(Resolved::Bucket(spec)) = table.resolve(name) else { panic!("it is declared") };
@@ -97,6 +108,13 @@ impl World {
             Turn::Sleep(until) => until.map(|until| until.saturating_sub(self.now)),
             turn => panic!("{turn:?}"),
         }
+    }
+
+    /// How long it sleeps before it sends something, unless it would do that for longer than this.
+    fn sleeps_at_most(&self, most: Micros) -> Option<Micros> {
+        let due = self.state.due().expect("it waits").saturating_sub(self.now);
+        assert!(due <= most, "it sleeps for {due} us");
+        (due > 0).then_some(due)
     }
 
     fn applied(&mut self, batch: Batch, verdicts: impl IntoIterator<Item = Verdict>) {
@@ -496,12 +514,46 @@ fn flows_take_turns() {
     world.refuse_all(None);
     world.state.look(world.set.handles().next().expect("there is one").id());
     let batch = world.sent();
-    let flows: Vec<_> = batch
+    let flow = |op: &Op| if let Op::Reserve(reserve) = op { Some(reserve.flow.id) } else { None };
+    let flows: Vec<_> = batch.ops().iter().filter_map(flow).collect();
+    assert_eq!(flows, [1, 1, 2, 2], "two of each, which the store has take turns");
+}
+
+#[test]
+fn hints_of_which_nothing_comes_are_obeyed_less_and_less_often() {
+    let mut world = World { hinting: Hinting::Works, ..World::new(false) };
+    let _waits = world.wait(10);
+    world.refuse_all(Some(3_600 * SECOND));
+    world.refuse_all(Some(3_600 * SECOND));
+    let bucket = world.set.handles().next().expect("there is one").id();
+    let mut looks = Vec::new();
+    for _ in 0..14 {
+        world.state.hinted(bucket, world.now);
+        let hinted = world.now;
+        while let Some(wait) = world.sleeps_at_most(SECOND) {
+            world.now += wait;
+        }
+        looks.push(world.now - hinted);
+        world.refuse_all(Some(3_600 * SECOND));
+    }
+    assert_eq!(looks[..4], [0; 4]);
+    assert_eq!(looks[4..7], [1_000, 2_000, 4_000]);
+    assert_eq!(looks[10..], [64_000; 4]);
+    // Once something comes of one, the next is obeyed at once.
+    let _behind = world.wait(10);
+    world.state.look(bucket);
+    let batch = world.sent();
+    let verdicts: Vec<_> = batch
         .ops()
         .iter()
-        .filter_map(|op| if let Op::Reserve(reserve) = op { Some(reserve.flow.id) } else { None })
+        .map(|op| if matches!(op, Op::Reserve(_)) { GRANTED } else { Verdict::Done })
         .collect();
-    assert_eq!(flows, [1, 2, 1, 2]);
+    world.applied(batch, verdicts);
+    let _waits = world.wait(10);
+    world.refuse_all(Some(3_600 * SECOND));
+    world.refuse_all(Some(3_600 * SECOND));
+    world.state.hinted(bucket, world.now);
+    assert_eq!(world.sleeps_at_most(SECOND), None);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     engine::{
-        BucketState, Head, MAX_AMOUNT, Micros, Rule, StoredBucket, StoredGate, StoredQuota,
-        StoredRecord, TokenBucket, Window,
+        BucketState, Head, MAX_AMOUNT, Micros, Outlook, Rule, StoredBucket, StoredGate,
+        StoredQuota, StoredRecord, TokenBucket, Window,
     },
     quota::{MAX_SLOTS, QuotaNote, Resets},
     store::redis::wire::{OF_BUCKET, VERSION},
@@ -15,7 +15,7 @@ use crate::{
 /// Numbers of a quota's shape, of a head, of a gate or cap with its id, and of a record before its
 /// shares.
 const SHAPE: usize = 10;
-const HEAD: usize = 16;
+const HEAD: usize = 18;
 const GATE: usize = 12;
 const RECORD: usize = 7;
 
@@ -342,7 +342,9 @@ fn head_of(head: &[f64; HEAD]) -> Option<Head> {
         due: numbers[12]?,
         held_until: numbers[13]?,
         is_behind: head[14] == 1.0,
-        fits: head[15] == 1.0,
+        outlook: Outlook::of(numbers[15]?),
+        tag: head[16],
+        place: numbers[17]?,
     })
 }
 
