@@ -23,7 +23,7 @@ pub(super) fn wake(
     wakes: &mut Wakes,
 ) {
     let (session, now, wall) = (states.session(), states.state(bucket).now(), states.wall());
-    note_tags(states, bucket);
+    states.find_places(bucket);
     for (rule_index, rule) in states.rules(bucket).iter().enumerate() {
         let outlooks = outlooks(states, bucket, rule_index);
         let (quota, heads) = states.state_mut(bucket).quota_and_heads(rule_index);
@@ -51,19 +51,12 @@ pub(super) fn wake(
 /// Whether the first of what waits fits earlier than its session knows: how many would go before it
 /// was estimated.
 fn fits_earlier(head: &Head, quota: &QuotaState, rule: &Rule, now: Micros, wall: Micros) -> bool {
+    if head.due <= now + EARLIER {
+        return false;
+    }
     let ask = Ask::alone(rule, head.cost, head.headroom);
     let wait = quota.shortage(rule, ask, now, wall).wait;
     wait.is_some_and(|wait| head.due > sum(now, wait).max(head.held_until) + EARLIER)
-}
-
-/// Notes where the flows of heads start that take turns in a bucket of the batch.
-fn note_tags(states: &mut BatchStates<'_, '_>, bucket: usize) {
-    let tag = |head: &Head| Some(states.start_waiting(states.of_id(head.space)?, head.flow));
-    let tags: SmallVec<[Option<f64>; 4]> = states.state(bucket).heads().iter().map(tag).collect();
-    for (head, tag) in states.state_mut(bucket).heads_mut().iter_mut().zip(tags) {
-        head.tag = tag.unwrap_or(head.tag);
-    }
-    states.state_mut(bucket).heads_mut().find_places();
 }
 
 /// What each head of a quota can expect. Those fit that do so together, from the front.

@@ -274,8 +274,8 @@ impl Heads {
         self.0.sort_by_key(Head::order);
     }
 
-    /// The place on a quota of a demand that is no head there: that of the last one that goes before
-    /// it by turns.
+    /// The place on a quota of a demand that is no head there: that of the last one that goes
+    /// before it by turns.
     pub(crate) fn placed(
         &self,
         place: Place,
@@ -356,8 +356,14 @@ impl Heads {
         self.live(0, quota, now).map(|head| head.count).fold(0, sum)
     }
 
-    /// Finds the place of each among those that take turns elsewhere.
-    pub(crate) fn find_places(&mut self) {
+    /// Finds the place of each among those that take turns elsewhere. `tag_of` tells where the flow
+    /// of a head starts now, if that is known. One flow goes by arrival.
+    pub(crate) fn find_places(&mut self, tag_of: impl Fn(&Head) -> Option<f64>) {
+        if self.0.iter().all(|head| head.flow == self.0[0].flow) {
+            self.0.iter_mut().for_each(|head| head.place = head.arrival);
+            return;
+        }
+        self.0.iter_mut().for_each(|head| head.tag = tag_of(head).unwrap_or(head.tag));
         let mut order: Vec<usize> = (0..self.0.len()).collect();
         // Those that arrived first are first already.
         order.sort_by(|one, other| {

@@ -149,6 +149,13 @@ impl<'a, 'b> BatchStates<'a, 'b> {
         self.state(space).flows().map_or(0.0, |flows| flows.start(flow, || true))
     }
 
+    /// Finds the places of the heads in a bucket.
+    pub(super) fn find_places(&mut self, bucket: usize) {
+        let mut heads = std::mem::take(self.state_mut(bucket).heads_mut());
+        heads.find_places(|head| Some(self.start_waiting(self.of_id(head.space)?, head.flow)));
+        *self.state_mut(bucket).heads_mut() = heads;
+    }
+
     /// A demand of a flow waits that takes turns in a bucket, whichever bucket refused it. `until`
     /// is when it looks again at the latest.
     pub(super) fn wait_in_flow(&mut self, space: usize, flow: u64, until: Micros) {

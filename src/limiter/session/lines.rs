@@ -160,8 +160,8 @@ impl Lines {
         led
     }
 
-    /// The next batch says what waits for the buckets of a set, though that may be nothing: a demand
-    /// that comes to wait there is a head at once.
+    /// The next batch says what waits for the buckets of a set, though that may be nothing: a
+    /// demand that comes to wait there is a head at once.
     pub(super) fn expect(&mut self, set: &Arc<BucketSet>) {
         for handle in set.handles() {
             self.buckets.entry(handle.id()).or_insert_with(|| WaitedFor::new(set.clone()));

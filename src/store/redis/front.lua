@@ -39,6 +39,7 @@ end
 -- Whether the first of what waits fits earlier than its session knows: how many would go before it
 -- was estimated.
 local function fits_earlier(head, quota)
+  if head.due <= quota.bucket.now + EARLIER then return false end
   local capacity = capacity_for(quota, head.cost, head.headroom)
   local ask = {cost = head.cost, ahead = 0, before = 0, capacity = capacity}
   local _, wait = quota_shortage(quota, ask, quota.bucket.now, wall)

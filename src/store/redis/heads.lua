@@ -231,11 +231,29 @@ local function sort_by(list, key)
   return sorted
 end
 
+-- Whether the heads of a bucket are all of one flow.
+local function heads_are_of_one_flow(heads)
+  for i = 2, #heads do
+    if heads[i].flow ~= heads[1].flow then return false end
+  end
+  return true
+end
+
+local function head_place(bucket, head, place)
+  if head.place == place then return end
+  head.place = place
+  head_changed(bucket, head)
+end
+
 -- Notes where the flows of heads start that take turns in a bucket of the batch, and finds the
--- place of each head among those that take turns elsewhere.
+-- place of each head among those that take turns elsewhere. One flow goes by arrival.
 function waiting.heads_placed(bucket)
-  local turns = {}
-  for _, head in ipairs(bucket.heads) do
+  local heads, turns = bucket.heads, {}
+  if heads_are_of_one_flow(heads) then
+    for i = 1, #heads do head_place(bucket, heads[i], heads[i].arrival) end
+    return
+  end
+  for _, head in ipairs(heads) do
     local tag = head_tag(head, bucket_of(head.space))
     if tag ~= head.tag then
       head.tag = tag
@@ -254,10 +272,7 @@ function waiting.heads_placed(bucket)
         if #group > 1 then group = sort_by(group, function(head) return head.tag end) end
         for _, head in ipairs(group) do
           place = max(place, head.arrival)
-          if head.place ~= place then
-            head.place = place
-            head_changed(bucket, head)
-          end
+          head_place(bucket, head, place)
         end
       end
     end

@@ -1,5 +1,5 @@
-//! No waiter is forgotten, and nothing in flight: whatever the store tells of the turns of flows, and
-//! however full batches are.
+//! No waiter is forgotten, and nothing in flight: whatever the store tells of the turns of flows,
+//! and however full batches are.
 
 use super::*;
 
