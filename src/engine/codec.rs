@@ -14,10 +14,13 @@ use super::{MAX_AMOUNT, Micros};
 const MAGIC: [u8; 3] = *b"TTB";
 
 /// Counts the formats. A new one gets a new number, and the old ones stay readable.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// The first version in which buckets count what they grant and refuse.
 const COUNTING: u8 = 2;
+
+/// The first version in which heads know the tags of their flows, and their places.
+const PLACING: u8 = 3;
 
 /// Magic, version and checksum.
 pub(super) const HEADER: usize = 8;
@@ -180,6 +183,11 @@ impl Decoder<'_> {
     /// How many reserves were granted and refused; an older version did not count them.
     pub(crate) fn counts(&mut self) -> Result<(u64, u64), DecodeError> {
         if self.version < COUNTING { Ok((0, 0)) } else { Ok((self.number()?, self.number()?)) }
+    }
+
+    /// Whether heads know the tags of their flows, and their places.
+    pub(crate) fn has_places(&self) -> bool {
+        self.version >= PLACING
     }
 
     pub(crate) fn at_most(&mut self, most: u64) -> Result<u64, DecodeError> {

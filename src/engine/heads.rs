@@ -428,7 +428,8 @@ impl Coded for Head {
     }
 
     fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
+        let has_place = from.has_places();
+        let mut head = Self {
             session: from.number()?,
             quota: from.number()?,
             headroom: from.number()?,
@@ -436,7 +437,7 @@ impl Coded for Head {
             space: from.number()?,
             waiter: from.number()?,
             arrival: from.number()?,
-            place: from.number()?,
+            place: if has_place { from.number()? } else { 0 },
             cost: from.number()?,
             count: from.number()?,
             sum: from.number()?,
@@ -444,10 +445,19 @@ impl Coded for Head {
             due: from.number()?,
             held_until: from.number()?,
             part: Coded::read(from)?,
-            tag: Coded::read(from)?,
+            tag: if has_place { Coded::read(from)? } else { 0.0 },
             is_behind: Coded::read(from)?,
-            outlook: Outlook::of(from.number()?),
-        })
+            outlook: Outlook::Behind,
+        };
+        if has_place {
+            head.outlook = Outlook::of(from.number()?);
+            return Ok(head);
+        }
+        head.place = head.arrival;
+        if Coded::read(from)? {
+            head.outlook = Outlook::Fits;
+        }
+        Ok(head)
     }
 }
 

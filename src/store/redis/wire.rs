@@ -18,7 +18,7 @@ const MAX_RULES: usize = 10_000;
 /// It changes, here and in `bucket.lua`, with the layout or the meaning of what is stored. It need
 /// not when messages change: they go with the text of the script, which each version names by its
 /// own digest.
-pub(super) const VERSION: u64 = 3;
+pub(super) const VERSION: u64 = 4;
 
 /// How many numbers a state has that are not a quota's.
 pub(super) const OF_BUCKET: u64 = 12;
