@@ -110,6 +110,11 @@ impl Place {
         self.space == head.space && self.headroom == head.headroom && self.flow != head.flow
     }
 
+    /// Inside a flow arrival decides: where it stands among others changes with each grant.
+    fn is_in_flow_of(&self, head: &Head) -> bool {
+        (self.space, self.headroom, self.flow) == (head.space, head.headroom, head.flow)
+    }
+
     /// Whether the turn of a head comes first, whose flow starts at `start`.
     fn is_after(&self, head: &Head, start: f64) -> bool {
         start < self.tag || start == self.tag && !self.is_older_than(head)
@@ -198,11 +203,15 @@ impl Head {
         if place.takes_turns_with(self) {
             return self.before_by_tag(place, start_of(self));
         }
+        let (own, its) = match place.is_in_flow_of(self) {
+            true => (self.arrival, place.arrival),
+            false => (self.place, place.place),
+        };
         let tolerance = place.tolerance;
-        if (sum(self.place, tolerance), self.session) >= (place.place, place.tie) {
+        if (sum(own, tolerance), self.session) >= (its, place.tie) {
             return (0, 0);
         }
-        let passed = place.place.saturating_sub(sum(self.arrival, tolerance));
+        let passed = its.saturating_sub(sum(self.arrival, tolerance));
         let span = self.last.saturating_sub(self.arrival);
         if passed >= span {
             return (self.count, self.sum);

@@ -212,6 +212,30 @@ fn inside_a_flow_arrival_decides_and_a_class_is_apart() {
 }
 
 /// Flows take turns in the last bucket of a demand, though another one holds all of them back.
+/// A grant moves its flow behind another one in the midst of a batch, and so the places of others.
+#[test]
+fn none_passes_older_ones_of_its_flow_when_another_flow_is_moved_on() {
+    let mut fleet = Fleet::new(vec![vec![sliding(1, 20, SECOND, 50)]]);
+    fleet.ask(99, shared(20, 9, 1)).unwrap();
+    fleet.ask(5, shared(6, 7, 1)).unwrap_err();
+    fleet.pass(SECOND + 50 * MS);
+    assert_eq!(fleet.look(5).granted.len(), 1);
+    fleet.ask(99, shared(14, 9, 1)).unwrap();
+    // One flow has had 6 of 20, the other nothing.
+    for (session, cost, flow) in [(1, 5, 7), (3, 9, 7), (2, 7, 8), (2, 5, 7), (4, 1, 8)] {
+        fleet.pass(MS);
+        fleet.enter(session, shared(cost, flow, 1));
+        fleet.look(session);
+    }
+    fleet.pass(SECOND + 50 * MS);
+    let mut granted = |session| -> Vec<(u64, u64)> {
+        let granted = fleet.look(session).granted;
+        granted.iter().map(|call| (call.demand.costs[0], call.demand.flow.id)).collect()
+    };
+    assert_eq!(granted(2), [(7, 8)]);
+    assert_eq!(granted(1), [(5, 7)]);
+}
+
 #[test]
 fn flows_take_turns_though_only_a_child_is_short() {
     for sessions in [[1, 1], [1, 2]] {

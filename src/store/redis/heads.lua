@@ -123,27 +123,32 @@ end
 -- What goes before a demand, or before a head, of this class and flow: what they ask, how many
 -- demands, how many heads. `tag` is the start tag of its flow, which takes turns in the bucket
 -- `space_id`: `space` if that is at hand. It passes heads whose place is less than `tolerance`
--- before its own, and those of the same place unless their session is below `tie`. It stops once
--- they ask more than `most`.
+-- before its own, and those of the same place unless their session is below `tie`. Inside a flow
+-- arrival decides: its place among others changes with each grant. It stops once they ask more than
+-- `most`.
 local function heads_before(
   heads, demand, arrival, place, tolerance, tie, tag, space_id, space, most
 )
-  local amount, demands, count = 0, 0, 0
-  local headroom, flow, passes = demand.headroom, demand.flow, place - tolerance
+  local amount, demands, count, headroom, flow = 0, 0, 0, demand.headroom, demand.flow
   for i = 1, #heads do
     local head, many, asked = heads[i], 0, 0
+    local own, passes, takes_turns = head.place, place - tolerance, false
+    if head.space == space_id and head.headroom == headroom then
+      takes_turns = head.flow ~= flow
+      if not takes_turns then own, passes = head.arrival, arrival - tolerance end
+    end
     if head.headroom > headroom then
       -- It leaves less to others.
     elseif head.is_behind
       and (arrival < head.arrival or arrival == head.arrival and tie <= head.session) then
       -- An older demand need not wait for a younger one that waits for others: the others may wait
       -- for the older one.
-    elseif head.flow ~= flow and head.space == space_id and head.headroom == headroom then
+    elseif takes_turns then
       local start = head_tag(head, space)
       if head_is_next(head, start, tag, arrival, tie) then
         many, asked = head_before_by_tag(head, start, tag)
       end
-    elseif head.place < passes or head.place == passes and head.session < tie then
+    elseif own < passes or own == passes and head.session < tie then
       local passed, span = passes - head.arrival, head.last - head.arrival
       many, asked = head.count, head.sum
       if passed < span then
