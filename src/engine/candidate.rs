@@ -34,6 +34,15 @@ struct Measured {
     fits: bool,
 }
 
+/// A quota that holds it back, or where it keeps its place.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    at: At,
+    /// For how long others hold it back.
+    by_others: Micros,
+    fits: bool,
+}
+
 impl<'r> Candidate<'r> {
     pub(super) fn measure(
         reserve: &'r Reserve,
@@ -84,14 +93,15 @@ impl<'r> Candidate<'r> {
         };
         // The last of several.
         let longest = waits.iter().enumerate().max_by_key(|(_, wait)| **wait);
-        let mut held = SmallVec::<[(At, Micros); 4]>::new();
+        let mut held = SmallVec::<[Held; 4]>::new();
         for (index, (at, violation)) in refused.iter_mut().enumerate() {
             let Some(at) = at else { continue };
             let horizon = states.quota(at.bucket, at.rule).0.horizon();
             let is_longest = longest.is_some_and(|(longest, _)| longest == index);
             violation.holds = is_longest || held_for(index) <= horizon;
             if violation.holds {
-                held.push((*at, held_for(index)));
+                let (by_others, fits) = (held_for(index), !violation.holds_back());
+                held.push(Held { at: *at, by_others, fits });
             }
         }
         let violations: SmallVec<[Violation; 2]> =
@@ -178,11 +188,10 @@ impl<'r> Candidate<'r> {
         !self.reserve.on.iter().any(is_paused) && self.asks.iter().all(fits)
     }
 
-    /// It waits on the quotas that refused it, `held` back by others for so long, and fits when it
-    /// is due, if that is known.
+    /// It waits on the quotas that refused it, and fits when it is due, if that is known.
     fn line_up(
         &self,
-        held: &[(At, Micros)],
+        held: &[Held],
         due_in: Option<Micros>,
         states: &mut BatchStates<'_, '_>,
         (ahead, own_heads, ages): (&mut Ahead, &mut OwnHeads, &mut Ages),
@@ -195,9 +204,9 @@ impl<'r> Candidate<'r> {
         // What a pause of a bucket holds back is a head on all quotas of the bucket that it needs.
         let behind_pauses =
             self.asks.iter().filter(|ask| ask.at.cost > 0 && self.paused[ask.of] > 0 && ask.fits);
-        let behind_pauses = behind_pauses.map(|ask| (ask.at, 0));
-        for (at, held_for) in held.iter().copied().chain(behind_pauses) {
-            let blocks = held_for <= states.quota(at.bucket, at.rule).0.horizon();
+        let behind_pauses = behind_pauses.map(|ask| Held { at: ask.at, by_others: 0, fits: false });
+        for Held { at, by_others, fits } in held.iter().copied().chain(behind_pauses) {
+            let blocks = by_others <= states.quota(at.bucket, at.rule).0.horizon();
             // Those that it overtakes need not wait for it while it waits for others.
             if blocks && !(is_behind && self.turn.overtakes) {
                 ahead.extend((at.bucket, at.rule), reserve.headroom, at.cost, 1);
@@ -223,14 +232,14 @@ impl<'r> Candidate<'r> {
                 sum: at.cost,
                 last: arrival,
                 due: due_in.map_or(0, |wait| sum(now, wait)),
-                held_until: sum(now, held_for),
+                held_until: sum(now, by_others),
                 is_behind,
-                outlook: Outlook::Behind,
+                outlook: if fits { Outlook::Fits } else { Outlook::Behind },
             };
             own_heads.add(at.bucket, head);
         }
         // Where it is a head of the bucket itself, that says how long it waits.
-        let is_head = held.iter().any(|(at, _)| at.bucket == space);
+        let is_head = held.iter().any(|held| held.at.bucket == space);
         let lasts = if is_head { 0 } else { due_in.map_or(FLOW_MEMORY, |wait| sum(wait, LATE)) };
         let until = sum(states.state(space).now(), lasts);
         states.wait_in_flow(space, reserve.flow.id, until);

@@ -339,6 +339,14 @@ pub(crate) struct Violation {
     pub(crate) before: u64,
 }
 
+impl Violation {
+    /// Whether the demand does not fit. Otherwise it keeps its place while something else holds it
+    /// back.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.wait != Some(0)
+    }
+}
+
 /// What refused a demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RefusedBy {

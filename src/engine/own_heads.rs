@@ -18,12 +18,17 @@ const MAX_LINES: usize = 4;
 pub(super) struct OwnHeads(Vec<(usize, Head)>);
 
 impl OwnHeads {
-    /// Adds a head of the session, or a waiter behind one.
+    /// Adds a head of the session, or a waiter behind one. Where some of a group fit, since other
+    /// quotas hold them back, the first one that does not is a head as well: it is to hear when it
+    /// does.
     pub(super) fn add(&mut self, bucket: usize, head: Head) {
-        let of_quota =
-            self.0.iter_mut().filter(|(of, other)| *of == bucket && other.quota == head.quota);
+        let are_alike = |other: &Head| {
+            other.quota == head.quota
+                && (other.outlook == Outlook::Fits) == (head.outlook == Outlook::Fits)
+        };
         let mut groups = 0;
-        for (_, other) in of_quota {
+        for (_, other) in self.0.iter_mut().filter(|(of, other)| *of == bucket && are_alike(other))
+        {
             if other.is_of_group_of(&head) {
                 return other.extend(&head);
             }

@@ -133,6 +133,34 @@ async fn one_that_is_far_back_elsewhere_holds_back_no_others_where_it_is_first()
     all_start_within(secs(4), calls).await;
 }
 
+/// What waits for its tenant's bucket keeps its place on the bucket of all, where it would fit long
+/// before: the others there need not wait as long.
+#[tokio::test(start_paused = true)]
+async fn those_behind_one_that_only_keeps_its_place_start_when_there_is_room_for_both() {
+    let limits = Limits::new()
+        .bucket("tenant", [Quota::sliding_window("tokens", 100, secs(40))])
+        .bucket("all", [Quota::token_bucket("tokens", 600, secs(60))]);
+    let of = |bucket: &str, tokens: u64| Demand::new(bucket, usage! { tokens: tokens });
+    for is_other_session in [false, true] {
+        let [one, other] = several(&limits);
+        one.reserve(of("tenant", 100)).await.unwrap().keep().await.unwrap();
+        other.reserve(of("all", 600)).await.unwrap().keep().await.unwrap();
+        // 10 tokens a second: it would fit there after ten.
+        let from = Instant::now();
+        let keeps = waiting(&one, of("tenant", 100).and("all"));
+        tokio::time::sleep(secs(1)).await;
+        let behind = if is_other_session { &other } else { &one };
+        let behind: Vec<_> = (0..5).map(|_| waiting(behind, of("all", 50))).collect();
+        for (call, at) in behind.into_iter().zip([15, 20, 25, 30, 35]) {
+            call.await.unwrap().unwrap().keep().await.unwrap();
+            let late = from.elapsed().saturating_sub(secs(at));
+            assert!(from.elapsed() >= secs(at) && late < ms(10), "{:?}", from.elapsed());
+        }
+        keeps.await.unwrap().unwrap().keep().await.unwrap();
+        assert!(from.elapsed() < secs(42), "{:?}", from.elapsed());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_end_of_the_lease_of_a_detached_call_is_noticed() {
     let limiter = Limiter::new(Limits::new().bucket("a", [Quota::concurrency(1)])).unwrap();

@@ -1,7 +1,7 @@
 //! The waiters of one session that one quota holds back, in the order in which they are served: the
 //! flow with the smallest tag is next, and inside a flow the oldest demand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use smallvec::{SmallVec, smallvec};
 
@@ -54,6 +54,9 @@ struct Group {
     /// Each with its cost on the quota.
     waiters: BTreeMap<Rank, u64>,
     sum: u64,
+    /// Those that the quota would have admitted when they were last looked at. Others held them
+    /// back.
+    fitting: BTreeSet<Rank>,
 }
 
 impl Group {
@@ -73,6 +76,41 @@ impl Group {
 
     fn first(&self) -> Option<(Rank, u64)> {
         self.waiters.first_key_value().map(|(rank, cost)| (*rank, *cost))
+    }
+
+    /// The first one that the quota holds back.
+    fn first_held(&self) -> Option<(Rank, u64)> {
+        let mut waiters = self.waiters.iter().map(|(rank, cost)| (*rank, *cost));
+        waiters.find(|(rank, _)| !self.fitting.contains(rank))
+    }
+
+    /// What the store is to know of its waiters, which are not in the batch: of those in front that
+    /// fit, and of the others.
+    fn told(&self, rule: u16, now: Micros) -> impl Iterator<Item = engine::Line> {
+        let fit = || self.waiters.iter().take_while(|(rank, _)| self.fitting.contains(rank));
+        let (count, sum) = fit().fold((0, 0), |(count, sum), (_, cost)| (count + 1, sum + cost));
+        let rest = (self.waiters.len() as u64 - count, self.sum.saturating_sub(sum));
+        let last_fit = fit().last().map(|(rank, _)| *rank);
+        let last = self.waiters.last_key_value().map(|(rank, _)| *rank);
+        let parts = [(self.first(), last_fit, (count, sum)), (self.first_held(), last, rest)];
+        parts.into_iter().filter(|(.., (count, _))| *count > 0).filter_map(
+            move |(first, last, (count, sum))| {
+                let ((first, cost), last) = (first?, last?);
+                Some(engine::Line {
+                    rule,
+                    headroom: self.headroom,
+                    flow: self.flow,
+                    space: self.space,
+                    waiter: first.entry(),
+                    age: first.age(now),
+                    cost,
+                    part: self.part_of(cost),
+                    count,
+                    sum,
+                    last: last.age(now),
+                })
+            },
+        )
     }
 
     /// How far a grant of this cost moves the flow on, about.
@@ -105,7 +143,8 @@ impl QuotaLine {
         self.groups.is_empty()
     }
 
-    pub(super) fn insert(&mut self, rank: Rank, ask: &Ask, cost: u64) {
+    /// Puts a waiter into the line, which the quota would have admitted if it `fits`.
+    pub(super) fn insert(&mut self, rank: Rank, ask: &Ask, cost: u64, fits: bool) {
         let index = self.groups.iter().position(|group| group.is_of(ask)).unwrap_or_else(|| {
             let tag =
                 self.groups.iter().find(|group| group.has_flow_of(ask)).and_then(|group| group.tag);
@@ -117,6 +156,7 @@ impl QuotaLine {
                 part: (0.0, 0),
                 waiters: BTreeMap::new(),
                 sum: 0,
+                fitting: BTreeSet::new(),
             });
             self.groups.len() - 1
         });
@@ -125,6 +165,9 @@ impl QuotaLine {
             group.sum = group.sum.saturating_sub(before);
         }
         group.sum = group.sum.saturating_add(cost);
+        if fits {
+            group.fitting.insert(rank);
+        }
     }
 
     /// Takes a waiter out. Returns true if it was the first of its class and flow, as the store may
@@ -137,6 +180,7 @@ impl QuotaLine {
         let was_first = group.first().is_some_and(|(first, _)| first == rank);
         if let Some(cost) = group.waiters.remove(&rank) {
             group.sum = group.sum.saturating_sub(cost);
+            group.fitting.remove(&rank);
         }
         if group.waiters.is_empty() {
             self.groups.swap_remove(index);
@@ -146,10 +190,25 @@ impl QuotaLine {
 
     /// Whether a waiter goes before a demand of this rank that is not in the line.
     pub(super) fn blocks(&self, rank: Rank, ask: &Ask) -> bool {
+        self.goes_before(rank, ask, Group::first)
+    }
+
+    /// Whether one that the quota holds back goes before a demand of this rank.
+    pub(super) fn holds_back(&self, rank: Rank, ask: &Ask) -> bool {
+        self.goes_before(rank, ask, Group::first_held)
+    }
+
+    /// Whether the first one of some group, of those that count, goes before a demand of this rank.
+    fn goes_before(
+        &self,
+        rank: Rank,
+        ask: &Ask,
+        first_of: impl Fn(&Group) -> Option<(Rank, u64)>,
+    ) -> bool {
         let tag =
             self.groups.iter().find(|group| group.has_flow_of(ask)).and_then(|group| group.tag);
         self.groups.iter().filter(|group| group.headroom <= ask.headroom()).any(|group| {
-            let Some((first, _)) = group.first() else { return false };
+            let Some((first, _)) = first_of(group) else { return false };
             if !group.takes_turns_with(ask.flow().id, ask.space(), ask.headroom()) {
                 return first < rank;
             }
@@ -238,13 +297,35 @@ impl QuotaLine {
         self.look
     }
 
-    /// The first of each class and of those that take turns with each other, oldest first.
+    /// Of each class, and of those that take turns with each other, the first one that the quota
+    /// holds back, with those before it: what these wait for may keep them for long. Oldest first.
     pub(super) fn fronts(&self) -> SmallVec<[Rank; 2]> {
-        let mut order = Order::of(self.groups.iter());
-        let firsts = order.0.iter_mut().filter_map(|turns| Some(turns.next()?.0));
-        let mut fronts: SmallVec<[Rank; 2]> = firsts.collect();
+        let (mut order, mut fronts) = (Order::of(self.groups.iter()), SmallVec::new());
+        for turns in 0..order.0.len() {
+            while let Some((rank, fits)) = order.take_from(turns) {
+                fronts.push(rank);
+                if !fits {
+                    break;
+                }
+            }
+        }
         fronts.sort_unstable();
         fronts
+    }
+
+    /// Whether the quota would have admitted a waiter when that was last looked at.
+    pub(super) fn fits(&self, rank: Rank, ask: &Ask) -> bool {
+        self.groups.iter().any(|group| group.is_of(ask) && group.fitting.contains(&rank))
+    }
+
+    /// How many the quota would have admitted when they were last looked at.
+    pub(super) fn fitting(&self) -> usize {
+        self.groups.iter().map(|group| group.fitting.len()).sum()
+    }
+
+    /// Whether the quota holds back a waiter.
+    pub(super) fn holds_back_any(&self) -> bool {
+        self.groups.iter().any(|group| group.first_held().is_some())
     }
 
     /// Whether its front is behind waiters of other sessions.
@@ -269,31 +350,28 @@ impl QuotaLine {
         self.due = due;
     }
 
-    /// What the store is to know of the waiters, which are not in the batch: the first groups in
-    /// order.
+    /// The waiters that are heads in the store: one of them may fit that does not come first by what
+    /// is known here of the turns of flows.
+    pub(super) fn heads(&self) -> impl Iterator<Item = Rank> {
+        let of_group = |group: &Group| [group.first(), group.first_held()];
+        self.told_groups().into_iter().flat_map(of_group).flatten().map(|(rank, _)| rank)
+    }
+
+    /// What the store is to know of the waiters, which are not in the batch.
     pub(super) fn told(&self, rule: u16, now: Micros) -> impl Iterator<Item = engine::Line> {
+        self.told_groups().into_iter().flat_map(move |group| group.told(rule, now))
+    }
+
+    /// The groups of which the store takes note: the first ones in order.
+    fn told_groups(&self) -> SmallVec<[&Group; 4]> {
         let mut groups: SmallVec<[&Group; 4]> = self.groups.iter().collect();
         let place = |group: &Group| (group.tag.unwrap_or(0.0), group.first().map(|(rank, _)| rank));
         groups.sort_by(|one, other| {
             let (one, other) = (place(one), place(other));
             one.0.total_cmp(&other.0).then(one.1.cmp(&other.1))
         });
-        groups.into_iter().take(MOST_TOLD).filter_map(move |group| {
-            let ((first, cost), (last, _)) = (group.first()?, group.waiters.last_key_value()?);
-            Some(engine::Line {
-                rule,
-                headroom: group.headroom,
-                flow: group.flow,
-                space: group.space,
-                waiter: first.entry(),
-                age: first.age(now),
-                cost,
-                part: group.part_of(cost),
-                count: group.waiters.len() as u64,
-                sum: group.sum,
-                last: last.age(now),
-            })
-        })
+        groups.truncate(MOST_TOLD);
+        groups
     }
 }
 
@@ -342,12 +420,10 @@ impl<'a> Turns<'a> {
     }
 }
 
-impl Iterator for Order<'_> {
-    type Item = Rank;
-
-    fn next(&mut self) -> Option<Rank> {
-        let fronts = self.0.iter_mut().filter_map(Turns::next);
-        let (_, next) = fronts.min_by_key(|(rank, _)| *rank)?;
+impl Order<'_> {
+    /// Takes the next one of those that take turns with each other, and whether it fits.
+    fn take_from(&mut self, turns: usize) -> Option<(Rank, bool)> {
+        let (_, next) = self.0[turns].next()?;
         let ((&rank, &cost), group) = (next.ahead.next()?, next.group);
         let part = group.part_of(cost);
         let of_flow = |cursor: &&mut Cursor<'_>| {
@@ -355,6 +431,17 @@ impl Iterator for Order<'_> {
         };
         let cursors = self.0.iter_mut().flat_map(|turns| &mut turns.0);
         cursors.filter(of_flow).for_each(|cursor| cursor.tag += part);
-        Some(rank)
+        Some((rank, group.fitting.contains(&rank)))
+    }
+}
+
+impl Iterator for Order<'_> {
+    type Item = Rank;
+
+    fn next(&mut self) -> Option<Rank> {
+        let fronts = self.0.iter_mut().map(|turns| turns.next().map(|(rank, _)| rank));
+        let fronts = fronts.enumerate().filter_map(|(turns, rank)| Some((rank?, turns)));
+        let (_, turns) = fronts.min()?;
+        Some(self.take_from(turns)?.0)
     }
 }

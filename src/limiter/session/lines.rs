@@ -26,6 +26,9 @@ const HINTS_OBEYED: u32 = 4;
 const PAUSE_IN_VAIN: Micros = 1_000;
 const MOST_DOUBLED: u32 = 6;
 
+/// So many keep their places in a line at most.
+const MOST_FITTING: usize = 4;
+
 /// The lines in which one waiter stands.
 pub(super) type LineIds = SmallVec<[LineId; 2]>;
 
@@ -132,13 +135,14 @@ impl Lines {
         blocking
     }
 
-    /// Puts a waiter into the lines that it stands in.
-    pub(super) fn insert(&mut self, waiter: &Waiter) {
+    /// Puts a waiter into the lines that it stands in. `fits` says which of these quotas would have
+    /// admitted it when it was last looked at.
+    pub(super) fn insert(&mut self, waiter: &Waiter, fits: impl Fn(LineId) -> bool) {
         let ask = waiter.ask();
         for id in waiter.lines() {
             let cost = ask.cost_on(id.bucket, id.rule).unwrap_or(0);
             if let Some(line) = self.find_or_make(ask.set(), *id) {
-                line.insert(waiter.rank(), ask, cost);
+                line.insert(waiter.rank(), ask, cost, fits(*id));
             }
         }
     }
@@ -166,6 +170,12 @@ impl Lines {
         for handle in set.handles() {
             self.buckets.entry(handle.id()).or_insert_with(|| WaitedFor::new(set.clone()));
         }
+    }
+
+    /// Whether one more may stand in a line that its quota would admit. It keeps its place there
+    /// while others hold it back, and what is behind it is looked at with it.
+    pub(super) fn has_room_for_fitting(&self, id: LineId) -> bool {
+        self.find(id).is_none_or(|line| line.fitting() < MOST_FITTING)
     }
 
     /// Empties all lines.
@@ -206,11 +216,12 @@ impl Lines {
         }
     }
 
-    /// Looks at a line now, if demands wait in it.
-    pub(super) fn look_at(&mut self, id: LineId) {
+    /// Looks at a line then, or earlier, if demands wait in it.
+    pub(super) fn look_at(&mut self, id: LineId, time: Micros) {
         let line = self.buckets.get_mut(&id.bucket).and_then(|bucket| bucket.line(id.rule));
         if let Some(line) = line.filter(|line| !line.is_empty()) {
-            set_due(&mut self.due, id, line, Some(0));
+            let due = line.due().map_or(time, |due| due.min(time));
+            set_due(&mut self.due, id, line, Some(due));
         }
     }
 
@@ -233,6 +244,11 @@ impl Lines {
         self.look_from(from, bucket, is_sending);
     }
 
+    /// Whether the store hinted that a demand may fit in a bucket, which was not looked at since.
+    pub(super) fn is_hinted(&self, bucket: u64) -> bool {
+        self.buckets.get(&bucket).is_some_and(|bucket| bucket.hinted)
+    }
+
     /// A bucket was looked at.
     pub(super) fn looked(&mut self, bucket: u64, looked: Looked) {
         let Some(waited_for) = self.buckets.get_mut(&bucket) else { return };
@@ -251,10 +267,8 @@ impl Lines {
         let Some(waited_for) = self.buckets.get_mut(&bucket) else { return };
         let earlier = waited_for.freed.map_or(from, |freed| freed.min(from));
         waited_for.freed = is_sending.then_some(earlier);
-        for (rule, line) in waited_for.lines.iter_mut().filter(|(_, line)| !line.is_empty()) {
-            let due = line.due().map_or(from, |due| due.min(from));
-            set_due(&mut self.due, LineId { bucket, rule: *rule }, line, Some(due));
-        }
+        let rules: SmallVec<[u64; 4]> = waited_for.lines.iter().map(|(rule, _)| *rule).collect();
+        rules.into_iter().for_each(|rule| self.look_at(LineId { bucket, rule }, from));
     }
 
     /// Looks at all lines now.

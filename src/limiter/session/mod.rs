@@ -60,7 +60,9 @@ use super::{
     status::Waiting,
 };
 use crate::{
-    engine::{Answer, MAX_AMOUNT, Op, Outcome as Applied, Refused, Reserve, Seen, Settle, Verdict},
+    engine::{
+        Answer, MAX_AMOUNT, Micros, Op, Outcome as Applied, Refused, Reserve, Seen, Settle, Verdict,
+    },
     error::{Refusal, Throttled},
     observe::Event,
     store::{self, Reply, StoreError},
@@ -113,8 +115,8 @@ struct Guarded {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DriverState {
     None,
-    /// It sleeps until it is woken or it is time.
-    Asleep,
+    /// It sleeps until it is woken, or until then.
+    Asleep(Option<Micros>),
     /// It is going to look what there is to do.
     Awake,
 }
@@ -166,7 +168,7 @@ impl Session {
         let result = change(&mut guarded.state);
         self.occupied.store(guarded.state.is_occupied(), Ordering::Release);
         match guarded.driver {
-            DriverState::Asleep if guarded.state.is_due() => {
+            DriverState::Asleep(until) if guarded.state.is_due_before(until) => {
                 guarded.driver = DriverState::Awake;
                 drop(guarded);
                 self.wake.notify_one();
@@ -376,8 +378,6 @@ impl Session {
     fn hinted(self: &Arc<Self>, bucket: u64) {
         let now = self.clock.now();
         self.change(|state| state.hinted(bucket, now));
-        // It may be time earlier than the driver knows.
-        self.wake.notify_one();
     }
 
     /// A demand of the session may fit in any bucket.
@@ -432,7 +432,7 @@ impl Session {
         self.occupied.store(guarded.state.is_occupied(), Ordering::Release);
         guarded.driver = match &turn {
             Turn::Send(_) => DriverState::Awake,
-            Turn::Sleep(_) => DriverState::Asleep,
+            Turn::Sleep(until) => DriverState::Asleep(*until),
             Turn::Stop => DriverState::None,
         };
         drop(guarded);

@@ -43,6 +43,9 @@ impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
             front.find(|rank| !self.pick(*rank))
         });
         let mut left_out: SmallVec<[Rank; 1]> = left_out.collect();
+        if self.lines.is_hinted(id.bucket) {
+            line.heads().for_each(|rank| _ = self.pick(rank));
+        }
         for rank in line.fronts() {
             let is_due = due(rank, self.lines, self.waiting).is_some_and(|time| time <= now);
             // Those of other sessions that its front waits for may wait for one of these.

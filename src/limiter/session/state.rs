@@ -258,9 +258,10 @@ impl State {
         effects
     }
 
-    /// Whether there is something to send at once.
-    pub(super) fn is_due(&self) -> bool {
-        !self.sending && (!self.outbox.is_empty() || self.queue.due() == Some(0))
+    /// Whether there is something to send before a time, or at all.
+    pub(super) fn is_due_before(&self, time: Option<Micros>) -> bool {
+        let is_earlier = |due: Micros| time.is_none_or(|time| due < time);
+        !self.sending && self.due().is_some_and(is_earlier)
     }
 
     /// Whether there is something to do for a driver.

@@ -54,8 +54,9 @@ pub(super) struct WaitQueue {
     away: usize,
     sent_at: Micros,
     lines: Lines,
-    /// Those that the last batch had no room for: the first in the next one.
-    left_out: Vec<Rank>,
+    /// Those that the last batch had no room for, the first in the next one, and whether they go
+    /// without what is before them.
+    left_out: Vec<(Rank, bool)>,
     /// Lines that the batch in flight, or its answer, concerns.
     touched: Vec<LineId>,
     /// A demand of the answer at hand went away that the store still put before the others of its
@@ -160,13 +161,13 @@ impl WaitQueue {
         }
         if waiter.is_known_to_fit() {
             // So may what goes before it.
-            blocking.iter().for_each(|id| self.lines.look_at(*id));
+            blocking.iter().for_each(|id| self.lines.look_at(*id, 0));
         }
         let position = self.position(&waiter, &blocking, &[]);
         match waiter.start_waiting(self.max_waiting, position) {
             Ok(is_news) => {
                 let line = blocking[0];
-                self.file(waiter, blocking);
+                self.file_behind(waiter, blocking);
                 Ok(if is_news { Entered::Waits { position, line } } else { Entered::ToSend })
             }
             Err(error) => Err((waiter.into_answer(), error)),
@@ -187,10 +188,32 @@ impl WaitQueue {
         own.max().unwrap_or(0)
     }
 
-    /// Puts a waiter into lines.
-    fn file(&mut self, mut waiter: Box<Waiter>, lines: LineIds) {
+    /// Puts a waiter into lines that the store has not looked at. It is looked at now if what goes
+    /// before it is not held back by these quotas: they may have room for it as well.
+    fn file_behind(&mut self, waiter: Box<Waiter>, lines: LineIds) {
+        let (rank, ask) = (waiter.rank(), waiter.ask());
+        let holds_back =
+            |id: &LineId| self.lines.find(*id).is_some_and(|line| line.holds_back(rank, ask));
+        let is_front = !lines.iter().any(holds_back);
+        self.file(waiter, lines.clone(), |_| false);
+        for id in lines {
+            let look_at = if is_front { Some(0) } else { self.passable_at(id) };
+            look_at.into_iter().for_each(|time| self.lines.look_at(id, time));
+        }
+    }
+
+    /// When those behind the first one that the quota of a line holds back may pass it: it may fit
+    /// there then, though others hold it back for longer.
+    fn passable_at(&self, id: LineId) -> Option<Micros> {
+        let (violation, at) = self.lines.find(id)?.known()?;
+        // A time before the last batch is of one that is gone.
+        Some(at.saturating_add(violation.wait?)).filter(|time| *time > self.sent_at)
+    }
+
+    /// Puts a waiter into lines: see [`Lines::insert`].
+    fn file(&mut self, mut waiter: Box<Waiter>, lines: LineIds, fits: impl Fn(LineId) -> bool) {
         waiter.stand_in(lines);
-        self.lines.insert(&waiter);
+        self.lines.insert(&waiter, fits);
         self.waiting.insert(waiter.rank(), waiter);
     }
 
@@ -255,9 +278,11 @@ impl WaitQueue {
     /// is left of it.
     fn reschedule(&mut self, id: LineId) {
         let Some(line) = self.lines.find(id) else { return };
-        let times =
-            line.fronts().into_iter().filter_map(|rank| due(rank, &self.lines, &self.waiting));
-        let due = times.min();
+        let fronts = line.fronts();
+        let has_more = line.total().0 > fronts.len();
+        let passable = has_more.then(|| self.passable_at(id)).flatten();
+        let times = fronts.into_iter().filter_map(|rank| due(rank, &self.lines, &self.waiting));
+        let due = times.chain(passable).min();
         self.lines.reschedule(id, due);
     }
 
@@ -347,27 +372,31 @@ impl WaitQueue {
         due.iter().for_each(|id| self.step_aside(*id));
         let mut pick = Pick::new(&self.lines, &self.waiting, has_room);
         let is_next = |rank: &Rank| is_next(*rank, &self.lines, &self.waiting);
-        let mut left_out = std::mem::take(&mut self.left_out);
-        left_out.retain(|rank| self.waiting.contains_key(rank));
-        left_out.retain(|rank| match is_next(rank) {
-            true => !pick.alone(*rank),
-            false => !pick.pick(*rank),
-        });
+        let mut left_out = Vec::new();
+        for (rank, goes_alone) in std::mem::take(&mut self.left_out) {
+            let is_picked = if goes_alone { pick.alone(rank) } else { pick.pick(rank) };
+            if !is_picked && self.waiting.contains_key(&rank) {
+                left_out.push(rank);
+            }
+        }
         left_out.extend(due.into_iter().flat_map(|id| pick.front_of(id, now)));
-        // The order of those in a circle contradicts itself: the store says whose turn it is.
-        let (mut next, mut behind): (Vec<_>, Vec<_>) = left_out.into_iter().partition(is_next);
-        next.retain(|rank| !pick.alone(*rank));
+        left_out.sort_unstable();
+        left_out.dedup();
+        // The order of those in a circle contradicts itself: the store says whose turn it is. What
+        // is next goes in the next batch at the latest, whatever this one tells of turns.
+        let (next, behind): (Vec<_>, Vec<_>) = left_out.into_iter().partition(is_next);
+        let next = next.into_iter().filter(|rank| !pick.alone(*rank));
+        let mut left_out: Vec<_> = next.map(|rank| (rank, true)).collect();
         let picked = pick.into_picked();
-        behind.retain(|rank| !picked.contains(rank));
-        for rank in behind {
+        for rank in behind.into_iter().filter(|rank| !picked.contains(rank)) {
             if fits_in_a_batch(rank, &self.lines, &self.waiting) {
-                next.push(rank);
+                left_out.push((rank, false));
             } else if let Some(waiter) = self.waiting.get_mut(&rank) {
                 // It would be looked at over and over. It is looked at with those before it.
                 waiter.look_again(Again::WhenNext);
             }
         }
-        self.left_out = next;
+        self.left_out = left_out;
         picked
     }
 
@@ -379,9 +408,11 @@ impl WaitQueue {
             let Some(waiter) = self.waiting.get(&rank) else { return };
             let (left, kept): (LineIds, LineIds) =
                 waiter.lines().iter().copied().partition(|id| self.is_first(waiter, *id));
+            let fitting: LineIds =
+                kept.iter().copied().filter(|id| self.fits_on(waiter, *id)).collect();
             let Some((mut waiter, _)) = self.take(rank) else { return };
             waiter.look_again(Again::WhenNext);
-            self.file(waiter, kept);
+            self.file(waiter, kept, |id| fitting.contains(&id));
             left.into_iter().for_each(|id| self.reschedule(id));
         }
     }
@@ -391,6 +422,11 @@ impl WaitQueue {
         let mut in_order =
             self.lines.find(id).into_iter().flat_map(|line| line.in_order(waiter.ask().headroom()));
         in_order.next() == Some(waiter.rank())
+    }
+
+    /// Whether the quota of a line would have admitted a waiter when that was last looked at.
+    fn fits_on(&self, waiter: &Waiter, id: LineId) -> bool {
+        self.lines.find(id).is_some_and(|line| line.fits(waiter.rank(), waiter.ask()))
     }
 
     /// One of the first of a line that has more before it elsewhere than a batch takes.
@@ -519,7 +555,9 @@ impl WaitQueue {
             // Perhaps only for those that it was measured behind.
             return self.newcomers.push_back(waiter);
         }
-        let lines = self.lines_of(&waiter, violations);
+        let holding = holding(waiter.ask().set(), violations);
+        let mut lines = self.lines_of(&waiter, violations);
+        lines.retain(|id| is_in(*id, &holding) || self.lines.has_room_for_fitting(*id));
         match self.start_waiting(&mut waiter, &lines, violations, now) {
             Ok(Some(position)) => {
                 // An unknown end is taken for later than any known one.
@@ -546,7 +584,7 @@ impl WaitQueue {
         self.note_front(&waiter, &lines, violations, now);
         self.touched.extend_from_slice(&lines);
         let rank = waiter.rank();
-        self.file(waiter, lines);
+        self.file(waiter, lines, |id| !is_in(id, &holding));
         self.note_flow(rank, refused);
     }
 
@@ -623,7 +661,10 @@ impl WaitQueue {
         for violation in violations {
             let id = LineId::of(ask.set(), violation.by).filter(|id| lines.contains(id));
             let line = id.and_then(|id| self.lines.find_or_make(ask.set(), id));
-            if let Some(line) = line.filter(|line| !line.blocks(waiter.rank(), ask)) {
+            let Some(line) = line.filter(|line| !line.holds_back(waiter.rank(), ask)) else {
+                continue;
+            };
+            if violation.holds_back() || !line.holds_back_any() {
                 line.set_known(Some((*violation, now)));
             }
         }
@@ -655,7 +696,7 @@ impl WaitQueue {
                 most = most.max(looked);
                 self.reschedule(*id);
                 if looked == Looked::AllGranted {
-                    self.lines.look_at(*id);
+                    self.lines.look_at(*id, 0);
                 }
             }
             self.lines.looked(of_bucket[0].bucket, most);
@@ -702,7 +743,7 @@ impl WaitQueue {
             waiter.look_again(Again::Now);
             match lines.is_empty() {
                 true => self.newcomers.push_back(waiter),
-                false => self.file(waiter, lines),
+                false => self.file(waiter, lines, |_| false),
             }
         }
         std::mem::take(&mut self.touched).into_iter().for_each(|id| self.reschedule(id));
@@ -716,6 +757,17 @@ impl WaitQueue {
         self.lines.clear();
         all
     }
+}
+
+/// The lines, and pauses, in which a demand does not fit that was refused.
+fn holding(set: &BucketSet, violations: &[Violation]) -> LineIds {
+    let holding = violations.iter().filter(|violation| violation.holds_back());
+    holding.filter_map(|violation| LineId::of(set, violation.by)).collect()
+}
+
+/// Whether a line, or a pause of its bucket, is among these.
+fn is_in(id: LineId, holding: &[LineId]) -> bool {
+    holding.contains(&id) || holding.contains(&LineId { rule: PAUSE, ..id })
 }
 
 /// What is to be told once no lock is held.

@@ -112,14 +112,15 @@ local function line_up(demand, ask, due_in, held_for)
     go_ahead(quota, demand.headroom, cost, 1)
   end
   if not bucket.is_told then return end
-  local arrival = drained(now, demand.age)
-  if are_behind_mine(quota, demand.headroom, demand.flow, 1, cost, arrival) then return end
+  local arrival, fits = drained(now, demand.age), (ask.refuses and ask.wait == 0) == true
+  if are_behind_mine(quota, demand.headroom, demand.flow, 1, cost, arrival, fits) then return end
   add_head(bucket, {
     session = session, quota = quota.id, headroom = demand.headroom, flow = demand.flow,
     space = demand.space.id, waiter = demand.waiter, arrival = arrival, cost = cost,
     part = demand.step, count = 1, sum = cost, last = arrival,
     due = due_in and sum(now, due_in) or 0,
-    held_until = sum(now, held_for), is_behind = demand.is_behind, outlook = OUTLOOK_BEHIND,
+    held_until = sum(now, held_for), is_behind = demand.is_behind,
+    outlook = fits and OUTLOOK_FITS or OUTLOOK_BEHIND,
     tag = 0, place = arrival,
   })
 end

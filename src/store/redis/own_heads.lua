@@ -15,10 +15,12 @@ end
 
 -- Whether waiters that ask this much, the last of which came at `last`, are behind a head of the
 -- session, which takes them in; or behind so many groups that they are not a head of their own.
-local function are_behind_mine(quota, headroom, flow, count, amount, last)
+-- Where some of a group fit, since other quotas hold them back, the first one that does not is a
+-- head as well: it is to hear when it does.
+local function are_behind_mine(quota, headroom, flow, count, amount, last, fits)
   local groups = 0
   for _, head in ipairs(quota.bucket.mine or {}) do
-    if head.quota == quota.id then
+    if head.quota == quota.id and (head.outlook == OUTLOOK_FITS) == fits then
       if head.headroom == headroom and head.flow == flow then
         head.count, head.sum = sum(head.count, count), sum(head.sum, amount)
         head.last = max(head.last, last)
@@ -64,7 +66,10 @@ function waiting.wait(bucket, at)
       if head.held_until <= sum(now, quota_horizon(quota)) then
         go_ahead(quota, head.headroom, head.sum, head.count)
       end
-      if not are_behind_mine(quota, head.headroom, head.flow, head.count, head.sum, head.last) then
+      local fits = head.outlook == OUTLOOK_FITS
+      if not are_behind_mine(
+        quota, head.headroom, head.flow, head.count, head.sum, head.last, fits
+      ) then
         add_head(bucket, head)
       end
     end
