@@ -106,7 +106,7 @@ fn others(states: &BatchStates<'_, '_>, reserve: &Reserve, turn: Turn, at: At) -
         tolerance,
         tag: turn.tag.unwrap_or_else(|| states.start_of(reserve)),
     };
-    let start_of = |head: &Head| states.start_waiting(space, head.flow);
+    let start_of = |head: &Head| head.tag.min(states.start_waiting(space, head.flow));
     let place = state.heads().placed(place, quota.id, quota.horizon(), now, &start_of);
     state.heads().before(&place, quota.id, quota.horizon(), now, u64::MAX, &start_of)
 }

@@ -226,7 +226,7 @@ impl<'r> Candidate<'r> {
                 arrival,
                 cost: at.cost,
                 part: states.step_of(reserve),
-                tag: 0.0,
+                tag: states.state(at.bucket).heads().kept_tag(states.session(), reserve.waiter),
                 place: arrival,
                 count: 1,
                 sum: at.cost,

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::{
     Micros, Rule, Wake, Wakes,
     exact::sum,
-    heads::{Head, Outlook},
+    heads::{Head, Outlook, Place},
     quota_state::{Ask, QuotaState},
     states::BatchStates,
 };
@@ -82,9 +82,11 @@ fn outlooks(
         }
         let alone = Ask::alone(rule, head.cost, head.headroom);
         let fits_alone = quota.fits(rule, alone, now);
+        let place = Place { tag: states.start_of_head(head), ..head.place() };
         let most = if fits_alone { quota.most_ahead(rule, head.cost, alone.capacity) } else { 0 };
-        let others =
-            state.heads().before(&head.place(), rule.id, horizon, now, most, &|head| head.tag);
+        let others = state
+            .heads()
+            .before(&place, rule.id, horizon, now, most, &|head| states.start_of_head(head));
         let ask = Ask { ahead: others.amount, before: others.demands, ..alone };
         if fits_alone && quota.fits(rule, ask, now) && state.paused_for(others.demands) == 0 {
             return Outlook::Fits;

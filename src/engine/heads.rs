@@ -1,6 +1,8 @@
 //! What waits in a bucket: of each session its first waiter on each quota, for each class and flow.
 //! A demand is measured against those of other sessions that go before it.
 
+use std::collections::{BTreeMap, btree_map::Entry};
+
 use super::{
     Flow, Line, Micros,
     codec::{Coded, DecodeError, Decoder, Encoder, ensure},
@@ -9,6 +11,9 @@ use super::{
 
 /// A head whose session does not come back within this long is passed over: it may have died.
 pub(crate) const LATE: Micros = 200_000;
+
+/// The tag of one that keeps none.
+pub(crate) const NO_TAG: f64 = f64::MAX;
 
 /// The first waiter of a session on a quota, for one class and flow, and what waits behind it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,7 +30,8 @@ pub(crate) struct Head {
     pub(crate) cost: u64,
     /// How far it moves its flow on.
     pub(crate) part: f64,
-    /// The start tag of its flow, as of the last batch that named its space.
+    /// The start tag of the first one of a flow, which it keeps: what its flow is granted in other
+    /// sessions meanwhile does not put it off. The others start where their flow does.
     pub(crate) tag: f64,
     /// When the last one arrived of those that take turns with it here and go before it, or itself:
     /// its place among those that take turns elsewhere.
@@ -134,7 +140,7 @@ impl Head {
             arrival: now.saturating_sub(line.age),
             cost: line.cost,
             part: line.part,
-            tag: 0.0,
+            tag: NO_TAG,
             place: 0,
             count: line.count,
             sum: line.sum,
@@ -271,6 +277,17 @@ impl Heads {
         self.0.iter().any(|head| (head.flow, head.space) == (flow, space) && !head.is_late(now))
     }
 
+    /// The start tag that a waiter keeps.
+    pub(crate) fn kept_tag(&self, session: u64, waiter: u64) -> f64 {
+        let is_it = |head: &&Head| (head.session, head.waiter) == (session, waiter);
+        self.0
+            .iter()
+            .filter(|_| waiter > 0)
+            .filter(is_it)
+            .map(|head| head.tag)
+            .fold(NO_TAG, f64::min)
+    }
+
     /// Forgets a session's heads.
     pub(crate) fn remove(&mut self, session: u64) {
         self.0.retain(|head| head.session != session);
@@ -365,19 +382,30 @@ impl Heads {
         self.live(0, quota, now).map(|head| head.count).fold(0, sum)
     }
 
-    /// Finds the place of each among those that take turns elsewhere. `tag_of` tells where the flow
-    /// of a head starts now, if that is known. One flow goes by arrival.
-    pub(crate) fn find_places(&mut self, tag_of: impl Fn(&Head) -> Option<f64>) {
+    /// Finds the tag of each, and its place among those that take turns elsewhere. `start_of` tells
+    /// where the flow of a head starts now, if that is known. One flow goes by arrival.
+    pub(crate) fn find_places(&mut self, start_of: impl Fn(&Head) -> Option<f64>) {
         if self.0.iter().all(|head| head.flow == self.0[0].flow) {
-            self.0.iter_mut().for_each(|head| head.place = head.arrival);
+            self.0.iter_mut().for_each(|head| (head.tag, head.place) = (NO_TAG, head.arrival));
             return;
         }
-        self.0.iter_mut().for_each(|head| head.tag = tag_of(head).unwrap_or(head.tag));
+        let mut firsts: BTreeMap<_, f64> = BTreeMap::new();
+        let mut starts = Vec::with_capacity(self.0.len());
+        for head in &mut self.0 {
+            let start = start_of(head);
+            let own = start.map_or(head.tag, |start| head.tag.min(start));
+            let first = firsts.entry((head.turns(), head.flow));
+            match first {
+                Entry::Vacant(first) => head.tag = *first.insert(own),
+                Entry::Occupied(first) => head.tag = start.map_or(*first.get(), |_| NO_TAG),
+            }
+            starts.push(start.map_or(head.tag, |start| head.tag.min(start)));
+        }
         let mut order: Vec<usize> = (0..self.0.len()).collect();
         // Those that arrived first are first already.
-        order.sort_by(|one, other| {
-            let (one, other) = (&self.0[*one], &self.0[*other]);
-            one.turns().cmp(&other.turns()).then(one.tag.total_cmp(&other.tag))
+        order.sort_by(|&one, &other| {
+            let turns = self.0[one].turns().cmp(&self.0[other].turns());
+            turns.then(starts[one].total_cmp(&starts[other]))
         });
         let mut last = None;
         for index in order {
@@ -454,7 +482,7 @@ impl Coded for Head {
             due: from.number()?,
             held_until: from.number()?,
             part: Coded::read(from)?,
-            tag: if has_place { Coded::read(from)? } else { 0.0 },
+            tag: if has_place { Coded::read(from)? } else { NO_TAG },
             is_behind: Coded::read(from)?,
             outlook: Outlook::Behind,
         };

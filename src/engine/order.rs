@@ -81,7 +81,10 @@ pub(super) fn in_turns(
             let space = states.space_of(reserve);
             let start =
                 starts.entry((space, reserve.flow.id)).or_insert_with(|| states.start_of(reserve));
-            turn.tag = Some(*start);
+            // The first one of its flow keeps its tag.
+            let heads = reserve.on.iter().map(|&bucket| states.state(bucket.into()).heads());
+            let kept = heads.map(|heads| heads.kept_tag(states.session(), reserve.waiter));
+            turn.tag = Some(kept.fold(*start, f64::min));
             *start += states.step_of(reserve);
             groups.entry((space, reserve.headroom)).or_default().push(index);
         }

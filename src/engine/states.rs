@@ -4,6 +4,7 @@ use smallvec::SmallVec;
 
 use super::{
     Batch, BucketState, Micros, On, Op, Reserve, Rule, Seen,
+    heads::Head,
     quota_state::{Ask, QuotaState},
 };
 
@@ -147,6 +148,12 @@ impl<'a, 'b> BatchStates<'a, 'b> {
     /// Where a flow starts that takes turns in a bucket, and waits.
     pub(super) fn start_waiting(&self, space: usize, flow: u64) -> f64 {
         self.state(space).flows().map_or(0.0, |flows| flows.start(flow, || true))
+    }
+
+    /// Where a head starts, as far as this batch tells.
+    pub(super) fn start_of_head(&self, head: &Head) -> f64 {
+        let start = self.of_id(head.space).map(|space| self.start_waiting(space, head.flow));
+        head.tag.min(start.unwrap_or(head.tag))
     }
 
     /// Finds the places of the heads in a bucket.

@@ -212,28 +212,45 @@ fn inside_a_flow_arrival_decides_and_a_class_is_apart() {
 }
 
 /// Flows take turns in the last bucket of a demand, though another one holds all of them back.
-/// A grant moves its flow behind another one in the midst of a batch, and so the places of others.
-#[test]
-fn none_passes_older_ones_of_its_flow_when_another_flow_is_moved_on() {
+/// Waiters of two flows on 20 tokens that are free now, given as session, cost and flow. Flow 7 has
+/// had 6 of 20, and flow 8 nothing.
+fn two_flows(waiters: &[(u64, u64, u64)]) -> Fleet {
     let mut fleet = Fleet::new(vec![vec![sliding(1, 20, SECOND, 50)]]);
     fleet.ask(99, shared(20, 9, 1)).unwrap();
     fleet.ask(5, shared(6, 7, 1)).unwrap_err();
     fleet.pass(SECOND + 50 * MS);
     assert_eq!(fleet.look(5).granted.len(), 1);
     fleet.ask(99, shared(14, 9, 1)).unwrap();
-    // One flow has had 6 of 20, the other nothing.
-    for (session, cost, flow) in [(1, 5, 7), (3, 9, 7), (2, 7, 8), (2, 5, 7), (4, 1, 8)] {
+    for &(session, cost, flow) in waiters {
         fleet.pass(MS);
         fleet.enter(session, shared(cost, flow, 1));
         fleet.look(session);
     }
     fleet.pass(SECOND + 50 * MS);
-    let mut granted = |session| -> Vec<(u64, u64)> {
-        let granted = fleet.look(session).granted;
-        granted.iter().map(|call| (call.demand.costs[0], call.demand.flow.id)).collect()
-    };
-    assert_eq!(granted(2), [(7, 8)]);
-    assert_eq!(granted(1), [(5, 7)]);
+    fleet
+}
+
+/// The costs and flows of what a session is granted now.
+fn granted(fleet: &mut Fleet, session: u64) -> Vec<(u64, u64)> {
+    let granted = fleet.look(session).granted;
+    granted.iter().map(|call| (call.demand.costs[0], call.demand.flow.id)).collect()
+}
+
+/// A grant moves its flow behind another one in the midst of a batch, and so the places of others.
+#[test]
+fn none_passes_older_ones_of_its_flow_when_another_flow_is_moved_on() {
+    let mut fleet = two_flows(&[(1, 5, 7), (3, 9, 7), (2, 7, 8), (2, 5, 7), (4, 1, 8)]);
+    assert_eq!(granted(&mut fleet, 2), [(7, 8)]);
+    assert_eq!(granted(&mut fleet, 1), [(5, 7)]);
+}
+
+/// A younger one of the same flow is granted first, since there was room for both.
+#[test]
+fn the_first_of_a_flow_is_not_put_off_by_what_its_flow_is_granted_elsewhere() {
+    let mut fleet = two_flows(&[(1, 8, 7), (2, 3, 7), (3, 4, 8), (3, 4, 8), (3, 4, 8)]);
+    assert_eq!(granted(&mut fleet, 2), [(3, 7)]);
+    assert_eq!(granted(&mut fleet, 3), [(4, 8), (4, 8)]);
+    assert_eq!(granted(&mut fleet, 1), [(8, 7)]);
 }
 
 #[test]

@@ -121,7 +121,7 @@ local function line_up(demand, ask, due_in, held_for)
     due = due_in and sum(now, due_in) or 0,
     held_until = sum(now, held_for), is_behind = demand.is_behind,
     outlook = fits and OUTLOOK_FITS or OUTLOOK_BEHIND,
-    tag = 0, place = arrival,
+    tag = kept_tag(bucket, demand.waiter), place = arrival,
   })
 end
 

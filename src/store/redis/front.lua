@@ -14,8 +14,10 @@ local function outlooks_on(quota)
     local is_alone = fits_alone(quota, head.cost, head.headroom)
     ask.cost, ask.capacity = head.cost, capacity_for(quota, head.cost, head.headroom)
     local most = is_alone and quota_most_ahead(quota, ask) or 0
+    local space = bucket_of(head.space)
     ask.ahead, ask.before = heads_before(
-      heads, head, head.arrival, head.place, 0, head.session, head.tag, head.space, nil, most
+      heads, head, head.arrival, head.place, 0, head.session, head_start(head, space), head.space,
+      space, most
     )
     if is_alone and quota_fits(quota, ask, now)
       and not (bucket.gate and rare.provider.gate_wait(bucket.gate, ask.before, now) > 0) then

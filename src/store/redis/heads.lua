@@ -4,7 +4,8 @@
 -- held_until, is_behind, outlook, tag, place}, and so it is stored. `is_behind`: it would fit if
 -- nothing went before it, on all of its quotas, and has since its session last looked. `outlook`:
 -- what it could expect when the bucket was last looked at, so its session knows or was hinted.
--- `tag`: the start tag of its flow, as of the last batch that named its space. `place`: when the
+-- `tag`: the start tag of the first one of a flow, which it keeps: what its flow is granted in other
+-- sessions meanwhile does not put it off. The others start where their flow does. `place`: when the
 -- last one arrived of those that take turns with it here and go before it, or itself: its place
 -- among those that take turns elsewhere.
 
@@ -18,6 +19,9 @@ local LATE = 200000
 local OUTLOOK_BEHIND = 0
 local OUTLOOK_FIRST = 1
 local OUTLOOK_FITS = 2
+
+-- The tag of one that keeps none.
+local NO_TAG = 1.7976931348623157e308
 
 -- Eighteen numbers.
 local HEAD_BYTES = 144
@@ -99,9 +103,9 @@ local function head_before_by_tag(head, start, tag)
   return turns, head.cost + (turns - 1) * floor(drained(head.sum, head.cost) / (count - 1))
 end
 
--- Where the flow of a head starts that takes turns in the bucket `space`, if that is at hand.
-local function head_tag(head, space)
-  return space and start_waiting(space, head.flow) or head.tag
+-- Where a head starts that takes turns in the bucket `space`, if that is at hand.
+local function head_start(head, space)
+  return space and min(head.tag, start_waiting(space, head.flow)) or head.tag
 end
 
 -- The place of a demand that is no head among `heads`: that of the last one that goes before it by
@@ -113,7 +117,7 @@ local function placed(heads, demand, arrival, tie, space)
     local head = heads[i]
     if head.arrival > place and head.flow ~= flow and head.space == space.id
       and head.headroom == headroom
-      and head_is_next(head, head_tag(head, space), demand.tag, arrival, tie) then
+      and head_is_next(head, head_start(head, space), demand.tag, arrival, tie) then
       place = head.arrival
     end
   end
@@ -144,7 +148,7 @@ local function heads_before(
       -- An older demand need not wait for a younger one that waits for others: the others may wait
       -- for the older one.
     elseif takes_turns then
-      local start = head_tag(head, space)
+      local start = head_start(head, space)
       if head_is_next(head, start, tag, arrival, tie) then
         many, asked = head_before_by_tag(head, start, tag)
       end
@@ -182,6 +186,17 @@ local function heads_find(bucket, quota, waiter)
     local head = own[i]
     if head.waiter == waiter and (not quota or head.quota == quota) then return head end
   end
+end
+
+-- The start tag that a waiter of the session keeps in a bucket.
+local function kept_tag(bucket, waiter)
+  local tag = NO_TAG
+  if not bucket.heads or waiter == 0 then return tag end
+  heads_find(bucket, nil, waiter)
+  for _, head in ipairs(bucket.known_heads) do
+    if head.waiter == waiter then tag = min(tag, head.tag) end
+  end
+  return tag
 end
 
 -- The flows that wait here in a session that is not late: by flow, the buckets where they take
@@ -244,40 +259,39 @@ local function heads_are_of_one_flow(heads)
   return true
 end
 
-local function head_place(bucket, head, place)
-  if head.place == place then return end
-  head.place = place
+local function head_settle(bucket, head, tag, place)
+  if head.tag == tag and head.place == place then return end
+  head.tag, head.place = tag, place
   head_changed(bucket, head)
 end
 
--- Notes where the flows of heads start that take turns in a bucket of the batch, and finds the
--- place of each head among those that take turns elsewhere. One flow goes by arrival.
+-- Finds the tag of each head of a bucket, and its place among those that take turns elsewhere. One
+-- flow goes by arrival.
 function waiting.heads_placed(bucket)
-  local heads, turns = bucket.heads, {}
+  local heads, turns, tags, starts = bucket.heads, {}, {}, {}
   if heads_are_of_one_flow(heads) then
-    for i = 1, #heads do head_place(bucket, heads[i], heads[i].arrival) end
+    for i = 1, #heads do head_settle(bucket, heads[i], NO_TAG, heads[i].arrival) end
     return
   end
   for _, head in ipairs(heads) do
-    local tag = head_tag(head, bucket_of(head.space))
-    if tag ~= head.tag then
-      head.tag = tag
-      head_changed(bucket, head)
-    end
     local spaces = turns[head.quota] or {}
     local classes = spaces[head.space] or {}
-    local group = classes[head.headroom] or {}
+    local group = classes[head.headroom] or {firsts = {}}
     turns[head.quota], spaces[head.space], classes[head.headroom] = spaces, classes, group
     group[#group + 1] = head
+    local space, first = bucket_of(head.space), group.firsts[head.flow]
+    tags[head] = not first and head_start(head, space) or space and NO_TAG or first
+    group.firsts[head.flow] = first or tags[head]
+    starts[head] = first and space and start_waiting(space, head.flow) or tags[head]
   end
   for _, spaces in pairs(turns) do
     for _, classes in pairs(spaces) do
       for _, group in pairs(classes) do
         local place = 0
-        if #group > 1 then group = sort_by(group, function(head) return head.tag end) end
-        for _, head in ipairs(group) do
+        local sorted = #group > 1 and sort_by(group, function(head) return starts[head] end)
+        for _, head in ipairs(sorted or group) do
           place = max(place, head.arrival)
-          head_place(bucket, head, place)
+          head_settle(bucket, head, tags[head], place)
         end
       end
     end

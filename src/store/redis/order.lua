@@ -70,8 +70,12 @@ function waiting.perform_in_turns(first, last)
       op.age = age_of(WAIT, op.of, message[first - 1], told)
       append_age(told, op.age)
       moved[space], groups[space] = moved[space] or {}, groups[space] or {}
-      op.tag = moved[space][flow] or start_of(space, flow)
-      moved[space][flow] = op.tag + step_of(first, op.of, op.count, op.z)
+      local start = moved[space][flow] or start_of(space, flow)
+      moved[space][flow], op.tag = start + step_of(first, op.of, op.count, op.z), start
+      -- The first one of its flow keeps its tag.
+      for _, bucket in ipairs(op.of) do
+        op.tag = min(op.tag, kept_tag(bucket, message[first - 1]))
+      end
       local group = groups[space][headroom] or {}
       groups[space][headroom], group[#group + 1] = group, op
     end

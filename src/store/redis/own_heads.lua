@@ -50,7 +50,8 @@ function waiting.wait(bucket, at)
         part = message[i + 7], count = message[i + 8], sum = message[i + 9],
         last = drained(now, message[i + 10]),
         -- It was not looked at: its session is about to.
-        due = now, held_until = 0, outlook = OUTLOOK_BEHIND, tag = 0, place = 0,
+        due = now, held_until = 0, outlook = OUTLOOK_BEHIND, tag = NO_TAG,
+        place = 0,
         -- It is not sent though it may fit: others of its session go before it.
         is_behind = fits_alone(quota, message[i + 6], message[i + 1]),
       }
