@@ -68,7 +68,8 @@ pub(super) fn in_turns(
         return None;
     }
     let mut order = Vec::with_capacity(ops.len());
-    // Of each flow where its next reserve starts, and of each space and class its reserves.
+    // Of each flow where its next reserve starts and where the last one did, and of each space and
+    // class its reserves.
     let (mut starts, mut groups) = (BTreeMap::new(), BTreeMap::<_, Vec<usize>>::new());
     for (index, op) in ops.iter().enumerate() {
         let Op::Reserve(reserve) = op else {
@@ -79,12 +80,14 @@ pub(super) fn in_turns(
         if reserve.mode == Mode::Wait {
             ages.note(reserve.age, turn.age);
             let space = states.space_of(reserve);
-            let start =
-                starts.entry((space, reserve.flow.id)).or_insert_with(|| states.start_of(reserve));
-            // The first one of its flow keeps its tag.
+            let of_flow = (space, reserve.flow.id);
+            let (start, last) =
+                starts.entry(of_flow).or_insert_with(|| (states.start_of(reserve), 0.0));
+            // A first one keeps its tag, but goes before no older one of its flow.
             let heads = reserve.on.iter().map(|&bucket| states.state(bucket.into()).heads());
             let kept = heads.map(|heads| heads.kept_tag(states.session(), reserve.waiter));
-            turn.tag = Some(kept.fold(*start, f64::min));
+            *last = kept.fold(*start, f64::min).max(*last);
+            turn.tag = Some(*last);
             *start += states.step_of(reserve);
             groups.entry((space, reserve.headroom)).or_default().push(index);
         }

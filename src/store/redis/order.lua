@@ -50,7 +50,7 @@ end
 -- Applies the operations in such an order that flows of one space and class take turns. Returns
 -- false if that is as they come, and then does nothing.
 function waiting.perform_in_turns(first, last)
-  local ops, has_flows, moved, groups, in_order = {}, false, {}, {}, {}
+  local ops, has_flows, moved, lasts, groups, in_order = {}, false, {}, {}, {}, {}
   each_run(first, last, function(kind, at, many, of, count, x, y, z)
     local size = kind <= DRY and count + 3 or #of + 2 * count
     if many > 1 then at = rare.rows.singly(at, many, size) end
@@ -72,10 +72,13 @@ function waiting.perform_in_turns(first, last)
       moved[space], groups[space] = moved[space] or {}, groups[space] or {}
       local start = moved[space][flow] or start_of(space, flow)
       moved[space][flow], op.tag = start + step_of(first, op.of, op.count, op.z), start
-      -- The first one of its flow keeps its tag.
+      -- A first one keeps its tag, but goes before no older one of its flow.
       for _, bucket in ipairs(op.of) do
         op.tag = min(op.tag, kept_tag(bucket, message[first - 1]))
       end
+      lasts[space] = lasts[space] or {}
+      op.tag = max(op.tag, lasts[space][flow] or 0)
+      lasts[space][flow] = op.tag
       local group = groups[space][headroom] or {}
       groups[space][headroom], group[#group + 1] = group, op
     end
