@@ -323,7 +323,7 @@ impl QuotaLine {
         self.groups.iter().map(|group| group.fitting.len()).sum()
     }
 
-    /// Whether the quota holds back a waiter.
+    /// Whether the quota holds back any of its waiters.
     pub(super) fn holds_back_any(&self) -> bool {
         self.groups.iter().any(|group| group.first_held().is_some())
     }
@@ -350,8 +350,8 @@ impl QuotaLine {
         self.due = due;
     }
 
-    /// The waiters that are heads in the store: one of them may fit that does not come first by what
-    /// is known here of the turns of flows.
+    /// The waiters that are heads in the store: one of them may fit that does not come first by
+    /// what is known here of the turns of flows.
     pub(super) fn heads(&self) -> impl Iterator<Item = Rank> {
         let of_group = |group: &Group| [group.first(), group.first_held()];
         self.told_groups().into_iter().flat_map(of_group).flatten().map(|(rank, _)| rank)

@@ -4,10 +4,10 @@
 -- held_until, is_behind, outlook, tag, place}, and so it is stored. `is_behind`: it would fit if
 -- nothing went before it, on all of its quotas, and has since its session last looked. `outlook`:
 -- what it could expect when the bucket was last looked at, so its session knows or was hinted.
--- `tag`: the start tag of the first one of a flow, which it keeps: what its flow is granted in other
--- sessions meanwhile does not put it off. The others start where their flow does. `place`: when the
--- last one arrived of those that take turns with it here and go before it, or itself: its place
--- among those that take turns elsewhere.
+-- `tag`: the start tag of the first one of a flow, which it keeps: what its flow is granted in
+-- other sessions meanwhile does not put it off. The others start where their flow does. `place`:
+-- when the last one arrived of those that take turns with it here and go before it, or itself: its
+-- place among those that take turns elsewhere.
 
 -- RARE waiting
 
