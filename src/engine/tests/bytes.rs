@@ -4,7 +4,10 @@
 use proptest::prelude::*;
 
 use super::{
-    super::codec::{HEADER, seal},
+    super::{
+        codec::{HEADER, seal},
+        heads::Head,
+    },
     *,
 };
 
