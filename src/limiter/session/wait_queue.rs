@@ -556,8 +556,7 @@ impl WaitQueue {
             return self.newcomers.push_back(waiter);
         }
         let holding = holding(waiter.ask().set(), violations);
-        let mut lines = self.lines_of(&waiter, violations);
-        lines.retain(|id| is_in(*id, &holding) || self.lines.has_room_for_fitting(*id));
+        let lines = self.lines_of(&waiter, violations, &holding);
         match self.start_waiting(&mut waiter, &lines, violations, now) {
             Ok(Some(position)) => {
                 // An unknown end is taken for later than any known one.
@@ -621,8 +620,9 @@ impl WaitQueue {
     }
 
     /// The lines that a demand is to stand in that was refused: those of the quotas that hold back
-    /// what comes after it, and those in which others go before it.
-    fn lines_of(&self, waiter: &Waiter, violations: &[Violation]) -> LineIds {
+    /// what comes after it, and those in which others go before it. Where it only keeps its place,
+    /// not if many do; but it stands in one.
+    fn lines_of(&self, waiter: &Waiter, violations: &[Violation], holding: &[LineId]) -> LineIds {
         let set = waiter.ask().set();
         let mut lines = self.lines.blocking(waiter.rank(), waiter.ask());
         for violation in violations.iter().filter(|violation| violation.holds) {
@@ -645,6 +645,10 @@ impl WaitQueue {
                     lines.push(id);
                 }
             }
+        }
+        let has_place = |id: &LineId| is_in(*id, holding) || self.lines.has_room_for_fitting(*id);
+        if lines.iter().any(has_place) {
+            lines.retain(|id| has_place(id));
         }
         lines
     }

@@ -126,13 +126,14 @@ struct Fleet {
     granted: Vec<Granted>,
 }
 
-fn quotas(random: &mut fastrand::Rng) -> Vec<Quota> {
+/// The quotas of a bucket, which admit so many calls at least.
+fn quotas(random: &mut fastrand::Rng, least: u64) -> Vec<Quota> {
     let tokens = || Quota::token_bucket("tokens", 20, Duration::from_millis(500));
     match random.u8(0..4) {
-        0 => vec![Quota::concurrency(random.u64(2..4))],
+        0 => vec![Quota::concurrency(random.u64(least..4))],
         1 => vec![tokens()],
         2 => vec![Quota::sliding_window("tokens", 20, Duration::from_millis(500))],
-        _ => vec![Quota::concurrency(random.u64(2..4)), tokens()],
+        _ => vec![Quota::concurrency(random.u64(least..4)), tokens()],
     }
 }
 
@@ -140,7 +141,9 @@ impl Fleet {
     fn new(shape: Shape, seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let names = ["a", "b", "c", "parent"];
-        let quotas: Vec<_> = names.iter().map(|_| quotas(&mut random)).collect();
+        // A class that leaves some of one call to others gets none.
+        let least = if shape.trouble.classes > 0 { 2 } else { 1 };
+        let quotas: Vec<_> = names.iter().map(|_| quotas(&mut random, least)).collect();
         let kinds: Vec<Vec<usize>> = (0..random.usize(2..6))
             .map(|_| {
                 let mut buckets = vec![0, 1, 2, 3];
