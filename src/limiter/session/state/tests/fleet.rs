@@ -13,8 +13,8 @@ use crate::{
     store,
 };
 
-/// Sessions that send more batches than this in a second in which nothing starts, hint each other
-/// without end.
+/// Sessions that send more batches than this within two seconds in which nothing starts, hint each
+/// other without end.
 const SPINS: usize = 60;
 
 /// Who waits for what.
@@ -245,7 +245,7 @@ impl Fleet {
                 (self.granted_at, self.batches) = (self.now, 0);
             }
             let gap = self.now - self.granted_at;
-            let spins = SPINS * (1 + (gap / SECOND) as usize);
+            let spins = SPINS * (self.within / (2 * SECOND)).max(1) as usize;
             if gap > self.within || self.batches > spins {
                 return Err(format!("{gap} us, {} batches, {} wait", self.batches, self.waiting()));
             }
