@@ -14,13 +14,17 @@ use super::{MAX_AMOUNT, Micros};
 const MAGIC: [u8; 3] = *b"TTB";
 
 /// Counts the formats. A new one gets a new number, and the old ones stay readable.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// The first version in which buckets count what they grant and refuse.
 const COUNTING: u8 = 2;
 
 /// The first version in which heads know the tags of their flows, and their places.
 const PLACING: u8 = 3;
+
+/// The first version whose checksum covers the version too. Bytes without heads mean the same in
+/// the two before.
+const COVERING: u8 = 4;
 
 /// Magic, version and checksum.
 pub(super) const HEADER: usize = 8;
@@ -76,7 +80,7 @@ pub(crate) fn encode_by(write: impl FnOnce(&mut Encoder)) -> Vec<u8> {
 
 /// Puts the checksum into bytes that are complete.
 pub(crate) fn seal(bytes: &mut [u8]) {
-    let sum = checksum(&bytes[HEADER..]);
+    let sum = checksum(bytes[MAGIC.len()], &bytes[HEADER..]);
     bytes[HEADER - 4..HEADER].copy_from_slice(&sum.to_le_bytes());
 }
 
@@ -88,7 +92,7 @@ pub(crate) fn decode<T: Coded>(bytes: &[u8]) -> Result<T, DecodeError> {
         return Err(DecodeError::Version(version));
     }
     let (&sum, rest) = bytes.split_first_chunk().ok_or(DecodeError::Damaged)?;
-    if u32::from_le_bytes(sum) != checksum(rest) {
+    if u32::from_le_bytes(sum) != checksum(version, rest) {
         return Err(DecodeError::Damaged);
     }
     let mut from = Decoder { rest, version, now: 0 };
@@ -98,11 +102,13 @@ pub(crate) fn decode<T: Coded>(bytes: &[u8]) -> Result<T, DecodeError> {
 }
 
 /// Notices accidents, not attacks.
-fn checksum(bytes: &[u8]) -> u32 {
+fn checksum(version: u8, bytes: &[u8]) -> u32 {
+    let start = bytes.len() as u64;
+    let start = if version < COVERING { start } else { start ^ u64::from(version) << 56 };
     let (words, rest) = bytes.as_chunks::<8>();
     let mut last = [0; 8];
     last[..rest.len()].copy_from_slice(rest);
-    let hash = words.iter().chain([&last]).fold(bytes.len() as u64, |hash, word| {
+    let hash = words.iter().chain([&last]).fold(start, |hash, word| {
         let mixed = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         mixed ^ (mixed >> 32)
     });
@@ -183,6 +189,11 @@ impl Decoder<'_> {
     /// How many reserves were granted and refused; an older version did not count them.
     pub(crate) fn counts(&mut self) -> Result<(u64, u64), DecodeError> {
         if self.version < COUNTING { Ok((0, 0)) } else { Ok((self.number()?, self.number()?)) }
+    }
+
+    /// Whether a head keeps the tag of its flow. Before, that was the one its flow had.
+    pub(crate) fn has_kept_tags(&self) -> bool {
+        self.version > PLACING
     }
 
     /// Whether heads know the tags of their flows, and their places.

@@ -465,7 +465,7 @@ impl Coded for Head {
     }
 
     fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        let has_place = from.has_places();
+        let (has_place, keeps_tag) = (from.has_places(), from.has_kept_tags());
         let mut head = Self {
             session: from.number()?,
             quota: from.number()?,
@@ -486,6 +486,9 @@ impl Coded for Head {
             is_behind: Coded::read(from)?,
             outlook: Outlook::Behind,
         };
+        if !keeps_tag {
+            head.tag = NO_TAG;
+        }
         if has_place {
             head.outlook = Outlook::of(from.number()?);
             return Ok(head);
