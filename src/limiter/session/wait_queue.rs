@@ -188,8 +188,8 @@ impl WaitQueue {
         own.max().unwrap_or(0)
     }
 
-    /// Puts a waiter into lines that the store has not looked at. It is looked at now if what goes
-    /// before it is not held back by these quotas: they may have room for it as well.
+    /// Puts a waiter into lines at which the store has not looked yet. That is done now if these
+    /// quotas hold back nothing that goes before it: they may have room for it as well.
     fn file_behind(&mut self, waiter: Box<Waiter>, lines: LineIds) {
         let (rank, ask) = (waiter.rank(), waiter.ask());
         let holds_back =
