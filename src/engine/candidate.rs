@@ -106,6 +106,12 @@ impl<'r> Candidate<'r> {
         }
         let violations: SmallVec<[Violation; 2]> =
             refused.into_iter().map(|(_, violation)| violation).collect();
+        let is_behind = self.is_behind(states);
+        let has_others = self.asks.iter().any(|ask| ask.others.heads > 0);
+        if is_behind && has_others && self.reserve.mode != Mode::Dry {
+            let on = self.reserve.on.iter().map(|&bucket| usize::from(bucket));
+            on.for_each(|bucket| states.hold_up(bucket));
+        }
         let tag = self.turn.tag.unwrap_or_else(|| states.start_of(self.reserve));
         let part = states.step_of(self.reserve);
         let goes_away = violations.iter().any(|violation| {
@@ -114,7 +120,7 @@ impl<'r> Candidate<'r> {
         if self.reserve.mode == Mode::Wait && !goes_away {
             let known = violations.iter().all(|violation| violation.wait.is_some());
             let due_in = known.then(|| waits.iter().copied().max().unwrap_or(0));
-            self.line_up(&held, due_in, states, lines);
+            self.line_up(&held, due_in, is_behind, states, lines);
         }
         Refused { violations, tag, part }
     }
@@ -130,6 +136,7 @@ impl<'r> Candidate<'r> {
                 by: RefusedBy::Pause(of),
                 available: 0,
                 wait: Some(wait),
+                alone: Some(wait),
                 at_best: wait,
                 asked: states.state(self.reserve.on[of].into()).asked(),
                 holds: true,
@@ -150,10 +157,16 @@ impl<'r> Candidate<'r> {
             let (quota, rule) = states.quota(at.bucket, at.rule);
             let now = states.state(at.bucket).now();
             let shortage = quota.shortage(rule, ask, now, states.wall());
+            let wait = if fits { Some(0) } else { shortage.wait };
             let violation = Violation {
                 by: RefusedBy::Rule(at.index),
                 available: shortage.available,
-                wait: if fits { Some(0) } else { shortage.wait },
+                wait,
+                alone: if fits || others.demands == 0 {
+                    wait
+                } else {
+                    quota.shortage(rule, ask.without(others), now, states.wall()).wait
+                },
                 at_best: if fits { 0 } else { shortage.at_best },
                 asked: quota.asked(at.cost, now),
                 holds: true,
@@ -193,6 +206,7 @@ impl<'r> Candidate<'r> {
         &self,
         held: &[Held],
         due_in: Option<Micros>,
+        is_behind: bool,
         states: &mut BatchStates<'_, '_>,
         (ahead, own_heads, ages): (&mut Ahead, &mut OwnHeads, &mut Ages),
     ) {
@@ -200,7 +214,6 @@ impl<'r> Candidate<'r> {
         if self.turn.tag.is_none() {
             ages.note(reserve.age, self.turn.age);
         }
-        let is_behind = self.is_behind(states);
         // What a pause of a bucket holds back is a head on all quotas of the bucket that it needs.
         let behind_pauses =
             self.asks.iter().filter(|ask| ask.at.cost > 0 && self.paused[ask.of] > 0 && ask.fits);
@@ -232,6 +245,7 @@ impl<'r> Candidate<'r> {
                 sum: at.cost,
                 last: arrival,
                 due: due_in.map_or(0, |wait| sum(now, wait)),
+                heard: states.heard(at.bucket),
                 held_until: sum(now, by_others),
                 is_behind,
                 outlook: if fits { Outlook::Fits } else { Outlook::Behind },

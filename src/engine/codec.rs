@@ -14,7 +14,7 @@ use super::{MAX_AMOUNT, Micros};
 const MAGIC: [u8; 3] = *b"TTB";
 
 /// Counts the formats. A new one gets a new number, and the old ones stay readable.
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 
 /// The first version in which buckets count what they grant and refuse.
 const COUNTING: u8 = 2;
@@ -25,6 +25,10 @@ const PLACING: u8 = 3;
 /// The first version whose checksum covers the version too. Bytes without heads mean the same in
 /// the two before.
 const COVERING: u8 = 4;
+
+/// The first version in which heads know when their sessions were heard of, and refusals when a
+/// demand would fit alone.
+const HEARING: u8 = 5;
 
 /// Magic, version and checksum.
 pub(super) const HEADER: usize = 8;
@@ -194,6 +198,12 @@ impl Decoder<'_> {
     /// Whether a head keeps the tag of its flow. Before, that was the one its flow had.
     pub(crate) fn has_kept_tags(&self) -> bool {
         self.version > PLACING
+    }
+
+    /// Whether heads know when their sessions were heard of, and refusals when a demand would fit
+    /// alone.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.version >= HEARING
     }
 
     /// Whether heads know the tags of their flows, and their places.

@@ -15,7 +15,8 @@ use super::{
 const EARLIER: Micros = 10_000;
 
 /// Hints the sessions of heads that fit now and did not before; of all heads if the batch has
-/// `stirred` the bucket: changed when they may pass.
+/// `stirred` the bucket: changed when they may pass. Hints those as well that hold up a demand of
+/// the batch and were not heard of for a while: they are passed over if they do not come.
 pub(super) fn wake(
     states: &mut BatchStates<'_, '_>,
     bucket: usize,
@@ -23,17 +24,20 @@ pub(super) fn wake(
     wakes: &mut Wakes,
 ) {
     let (session, now, wall) = (states.session(), states.state(bucket).now(), states.wall());
+    let holds_up = states.holds_up(bucket);
     states.find_places(bucket);
     for (rule_index, rule) in states.rules(bucket).iter().enumerate() {
         let outlooks = outlooks(states, bucket, rule_index);
         let (quota, heads) = states.state_mut(bucket).quota_and_heads(rule_index);
+        let is_called =
+            |head: &Head| (stirred || holds_up && head.is_unheard(now)) && !head.is_late(now);
         let on_quota = heads.iter_mut().filter(|head| head.quota == rule.id);
         for (head, outlook) in on_quota.zip(outlooks) {
             let before = std::mem::replace(&mut head.outlook, outlook);
             let ask = Ask::alone(rule, head.cost, head.headroom);
             head.is_behind &= quota.fits(rule, ask, now);
             let is_news = match outlook {
-                _ if stirred && !head.is_late(now) => true,
+                _ if is_called(head) => true,
                 Outlook::Fits => before != outlook,
                 Outlook::First => before != outlook && fits_earlier(head, quota, rule, now, wall),
                 Outlook::Behind => false,

@@ -12,6 +12,9 @@ use super::{
 /// A head whose session does not come back within this long is passed over: it may have died.
 pub(crate) const LATE: Micros = 200_000;
 
+/// A session that did not name the bucket for this long is hinted by what its head holds up.
+const UNHEARD: Micros = 300_000;
+
 /// The tag of one that keeps none.
 pub(crate) const NO_TAG: f64 = f64::MAX;
 
@@ -42,6 +45,8 @@ pub(crate) struct Head {
     pub(crate) last: Micros,
     /// Its session comes back by then: that was told, or it was woken. 0 if that is not known.
     pub(crate) due: Micros,
+    /// When its session last named the bucket. 0 if that cannot die by itself.
+    pub(crate) heard: Micros,
     /// Other quotas hold it back until then, as far as is known.
     pub(crate) held_until: Micros,
     /// It would fit if nothing went before it, on all of its quotas, and has since its session last
@@ -147,6 +152,7 @@ impl Head {
             last: now.saturating_sub(line.last),
             // It was not looked at: its session is about to.
             due: now,
+            heard: 0,
             held_until: 0,
             is_behind: false,
             outlook: Outlook::Behind,
@@ -178,6 +184,11 @@ impl Head {
 
     pub(crate) fn is_late(&self, now: Micros) -> bool {
         self.due > 0 && now > self.due + LATE
+    }
+
+    /// Whether its session may have died: it is not late, but was not heard of for a while.
+    pub(crate) fn is_unheard(&self, now: Micros) -> bool {
+        self.heard > 0 && now > self.heard + UNHEARD
     }
 
     /// Expects its session to come back at once. Returns whether it was not expected yet.
@@ -448,6 +459,7 @@ impl Coded for Head {
             sum,
             last,
             due,
+            heard,
             held_until,
             is_behind,
             outlook,
@@ -455,7 +467,7 @@ impl Coded for Head {
         [session, quota, headroom, flow, space, waiter]
             .iter()
             .for_each(|number| out.number(*number));
-        [arrival, place, cost, count, sum, last, due, held_until]
+        [arrival, place, cost, count, sum, last, due, heard, held_until]
             .iter()
             .for_each(|number| out.number(*number));
         part.write(out);
@@ -480,6 +492,7 @@ impl Coded for Head {
             sum: from.number()?,
             last: from.number()?,
             due: from.number()?,
+            heard: if from.has_heard() { from.number()? } else { 0 },
             held_until: from.number()?,
             part: Coded::read(from)?,
             tag: if has_place { Coded::read(from)? } else { NO_TAG },

@@ -81,6 +81,7 @@ fn head_of(
         // One that its session does not send though it fits holds back others only for a while.
         head.due = if known.due == 0 && known.outlook == Outlook::Fits { now } else { known.due };
     }
+    head.heard = states.heard(bucket);
     // It is not sent though it may fit: others of its session go before it.
     head.is_behind = states.fits_alone(bucket, line.rule.into(), line.cost, line.headroom);
     let age = ages.behind_older(line.age, now.saturating_sub(head.arrival));

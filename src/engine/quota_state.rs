@@ -9,6 +9,7 @@ use super::{
     exact::{product, sum},
     fixed_window::FixedWindow,
     gate::{Gate, ProviderRefusal},
+    heads::Before,
     rule::{MAX_AMOUNT, MAX_TAKEN, Rule, Window},
     sliding_window::SlidingWindow,
     token_bucket::DrainingBucket,
@@ -78,6 +79,12 @@ impl Ask {
     #[inline]
     pub(crate) fn alone(rule: &Rule, cost: u64, headroom: u64) -> Self {
         Self { cost, ahead: 0, before: 0, capacity: rule.capacity_for(cost, headroom) }
+    }
+
+    /// The same if others did not go before it that go with those before it.
+    pub(crate) fn without(self, others: Before) -> Self {
+        let ahead = self.ahead.saturating_sub(others.amount);
+        Self { ahead, before: self.before.saturating_sub(others.demands), ..self }
     }
 
     /// What is asked together with those before it, in units. A demand that needs nothing is behind

@@ -27,6 +27,8 @@ struct BucketNote {
     waits: bool,
     /// The shortest of the session's calls that end.
     shortest_call: Micros,
+    /// Heads there hold up a demand of the batch that would fit without them.
+    holds_up: bool,
 }
 
 /// One quota of an operation.
@@ -49,7 +51,8 @@ impl<'a, 'b> BatchStates<'a, 'b> {
     ) -> Self {
         let mut notes: SmallVec<[BucketNote; 1]> = SmallVec::new();
         for (state, bucket) in states.iter_mut().zip(batch.buckets) {
-            notes.push(BucketNote { was: state.now(), waits: false, shortest_call: Micros::MAX });
+            let (was, shortest_call) = (state.now(), Micros::MAX);
+            notes.push(BucketNote { was, waits: false, shortest_call, holds_up: false });
             state.advance(bucket.rules, wall);
         }
         for op in batch.ops {
@@ -109,6 +112,21 @@ impl<'a, 'b> BatchStates<'a, 'b> {
 
     pub(super) fn is_told(&self, bucket: usize) -> bool {
         self.notes[bucket].waits
+    }
+
+    /// A demand would fit if no heads in this bucket went before it.
+    pub(super) fn hold_up(&mut self, bucket: usize) {
+        self.notes[bucket].holds_up = true;
+    }
+
+    pub(super) fn holds_up(&self, bucket: usize) -> bool {
+        self.notes[bucket].holds_up
+    }
+
+    /// When the session is heard of with this batch, as its heads in a bucket know; 0 if it cannot
+    /// die by itself.
+    pub(super) fn heard(&self, bucket: usize) -> Micros {
+        if self.batch.seq > 0 { self.state(bucket).now() } else { 0 }
     }
 
     /// A call of the session ends that was granted at `at`.

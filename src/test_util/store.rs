@@ -198,6 +198,7 @@ impl ScriptedRefusal {
             by: self.by,
             available: 0,
             wait: Some(wait),
+            alone: Some(wait),
             at_best: 0,
             asked: self.is_surfaced.then_some(wait),
             holds: false,

@@ -95,6 +95,21 @@ fn s34_a_stop_delays_a_refill_less_than_a_second() {
     assert_within_a_second(&fleet, since(due, granted(&second, &next)));
 }
 
+/// A large demand waits for most of a minute; small ones that would fit stay behind it.
+#[test]
+fn s34_what_fits_starts_soon_after_the_process_is_killed_that_it_waits_behind() {
+    let fleet = Fleet::start("bucket a token_bucket tokens 1000 60000");
+    let [front, next] = fleet.workers();
+    let tokens = |amount| Ask::of("a").tokens(amount);
+    next.take(&tokens(600)).keep();
+    front.queue(&tokens(1_000));
+    apart();
+    let second = next.queue(&tokens(100));
+    apart();
+    front.kill();
+    assert_within_a_second(&fleet, since(now(), granted(&second, &next)));
+}
+
 /// The outcome, and how late the machine was.
 fn front_is_cut_off() -> (Result<(), String>, Duration) {
     let fleet = Fleet::start("bucket a concurrency 1");

@@ -72,10 +72,11 @@ impl Coded for Refused {
 
 impl Coded for Violation {
     fn write(&self, out: &mut Encoder) {
-        let Self { by, available, wait, at_best, asked, holds, rank, before } = self;
+        let Self { by, available, wait, alone, at_best, asked, holds, rank, before } = self;
         by.write(out);
         available.write(out);
         wait.write(out);
+        alone.write(out);
         at_best.write(out);
         asked.write(out);
         holds.write(out);
@@ -84,10 +85,12 @@ impl Coded for Violation {
     }
 
     fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let (by, available, wait) = (Coded::read(from)?, Coded::read(from)?, Coded::read(from)?);
         Ok(Self {
-            by: Coded::read(from)?,
-            available: Coded::read(from)?,
-            wait: Coded::read(from)?,
+            by,
+            available,
+            wait,
+            alone: if from.has_heard() { Coded::read(from)? } else { wait },
             at_best: Coded::read(from)?,
             asked: Coded::read(from)?,
             holds: Coded::read(from)?,

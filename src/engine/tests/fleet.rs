@@ -400,8 +400,14 @@ impl Fleet {
 
     /// A demand that does not wait.
     pub(super) fn try_by(&mut self, session: u64, demand: Reserve) -> bool {
-        let verdict = self.world.one(session, Op::Reserve(Reserve { mode: Mode::Try, ..demand }));
-        is_granted(&verdict)
+        self.try_and_hint(session, demand).0
+    }
+
+    /// The same, and the sessions that it hints.
+    pub(super) fn try_and_hint(&mut self, session: u64, demand: Reserve) -> (bool, Vec<u64>) {
+        let sent = self.world.send(session, &[Op::Reserve(Reserve { mode: Mode::Try, ..demand })]);
+        let hinted = sent.wakes.iter().map(|wake| wake.session).collect();
+        (is_granted(&sent.verdicts[0]), hinted)
     }
 
     /// All sessions look in turns until nothing more is granted.

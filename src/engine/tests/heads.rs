@@ -570,7 +570,7 @@ impl Life {
             Act::Try(session, cost) => {
                 let (room, now) = (self.room(), self.fleet.now());
                 let ahead: u64 = self.heads.iter().map(|(.., cost)| cost).sum();
-                let granted = self.fleet.try_by(session, demand(&[cost]));
+                let (granted, hinted) = self.fleet.try_and_hint(session, demand(&[cost]));
                 prop_assert_eq!(granted, cost + ahead <= room);
                 if granted {
                     let at = [now].as_slice().into();
@@ -579,6 +579,7 @@ impl Life {
                     let demand = demand(&[cost]);
                     self.running.push(Running { waiter: 0, demand, grant, since: now });
                 }
+                hinted.into_iter().try_for_each(|session| self.look(session))?;
             }
         }
         Ok(())
@@ -638,4 +639,30 @@ fn a_head_that_fits_and_is_not_sent_is_passed_over() {
             world.send(SESSION, &[heads(&[line])]);
         }
     }
+}
+
+/// A large demand holds up small ones for an hour; its session dies.
+#[test]
+fn a_session_that_does_not_come_when_it_is_hinted_is_passed_over() {
+    let mut world = World::new([sliding(1, 100, HOUR, 60)]);
+    world.take(&[60]);
+    let (one, other) = (SESSION + 1, SESSION + 2);
+    let heads = |lines: &[Line]| Op::Waiting { bucket: 0, lines: lines.into() };
+    let waits = |waiter, cost| Reserve { mode: Mode::Wait, waiter, ..demand(&[cost]) };
+    let large = [Op::Reserve(waits(5, 90)), heads(&[])];
+    world.send(one, &large);
+    let small = Op::Reserve(waits(6, 10));
+    let looks = |world: &mut World, passed| {
+        world.pass(passed);
+        let Sent { verdicts, wakes, .. } = world.send(other, &[small.clone(), heads(&[])]);
+        let hinted: Vec<u64> = wakes.iter().map(|wake| wake.session).collect();
+        (is_granted(&verdicts[0]), hinted)
+    };
+    assert_eq!(looks(&mut world, 300 * MS), (false, vec![]), "it was heard of just now");
+    assert_eq!(looks(&mut world, 1), (false, vec![one]));
+    world.send(one, &large);
+    assert_eq!(looks(&mut world, 300 * MS), (false, vec![]), "it is alive");
+    assert_eq!(looks(&mut world, 1), (false, vec![one]));
+    assert_eq!(looks(&mut world, LATE), (false, vec![]), "it is expected");
+    assert_eq!(looks(&mut world, 1), (true, vec![]));
 }

@@ -11,8 +11,9 @@ use crate::{
 /// Where no hint says that a waiter may fit, it is looked at again after this long if it is the
 /// front of all sessions.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// Otherwise after this long times its rank. The second one must pass the first within a second,
-/// should that have died: no sooner than 200 ms after its hint, which may come right after a look.
+/// Otherwise after this long times its rank. The second one is to pass the first within a second,
+/// should that have died: the store hints that 300 ms after it was last heard of, when the second
+/// one is looked at, and has it passed over when that is looked at 200 ms later.
 const LOOK_AGAIN_BY_RANK: Duration = Duration::from_millis(350);
 /// Where there are no hints, the front of all sessions is looked at after this long while calls in
 /// flight hold it back: 200 ms after one of them ends it is late, and others may pass it.
@@ -39,10 +40,11 @@ impl Hinting {
     pub(super) fn look_again(self, violations: &[Violation], now: Micros, lease: Micros) -> Again {
         let waits = violations.iter().map(|violation| violation.wait);
         let wait = waits.reduce(|one, other| Some(one?.max(other?))).flatten();
+        let alone = violations.iter().filter_map(|violation| violation.alone).max().unwrap_or(0);
         let rank = violations.iter().map(|violation| violation.rank).max().unwrap_or(0);
         let by_rank = match rank {
             0 => micros(LOOK_AGAIN),
-            _ => micros(LOOK_AGAIN_BY_RANK).saturating_mul(rank.saturating_add(1)),
+            _ => micros(LOOK_AGAIN_BY_RANK).saturating_mul(rank),
         };
         let by_rank = by_rank.min(micros(LONGEST_UNKNOWN));
         let after = match (self, wait) {
@@ -50,7 +52,9 @@ impl Hinting {
             // with a charge, which comes back with time, or with the lease of what was detached.
             (Self::Reliable, None) if rank == 0 => micros(LONGEST_UNKNOWN),
             (Self::Reliable, Some(wait)) => wait,
-            (Self::Works, Some(wait)) => wait.min(micros(LONGEST_KNOWN)),
+            (Self::Works, Some(wait)) if rank == 0 => wait.min(micros(LONGEST_KNOWN)),
+            // Those before it may have died, and it would fit without them.
+            (Self::Works, Some(wait)) => wait.min(alone.max(by_rank)).min(micros(LONGEST_KNOWN)),
             (Self::None, Some(wait)) => wait.min(by_rank),
             (Self::None, None) if rank == 0 => micros(LOOK_AGAIN_UNHINTED),
             (_, None) => by_rank,

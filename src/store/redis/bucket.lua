@@ -18,7 +18,7 @@
 -- withheld.
 
 -- It is part of every digest, too, and changes with the layout or the meaning of what is stored.
-local VERSION = 4
+local VERSION = 5
 
 -- Numbers of a state that are not a quota's.
 local OF_BUCKET = 12

@@ -62,8 +62,15 @@ local function is_behind(demand)
   return true
 end
 
--- The reasons of a refusal: pauses, and asks that now say {available, wait, at_best, asked}. With
--- them come the quotas that refused a waiter before, where it keeps its place though it would fit
+-- Whether heads of other sessions go before a refused demand.
+local function has_others(demand)
+  for _, ask in ipairs(demand.asks) do
+    if ask.rank > 0 then return true end
+  end
+end
+
+-- The reasons of a refusal: pauses, and asks that now say {available, wait, alone, at_best, asked}.
+-- With them come the quotas that refused a waiter before, where it keeps its place though it would fit
 -- now. Otherwise streams on this quota alone and on that alone would starve what needs both.
 local function violations_of(demand)
   local violations, n, k = {}, 0, 0
@@ -77,7 +84,7 @@ local function violations_of(demand)
     if wait > 0 then
       n = n + 1
       violations[n] = {
-        by = -b, available = 0, wait = wait, at_best = wait, rank = rank, others = most,
+        by = -b, available = 0, wait = wait, alone = wait, at_best = wait, rank = rank, others = most,
         asked = rare.provider.gate_asked(bucket.gate, bucket.now),
       }
     end
@@ -95,6 +102,13 @@ local function violations_of(demand)
         if fits then wait, at_best = 0, 0 end
         n = n + 1
         violations[n], ask.available, ask.wait, ask.at_best = ask, available, wait, at_best
+        ask.alone = wait
+        if not fits and ask.others > 0 then
+          alone.cost, alone.capacity = cost, ask.capacity
+          alone.ahead, alone.before = drained(ask.ahead, ask.amount), drained(ask.before, ask.others)
+          local _, without = quota_shortage(quota, alone, now, wall)
+          alone.ahead, alone.before, ask.alone = 0, 0, without
+        end
         ask.asked = quota_asked(quota, cost, now)
       end
     end
@@ -122,6 +136,7 @@ local function line_up(demand, ask, due_in, held_for)
     held_until = sum(now, held_for), is_behind = demand.is_behind,
     outlook = fits and OUTLOOK_FITS or OUTLOOK_BEHIND,
     tag = kept_tag(bucket, demand.waiter), place = arrival,
+    heard = heard_now(bucket),
   })
 end
 
@@ -129,7 +144,6 @@ end
 local function line_up_on_all(demand, violations, due_in)
   local is_head, k = false, 0
   if not demand.turn then append_age(demand.told, demand.age) end
-  demand.is_behind = is_behind(demand)
   for _, violation in ipairs(violations) do
     if violation.quota and violation.holds then
       is_head = is_head or violation.quota.bucket == demand.space
@@ -170,15 +184,20 @@ function waiting.refuse(demand)
     is_known, longest = is_known and violation.wait, max(longest, violation.wait or 0)
   end
   last.holds = true
+  demand.is_behind = is_behind(demand)
+  if demand.is_behind and has_others(demand) and demand.mode ~= DRY then
+    for _, bucket in ipairs(demand.of) do bucket.holds_up = true end
+  end
   if is_to_wait then line_up_on_all(demand, violations, is_known and longest) end
   local n = #verdicts + 2
   verdicts[n - 1], verdicts[n] = REFUSED, #violations
   for _, violation in ipairs(violations) do
     verdicts[n + 1], verdicts[n + 2] = violation.by, violation.available
-    verdicts[n + 3], verdicts[n + 4] = violation.wait or -1, violation.at_best
-    verdicts[n + 5], verdicts[n + 6] = violation.asked or -1, violation.holds and 1 or 0
-    verdicts[n + 7], verdicts[n + 8] = violation.rank, violation.others
-    n = n + 8
+    verdicts[n + 3], verdicts[n + 4] = violation.wait or -1, violation.alone or -1
+    verdicts[n + 5], verdicts[n + 6] = violation.at_best, violation.asked or -1
+    verdicts[n + 7] = violation.holds and 1 or 0
+    verdicts[n + 8], verdicts[n + 9] = violation.rank, violation.others
+    n = n + 9
   end
   verdicts[n + 1], verdicts[n + 2] = demand.tag, demand.step
 end

@@ -49,7 +49,8 @@ local function fits_earlier(head, quota)
 end
 
 -- Hints the sessions of heads that fit now and did not before; of all heads if the batch has
--- changed when they may pass. Each session is expected to come back at once, and told so if it was
+-- changed when they may pass. Hints those as well that hold up a demand of the batch and were not
+-- heard of for a while: they are passed over if they do not come. Each session is expected to come back at once, and told so if it was
 -- not yet.
 function waiting.wake(bucket, channel, command)
   local woken, now = {}, bucket.now
@@ -72,7 +73,8 @@ function waiting.wake(bucket, channel, command)
           head.is_behind = false
           head_changed(bucket, head)
         end
-        local is_news = bucket.is_stirred and not head_is_late(head, now)
+        local is_called = bucket.is_stirred or bucket.holds_up and head_is_unheard(head, now)
+        local is_news = is_called and not head_is_late(head, now)
           or outlook ~= before
             and (outlook == OUTLOOK_FITS or outlook == OUTLOOK_FIRST and fits_earlier(head, quota))
         if is_news and head.session ~= session and (head.due == 0 or head.due > now) then

@@ -1,7 +1,8 @@
 -- What waits in a bucket: of each session its first waiter on each quota, for each class and flow,
 -- by arrival. A demand is measured against those of other sessions that go before it. A head:
 -- {session, quota, headroom, flow, space, waiter, arrival, cost, part, count, sum, last, due,
--- held_until, is_behind, outlook, tag, place}, and so it is stored. `is_behind`: it would fit if
+-- held_until, is_behind, outlook, tag, place, heard}, and so it is stored. `heard`: when its
+-- session last named the bucket; 0 if that cannot die by itself. `is_behind`: it would fit if
 -- nothing went before it, on all of its quotas, and has since its session last looked. `outlook`:
 -- what it could expect when the bucket was last looked at, so its session knows or was hinted.
 -- `tag`: the start tag of the first one of a flow, which it keeps: what its flow is granted in
@@ -14,6 +15,9 @@
 -- A head whose session does not come back within this long is passed over: it may have died.
 local LATE = 200000
 
+-- A session that did not name the bucket for this long is hinted by what its head holds up.
+local UNHEARD = 300000
+
 -- What a head can expect on its quota: others go before it; none does, but it does not fit; or it
 -- fits.
 local OUTLOOK_BEHIND = 0
@@ -23,22 +27,22 @@ local OUTLOOK_FITS = 2
 -- The tag of one that keeps none.
 local NO_TAG = 1.7976931348623157e308
 
--- Eighteen numbers.
-local HEAD_BYTES = 144
-local HEAD = '<dddddddddddddddddd'
+-- Nineteen numbers.
+local HEAD_BYTES = 152
+local HEAD = '<ddddddddddddddddddd'
 
 -- The heads, and how each is stored.
 function waiting.heads_decoded(packed)
   local heads, stored = {}, {}
   for at = 1, #packed, HEAD_BYTES do
     local session, quota, headroom, flow, space, waiter, arrival, cost, part, count, sum, last, due,
-      held_until, is_behind, outlook, tag, place = struct.unpack(HEAD, packed, at)
+      held_until, is_behind, outlook, tag, place, heard = struct.unpack(HEAD, packed, at)
     local head = {
       session = session, quota = quota, headroom = headroom, flow = flow, space = space,
       waiter = waiter,
       arrival = arrival, cost = cost, part = part, count = count, sum = sum, last = last, due = due,
       held_until = held_until, is_behind = is_behind == 1, outlook = outlook, tag = tag,
-      place = place,
+      place = place, heard = heard,
     }
     heads[#heads + 1], stored[head] = head, string.sub(packed, at, at + HEAD_BYTES - 1)
   end
@@ -52,7 +56,7 @@ function waiting.heads_encoded(bucket)
       HEAD, head.session, head.quota, head.headroom, head.flow, head.space, head.waiter,
       head.arrival,
       head.cost, head.part, head.count, head.sum, head.last, head.due, head.held_until,
-      head.is_behind and 1 or 0, head.outlook, head.tag, head.place
+      head.is_behind and 1 or 0, head.outlook, head.tag, head.place, head.heard
     )
   end
   return table.concat(parts)
@@ -66,6 +70,16 @@ end
 
 local function head_is_late(head, now)
   return head.due > 0 and now > head.due + LATE
+end
+
+-- When the session is heard of with this batch; 0 if it cannot die by itself.
+local function heard_now(bucket)
+  return message[2] > 0 and bucket.now or 0
+end
+
+-- Whether the session of a head may have died: it was not heard of for a while.
+local function head_is_unheard(head, now)
+  return head.heard > 0 and now > head.heard + UNHEARD
 end
 
 -- The heads on a quota that block younger demands, by arrival, those of one session left out.

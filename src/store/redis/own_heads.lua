@@ -51,7 +51,7 @@ function waiting.wait(bucket, at)
         last = drained(now, message[i + 10]),
         -- It was not looked at: its session is about to.
         due = now, held_until = 0, outlook = OUTLOOK_BEHIND, tag = NO_TAG,
-        place = 0,
+        place = 0, heard = heard_now(bucket),
         -- It is not sent though it may fit: others of its session go before it.
         is_behind = fits_alone(quota, message[i + 6], message[i + 1]),
       }

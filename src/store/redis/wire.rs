@@ -18,7 +18,7 @@ const MAX_RULES: usize = 10_000;
 /// It changes, here and in `bucket.lua`, with the layout or the meaning of what is stored. It need
 /// not when messages change: they go with the text of the script, which each version names by its
 /// own digest.
-pub(super) const VERSION: u64 = 4;
+pub(super) const VERSION: u64 = 5;
 
 /// How many numbers a state has that are not a quota's.
 pub(super) const OF_BUCKET: u64 = 12;
@@ -361,7 +361,7 @@ fn decode_applied(reply: &mut Reader<'_>, buckets: usize, ops: usize) -> Option<
 }
 
 fn decode_refused(reply: &mut Reader<'_>) -> Option<Refused> {
-    let count = reply.count(8)?;
+    let count = reply.count(9)?;
     let violations = (0..count).map(|_| decode_violation(reply)).collect::<Option<_>>()?;
     Some(Refused { violations, tag: reply.double()?, part: reply.double()? })
 }
@@ -372,12 +372,14 @@ fn decode_violation(reply: &mut Reader<'_>) -> Option<Violation> {
         rule => RefusedBy::Rule(usize::try_from(rule).ok()?),
     };
     let available = reply.integer()?;
-    let (wait, at_best, asked) = (reply.some_amount()?, reply.amount()?, reply.some_amount()?);
+    let (wait, alone) = (reply.some_amount()?, reply.some_amount()?);
+    let (at_best, asked) = (reply.amount()?, reply.some_amount()?);
     let holds = reply.amount()? == 1;
     Some(Violation {
         by,
         available,
         wait,
+        alone,
         at_best,
         asked,
         holds,
@@ -453,8 +455,8 @@ mod tests {
     #[test]
     fn an_answer_is_read_back() {
         let refused = [
-            6.0, 2.0, -1.0, -7.0, -1.0, 3.0, -1.0, 1.0, 0.0, 0.0, 4.0, 0.0, 5.0, 5.0, 6.0, 0.0,
-            2.0, 3.0,
+            6.0, 2.0, -1.0, -7.0, -1.0, 2.0, 3.0, -1.0, 1.0, 0.0, 0.0, 4.0, 0.0, 5.0, -1.0, 5.0,
+            6.0, 0.0, 2.0, 3.0,
         ];
         let numbers = [
             &[9.0, 0.0, 8.0, 7.0, 1.0, 2.0, 1.0, 2.0][..],
@@ -467,6 +469,7 @@ mod tests {
             by,
             available: -7,
             wait: None,
+            alone: Some(2),
             at_best: 3,
             asked: None,
             holds: true,
@@ -478,6 +481,7 @@ mod tests {
             by,
             available: 0,
             wait: Some(5),
+            alone: None,
             at_best: 5,
             asked: Some(6),
             holds: false,

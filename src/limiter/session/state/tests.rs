@@ -156,6 +156,7 @@ fn refused(wait: Option<Micros>) -> Verdict {
         by,
         available: 0,
         wait,
+        alone: wait,
         at_best: 0,
         asked: None,
         holds: true,

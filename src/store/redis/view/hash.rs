@@ -15,7 +15,7 @@ use crate::{
 /// Numbers of a quota's shape, of a head, of a gate or cap with its id, and of a record before its
 /// shares.
 const SHAPE: usize = 10;
-const HEAD: usize = 18;
+const HEAD: usize = 19;
 const GATE: usize = 12;
 const RECORD: usize = 7;
 
@@ -345,6 +345,7 @@ fn head_of(head: &[f64; HEAD]) -> Option<Head> {
         outlook: Outlook::of(numbers[15]?),
         tag: head[16],
         place: numbers[17]?,
+        heard: numbers[18]?,
     })
 }
 
