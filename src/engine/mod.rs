@@ -325,7 +325,7 @@ pub(crate) struct Violation {
     /// Time until this would fit if nothing is refunded; `None` while that depends on calls in
     /// flight.
     pub(crate) wait: Option<Micros>,
-    /// The same if no demand of another session went before it.
+    /// That time if no demand of another session went before it.
     pub(crate) alone: Option<Micros>,
     /// Time until this would fit if everything in flight were refunded at once.
     pub(crate) at_best: Micros,

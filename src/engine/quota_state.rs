@@ -81,7 +81,7 @@ impl Ask {
         Self { cost, ahead: 0, before: 0, capacity: rule.capacity_for(cost, headroom) }
     }
 
-    /// The same if others did not go before it that go with those before it.
+    /// What is asked if these were not among those that go before it.
     pub(crate) fn without(self, others: Before) -> Self {
         let ahead = self.ahead.saturating_sub(others.amount);
         Self { ahead, before: self.before.saturating_sub(others.demands), ..self }

@@ -403,7 +403,7 @@ impl Fleet {
         self.try_and_hint(session, demand).0
     }
 
-    /// The same, and the sessions that it hints.
+    /// Whether a demand is granted that does not wait, and the sessions that it hints.
     pub(super) fn try_and_hint(&mut self, session: u64, demand: Reserve) -> (bool, Vec<u64>) {
         let sent = self.world.send(session, &[Op::Reserve(Reserve { mode: Mode::Try, ..demand })]);
         let hinted = sent.wakes.iter().map(|wake| wake.session).collect();

@@ -70,8 +70,8 @@ local function has_others(demand)
 end
 
 -- The reasons of a refusal: pauses, and asks that now say {available, wait, alone, at_best, asked}.
--- With them come the quotas that refused a waiter before, where it keeps its place though it would fit
--- now. Otherwise streams on this quota alone and on that alone would starve what needs both.
+-- With them come the quotas that refused a waiter before, where it keeps its place though it would
+-- fit now. Otherwise streams on this quota alone and on that alone would starve what needs both.
 local function violations_of(demand)
   local violations, n, k = {}, 0, 0
   for b, bucket in ipairs(demand.of) do
@@ -84,7 +84,8 @@ local function violations_of(demand)
     if wait > 0 then
       n = n + 1
       violations[n] = {
-        by = -b, available = 0, wait = wait, alone = wait, at_best = wait, rank = rank, others = most,
+        by = -b, available = 0, wait = wait, alone = wait, at_best = wait, rank = rank,
+        others = most,
         asked = rare.provider.gate_asked(bucket.gate, bucket.now),
       }
     end
@@ -105,7 +106,8 @@ local function violations_of(demand)
         ask.alone = wait
         if not fits and ask.others > 0 then
           alone.cost, alone.capacity = cost, ask.capacity
-          alone.ahead, alone.before = drained(ask.ahead, ask.amount), drained(ask.before, ask.others)
+          alone.ahead = drained(ask.ahead, ask.amount)
+          alone.before = drained(ask.before, ask.others)
           local _, without = quota_shortage(quota, alone, now, wall)
           alone.ahead, alone.before, ask.alone = 0, 0, without
         end

@@ -50,8 +50,8 @@ end
 
 -- Hints the sessions of heads that fit now and did not before; of all heads if the batch has
 -- changed when they may pass. Hints those as well that hold up a demand of the batch and were not
--- heard of for a while: they are passed over if they do not come. Each session is expected to come back at once, and told so if it was
--- not yet.
+-- heard of for a while: they are passed over if they do not come. Each session is expected to come
+-- back at once, and told so if it was not yet.
 function waiting.wake(bucket, channel, command)
   local woken, now = {}, bucket.now
   local function publish(of_session)

@@ -504,8 +504,8 @@ fn what_fits_starts_soon_whatever_gets_lost_or_leaves() {
 /// What their heads hold up is noticed soon, though their leases last for ten seconds.
 #[test]
 fn what_fits_starts_soon_though_sessions_die() {
-    let trouble = Trouble { sessions: 50, ..Trouble::NONE };
-    run(Shape { trouble, within: 2 * SECOND, ..ONE_FLOW }, 60);
-    run(Shape { trouble, within: 2 * SECOND, ..UNDER_A_PARENT }, 60);
-    run(Shape { trouble, within: 3 * SECOND, has_parent: false, ..UNDER_A_PARENT }, 60);
+    let (trouble, within) = (Trouble { sessions: 50, ..Trouble::NONE }, 3 * SECOND);
+    run(Shape { trouble, within, ..ONE_FLOW }, 60);
+    run(Shape { trouble, within, ..UNDER_A_PARENT }, 60);
+    run(Shape { trouble, within, has_parent: false, ..UNDER_A_PARENT }, 60);
 }
