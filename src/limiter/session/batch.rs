@@ -41,7 +41,7 @@ pub(super) enum Job {
 }
 
 /// The buckets of a batch, in the order in which operations name them.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct BatchBuckets {
     ids: Vec<u64>,
     members: Vec<(Arc<BucketHandle>, Arc<BucketSpec>)>,
@@ -198,42 +198,20 @@ impl Batch {
         self.jobs = self.ops.iter_mut().zip(&told).map(|(op, job)| orphan(op, job)).collect();
         told
     }
-
-    /// This batch once more, after it was [given up](Self::give_up).
-    pub(super) fn again(&self) -> Self {
-        let again = |job: &Job| match job {
-            Job::Orphan(set, costs) => Job::Orphan(set.clone(), costs.clone()),
-            Job::Heads(bucket) => Job::Heads(*bucket),
-            _ => Job::Nothing,
-        };
-        Self {
-            seq: self.seq,
-            buckets: self.buckets.clone(),
-            ops: self.ops.clone(),
-            jobs: self.jobs.iter().map(again).collect(),
-        }
-    }
 }
 
 fn orphan(op: &mut Op, job: &Job) -> Job {
+    match op {
+        Op::Reserve(reserve) => reserve.mode = Mode::Dry,
+        Op::Waiting { lines, .. } => *lines = Box::default(),
+        _ => {}
+    }
     match (op, job) {
-        (Op::Reserve(reserve), job) => {
-            reserve.mode = Mode::Dry;
-            match job {
-                Job::Demand(waiter) => {
-                    Job::Orphan(waiter.ask().set().clone(), reserve.costs.clone())
-                }
-                Job::Orphan(set, costs) => Job::Orphan(set.clone(), costs.clone()),
-                _ => Job::Nothing,
-            }
+        (Op::Reserve(reserve), Job::Demand(waiter)) => {
+            Job::Orphan(waiter.ask().set().clone(), reserve.costs.clone())
         }
-        (Op::Waiting { lines, .. }, job) => {
-            *lines = Box::default();
-            match job {
-                Job::Heads(bucket) => Job::Heads(*bucket),
-                _ => Job::Nothing,
-            }
-        }
+        (_, Job::Orphan(set, costs)) => Job::Orphan(set.clone(), costs.clone()),
+        (_, Job::Heads(bucket)) => Job::Heads(*bucket),
         _ => Job::Nothing,
     }
 }

@@ -37,7 +37,6 @@ impl Backoff {
 /// Whether the store answers.
 #[derive(Debug, Default)]
 pub(in crate::limiter) struct Health {
-    degraded: AtomicBool,
     /// There are failures. Spares the lock while all is well.
     troubled: AtomicBool,
     failures: Mutex<Failures>,
@@ -59,12 +58,12 @@ impl Health {
 
     /// Whether the store did not answer when it was last asked.
     pub(super) fn is_degraded(&self) -> bool {
-        self.degraded.load(Ordering::Relaxed)
+        self.troubled.load(Ordering::Relaxed) && self.failures().outage.is_some()
     }
 
     /// Why the store is not to be asked now.
     pub(super) fn down(&self) -> Option<Arc<StoreError>> {
-        if !self.is_degraded() {
+        if !self.troubled.load(Ordering::Relaxed) {
             return None;
         }
         let failures = self.failures();
@@ -93,9 +92,9 @@ impl Health {
             failures.refusal = Some(Backoff::after(failures.refusal));
             return false;
         }
-        let backoff = Backoff::after(failures.outage.as_ref().map(|(_, backoff)| *backoff));
-        failures.outage = Some((error.clone(), backoff));
-        !self.degraded.swap(true, Ordering::Relaxed)
+        let last = failures.outage.as_ref().map(|(_, backoff)| *backoff);
+        failures.outage = Some((error.clone(), Backoff::after(last)));
+        last.is_none()
     }
 
     /// The store answered. Returns true if an outage ends with it.
@@ -104,9 +103,8 @@ impl Health {
             return false;
         }
         let mut failures = self.failures();
-        *failures = Failures::default();
+        let ends = std::mem::take(&mut *failures).outage.is_some();
         self.troubled.store(false, Ordering::Relaxed);
-        let ends = self.degraded.swap(false, Ordering::Relaxed);
         drop(failures);
         if ends {
             self.recovered.notify_waiters();

@@ -16,7 +16,7 @@ pub(super) const LONGEST_LOOK: usize = 64;
 const MOST_TOLD: usize = 4;
 
 /// The waiters that one quota, or the pause of a bucket, holds back.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct QuotaLine {
     groups: SmallVec<[Group; 1]>,
     /// How its front was last refused, and when.
@@ -124,14 +124,7 @@ impl Group {
 
 impl QuotaLine {
     pub(super) fn new() -> Self {
-        Self {
-            groups: SmallVec::new(),
-            known: None,
-            due: None,
-            look: FIRST_LOOK,
-            sent: 0,
-            granted: 0,
-        }
+        Self { look: FIRST_LOOK, ..Self::default() }
     }
 
     /// Whether it can be forgotten.

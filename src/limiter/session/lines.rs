@@ -39,7 +39,7 @@ pub(super) struct Lines {
     /// The lines to be looked at by themselves, by time.
     due: BTreeSet<(Micros, LineId)>,
     /// The buckets whose heads have changed.
-    changed: Vec<u64>,
+    changed: BTreeSet<u64>,
 }
 
 /// A bucket that demands of the session wait for, or that the store thinks they do.
@@ -51,8 +51,6 @@ struct WaitedFor {
     lines: SmallVec<[(u64, QuotaLine); 1]>,
     /// Whether the store knows heads of this session here.
     registered: bool,
-    /// Whether these are no longer its heads.
-    changed: bool,
     /// Capacity may have been freed since the batch in flight was sent: it is to be looked at then.
     freed: Option<Micros>,
     /// The store hinted that a demand may fit, which is being looked at, and so many such looks
@@ -63,9 +61,9 @@ struct WaitedFor {
 
 impl WaitedFor {
     fn new(set: Arc<BucketSet>) -> Self {
-        let (registered, changed, hinted) = (false, false, false);
+        let (registered, hinted) = (false, false);
         let (lines, freed, in_vain) = (SmallVec::new(), None, 0);
-        Self { set, lines, registered, changed, freed, hinted, in_vain }
+        Self { set, lines, registered, freed, hinted, in_vain }
     }
 
     fn line(&mut self, rule: u64) -> Option<&mut QuotaLine> {
@@ -77,7 +75,7 @@ impl WaitedFor {
     }
 
     fn is_over(&self) -> bool {
-        self.lines.is_empty() && !self.registered && !self.changed
+        self.lines.is_empty() && !self.registered
     }
 }
 
@@ -157,7 +155,7 @@ impl Lines {
             if line.is_some_and(|line| line.remove(waiter.rank(), waiter.ask())) {
                 led.push(id.bucket);
                 if bucket.registered {
-                    self.heads_changed(id.bucket);
+                    self.changed.insert(id.bucket);
                 }
             }
         }
@@ -183,8 +181,8 @@ impl Lines {
         self.due.clear();
         for (id, bucket) in &mut self.buckets {
             bucket.lines.clear();
-            if bucket.registered && !std::mem::replace(&mut bucket.changed, true) {
-                self.changed.push(*id);
+            if bucket.registered {
+                self.changed.insert(*id);
             }
         }
         self.buckets.retain(|_, bucket| !bucket.is_over());
@@ -202,8 +200,10 @@ impl Lines {
     pub(super) fn pop_due(&mut self, now: Micros) -> Option<LineId> {
         let (_, id) = self.due.first().copied().filter(|(time, _)| *time <= now)?;
         self.due.pop_first();
-        if let Some(line) = self.find_mut(id) {
-            line.set_due(None);
+        if let Some(bucket) = self.buckets.get_mut(&id.bucket) {
+            // The batch that is made up now sees what was freed so far.
+            bucket.freed = bucket.freed.filter(|from| *from > now);
+            bucket.line(id.rule).into_iter().for_each(|line| line.set_due(None));
         }
         Some(id)
     }
@@ -302,14 +302,6 @@ impl Lines {
         }
     }
 
-    fn heads_changed(&mut self, bucket: u64) {
-        if let Some(waited_for) = self.buckets.get_mut(&bucket)
-            && !std::mem::replace(&mut waited_for.changed, true)
-        {
-            self.changed.push(bucket);
-        }
-    }
-
     /// The buckets whose heads have changed, which no batch has said yet, each with a set that it
     /// is part of.
     pub(super) fn changed(&self) -> impl Iterator<Item = (u64, &Arc<BucketSet>)> {
@@ -327,9 +319,7 @@ impl Lines {
         now: Micros,
     ) -> Option<Op> {
         let waited_for = self.buckets.get_mut(&bucket)?;
-        if std::mem::take(&mut waited_for.changed) {
-            self.changed.retain(|id| *id != bucket);
-        }
+        self.changed.remove(&bucket);
         waited_for.registered = true;
         let rule_of = |id: u64| rules.iter().position(|rule| rule.id == id);
         let lines = waited_for.lines.iter().filter_map(|(id, line)| {
@@ -345,7 +335,7 @@ impl Lines {
         if let Some(waited_for) = self.buckets.get_mut(&bucket) {
             let is_waited_for = waited_for.lines.iter().any(|(_, line)| !line.is_empty());
             // Heads that left meanwhile are known to the store until the next batch.
-            waited_for.registered = waited_for.changed || is_waited_for;
+            waited_for.registered = self.changed.contains(&bucket) || is_waited_for;
             self.forget(bucket);
         }
     }
@@ -354,7 +344,7 @@ impl Lines {
     pub(super) fn heads_unknown(&mut self, bucket: u64) {
         if let Some(waited_for) = self.buckets.get_mut(&bucket) {
             waited_for.registered = true;
-            self.heads_changed(bucket);
+            self.changed.insert(bucket);
         }
     }
 }

@@ -13,10 +13,75 @@ use super::{
 };
 use crate::{engine::Micros, limiter::bucket_set::BucketSet};
 
+/// The waiters of a session and the lines in which they stand.
+#[derive(Clone, Copy)]
+pub(super) struct Standing<'a> {
+    pub(super) lines: &'a Lines,
+    pub(super) waiting: &'a BTreeMap<Rank, Box<Waiter>>,
+}
+
+impl<'a> Standing<'a> {
+    /// What goes before a waiter in a line of its own, in order.
+    pub(super) fn before(self, waiter: &'a Waiter, id: LineId) -> impl Iterator<Item = Rank> {
+        let line = self.lines.find(id).into_iter();
+        let in_order = line.flat_map(|line| line.in_order(waiter.ask().headroom()));
+        in_order.take_while(|before| *before != waiter.rank())
+    }
+
+    /// Visits a waiter and all that go before it, directly or through others, while `goes_on`: it
+    /// is told whether a waiter is first in all of its lines, and how many are known so far. Of a
+    /// line so many at most are followed. Returns false if it did not go on to the end.
+    fn follow(
+        self,
+        rank: Rank,
+        of_line: usize,
+        mut goes_on: impl FnMut(&Waiter, bool, usize) -> bool,
+    ) -> bool {
+        let (mut seen, mut ahead) = (HashSet::from([rank]), vec![rank]);
+        while let Some(of) = ahead.pop() {
+            let Some(waiter) = self.waiting.get(&of) else { continue };
+            let ids = waiter.lines().iter();
+            let mut before = ids.flat_map(|id| self.before(waiter, *id).take(of_line)).peekable();
+            let is_first = before.peek().is_none();
+            ahead.extend(before.filter(|before| seen.insert(*before)));
+            if !goes_on(waiter, is_first, seen.len()) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// True if no waiter that is first in all of its lines goes before this one, directly or
+    /// through others. Otherwise this one is looked at with that one.
+    ///
+    /// One that is next is first in all of its lines, or stands in a circle: what is known of the
+    /// turns of flows differs from line to line, so each of some waiters can be behind another.
+    pub(super) fn is_next(self, rank: Rank) -> bool {
+        self.follow(rank, 1, |waiter, is_first, _| !is_first || waiter.rank() == rank)
+    }
+
+    /// True if a waiter and all that go before it, directly or through others, fit in one batch.
+    pub(super) fn fits_in_a_batch(self, rank: Rank) -> bool {
+        let mut buckets = HashSet::new();
+        self.follow(rank, LONGEST_LOOK, |waiter, _, seen| {
+            buckets.extend(waiter.ask().set().handles().map(|handle| handle.id()));
+            seen <= LONGEST_LOOK && buckets.len() <= MOST_BUCKETS
+        })
+    }
+
+    /// When the front of a line is to be looked at by itself.
+    pub(super) fn due(self, rank: Rank) -> Option<Micros> {
+        match self.waiting.get(&rank)?.again() {
+            Again::Now => Some(0),
+            Again::At(time) => Some(time),
+            Again::WhenNext => self.is_next(rank).then_some(0),
+        }
+    }
+}
+
 /// Those picked for a batch.
 pub(super) struct Pick<'a, F> {
-    lines: &'a Lines,
-    waiting: &'a BTreeMap<Rank, Box<Waiter>>,
+    standing: Standing<'a>,
     /// Whether the buckets of a set can be part of the batch.
     has_room: F,
     /// In order.
@@ -26,28 +91,25 @@ pub(super) struct Pick<'a, F> {
 }
 
 impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
-    pub(super) fn new(
-        lines: &'a Lines,
-        waiting: &'a BTreeMap<Rank, Box<Waiter>>,
-        has_room: F,
-    ) -> Self {
-        Self { lines, waiting, has_room, picked: Vec::new(), all: HashSet::new() }
+    pub(super) fn new(standing: Standing<'a>, has_room: F) -> Self {
+        Self { standing, has_room, picked: Vec::new(), all: HashSet::new() }
     }
 
     /// Picks from the front of a line. Returns those of its fronts that could not be picked.
     pub(super) fn front_of(&mut self, id: LineId, now: Micros) -> SmallVec<[Rank; 1]> {
-        let Some(line) = self.lines.find(id) else { return SmallVec::new() };
+        let Standing { lines, .. } = self.standing;
+        let Some(line) = lines.find(id) else { return SmallVec::new() };
         let classes = line.classes().into_iter();
         let left_out = classes.filter_map(|class| {
             let mut front = line.in_order(class).take(line.look());
             front.find(|rank| !self.pick(*rank))
         });
         let mut left_out: SmallVec<[Rank; 1]> = left_out.collect();
-        if self.lines.is_hinted(id.bucket) {
+        if lines.is_hinted(id.bucket) {
             line.heads().for_each(|rank| _ = self.pick(rank));
         }
         for rank in line.fronts() {
-            let is_due = due(rank, self.lines, self.waiting).is_some_and(|time| time <= now);
+            let is_due = self.standing.due(rank).is_some_and(|time| time <= now);
             // Those of other sessions that its front waits for may wait for one of these.
             if !is_due && !line.is_behind() {
                 continue;
@@ -62,22 +124,26 @@ impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
 
     /// Picks a waiter if all can be picked that go before it. Returns true if it is picked.
     pub(super) fn pick(&mut self, rank: Rank) -> bool {
+        self.pick_after(rank, true)
+    }
+
+    /// Picks a waiter without those before it, if there is room. Returns true if it is picked.
+    pub(super) fn alone(&mut self, rank: Rank) -> bool {
+        self.pick_after(rank, false)
+    }
+
+    fn pick_after(&mut self, rank: Rank, those_before: bool) -> bool {
         // Where flows take turns, two can each be before the other in one of their lines.
         if self.all.contains(&rank) {
             return true;
         }
-        let waiter = self.waiting.get(&rank).filter(|_| self.all.len() < LONGEST_LOOK);
+        let standing = self.standing;
+        let waiter = standing.waiting.get(&rank).filter(|_| self.all.len() < LONGEST_LOOK);
         let Some(waiter) = waiter else { return false };
         self.all.insert(rank);
-        let lines = self.lines;
-        let are_before_it = waiter.lines().iter().all(|id| {
-            let line = lines.find(*id).into_iter();
-            let mut before = line
-                .flat_map(|line| line.in_order(waiter.ask().headroom()))
-                .take_while(|before| *before != rank);
-            before.all(|before| self.pick(before))
-        });
-        let is_picked = are_before_it && (self.has_room)(waiter.ask().set());
+        let mut before = waiter.lines().iter().flat_map(|id| standing.before(waiter, *id));
+        let can_go = !those_before || before.all(|before| self.pick(before));
+        let is_picked = can_go && (self.has_room)(waiter.ask().set());
         if is_picked {
             self.picked.push(rank);
         } else {
@@ -86,82 +152,8 @@ impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
         is_picked
     }
 
-    /// Picks a waiter without those before it, if there is room. Returns true if it is picked.
-    pub(super) fn alone(&mut self, rank: Rank) -> bool {
-        if self.all.contains(&rank) {
-            return true;
-        }
-        let waiter = self.waiting.get(&rank).filter(|_| self.all.len() < LONGEST_LOOK);
-        let is_picked = waiter.is_some_and(|waiter| (self.has_room)(waiter.ask().set()));
-        if is_picked {
-            self.all.insert(rank);
-            self.picked.push(rank);
-        }
-        is_picked
-    }
-
     /// Those picked, in order.
     pub(super) fn into_picked(self) -> Vec<Rank> {
         self.picked
     }
-}
-
-/// When the front of a line is to be looked at by itself.
-pub(super) fn due(
-    rank: Rank,
-    lines: &Lines,
-    waiting: &BTreeMap<Rank, Box<Waiter>>,
-) -> Option<Micros> {
-    match waiting.get(&rank)?.again() {
-        Again::Now => Some(0),
-        Again::At(time) => Some(time),
-        Again::WhenNext => is_next(rank, lines, waiting).then_some(0),
-    }
-}
-
-/// True if no waiter that is first in all of its lines goes before this one, directly or through
-/// others. Otherwise this one is looked at with that one.
-///
-/// One that is next is first in all of its lines, or stands in a circle: what is known of the turns
-/// of flows differs from line to line, so each of some waiters can be behind another of them.
-pub(super) fn is_next(rank: Rank, lines: &Lines, waiting: &BTreeMap<Rank, Box<Waiter>>) -> bool {
-    let (mut seen, mut ahead) = (HashSet::from([rank]), vec![rank]);
-    while let Some(of) = ahead.pop() {
-        let Some(waiter) = waiting.get(&of) else { continue };
-        let firsts = waiter.lines().iter().filter_map(|id| {
-            lines.find(*id)?.in_order(waiter.ask().headroom()).next().filter(|first| *first != of)
-        });
-        let mut is_first = true;
-        for first in firsts {
-            is_first = false;
-            if seen.insert(first) {
-                ahead.push(first);
-            }
-        }
-        if is_first && of != rank {
-            return false;
-        }
-    }
-    true
-}
-
-/// True if a waiter and all that go before it, directly or through others, fit in one batch.
-pub(super) fn fits_in_a_batch(
-    rank: Rank,
-    lines: &Lines,
-    waiting: &BTreeMap<Rank, Box<Waiter>>,
-) -> bool {
-    let (mut seen, mut ahead, mut buckets) = (HashSet::from([rank]), vec![rank], HashSet::new());
-    while let Some(of) = ahead.pop() {
-        let Some(waiter) = waiting.get(&of) else { continue };
-        buckets.extend(waiter.ask().set().handles().map(|handle| handle.id()));
-        for line in waiter.lines().iter().filter_map(|id| lines.find(*id)) {
-            let before = line.in_order(waiter.ask().headroom()).take_while(|before| *before != of);
-            ahead.extend(before.take(LONGEST_LOOK).filter(|before| seen.insert(*before)));
-        }
-        if seen.len() > LONGEST_LOOK || buckets.len() > MOST_BUCKETS {
-            return false;
-        }
-    }
-    true
 }

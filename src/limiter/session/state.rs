@@ -14,8 +14,8 @@ use super::{
     hinting::Hinting,
     leases::Leases,
     outbox::{Outbox, Outgoing, Taken},
-    wait_queue::{Entered, Told, WaitQueue},
-    waiter::{Ask, LineId, Outcome, OutcomeSender, Rank, Waiter},
+    wait_queue::{Told, WaitQueue, Waits},
+    waiter::{Ask, Outcome, OutcomeSender, Rank, Waiter},
 };
 use crate::{
     engine::{Costs, Micros, Mode, Op, SESSION_MEMORY, Seen, Settle, Verdict},
@@ -103,7 +103,8 @@ impl Effects {
 /// tells.
 #[derive(Debug)]
 struct Doubt {
-    batch: Batch,
+    /// Nothing while it is on its way once more.
+    batch: Option<Batch>,
     since: Micros,
 }
 
@@ -169,7 +170,7 @@ impl State {
     /// Whether a demand that arrives now has to wait behind others, so that the store need not look
     /// at it.
     pub(super) fn blocks(&self, ask: &Ask, now: Micros) -> bool {
-        self.queue.blocks(self.queue.rank_of_newcomer(now, ask), ask)
+        self.queue.blocks(Rank::new(now, ask.head_start(), u64::MAX), ask)
     }
 
     /// Takes in a demand. Returns its place, and its position if it has to wait.
@@ -183,17 +184,13 @@ impl State {
         arrived: Micros,
         deadline: Option<Micros>,
         answer: OutcomeSender,
-    ) -> Result<(Rank, Option<(usize, LineId)>), Outcome> {
+    ) -> Result<(Rank, Option<Waits>), Outcome> {
         if self.closed {
             return Err(Outcome::Refused(Throttled::Closed));
         }
         ask.refresh()?;
         let rank = self.queue.rank(arrived, &ask);
-        let entered = self.queue.enter(rank, ask, deadline, answer).map_err(Outcome::Refused)?;
-        let waits = match entered {
-            Entered::Waits { position, line } => Some((position, line)),
-            Entered::ToSend => None,
-        };
+        let waits = self.queue.enter(rank, ask, deadline, answer).map_err(Outcome::Refused)?;
         Ok((rank, waits))
     }
 
@@ -302,8 +299,8 @@ impl State {
         {
             return Turn::Sleep(Some(until));
         }
-        if let Some(doubt) = &self.doubt {
-            return Turn::Send(doubt.batch.again());
+        if let Some(batch) = self.doubt.as_mut().and_then(|doubt| doubt.batch.take()) {
+            return Turn::Send(batch);
         }
         if self.due().is_some_and(|due| due <= now)
             && let Some(batch) = self.load(now, effects)
@@ -367,14 +364,10 @@ impl State {
         }
         // The store measures what comes later in a batch against all that waits before it. So what
         // only asks goes after the last one that is older, and before the others.
-        let mut later: Vec<_> = due.iter().map(|waiter| waiter.rank()).collect();
-        for index in (1..later.len()).rev() {
-            later[index - 1] = later[index - 1].min(later[index]);
-        }
         asking.sort_unstable_by_key(|waiter| waiter.rank());
         let mut asking = asking.into_iter().peekable();
-        for (waiter, oldest) in due.into_iter().zip(later) {
-            while let Some(asks) = asking.next_if(|asks| asks.rank() < oldest) {
+        for waiter in due {
+            while let Some(asks) = asking.next_if(|asks| asks.rank() < waiter.rank()) {
                 push_asking(batch, asks, now);
             }
             // A newcomer goes after what waits that arrived at the same time.
@@ -452,7 +445,10 @@ impl State {
                 (Job::Demand(waiter), Verdict::Granted { probe }) => {
                     self.grant(waiter, batch.granted_at(index, seen), probe, now, &mut effects);
                 }
-                (Job::Demand(waiter), _) if waiter.ask().waits() => self.queue.fits(waiter),
+                (Job::Demand(waiter), _) if waiter.ask().waits() => {
+                    let waiter = self.unless_closed(waiter, &mut effects);
+                    waiter.into_iter().for_each(|waiter| self.queue.fits(waiter));
+                }
                 (Job::Demand(waiter), _) => effects.refuse([waiter], || Outcome::Fits),
                 (Job::Report(reports), verdict) => effects.report(reports, || Ok(verdict.clone())),
                 (Job::Orphan(set, costs), Verdict::Granted { .. }) => {
@@ -511,7 +507,7 @@ impl State {
         (self.sending, self.active) = (false, now);
         let since = self.doubt.as_ref().map_or(now, |doubt| doubt.since);
         let jobs = batch.give_up();
-        self.doubt = (!batch.ops().is_empty()).then_some(Doubt { batch, since });
+        self.doubt = (!batch.ops().is_empty()).then_some(Doubt { batch: Some(batch), since });
         for job in jobs {
             match job {
                 Job::Demand(waiter) => effects.refuse([waiter], outcome),

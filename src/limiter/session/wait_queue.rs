@@ -23,7 +23,7 @@ use super::{
     hinting::Hinting,
     line::{Looked, QuotaLine},
     lines::{LineIds, Lines},
-    pick::{Pick, due, fits_in_a_batch, is_next},
+    pick::{Pick, Standing},
     surfaced::Surfaced,
     waiter::{About, Again, Ask, LineId, Outcome, OutcomeSender, PAUSE, Rank, Waiter},
 };
@@ -37,7 +37,7 @@ use crate::{
 const MOST_SENT: usize = 256;
 
 /// The pending demands of a session.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct WaitQueue {
     max_waiting: usize,
     /// The store forgets the heads of a session that does not name them for longer.
@@ -66,32 +66,12 @@ pub(super) struct WaitQueue {
     surfaced: Surfaced,
 }
 
-/// What came of a demand that entered, or that the store looked at.
-#[derive(Debug)]
-pub(super) enum Entered {
-    /// It is to be sent.
-    ToSend,
-    /// It has to wait, behind so many, in this line among others.
-    Waits { position: usize, line: LineId },
-}
+/// Behind how many a demand has to wait, and in which line among others.
+pub(super) type Waits = (usize, LineId);
 
 impl WaitQueue {
     pub(super) fn new(max_waiting: usize, lease: Micros) -> Self {
-        Self {
-            max_waiting,
-            lease,
-            entered: 0,
-            waiting: BTreeMap::new(),
-            newcomers: VecDeque::new(),
-            asking: VecDeque::new(),
-            away: 0,
-            sent_at: 0,
-            lines: Lines::default(),
-            left_out: Vec::new(),
-            touched: Vec::new(),
-            gone: false,
-            surfaced: Surfaced::default(),
-        }
+        Self { max_waiting, lease, ..Self::default() }
     }
 
     /// Whether no demand is pending, here or in the batch in flight.
@@ -118,17 +98,13 @@ impl WaitQueue {
         Rank::new(arrived, ask.head_start(), self.entered)
     }
 
-    /// The place of a demand that arrives now and does not enter.
-    pub(super) fn rank_of_newcomer(&self, now: Micros, ask: &Ask) -> Rank {
-        Rank::new(now, ask.head_start(), u64::MAX)
-    }
-
     /// Whether a demand has to wait behind others.
     pub(super) fn blocks(&self, rank: Rank, ask: &Ask) -> bool {
         !self.lines.blocking(rank, ask).is_empty()
     }
 
-    /// Takes in a demand that the store has not looked at.
+    /// Takes in a demand that the store has not looked at. Returns whether it has to wait;
+    /// otherwise it is to be sent.
     ///
     /// # Errors
     /// It has to wait, and as many wait as may.
@@ -138,26 +114,29 @@ impl WaitQueue {
         ask: Ask,
         deadline: Option<Micros>,
         answer: OutcomeSender,
-    ) -> Result<Entered, Throttled> {
+    ) -> Result<Option<Waits>, Throttled> {
         let waiter = Box::new(Waiter::new(ask, rank, deadline, answer));
         self.place(waiter).map_err(|(_, error)| error)
     }
 
     /// Puts a demand where it belongs that the store has not looked at.
-    fn place(&mut self, mut waiter: Box<Waiter>) -> Result<Entered, (OutcomeSender, Throttled)> {
+    fn place(
+        &mut self,
+        mut waiter: Box<Waiter>,
+    ) -> Result<Option<Waits>, (OutcomeSender, Throttled)> {
         if !waiter.ask().waits() {
             self.asking.push_back(waiter);
-            return Ok(Entered::ToSend);
+            return Ok(None);
         }
         let blocking = self.lines.blocking(waiter.rank(), waiter.ask());
         if blocking.is_empty() {
             self.newcomers.push_back(waiter);
-            return Ok(Entered::ToSend);
+            return Ok(None);
         }
         if waiter.has_deadline() && !waiter.is_waiting() && !waiter.is_known_to_fit() {
             // It is told at once if it cannot be granted in time, which the store knows.
             self.asking.push_back(waiter);
-            return Ok(Entered::ToSend);
+            return Ok(None);
         }
         if waiter.is_known_to_fit() {
             // So may what goes before it.
@@ -168,7 +147,7 @@ impl WaitQueue {
             Ok(is_news) => {
                 let line = blocking[0];
                 self.file_behind(waiter, blocking);
-                Ok(if is_news { Entered::Waits { position, line } } else { Entered::ToSend })
+                Ok(is_news.then_some((position, line)))
             }
             Err(error) => Err((waiter.into_answer(), error)),
         }
@@ -281,7 +260,7 @@ impl WaitQueue {
         let fronts = line.fronts();
         let has_more = line.total().0 > fronts.len();
         let passable = has_more.then(|| self.passable_at(id)).flatten();
-        let times = fronts.into_iter().filter_map(|rank| due(rank, &self.lines, &self.waiting));
+        let times = fronts.into_iter().filter_map(|rank| self.standing().due(rank));
         let due = times.chain(passable).min();
         self.lines.reschedule(id, due);
     }
@@ -351,10 +330,10 @@ impl WaitQueue {
             } else if self.blocks(waiter.rank(), waiter.ask()) {
                 let about = About::of(waiter.ask());
                 match self.place(waiter) {
-                    Ok(Entered::Waits { position, line }) => {
+                    Ok(Some((position, line))) => {
                         told.push(Told::HasToWait { about, position, line: Some(line) })
                     }
-                    Ok(Entered::ToSend) => {}
+                    Ok(None) => {}
                     Err((answer, error)) => {
                         told.push(Told::Outcome(answer, Outcome::Refused(error)))
                     }
@@ -370,10 +349,11 @@ impl WaitQueue {
     fn pick(&mut self, now: Micros, has_room: impl FnMut(&BucketSet) -> bool) -> Vec<Rank> {
         let due: Vec<LineId> = std::iter::from_fn(|| self.lines.pop_due(now)).collect();
         due.iter().for_each(|id| self.step_aside(*id));
-        let mut pick = Pick::new(&self.lines, &self.waiting, has_room);
-        let is_next = |rank: &Rank| is_next(*rank, &self.lines, &self.waiting);
+        let taken = std::mem::take(&mut self.left_out);
+        let standing = self.standing();
+        let mut pick = Pick::new(standing, has_room);
         let mut left_out = Vec::new();
-        for (rank, goes_alone) in std::mem::take(&mut self.left_out) {
+        for (rank, goes_alone) in taken {
             let is_picked = if goes_alone { pick.alone(rank) } else { pick.pick(rank) };
             if !is_picked && self.waiting.contains_key(&rank) {
                 left_out.push(rank);
@@ -384,12 +364,13 @@ impl WaitQueue {
         left_out.dedup();
         // The order of those in a circle contradicts itself: the store says whose turn it is. What
         // is next goes in the next batch at the latest, whatever this one tells of turns.
-        let (next, behind): (Vec<_>, Vec<_>) = left_out.into_iter().partition(is_next);
+        let (next, behind): (Vec<_>, Vec<_>) =
+            left_out.into_iter().partition(|rank| standing.is_next(*rank));
         let next = next.into_iter().filter(|rank| !pick.alone(*rank));
         let mut left_out: Vec<_> = next.map(|rank| (rank, true)).collect();
         let picked = pick.into_picked();
         for rank in behind.into_iter().filter(|rank| !picked.contains(rank)) {
-            if fits_in_a_batch(rank, &self.lines, &self.waiting) {
+            if self.standing().fits_in_a_batch(rank) {
                 left_out.push((rank, false));
             } else if let Some(waiter) = self.waiting.get_mut(&rank) {
                 // It would be looked at over and over. It is looked at with those before it.
@@ -417,11 +398,13 @@ impl WaitQueue {
         }
     }
 
+    fn standing(&self) -> Standing<'_> {
+        Standing { lines: &self.lines, waiting: &self.waiting }
+    }
+
     /// Whether none goes before a waiter in a line of its own.
     fn is_first(&self, waiter: &Waiter, id: LineId) -> bool {
-        let mut in_order =
-            self.lines.find(id).into_iter().flat_map(|line| line.in_order(waiter.ask().headroom()));
-        in_order.next() == Some(waiter.rank())
+        self.standing().before(waiter, id).next().is_none()
     }
 
     /// Whether the quota of a line would have admitted a waiter when that was last looked at.
@@ -437,8 +420,8 @@ impl WaitQueue {
             // What comes first for one class may not for its own, where flows take turns.
             waiter.lines().len() > 1
                 && self.is_first(waiter, id)
-                && !fits_in_a_batch(*rank, &self.lines, &self.waiting)
-                && !is_next(*rank, &self.lines, &self.waiting)
+                && !self.standing().fits_in_a_batch(*rank)
+                && !self.standing().is_next(*rank)
         })
     }
 
@@ -734,9 +717,11 @@ impl WaitQueue {
             .filter(|(_, waiter)| is_stale(waiter))
             .map(|(rank, _)| *rank)
             .collect();
+        // What the batch in flight has touched is looked at when that is answered.
+        let mut touched = Vec::new();
         for rank in stale {
             let Some((mut waiter, _)) = self.take(rank) else { continue };
-            self.touched.extend_from_slice(waiter.lines());
+            touched.extend_from_slice(waiter.lines());
             if let Err(outcome) = waiter.refresh() {
                 told.push(Told::Outcome(waiter.into_answer(), outcome));
                 continue;
@@ -750,7 +735,7 @@ impl WaitQueue {
                 false => self.file(waiter, lines, |_| false),
             }
         }
-        std::mem::take(&mut self.touched).into_iter().for_each(|id| self.reschedule(id));
+        touched.into_iter().for_each(|id| self.reschedule(id));
     }
 
     /// Takes out every demand.

@@ -283,6 +283,40 @@ fn what_was_refused_behind_others_is_looked_at_once_they_are_granted() {
 }
 
 #[test]
+fn a_change_of_limits_during_a_batch_loses_nothing() {
+    let mut world = World::new(true);
+    // The store says when each of them fits if nothing is refunded.
+    let refuse = |world: &mut World| {
+        while let (Turn::Send(batch), effects) = world.state.turn(world.conditions()) {
+            deliver(effects);
+            let verdict = |op: &Op| match op {
+                Op::Reserve(_) => refused(Some(SECOND)),
+                _ => Verdict::Done,
+            };
+            let verdicts: Vec<_> = batch.ops().iter().map(verdict).collect();
+            world.applied(batch, verdicts);
+        }
+    };
+    let mut answers: Vec<_> = (1..=4).map(|tokens| world.wait(tokens).1).collect();
+    refuse(&mut world);
+    let ask = world.ask(5, Mode::Wait, 0);
+    let deadline = world.now + 60 * SECOND;
+    answers.push(world.enter(ask, Some(deadline)).1);
+    world.state.look(world.set.handles().next().expect("there is one").id());
+    refuse(&mut world);
+    world.state.look(world.set.handles().next().expect("there is one").id());
+    for expected in [vec![1, 2, 3, 4], vec![5]] {
+        let batch = world.sent();
+        assert_eq!(costs(&batch), expected, "at once");
+        deliver(world.state.follow_limits());
+        let mut verdicts = vec![GRANTED; expected.len()];
+        verdicts.push(Verdict::Done);
+        world.applied(batch, verdicts);
+    }
+    assert!(answers.iter_mut().all(|answer| outcome(answer).is_some()));
+}
+
+#[test]
 fn a_demand_that_fits_though_others_are_before_it_has_these_looked_at_and_asks_no_more() {
     let mut world = World::new(false);
     let _front = world.wait(50);
@@ -299,6 +333,41 @@ fn a_demand_that_fits_though_others_are_before_it_has_these_looked_at_and_asks_n
     world.applied(batch, [refused(Some(SECOND)), refused(Some(SECOND)), Verdict::Done]);
     assert!(world.sleeps().is_some_and(|time| time > 0), "it waits");
     assert!(outcome(&mut answer).is_none());
+}
+
+#[test]
+fn what_is_freed_during_a_batch_of_another_bucket_is_looked_at_once() {
+    let mut world = World::new(false);
+    let all = sets(&["a", "b"], &[&[0], &[1]]);
+    let mut waits = Vec::new();
+    for set in &all {
+        world.set = set.clone();
+        waits.push(world.wait(10));
+        world.refuse_all(Some(5 * SECOND));
+        world.refuse_all(Some(5 * SECOND));
+    }
+    let id = |set: &Arc<BucketSet>| set.handles().next().expect("there is one").id();
+    world.state.look(id(&all[0]));
+    let batch = world.sent();
+    assert_eq!(batch.buckets().ids(), [id(&all[0])]);
+    world.state.look(id(&all[1]));
+    world.applied(batch, [refused(Some(5 * SECOND)), Verdict::Done]);
+    world.refuse_all(Some(5 * SECOND));
+    assert!(world.sleeps().is_some_and(|time| time > 0));
+}
+
+#[test]
+fn a_demand_that_only_asks_is_refused_once_the_limiter_is_closed() {
+    let mut world = World::new(false);
+    let _front = world.wait(50);
+    world.refuse_all(Some(SECOND));
+    world.refuse_all(Some(SECOND));
+    let ask = world.ask(10, Mode::Wait, 0);
+    let (_, mut answer, _) = world.enter(ask, Some(world.now + 60 * SECOND));
+    let batch = world.sent();
+    deliver(world.state.close());
+    world.applied(batch, vec![Verdict::Fits]);
+    assert!(matches!(outcome(&mut answer), Some(Outcome::Refused(Throttled::Closed))));
 }
 
 #[test]
