@@ -526,7 +526,7 @@ impl Coded for BucketState {
             (from.number()?, from.number()?, from.number()?, from.number()?);
         ensure(born <= now && offset <= now)?;
         from.now = now;
-        let (granted, refused) = from.counts()?;
+        let (granted, refused) = (from.number()?, from.number()?);
         let gate = Coded::read(from)?;
         let quotas = from.list()?;
         let others: Vec<(Micros, QuotaState)> = from.list()?;

@@ -26,8 +26,6 @@ pub(super) struct Candidate<'r> {
 #[derive(Clone, Copy, Debug)]
 struct Measured {
     at: At,
-    /// The index of the bucket among those of the reserve.
-    of: usize,
     ask: Ask,
     /// The heads of other sessions among what goes before it.
     others: Before,
@@ -50,25 +48,19 @@ impl<'r> Candidate<'r> {
         states: &BatchStates<'_, '_>,
         ahead: &Ahead,
     ) -> Self {
-        let (mut asks, mut paused) = (SmallVec::<[Measured; 4]>::new(), SmallVec::new());
-        let mut quotas = states.quotas(&reserve.on, &reserve.costs).peekable();
-        for (of, &bucket) in reserve.on.iter().enumerate() {
-            let state = states.state(bucket.into());
-            let mut before = 0;
-            while let Some(at) = quotas.next_if(|at| at.bucket == usize::from(bucket)) {
-                let (ask, others) = ahead.ask(states, reserve, turn, at);
-                let (quota, rule) = states.quota(at.bucket, at.rule);
-                asks.push(Measured {
-                    at,
-                    of,
-                    ask,
-                    others,
-                    fits: quota.fits(rule, ask, state.now()),
-                });
-                before = before.max(if at.cost > 0 { ask.before } else { 0 });
-            }
-            paused.push(state.paused_for(before));
-        }
+        let measured = |at: At| {
+            let (ask, others) = ahead.ask(states, reserve, turn, at);
+            let (quota, rule) = states.quota(at.bucket, at.rule);
+            Measured { at, ask, others, fits: quota.fits(rule, ask, states.state(at.bucket).now()) }
+        };
+        let asks: SmallVec<[Measured; 4]> =
+            states.quotas(&reserve.on, &reserve.costs).map(measured).collect();
+        let paused_for = |(of, &bucket): (usize, &u16)| {
+            let needed = asks.iter().filter(|ask| ask.at.of == of && ask.at.cost > 0);
+            let before = needed.map(|ask| ask.ask.before).max().unwrap_or(0);
+            states.state(bucket.into()).paused_for(before)
+        };
+        let paused = reserve.on.iter().enumerate().map(paused_for).collect();
         Self { reserve, turn, asks, paused }
     }
 
@@ -129,7 +121,7 @@ impl<'r> Candidate<'r> {
     fn pauses(&self, states: &BatchStates<'_, '_>) -> SmallVec<[(Option<At>, Violation); 2]> {
         let paused = self.paused.iter().enumerate().filter(|(_, wait)| **wait > 0);
         let violation = |(of, &wait): (usize, &Micros)| {
-            let needed = self.asks.iter().filter(|ask| ask.of == of && ask.at.cost > 0);
+            let needed = self.asks.iter().filter(|ask| ask.at.of == of && ask.at.cost > 0);
             let others = needed.map(|ask| ask.others).max_by_key(|others| others.demands);
             let others = others.unwrap_or_default();
             Violation {
@@ -181,14 +173,14 @@ impl<'r> Candidate<'r> {
     /// would fit now. Otherwise streams on this quota alone and on that alone would starve what
     /// needs both.
     fn is_refused_by(&self, ask: &Measured, states: &BatchStates<'_, '_>) -> bool {
-        let Measured { at, of, fits, .. } = *ask;
+        let Measured { at, fits, .. } = *ask;
         let is_waiter = self.reserve.mode == Mode::Wait && self.reserve.waiter > 0 && at.cost > 0;
         let keeps = || {
             let heads = states.state(at.bucket).heads();
             let quota = states.rules(at.bucket)[at.rule].id;
             heads.find(states.session(), quota, self.reserve.waiter).is_some()
         };
-        !fits || self.paused[of] == 0 && is_waiter && keeps()
+        !fits || self.paused[at.of] == 0 && is_waiter && keeps()
     }
 
     /// Whether it would fit if nothing went before it.
@@ -215,8 +207,10 @@ impl<'r> Candidate<'r> {
             ages.note(reserve.age, self.turn.age);
         }
         // What a pause of a bucket holds back is a head on all quotas of the bucket that it needs.
-        let behind_pauses =
-            self.asks.iter().filter(|ask| ask.at.cost > 0 && self.paused[ask.of] > 0 && ask.fits);
+        let behind_pauses = self
+            .asks
+            .iter()
+            .filter(|ask| ask.at.cost > 0 && self.paused[ask.at.of] > 0 && ask.fits);
         let behind_pauses = behind_pauses.map(|ask| Held { at: ask.at, by_others: 0, fits: false });
         for Held { at, by_others, fits } in held.iter().copied().chain(behind_pauses) {
             let blocks = by_others <= states.quota(at.bucket, at.rule).0.horizon();

@@ -1,12 +1,7 @@
 //! What a provider said of a quota: a part of it is withheld for a while, or it is paused. This
 //! never gives anything.
 
-use super::{
-    Micros,
-    codec::{Coded, DecodeError, Decoder, Encoder},
-    gate::Gate,
-    rule::rescaled,
-};
+use super::{Micros, codec::coded, gate::Gate, rule::rescaled};
 
 /// What is withheld of one quota.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,19 +69,4 @@ impl Cap {
     }
 }
 
-impl Coded for Cap {
-    fn write(&self, out: &mut Encoder) {
-        let Self { withheld, withheld_until, gate } = self;
-        out.number(*withheld);
-        out.number(*withheld_until);
-        gate.write(out);
-    }
-
-    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            withheld: from.number()?,
-            withheld_until: from.number()?,
-            gate: Coded::read(from)?,
-        })
-    }
-}
+coded!(Cap { withheld, withheld_until, gate });

@@ -8,27 +8,15 @@ mod answer;
 
 use std::{error::Error, fmt};
 
+use smallvec::{Array, SmallVec};
+
 use super::{MAX_AMOUNT, Micros};
 
 /// What every state begins with.
 const MAGIC: [u8; 3] = *b"TTB";
 
-/// Counts the formats. A new one gets a new number, and the old ones stay readable.
+/// Counts the formats. A release that stores another one gives it a new number, and reads the old.
 const VERSION: u8 = 5;
-
-/// The first version in which buckets count what they grant and refuse.
-const COUNTING: u8 = 2;
-
-/// The first version in which heads know the tags of their flows, and their places.
-const PLACING: u8 = 3;
-
-/// The first version whose checksum covers the version too. Bytes without heads mean the same in
-/// the two before.
-const COVERING: u8 = 4;
-
-/// The first version in which heads know when their sessions were heard of, and refusals when a
-/// demand would fit alone.
-const HEARING: u8 = 5;
 
 /// Magic, version and checksum.
 pub(super) const HEADER: usize = 8;
@@ -65,6 +53,30 @@ pub(crate) trait Coded: Sized {
     fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError>;
 }
 
+/// A part that is its fields, in this order: so no field is forgotten.
+macro_rules! coded {
+    ($part:ident { $($field:ident $(<= $most:expr)? $(=> $least:expr)?),* $(,)? }) => {
+        impl $crate::engine::codec::Coded for $part {
+            fn write(&self, out: &mut $crate::engine::codec::Encoder) {
+                let Self { $($field),* } = self;
+                $($crate::engine::codec::Coded::write($field, out);)*
+            }
+
+            fn read(
+                from: &mut $crate::engine::codec::Decoder<'_>,
+            ) -> Result<Self, $crate::engine::codec::DecodeError> {
+                $(
+                    let $field = $crate::engine::codec::Coded::read(from)?;
+                    $($crate::engine::codec::ensure($field <= $most)?;)?
+                    $($crate::engine::codec::ensure($field >= $least)?;)?
+                )*
+                Ok(Self { $($field),* })
+            }
+        }
+    };
+}
+pub(super) use coded;
+
 /// The bytes of `value`, with what says that they are its bytes.
 pub(crate) fn encode(value: &impl Coded) -> Vec<u8> {
     encode_by(|out| value.write(out))
@@ -84,7 +96,7 @@ pub(crate) fn encode_by(write: impl FnOnce(&mut Encoder)) -> Vec<u8> {
 
 /// Puts the checksum into bytes that are complete.
 pub(crate) fn seal(bytes: &mut [u8]) {
-    let sum = checksum(bytes[MAGIC.len()], &bytes[HEADER..]);
+    let sum = checksum(&bytes[HEADER..]);
     bytes[HEADER - 4..HEADER].copy_from_slice(&sum.to_le_bytes());
 }
 
@@ -92,27 +104,25 @@ pub(crate) fn seal(bytes: &mut [u8]) {
 pub(crate) fn decode<T: Coded>(bytes: &[u8]) -> Result<T, DecodeError> {
     let bytes = bytes.strip_prefix(&MAGIC).ok_or(DecodeError::Foreign)?;
     let (&version, bytes) = bytes.split_first().ok_or(DecodeError::Damaged)?;
-    if !(1..=VERSION).contains(&version) {
+    if version != VERSION {
         return Err(DecodeError::Version(version));
     }
     let (&sum, rest) = bytes.split_first_chunk().ok_or(DecodeError::Damaged)?;
-    if u32::from_le_bytes(sum) != checksum(version, rest) {
+    if u32::from_le_bytes(sum) != checksum(rest) {
         return Err(DecodeError::Damaged);
     }
-    let mut from = Decoder { rest, version, now: 0 };
+    let mut from = Decoder { rest, now: 0 };
     let value = T::read(&mut from)?;
     ensure(from.rest.is_empty())?;
     Ok(value)
 }
 
 /// Notices accidents, not attacks.
-fn checksum(version: u8, bytes: &[u8]) -> u32 {
-    let start = bytes.len() as u64;
-    let start = if version < COVERING { start } else { start ^ u64::from(version) << 56 };
+fn checksum(bytes: &[u8]) -> u32 {
     let (words, rest) = bytes.as_chunks::<8>();
     let mut last = [0; 8];
     last[..rest.len()].copy_from_slice(rest);
-    let hash = words.iter().chain([&last]).fold(start, |hash, word| {
+    let hash = words.iter().chain([&last]).fold(bytes.len() as u64, |hash, word| {
         let mixed = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         mixed ^ (mixed >> 32)
     });
@@ -158,7 +168,6 @@ impl Encoder {
 #[derive(Debug)]
 pub(crate) struct Decoder<'a> {
     rest: &'a [u8],
-    version: u8,
     /// The time of the bucket, once that is known. Nothing in it has happened later.
     pub(crate) now: Micros,
 }
@@ -188,27 +197,6 @@ impl Decoder<'_> {
     /// An amount, a time or an id: they all are exact in a double.
     pub(crate) fn number(&mut self) -> Result<u64, DecodeError> {
         self.at_most(MAX_AMOUNT)
-    }
-
-    /// How many reserves were granted and refused; an older version did not count them.
-    pub(crate) fn counts(&mut self) -> Result<(u64, u64), DecodeError> {
-        if self.version < COUNTING { Ok((0, 0)) } else { Ok((self.number()?, self.number()?)) }
-    }
-
-    /// Whether a head keeps the tag of its flow. Before, that was the one its flow had.
-    pub(crate) fn has_kept_tags(&self) -> bool {
-        self.version > PLACING
-    }
-
-    /// Whether heads know when their sessions were heard of, and refusals when a demand would fit
-    /// alone.
-    pub(crate) fn has_heard(&self) -> bool {
-        self.version >= HEARING
-    }
-
-    /// Whether heads know the tags of their flows, and their places.
-    pub(crate) fn has_places(&self) -> bool {
-        self.version >= PLACING
     }
 
     pub(crate) fn at_most(&mut self, most: u64) -> Result<u64, DecodeError> {
@@ -296,6 +284,36 @@ impl<T: Coded> Coded for Option<T> {
 
     fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         Ok(if bool::read(from)? { Some(T::read(from)?) } else { None })
+    }
+}
+
+impl<T: Coded> Coded for Vec<T> {
+    fn write(&self, out: &mut Encoder) {
+        out.list(self);
+    }
+
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        from.list()
+    }
+}
+
+impl<A: Array<Item: Coded>> Coded for SmallVec<A> {
+    fn write(&self, out: &mut Encoder) {
+        out.list(self);
+    }
+
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        from.list()
+    }
+}
+
+impl<T: Coded> Coded for Box<[T]> {
+    fn write(&self, out: &mut Encoder) {
+        out.list(&**self);
+    }
+
+    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        from.list()
     }
 }
 

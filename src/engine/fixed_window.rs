@@ -1,10 +1,6 @@
 //! At most `limit` between two boundaries of a clock or a calendar.
 
-use super::{
-    Micros,
-    codec::{Coded, DecodeError, Decoder, Encoder},
-    rule::MAX_TAKEN,
-};
+use super::{Micros, codec::coded, rule::MAX_TAKEN};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FixedWindow {
@@ -54,14 +50,4 @@ impl FixedWindow {
     }
 }
 
-impl Coded for FixedWindow {
-    fn write(&self, out: &mut Encoder) {
-        let Self { end, charged } = *self;
-        out.number(end);
-        out.number(charged);
-    }
-
-    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { end: from.number()?, charged: from.at_most(MAX_TAKEN)? })
-    }
-}
+coded!(FixedWindow { end, charged <= MAX_TAKEN });

@@ -9,7 +9,7 @@
 
 use super::{
     Micros,
-    codec::{Coded, DecodeError, Decoder, Encoder, ensure},
+    codec::{Coded, DecodeError, Decoder, Encoder, coded, ensure},
     exact::sum,
 };
 
@@ -113,21 +113,4 @@ impl Coded for Flows {
     }
 }
 
-impl Coded for Tag {
-    fn write(&self, out: &mut Encoder) {
-        let Self { flow, start, touched, waits_until } = *self;
-        out.number(flow);
-        start.write(out);
-        out.number(touched);
-        out.number(waits_until);
-    }
-
-    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            flow: from.number()?,
-            start: Coded::read(from)?,
-            touched: from.number()?,
-            waits_until: from.number()?,
-        })
-    }
-}
+coded!(Tag { flow, start, touched, waits_until });

@@ -6,7 +6,7 @@
 
 use super::{
     MAX_AMOUNT, Micros,
-    codec::{Coded, DecodeError, Decoder, Encoder},
+    codec::{Coded, DecodeError, Decoder, Encoder, coded},
     exact::sum,
     heads::LATE,
 };
@@ -192,39 +192,33 @@ impl Gate {
     }
 }
 
-impl Coded for Gate {
+coded!(Gate { until, surfaced_until, asked_until, length, phase });
+
+impl Coded for Phase {
     fn write(&self, out: &mut Encoder) {
-        let Self { until, surfaced_until, asked_until, length, phase } = *self;
-        [until, surfaced_until, asked_until, length].iter().for_each(|number| out.number(*number));
-        match phase {
-            Phase::Plain => out.byte(0),
-            Phase::HalfOpen { probe } => {
+        match self {
+            Self::Plain => out.byte(0),
+            Self::HalfOpen { probe } => {
                 out.byte(1);
-                out.number(probe);
+                probe.write(out);
             }
-            Phase::Spreading { until, next, step } => {
+            Self::Spreading { until, next, step } => {
                 out.byte(2);
-                [until, next, step].iter().for_each(|number| out.number(*number));
+                [until, next, step].into_iter().for_each(|number| number.write(out));
             }
         }
     }
 
     fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            until: from.number()?,
-            surfaced_until: from.number()?,
-            asked_until: from.number()?,
-            length: from.number()?,
-            phase: match from.byte()? {
-                0 => Phase::Plain,
-                1 => Phase::HalfOpen { probe: from.number()? },
-                2 => Phase::Spreading {
-                    until: from.number()?,
-                    next: from.number()?,
-                    step: from.number()?,
-                },
-                _ => return Err(DecodeError::Damaged),
+        Ok(match from.byte()? {
+            0 => Self::Plain,
+            1 => Self::HalfOpen { probe: from.number()? },
+            2 => Self::Spreading {
+                until: from.number()?,
+                next: from.number()?,
+                step: from.number()?,
             },
+            _ => return Err(DecodeError::Damaged),
         })
     }
 }

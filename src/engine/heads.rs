@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::{
     Flow, Line, Micros,
-    codec::{Coded, DecodeError, Decoder, Encoder, ensure},
+    codec::{Coded, DecodeError, Decoder, Encoder, coded, ensure},
     exact::sum,
 };
 
@@ -277,10 +277,16 @@ impl Heads {
             .find(|head| (head.session, head.quota, head.waiter) == (session, quota, waiter))
     }
 
+    /// The heads that are a waiter of a session.
+    fn of_waiter(&self, session: u64, waiter: u64) -> impl Iterator<Item = &Head> {
+        let is_it =
+            move |head: &&Head| waiter > 0 && (head.session, head.waiter) == (session, waiter);
+        self.0.iter().filter(is_it)
+    }
+
     /// When a waiter arrived, if it is a head.
     pub(crate) fn arrival(&self, session: u64, waiter: u64) -> Option<Micros> {
-        let is_it = |head: &&Head| (head.session, head.waiter) == (session, waiter);
-        self.0.iter().filter(|_| waiter > 0).find(is_it).map(|head| head.arrival)
+        self.of_waiter(session, waiter).next().map(|head| head.arrival)
     }
 
     /// Whether a flow waits here that takes turns in `space`: in a session that is not late.
@@ -290,13 +296,7 @@ impl Heads {
 
     /// The start tag that a waiter keeps.
     pub(crate) fn kept_tag(&self, session: u64, waiter: u64) -> f64 {
-        let is_it = |head: &&Head| (head.session, head.waiter) == (session, waiter);
-        self.0
-            .iter()
-            .filter(|_| waiter > 0)
-            .filter(is_it)
-            .map(|head| head.tag)
-            .fold(NO_TAG, f64::min)
+        self.of_waiter(session, waiter).map(|head| head.tag).fold(NO_TAG, f64::min)
     }
 
     /// Forgets a session's heads.
@@ -364,7 +364,7 @@ impl Heads {
         now: Micros,
     ) -> impl Iterator<Item = &Head> {
         self.0.iter().filter(move |head| {
-            head.quota == quota && (session == 0 || head.session != session) && !head.is_late(now)
+            head.quota == quota && head.session != session && !head.is_late(now)
         })
     }
 
@@ -440,77 +440,35 @@ impl Flow {
     }
 }
 
-impl Coded for Head {
+coded!(Head {
+    session,
+    quota,
+    headroom,
+    flow,
+    space,
+    waiter,
+    arrival,
+    place,
+    cost,
+    count,
+    sum,
+    last,
+    due,
+    heard,
+    held_until,
+    part,
+    tag,
+    is_behind,
+    outlook,
+});
+
+impl Coded for Outlook {
     fn write(&self, out: &mut Encoder) {
-        // Every field by name, so that none is forgotten.
-        let Self {
-            session,
-            quota,
-            headroom,
-            flow,
-            space,
-            waiter,
-            arrival,
-            cost,
-            part,
-            tag,
-            place,
-            count,
-            sum,
-            last,
-            due,
-            heard,
-            held_until,
-            is_behind,
-            outlook,
-        } = *self;
-        [session, quota, headroom, flow, space, waiter]
-            .iter()
-            .for_each(|number| out.number(*number));
-        [arrival, place, cost, count, sum, last, due, heard, held_until]
-            .iter()
-            .for_each(|number| out.number(*number));
-        part.write(out);
-        tag.write(out);
-        is_behind.write(out);
-        out.number(outlook as u64);
+        out.byte(*self as u8);
     }
 
     fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        let (has_place, keeps_tag) = (from.has_places(), from.has_kept_tags());
-        let mut head = Self {
-            session: from.number()?,
-            quota: from.number()?,
-            headroom: from.number()?,
-            flow: from.number()?,
-            space: from.number()?,
-            waiter: from.number()?,
-            arrival: from.number()?,
-            place: if has_place { from.number()? } else { 0 },
-            cost: from.number()?,
-            count: from.number()?,
-            sum: from.number()?,
-            last: from.number()?,
-            due: from.number()?,
-            heard: if from.has_heard() { from.number()? } else { 0 },
-            held_until: from.number()?,
-            part: Coded::read(from)?,
-            tag: if has_place { Coded::read(from)? } else { NO_TAG },
-            is_behind: Coded::read(from)?,
-            outlook: Outlook::Behind,
-        };
-        if !keeps_tag {
-            head.tag = NO_TAG;
-        }
-        if has_place {
-            head.outlook = Outlook::of(from.number()?);
-            return Ok(head);
-        }
-        head.place = head.arrival;
-        if Coded::read(from)? {
-            head.outlook = Outlook::Fits;
-        }
-        Ok(head)
+        Ok(Self::of(from.byte()?.into()))
     }
 }
 

@@ -55,7 +55,7 @@ pub use self::{bucket::BucketState, codec::DecodeError, rule::Micros};
 pub(crate) use self::heads::{Head, LATE, Outlook};
 pub(crate) use self::rule::MAX_PAUSE;
 #[cfg(feature = "redis")]
-pub(crate) use self::stored::{StoredBucket, StoredGate, StoredQuota, StoredRecord};
+pub(crate) use self::stored::{StoredBucket, StoredQuota, StoredRecord};
 
 /// Indexes into the buckets of a batch.
 pub(crate) type On = SmallVec<[u16; 2]>;

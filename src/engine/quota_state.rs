@@ -5,7 +5,7 @@ mod shortage;
 use super::{
     Micros,
     cap::Cap,
-    codec::{Coded, DecodeError, Decoder, Encoder},
+    codec::{Coded, DecodeError, Decoder, Encoder, coded},
     exact::{product, sum},
     fixed_window::FixedWindow,
     gate::{Gate, ProviderRefusal},
@@ -457,43 +457,34 @@ fn window_at(rule: &Rule, wall: Micros) -> (Micros, Micros) {
     rule.window_at(wall).unwrap_or((wall, wall))
 }
 
-impl Coded for QuotaState {
+coded!(QuotaState { id, since, in_flight <= MAX_TAKEN, held, charges, cap });
+
+impl Coded for Charges {
     fn write(&self, out: &mut Encoder) {
-        let Self { id, since, in_flight, held, charges, cap } = self;
-        [*id, *since, *in_flight].iter().for_each(|number| out.number(*number));
-        held.write(out);
-        match charges {
-            Charges::None => out.byte(0),
-            Charges::Sliding(window) => {
+        match self {
+            Self::None => out.byte(0),
+            Self::Sliding(window) => {
                 out.byte(1);
                 window.write(out);
             }
-            Charges::Draining(bucket) => {
+            Self::Draining(bucket) => {
                 out.byte(2);
                 bucket.write(out);
             }
-            Charges::Fixed(window) => {
+            Self::Fixed(window) => {
                 out.byte(3);
                 window.write(out);
             }
         }
-        cap.write(out);
     }
 
     fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            id: from.number()?,
-            since: from.number()?,
-            in_flight: from.at_most(MAX_TAKEN)?,
-            held: Coded::read(from)?,
-            charges: match from.byte()? {
-                0 => Charges::None,
-                1 => Charges::Sliding(Coded::read(from)?),
-                2 => Charges::Draining(Coded::read(from)?),
-                3 => Charges::Fixed(Coded::read(from)?),
-                _ => return Err(DecodeError::Damaged),
-            },
-            cap: Coded::read(from)?,
+        Ok(match from.byte()? {
+            0 => Self::None,
+            1 => Self::Sliding(Coded::read(from)?),
+            2 => Self::Draining(Coded::read(from)?),
+            3 => Self::Fixed(Coded::read(from)?),
+            _ => return Err(DecodeError::Damaged),
         })
     }
 }

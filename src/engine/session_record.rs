@@ -2,14 +2,10 @@
 
 use smallvec::SmallVec;
 
-use super::{
-    Micros, Seen, Verdicts,
-    codec::{Coded, DecodeError, Decoder, Encoder},
-    rule::MAX_TAKEN,
-};
+use super::{Micros, Seen, Verdicts, codec::coded, rule::MAX_TAKEN};
 
 /// What a bucket knows of a session, or of a claim.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct SessionRecord {
     pub(crate) id: u64,
     /// The last batch whose first bucket this was, and what it was answered.
@@ -45,18 +41,8 @@ pub(crate) struct Share {
 
 impl SessionRecord {
     pub(crate) fn new(id: u64, now: Micros) -> Self {
-        Self {
-            id,
-            seq: 0,
-            answer: Default::default(),
-            lease_until: now,
-            forget_at: now,
-            indexed_at: now,
-            since: now,
-            waits: false,
-            is_claim: false,
-            in_flight: SmallVec::new(),
-        }
+        let (lease_until, forget_at, indexed_at, since) = (now, now, now, now);
+        Self { id, lease_until, forget_at, indexed_at, since, ..Self::default() }
     }
 
     /// The last batch, and what it was answered.
@@ -146,53 +132,17 @@ impl SessionRecord {
     }
 }
 
-impl Coded for SessionRecord {
-    fn write(&self, out: &mut Encoder) {
-        let Self {
-            id,
-            seq,
-            answer,
-            lease_until,
-            forget_at,
-            indexed_at,
-            since,
-            waits,
-            is_claim,
-            in_flight,
-        } = self;
-        [*id, *seq].iter().for_each(|number| out.number(*number));
-        out.list(&answer.0);
-        out.list(&answer.1);
-        [*lease_until, *forget_at, *indexed_at, *since].iter().for_each(|time| out.number(*time));
-        waits.write(out);
-        is_claim.write(out);
-        out.list(in_flight);
-    }
+coded!(SessionRecord {
+    id,
+    seq,
+    answer,
+    lease_until,
+    forget_at,
+    indexed_at,
+    since,
+    waits,
+    is_claim,
+    in_flight,
+});
 
-    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            id: from.number()?,
-            seq: from.number()?,
-            answer: (from.list()?, from.list()?),
-            lease_until: from.number()?,
-            forget_at: from.number()?,
-            indexed_at: from.number()?,
-            since: from.number()?,
-            waits: Coded::read(from)?,
-            is_claim: Coded::read(from)?,
-            in_flight: from.list()?,
-        })
-    }
-}
-
-impl Coded for Share {
-    fn write(&self, out: &mut Encoder) {
-        let Self { quota, amount } = *self;
-        out.number(quota);
-        out.number(amount);
-    }
-
-    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { quota: from.number()?, amount: from.at_most(MAX_TAKEN)? })
-    }
-}
+coded!(Share { quota, amount <= MAX_TAKEN });

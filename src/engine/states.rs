@@ -35,6 +35,8 @@ struct BucketNote {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct At {
     pub(super) bucket: usize,
+    /// The bucket's index among those of the operation.
+    pub(super) of: usize,
     pub(super) rule: usize,
     /// Its index among all of the operation.
     pub(super) index: usize,
@@ -215,11 +217,11 @@ impl<'a, 'b> BatchStates<'a, 'b> {
         on: &'c On,
         costs: &'c [u64],
     ) -> impl Iterator<Item = At> + use<'a, 'c> {
-        let parts = self.parts(on, costs);
-        let quotas = parts.flat_map(|(bucket, costs)| {
-            costs.iter().enumerate().map(move |(rule, &cost)| (bucket, rule, cost))
+        let quotas = self.parts(on, costs).enumerate().flat_map(|(of, (bucket, costs))| {
+            costs.iter().enumerate().map(move |(rule, &cost)| (bucket, of, rule, cost))
         });
-        quotas.enumerate().map(|(index, (bucket, rule, cost))| At { bucket, rule, index, cost })
+        let at = |(index, (bucket, of, rule, cost))| At { bucket, of, rule, index, cost };
+        quotas.enumerate().map(at)
     }
 
     /// A quota of a bucket with its rule.

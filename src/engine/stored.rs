@@ -23,20 +23,9 @@ pub(crate) struct StoredBucket {
     pub(crate) records: Vec<StoredRecord>,
 }
 
-/// A pause: see [`Gate`](super::gate::Gate).
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct StoredGate {
-    pub(crate) until: Micros,
-    pub(crate) surfaced_until: Micros,
-    pub(crate) asked_until: Micros,
-    pub(crate) length: Micros,
-    /// 0 opens fully, 1 is half open, 2 spreads.
-    pub(crate) phase: u64,
-    pub(crate) probe: Micros,
-    pub(crate) spread_until: Micros,
-    pub(crate) next: Micros,
-    pub(crate) step: Micros,
-}
+/// A pause (see [`Gate`](super::gate::Gate)): until, surfaced_until, asked_until, length; its phase:
+/// 0 opens fully, 1 is half open, 2 spreads; probe; spread_until, next, step.
+pub(crate) type StoredGate = [u64; 9];
 
 /// What a quota has beside its rule.
 #[derive(Debug, Default)]
@@ -87,7 +76,7 @@ impl StoredBucket {
             let Self { born, now, offset, expires, granted, refused, .. } = *self;
             numbers(out, &[born, now, offset, expires, granted, refused]);
             self.gate.is_some().write(out);
-            self.gate.iter().for_each(|gate| gate.write(out));
+            self.gate.iter().for_each(|gate| write_gate(gate, out));
             out.number(quotas.len() as u64);
             rules.iter().zip(quotas).for_each(|(rule, quota)| quota.write(rule, out));
             // None set aside.
@@ -108,22 +97,11 @@ fn numbers(out: &mut Encoder, numbers: &[u64]) {
     numbers.iter().for_each(|number| out.number(*number));
 }
 
-impl StoredGate {
-    fn write(&self, out: &mut Encoder) {
-        let Self { until, surfaced_until, asked_until, length, phase, .. } = *self;
-        numbers(out, &[until, surfaced_until, asked_until, length]);
-        match phase {
-            0 => out.byte(0),
-            1 => {
-                out.byte(1);
-                out.number(self.probe);
-            }
-            _ => {
-                out.byte(2);
-                numbers(out, &[self.spread_until, self.next, self.step]);
-            }
-        }
-    }
+fn write_gate(gate: &StoredGate, out: &mut Encoder) {
+    let phase = gate[4].min(2);
+    numbers(out, &gate[..4]);
+    out.byte(phase as u8);
+    numbers(out, [&[][..], &gate[5..6], &gate[6..]][phase as usize]);
 }
 
 impl StoredQuota {
@@ -155,7 +133,7 @@ impl StoredQuota {
         self.cap.is_some().write(out);
         if let Some((withheld, until, gate)) = &self.cap {
             numbers(out, &[*withheld, *until]);
-            gate.write(out);
+            write_gate(gate, out);
         }
     }
 }

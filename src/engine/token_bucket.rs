@@ -11,7 +11,7 @@
 
 use super::{
     MAX_AMOUNT, Micros,
-    codec::{Coded, DecodeError, Decoder, Encoder, ensure},
+    codec::{Coded, DecodeError, Decoder, Encoder, coded, ensure},
     exact::{product, sum},
     ring::Ring,
     rule::{TokenBucket, rescaled},
@@ -226,6 +226,8 @@ impl DrainingBucket {
     }
 }
 
+coded!(TokenBucket { tick => 1, units => 1, burst, max_debt, slot => 1, slots });
+
 impl Coded for DrainingBucket {
     fn write(&self, out: &mut Encoder) {
         let Self {
@@ -242,8 +244,7 @@ impl Coded for DrainingBucket {
             drains,
             edited,
         } = self;
-        let TokenBucket { tick, units, burst, max_debt, slot, slots } = *shape;
-        [tick, units, burst, max_debt, slot, slots].iter().for_each(|number| out.number(*number));
+        shape.write(out);
         [rate, at, used, max_used].iter().for_each(|number| out.number(**number));
         [excess, excess_rate, ceiling, base].iter().for_each(|number| out.number(**number));
         charges.write(out);
@@ -252,14 +253,7 @@ impl Coded for DrainingBucket {
     }
 
     fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        let shape = TokenBucket {
-            tick: from.at_least(1)?,
-            units: from.at_least(1)?,
-            burst: from.number()?,
-            max_debt: from.number()?,
-            slot: from.at_least(1)?,
-            slots: from.number()?,
-        };
+        let shape: TokenBucket = Coded::read(from)?;
         let (rate, at) = (from.number()?, from.number()?);
         ensure(at <= from.now / shape.tick)?;
         let (used, max_used) = (from.number()?, from.number()?);

@@ -2,24 +2,10 @@
 
 use super::{
     super::{BucketLevel, Level, Refused, RefusedBy, Seen, Verdict, Violation},
-    Coded, DecodeError, Decoder, Encoder, ensure,
+    Coded, DecodeError, Decoder, Encoder, coded, ensure,
 };
 
-impl Coded for Seen {
-    fn write(&self, out: &mut Encoder) {
-        let Self { now, was, born, expires } = *self;
-        [now, was, born, expires].iter().for_each(|time| out.number(*time));
-    }
-
-    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            now: from.number()?,
-            was: from.number()?,
-            born: from.number()?,
-            expires: from.number()?,
-        })
-    }
-}
+coded!(Seen { now, was, born, expires });
 
 impl Coded for Verdict {
     fn write(&self, out: &mut Encoder) {
@@ -70,35 +56,7 @@ impl Coded for Refused {
     }
 }
 
-impl Coded for Violation {
-    fn write(&self, out: &mut Encoder) {
-        let Self { by, available, wait, alone, at_best, asked, holds, rank, before } = self;
-        by.write(out);
-        available.write(out);
-        wait.write(out);
-        alone.write(out);
-        at_best.write(out);
-        asked.write(out);
-        holds.write(out);
-        rank.write(out);
-        before.write(out);
-    }
-
-    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        let (by, available, wait) = (Coded::read(from)?, Coded::read(from)?, Coded::read(from)?);
-        Ok(Self {
-            by,
-            available,
-            wait,
-            alone: if from.has_heard() { Coded::read(from)? } else { wait },
-            at_best: Coded::read(from)?,
-            asked: Coded::read(from)?,
-            holds: Coded::read(from)?,
-            rank: Coded::read(from)?,
-            before: Coded::read(from)?,
-        })
-    }
-}
+coded!(Violation { by, available, wait, alone, at_best, asked, holds, rank, before });
 
 /// The lowest bit says which it is.
 impl Coded for RefusedBy {
@@ -117,39 +75,6 @@ impl Coded for RefusedBy {
     }
 }
 
-impl Coded for BucketLevel {
-    fn write(&self, out: &mut Encoder) {
-        let Self { quotas, paused_until, asked_until, waiting, granted, refused } = self;
-        out.list(quotas);
-        [*paused_until, *asked_until, *waiting].iter().for_each(|number| out.number(*number));
-        [*granted, *refused].iter().for_each(|count| out.number(*count));
-    }
+coded!(BucketLevel { quotas, paused_until, asked_until, waiting, granted, refused });
 
-    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        let (quotas, paused_until, asked_until, waiting) =
-            (from.list()?, from.number()?, from.number()?, from.number()?);
-        let (granted, refused) = from.counts()?;
-        Ok(Self { quotas, paused_until, asked_until, waiting, granted, refused })
-    }
-}
-
-impl Coded for Level {
-    fn write(&self, out: &mut Encoder) {
-        let Self { charged, in_flight, reset, withheld, withheld_for, asked } = *self;
-        [charged, in_flight, reset, withheld, withheld_for]
-            .iter()
-            .for_each(|number| out.number(*number));
-        asked.write(out);
-    }
-
-    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            charged: from.number()?,
-            in_flight: from.number()?,
-            reset: from.number()?,
-            withheld: from.number()?,
-            withheld_for: from.number()?,
-            asked: Coded::read(from)?,
-        })
-    }
-}
+coded!(Level { charged, in_flight, reset, withheld, withheld_for, asked });
