@@ -262,7 +262,7 @@ impl ShadowGrant {
 
 impl<F> Stage<F> {
     fn readying(mut reservation: Reservation) -> Self {
-        reservation.release_on_drop(true);
+        reservation.release_on_drop();
         Self::Readying { reservation: Some(reservation), kept: None, shadow: None }
     }
 

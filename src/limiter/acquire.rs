@@ -364,17 +364,6 @@ impl Inner {
         }
     }
 
-    /// Asks a limiter with its state in this process.
-    async fn ask_here(&self, asked: &Query<'_>) -> Result<Reservation, Throttled> {
-        match self.grant_at_once(asked.demand, asked.mode) {
-            Some(result) => result,
-            None => match self.ask_store(asked).await {
-                Ok(result) => result,
-                Err(Outage { error, .. }) => Err(Throttled::Store(error)),
-            },
-        }
-    }
-
     /// What becomes of a demand while the store cannot be reached; nothing if that is over first.
     async fn without_store(
         &self,
@@ -384,7 +373,8 @@ impl Inner {
         match (self.on_unavailable(asked.demand, &target), self.fallback()) {
             (OnUnavailable::Allow, _) => Some(Ok(Reservation::uncounted(asked.demand).degrade())),
             (OnUnavailable::Local { .. }, Some(fallback)) => {
-                let local = pin!(fallback.ask_here(asked));
+                // Boxed, since it may come back here.
+                let local = Box::pin(fallback.ask_quietly(asked));
                 let recovers = pin!(target.session.health().recovers());
                 let Either::Left((result, _)) = select(local, recovers).await else { return None };
                 Some(match result {

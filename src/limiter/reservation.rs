@@ -76,22 +76,14 @@ pub struct Reservation {
     id: AtomicU64,
     at: GrantedAt,
     usage: Usage,
-    on_drop: OnDrop,
+    /// A drop gives everything back instead of keeping it: so it is until the call is made.
+    releases: bool,
     /// Microseconds that its demand waited: as many bytes as leave no gap, which is slow to move.
     waited: [u8; 7],
     /// Boxed, since a reservation changes hands several times, and a short one does so faster.
     more: Option<Box<RareParts>>,
     /// Where its usage is charged. Nothing, if it is not or was settled.
     target: Option<Arc<BucketTarget>>,
-}
-
-/// What becomes of a reservation that is dropped.
-#[derive(Clone, Copy, Debug)]
-enum OnDrop {
-    /// It keeps its charge.
-    Keep,
-    /// It gives everything back.
-    Release,
 }
 
 /// The rare parts of a reservation.
@@ -149,7 +141,7 @@ impl Reservation {
     #[inline(always)]
     pub(super) fn new(demand: &Demand, at: GrantedAt, target: Option<Arc<BucketTarget>>) -> Self {
         let (id, usage, more) = (AtomicU64::new(0), demand.usage.clone(), RareParts::of(demand));
-        Self { id, at, usage, on_drop: OnDrop::Keep, waited: [0; 7], more, target }
+        Self { id, at, usage, releases: false, waited: [0; 7], more, target }
     }
 
     /// Of a call that nothing limits.
@@ -312,13 +304,13 @@ impl Reservation {
 
     /// Marks its call as made.
     pub(crate) fn dispatched(mut self) -> Self {
-        self.on_drop = OnDrop::Keep;
+        self.releases = false;
         self
     }
 
-    /// Whether a drop gives everything back instead of keeping it: so it is until the call is made.
-    pub(crate) fn release_on_drop(&mut self, release: bool) {
-        self.on_drop = if release { OnDrop::Release } else { OnDrop::Keep };
+    /// Has a drop give everything back, until the call is made.
+    pub(crate) fn release_on_drop(&mut self) {
+        self.releases = true;
     }
 
     /// Charges what was really used. It is applied, or enqueued, when this returns; the future only
@@ -730,10 +722,8 @@ impl fmt::Debug for Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if self.target.is_some() || self.is_told() {
-            drop(match self.on_drop {
-                OnDrop::Keep => self.end(&Settlement::Keep),
-                OnDrop::Release => self.end(&Settlement::Release),
-            });
+            let kept = if self.releases { Settlement::Release } else { Settlement::Keep };
+            drop(self.end(&kept));
         }
     }
 }

@@ -39,7 +39,7 @@ use redis::{
 };
 
 use self::{
-    connection::{Connection, Own, Reconnecting},
+    connection::{Connection, Own, Reconnecting, query},
     error::{is_outage, rejected, store_error, wrong_server},
     hints::Hints,
     keys::PartitionKeys,
@@ -343,7 +343,7 @@ impl RedisStore {
         arguments: &[Vec<u8>],
         ops: usize,
     ) -> Result<Answer, StoreError> {
-        let query = |cmd| self.connection.clone().query(cmd);
+        let query = |command| query(&self.connection, command);
         let reply = match query(self.script.evalsha(keys, arguments)).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 query(self.script.eval(keys, arguments)).await

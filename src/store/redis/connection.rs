@@ -19,34 +19,46 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 
 pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// Commands that are sent at once.
+pub(super) enum Commands {
+    /// An error that the server says to it is one.
+    One(Cmd),
+    /// They only read. An error that the server says to one of them is a value.
+    Reading(Pipeline),
+}
+
+impl Commands {
+    pub(super) async fn send<C: ConnectionLike>(&self, on: &mut C) -> RedisResult<Vec<Value>> {
+        match self {
+            Self::One(command) => Ok(vec![on.req_packed_command(command).await?.extract_error()?]),
+            Self::Reading(commands) => on.req_packed_commands(commands, 0, commands.len()).await,
+        }
+    }
+}
+
 /// Sends commands to a server.
 pub(super) trait Connection: Send + Sync {
-    fn query(self: Arc<Self>, cmd: Cmd) -> BoxFuture<RedisResult<Value>>;
-
-    /// Sends commands that only read, at once. What the server says to each is a value, also if it
-    /// is an error.
-    fn read(self: Arc<Self>, commands: Pipeline) -> BoxFuture<RedisResult<Vec<Value>>>;
+    fn send(self: Arc<Self>, commands: Commands) -> BoxFuture<RedisResult<Vec<Value>>>;
 
     /// Where the server is, for messages; empty if that is not known.
-    fn server(&self) -> &str;
+    fn server(&self) -> &str {
+        ""
+    }
+}
+
+/// Sends one command.
+pub(super) async fn query(to: &Arc<dyn Connection>, command: Cmd) -> RedisResult<Value> {
+    let mut replies = to.clone().send(Commands::One(command)).await?;
+    Ok(replies.pop().unwrap_or(Value::Nil))
 }
 
 /// A connection of the user's.
 pub(super) struct Own<C>(pub(super) C);
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connection for Own<C> {
-    fn query(self: Arc<Self>, cmd: Cmd) -> BoxFuture<RedisResult<Value>> {
+    fn send(self: Arc<Self>, commands: Commands) -> BoxFuture<RedisResult<Vec<Value>>> {
         let mut connection = self.0.clone();
-        async move { connection.req_packed_command(&cmd).await?.extract_error() }.boxed()
-    }
-
-    fn read(self: Arc<Self>, commands: Pipeline) -> BoxFuture<RedisResult<Vec<Value>>> {
-        let mut connection = self.0.clone();
-        async move { connection.req_packed_commands(&commands, 0, commands.len()).await }.boxed()
-    }
-
-    fn server(&self) -> &str {
-        ""
+        async move { commands.send(&mut connection).await }.boxed()
     }
 }
 
@@ -122,18 +134,10 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reconnecting<C> {
         connected
     }
 
-    async fn read_on(&self, link: &Link<C>, commands: &Pipeline) -> RedisResult<Vec<Value>> {
+    async fn send_on(&self, link: &Link<C>, commands: &Commands) -> RedisResult<Vec<Value>> {
         let mut connection = self.connection(link).await?;
         let mut doubt = Unproved { of: self, link, proved: false };
-        let result = connection.req_packed_commands(commands, 0, commands.len()).await;
-        doubt.proved = !result.as_ref().is_err_and(spoils_connection);
-        result
-    }
-
-    async fn query_on(&self, link: &Link<C>, cmd: &Cmd) -> RedisResult<Value> {
-        let mut connection = self.connection(link).await?;
-        let mut doubt = Unproved { of: self, link, proved: false };
-        let result = connection.req_packed_command(cmd).await.and_then(Value::extract_error);
+        let result = commands.send(&mut connection).await;
         doubt.proved = !result.as_ref().is_err_and(spoils_connection);
         result
     }
@@ -149,29 +153,15 @@ impl<C> Reconnecting<C> {
 }
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connection for Reconnecting<C> {
-    fn query(self: Arc<Self>, cmd: Cmd) -> BoxFuture<RedisResult<Value>> {
+    fn send(self: Arc<Self>, commands: Commands) -> BoxFuture<RedisResult<Vec<Value>>> {
         async move {
             let link = self.link();
             let idle_before = link.peek().is_some();
-            match self.query_on(&link, &cmd).await {
+            match self.send_on(&link, &commands).await {
                 // A connection that was closed while it was idle is no reason to fail. Should the
                 // command have arrived all the same: a batch is applied once.
                 Err(error) if idle_before && lost_reply(&error) => {
-                    self.query_on(&self.link(), &cmd).await
-                }
-                result => result,
-            }
-        }
-        .boxed()
-    }
-
-    fn read(self: Arc<Self>, commands: Pipeline) -> BoxFuture<RedisResult<Vec<Value>>> {
-        async move {
-            let link = self.link();
-            let idle_before = link.peek().is_some();
-            match self.read_on(&link, &commands).await {
-                Err(error) if idle_before && lost_reply(&error) => {
-                    self.read_on(&self.link(), &commands).await
+                    self.send_on(&self.link(), &commands).await
                 }
                 result => result,
             }

@@ -1,7 +1,9 @@
 //! Keys and channels. All of a partition are in one slot of a cluster, and no name can be mistaken
 //! for another.
 
-use std::fmt::Write;
+use percent_encoding::{
+    AsciiSet, NON_ALPHANUMERIC, PercentEncode, percent_decode, utf8_percent_encode,
+};
 
 use crate::bucket::BucketKey;
 
@@ -12,19 +14,13 @@ pub(super) struct PartitionKeys {
 
 impl PartitionKeys {
     pub(super) fn new(prefix: &str, partition: &str) -> Self {
-        let mut begin = String::with_capacity(prefix.len() + partition.len() + 64);
-        escape(&mut begin, prefix);
-        begin.push_str(":{");
-        escape(&mut begin, partition);
-        begin.push_str("}:");
-        Self { begin }
+        Self { begin: format!("{}:{{{}}}:", escaped(prefix), escaped(partition)) }
     }
 
     /// The two keys of the bucket `name`: its state, and the index of what ends there when.
     pub(super) fn of_bucket(&self, name: &str) -> [Vec<u8>; 2] {
-        let mut state = self.begin.clone();
-        escape(&mut state, name);
-        let due = [&state, "!due"].concat();
+        let state = format!("{}{}", self.begin, escaped(name));
+        let due = format!("{state}!due");
         [state.into_bytes(), due.into_bytes()]
     }
 
@@ -39,63 +35,35 @@ impl PartitionKeys {
     }
 }
 
+/// All but what means nothing in a key, in a pattern or in a log.
+const ESCAPED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b'-').remove(b'/').remove(b'@');
+
+fn escaped(part: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(part, ESCAPED)
+}
+
 /// Returns what was escaped; nothing if this is not how it is written.
 fn unescaped(part: &[u8]) -> Option<String> {
-    let mut escaped = part.iter();
-    let mut name = Vec::with_capacity(escaped.len());
-    while let Some(&byte) = escaped.next() {
-        name.push(match byte {
-            b'%' => hex_digit(escaped.next()?)? << 4 | hex_digit(escaped.next()?)?,
-            byte if is_plain(byte) => byte,
-            _ => return None,
-        });
-    }
-    String::from_utf8(name).ok()
+    let name = percent_decode(part).decode_utf8().ok()?.into_owned();
+    escaped(&name).flat_map(str::bytes).eq(part.iter().copied()).then_some(name)
 }
 
 /// What the keys of all buckets below a prefix match, as a pattern of SCAN; with a name, those of
 /// that name in all partitions.
 pub(super) fn pattern(prefix: &str, name: Option<&str>) -> String {
-    let mut pattern = String::new();
     // Nothing in an escaped part means anything in a pattern.
-    escape(&mut pattern, prefix);
-    pattern.push_str(":{*}:");
-    match name {
-        Some(name) => escape(&mut pattern, name),
-        None => pattern.push('*'),
-    }
-    pattern
+    let name = name.map_or("*".into(), |name| escaped(name).to_string());
+    format!("{}:{{*}}:{name}", escaped(prefix))
 }
 
 /// Returns partition and name of the bucket whose state has this key, if it is one below the
 /// prefix.
 pub(super) fn bucket_at(prefix: &str, key: &[u8]) -> Option<BucketKey> {
-    let mut begin = String::new();
-    escape(&mut begin, prefix);
-    begin.push_str(":{");
+    let begin = format!("{}:{{", escaped(prefix));
     let rest = key.strip_prefix(begin.as_bytes())?;
     let end = rest.windows(2).position(|pair| pair == b"}:")?;
     Some(BucketKey::new(&unescaped(&rest[..end])?, &unescaped(&rest[end + 2..])?))
-}
-
-/// Appends `part` with all that could mean something in a key or in a log percent-encoded.
-fn escape(to: &mut String, part: &str) {
-    for byte in part.bytes() {
-        if is_plain(byte) {
-            to.push(byte.into());
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(to, "%{byte:02X}");
-        }
-    }
-}
-
-fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"._-/@".contains(&byte)
-}
-
-fn hex_digit(digit: &u8) -> Option<u8> {
-    char::from(*digit).to_digit(16)?.try_into().ok()
 }
 
 #[cfg(test)]

@@ -10,11 +10,11 @@ use std::{
 };
 
 use futures_util::future::FutureExt;
-use redis::{Cmd, Pipeline, RedisResult, Value, aio::ConnectionLike};
+use redis::{RedisResult, Value, aio::ConnectionLike};
 use tokio::runtime::Handle;
 
 use super::{
-    connection::{BoxFuture, Connection},
+    connection::{BoxFuture, Commands, Connection},
     error::spoils_connection,
 };
 
@@ -70,22 +70,9 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Renewing<C> {
 }
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connection for Renewing<C> {
-    fn query(self: Arc<Self>, cmd: Cmd) -> BoxFuture<RedisResult<Value>> {
+    fn send(self: Arc<Self>, commands: Commands) -> BoxFuture<RedisResult<Vec<Value>>> {
         let mut connection = self.current().clone();
-        let reply =
-            async move { connection.req_packed_command(&cmd).await.and_then(Value::extract_error) };
-        self.proved(reply).boxed()
-    }
-
-    fn read(self: Arc<Self>, commands: Pipeline) -> BoxFuture<RedisResult<Vec<Value>>> {
-        let mut connection = self.current().clone();
-        let reply =
-            async move { connection.req_packed_commands(&commands, 0, commands.len()).await };
-        self.proved(reply).boxed()
-    }
-
-    fn server(&self) -> &str {
-        ""
+        self.proved(async move { commands.send(&mut connection).await }).boxed()
     }
 }
 

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     RedisStore,
+    connection::query,
     error::{is_denied, rejected, store_error},
 };
 use crate::{
@@ -71,7 +72,7 @@ impl RedisStore {
     pub async fn reset(&self, key: &BucketKey) -> Result<bool, StoreError> {
         let mut command = redis::cmd("DEL");
         command.arg(&self.partition_keys(key.partition()).of_bucket(key.name()));
-        let deleted = self.connection.clone().query(command).await;
+        let deleted = query(&self.connection, command).await;
         let deleted = deleted.and_then(|deleted| Ok(redis::from_redis_value::<u64>(deleted)?));
         let deleted = deleted.map_err(|error| match is_denied(&error) {
             true => {

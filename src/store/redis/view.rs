@@ -26,7 +26,7 @@ use self::{
 };
 use super::{
     RedisStore,
-    connection::Connection,
+    connection::{Commands, Connection, query},
     error::{is_denied, rejected, store_error},
     keys::{self, PartitionKeys},
     wire,
@@ -238,7 +238,7 @@ impl RedisView {
             let mut scan = redis::cmd("SCAN");
             scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCANNED);
             scan.arg("TYPE").arg("hash");
-            let reply = self.connection.clone().query(scan).await;
+            let reply = query(&self.connection, scan).await;
             let reply = reply
                 .and_then(|reply| Ok(redis::from_redis_value::<(Vec<u8>, Vec<Vec<u8>>)>(reply)?));
             let (next, keys) = reply.map_err(|error| self.error(error))?;
@@ -273,7 +273,7 @@ impl RedisView {
         if !self.is_time_denied {
             commands.add_command(redis::cmd("TIME"));
         }
-        let replies = self.connection.clone().read(commands).await;
+        let replies = self.connection.clone().send(Commands::Reading(commands)).await;
         let mut replies = replies.map_err(|error| self.error(error))?;
         let time = if replies.len() > keys.len() { replies.pop() } else { None };
         let mut reads = Vec::with_capacity(keys.len());
@@ -391,7 +391,7 @@ impl RedisView {
             BucketRead::Nothing | BucketRead::Foreign | BucketRead::Incomplete => None,
         });
         let Some((key, kept_until)) = kept else { return Ok(own_time()) };
-        let left = self.connection.clone().query(about(&self.key(key), "PTTL")).await;
+        let left = query(&self.connection, about(&self.key(key), "PTTL")).await;
         let left = left.and_then(|left| Ok(redis::from_redis_value::<i64>(left)?));
         match left.map_err(|error| self.error(error))? {
             left @ 0.. => {

@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     engine::{
-        BucketState, Head, MAX_AMOUNT, Micros, Outlook, Rule, StoredBucket, StoredGate,
-        StoredQuota, StoredRecord, TokenBucket, Window,
+        BucketState, Head, MAX_AMOUNT, Micros, Outlook, Rule, StoredBucket, StoredQuota,
+        StoredRecord, TokenBucket, Window,
     },
     quota::{MAX_SLOTS, QuotaNote, Resets},
     store::redis::wire::{OF_BUCKET, VERSION},
@@ -211,7 +211,7 @@ impl HashState {
         for rule in shapes.rules.iter() {
             let cap = gates.iter().find(|gate| gate[0] == rule.id as f64);
             let cap = match cap {
-                Some(cap) => Some((whole(cap[10])?, whole(cap[11])?, gate_of(cap)?)),
+                Some(cap) => Some((whole(cap[10])?, whole(cap[11])?, wholes(&cap[1..10])?)),
                 None => None,
             };
             let (quota, after) = quota_of(rule, rest, || get(&field(b'c', rule.id)))?;
@@ -228,7 +228,7 @@ impl HashState {
             granted: head[10],
             refused: head[11],
             gate: match gate {
-                Some(gate) => Some(gate_of(gate)?),
+                Some(gate) => Some(wholes(&gate[1..10])?),
                 None => None,
             },
             heads: doubles(heads)
@@ -306,72 +306,62 @@ fn slots_of(head: u64, newest: u64, len: u64, ring: &[u8]) -> Option<Vec<u64>> {
     (0..len).rev().map(of_slot).collect()
 }
 
-fn gate_of(gate: &[f64; GATE]) -> Option<StoredGate> {
-    let [_, until, surfaced_until, asked_until, length, rest @ ..] = gate.map(whole);
-    let [phase, probe, spread_until, next, step, ..] = rest;
-    Some(StoredGate {
-        until: until?,
-        surfaced_until: surfaced_until?,
-        asked_until: asked_until?,
-        length: length?,
-        phase: phase?,
-        probe: probe?,
-        spread_until: spread_until?,
-        next: next?,
-        step: step?,
-    })
-}
-
 fn head_of(head: &[f64; HEAD]) -> Option<Head> {
-    let numbers = head.map(whole);
-    let [session, quota, headroom, flow, space, waiter, arrival, cost, _, count, sum, last, ..] =
-        numbers;
+    let [session, quota, headroom, flow, space, waiter, arrival, cost] = wholes(&head[..8])?;
+    let [count, sum, last, due, held_until, is_behind, outlook] = wholes(&head[9..16])?;
     Some(Head {
-        session: session?,
-        quota: quota?,
-        headroom: headroom?,
-        flow: flow?,
-        space: space?,
-        waiter: waiter?,
-        arrival: arrival?,
-        cost: cost?,
+        session,
+        quota,
+        headroom,
+        flow,
+        space,
+        waiter,
+        arrival,
+        cost,
         part: head[8],
-        count: count?,
-        sum: sum?,
-        last: last?,
-        due: numbers[12]?,
-        held_until: numbers[13]?,
-        is_behind: head[14] == 1.0,
-        outlook: Outlook::of(numbers[15]?),
         tag: head[16],
-        place: numbers[17]?,
-        heard: numbers[18]?,
+        place: whole(head[17])?,
+        heard: whole(head[18])?,
+        count,
+        sum,
+        last,
+        due,
+        held_until,
+        is_behind: is_behind == 1,
+        outlook: Outlook::of(outlook),
     })
 }
 
 fn record_of(id: u64, packed: &[u8]) -> Option<StoredRecord> {
-    let (begin, rest) = packed.split_at_checked(8 * RECORD)?;
-    let begin = doubles(begin).into_iter().map(whole).collect::<Option<Vec<_>>>()?;
-    let shares = usize::try_from(begin[6]).ok().filter(|count| *count <= rest.len() / 16)?;
+    let numbers = doubles(packed.get(..8 * RECORD)?);
+    let [seq, lease_until, forget_at, indexed_at, since, marks, shares] = wholes(&numbers)?;
+    let rest = &packed[8 * RECORD..];
+    let shares = usize::try_from(shares).ok().filter(|count| *count <= rest.len() / 16)?;
     let shares = doubles(&rest[..16 * shares]);
-    let shares = shares.as_chunks::<2>().0.iter();
+    let share = |share: &[f64; 2]| wholes(share).map(|[quota, amount]| (quota, amount));
     Some(StoredRecord {
         id,
-        seq: begin[0],
-        lease_until: begin[1],
-        forget_at: begin[2],
-        indexed_at: begin[3],
-        since: begin[4],
-        waits: begin[5] % 2 == 1,
-        is_claim: begin[5] >= 2,
-        in_flight: shares
-            .map(|[quota, amount]| Some((whole(*quota)?, whole(*amount)?)))
-            .collect::<Option<_>>()?,
+        seq,
+        lease_until,
+        forget_at,
+        indexed_at,
+        since,
+        waits: marks % 2 == 1,
+        is_claim: marks >= 2,
+        in_flight: shares.as_chunks().0.iter().map(share).collect::<Option<_>>()?,
     })
 }
 
 fn doubles(packed: &[u8]) -> Vec<f64> {
     packed.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect()
+}
+
+/// So many amounts, times or ids.
+fn wholes<const N: usize>(numbers: &[f64]) -> Option<[u64; N]> {
+    let mut wholes = [0; N];
+    let pairs = wholes.iter_mut().zip(numbers);
+    pairs.into_iter().try_for_each(|(to, number)| whole(*number).map(|number| *to = number))?;
+    Some(wholes)
 }
 
 /// An amount, a time or an id.
