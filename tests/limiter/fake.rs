@@ -15,7 +15,7 @@ use tower_throttle::{
     Demand, Limiter, Limits, Quota, Reservation, Throttled, Usage,
     engine::Answer,
     limiter::LimiterBuilder,
-    store::{Batch, MemoryStore, Operation, OwnedBatch, Reply, Store, StoreError},
+    store::{Batch, Bucket, MemoryStore, Operation, OwnedBatch, Reply, Store, StoreError},
 };
 
 /// What becomes of one request.
@@ -57,6 +57,8 @@ struct Plan {
     delay: Duration,
     next: VecDeque<Fate>,
     then: Fate,
+    /// A batch that names this bucket is rejected.
+    unreadable: Option<&'static str>,
     sent: Vec<Sent>,
     /// Batches that are neither answered nor given up.
     open: usize,
@@ -78,6 +80,7 @@ impl FakeStore {
             delay: Duration::ZERO,
             next: VecDeque::new(),
             then: Fate::Answered,
+            unreadable: None,
             sent: Vec::new(),
             open: 0,
             most_open: 0,
@@ -108,9 +111,15 @@ impl FakeStore {
         self.plan().then = fate;
     }
 
+    /// The store can no longer read a bucket.
+    pub(crate) fn spoil(&self, bucket: &'static str) {
+        self.plan().unreadable = Some(bucket);
+    }
+
     /// Nothing goes wrong any more.
     pub(crate) fn heal(&self) {
         let mut plan = self.plan();
+        plan.unreadable = None;
         plan.next.clear();
         plan.then = Fate::Answered;
     }
@@ -183,7 +192,12 @@ impl Store for FakeStore {
         plan.sent.push(sent.clone());
         plan.open += 1;
         plan.most_open = plan.most_open.max(plan.open);
-        let fate = plan.next.pop_front().unwrap_or(plan.then);
+        let is_unreadable =
+            |bucket: &Bucket| plan.unreadable.is_some_and(|name| bucket.key.name() == name);
+        let fate = match batch.buckets.iter().any(is_unreadable) {
+            true => Fate::Rejected,
+            false => plan.next.pop_front().unwrap_or(plan.then),
+        };
         let delay = plan.delay;
         drop(plan);
         Reply::Later(Box::pin(self.clone().request(fate, delay, sent)))

@@ -310,6 +310,74 @@ async fn a_store_that_refuses_is_not_stormed() {
     assert_eq!(truth(&store).await, (7.0, 0));
 }
 
+/// Two buckets, `bad` of which the store can soon not read, and `good`.
+fn one_bad(store: &FakeStore) -> Limiter {
+    let limits = Limits::new()
+        .bucket("bad", [Quota::per_hour("tokens", 100)])
+        .bucket("good", [Quota::concurrency(1), Quota::per_hour("tokens", 100)]);
+    Limiter::with_store(limits, store.clone()).unwrap()
+}
+
+fn of(bucket: &'static str, tokens: u64) -> Demand {
+    Demand::new(bucket, usage! { tokens: tokens })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bucket_that_the_store_refuses_holds_up_no_other() {
+    let store = FakeStore::new();
+    store.delay(ms(1));
+    let limiter = one_bad(&store);
+    let call = limiter.reserve(of("good", 10)).await.unwrap();
+    let waits = tokio::spawn(limiter.reserve(of("good", 20)));
+    let lost = limiter.reserve(of("bad", 10)).await.unwrap();
+    store.spoil("bad");
+    // In one batch with what is refused.
+    let (refused, settled, other) = tokio::join!(
+        limiter.reserve(of("bad", 1)),
+        call.settle(usage! { tokens: 3 }),
+        lost.settle(usage! { tokens: 4 }),
+    );
+    assert!(refused.unwrap_err().to_string().contains("WRONGPASS"));
+    settled.unwrap();
+    other.unwrap_err();
+    let next = waits.await.unwrap().unwrap();
+    for _ in 0..3 {
+        limiter.try_reserve(of("bad", 1)).await.unwrap_err();
+        limiter.status("good").await.unwrap();
+    }
+    // Leases are kept alive though one of the buckets cannot be named.
+    tokio::time::sleep(secs(60)).await;
+    let another = Limiter::with_store(
+        Limits::new().bucket("good", [Quota::concurrency(1), Quota::per_hour("tokens", 100)]),
+        store.clone(),
+    );
+    another.unwrap().try_reserve(of("good", 1)).await.unwrap_err();
+    next.settle(usage! { tokens: 5 }).await.unwrap();
+    assert_eq!(limiter.status("good").await.unwrap().quotas[1].charged, 8.0);
+    store.heal();
+    tokio::time::sleep(secs(6)).await;
+    assert_eq!(limiter.status("bad").await.unwrap().quotas[0].charged, 4.0, "nothing was lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_demands_of_which_one_is_refused_cost_a_few_batches() {
+    let store = FakeStore::new();
+    let names: Vec<String> = (0..64).map(|index| format!("b{index}")).collect();
+    let declare =
+        |limits: Limits, name: &String| limits.bucket(name, [Quota::per_hour("tokens", 100)]);
+    let limits = names.iter().fold(Limits::new(), declare);
+    let limiter = Limiter::with_store(limits, store.clone()).unwrap();
+    store.spoil("b17");
+    let demands = names
+        .iter()
+        .map(|name| limiter.try_reserve(Demand::new(name.as_str(), usage! { tokens: 1 })));
+    let results = futures_util::future::join_all(demands).await;
+    let refused: Vec<_> = (0..64).filter(|index| results[*index].is_err()).collect();
+    assert_eq!(refused, [17]);
+    let sent = store.sent().len();
+    assert!(sent < 20, "{sent} batches");
+}
+
 #[tokio::test(start_paused = true)]
 async fn retries_wait_longer_each_time() {
     let store = FakeStore::new();

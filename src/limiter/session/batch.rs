@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::waiter::Waiter;
 use crate::{
-    engine::{Costs, Micros, Mode, On, Op, Seen, Verdict},
+    engine::{Costs, Micros, Mode, On, Op, Reserve, Seen, Settle, Verdict},
     error::Throttled,
     limiter::{
         bucket_handle::BucketHandle,
@@ -20,6 +20,8 @@ use crate::{
 
 /// At most this many buckets are part of a batch, unless one operation needs more.
 pub(super) const MOST_BUCKETS: usize = 64;
+/// And so many quotas.
+const MOST_QUOTAS: usize = 10_000;
 
 /// Where the verdict on an operation goes that is no demand.
 pub(in crate::limiter) type Report = oneshot::Sender<Result<Verdict, Throttled>>;
@@ -95,7 +97,9 @@ impl BatchBuckets {
             let is_same = Arc::ptr_eq(&here.rules, &bucket.rules) || here.rules == bucket.rules;
             return is_same.then_some(index as u16);
         }
-        if self.ids.len() >= most {
+        let quotas = || self.buckets.iter().map(|bucket| bucket.rules.len()).sum::<usize>();
+        let has_quotas_left = self.ids.is_empty() || quotas() + bucket.rules.len() <= MOST_QUOTAS;
+        if self.ids.len() >= most || !has_quotas_left {
             return None;
         }
         let index = u16::try_from(self.ids.len()).ok()?;
@@ -103,6 +107,19 @@ impl BatchBuckets {
         self.members.push((handle.clone(), spec.clone()));
         self.buckets.push(bucket.clone());
         Some(index)
+    }
+
+    /// Takes in a bucket of another batch. Returns its index.
+    fn take_from(&mut self, other: &Self, index: u16) -> u16 {
+        let index = usize::from(index);
+        let here = self.ids.iter().position(|id| *id == other.ids[index]);
+        let here = here.unwrap_or_else(|| {
+            self.ids.push(other.ids[index]);
+            self.members.push(other.members[index].clone());
+            self.buckets.push(other.buckets[index].clone());
+            self.ids.len() - 1
+        });
+        here as u16
     }
 
     fn truncate(&mut self, len: usize) {
@@ -197,6 +214,80 @@ impl Batch {
         let told = std::mem::take(&mut self.jobs);
         self.jobs = self.ops.iter_mut().zip(&told).map(|(op, job)| orphan(op, job)).collect();
         told
+    }
+
+    /// Makes it what is sent again after the store refused it: changes that must not get lost.
+    /// Returns the jobs of the callers that are to be told.
+    pub(super) fn keep_changes(&mut self) -> Vec<Job> {
+        let is_change =
+            |op: &Op| !matches!(op, Op::Reserve(_) | Op::Waiting { .. } | Op::Status { .. });
+        self.ops.retain(is_change);
+        std::mem::replace(&mut self.jobs, self.ops.iter().map(|_| Job::Nothing).collect())
+    }
+
+    /// Two batches instead of this one: operations on the same buckets stay together. There is no
+    /// second one if all are on the same.
+    pub(super) fn halved(self) -> (Self, Option<Self>) {
+        let mut groups: Vec<On> = Vec::new();
+        for on in self.ops.iter().map(named) {
+            if !groups.contains(&on) {
+                groups.push(on);
+            }
+        }
+        // Buckets that it only names.
+        for index in 0..self.buckets.ids.len() as u16 {
+            if !groups.iter().any(|on| on.contains(&index)) {
+                groups.push(On::from_elem(index, 1));
+            }
+        }
+        if groups.len() < 2 {
+            return (self, None);
+        }
+        let Self { buckets, ops, jobs, .. } = self;
+        let (first, second) = groups.split_at(groups.len() / 2);
+        let mut halves = [Self::default(), Self::default()];
+        for (half, on) in halves.iter_mut().zip([first, second]) {
+            for index in on.iter().flatten() {
+                half.buckets.take_from(&buckets, *index);
+            }
+        }
+        for (mut op, job) in ops.into_iter().zip(jobs) {
+            let half = &mut halves[usize::from(!first.contains(&named(&op)))];
+            rename(&mut op, |index| half.buckets.take_from(&buckets, index));
+            half.push(op, job);
+        }
+        let [first, second] = halves;
+        (first, Some(second))
+    }
+}
+
+/// The buckets of an operation, by their indexes.
+fn named(op: &Op) -> On {
+    match op {
+        Op::Reserve(Reserve { on, .. }) | Op::Settle(Settle { on, .. }) | Op::Detach { on, .. } => {
+            on.clone()
+        }
+        Op::Waiting { bucket, .. }
+        | Op::Pause { bucket, .. }
+        | Op::Refused { bucket, .. }
+        | Op::Answered { bucket, .. }
+        | Op::Cap { bucket, .. }
+        | Op::Status { bucket } => On::from_elem(*bucket, 1),
+    }
+}
+
+/// Gives the buckets of an operation other indexes.
+pub(super) fn rename(op: &mut Op, mut to: impl FnMut(u16) -> u16) {
+    match op {
+        Op::Reserve(Reserve { on, .. }) | Op::Settle(Settle { on, .. }) | Op::Detach { on, .. } => {
+            on.iter_mut().for_each(|bucket| *bucket = to(*bucket));
+        }
+        Op::Waiting { bucket, .. }
+        | Op::Pause { bucket, .. }
+        | Op::Refused { bucket, .. }
+        | Op::Answered { bucket, .. }
+        | Op::Cap { bucket, .. }
+        | Op::Status { bucket } => *bucket = to(*bucket),
     }
 }
 

@@ -340,6 +340,16 @@ impl Lines {
         }
     }
 
+    /// The store does not take what a batch said of a bucket: it is not told again before a demand
+    /// is looked at.
+    pub(super) fn heads_refused(&mut self, bucket: u64) {
+        self.changed.remove(&bucket);
+        if let Some(waited_for) = self.buckets.get_mut(&bucket) {
+            waited_for.registered = false;
+            self.forget(bucket);
+        }
+    }
+
     /// It is unknown whether the store knows what a batch said of a bucket.
     pub(super) fn heads_unknown(&mut self, bucket: u64) {
         if let Some(waited_for) = self.buckets.get_mut(&bucket) {

@@ -16,6 +16,7 @@ mod line;
 mod lines;
 mod outbox;
 mod pick;
+mod refusals;
 mod state;
 mod surfaced;
 pub(super) mod ticket;
@@ -470,6 +471,7 @@ impl Session {
                 let effects = self.change(State::forget_doubt);
                 self.make_true(effects);
             }
+            Err(error) if !error.is_unavailable() => self.refused(batch, Arc::new(error)),
             Err(error) => {
                 let error = Arc::new(error);
                 if self.health.failed(&error) {
@@ -505,6 +507,19 @@ impl Session {
         let effects = self.change(|state| state.failed(batch, error, now));
         self.make_true(effects);
         self.tell_flushed(|_| true);
+    }
+
+    /// The store refused a batch.
+    fn refused(self: &Arc<Self>, batch: Batch, error: Arc<StoreError>) {
+        let (now, told) = (self.clock.now(), Throttled::Store(error.clone()));
+        let (is_over, effects) = self.change(|state| state.refused(batch, &told, now));
+        if is_over {
+            self.health.failed(&error);
+        }
+        self.make_true(effects);
+        if is_over {
+            self.tell_flushed(|_| true);
+        }
     }
 
     fn tell_flushed(&self, is_over: impl FnOnce(&State) -> bool) {

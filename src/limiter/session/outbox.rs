@@ -9,11 +9,8 @@ use std::{
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
-use super::batch::{Batch, Job, Report};
-use crate::{
-    engine::{On, Op},
-    limiter::bucket_set::BucketSet,
-};
+use super::batch::{Batch, Job, Report, rename};
+use crate::{engine::Op, limiter::bucket_set::BucketSet};
 
 /// At most this many travel in one batch.
 const MOST_SENT: usize = 256;
@@ -143,7 +140,7 @@ impl Outbox {
                 taken.has_older_quotas |= set.has_older_quotas();
             }
             taken.frees |= frees(&outgoing.op);
-            place(&mut outgoing.op, &on);
+            rename(&mut outgoing.op, |index| on[usize::from(index)]);
             let job = Job::Report(outgoing.reports);
             match outgoing.op {
                 Op::Status { .. } => taken.questions.push((outgoing.op, job)),
@@ -173,23 +170,4 @@ impl Outbox {
 /// what they find.
 pub(in crate::limiter) fn frees(op: &Op) -> bool {
     !matches!(op, Op::Reserve(_) | Op::Detach { .. } | Op::Waiting { .. })
-}
-
-/// Makes an operation name its buckets by their indexes in the batch.
-fn place(op: &mut Op, indexes: &On) {
-    match op {
-        Op::Reserve(reserve) => reserve.on.clone_from(indexes),
-        Op::Settle(settle) => settle.on.clone_from(indexes),
-        Op::Detach { on, .. } => on.clone_from(indexes),
-        Op::Waiting { bucket, .. }
-        | Op::Pause { bucket, .. }
-        | Op::Refused { bucket, .. }
-        | Op::Answered { bucket, .. }
-        | Op::Cap { bucket, .. }
-        | Op::Status { bucket } => {
-            if let Some(index) = indexes.get(usize::from(*bucket)) {
-                *bucket = *index;
-            }
-        }
-    }
 }

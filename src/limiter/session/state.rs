@@ -14,6 +14,7 @@ use super::{
     hinting::Hinting,
     leases::Leases,
     outbox::{Outbox, Outgoing, Taken},
+    refusals::Refusals,
     wait_queue::{Told, WaitQueue, Waits},
     waiter::{Ask, Outcome, OutcomeSender, Rank, Waiter},
 };
@@ -116,6 +117,7 @@ pub(super) struct State {
     closed: bool,
     queue: WaitQueue,
     outbox: Outbox,
+    refusals: Refusals,
     leases: Leases,
     /// The number of the last batch.
     seq: u64,
@@ -136,6 +138,7 @@ impl State {
             closed: false,
             queue: WaitQueue::new(max_waiting, lease),
             outbox: Outbox::default(),
+            refusals: Refusals::default(),
             leases: Leases::new(lease),
             seq: 0,
             sending: false,
@@ -147,17 +150,18 @@ impl State {
 
     /// Whether demands are pending.
     pub(super) fn is_occupied(&self) -> bool {
-        !self.queue.is_empty()
+        !self.queue.is_empty() || self.refusals.has_parts()
     }
 
     /// Whether everything that was to be sent has reached the store.
     pub(super) fn is_flushed(&self) -> bool {
-        self.outbox.is_empty() && !self.sending && self.doubt.is_none()
+        let is_sent = self.outbox.is_empty() && !self.refusals.has_parts();
+        is_sent && !self.sending && self.doubt.is_none()
     }
 
     /// Whether a caller waits for something to be sent.
     pub(super) fn is_awaited(&self) -> bool {
-        self.queue.has_newcomers() || self.outbox.is_awaited()
+        self.queue.has_newcomers() || self.outbox.is_awaited() || self.refusals.has_parts()
     }
 
     /// Whether a demand may be applied by its own caller: no pending demand that it has to go
@@ -252,6 +256,7 @@ impl State {
         let mut effects = Effects::default();
         effects.refuse(self.queue.take_all(), || Outcome::AskAgain);
         effects.report(self.outbox.take_reports(), || Err(runtime_ended()));
+        self.give_up_parts(None, self.active, &mut effects);
         effects
     }
 
@@ -302,10 +307,13 @@ impl State {
         if let Some(batch) = self.doubt.as_mut().and_then(|doubt| doubt.batch.take()) {
             return Turn::Send(batch);
         }
+        if let Some(batch) = self.refusals.next(now, DOUBT_ENDS) {
+            return Turn::Send(self.numbered(batch));
+        }
         if self.due().is_some_and(|due| due <= now)
             && let Some(batch) = self.load(now, effects)
         {
-            return Turn::Send(batch);
+            return Turn::Send(self.numbered(batch));
         }
         let lingers = (!self.in_process)
             .then(|| self.active.saturating_add(self.linger))
@@ -324,7 +332,7 @@ impl State {
             return Some(0);
         }
         let heartbeat = self.leases.due().filter(|_| !self.in_process);
-        [self.queue.due(), heartbeat].into_iter().flatten().min()
+        [self.queue.due(), self.refusals.due(), heartbeat].into_iter().flatten().min()
     }
 
     /// What travels in the next batch: changes, then demands in order, then who else waits, then
@@ -341,14 +349,15 @@ impl State {
         }
         questions.into_iter().for_each(|(op, job)| batch.push(op, job));
         self.load_heartbeats(&mut batch, usize::MAX, now);
-        if batch.buckets().is_empty() {
-            return None;
-        }
+        (!batch.buckets().is_empty()).then_some(batch)
+    }
+
+    fn numbered(&mut self, mut batch: Batch) -> Batch {
         if !self.in_process {
             self.seq += 1;
             batch.number(self.seq);
         }
-        Some(batch)
+        batch
     }
 
     fn load_demands(&mut self, batch: &mut Batch, now: Micros, effects: &mut Effects) {
@@ -428,6 +437,7 @@ impl State {
         Conditions { now, hinting, .. }: Conditions,
     ) -> Effects {
         (self.sending, self.active, self.doubt) = (false, now, None);
+        self.refusals.answered();
         let jobs = batch.take_jobs();
         let mut effects = Effects { told: Vec::with_capacity(jobs.len()), ..Effects::default() };
         let told: SmallVec<[u64; 4]> = jobs
@@ -492,8 +502,8 @@ impl State {
         self.outbox.push(Outgoing::lasting(settle, set, 0));
     }
 
-    /// The batch in flight went without an answer, or was refused: all that is pending is told, and
-    /// the batch is in doubt. Without an error it was the driver that ended, so that demands may as
+    /// The batch in flight went without an answer: all that is pending is told, and the batch is in
+    /// doubt. Without an error it was the driver that ended, so that demands may as
     /// well be asked for again.
     pub(super) fn failed(
         &mut self,
@@ -502,24 +512,77 @@ impl State {
         now: Micros,
     ) -> Effects {
         let mut effects = Effects::default();
-        let outcome = || error.map_or(Outcome::AskAgain, |error| Outcome::Refused(error.clone()));
-        let error = || Err(error.cloned().unwrap_or_else(runtime_ended));
         (self.sending, self.active) = (false, now);
         let since = self.doubt.as_ref().map_or(now, |doubt| doubt.since);
         let jobs = batch.give_up();
         self.doubt = (!batch.ops().is_empty()).then_some(Doubt { batch: Some(batch), since });
         for job in jobs {
             match job {
-                Job::Demand(waiter) => effects.refuse([waiter], outcome),
-                Job::Report(reports) => effects.report(reports, error),
+                Job::Demand(waiter) => effects.refuse([waiter], || outcome_of(error)),
+                Job::Report(reports) => effects.report(reports, || result_of(error)),
                 Job::Heads(bucket) => self.queue.heads_unknown(bucket),
                 Job::Orphan(..) | Job::Nothing => {}
             }
         }
-        effects.refuse(self.queue.take_all(), outcome);
-        effects.report(self.outbox.take_reports(), error);
+        self.refusals.answered();
+        self.give_up_parts(error, now, &mut effects);
+        effects.refuse(self.queue.take_all(), || outcome_of(error));
+        effects.report(self.outbox.take_reports(), || result_of(error));
         self.queue.answered(&mut effects.told);
         effects
+    }
+
+    /// The store refused the batch at hand, and applied nothing of it. Returns true if that is the
+    /// end of it, rather than sent again in parts.
+    pub(super) fn refused(
+        &mut self,
+        batch: Batch,
+        error: &Throttled,
+        now: Micros,
+    ) -> (bool, Effects) {
+        let mut effects = Effects::default();
+        (self.sending, self.active, self.doubt) = (false, now, None);
+        let is_over = match batch.halved() {
+            (first, Some(second)) => {
+                self.refusals.split(first, second);
+                false
+            }
+            (batch, None) => {
+                self.give_up(batch, Some(error), now, &mut effects);
+                true
+            }
+        };
+        self.queue.answered(&mut effects.told);
+        (is_over, effects)
+    }
+
+    /// Gives up the demands of a batch that was not applied, and keeps its changes.
+    fn give_up(
+        &mut self,
+        mut batch: Batch,
+        error: Option<&Throttled>,
+        now: Micros,
+        effects: &mut Effects,
+    ) {
+        for job in batch.keep_changes() {
+            match job {
+                Job::Demand(waiter) => effects.refuse([waiter], || outcome_of(error)),
+                Job::Report(reports) => effects.report(reports, || result_of(error)),
+                Job::Heads(bucket) => self.queue.heads_refused(bucket),
+                Job::Orphan(..) | Job::Nothing => {}
+            }
+        }
+        if batch.ops().is_empty() {
+            self.refusals.answered();
+        } else {
+            self.refusals.keep(batch, now);
+        }
+    }
+
+    fn give_up_parts(&mut self, error: Option<&Throttled>, now: Micros, effects: &mut Effects) {
+        for part in self.refusals.take_parts() {
+            self.give_up(part, error, now, effects);
+        }
     }
 
     /// Gives up on a batch that can never be answered: the store knows a later one, or no calendar
@@ -528,6 +591,17 @@ impl State {
         self.doubt = None;
         Effects { rename: true, ..Effects::default() }
     }
+}
+
+/// What becomes of a demand that did not reach the store: without an error it was the driver that
+/// ended.
+fn outcome_of(error: Option<&Throttled>) -> Outcome {
+    error.map_or(Outcome::AskAgain, |error| Outcome::Refused(error.clone()))
+}
+
+/// What those hear that await another operation.
+fn result_of(error: Option<&Throttled>) -> Result<Verdict, Throttled> {
+    Err(error.cloned().unwrap_or_else(runtime_ended))
 }
 
 /// Puts a demand into a batch that does not wait, or that asks whether it can be granted in time.

@@ -482,6 +482,11 @@ impl WaitQueue {
         self.lines.heads_registered(bucket);
     }
 
+    /// The store does not take what a batch said of a bucket.
+    pub(super) fn heads_refused(&mut self, bucket: u64) {
+        self.lines.heads_refused(bucket);
+    }
+
     /// It is unknown whether the store knows what a batch said of a bucket.
     pub(super) fn heads_unknown(&mut self, bucket: u64) {
         self.lines.heads_unknown(bucket);
