@@ -76,21 +76,32 @@ impl<'r> Candidate<'r> {
     ) -> Refused {
         let mut refused = self.pauses(states);
         refused.extend(self.quotas(states));
-        let waits: SmallVec<[Micros; 4]> =
-            refused.iter().map(|(_, violation)| violation.wait.unwrap_or(0)).collect();
+        // The first of its buckets, which go from narrow to wide, in which it waits for calls in
+        // flight. It stands in no line of a wider one meanwhile: what it cannot use yet is others'.
+        let unknown = refused.iter().filter(|(_, violation)| violation.wait.is_none());
+        let stuck = unknown.filter_map(|(at, _)| Some((*at)?.of)).min().unwrap_or(usize::MAX);
+        let is_beyond = |at: &Option<At>| at.is_some_and(|at| at.of > stuck);
+        let wait_of = |(at, violation): &(Option<At>, Violation)| {
+            if is_beyond(at) { 0 } else { violation.wait.unwrap_or(0) }
+        };
+        let waits: SmallVec<[Micros; 4]> = refused.iter().map(wait_of).collect();
         // For how long the others hold it back.
         let held_for = |index: usize| {
             let others = waits.iter().enumerate().filter(|(other, _)| *other != index);
             others.map(|(_, wait)| *wait).max().unwrap_or(0)
         };
         // The last of several.
-        let longest = waits.iter().enumerate().max_by_key(|(_, wait)| **wait);
+        let holding = (0..waits.len()).filter(|index| !is_beyond(&refused[*index].0));
+        let longest = holding.max_by_key(|index| waits[*index]);
         let mut held = SmallVec::<[Held; 4]>::new();
         for (index, (at, violation)) in refused.iter_mut().enumerate() {
+            if is_beyond(at) {
+                violation.holds = false;
+                continue;
+            }
             let Some(at) = at else { continue };
             let horizon = states.quota(at.bucket, at.rule).0.horizon();
-            let is_longest = longest.is_some_and(|(longest, _)| longest == index);
-            violation.holds = is_longest || held_for(index) <= horizon;
+            violation.holds = longest == Some(index) || held_for(index) <= horizon;
             if violation.holds {
                 let (by_others, fits) = (held_for(index), !violation.holds_back());
                 held.push(Held { at: *at, by_others, fits });

@@ -161,6 +161,47 @@ async fn those_behind_one_that_only_keeps_its_place_start_when_there_is_room_for
     }
 }
 
+/// A tenant with long calls and many that wait, which came while their parent was full as well.
+#[tokio::test(start_paused = true)]
+async fn a_tenant_that_is_full_keeps_no_place_of_its_parent() {
+    let limits = Limits::new()
+        .bucket("slow", [Quota::concurrency(1)])
+        .bucket("fast", [Quota::concurrency(100)])
+        .bucket("all", [Quota::concurrency(2)]);
+    let of = |tenant: &str| Demand::new(tenant, usage! {}).and("all");
+    for (is_other_session, shares) in [(false, false), (false, true), (true, false), (true, true)] {
+        let of = |tenant: &str| if shares { of(tenant).share(tenant) } else { of(tenant) };
+        let [one, other] = several(&limits);
+        let slow = one.reserve(of("slow")).await.unwrap();
+        let fast = one.reserve(of("fast")).await.unwrap();
+        let mut waits: Vec<_> = (0..10).map(|_| waiting(&one, of("slow"))).collect();
+        quiet().await;
+        drop(fast);
+        let fast = if is_other_session { &other } else { &one };
+        for _ in 0..50 {
+            let call = timeout(ms(10), fast.reserve(of("fast"))).await.expect("there is room");
+            tokio::time::sleep(ms(20)).await;
+            drop(call.unwrap());
+        }
+        // Nor does it starve.
+        let loops = tokio::spawn({
+            let (limiter, demand) = (fast.clone(), of("fast"));
+            async move {
+                loop {
+                    let call = limiter.reserve(demand.clone()).await.unwrap();
+                    tokio::time::sleep(ms(20)).await;
+                    drop(call);
+                }
+            }
+        });
+        drop(slow);
+        let first = timeout(ms(50), waits.swap_remove(0)).await.expect("its turn");
+        drop(first.unwrap().unwrap());
+        loops.abort();
+        waits.iter().for_each(JoinHandle::abort);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_end_of_the_lease_of_a_detached_call_is_noticed() {
     let limiter = Limiter::new(Limits::new().bucket("a", [Quota::concurrency(1)])).unwrap();

@@ -84,7 +84,7 @@ local function violations_of(demand)
     if wait > 0 then
       n = n + 1
       violations[n] = {
-        by = -b, available = 0, wait = wait, alone = wait, at_best = wait, rank = rank,
+        by = -b, place = 0, available = 0, wait = wait, alone = wait, at_best = wait, rank = rank,
         others = most,
         asked = rare.provider.gate_asked(bucket.gate, bucket.now),
       }
@@ -103,7 +103,7 @@ local function violations_of(demand)
         if fits then wait, at_best = 0, 0 end
         n = n + 1
         violations[n], ask.available, ask.wait, ask.at_best = ask, available, wait, at_best
-        ask.alone = wait
+        ask.alone, ask.place = wait, b
         if not fits and ask.others > 0 then
           alone.cost, alone.capacity = cost, ask.capacity
           alone.ahead = drained(ask.ahead, ask.amount)
@@ -167,23 +167,37 @@ local function line_up_on_all(demand, violations, due_in)
   end
 end
 
+-- The first of the demand's buckets, which go from narrow to wide, in which it waits for calls in
+-- flight. It stands in no line of a wider one meanwhile: what it cannot use yet is others'.
+local function stuck_in(violations)
+  local stuck = math.huge
+  for _, violation in ipairs(violations) do
+    if not violation.wait then stuck = min(stuck, violation.place) end
+  end
+  return stuck
+end
+
 -- Refuses the demand that was measured last, and says why.
 function waiting.refuse(demand)
   local violations, is_to_wait = violations_of(demand), demand.mode == WAIT
-  local is_known, longest, last = true, 0, nil
+  local is_known, longest, last, stuck = true, 0, nil, stuck_in(violations)
   local patience = message[demand.first + demand.count + 1]
   demand.step = demand_step(demand)
   for index, violation in ipairs(violations) do
     -- For how long the others hold it back.
-    local held_for = 0
+    local held_for, is_beyond = 0, violation.place > stuck
     for other, held_by in ipairs(violations) do
-      if other ~= index then held_for = max(held_for, held_by.wait or 0) end
+      if other ~= index and held_by.place <= stuck then
+        held_for = max(held_for, held_by.wait or 0)
+      end
     end
     violation.held_for = held_for
-    violation.holds = not violation.quota or held_for <= quota_horizon(violation.quota)
-    if (violation.wait or 0) >= longest then last = violation end
+    violation.holds = not is_beyond
+      and (not violation.quota or held_for <= quota_horizon(violation.quota))
+    local wait = not is_beyond and violation.wait or 0
+    if not is_beyond and wait >= longest then last = violation end
     if violation.asked or violation.at_best > patience then is_to_wait = false end
-    is_known, longest = is_known and violation.wait, max(longest, violation.wait or 0)
+    is_known, longest = is_known and violation.wait, max(longest, wait)
   end
   last.holds = true
   demand.is_behind = is_behind(demand)
