@@ -129,6 +129,8 @@ for b = 1, count do
   -- A small step back is waited out, a large one is made up for from then on.
   local now = offset > STEP and wall + offset or wall
   if now < was then now = was end
+  -- Steps by one would not end.
+  if now > MAX_AMOUNT then rare.changes.bucket_damaged() end
   if bucket.born == 0 then bucket.born = now end
   bucket.now, bucket.offset = now, now > wall and now - wall or 0
   if stored then
@@ -137,6 +139,7 @@ for b = 1, count do
   else
     for k = 1, bucket.count do
       local quota = quotas[k]
+      if quota.began and quota.began > now then rare.changes.bucket_damaged() end
       quota_pass(quota, now)
       if quota.cap then rare.provider.bucket_pass_cap(bucket, quota) end
       if quota.kind == FIXED and rare.fixed.fixed_advance(quota, quota.begin, quota.next, wall) then

@@ -143,6 +143,11 @@ function changes.bucket_enter(bucket)
   return bucket.own
 end
 
+-- What is stored is no state that a batch left.
+function changes.bucket_damaged()
+  error('the state of this bucket is damaged: delete its key, or use another prefix')
+end
+
 -- The quotas of a state that other rules left. What is not a state of ours is an error, and stays
 -- as it is.
 function changes.bucket_stored(bucket, state)
@@ -248,6 +253,7 @@ function changes.bucket_place(bucket, quotas, wall)
       quotas[found] = other or quota_new(rule, now)
     end
     local quota = quotas[found]
+    if quota.began and quota.began > now then changes.bucket_damaged() end
     quotas[found], quotas[index] = quotas[index], quota
     quota_follow(bucket, quota, rule, wall)
     quota.is_aside = nil

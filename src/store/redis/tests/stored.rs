@@ -1,5 +1,9 @@
 //! What is stored, and what happens to it.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
+
 use super::{
     RedisServer, RedisStore, STEPPED, apply, apply_leased, bucket, granted, reserve, settle,
     sliding,
@@ -116,6 +120,43 @@ async fn a_foreign_value_is_an_error_and_stays() {
         assert!(matches!(error, StoreError::Rejected(_)), "{error}");
         assert!(error.to_string().contains("the state of this bucket"), "{error}");
         assert_eq!(server.command::<String>(&["HGET", KEY, "s"]), state);
+    }
+}
+
+/// Each number of a state, changed to what no batch leaves behind.
+#[tokio::test]
+async fn a_damaged_number_does_not_hang_the_server() {
+    let server = RedisServer::start();
+    let store = RedisStore::connect(&server.url()).await.expect("a server");
+    let shape = TokenBucket::new(1, 60_000_000, 10, 40, 240_000_000, 96);
+    let draining = Rule { id: 2, limit: 10, held: false, window: Window::TokenBucket(shape) };
+    let rules: Vec<Rule> = sliding(10).into_iter().chain([draining]).collect();
+    for other in [false, true] {
+        // With other quotas its state is read by its shapes.
+        let mut rules = rules.clone();
+        let before = bucket("b", &rules);
+        server.command::<()>(&["FLUSHALL"]);
+        assert!(granted(&store, 1, 1, &[before], &[1, 1]).await);
+        if other {
+            rules.pop();
+        }
+        let b = [bucket("b", &rules)];
+        let state: Vec<u8> = server.command(&["HGET", KEY, "s"]);
+        for at in (0..state.len()).step_by(8) {
+            for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 0.5, 1e300, -1e300] {
+                let mut damaged = state.clone();
+                damaged[at..at + 8].copy_from_slice(&number.to_le_bytes());
+                let set = redis::cmd("HSET")
+                    .arg(KEY)
+                    .arg("s")
+                    .arg(damaged)
+                    .exec(&mut server.connection());
+                set.expect("the state is changed");
+                let limit = Duration::from_secs(5);
+                let answer = timeout(limit, apply(&store, 2, 0, &b, &[STATUS])).await;
+                assert!(answer.is_ok(), "number {} of the state is {number:e}", at / 8);
+            }
+        }
     }
 }
 
