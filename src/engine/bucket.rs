@@ -88,7 +88,7 @@ impl BucketState {
 
     /// The state as bytes, for a store that keeps bytes.
     ///
-    /// They are `TTB`, the version (3), a checksum (4 bytes) and the fields. Integers take as few
+    /// They are `TTB`, the version, a checksum (4 bytes) and the fields. Integers take as few
     /// bytes as they need: seven bits in each byte, the lowest first, and the top bit where more
     /// follow. Lists begin with their length, options with 0 or 1. Equal neighbours in a ring of
     /// charges are written once. Three quotas take less than 3 KB, a session about 100 bytes.

@@ -371,14 +371,17 @@ impl Inner {
         Outage { error, target }: Outage,
     ) -> Option<Result<Reservation, Throttled>> {
         match (self.on_unavailable(asked.demand, &target), self.fallback()) {
-            (OnUnavailable::Allow, _) => Some(Ok(Reservation::uncounted(asked.demand).degrade())),
+            (OnUnavailable::Allow, _) => {
+                let waited = asked.arrived.elapsed();
+                Some(Ok(Reservation::uncounted(asked.demand).degrade(waited)))
+            }
             (OnUnavailable::Local { .. }, Some(fallback)) => {
                 // Boxed, since it may come back here.
                 let local = Box::pin(fallback.ask_quietly(asked));
                 let recovers = pin!(target.session.health().recovers());
                 let Either::Left((result, _)) = select(local, recovers).await else { return None };
                 Some(match result {
-                    Ok(reservation) => Ok(reservation.degrade()),
+                    Ok(reservation) => Ok(reservation.degrade(asked.arrived.elapsed())),
                     // Too much for the share is not too much for ever.
                     Err(Throttled::ExceedsCapacity(_)) => Err(Throttled::Store(error)),
                     Err(other) => Err(other),

@@ -297,9 +297,10 @@ impl Reservation {
         self.more.as_ref().map_or(&NONE, |more| more.call.span())
     }
 
-    pub(super) fn degrade(mut self) -> Self {
+    pub(super) fn degrade(mut self, waited: Duration) -> Self {
+        let position = self.position();
         self.more.get_or_insert_default().degraded = true;
-        self
+        self.after(waited, position)
     }
 
     /// Marks its call as made.

@@ -451,14 +451,14 @@ impl Quota {
         self
     }
 
-    /// Into how many slots time is cut (default: 60 for a sliding window, 96 for a token bucket).
-    /// More slots waste less and take 8 bytes each.
+    /// Into how many slots time is cut: 1 to 1,000 (default: 60 for a sliding window, 96 for a token
+    /// bucket). More slots waste less and take 8 bytes each.
     ///
     /// ```
     /// use tower_throttle::Quota;
     ///
-    /// // Seconds of an hour, rather than minutes, leave the window one by one.
-    /// let requests = Quota::per_hour("requests", 10_000).slots(3_600);
+    /// // What is charged leaves the window ten seconds at a time, rather than by the minute.
+    /// let requests = Quota::per_hour("requests", 10_000).slots(360);
     /// ```
     #[must_use]
     pub fn slots(mut self, slots: u32) -> Self {

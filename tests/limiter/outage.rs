@@ -80,9 +80,11 @@ async fn s36_local_holds_its_share_of_each_limit() {
     assert!(is_store(&error) && !error.is_permanent(), "{error}");
     // A demand that waits there starts on a refund there.
     let behind = waiting(&limiter, tokens(10));
-    quiet().await;
+    tokio::time::sleep(secs(2)).await;
     call.settle(usage! { tokens: 1 }).await.unwrap();
-    assert!(behind.await.unwrap().unwrap().degraded());
+    let behind = behind.await.unwrap().unwrap();
+    assert!(behind.degraded() && behind.waited() >= secs(2), "{behind:?}");
+    behind.keep().await.unwrap();
     // Each demand is told of once.
     assert_eq!(recorder.count("Granted"), 4);
     assert_eq!(recorder.count("Refused"), 2);
