@@ -6,7 +6,10 @@ use std::sync::{Arc, PoisonError};
 
 use smallvec::SmallVec;
 
-use super::{charge_watch::ChargeWatch, state_loss::StateLoss};
+use super::{
+    charge_watch::ChargeWatch,
+    state_loss::{Loss, StateLoss},
+};
 use crate::{
     engine::{Micros, Seen},
     error::Throttled,
@@ -132,10 +135,10 @@ impl BucketHandle {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Notes what a batch saw of the bucket. True if the store has lost the state that was seen
-    /// before.
+    /// Notes what a batch saw of the bucket. Returns whether, and how, the store has lost the state
+    /// that was seen before.
     #[inline]
-    pub(super) fn saw(&self, seen: &Seen, in_process: bool) -> bool {
+    pub(super) fn saw(&self, seen: &Seen, in_process: bool) -> Option<Loss> {
         if in_process { self.loss.saw_in_any_order(seen) } else { self.loss.saw(seen) }
     }
 

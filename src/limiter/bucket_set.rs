@@ -213,7 +213,7 @@ impl BucketSet {
     /// was lost.
     pub(super) fn saw(&self, seen: &[Seen], in_process: bool, mut lost: impl FnMut(&str)) {
         for (member, seen) in self.members.iter().zip(seen) {
-            if member.handle.saw(seen, in_process) {
+            if member.handle.saw(seen, in_process).is_some() {
                 lost(member.spec.name());
             }
         }

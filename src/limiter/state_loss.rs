@@ -6,6 +6,15 @@ use crate::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+/// What became of a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// There is another one in its place.
+    Replaced,
+    /// It is the same, as of an earlier time.
+    WentBack,
+}
+
 /// What was last seen of a bucket's state.
 #[derive(Debug, Default)]
 pub(super) struct StateLoss {
@@ -18,32 +27,30 @@ pub(super) struct StateLoss {
 }
 
 impl StateLoss {
-    /// Notes what a batch saw. Returns true if that is not the state seen before although this
-    /// still meant something: another one, or the same at an earlier time. Batches come in the
-    /// order in which they were applied.
-    pub(super) fn saw(&self, seen: &Seen) -> bool {
+    /// Notes what a batch saw. Returns a loss if that is not the state seen before although this
+    /// still meant something. Batches come in the order in which they were applied.
+    pub(super) fn saw(&self, seen: &Seen) -> Option<Loss> {
         let born = self.born.swap(seen.born, Ordering::Relaxed);
         let expires = self.expires.swap(seen.expires, Ordering::Relaxed);
         let latest = self.latest.swap(seen.now, Ordering::Relaxed);
         if born == 0 {
-            return false;
+            return None;
         }
         if born != seen.born {
-            expires > seen.born
-        } else {
-            seen.was < latest && expires > seen.now
+            return (expires > seen.born).then_some(Loss::Replaced);
         }
+        (seen.was < latest && expires > seen.now).then_some(Loss::WentBack)
     }
 
     /// [`saw`](Self::saw) where batches are seen in any order, of a store whose clock does not step
     /// back and which loses a state as a whole.
     #[inline]
-    pub(super) fn saw_in_any_order(&self, seen: &Seen) -> bool {
+    pub(super) fn saw_in_any_order(&self, seen: &Seen) -> Option<Loss> {
         if self.born.load(Ordering::Relaxed) == seen.born {
             self.expires.store(seen.expires, Ordering::Relaxed);
-            return false;
+            return None;
         }
-        self.saw_another(seen)
+        self.saw_another(seen).then_some(Loss::Replaced)
     }
 
     /// The state seen may have begun before the one seen last, and be over.
@@ -79,22 +86,26 @@ mod tests {
     fn a_loss_is_told_once_in_whatever_order_it_is_seen() {
         let loss = StateLoss::default();
         let (first, second) = (state(10, 100), state(50, 200));
-        let told =
-            [first, first, second, first, second, second].map(|seen| loss.saw_in_any_order(&seen));
+        let all = [first, first, second, first, second, second];
+        let told = all.map(|seen| loss.saw_in_any_order(&seen).is_some());
         assert_eq!(told, [false, false, true, false, false, false]);
-        assert!(loss.saw_in_any_order(&state(60, 210)));
-        assert!(!loss.saw_in_any_order(&state(300, 400)), "the old state meant nothing any more");
+        assert!(loss.saw_in_any_order(&state(60, 210)).is_some());
+        assert_eq!(
+            loss.saw_in_any_order(&state(300, 400)),
+            None,
+            "the old state meant nothing any more"
+        );
     }
 
     #[test]
     fn a_new_state_seen_by_two_callers_at_once_is_no_loss() {
         for _ in 0..2_000 {
             let all: Vec<_> = (0..16).map(|_| StateLoss::default()).collect();
-            assert!(all.iter().all(|loss| !loss.saw_in_any_order(&state(10, 40))));
+            assert!(all.iter().all(|loss| loss.saw_in_any_order(&state(10, 40)).is_none()));
             let barrier = Barrier::new(2);
             let see = || {
                 barrier.wait();
-                all.iter().filter(|loss| loss.saw_in_any_order(&state(50, 200))).count()
+                all.iter().filter_map(|loss| loss.saw_in_any_order(&state(50, 200))).count()
             };
             let lost = thread::scope(|scope| {
                 let other = scope.spawn(see);
@@ -116,7 +127,8 @@ mod tests {
             // It was over.
             seen(6_000, 0, 6_000, 7_000),
         ];
-        assert_eq!(told.map(|seen| loss.saw(&seen)), [false, true, false, true, false]);
+        let expected = [None, Some(Loss::Replaced), None, Some(Loss::Replaced), None];
+        assert_eq!(told.map(|seen| loss.saw(&seen)), expected);
     }
 
     #[test]
@@ -129,6 +141,7 @@ mod tests {
             seen(100, 120, 160, 700),
             seen(100, 160, 170, 700),
         ];
-        assert_eq!(told.map(|seen| loss.saw(&seen)), [false, false, true, false]);
+        let expected = [None, None, Some(Loss::WentBack), None];
+        assert_eq!(told.map(|seen| loss.saw(&seen)), expected);
     }
 }

@@ -110,6 +110,30 @@ fn s34_what_fits_starts_soon_after_the_process_is_killed_that_it_waits_behind() 
     assert_within_a_second(&fleet, since(now(), granted(&second, &next)));
 }
 
+/// As after a failover to a replica that was behind: a call that has ended is in flight again. Its
+/// process lives, and keeps its lease.
+#[test]
+fn what_an_older_state_holds_is_free_when_a_lease_ends() {
+    let fleet = Fleet::start("bucket a concurrency 1");
+    let [one, other] = fleet.workers();
+    let (ask, key) = (Ask::of("a"), "throttle:{default}:a");
+    let held = one.take(&ask);
+    let older: Vec<u8> = fleet.server.command(&["DUMP", key]);
+    held.release();
+    one.status("a");
+    let restore = redis::cmd("RESTORE")
+        .arg(key)
+        .arg(0)
+        .arg(older)
+        .arg("REPLACE")
+        .exec(&mut fleet.server.connection());
+    restore.expect("an older state");
+    let (first, second) = (one.queue(&ask), other.queue(&ask));
+    assert!(first.ends_within(secs(12)), "{:?}", one.status("a"));
+    first.release();
+    second.granted(secs(2));
+}
+
 /// The outcome, and how late the machine was.
 fn front_is_cut_off() -> (Result<(), String>, Duration) {
     let fleet = Fleet::start("bucket a concurrency 1");

@@ -13,6 +13,7 @@ use crate::{
     limiter::{
         bucket_handle::BucketHandle,
         bucket_set::{BucketSet, GrantedAt},
+        state_loss::Loss,
     },
     limits::BucketSpec,
     store::Bucket,
@@ -137,11 +138,11 @@ impl BatchBuckets {
     }
 
     /// Notes what the batch saw of each bucket, and calls `lost` with the name of each whose state
-    /// was lost.
-    pub(super) fn saw(&self, seen: &[Seen], in_process: bool, mut lost: impl FnMut(&str)) {
+    /// was lost, and how.
+    pub(super) fn saw(&self, seen: &[Seen], in_process: bool, mut lost: impl FnMut(&str, Loss)) {
         for ((handle, _), seen) in self.members.iter().zip(seen) {
-            if handle.saw(seen, in_process) {
-                lost(handle.name());
+            if let Some(loss) = handle.saw(seen, in_process) {
+                lost(handle.name(), loss);
             }
         }
     }

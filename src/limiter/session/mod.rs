@@ -58,6 +58,7 @@ use super::{
     bucket_set::{BucketSet, GrantedAt},
     context::Context,
     settle::{Settling, no_runtime},
+    state_loss::Loss,
     status::Waiting,
 };
 use crate::{
@@ -468,7 +469,7 @@ impl Session {
             Ok(Applied::Applied { buckets, verdicts }) => self.applied(batch, &buckets, verdicts),
             Ok(Applied::Stale | Applied::Uncharted) => {
                 self.failed(batch, Some(&transmit::unanswerable()));
-                let effects = self.change(State::forget_doubt);
+                let effects = self.change(State::take_another_name);
                 self.make_true(effects);
             }
             Err(error) if !error.is_unavailable() => self.refused(batch, Arc::new(error)),
@@ -492,13 +493,20 @@ impl Session {
             self.context.tell(|| Event::Recovered);
         }
         let in_process = self.context.in_process();
-        batch
-            .buckets()
-            .saw(seen, in_process, |bucket| self.context.tell(|| Event::StateLost { bucket }));
+        let mut went_back = false;
+        batch.buckets().saw(seen, in_process, |bucket, loss| {
+            went_back |= loss == Loss::WentBack;
+            self.context.tell(|| Event::StateLost { bucket });
+        });
         let conditions =
             Conditions { now: self.clock.now(), hinting: self.hinting(), resumes_at: None };
         let effects = self.change(|state| state.applied(batch, seen, verdicts, conditions));
         self.make_true(effects);
+        if went_back {
+            // It may hold calls that have ended: they end with the lease of the old name.
+            let effects = self.change(State::take_another_name);
+            self.make_true(effects);
+        }
         self.tell_flushed(|state| state.is_flushed());
     }
 

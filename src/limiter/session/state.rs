@@ -585,9 +585,9 @@ impl State {
         }
     }
 
-    /// Gives up on a batch that can never be answered: the store knows a later one, or no calendar
-    /// reaches to its present.
-    pub(super) fn forget_doubt(&mut self) -> Effects {
+    /// What the store knows of the session is of no use: it knows a later batch than the one in
+    /// doubt, which is given up, or an older state of a bucket. It ends with the session's lease.
+    pub(super) fn take_another_name(&mut self) -> Effects {
         self.doubt = None;
         Effects { rename: true, ..Effects::default() }
     }
