@@ -240,7 +240,8 @@ impl Demand {
     }
 
     /// The longest it may wait. A demand that could not make it even if all calls in flight were
-    /// refunded is refused at once, any other when this is over.
+    /// refunded is refused at once, any other when this is over. Those that wait before it count by
+    /// what they asked for, and only the first ones of a queue are judged.
     ///
     /// ```
     /// use std::time::Duration;

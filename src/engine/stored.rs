@@ -23,8 +23,8 @@ pub(crate) struct StoredBucket {
     pub(crate) records: Vec<StoredRecord>,
 }
 
-/// A pause (see [`Gate`](super::gate::Gate)): until, surfaced_until, asked_until, length; its phase:
-/// 0 opens fully, 1 is half open, 2 spreads; probe; spread_until, next, step.
+/// A pause (see [`Gate`](super::gate::Gate)): until, surfaced_until, asked_until, length; its
+/// phase (0 opens fully, 1 is half open, 2 spreads); probe; spread_until, next, step.
 pub(crate) type StoredGate = [u64; 9];
 
 /// What a quota has beside its rule.

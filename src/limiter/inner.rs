@@ -137,8 +137,12 @@ impl Inner {
     pub(super) fn update(&self, limits: &Limits) -> Result<Vec<Arc<str>>, LimitsError> {
         let table = Arc::new(limits.compile()?);
         self.update_fallback(limits)?;
-        self.context.replace(table.clone());
-        let handles = self.registry_mut().replace(table.clone());
+        let handles = {
+            // Of two updates at once the same one comes last in both.
+            let mut registry = self.registry_mut();
+            self.context.replace(table.clone());
+            registry.replace(table.clone())
+        };
         // This may ask the user's resolver, so no lock is held.
         let declared = |table: &Table| {
             handles.iter().map(|handle| (handle.clone(), declared_now(handle, table))).collect()

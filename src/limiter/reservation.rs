@@ -548,7 +548,8 @@ impl Reservation {
 
     /// Lets another process settle it, once, within `lease` (at most 30 days): with
     /// [`Limiter::settle`](crate::Limiter::settle) and the id returned. After the lease it keeps
-    /// its charge.
+    /// its charge, and gives up what it holds: what waits for that looks within five seconds in
+    /// memory, and within one in a shared store.
     ///
     /// # Errors
     /// [`Throttled::Store`] if the store does not answer; [`Throttled::BadDemand`] for a

@@ -17,6 +17,7 @@ use crate::{engine::Verdict, error::Throttled, store::StoreError};
 ///
 /// # Errors
 /// [`Throttled::Store`] if the store does not answer. The change is then sent again for a while.
+/// [`Throttled::BadDemand`] at once if no quota counts a metric; the others are on their way.
 ///
 /// # Cancel safety
 /// Dropping this changes nothing.

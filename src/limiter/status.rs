@@ -98,8 +98,9 @@ pub struct Waiting {
     pub binding: Option<Shortage>,
     /// Time until it starts, about, if nothing is refunded: the wait of the front, and the time in
     /// which comes back what those between ask for. Demands of other processes that come between
-    /// can delay it, refunds bring it forward. Nothing if it depends on calls in flight, or is not
-    /// known yet.
+    /// can delay it, refunds bring it forward. A sliding window is taken to have been used evenly:
+    /// after a burst, those behind the front can wait up to a window longer. Nothing if it depends
+    /// on calls in flight, or is not known yet.
     pub predicted: Option<Duration>,
 }
 

@@ -451,8 +451,8 @@ impl Quota {
         self
     }
 
-    /// Into how many slots time is cut: 1 to 1,000 (default: 60 for a sliding window, 96 for a token
-    /// bucket). More slots waste less and take 8 bytes each.
+    /// Into how many slots time is cut, 1 to 1,000 (default: 60 for a sliding window, 96 for a
+    /// token bucket). More slots waste less and take 8 bytes each.
     ///
     /// ```
     /// use tower_throttle::Quota;

@@ -15,12 +15,12 @@ use crate::{engine::Micros, limiter::bucket_set::BucketSet};
 
 /// The waiters of a session and the lines in which they stand.
 #[derive(Clone, Copy)]
-pub(super) struct Standing<'a> {
+pub(super) struct Waiters<'a> {
     pub(super) lines: &'a Lines,
     pub(super) waiting: &'a BTreeMap<Rank, Box<Waiter>>,
 }
 
-impl<'a> Standing<'a> {
+impl<'a> Waiters<'a> {
     /// What goes before a waiter in a line of its own, in order.
     pub(super) fn before(self, waiter: &'a Waiter, id: LineId) -> impl Iterator<Item = Rank> {
         let line = self.lines.find(id).into_iter();
@@ -81,7 +81,7 @@ impl<'a> Standing<'a> {
 
 /// Those picked for a batch.
 pub(super) struct Pick<'a, F> {
-    standing: Standing<'a>,
+    waiters: Waiters<'a>,
     /// Whether the buckets of a set can be part of the batch.
     has_room: F,
     /// In order.
@@ -91,13 +91,13 @@ pub(super) struct Pick<'a, F> {
 }
 
 impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
-    pub(super) fn new(standing: Standing<'a>, has_room: F) -> Self {
-        Self { standing, has_room, picked: Vec::new(), all: HashSet::new() }
+    pub(super) fn new(waiters: Waiters<'a>, has_room: F) -> Self {
+        Self { waiters, has_room, picked: Vec::new(), all: HashSet::new() }
     }
 
     /// Picks from the front of a line. Returns those of its fronts that could not be picked.
     pub(super) fn front_of(&mut self, id: LineId, now: Micros) -> SmallVec<[Rank; 1]> {
-        let Standing { lines, .. } = self.standing;
+        let Waiters { lines, .. } = self.waiters;
         let Some(line) = lines.find(id) else { return SmallVec::new() };
         let classes = line.classes().into_iter();
         let left_out = classes.filter_map(|class| {
@@ -109,7 +109,7 @@ impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
             line.heads().for_each(|rank| _ = self.pick(rank));
         }
         for rank in line.fronts() {
-            let is_due = self.standing.due(rank).is_some_and(|time| time <= now);
+            let is_due = self.waiters.due(rank).is_some_and(|time| time <= now);
             // Those of other sessions that its front waits for may wait for one of these.
             if !is_due && !line.is_behind() {
                 continue;
@@ -137,11 +137,11 @@ impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
         if self.all.contains(&rank) {
             return true;
         }
-        let standing = self.standing;
-        let waiter = standing.waiting.get(&rank).filter(|_| self.all.len() < LONGEST_LOOK);
+        let waiters = self.waiters;
+        let waiter = waiters.waiting.get(&rank).filter(|_| self.all.len() < LONGEST_LOOK);
         let Some(waiter) = waiter else { return false };
         self.all.insert(rank);
-        let mut before = waiter.lines().iter().flat_map(|id| standing.before(waiter, *id));
+        let mut before = waiter.lines().iter().flat_map(|id| waiters.before(waiter, *id));
         let can_go = !those_before || before.all(|before| self.pick(before));
         let is_picked = can_go && (self.has_room)(waiter.ask().set());
         if is_picked {

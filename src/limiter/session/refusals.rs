@@ -1,5 +1,5 @@
-//! Batches that the store refused: it would refuse them again as they are, because of one bucket that
-//! it cannot read, say. So the others must not depend on that one. A batch is sent again in halves,
+//! Batches that the store refused. It would refuse them again as they are, because of one bucket
+//! that it cannot read, say, on which the others must not depend. A batch is sent again in halves,
 //! until what is refused is about the same buckets. What that changed is kept, and sent again from
 //! time to time: the reason may be mended.
 
@@ -18,13 +18,13 @@ pub(super) struct Refusals {
     /// Parts of a batch, in their order.
     parts: VecDeque<Batch>,
     /// Changes of which all is refused, by the time when they are sent again.
-    kept: VecDeque<Kept>,
+    kept: VecDeque<KeptChanges>,
     /// The one that is being sent again, without its batch.
-    again: Option<Kept>,
+    again: Option<KeptChanges>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct KeptChanges {
     batch: Batch,
     since: Micros,
     pause: Micros,
@@ -77,7 +77,7 @@ impl Refusals {
         let pause = last.map_or(FIRST_PAUSE, |last| (2 * last.pause).min(LONGEST_PAUSE));
         let at = now.saturating_add(pause);
         let place = self.kept.partition_point(|kept| kept.at <= at);
-        self.kept.insert(place, Kept { batch, since, pause, at });
+        self.kept.insert(place, KeptChanges { batch, since, pause, at });
     }
 
     /// Takes out the parts.

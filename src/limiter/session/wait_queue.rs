@@ -23,7 +23,7 @@ use super::{
     hinting::Hinting,
     line::{Looked, QuotaLine},
     lines::{LineIds, Lines},
-    pick::{Pick, Standing},
+    pick::{Pick, Waiters},
     surfaced::Surfaced,
     waiter::{About, Again, Ask, LineId, Outcome, OutcomeSender, PAUSE, Rank, Waiter},
 };
@@ -260,7 +260,7 @@ impl WaitQueue {
         let fronts = line.fronts();
         let has_more = line.total().0 > fronts.len();
         let passable = has_more.then(|| self.passable_at(id)).flatten();
-        let times = fronts.into_iter().filter_map(|rank| self.standing().due(rank));
+        let times = fronts.into_iter().filter_map(|rank| self.waiters().due(rank));
         let due = times.chain(passable).min();
         self.lines.reschedule(id, due);
     }
@@ -350,8 +350,8 @@ impl WaitQueue {
         let due: Vec<LineId> = std::iter::from_fn(|| self.lines.pop_due(now)).collect();
         due.iter().for_each(|id| self.step_aside(*id));
         let taken = std::mem::take(&mut self.left_out);
-        let standing = self.standing();
-        let mut pick = Pick::new(standing, has_room);
+        let waiters = self.waiters();
+        let mut pick = Pick::new(waiters, has_room);
         let mut left_out = Vec::new();
         for (rank, goes_alone) in taken {
             let is_picked = if goes_alone { pick.alone(rank) } else { pick.pick(rank) };
@@ -365,12 +365,12 @@ impl WaitQueue {
         // The order of those in a circle contradicts itself: the store says whose turn it is. What
         // is next goes in the next batch at the latest, whatever this one tells of turns.
         let (next, behind): (Vec<_>, Vec<_>) =
-            left_out.into_iter().partition(|rank| standing.is_next(*rank));
+            left_out.into_iter().partition(|rank| waiters.is_next(*rank));
         let next = next.into_iter().filter(|rank| !pick.alone(*rank));
         let mut left_out: Vec<_> = next.map(|rank| (rank, true)).collect();
         let picked = pick.into_picked();
         for rank in behind.into_iter().filter(|rank| !picked.contains(rank)) {
-            if self.standing().fits_in_a_batch(rank) {
+            if self.waiters().fits_in_a_batch(rank) {
                 left_out.push((rank, false));
             } else if let Some(waiter) = self.waiting.get_mut(&rank) {
                 // It would be looked at over and over. It is looked at with those before it.
@@ -398,13 +398,13 @@ impl WaitQueue {
         }
     }
 
-    fn standing(&self) -> Standing<'_> {
-        Standing { lines: &self.lines, waiting: &self.waiting }
+    fn waiters(&self) -> Waiters<'_> {
+        Waiters { lines: &self.lines, waiting: &self.waiting }
     }
 
     /// Whether none goes before a waiter in a line of its own.
     fn is_first(&self, waiter: &Waiter, id: LineId) -> bool {
-        self.standing().before(waiter, id).next().is_none()
+        self.waiters().before(waiter, id).next().is_none()
     }
 
     /// Whether the quota of a line would have admitted a waiter when that was last looked at.
@@ -420,8 +420,8 @@ impl WaitQueue {
             // What comes first for one class may not for its own, where flows take turns.
             waiter.lines().len() > 1
                 && self.is_first(waiter, id)
-                && !self.standing().fits_in_a_batch(*rank)
-                && !self.standing().is_next(*rank)
+                && !self.waiters().fits_in_a_batch(*rank)
+                && !self.waiters().is_next(*rank)
         })
     }
 
