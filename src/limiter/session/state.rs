@@ -503,8 +503,8 @@ impl State {
     }
 
     /// The batch in flight went without an answer: all that is pending is told, and the batch is in
-    /// doubt. Without an error it was the driver that ended, so that demands may as
-    /// well be asked for again.
+    /// doubt. Without an error it was the driver that ended, so that demands may as well be asked
+    /// for again.
     pub(super) fn failed(
         &mut self,
         mut batch: Batch,
