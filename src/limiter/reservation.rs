@@ -219,7 +219,8 @@ impl Reservation {
         self
     }
 
-    /// Tells reservations apart, in logs and in [events](crate::observe::Event).
+    /// Tells reservations apart, in logs and in [events](crate::observe::Event). Another process
+    /// settles it by the id that [`detach`](Self::detach) returns.
     pub fn id(&self) -> u64 {
         let id = &self.id;
         let made = new_id();

@@ -142,7 +142,7 @@ impl BucketInfo {
 
 impl Status {
     /// Returns the quota of this name: the one that [`Quota::named`](crate::Quota::named) gave it,
-    /// or else what it says, such as `tokens per minute`.
+    /// or else what it says without its limit: `tokens per minute`, `calls in flight`.
     ///
     /// ```
     /// use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
