@@ -437,8 +437,8 @@ amounts! {
 
 /// A [`Usage`] from `metric: amount` pairs. An amount is any unsigned integer, or an `i32`, of
 /// which a negative one is 0; a literal has no suffix, or `u64`. A metric is a name, or text in
-/// quotes where it is no identifier. A name is never a variable: `Usage::new().with(metric, amount)`
-/// takes one.
+/// quotes where it is no identifier. A name is never a variable:
+/// `Usage::new().with(metric, amount)` takes one.
 ///
 /// ```
 /// use tower_throttle::usage;

@@ -249,8 +249,8 @@ fn a_line_is_looked_at_from_its_front_and_further_while_all_is_granted() {
     assert!(answers.iter_mut().all(|(_, answer)| outcome(answer).is_some()));
 }
 
-#[test]
-fn what_was_refused_behind_others_is_looked_at_once_they_are_granted() {
+/// What was refused behind others is looked at once they are granted. Meanwhile `happens` does.
+fn looked_at_once_those_before_are_granted(happens: impl Fn(&mut World)) {
     let mut world = World::new(true);
     // The store says when each of them fits if nothing is refunded.
     let refuse = |world: &mut World| {
@@ -275,6 +275,7 @@ fn what_was_refused_behind_others_is_looked_at_once_they_are_granted() {
     for expected in [vec![1, 2, 3, 4], vec![5]] {
         let batch = world.sent();
         assert_eq!(costs(&batch), expected, "at once");
+        happens(&mut world);
         let mut verdicts = vec![GRANTED; expected.len()];
         verdicts.push(Verdict::Done);
         world.applied(batch, verdicts);
@@ -283,37 +284,13 @@ fn what_was_refused_behind_others_is_looked_at_once_they_are_granted() {
 }
 
 #[test]
+fn what_was_refused_behind_others_is_looked_at_once_they_are_granted() {
+    looked_at_once_those_before_are_granted(|_| ());
+}
+
+#[test]
 fn a_change_of_limits_during_a_batch_loses_nothing() {
-    let mut world = World::new(true);
-    // The store says when each of them fits if nothing is refunded.
-    let refuse = |world: &mut World| {
-        while let (Turn::Send(batch), effects) = world.state.turn(world.conditions()) {
-            deliver(effects);
-            let verdict = |op: &Op| match op {
-                Op::Reserve(_) => refused(Some(SECOND)),
-                _ => Verdict::Done,
-            };
-            let verdicts: Vec<_> = batch.ops().iter().map(verdict).collect();
-            world.applied(batch, verdicts);
-        }
-    };
-    let mut answers: Vec<_> = (1..=4).map(|tokens| world.wait(tokens).1).collect();
-    refuse(&mut world);
-    let ask = world.ask(5, Mode::Wait, 0);
-    let deadline = world.now + 60 * SECOND;
-    answers.push(world.enter(ask, Some(deadline)).1);
-    world.state.look(world.set.handles().next().expect("there is one").id());
-    refuse(&mut world);
-    world.state.look(world.set.handles().next().expect("there is one").id());
-    for expected in [vec![1, 2, 3, 4], vec![5]] {
-        let batch = world.sent();
-        assert_eq!(costs(&batch), expected, "at once");
-        deliver(world.state.follow_limits());
-        let mut verdicts = vec![GRANTED; expected.len()];
-        verdicts.push(Verdict::Done);
-        world.applied(batch, verdicts);
-    }
-    assert!(answers.iter_mut().all(|answer| outcome(answer).is_some()));
+    looked_at_once_those_before_are_granted(|world| deliver(world.state.follow_limits()));
 }
 
 #[test]
