@@ -163,14 +163,15 @@ impl QuotaLine {
         }
     }
 
-    /// Takes a waiter out. Returns true if it was the first of its class and flow, as the store may
-    /// know.
+    /// Takes a waiter out. Returns true if it was the first of its class and flow, or the first that
+    /// the quota holds back, as the store may know.
     pub(super) fn remove(&mut self, rank: Rank, ask: &Ask) -> bool {
         let Some(index) = self.groups.iter().position(|group| group.is_of(ask)) else {
             return false;
         };
         let group = &mut self.groups[index];
-        let was_first = group.first().is_some_and(|(first, _)| first == rank);
+        let is_it = |(first, _): (Rank, u64)| first == rank;
+        let was_first = group.first().is_some_and(is_it) || group.first_held().is_some_and(is_it);
         if let Some(cost) = group.waiters.remove(&rank) {
             group.sum = group.sum.saturating_sub(cost);
             group.fitting.remove(&rank);

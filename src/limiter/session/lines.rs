@@ -146,7 +146,7 @@ impl Lines {
     }
 
     /// Takes a waiter out of its lines. Returns the buckets in which it was the first of a class
-    /// and flow.
+    /// and flow, or the first that a quota holds back.
     pub(super) fn remove(&mut self, waiter: &Waiter) -> SmallVec<[u64; 2]> {
         let mut led = SmallVec::new();
         for id in waiter.lines() {

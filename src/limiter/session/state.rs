@@ -153,10 +153,12 @@ impl State {
         !self.queue.is_empty() || self.refusals.has_parts()
     }
 
-    /// Whether everything that was to be sent has reached the store.
+    /// Whether everything that was to be sent has reached the store. Once closed that is also that
+    /// nothing waits any more, so that it holds up no other session.
     pub(super) fn is_flushed(&self) -> bool {
         let is_sent = self.outbox.is_empty() && !self.refusals.has_parts();
-        is_sent && !self.sending && self.doubt.is_none()
+        let is_told = !self.closed || self.queue.changed().next().is_none();
+        is_sent && is_told && !self.sending && self.doubt.is_none()
     }
 
     /// Whether a caller waits for something to be sent.
@@ -247,7 +249,7 @@ impl State {
     pub(super) fn close(&mut self) -> Effects {
         self.closed = true;
         let mut effects = Effects::default();
-        effects.refuse(self.queue.take_all(), || Outcome::Refused(Throttled::Closed));
+        effects.refuse(self.queue.take_all(), closed);
         effects
     }
 
@@ -447,19 +449,22 @@ impl State {
         for (index, (job, verdict)) in jobs.into_iter().zip(verdicts).enumerate() {
             match (job, verdict) {
                 (Job::Demand(waiter), Verdict::Refused(refused)) => {
-                    let waiter = self.unless_closed(waiter, &mut effects);
-                    let Some(waiter) = waiter else { continue };
                     let is_head = |bucket| told.contains(&bucket);
+                    if self.closed {
+                        self.queue.gone(&waiter, is_head);
+                        effects.refuse([waiter], closed);
+                        continue;
+                    }
                     self.queue.refused(waiter, &refused, is_head, hinting, now, &mut effects.told);
                 }
                 (Job::Demand(waiter), Verdict::Granted { probe }) => {
                     self.grant(waiter, batch.granted_at(index, seen), probe, now, &mut effects);
                 }
-                (Job::Demand(waiter), _) if waiter.ask().waits() => {
-                    let waiter = self.unless_closed(waiter, &mut effects);
-                    waiter.into_iter().for_each(|waiter| self.queue.fits(waiter));
+                (Job::Demand(waiter), _) if !waiter.ask().waits() => {
+                    effects.refuse([waiter], || Outcome::Fits);
                 }
-                (Job::Demand(waiter), _) => effects.refuse([waiter], || Outcome::Fits),
+                (Job::Demand(waiter), _) if self.closed => effects.refuse([waiter], closed),
+                (Job::Demand(waiter), _) => self.queue.fits(waiter),
                 (Job::Report(reports), verdict) => effects.report(reports, || Ok(verdict.clone())),
                 (Job::Orphan(set, costs), Verdict::Granted { .. }) => {
                     self.give_back(set, costs, batch.granted_at(index, seen));
@@ -470,14 +475,6 @@ impl State {
         told.into_iter().for_each(|bucket| self.queue.heads_registered(bucket));
         self.queue.answered(&mut effects.told);
         effects
-    }
-
-    fn unless_closed(&self, waiter: Box<Waiter>, effects: &mut Effects) -> Option<Box<Waiter>> {
-        if !self.closed {
-            return Some(waiter);
-        }
-        effects.refuse([waiter], || Outcome::Refused(Throttled::Closed));
-        None
     }
 
     fn grant(
@@ -591,6 +588,11 @@ impl State {
         self.doubt = None;
         Effects { rename: true, ..Effects::default() }
     }
+}
+
+/// What becomes of a demand once the limiter is closed.
+fn closed() -> Outcome {
+    Outcome::Refused(Throttled::Closed)
 }
 
 /// What becomes of a demand that did not reach the store: without an error it was the driver that

@@ -541,6 +541,7 @@ impl WaitQueue {
         let is_late = !waiter.can_make_it(violations, now);
         if is_late && self.gone {
             // Perhaps only for those that it was measured behind.
+            self.gone(&waiter, is_head);
             return self.newcomers.push_back(waiter);
         }
         let holding = holding(waiter.ask().set(), violations);
@@ -598,7 +599,7 @@ impl WaitQueue {
 
     /// A refused demand does not wait after all. The store may have registered it as a head, and
     /// has put it before others.
-    fn gone(&mut self, waiter: &Waiter, is_head: impl Fn(u64) -> bool) {
+    pub(super) fn gone(&mut self, waiter: &Waiter, is_head: impl Fn(u64) -> bool) {
         self.gone = true;
         for handle in waiter.ask().set().handles() {
             if is_head(handle.id()) {

@@ -348,6 +348,31 @@ fn a_demand_that_only_asks_is_refused_once_the_limiter_is_closed() {
 }
 
 #[test]
+fn the_store_keeps_no_head_of_a_demand_that_is_refused_once_the_limiter_is_closed() {
+    for in_process in [true, false] {
+        let mut world = World::new(in_process);
+        let (rank, mut answer) = world.wait(50);
+        world.refuse_all(Some(0));
+        let batch = world.sent();
+        assert_eq!((costs(&batch), told(&batch)), (vec![50], Some(0)), "a head if it is refused");
+        let is_abandoned = !in_process;
+        if is_abandoned {
+            world.state.leave(rank, world.now);
+            answer.close();
+        }
+        deliver(world.state.close());
+        world.applied(batch, [refused(Some(SECOND)), Verdict::Done]);
+        let is_told = matches!(outcome(&mut answer), Some(Outcome::Refused(Throttled::Closed)));
+        assert_eq!(is_told, !is_abandoned);
+        assert!(!world.state.is_flushed(), "the store has to hear of it");
+        let batch = world.sent();
+        assert_eq!((costs(&batch), told(&batch)), (vec![], Some(0)));
+        world.applied(batch, [Verdict::Done]);
+        assert!(world.state.is_flushed());
+    }
+}
+
+#[test]
 fn a_waiter_that_leaves_lets_the_next_one_be_looked_at() {
     let mut world = World::new(true);
     let (front, _answer) = world.wait(50);

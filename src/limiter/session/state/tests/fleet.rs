@@ -283,10 +283,32 @@ impl Fleet {
             };
             self.drive(session);
         }
-        match self.waiting() {
-            0 => Ok(()),
-            waiting => Err(format!("{waiting} wait for ever")),
+        match (self.waiting(), self.heads_left()) {
+            (0, 0) => Ok(()),
+            (waiting, heads) => Err(format!("{waiting} wait for ever, {heads} heads are left")),
         }
+    }
+
+    /// How many demands wait as far as the store knows, of sessions that live.
+    fn heads_left(&mut self) -> u64 {
+        let is_dead = |peer: &Peer| peer.is_dead;
+        if self.peers.iter().any(is_dead) {
+            return 0;
+        }
+        let mut left = 0;
+        for set in self.peers[0].sets.clone() {
+            for bucket in set.buckets() {
+                let ops = [Op::Status { bucket: 0 }];
+                let buckets = std::slice::from_ref(bucket);
+                let asked = store::Batch::new(99, 1, 10 * SECOND, buckets, &ops);
+                let Some(state) = self.store.get_mut(&bucket.key.id()) else { continue };
+                let (answer, _) = asked.apply_to(&mut [state], self.now);
+                let AppliedOutcome::Applied { verdicts, .. } = answer.outcome else { continue };
+                let [Verdict::Status(level)] = &verdicts[..] else { continue };
+                left += level.waiting;
+            }
+        }
+        left
     }
 
     fn asks(&mut self, task: Task) -> usize {
