@@ -107,8 +107,13 @@ fn others(states: &BatchStates<'_, '_>, reserve: &Reserve, turn: Turn, at: At) -
         tag: turn.tag.unwrap_or_else(|| states.start_of(reserve)),
     };
     let start_of = |head: &Head| head.tag.min(states.start_waiting(space, head.flow));
-    let place = state.heads().placed(place, quota.id, quota.horizon(), now, &start_of);
-    state.heads().before(&place, quota.id, quota.horizon(), now, u64::MAX, &start_of)
+    let (heads, horizon) = (state.heads(), quota.horizon());
+    let place = match at.bucket == space {
+        true => place,
+        false => heads.caught_up(place, states.step_of(reserve), quota.id, horizon, now, &start_of),
+    };
+    let place = heads.placed(place, quota.id, horizon, now, &start_of);
+    heads.before(&place, quota.id, horizon, now, u64::MAX, &start_of)
 }
 
 /// By how much a waiter may have come after a head of another session and go before it.

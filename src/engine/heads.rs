@@ -18,6 +18,9 @@ const UNHEARD: Micros = 300_000;
 /// The tag of one that keeps none.
 pub(crate) const NO_TAG: f64 = f64::MAX;
 
+/// Of two that are level, the one goes first that caught up.
+const NEARLY: f64 = 0.99;
+
 /// The first waiter of a session on a quota, for one class and flow, and what waits behind it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Head {
@@ -34,7 +37,9 @@ pub(crate) struct Head {
     /// How far it moves its flow on.
     pub(crate) part: f64,
     /// The start tag of the first one of a flow, which it keeps: what its flow is granted in other
-    /// sessions meanwhile does not put it off. The others start where their flow does.
+    /// sessions meanwhile does not put it off. The others start where their flow does. In a bucket
+    /// that is not its space it is one step of its own behind the first flow there at most: what its
+    /// flow is granted in others does not put it off.
     pub(crate) tag: f64,
     /// When the last one arrived of those that take turns with it here and go before it, or itself:
     /// its place among those that take turns elsewhere.
@@ -73,7 +78,7 @@ pub(crate) struct Place {
     /// Its own session's heads do not count. 0 if they do.
     pub(crate) session: u64,
     /// Which of two goes first that arrived at the same time: the smaller one. A session's id for
-    /// what is a head, the same in all buckets; the largest number for newcomers.
+    /// what is a head, the same in all buckets; the largest number for what does not wait.
     pub(crate) tie: u64,
     pub(crate) headroom: u64,
     pub(crate) flow: u64,
@@ -206,6 +211,11 @@ impl Head {
         self.held_until <= sum(now, horizon)
     }
 
+    /// Whether it is this quota that it waits for, and not another one for longer.
+    fn waits_here(&self, now: Micros) -> bool {
+        !self.is_late(now) && (self.due == 0 || self.held_until < self.due)
+    }
+
     /// Its place among the heads of all sessions.
     pub(crate) fn place(&self) -> Place {
         let Self { session, headroom, flow, space, arrival, place, tag, .. } = *self;
@@ -329,6 +339,24 @@ impl Heads {
         Place { place: last, ..place }
     }
 
+    /// A demand that is no head on a quota of a bucket that is not its space starts one step of its
+    /// own behind the first flow that waits there at most.
+    pub(crate) fn caught_up(
+        &self,
+        place: Place,
+        step: f64,
+        quota: u64,
+        horizon: Micros,
+        now: Micros,
+        start_of: &dyn Fn(&Head) -> f64,
+    ) -> Place {
+        let waiting = self.live(place.session, quota, now).filter(|head| {
+            head.holds(horizon, now) && head.waits_here(now) && place.takes_turns_with(head)
+        });
+        let next = waiting.map(start_of).fold(NO_TAG, f64::min);
+        Place { tag: catch_up(place.tag, step, next), ..place }
+    }
+
     /// What goes before a demand on a quota, until that is more than `most`. `start_of` tells where
     /// the flow of a head starts that takes turns with the demand.
     pub(crate) fn before(
@@ -393,24 +421,47 @@ impl Heads {
         self.live(0, quota, now).map(|head| head.count).fold(0, sum)
     }
 
-    /// Finds the tag of each, and its place among those that take turns elsewhere. `start_of` tells
-    /// where the flow of a head starts now, if that is known. One flow goes by arrival.
-    pub(crate) fn find_places(&mut self, start_of: impl Fn(&Head) -> Option<f64>) {
+    /// Finds the tag of each, and its place among those that take turns elsewhere, in the bucket
+    /// `own`. `start_of` tells where the flow of a head starts now, if that is known. One flow goes
+    /// by arrival.
+    pub(crate) fn find_places(
+        &mut self,
+        own: u64,
+        now: Micros,
+        start_of: impl Fn(&Head) -> Option<f64>,
+    ) {
         if self.0.iter().all(|head| head.flow == self.0[0].flow) {
             self.0.iter_mut().for_each(|head| (head.tag, head.place) = (NO_TAG, head.arrival));
             return;
         }
-        let mut firsts: BTreeMap<_, f64> = BTreeMap::new();
+        let (mut firsts, mut next) = (BTreeMap::new(), BTreeMap::new());
         let mut starts = Vec::with_capacity(self.0.len());
-        for head in &mut self.0 {
+        for (index, head) in self.0.iter_mut().enumerate() {
             let start = start_of(head);
-            let own = start.map_or(head.tag, |start| head.tag.min(start));
+            let kept = start.map_or(head.tag, |start| head.tag.min(start));
             let first = firsts.entry((head.turns(), head.flow));
             match first {
-                Entry::Vacant(first) => head.tag = *first.insert(own),
-                Entry::Occupied(first) => head.tag = start.map_or(*first.get(), |_| NO_TAG),
+                Entry::Vacant(first) => (_, head.tag) = *first.insert((index, kept)),
+                Entry::Occupied(first) => head.tag = start.map_or(first.get().1, |_| NO_TAG),
             }
-            starts.push(start.map_or(head.tag, |start| head.tag.min(start)));
+            let start = start.map_or(head.tag, |start| head.tag.min(start));
+            if head.waits_here(now) {
+                let next = next.entry(head.turns()).or_insert((start, head.flow));
+                if start < next.0 {
+                    *next = (start, head.flow);
+                }
+            }
+            starts.push(start);
+        }
+        for (index, _) in firsts.into_values() {
+            let head = &mut self.0[index];
+            match next.get(&head.turns()) {
+                Some((next, flow)) if *flow != head.flow && head.space != own => {
+                    starts[index] = catch_up(starts[index], head.part, *next);
+                    head.tag = head.tag.min(starts[index]);
+                }
+                _ => {}
+            }
         }
         let mut order: Vec<usize> = (0..self.0.len()).collect();
         // Those that arrived first are first already.
@@ -431,6 +482,12 @@ impl Heads {
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Head> {
         self.0.iter_mut()
     }
+}
+
+/// Where a demand starts that moves its flow on by `step`, if that is known, and waits where another
+/// flow starts at `next`: one step behind it at most, and before it once that is level.
+pub(crate) fn catch_up(start: f64, step: f64, next: f64) -> f64 {
+    if step > 0.0 { start.min(next + NEARLY * step) } else { start }
 }
 
 impl Flow {

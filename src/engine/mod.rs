@@ -52,7 +52,7 @@ pub(crate) use self::{
 pub use self::{bucket::BucketState, codec::DecodeError, rule::Micros};
 
 #[cfg(feature = "redis")]
-pub(crate) use self::heads::{Head, LATE, Outlook};
+pub(crate) use self::heads::{Head, LATE, NO_TAG, Outlook, catch_up};
 pub(crate) use self::rule::MAX_PAUSE;
 #[cfg(feature = "redis")]
 pub(crate) use self::stored::{StoredBucket, StoredQuota, StoredRecord};
@@ -191,8 +191,8 @@ pub(crate) struct Reserve {
     pub(crate) headroom: u64,
     /// What to do with it if it does not fit.
     pub(crate) mode: Mode,
-    /// Identifies the waiter in its session, so that a head that comes back keeps its arrival; 0 if
-    /// it never waited.
+    /// Identifies the waiter in its session, so that a head that comes back keeps its arrival and
+    /// its turn; 0 if it does not wait.
     pub(crate) waiter: u64,
     /// How long ago it arrived, with its head start.
     pub(crate) age: Micros,

@@ -179,7 +179,8 @@ impl<'a, 'b> BatchStates<'a, 'b> {
     /// Finds the places of the heads in a bucket.
     pub(super) fn find_places(&mut self, bucket: usize) {
         let mut heads = std::mem::take(self.state_mut(bucket).heads_mut());
-        heads.find_places(|head| Some(self.start_waiting(self.of_id(head.space)?, head.flow)));
+        let start_of = |head: &Head| Some(self.start_waiting(self.of_id(head.space)?, head.flow));
+        heads.find_places(self.id(bucket), self.state(bucket).now(), start_of);
         *self.state_mut(bucket).heads_mut() = heads;
     }
 

@@ -24,4 +24,5 @@ mod stress;
 #[path = "../support/mod.rs"]
 mod support;
 mod surfaced;
+mod turns;
 mod usage;

@@ -128,7 +128,7 @@ fn an_idle_flow_has_no_credit() {
 /// Two flows whose demands wait in a child bucket, and take turns in its parent.
 fn backlogged_in_a_child(flows: [(u64, u32, u64); 2]) -> (Fleet, Running) {
     let rules =
-        vec![vec![concurrency(1, 1)], vec![concurrency(2, 1_000)], vec![concurrency(3, 99)]];
+        vec![vec![concurrency(1, 1)], vec![concurrency(2, 1_000)], vec![concurrency(3, 999)]];
     let mut fleet = Fleet::new(rules);
     let running = fleet.ask(99, in_child(0, 1)).unwrap();
     for (id, weight, session) in flows {
@@ -162,6 +162,27 @@ fn an_idle_flow_has_no_credit_where_its_demands_waited_in_a_child() {
     for end in 1..=20 {
         let [one, other] = counts(&after[..end], [7, 8]);
         assert!(one.abs_diff(other) <= 1, "{after:?}");
+    }
+}
+
+#[test]
+fn a_flow_has_its_turns_in_a_child_whatever_it_is_granted_in_others() {
+    for (weights, sessions, least) in
+        [([1, 1], [1, 2], 19), ([1, 3], [1, 2], 9), ([1, 1], [1, 1], 19), ([3, 1], [1, 2], 19)]
+    {
+        let flows = [(7, weights[0], sessions[0]), (8, weights[1], sessions[1])];
+        let (mut fleet, mut running) = backlogged_in_a_child(flows);
+        let mut all = Vec::new();
+        for _ in 0..40 {
+            for _ in 0..5 {
+                let demand = Reserve { flow: Flow { id: 7, weight: 1 }, ..on(&[0, 1], &[1, 1]) };
+                let sent = fleet.world.send_on(3, &[2, 1], &[Op::Reserve(demand)]);
+                assert!(is_granted(&sent.verdicts[0]));
+            }
+            all.extend(served(&mut fleet, &mut running, 1));
+        }
+        let [one, other] = counts(&all, [7, 8]);
+        assert!((least..=least + 2).contains(&one), "{one} and {other}, {weights:?} {sessions:?}");
     }
 }
 

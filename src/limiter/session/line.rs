@@ -163,8 +163,8 @@ impl QuotaLine {
         }
     }
 
-    /// Takes a waiter out. Returns true if it was the first of its class and flow, or the first that
-    /// the quota holds back, as the store may know.
+    /// Takes a waiter out. Returns true if it was the first of its class and flow, or the first one
+    /// that the quota holds back, as the store may know.
     pub(super) fn remove(&mut self, rank: Rank, ask: &Ask) -> bool {
         let Some(index) = self.groups.iter().position(|group| group.is_of(ask)) else {
             return false;
@@ -230,11 +230,26 @@ impl QuotaLine {
     }
 
     /// Takes note of what the store said of the flow of a waiter that was refused, if it is the
-    /// first of its group.
-    pub(super) fn flow_told(&mut self, rank: Rank, ask: &Ask, (tag, part): (f64, f64), cost: u64) {
+    /// first of its group. Where flows take turns in another bucket, `is_elsewhere`, it starts one
+    /// step of its own behind the first one here at most, as it does in the store.
+    pub(super) fn flow_told(
+        &mut self,
+        rank: Rank,
+        ask: &Ask,
+        (mut tag, part): (f64, f64),
+        cost: u64,
+        is_elsewhere: bool,
+    ) {
         let is_first = |group: &Group| {
             group.is_of(ask) && group.first().is_some_and(|(first, _)| first == rank)
         };
+        if is_elsewhere {
+            let takes_turns =
+                |group: &&Group| group.takes_turns_with(ask.flow().id, ask.space(), ask.headroom());
+            let others = self.groups.iter().filter(takes_turns);
+            let next = others.filter_map(|group| group.tag).fold(engine::NO_TAG, f64::min);
+            tag = engine::catch_up(tag, part, next);
+        }
         if self.groups.iter().any(is_first) {
             for group in self.groups.iter_mut().filter(|group| group.has_flow_of(ask)) {
                 group.tag = Some(tag);

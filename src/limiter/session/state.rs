@@ -381,9 +381,7 @@ impl State {
             while let Some(asks) = asking.next_if(|asks| asks.rank() < waiter.rank()) {
                 push_asking(batch, asks, now);
             }
-            // A newcomer goes after what waits that arrived at the same time.
-            let entry = if waiter.is_waiting() { waiter.rank().entry() } else { 0 };
-            push_demand(batch, waiter, Mode::Wait, entry, now);
+            push_demand(batch, waiter, Mode::Wait, now);
         }
         self.load_heads(batch, concerned, now);
         asking.chain(behind).for_each(|asks| push_asking(batch, asks, now));
@@ -609,13 +607,13 @@ fn result_of(error: Option<&Throttled>) -> Result<Verdict, Throttled> {
 /// Puts a demand into a batch that does not wait, or that asks whether it can be granted in time.
 fn push_asking(batch: &mut Batch, waiter: Box<Waiter>, now: Micros) {
     let mode = if waiter.ask().waits() { Mode::Dry } else { waiter.ask().mode() };
-    push_demand(batch, waiter, mode, 0, now);
+    push_demand(batch, waiter, mode, now);
 }
 
 /// Puts a demand into a batch whose buckets it is part of.
-fn push_demand(batch: &mut Batch, waiter: Box<Waiter>, mode: Mode, entry: u64, now: Micros) {
+fn push_demand(batch: &mut Batch, waiter: Box<Waiter>, mode: Mode, now: Micros) {
     if let Some(on) = batch.buckets_mut().place(waiter.ask().set()) {
-        let reserve = waiter.reserve(on, mode, entry, now);
+        let reserve = waiter.reserve(on, mode, now);
         batch.push(Op::Reserve(reserve), Job::Demand(waiter));
     }
 }

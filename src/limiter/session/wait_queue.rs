@@ -670,7 +670,8 @@ impl WaitQueue {
         for id in waiter.lines() {
             if let Some(line) = self.lines.find_mut(*id) {
                 let cost = ask.cost_on(id.bucket, id.rule).unwrap_or(0);
-                line.flow_told(rank, ask, (refused.tag, refused.part), cost);
+                let is_elsewhere = id.bucket != ask.space();
+                line.flow_told(rank, ask, (refused.tag, refused.part), cost, is_elsewhere);
             }
         }
     }

@@ -410,10 +410,10 @@ impl Waiter {
         Ok(true)
     }
 
-    /// The operation on its buckets, by their indexes in the batch. `entry` is its number in its
-    /// session, if the store is to know it.
-    pub(super) fn reserve(&self, on: On, mode: Mode, entry: u64, now: Micros) -> Reserve {
+    /// The operation on its buckets, by their indexes in the batch.
+    pub(super) fn reserve(&self, on: On, mode: Mode, now: Micros) -> Reserve {
         let patience = self.deadline.saturating_sub(now);
+        let entry = if mode == Mode::Wait { self.rank.entry() } else { 0 };
         self.ask.reserve(on, mode, entry, self.rank.age(now), patience)
     }
 

@@ -66,9 +66,13 @@ local function look_at_others(demand, ask, quota, bucket)
   local is_like_last = arrival == ask.arrival and tie == ask.tie and tolerance == ask.tolerance
   if is_like_last and space.flow_count == 0 then return end
   ask.arrival, ask.tie, ask.tolerance = arrival, tie, tolerance
-  local place = placed(others, demand, arrival, tie, space)
+  local tag = demand.tag
+  if space ~= bucket then
+    tag = caught_up(others, demand, waiting.demand_step(demand), bucket.now, space)
+  end
+  local place = placed(others, demand, tag, arrival, tie, space)
   ask.amount, ask.others, ask.rank = heads_before(
-    others, demand, arrival, place, tolerance, tie, demand.tag, space.id, space, math.huge
+    others, demand, arrival, place, tolerance, tie, tag, space.id, space, math.huge
   )
 end
 

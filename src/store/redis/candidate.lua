@@ -42,13 +42,13 @@ function waiting.demand_fits(demand, first, turn)
 end
 
 -- How far a grant moves the demand's flow on.
-local function demand_step(demand)
+function waiting.demand_step(demand)
   return step_of(demand.first, demand.of, demand.count, demand.weight)
 end
 
 -- The demand was granted.
 function waiting.demand_serve(demand)
-  flow_serve(demand.space, demand.flow, demand_step(demand))
+  flow_serve(demand.space, demand.flow, waiting.demand_step(demand))
 end
 
 -- Whether a refused waiter would fit if nothing went before it.
@@ -182,7 +182,7 @@ function waiting.refuse(demand)
   local violations, is_to_wait = violations_of(demand), demand.mode == WAIT
   local is_known, longest, last, stuck = true, 0, nil, stuck_in(violations)
   local patience = message[demand.first + demand.count + 1]
-  demand.step = demand_step(demand)
+  demand.step = waiting.demand_step(demand)
   for index, violation in ipairs(violations) do
     -- For how long the others hold it back.
     local held_for, is_beyond = 0, violation.place > stuck

@@ -6,7 +6,8 @@
 -- nothing went before it, on all of its quotas, and has since its session last looked. `outlook`:
 -- what it could expect when the bucket was last looked at, so its session knows or was hinted.
 -- `tag`: the start tag of the first one of a flow, which it keeps: what its flow is granted in
--- other sessions meanwhile does not put it off. The others start where their flow does. `place`:
+-- other sessions meanwhile does not put it off. The others start where their flow does. In a bucket
+-- that is not its space it is one step of its own behind the first flow there at most. `place`:
 -- when the last one arrived of those that take turns with it here and go before it, or itself: its
 -- place among those that take turns elsewhere.
 
@@ -26,6 +27,9 @@ local OUTLOOK_FITS = 2
 
 -- The tag of one that keeps none.
 local NO_TAG = 1.7976931348623157e308
+
+-- Of two that are level, the one goes first that caught up.
+local NEARLY = 0.99
 
 -- Nineteen numbers.
 local HEAD_BYTES = 152
@@ -82,6 +86,11 @@ local function head_is_unheard(head, now)
   return head.heard > 0 and now > head.heard + UNHEARD
 end
 
+-- Whether it is this quota that a head waits for, and not another one for longer.
+local function head_waits_here(head, now)
+  return not head_is_late(head, now) and (head.due == 0 or head.held_until < head.due)
+end
+
 -- The heads on a quota that block younger demands, by arrival, those of one session left out.
 -- `live` is how many there are with those that other quotas hold back, `oldest` the first of them,
 -- and `flow` the one that all are of, if they go by arrival.
@@ -122,16 +131,37 @@ local function head_start(head, space)
   return space and min(head.tag, start_waiting(space, head.flow)) or head.tag
 end
 
+-- Where a demand starts that moves its flow on by `step`, if that is known, and waits where another
+-- flow starts at `next_start`: one step behind it at most, and before it once that is level.
+local function catch_up(start, step, next_start)
+  return step > 0 and min(start, next_start + NEARLY * step) or start
+end
+
+-- A demand that is no head among `heads`, in a bucket that is not its space, starts one step of its
+-- own behind the first flow that waits there at most.
+local function caught_up(heads, demand, step, now, space)
+  local next_start, headroom, flow = NO_TAG, demand.headroom, demand.flow
+  if space.flow_count == 0 or heads.flow == flow then return demand.tag end
+  for i = 1, #heads do
+    local head = heads[i]
+    if head.flow ~= flow and head.space == space.id and head.headroom == headroom
+      and head_waits_here(head, now) then
+      next_start = min(next_start, head_start(head, space))
+    end
+  end
+  return catch_up(demand.tag, step, next_start)
+end
+
 -- The place of a demand that is no head among `heads`: that of the last one that goes before it by
 -- turns.
-local function placed(heads, demand, arrival, tie, space)
+local function placed(heads, demand, tag, arrival, tie, space)
   local place, headroom, flow = arrival, demand.headroom, demand.flow
   if space.flow_count == 0 or heads.flow == flow then return place end
   for i = 1, #heads do
     local head = heads[i]
     if head.arrival > place and head.flow ~= flow and head.space == space.id
       and head.headroom == headroom
-      and head_is_next(head, head_start(head, space), demand.tag, arrival, tie) then
+      and head_is_next(head, head_start(head, space), tag, arrival, tie) then
       place = head.arrival
     end
   end
@@ -290,17 +320,27 @@ function waiting.heads_placed(bucket)
   for _, head in ipairs(heads) do
     local spaces = turns[head.quota] or {}
     local classes = spaces[head.space] or {}
-    local group = classes[head.headroom] or {firsts = {}}
+    local group = classes[head.headroom] or {firsts = {}, first_heads = {}, next_start = math.huge}
     turns[head.quota], spaces[head.space], classes[head.headroom] = spaces, classes, group
     group[#group + 1] = head
     local space, first = bucket_of(head.space), group.firsts[head.flow]
     tags[head] = not first and head_start(head, space) or space and NO_TAG or first
     group.firsts[head.flow] = first or tags[head]
     starts[head] = first and space and start_waiting(space, head.flow) or tags[head]
+    if starts[head] < group.next_start and head_waits_here(head, bucket.now) then
+      group.next_start, group.next_flow = starts[head], head.flow
+    end
+    if not first then group.first_heads[#group.first_heads + 1] = head end
   end
   for _, spaces in pairs(turns) do
     for _, classes in pairs(spaces) do
       for _, group in pairs(classes) do
+        for _, head in ipairs(group.first_heads) do
+          if group.next_flow and group.next_flow ~= head.flow and head.space ~= bucket.id then
+            starts[head] = catch_up(starts[head], head.part, group.next_start)
+            tags[head] = min(tags[head], starts[head])
+          end
+        end
         local place = 0
         local sorted = #group > 1 and sort_by(group, function(head) return starts[head] end)
         for _, head in ipairs(sorted or group) do
