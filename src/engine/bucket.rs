@@ -390,12 +390,15 @@ impl BucketState {
         // A late settle must not take what its session has reserved since. A claim is younger than
         // its grant.
         let stands = is_claim || record.knows(at);
+        // Nothing would ever end what the others leave in flight.
+        let closes = close || !stands;
         let quotas = rules.iter().zip(&mut self.quotas).zip(reserved.iter().zip(actual));
         for (index, ((rule, state), (&reserved, &actual))) in quotas.enumerate() {
             let share = record.share(index, rule.id);
             let in_flight = if stands { reserved.min(*share) } else { 0 };
             let reserved = if is_claim { in_flight } else { reserved };
-            let open = state.settle(rule, Amendment { at, reserved, actual, in_flight, close });
+            let amendment = Amendment { at, reserved, actual, in_flight, close: closes };
+            let open = state.settle(rule, amendment);
             *share = (*share - in_flight + open).min(MAX_TAKEN);
         }
         if is_claim && close {

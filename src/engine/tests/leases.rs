@@ -211,3 +211,22 @@ proptest! {
         prop_assert_eq!([0, 1].map(|index| life.world.level(index).in_flight), [0, 0]);
     }
 }
+
+/// A session takes another name, or its lease has ended, while a call is in flight.
+#[test]
+fn what_was_granted_under_another_name_and_is_adjusted_ends_with_its_settle() {
+    let mut world = World::new([
+        held(sliding(1, LIMIT, MINUTE, MINUTE / SLOT)),
+        sliding(2, LIMIT, MINUTE, MINUTE / SLOT),
+    ]);
+    let grant = world.reserve_by(1, &[10, 10]).unwrap();
+    world.pass(SECOND);
+    world.one(2, adjust(&grant, &[50, 50]));
+    let grant = Grant { costs: [50, 50].as_slice().into(), ..grant };
+    world.one(2, settle(&grant, &[20, 20]));
+    for _ in 0..60 {
+        world.pass(5 * SECOND);
+        world.beat(2);
+    }
+    assert_eq!((world.level(0).in_flight, world.level(1).in_flight), (0, 0));
+}

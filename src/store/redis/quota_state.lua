@@ -123,12 +123,13 @@ end
 function holds.quota_settle_holds(quota, many, at, reserved, actual, known_since, close)
   local share, in_flight, nth = quota.share, quota.in_flight, rare.rows.nth
   for i = 0, many - 1 do
-    local amount, asked, left = nth(actual, i), nth(reserved, i), 0
-    if nth(at, i) >= known_since then left = min(asked, share) end
+    local amount, asked, stands = nth(actual, i), nth(reserved, i), nth(at, i) >= known_since
+    local left = stands and min(asked, share) or 0
     share, in_flight = share - left, drained(in_flight, left)
     -- What went with a lease became a charge then.
     if quota.holds then amount = drained(amount, asked - left) end
-    if not close then
+    -- Nothing would ever end what the others leave in flight.
+    if stands and not close then
       share, in_flight = min(share + amount, MAX_TAKEN), min(in_flight + amount, MAX_TAKEN)
     elseif quota.holds then
       quota_charge(quota, amount)
