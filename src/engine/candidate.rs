@@ -80,22 +80,25 @@ impl<'r> Candidate<'r> {
         // flight. It stands in no line of a wider one meanwhile: what it cannot use yet is others'.
         let unknown = refused.iter().filter(|(_, violation)| violation.wait.is_none());
         let stuck = unknown.filter_map(|(at, _)| Some((*at)?.of)).min().unwrap_or(usize::MAX);
-        let is_beyond = |at: &Option<At>| at.is_some_and(|at| at.of > stuck);
-        let wait_of = |(at, violation): &(Option<At>, Violation)| {
-            if is_beyond(at) { 0 } else { violation.wait.unwrap_or(0) }
+        // A place that it has there it keeps: streams on this quota and on that one would starve it.
+        let is_beyond =
+            |at: &Option<At>| at.is_some_and(|at| at.of > stuck && !self.is_head(states, at));
+        let beyond: SmallVec<[bool; 4]> = refused.iter().map(|(at, _)| is_beyond(at)).collect();
+        let wait_of = |(index, (_, violation)): (usize, &(Option<At>, Violation))| {
+            if beyond[index] { 0 } else { violation.wait.unwrap_or(0) }
         };
-        let waits: SmallVec<[Micros; 4]> = refused.iter().map(wait_of).collect();
+        let waits: SmallVec<[Micros; 4]> = refused.iter().enumerate().map(wait_of).collect();
         // For how long the others hold it back.
         let held_for = |index: usize| {
             let others = waits.iter().enumerate().filter(|(other, _)| *other != index);
             others.map(|(_, wait)| *wait).max().unwrap_or(0)
         };
         // The last of several.
-        let holding = (0..waits.len()).filter(|index| !is_beyond(&refused[*index].0));
+        let holding = (0..waits.len()).filter(|index| !beyond[*index]);
         let longest = holding.max_by_key(|index| waits[*index]);
         let mut held = SmallVec::<[Held; 4]>::new();
         for (index, (at, violation)) in refused.iter_mut().enumerate() {
-            if is_beyond(at) {
+            if beyond[index] {
                 violation.holds = false;
                 continue;
             }
@@ -185,13 +188,15 @@ impl<'r> Candidate<'r> {
     /// needs both.
     fn is_refused_by(&self, ask: &Measured, states: &BatchStates<'_, '_>) -> bool {
         let Measured { at, fits, .. } = *ask;
-        let is_waiter = self.reserve.mode == Mode::Wait && self.reserve.waiter > 0 && at.cost > 0;
-        let keeps = || {
-            let heads = states.state(at.bucket).heads();
-            let quota = states.rules(at.bucket)[at.rule].id;
-            heads.find(states.session(), quota, self.reserve.waiter).is_some()
-        };
-        !fits || self.paused[at.of] == 0 && is_waiter && keeps()
+        !fits || self.paused[at.of] == 0 && at.cost > 0 && self.is_head(states, at)
+    }
+
+    /// Whether it is a head on a quota already.
+    fn is_head(&self, states: &BatchStates<'_, '_>, at: At) -> bool {
+        let heads = states.state(at.bucket).heads();
+        let quota = states.rules(at.bucket)[at.rule].id;
+        let is_waiter = self.reserve.mode == Mode::Wait && self.reserve.waiter > 0;
+        is_waiter && heads.find(states.session(), quota, self.reserve.waiter).is_some()
     }
 
     /// Whether it would fit if nothing went before it.

@@ -292,3 +292,50 @@ async fn a_crowd_of_many_classes_and_shares_ends_and_nothing_spins() {
         all_start_within(secs(120), calls).await;
     }
 }
+
+/// What needs a tenant and its parent, while streams need only the one or only the other.
+#[tokio::test(start_paused = true)]
+async fn streams_on_a_full_tenant_and_on_its_parent_do_not_starve_what_needs_both() {
+    let limits = Limits::new()
+        .bucket("tenant", [Quota::concurrency(1)])
+        .bucket("all", [Quota::token_bucket("tokens", 600, secs(60))]);
+    for is_other_session in [false, true] {
+        let [one, other] = several(&limits);
+        let second = if is_other_session { other } else { one.clone() };
+        second
+            .reserve(Demand::new("all", usage! { tokens: 600 }))
+            .await
+            .unwrap()
+            .keep()
+            .await
+            .unwrap();
+        let small = |limiter: &Limiter| {
+            let limiter = limiter.clone();
+            tokio::spawn(async move {
+                loop {
+                    let call = limiter.reserve(Demand::new("all", usage! { tokens: 10 })).await;
+                    call.unwrap().keep().await.unwrap();
+                }
+            })
+        };
+        let calls = |limiter: &Limiter| {
+            let limiter = limiter.clone();
+            tokio::spawn(async move {
+                loop {
+                    let call = limiter.reserve(Demand::new("tenant", usage! {})).await.unwrap();
+                    tokio::time::sleep(ms(700)).await;
+                    drop(call);
+                }
+            })
+        };
+        let mut streams: Vec<_> = (0..3).map(|_| small(&second)).collect();
+        streams.extend((0..2).map(|_| calls(&second)));
+        tokio::time::sleep(secs(3)).await;
+        // It needs what comes back in ten seconds.
+        let both = Demand::new("tenant", usage! { tokens: 100 }).and("all");
+        let granted = timeout(secs(60), one.reserve(both)).await;
+        streams.iter().for_each(JoinHandle::abort);
+        let granted = granted.unwrap_or_else(|_| panic!("it starves, {is_other_session}"));
+        granted.unwrap().keep().await.unwrap();
+    }
+}

@@ -183,11 +183,19 @@ function waiting.refuse(demand)
   local is_known, longest, last, stuck = true, 0, nil, stuck_in(violations)
   local patience = message[demand.first + demand.count + 1]
   demand.step = waiting.demand_step(demand)
+  -- A place that it has there it keeps: streams on this quota and on that one would starve it.
+  local beyond = {}
+  for index, violation in ipairs(violations) do
+    local quota = violation.quota
+    beyond[index] = violation.place > stuck and not (
+      quota and demand.tie == session and heads_find(quota.bucket, quota.id, demand.waiter)
+    )
+  end
   for index, violation in ipairs(violations) do
     -- For how long the others hold it back.
-    local held_for, is_beyond = 0, violation.place > stuck
+    local held_for, is_beyond = 0, beyond[index]
     for other, held_by in ipairs(violations) do
-      if other ~= index and held_by.place <= stuck then
+      if other ~= index and not beyond[other] then
         held_for = max(held_for, held_by.wait or 0)
       end
     end
