@@ -15,6 +15,9 @@ pub(crate) const LATE: Micros = 200_000;
 /// A session that did not name the bucket for this long is hinted by what its head holds up.
 const UNHEARD: Micros = 300_000;
 
+/// One that no hints reach looks at the first of all heads this often.
+pub(crate) const UNHINTED: Micros = 500_000;
+
 /// The tag of one that keeps none.
 pub(crate) const NO_TAG: f64 = f64::MAX;
 
@@ -50,7 +53,8 @@ pub(crate) struct Head {
     pub(crate) last: Micros,
     /// Its session comes back by then: that was told, or it was woken. 0 if that is not known.
     pub(crate) due: Micros,
-    /// When its session last named the bucket. 0 if that cannot die by itself.
+    /// When its session last named the bucket; later where no hints reach it. 0 if that cannot die by
+    /// itself.
     pub(crate) heard: Micros,
     /// Other quotas hold it back until then, as far as is known.
     pub(crate) held_until: Micros,

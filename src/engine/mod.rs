@@ -80,6 +80,8 @@ pub(crate) struct Batch<'a> {
     pub(crate) seq: u64,
     /// Without another batch for this long, what the session has in flight is abandoned.
     pub(crate) lease: Micros,
+    /// No hints reach the session.
+    pub(crate) unhinted: bool,
     /// The buckets.
     pub(crate) buckets: &'a [BucketRules<'a>],
     /// What to do.

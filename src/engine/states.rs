@@ -4,7 +4,8 @@ use smallvec::SmallVec;
 
 use super::{
     Batch, BucketState, Micros, On, Op, Reserve, Rule, Seen,
-    heads::Head,
+    exact::sum,
+    heads::{Head, UNHINTED},
     quota_state::{Ask, QuotaState},
 };
 
@@ -126,9 +127,14 @@ impl<'a, 'b> BatchStates<'a, 'b> {
     }
 
     /// When the session is heard of with this batch, as its heads in a bucket know; 0 if it cannot
-    /// die by itself.
+    /// die by itself. One that no hints reach counts as heard of until it looks by itself.
     pub(super) fn heard(&self, bucket: usize) -> Micros {
-        if self.batch.seq > 0 { self.state(bucket).now() } else { 0 }
+        let now = self.state(bucket).now();
+        match self.batch {
+            Batch { seq: 0, .. } => 0,
+            Batch { unhinted: true, .. } => sum(now, UNHINTED),
+            _ => now,
+        }
     }
 
     /// A call of the session ends that was granted at `at`.

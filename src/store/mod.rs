@@ -238,6 +238,8 @@ pub struct Batch<'a> {
     /// Without another batch for this long, what the session has in flight in a bucket is
     /// abandoned.
     pub lease: Micros,
+    /// No hints reach the session, so that it looks at its waiters by itself.
+    pub(crate) unhinted: bool,
     /// The buckets, all of one partition and none of them twice.
     pub buckets: &'a [Bucket],
     /// What to do.
@@ -253,7 +255,12 @@ impl<'a> Batch<'a> {
         buckets: &'a [Bucket],
         ops: &'a [Op],
     ) -> Self {
-        Self { session, seq, lease, buckets, ops }
+        Self { session, seq, lease, unhinted: false, buckets, ops }
+    }
+
+    /// Says whether no hints reach the session.
+    pub(crate) fn unhinted(self, unhinted: bool) -> Self {
+        Self { unhinted, ..self }
     }
 
     /// Returns the kinds of its operations, in their order: for the logs and the tests of a store,
@@ -268,10 +275,11 @@ impl<'a> Batch<'a> {
     /// The states are to be locked meanwhile, and to be saved before the answer is given away.
     #[inline]
     pub fn apply_to(&self, states: &mut [&mut BucketState], wall: Micros) -> (Answer, Wakes) {
-        let Self { session, seq, lease, buckets, ops } = *self;
+        let Self { session, seq, lease, unhinted, buckets, ops } = *self;
         let rules = |bucket: &'a Bucket| BucketRules { id: bucket.key.id(), rules: &bucket.rules };
         let mut apply = |buckets: &[BucketRules<'_>]| {
-            engine::apply(states, &engine::Batch { session, seq, lease, buckets, ops }, wall)
+            let batch = engine::Batch { session, seq, lease, unhinted, buckets, ops };
+            engine::apply(states, &batch, wall)
         };
         match buckets {
             [only] => apply(&[rules(only)]),
@@ -287,6 +295,7 @@ pub struct OwnedBatch {
     session: u64,
     seq: u64,
     lease: Micros,
+    unhinted: bool,
     buckets: Box<[Bucket]>,
     ops: Box<[Op]>,
 }
@@ -294,14 +303,15 @@ pub struct OwnedBatch {
 impl OwnedBatch {
     /// The batch.
     pub fn as_batch(&self) -> Batch<'_> {
-        Batch::new(self.session, self.seq, self.lease, &self.buckets, &self.ops)
+        let Self { session, seq, lease, unhinted, buckets, ops } = self;
+        Batch { unhinted: *unhinted, ..Batch::new(*session, *seq, *lease, buckets, ops) }
     }
 }
 
 impl From<&Batch<'_>> for OwnedBatch {
     fn from(batch: &Batch<'_>) -> Self {
-        let Batch { session, seq, lease, buckets, ops } = *batch;
-        Self { session, seq, lease, buckets: buckets.into(), ops: ops.into() }
+        let Batch { session, seq, lease, unhinted, buckets, ops } = *batch;
+        Self { session, seq, lease, unhinted, buckets: buckets.into(), ops: ops.into() }
     }
 }
 

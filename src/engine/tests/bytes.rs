@@ -162,6 +162,7 @@ impl Driver {
                 session: self.pick(&[1, 2, 3]),
                 seq: self.pick(&[0, self.seq]),
                 lease: self.pick(&[SECOND, 10 * SECOND, DAY, MAX_AMOUNT]),
+                unhinted: self.pick(&[false, true]),
                 buckets: &[BucketRules { id: World::id(0), rules: &rules }],
                 ops: &ops,
             };

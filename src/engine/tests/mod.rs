@@ -140,7 +140,8 @@ impl World {
             .iter()
             .map(|&bucket| states[usize::from(bucket)].take().expect("no bucket twice"))
             .collect();
-        let batch = Batch { session, seq, lease: self.lease, buckets: &buckets, ops };
+        let batch =
+            Batch { session, seq, lease: self.lease, unhinted: false, buckets: &buckets, ops };
         let result = apply(&mut states, &batch, self.wall);
         if seq % 16 == 1 && ops.len() < 1_000 {
             // Whatever a test does to a state, its bytes say all of it. Some of them: it takes

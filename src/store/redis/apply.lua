@@ -185,7 +185,7 @@ for b = 1, count do
   if b == 1 and seq > 0 and not bucket.own then rare.changes.bucket_enter(bucket) end
   if bucket.is_told then rare.waiting.stand(bucket) end
   if bucket.heads then
-    rare.waiting.wake(bucket, ARGV[2], message[4] == 1 and 'SPUBLISH' or 'PUBLISH')
+    rare.waiting.wake(bucket, ARGV[2], message[4] % 2 == 1 and 'SPUBLISH' or 'PUBLISH')
   end
 
   local now, own, expires, quotas = bucket.now, bucket.own, bucket.expires, bucket.quotas

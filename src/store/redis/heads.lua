@@ -19,6 +19,9 @@ local LATE = 200000
 -- A session that did not name the bucket for this long is hinted by what its head holds up.
 local UNHEARD = 300000
 
+-- One that no hints reach looks at the first of all heads this often.
+local UNHINTED = 500000
+
 -- What a head can expect on its quota: others go before it; none does, but it does not fit; or it
 -- fits.
 local OUTLOOK_BEHIND = 0
@@ -76,9 +79,11 @@ local function head_is_late(head, now)
   return head.due > 0 and now > head.due + LATE
 end
 
--- When the session is heard of with this batch; 0 if it cannot die by itself.
+-- When the session is heard of with this batch; 0 if it cannot die by itself. One that no hints
+-- reach counts as heard of until it looks by itself.
 local function heard_now(bucket)
-  return message[2] > 0 and bucket.now or 0
+  if message[2] == 0 then return 0 end
+  return message[4] >= 2 and sum(bucket.now, UNHINTED) or bucket.now
 end
 
 -- Whether the session of a head may have died: it was not heard of for a while.

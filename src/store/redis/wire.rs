@@ -77,7 +77,8 @@ pub(super) fn encode(
 
     let expected = 6 + 15 * batch.buckets.len() + 12 * batch.ops.len();
     let mut message = Numbers(Vec::with_capacity(8 * expected));
-    message.extend(&[batch.session, batch.seq, batch.lease, sharded.into()]);
+    let messages = u64::from(sharded) + 2 * u64::from(batch.unhinted);
+    message.extend(&[batch.session, batch.seq, batch.lease, messages]);
     message.extend(&[batch.ops.iter().any(has_flows).into(), batch.buckets.len() as u64]);
     for (index, Bucket { key, rules, .. }) in batch.buckets.iter().enumerate() {
         let size = OF_BUCKET + rules.iter().map(numbers_of_state).sum::<u64>();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    RedisServer, RedisStore, STEPPED, apply_leased, bucket,
+    RedisServer, RedisStore, STEPPED, apply_leased, bucket, is_unhinted,
     random::{BUCKETS, Sending, World},
 };
 use crate::{
@@ -31,7 +31,8 @@ impl Engine {
             .map(|bucket| BucketRules { id: bucket.key.id(), rules: &bucket.rules })
             .collect();
         let Sending { session, seq, lease, ref ops, .. } = *sending;
-        let batch = Batch { session, seq, lease, buckets: &rules, ops };
+        let batch =
+            Batch { session, seq, lease, unhinted: is_unhinted(session), buckets: &rules, ops };
         let result = engine::apply(&mut states.iter_mut().collect::<Vec<_>>(), &batch, wall);
         for (&index, state) in sending.buckets.iter().zip(states) {
             self.0[index] = state;

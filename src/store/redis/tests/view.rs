@@ -31,7 +31,8 @@ fn note(rule: &Rule) -> String {
 fn level(state: &BucketState, key: &BucketKey, rules: &[Rule], wall: u64) -> BucketLevel {
     let buckets = [BucketRules { id: key.id(), rules }];
     let ops = [Op::Status { bucket: 0 }];
-    let batch = Batch { session: 0, seq: 0, lease: 0, buckets: &buckets, ops: &ops };
+    let batch =
+        Batch { session: 0, seq: 0, lease: 0, unhinted: true, buckets: &buckets, ops: &ops };
     let mut state = state.clone();
     for _ in 0..20 {
         engine::apply(&mut [&mut state], &Batch { ops: &[], ..batch }, wall);

@@ -81,7 +81,8 @@ impl Snapshot {
         });
         let ops = [Op::Status { bucket: 0 }, dry];
         let buckets = [BucketRules { id: key.id(), rules }];
-        let batch = Batch { session: 0, seq: 0, lease: 0, buckets: &buckets, ops: &ops };
+        let batch =
+            Batch { session: 0, seq: 0, lease: 0, unhinted: true, buckets: &buckets, ops: &ops };
         if self.state.is_due(wall) {
             // A batch ends some of what is due.
             for _ in 0..=self.state.bucket.records.len() / ENDED {
