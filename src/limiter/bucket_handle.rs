@@ -31,6 +31,8 @@ pub(super) struct BucketHandle {
     declared: Mutex<Declaration>,
     waiting: AtomicUsize,
     loss: StateLoss,
+    /// The name of the session whose batch named it last.
+    named_by: AtomicU64,
     watch: ChargeWatch,
 }
 
@@ -67,6 +69,7 @@ impl BucketHandle {
             declared: Mutex::new(declared),
             waiting: AtomicUsize::new(0),
             loss: StateLoss::default(),
+            named_by: AtomicU64::new(0),
             watch: ChargeWatch::default(),
         }
     }
@@ -133,6 +136,11 @@ impl BucketHandle {
 
     pub(super) fn stop_waiting(&self) {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A session of this name was part of a batch on the bucket. Returns whether the last one was.
+    pub(super) fn named_by(&self, session: u64) -> bool {
+        self.named_by.swap(session, Ordering::Relaxed) == session
     }
 
     /// Notes what a batch saw of the bucket. Returns whether, and how, the store has lost the state

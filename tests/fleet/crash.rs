@@ -179,3 +179,30 @@ fn front_is_cut_off() -> (Result<(), String>, Duration) {
 fn s40_a_front_that_is_cut_off_delays_the_next_less_than_a_second_and_keeps_its_place() {
     unless_late(ms(50), front_is_cut_off);
 }
+
+/// Each of them is noticed by itself.
+#[test]
+fn a_call_that_is_granted_after_several_buckets_went_back_is_over_when_it_ends() {
+    let rules = "bucket a concurrency 1; bucket b concurrency 1; bucket c concurrency 1";
+    let fleet = Fleet::start(rules);
+    let [one, other] = fleet.workers();
+    let keys = ["throttle:{default}:a", "throttle:{default}:b"];
+    let held = ["a", "b"].map(|bucket| one.take(&Ask::of(bucket)));
+    let older: [Vec<u8>; 2] = keys.map(|key| fleet.server.command(&["DUMP", key]));
+    held.into_iter().for_each(|held| held.release());
+    one.status("a");
+    one.status("b");
+    for (key, older) in keys.iter().zip(older) {
+        let mut restore = redis::cmd("RESTORE");
+        restore.arg(key).arg(0).arg(older).arg("REPLACE");
+        restore.exec(&mut fleet.server.connection()).expect("an older state");
+    }
+    one.status("a");
+    let live = one.take(&Ask::of("c"));
+    one.status("b");
+    let waits = other.queue(&Ask::of("c"));
+    apart();
+    live.release();
+    assert!(waits.ends_within(secs(2)), "{:?}", one.status("c"));
+    waits.release();
+}

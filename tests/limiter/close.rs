@@ -126,3 +126,64 @@ async fn nothing_is_granted_to_those_whose_names_are_looked_up_meanwhile() {
         assert!(matches!(refused, Err(Throttled::Closed)), "{refused:?}");
     }
 }
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// A demand waited in a runtime that is there and is not polled.
+#[test]
+fn closing_does_not_wait_for_a_runtime_that_does_nothing() {
+    let (first, second) = (runtime(), runtime());
+    let limiter = Limiter::new(limits()).unwrap();
+    let (call, waits) = first.block_on(async {
+        let call = limiter.reserve(tokens(100)).await.unwrap();
+        let waits = waiting(&limiter, tokens(10));
+        quiet().await;
+        (call, waits)
+    });
+    second.block_on(async {
+        tokio::time::timeout(secs(5), limiter.close()).await.expect("it ends");
+    });
+    drop((call, waits, first));
+}
+
+/// The runtime in which demands waited has ended, and there is no other.
+#[test]
+fn closing_without_a_runtime_ends() {
+    let first = runtime();
+    let (limiter, other) = first.block_on(async {
+        let store = FakeStore::new();
+        (on(&store), on(&store))
+    });
+    let (call, waits) = first.block_on(async {
+        let call = other.reserve(tokens(100)).await.unwrap();
+        let waits = waiting(&limiter, tokens(10));
+        tokio::time::sleep(ms(300)).await;
+        (call, waits)
+    });
+    drop(first);
+    let (ended, is_closed) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        block_on_here(limiter.close());
+        ended.send(()).unwrap();
+    });
+    is_closed.recv_timeout(secs(5)).expect("it ends");
+    drop((call, waits));
+}
+
+/// Polls a future on this thread, without a runtime.
+fn block_on_here(future: impl Future<Output = ()>) {
+    struct Unparks(std::thread::Thread);
+    impl std::task::Wake for Unparks {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = std::sync::Arc::new(Unparks(std::thread::current())).into();
+    let mut context = std::task::Context::from_waker(&waker);
+    let mut future = std::pin::pin!(future);
+    while future.as_mut().poll(&mut context).is_pending() {
+        std::thread::park();
+    }
+}

@@ -225,3 +225,41 @@ async fn a_store_that_remembers_what_never_was_is_told_and_got_over() {
     assert!(matches!(error, Throttled::Store(_)) && error.to_string().contains("copy"), "{error}");
     limiter.reserve(tokens(10)).await.unwrap().keep().await.unwrap();
 }
+
+/// The reply to the first attempt is lost; meanwhile the credentials are changed, for a while.
+#[tokio::test(start_paused = true)]
+async fn a_settle_that_is_refused_after_a_lost_reply_is_applied_once() {
+    for retries in [Retries::default(), Retries::none()] {
+        let store = FakeStore::new();
+        let limiter = builder(&store).retries(retries).build().unwrap();
+        let first = limiter.reserve(tokens(40)).await.unwrap();
+        let call = limiter.reserve(tokens(30)).await.unwrap();
+        store.next([AppliedUnavailable, Rejected]);
+        drop(call.settle(usage! { tokens: 10 }));
+        tokio::time::sleep(secs(30)).await;
+        assert_eq!(truth(&store).await, (50.0, 40), "{retries:?}");
+        first.keep().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_is_refused_after_a_lost_reply_is_given_back() {
+    for retries in [Retries::default(), Retries::none()] {
+        let store = FakeStore::new();
+        let limits = Limits::new().bucket("a", [Quota::concurrency(1)]);
+        let limiter = Limiter::builder(limits).store(store.clone()).retries(retries);
+        let limiter = limiter.build().unwrap();
+        store.next([AppliedUnavailable, Rejected]);
+        limiter.reserve(tokens(1)).await.unwrap_err();
+        let mut last = None;
+        for _ in 0..100 {
+            tokio::time::sleep(secs(3)).await;
+            last = Some(limiter.try_reserve(tokens(1)).await);
+            if last.as_ref().unwrap().is_ok() {
+                break;
+            }
+        }
+        let last = last.unwrap();
+        assert!(last.is_ok(), "five minutes later: {last:?}, {retries:?}");
+    }
+}

@@ -78,3 +78,38 @@ async fn without_hints_the_front_of_all_processes_is_not_passed() {
         granted.unwrap().release().await.unwrap();
     }
 }
+
+/// A large demand waits for what comes back with time; another process tries small ones meanwhile.
+#[tokio::test(start_paused = true)]
+async fn without_hints_small_demands_do_not_starve_a_large_one() {
+    for delay in [2, 80, 120, 200] {
+        let store = FakeStore::new();
+        store.delay(ms(delay));
+        let build = || {
+            let limits = Limits::new().bucket("a", [Quota::token_bucket("tokens", 600, secs(60))]);
+            Limiter::with_store(limits, store.clone()).unwrap()
+        };
+        let (large, small) = (build(), build());
+        let of = |tokens: u64| Demand::new("a", Usage::new().with("tokens", tokens));
+        small.reserve(of(600)).await.unwrap().keep().await.unwrap();
+        let waits = waiting(&large, of(200));
+        sleep(secs(1)).await;
+        let tries: Vec<_> = (0..50)
+            .map(|_| {
+                let (small, demand) = (small.clone(), of(4));
+                tokio::spawn(async move {
+                    loop {
+                        if let Ok(call) = small.try_reserve(demand.clone()).await {
+                            drop(call.keep());
+                        }
+                        sleep(ms(10)).await;
+                    }
+                })
+            })
+            .collect();
+        let granted = timeout(secs(300), waits).await;
+        tries.iter().for_each(|tries| tries.abort());
+        let granted = granted.unwrap_or_else(|_| panic!("it starves, {delay} ms"));
+        granted.unwrap().unwrap().keep().await.unwrap();
+    }
+}

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::waiter::Waiter;
 use crate::{
-    engine::{Costs, Micros, Mode, On, Op, Reserve, Seen, Settle, Verdict},
+    engine::{Costs, Micros, Mode, On, Op, Reserve, Rule, Seen, Settle, Verdict},
     error::Throttled,
     limiter::{
         bucket_handle::BucketHandle,
@@ -123,6 +123,18 @@ impl BatchBuckets {
         here as u16
     }
 
+    /// Whether it has just the buckets of a set.
+    pub(super) fn are(&self, set: &BucketSet) -> bool {
+        self.ids.len() == set.buckets().len()
+            && set.handles().all(|handle| self.ids.contains(&handle.id()))
+    }
+
+    /// Whether another batch has the same ones, in the same order and with the same rules.
+    pub(super) fn are_as(&self, other: &Self) -> bool {
+        let mut buckets = self.buckets.iter().zip(&other.buckets);
+        self.ids == other.ids && buckets.all(|(one, other)| one.rules == other.rules)
+    }
+
     fn truncate(&mut self, len: usize) {
         self.ids.truncate(len);
         self.members.truncate(len);
@@ -137,14 +149,25 @@ impl BatchBuckets {
         }
     }
 
-    /// Notes what the batch saw of each bucket, and calls `lost` with the name of each whose state
-    /// was lost, and how.
-    pub(super) fn saw(&self, seen: &[Seen], in_process: bool, mut lost: impl FnMut(&str, Loss)) {
-        for ((handle, _), seen) in self.members.iter().zip(seen) {
-            if let Some(loss) = handle.saw(seen, in_process) {
-                lost(handle.name(), loss);
-            }
+    /// Notes what the batch of a session of this name saw of each bucket, and calls `lost` with the
+    /// name of each whose state was lost. Returns whether the store may know calls of that session
+    /// as in flight that have ended: where a state went back that the session was part of.
+    pub(super) fn saw(
+        &self,
+        seen: &[Seen],
+        session: u64,
+        in_process: bool,
+        mut lost: impl FnMut(&str),
+    ) -> bool {
+        let mut has_ghosts = false;
+        for (((handle, _), bucket), seen) in self.members.iter().zip(&self.buckets).zip(seen) {
+            let was_part = handle.named_by(session);
+            let Some(loss) = handle.saw(seen, in_process) else { continue };
+            let holds = bucket.rules.iter().any(Rule::holds);
+            has_ghosts |= loss == Loss::WentBack && was_part && holds;
+            lost(handle.name());
         }
+        has_ghosts
     }
 }
 
@@ -152,9 +175,12 @@ impl BatchBuckets {
 #[derive(Debug, Default)]
 pub(in crate::limiter) struct Batch {
     seq: u64,
+    unhinted: bool,
     buckets: BatchBuckets,
     ops: Vec<Op>,
     jobs: Vec<Job>,
+    /// It was sent and went without an answer: it may have been applied.
+    is_doubtful: bool,
 }
 
 impl Batch {
@@ -169,12 +195,37 @@ impl Batch {
         self.jobs.push(job);
     }
 
-    pub(super) fn number(&mut self, seq: u64) {
-        self.seq = seq;
+    /// Numbers it, and says whether no hints reach its session.
+    pub(super) fn number(&mut self, seq: u64, unhinted: bool) {
+        (self.seq, self.unhinted) = (seq, unhinted);
+    }
+
+    pub(super) fn unhinted(&self) -> bool {
+        self.unhinted
     }
 
     pub(super) fn seq(&self) -> u64 {
         self.seq
+    }
+
+    /// Takes in what another batch on the same buckets has.
+    pub(super) fn append(&mut self, other: &mut Self) {
+        self.ops.append(&mut other.ops);
+        self.jobs.append(&mut other.jobs);
+    }
+
+    /// How many pending demands it has.
+    pub(super) fn demands(&self) -> usize {
+        self.jobs.iter().filter(|job| matches!(job, Job::Demand(_))).count()
+    }
+
+    /// It went without an answer.
+    pub(super) fn doubt(&mut self) {
+        self.is_doubtful = true;
+    }
+
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.is_doubtful
     }
 
     pub(super) fn buckets(&self) -> &BatchBuckets {
@@ -212,6 +263,7 @@ impl Batch {
     /// if it was not applied the first time they reserve nothing, and nothing waits. Returns the
     /// jobs of the callers that are to be told.
     pub(super) fn give_up(&mut self) -> Vec<Job> {
+        self.is_doubtful = true;
         let told = std::mem::take(&mut self.jobs);
         self.jobs = self.ops.iter_mut().zip(&told).map(|(op, job)| orphan(op, job)).collect();
         told
@@ -220,9 +272,7 @@ impl Batch {
     /// Makes it what is sent again after the store refused it: changes that must not get lost.
     /// Returns the jobs of the callers that are to be told.
     pub(super) fn keep_changes(&mut self) -> Vec<Job> {
-        let is_change =
-            |op: &Op| !matches!(op, Op::Reserve(_) | Op::Waiting { .. } | Op::Status { .. });
-        self.ops.retain(is_change);
+        self.ops.retain(|op| matches!(op, Op::Settle(_) | Op::Detach { .. }));
         std::mem::replace(&mut self.jobs, self.ops.iter().map(|_| Job::Nothing).collect())
     }
 

@@ -58,7 +58,6 @@ use super::{
     bucket_set::{BucketSet, GrantedAt},
     context::Context,
     settle::{Settling, no_runtime},
-    state_loss::Loss,
     status::Waiting,
 };
 use crate::{
@@ -492,18 +491,16 @@ impl Session {
         if self.health.answered() {
             self.context.tell(|| Event::Recovered);
         }
-        let in_process = self.context.in_process();
-        let mut went_back = false;
-        batch.buckets().saw(seen, in_process, |bucket, loss| {
-            went_back |= loss == Loss::WentBack;
+        let (id, in_process) = (self.id.load(Ordering::Relaxed), self.context.in_process());
+        let has_ghosts = batch.buckets().saw(seen, id, in_process, |bucket| {
             self.context.tell(|| Event::StateLost { bucket });
         });
         let conditions =
             Conditions { now: self.clock.now(), hinting: self.hinting(), resumes_at: None };
         let effects = self.change(|state| state.applied(batch, seen, verdicts, conditions));
         self.make_true(effects);
-        if went_back {
-            // It may hold calls that have ended: they end with the lease of the old name.
+        if has_ghosts {
+            // They end with the lease of the old name.
             let effects = self.change(State::take_another_name);
             self.make_true(effects);
         }
@@ -597,6 +594,7 @@ impl Session {
             batch.buckets().as_slice(),
             batch.ops(),
         )
+        .unhinted(batch.unhinted())
     }
 }
 

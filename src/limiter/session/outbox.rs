@@ -90,6 +90,11 @@ impl Outbox {
         self.queue.is_empty()
     }
 
+    /// The sets of buckets that the next ones are about.
+    pub(super) fn sets(&self) -> impl Iterator<Item = &BucketSet> {
+        self.queue.iter().take(MOST_SENT).map(|outgoing| &*outgoing.set)
+    }
+
     /// Whether a caller waits for an answer.
     pub(super) fn is_awaited(&self) -> bool {
         self.queue.iter().any(|outgoing| outgoing.reports.iter().any(|report| !report.is_closed()))

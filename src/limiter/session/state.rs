@@ -153,12 +153,10 @@ impl State {
         !self.queue.is_empty() || self.refusals.has_parts()
     }
 
-    /// Whether everything that was to be sent has reached the store. Once closed that is also that
-    /// nothing waits any more, so that it holds up no other session.
+    /// Whether everything that was to be sent has reached the store.
     pub(super) fn is_flushed(&self) -> bool {
         let is_sent = self.outbox.is_empty() && !self.refusals.has_parts();
-        let is_told = !self.closed || self.queue.changed().next().is_none();
-        is_sent && is_told && !self.sending && self.doubt.is_none()
+        is_sent && !self.sending && self.doubt.is_none()
     }
 
     /// Whether a caller waits for something to be sent.
@@ -309,7 +307,10 @@ impl State {
         if let Some(batch) = self.doubt.as_mut().and_then(|doubt| doubt.batch.take()) {
             return Turn::Send(batch);
         }
-        if let Some(batch) = self.refusals.next(now, DOUBT_ENDS) {
+        self.refusals.hasten(self.outbox.sets());
+        let has_others = !self.outbox.is_empty() || self.queue.due().is_some_and(|due| due <= now);
+        if let Some(batch) = self.refusals.next(now, DOUBT_ENDS, has_others) {
+            self.queue.sent_again(batch.demands());
             return Turn::Send(self.numbered(batch));
         }
         if self.due().is_some_and(|due| due <= now)
@@ -357,7 +358,7 @@ impl State {
     fn numbered(&mut self, mut batch: Batch) -> Batch {
         if !self.in_process {
             self.seq += 1;
-            batch.number(self.seq);
+            batch.number(self.seq, !self.hinted);
         }
         batch
     }
@@ -535,18 +536,28 @@ impl State {
         error: &Throttled,
         now: Micros,
     ) -> (bool, Effects) {
+        if batch.is_doubtful() {
+            // An earlier attempt may have been applied: only its number tells.
+            return (true, self.failed(batch, Some(error), now));
+        }
         let mut effects = Effects::default();
         (self.sending, self.active, self.doubt) = (false, now, None);
+        let is_of_one = self.refusals.refused();
         let is_over = match batch.halved() {
-            (first, Some(second)) => {
+            (first, Some(second)) if is_of_one => {
                 self.refusals.split(first, second);
                 false
             }
-            (batch, None) => {
-                self.give_up(batch, Some(error), now, &mut effects);
+            (first, second) => {
+                for part in [Some(first), second].into_iter().flatten() {
+                    self.give_up(part, Some(error), true, now, &mut effects);
+                }
                 true
             }
         };
+        if !is_of_one {
+            self.give_up_parts(Some(error), now, &mut effects);
+        }
         self.queue.answered(&mut effects.told);
         (is_over, effects)
     }
@@ -556,6 +567,7 @@ impl State {
         &mut self,
         mut batch: Batch,
         error: Option<&Throttled>,
+        is_refused: bool,
         now: Micros,
         effects: &mut Effects,
     ) {
@@ -563,20 +575,18 @@ impl State {
             match job {
                 Job::Demand(waiter) => effects.refuse([waiter], || outcome_of(error)),
                 Job::Report(reports) => effects.report(reports, || result_of(error)),
-                Job::Heads(bucket) => self.queue.heads_refused(bucket),
+                Job::Heads(bucket) if is_refused => self.queue.heads_refused(bucket),
+                // The store may know earlier ones.
+                Job::Heads(bucket) => self.queue.heads_unknown(bucket),
                 Job::Orphan(..) | Job::Nothing => {}
             }
         }
-        if batch.ops().is_empty() {
-            self.refusals.answered();
-        } else {
-            self.refusals.keep(batch, now);
-        }
+        self.refusals.keep(batch, now);
     }
 
     fn give_up_parts(&mut self, error: Option<&Throttled>, now: Micros, effects: &mut Effects) {
         for part in self.refusals.take_parts() {
-            self.give_up(part, error, now, effects);
+            self.give_up(part, error, false, now, effects);
         }
     }
 

@@ -676,6 +676,11 @@ impl WaitQueue {
         }
     }
 
+    /// So many are in the batch in flight, a part of one that was refused.
+    pub(super) fn sent_again(&mut self, demands: usize) {
+        self.away += demands;
+    }
+
     /// The batch in flight has been dealt with.
     pub(super) fn answered(&mut self, told: &mut Vec<Told>) {
         (self.away, self.gone) = (0, false);

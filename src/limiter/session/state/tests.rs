@@ -323,11 +323,10 @@ fn what_is_freed_during_a_batch_of_another_bucket_is_looked_at_once() {
         world.refuse_all(Some(5 * SECOND));
         world.refuse_all(Some(5 * SECOND));
     }
-    let id = |set: &Arc<BucketSet>| set.handles().next().expect("there is one").id();
-    world.state.look(id(&all[0]));
+    world.state.look(only(&all[0]));
     let batch = world.sent();
-    assert_eq!(batch.buckets().ids(), [id(&all[0])]);
-    world.state.look(id(&all[1]));
+    assert_eq!(batch.buckets().ids(), [only(&all[0])]);
+    world.state.look(only(&all[1]));
     world.applied(batch, [refused(Some(5 * SECOND)), Verdict::Done]);
     world.refuse_all(Some(5 * SECOND));
     assert!(world.sleeps().is_some_and(|time| time > 0));
@@ -364,11 +363,9 @@ fn the_store_keeps_no_head_of_a_demand_that_is_refused_once_the_limiter_is_close
         world.applied(batch, [refused(Some(SECOND)), Verdict::Done]);
         let is_told = matches!(outcome(&mut answer), Some(Outcome::Refused(Throttled::Closed)));
         assert_eq!(is_told, !is_abandoned);
-        assert!(!world.state.is_flushed(), "the store has to hear of it");
         let batch = world.sent();
         assert_eq!((costs(&batch), told(&batch)), (vec![], Some(0)));
         world.applied(batch, [Verdict::Done]);
-        assert!(world.state.is_flushed());
     }
 }
 
@@ -643,4 +640,121 @@ fn cancelling_one_of_many_leaves_no_trace() {
     world.applied(batch, [Verdict::Done]);
     assert!(!world.state.is_occupied());
     assert!(matches!(world.state.turn(world.conditions()).0, Turn::Stop));
+}
+
+/// A batch on two buckets that the store refuses, in halves.
+fn world_of_two() -> (World, Vec<Arc<BucketSet>>) {
+    (World { hinting: Hinting::Works, ..World::new(false) }, sets(&["a", "b"], &[&[0], &[1]]))
+}
+
+fn rejected() -> Throttled {
+    Throttled::Store(Arc::new(crate::store::StoreError::Rejected("WRONGTYPE".into())))
+}
+
+fn only(set: &Arc<BucketSet>) -> u64 {
+    set.handles().next().expect("there is one").id()
+}
+
+#[test]
+fn what_is_freed_while_a_part_of_a_refused_batch_is_on_its_way_is_looked_at_after_it() {
+    let (mut world, all) = world_of_two();
+    world.set = all[0].clone();
+    let _good = world.wait(10);
+    world.refuse_all(Some(20 * SECOND));
+    world.refuse_all(Some(20 * SECOND));
+    // Both in one batch, which the store refuses.
+    world.state.look(only(&all[0]));
+    world.set = all[1].clone();
+    let _bad = world.wait(10);
+    let batch = world.sent();
+    assert_eq!(costs(&batch).len(), 2);
+    let (is_over, effects) = world.state.refused(batch, &rejected(), world.now);
+    assert!(!is_over);
+    deliver(effects);
+    for _ in 0..2 {
+        let batch = world.sent();
+        if batch.buckets().ids().contains(&only(&all[1])) {
+            let (_, effects) = world.state.refused(batch, &rejected(), world.now);
+            deliver(effects);
+            continue;
+        }
+        // The store hints, after it has answered.
+        world.state.hinted(only(&all[0]), world.now);
+        let verdicts: Vec<_> = batch
+            .ops()
+            .iter()
+            .map(|op| match op {
+                Op::Reserve(_) => refused(Some(20 * SECOND)),
+                _ => Verdict::Done,
+            })
+            .collect();
+        world.applied(batch, verdicts);
+    }
+    assert_eq!(world.sleeps_at_most(SECOND), None, "it is looked at again at once");
+}
+
+#[test]
+fn the_store_hears_that_none_waits_of_a_part_that_did_not_reach_it() {
+    let (mut world, all) = world_of_two();
+    world.set = all[1].clone();
+    let _bad = world.wait(10);
+    world.refuse_all(Some(20 * SECOND));
+    world.refuse_all(Some(20 * SECOND));
+    world.set = all[0].clone();
+    let _good = world.wait(10);
+    world.refuse_all(Some(20 * SECOND));
+    world.refuse_all(Some(20 * SECOND));
+    // Both are heads, and are looked at in one batch.
+    world.state.look_everywhere();
+    let batch = world.sent();
+    assert_eq!(costs(&batch).len(), 2);
+    let (_, effects) = world.state.refused(batch, &rejected(), world.now);
+    deliver(effects);
+    // The first of several parts goes without an answer.
+    let batch = world.sent();
+    let first: Vec<u64> = batch.buckets().ids().to_vec();
+    let unavailable =
+        Throttled::Store(Arc::new(crate::store::StoreError::Unavailable("gone".into())));
+    deliver(world.state.failed(batch, Some(&unavailable), world.now));
+    // Back again: the store still has a head on `a` that is none.
+    let mut told_of = false;
+    for _ in 0..6 {
+        let (turn, effects) = world.state.turn(world.conditions());
+        deliver(effects);
+        let Turn::Send(batch) = turn else { break };
+        let is_good = |index: u16| batch.buckets().ids()[usize::from(index)] == only(&all[0]);
+        told_of |= batch
+            .ops()
+            .iter()
+            .any(|op| matches!(op, Op::Waiting { bucket, lines } if is_good(*bucket) && lines.is_empty()));
+        let verdicts: Vec<_> = batch
+            .ops()
+            .iter()
+            .map(|op| match op {
+                Op::Reserve(_) => Verdict::Fits,
+                _ => Verdict::Done,
+            })
+            .collect();
+        world.applied(batch, verdicts);
+    }
+    assert!(told_of, "the first part was on {first:?}, `a` is {}", only(&all[0]));
+}
+
+#[test]
+fn a_session_is_occupied_while_the_last_part_of_a_refused_batch_is_on_its_way() {
+    let (mut world, all) = world_of_two();
+    let mut answers = Vec::new();
+    for set in &all {
+        world.set = set.clone();
+        answers.push(world.wait(10));
+    }
+    let batch = world.sent();
+    let (_, effects) = world.state.refused(batch, &rejected(), world.now);
+    deliver(effects);
+    for _ in 0..2 {
+        let batch = world.sent();
+        assert!(!costs(&batch).is_empty());
+        assert!(world.state.is_occupied(), "a demand is pending");
+        world.applied(batch, [GRANTED]);
+    }
 }
