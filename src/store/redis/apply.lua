@@ -29,7 +29,6 @@ for b = 1, count do
   local found = redis.call('HMGET', key, 's', record_field, 'h', 'g')
   if found[2] then
     local known_seq, _, _, _, _, marks = struct.unpack('<dddddd', found[2])
-    -- What is known of a batch that was applied before.
     if b == 1 and seq > 0 and seq <= known_seq then
       if seq < known_seq then return reply(STALE, '') end
       return reply(APPLIED, rare.changes.record_decoded(found[2]).answer)
@@ -126,7 +125,6 @@ for b = 1, count do
   end
   if found[4] then rare.provider.bucket_decode_gates(bucket, found[4], stored or quotas) end
 
-  -- A small step back is waited out, a large one is made up for from then on.
   local now = offset > STEP and wall + offset or wall
   if now < was then now = was end
   -- Steps by one would not end.

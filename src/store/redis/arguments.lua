@@ -1,7 +1,8 @@
 -- Applies a batch to its buckets, once. Each file says in Lua what the file of its name in
--- src/engine says in Rust. What is rarely needed follows a line "-- RARE group": the functions of a
--- group are made when `rare.group` is first asked for, so that a plain reserve or settle does not
--- make them. Constants, which are in capitals, are put in their places (see script.rs).
+-- src/engine says in Rust; a function that has its namesake there is documented there. What is
+-- rarely needed follows a line "-- RARE group": the functions of a group are made when
+-- `rare.group` is first asked for, so that a plain reserve or settle does not make them.
+-- Constants, which are in capitals, are put in their places (see script.rs).
 --
 -- KEYS     two per bucket, all in one hash slot: its state (see bucket.lua) and its index of due
 --          times (see due.lua).

@@ -23,11 +23,7 @@ local VERSION = 5
 -- Numbers of a state that are not a quota's.
 local OF_BUCKET = 12
 
--- How long a session is remembered after its last batch.
 local SESSION_MEMORY = 600000000
-
--- A clock that goes back by more than this has been stepped; by less, time stands still until it is
--- caught up.
 local STEP = 1000000
 
 -- RARE provider
@@ -72,7 +68,6 @@ local function bucket_gate(bucket)
   return bucket.gate
 end
 
--- Ends every pause, of the quotas too.
 local function bucket_resume(bucket)
   bucket.gate = false
   for _, quota in ipairs(bucket.quotas) do
@@ -80,7 +75,6 @@ local function bucket_resume(bucket)
   end
 end
 
--- A call was answered well that was granted at `at`. Returns whether it was a probe.
 local function bucket_answered_well(bucket, at)
   local is_probe = bucket.gate and gate_answered(bucket.gate, at, waiting_in(bucket, 0), bucket.now)
   for _, quota in ipairs(bucket.quotas) do
@@ -137,7 +131,6 @@ local function bucket_decode(bucket, list)
   bucket.granted, bucket.refused = list[11], list[12]
 end
 
--- The record of the sending session, which is made if there is none.
 function changes.bucket_enter(bucket)
   bucket.own = bucket.own or record_new(bucket.now)
   return bucket.own
@@ -267,7 +260,6 @@ function changes.bucket_place(bucket, quotas, wall)
   end
 end
 
--- The record of a session or of a claim, if there is one.
 function changes.bucket_record(bucket, id)
   if id == session then return bucket.own or nil end
   bucket.records = bucket.records or {}
@@ -290,7 +282,6 @@ local function bucket_abandon(bucket, id, amount)
   if other then quota_abandon(other, amount, bucket.now) end
 end
 
--- The owner of what a record has in flight is gone.
 local function record_abandon(bucket, record)
   local shares = record.shares
   record.since, record.shares = bucket.now, nil
@@ -345,7 +336,6 @@ local function look_at_flow(bucket, id)
   if again then changes.due_insert(bucket, again, 'f', id) end
 end
 
--- Looks at some of the records that are due.
 function changes.bucket_sweep(bucket, wall)
   local taken = due_taken(bucket)
   for i = 1, #taken, 2 do
@@ -368,7 +358,6 @@ local function bucket_end_claim(bucket, claim)
   bucket.records[claim] = false
 end
 
--- The record of a claim, which is made if there is none.
 local function bucket_enter_claim(bucket, claim)
   local record = changes.bucket_record(bucket, claim)
   if not record then
@@ -380,7 +369,6 @@ local function bucket_enter_claim(bucket, claim)
   return record
 end
 
--- Gives what the session has in flight of a reservation to a claim.
 local function bucket_detach(bucket, claim, message, at, lease, wall)
   changes.bucket_enter(bucket)
   local to, now = bucket_enter_claim(bucket, claim), bucket.now

@@ -10,21 +10,18 @@ local function cap_new()
   return cap
 end
 
--- Withholds more than before, or for longer. What would withhold less changes nothing.
 local function cap_withhold(cap, amount, until_then)
   if amount >= cap.withheld then
     cap.withheld, cap.withheld_until = amount, max(cap.withheld_until, until_then)
   end
 end
 
--- Ends what is over, `waiting` demands waiting. Returns whether anything is left.
 function provider.cap_pass(cap, waiting, now)
   if cap.withheld_until <= now or cap.withheld == 0 then cap.withheld, cap.withheld_until = 0, 0 end
   gate_pass(cap, waiting, now)
   return cap.withheld > 0 or not gate_is_gone(cap)
 end
 
--- Time until this means nothing any more.
 function provider.cap_lasts(cap, now)
   return max(drained(cap.withheld_until, now), provider.gate_lasts(cap, now))
 end

@@ -7,7 +7,6 @@
 
 -- RARE changes
 
--- So many records are looked at in one batch at most.
 local LOOKS = 16
 
 local function due_member(kind, id)

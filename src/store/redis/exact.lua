@@ -4,7 +4,6 @@
 
 local MAX_AMOUNT = 9007199254740991
 
--- The most that a window or the calls in flight are taken to hold.
 local MAX_TAKEN = 2251799813685248
 
 -- What is left of `amount` without `less`.

@@ -2,9 +2,6 @@
 
 -- RARE fixed
 
--- Enters the window from `begin` to `next`, which `wall` is in, if the one in use has ended.
--- Returns whether it has. Where the clock was stepped back, the window in use goes on, but no
--- longer than a whole one: a clock that was wrong by a year must not block for a year.
 function fixed.fixed_advance(window, begin, next, wall)
   local has_ended = wall >= window.window_end
   if has_ended then window.window_end, window.charged = next, 0 end
@@ -16,8 +13,7 @@ function fixed.fixed_charge(window, amount)
   window.charged = min(window.charged + amount, MAX_TAKEN)
 end
 
--- Replaces what was charged to the settles of a run (see quota_state.lua). What belongs to an
--- earlier window changes nothing.
+-- Replaces what was charged to the settles of a run: see quota_state.lua.
 function fixed.fixed_amend(window, many, at, reserved, actual)
   local charged, since, nth = window.charged, window.since, rare.rows.nth
   for i = 0, many - 1 do

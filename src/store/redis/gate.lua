@@ -11,15 +11,9 @@
 -- long.
 local ANSWERED_WITHIN = 1000000
 local SPREAD = 1000000
-
--- Of what was missed meanwhile, at most this much is caught up with, or one step: sessions come in
--- turns, yet nothing follows in one burst.
 local CATCH_UP = 20000
-
--- What is behind the demand that should probe looks again after this long: that may be late.
 local PROBE_LATE = 250000
 
--- Ends every pause.
 local function gate_resume(gate)
   gate.until_then, gate.surfaced_until, gate.asked_until, gate.length, gate.phase = 0, 0, 0, 0, 0
   gate.probe, gate.spread_until, gate.next, gate.step = 0, 0, 0, 0
@@ -31,14 +25,12 @@ local function gate_new()
   return gate
 end
 
--- Whether this holds nothing back and remembers nothing.
 local function gate_is_gone(gate)
   return gate.phase == 0
     and gate.until_then + gate.surfaced_until + gate.asked_until + gate.length == 0
 end
 
--- Pauses for a provider: {at, asked, lasts, longest}. A call that was granted after an earlier
--- pause ended shows that it was too short.
+-- `refusal` is {at, asked, lasts, longest}.
 local function gate_refuse(gate, refusal, now)
   local lasts, length = refusal.lasts, gate.length
   if length > 0 and refusal.at >= gate.until_then then
@@ -56,22 +48,18 @@ local function gate_refuse(gate, refusal, now)
   end
 end
 
--- Lets the waiters follow a probe that was answered well. A later refusal is a first one again.
 local function gate_spread(gate, waiting, now)
   if waiting == 0 then return gate_resume(gate) end
   gate.phase, gate.probe, gate.length = 2, 0, 0
   gate.spread_until, gate.next, gate.step = sum(now, SPREAD), now, max(floor(SPREAD / waiting), 1)
 end
 
--- A call was answered well that was granted at `at`. If it was the probe, `waiting` demands follow.
--- Returns whether it was.
 local function gate_answered(gate, at, waiting, now)
   local is_probe = gate.phase == 1 and gate.probe > 0 and at >= gate.until_then
   if is_probe then gate_spread(gate, waiting, now) end
   return is_probe
 end
 
--- Ends what is over, `waiting` demands waiting.
 local function gate_pass(gate, waiting, now)
   local phase, probe = gate.phase, gate.probe
   if gate.until_then > now then return end
@@ -80,12 +68,10 @@ local function gate_pass(gate, waiting, now)
   elseif phase == 1 and probe > 0 and now >= probe + ANSWERED_WITHIN then
     gate_spread(gate, waiting, now)
   elseif phase == 1 and probe == 0 and waiting == 0 and provider.gate_lasts(gate, now) == 0 then
-    -- It was remembered for as long as a refusal would double it.
     gate_resume(gate)
   end
 end
 
--- How long a demand has to wait here behind `before` others; 0 if it may pass.
 function provider.gate_wait(gate, before, now)
   local phase, probe = gate.phase, gate.probe
   if gate.until_then > now then return gate.until_then - now end
@@ -95,7 +81,6 @@ function provider.gate_wait(gate, before, now)
   return before == 0 and 0 or PROBE_LATE
 end
 
--- A demand passes. Returns whether it is a probe.
 function provider.gate_grant(gate, now)
   if gate.phase == 1 then
     gate.probe = now
@@ -107,23 +92,19 @@ function provider.gate_grant(gate, now)
   return false
 end
 
--- Until when nothing passes, if that is not over.
 local function gate_paused_until(gate, now)
   return gate.until_then > now and gate.until_then or 0
 end
 
--- What is left of the wait that was asked for, if demands are not to wait for it.
 function provider.gate_asked(gate, now)
   if gate.surfaced_until > now and gate.asked_until > gate.until_then then
     return drained(gate.asked_until, now)
   end
 end
 
--- Time until this means nothing any more, if nothing is asked meanwhile.
 function provider.gate_lasts(gate, now)
   local till = gate.until_then
   if gate.phase == 1 then
-    -- A refusal of the probe doubles the pause: remembered for as long as it was.
     till = sum(till, sum(gate.length, ANSWERED_WITHIN + SPREAD))
   elseif gate.phase == 2 then
     till = max(till, gate.spread_until)

@@ -31,7 +31,6 @@ local WAITING = 9
 
 local buckets, wall, verdicts = {}, nil, {}
 
--- Settles were made since the last refold.
 local edited = false
 
 local function answer(verdict, many)
@@ -40,7 +39,6 @@ local function answer(verdict, many)
   verdicts[n + 2] = many
 end
 
--- Makes the edits of the settles so far count.
 local function refold()
   edited = false
   for b = 1, #buckets do
@@ -141,7 +139,6 @@ local function settles(at, many, of, count, close)
     end
     for k = 1, bucket.count do
       local actual = reserved + 2 * count
-      -- A late settle must not take what its session has reserved since.
       quota_settle(quotas[k], many, at, reserved, actual, oldest, latest, own.since, close)
       reserved = reserved + 2
     end
@@ -237,7 +234,6 @@ function provider.perform_of_provider(kind, at, bucket)
     local refusal =
       {at = message[at + 2], asked = message[at + 3], lasts = message[at + 4],
        longest = message[at + 5]}
-    -- What waits is to be refused at once.
     if refusal.asked > refusal.lasts then bucket.is_stirred = true end
     if message[at] == 0 then
       gate_refuse(bucket_gate(bucket), refusal, now)

@@ -3,10 +3,8 @@
 
 -- RARE waiting
 
--- A head counts for the order of flows with this many of a session's groups on a quota at most.
 local MAX_LINES = 4
 
--- Whether a demand fits on a quota if nothing goes before it.
 local alone = {ahead = 0, before = 0}
 local function fits_alone(quota, cost, headroom)
   alone.cost, alone.capacity = cost, capacity_for(quota, cost, headroom)
@@ -49,17 +47,14 @@ function waiting.wait(bucket, at)
         space = message[i + 3], waiter = waiter, arrival = drained(now, age), cost = message[i + 6],
         part = message[i + 7], count = message[i + 8], sum = message[i + 9],
         last = drained(now, message[i + 10]),
-        -- It was not looked at: its session is about to.
         due = now, held_until = 0, outlook = OUTLOOK_BEHIND, tag = NO_TAG,
         place = 0, heard = heard_now(bucket),
-        -- It is not sent though it may fit: others of its session go before it.
         is_behind = fits_alone(quota, message[i + 6], message[i + 1]),
       }
       local known = heads_find(bucket, quota.id, waiter)
       if known then
         head.arrival, head.held_until = known.arrival, known.held_until
         head.outlook, head.tag = known.outlook, known.tag
-        -- One that its session does not send though it fits holds back others only for a while.
         head.due = known.due == 0 and known.outlook == OUTLOOK_FITS and now or known.due
       end
       head.arrival = drained(now, behind_older(age, drained(now, head.arrival)))
@@ -84,7 +79,6 @@ function waiting.stand(bucket)
   for _, head in ipairs(mine) do
     if head.space == bucket.id then flow_wait(bucket, head.flow, bucket.now) end
   end
-  -- The end of its lease takes its heads along.
   local own = bucket.own or #mine > 0 and rare.changes.bucket_enter(bucket)
   if own then own.marks = own.marks - own.marks % 2 + (#mine > 0 and 1 or 0) end
   if #mine > 0 or bucket.heads then waiting.heads_replace(bucket, session, mine) end

@@ -12,12 +12,10 @@
 local function quota_held_and_charged(quota)
   local held, kind = quota.in_flight, quota.kind
   if kind == IN_FLIGHT then return held end
-  -- Nothing fits behind more than a burst that is held; amounts stay exact.
   if kind == DRAINING then held = product(math.min(held, 2 * quota.whole), quota.units) end
   return sum(quota.charged, held)
 end
 
--- Lets time pass, as far as that takes no rule.
 local function quota_pass(quota, now)
   local kind = quota.kind
   if kind == SLIDING then
@@ -101,8 +99,6 @@ local function quota_settle(quota, many, at, reserved, actual, oldest, latest, k
   if quota.cap then rare.provider.quota_settle_cap(quota, many, reserved, actual) end
 end
 
--- For how long at most this means something, told without a walk over the charges. A hold may
--- become a charge when its `lease` ends.
 local function quota_lasts(quota, lease, now, wall)
   local kind, holds, lasts = quota.kind, quota.holds and quota.in_flight > 0, 0
   if kind == SLIDING then
@@ -126,7 +122,6 @@ function holds.quota_settle_holds(quota, many, at, reserved, actual, known_since
     local amount, asked, stands = nth(actual, i), nth(reserved, i), nth(at, i) >= known_since
     local left = stands and min(asked, share) or 0
     share, in_flight = share - left, drained(in_flight, left)
-    -- What went with a lease became a charge then.
     if quota.holds then amount = drained(amount, asked - left) end
     -- Nothing would ever end what the others leave in flight.
     if stands and not close then
@@ -144,31 +139,24 @@ end
 -- back blocks others.
 local SOON = 1000000
 
--- For how long at most a head that other quotas hold back blocks others here: as long as it can
--- take until what it asks has come back.
 local function quota_horizon(quota)
   if quota.kind == SLIDING then return product(quota.len, quota.slot) end
   if quota.kind == DRAINING then return draining_horizon(quota) end
   return SOON
 end
 
--- What is asked together with those before it, in units. A demand that needs nothing is behind no
--- other.
 local function asked_units(quota, ask)
   return ask.cost == 0 and 0 or (ask.cost + ask.ahead) * quota.units
 end
 
--- What is withheld from a demand. One that needs nothing is not held up.
 local function quota_withheld_from(quota, cost)
   return quota.cap and cost > 0 and quota.cap.withheld or 0
 end
 
--- For how long a pause holds back a demand.
 local function quota_paused_for(quota, ask, now)
   return quota.cap and ask.cost > 0 and rare.provider.gate_wait(quota.cap, ask.before, now) or 0
 end
 
--- What is left of a wait that demands of this cost are not to wait for, or nil.
 local function quota_asked(quota, cost, now)
   return quota.cap and cost > 0 and rare.provider.gate_asked(quota.cap, now) or nil
 end
@@ -180,7 +168,6 @@ local function quota_fits(quota, ask, now)
     and not (quota.cap and quota_paused_for(quota, ask, now) > 0)
 end
 
--- How much may go before a demand that fits if nothing does.
 local function quota_most_ahead(quota, ask)
   if ask.cost == 0 then return math.huge end
   local gone = sum(quota.taken, quota_withheld_from(quota, ask.cost))
@@ -198,15 +185,11 @@ function provider.quota_settle_cap(quota, many, reserved, actual)
   end
 end
 
--- How long what is said of a quota can mean something: a fixed window ends there when it ends here,
--- or a bit later by another clock.
 local function quota_tells_for(quota, wall)
   if quota.kind ~= FIXED then return MAX_AMOUNT end
   return sum(drained(quota.window_end, wall), floor((quota.next - quota.begin) / 20))
 end
 
--- Units that came back since `at` at the provider, as far as its rule is this one; nil if what it
--- said then means nothing now.
 local function quota_come_back(quota, at, now)
   local kind, passed = quota.kind, drained(now, at)
   if kind == SLIDING then
@@ -219,8 +202,6 @@ local function quota_come_back(quota, at, now)
   end
 end
 
--- Withholds what is believed to be left beyond `left` whole tokens and what came back since `at`,
--- for as long as it `lasts`.
 local function quota_withhold(quota, left, at, lasts, now, wall)
   local back = quota_come_back(quota, at, now)
   if not back then return end
@@ -232,7 +213,6 @@ local function quota_withhold(quota, left, at, lasts, now, wall)
   end
 end
 
--- Pauses for a provider.
 local function quota_refuse(quota, refusal, now)
   if quota.kind == IN_FLIGHT then return end
   quota.cap = quota.cap or cap_new()
@@ -308,7 +288,6 @@ function changes.quota_encode(quota, list, i)
   return i + 2
 end
 
--- What cannot tell by itself when it is over is looked at again after this long.
 local LOOK_AGAIN = 60000000
 
 -- A quota that was not known: its state is all zeros so far.
@@ -326,7 +305,6 @@ local function quota_new(quota, now)
   return quota
 end
 
--- The owner of `amount` in flight is gone: a hold becomes a charge.
 local function quota_abandon(quota, amount, now)
   quota.in_flight = drained(quota.in_flight, amount)
   if quota.holds and quota.kind ~= IN_FLIGHT then
@@ -336,8 +314,6 @@ local function quota_abandon(quota, amount, now)
   quota.taken = quota.holds and quota_held_and_charged(quota) or quota.charged
 end
 
--- Looks at a quota that no rule in use has. Returns when to look again, or nil if it means nothing
--- any more.
 local function quota_outlives(quota, now, wall)
   local kind, lasts, charged = quota.kind, 0, quota.charged
   quota_pass(quota, now)

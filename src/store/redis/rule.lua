@@ -43,8 +43,6 @@ end
 
 -- RARE waiting
 
--- What one demand of this cost can get at most, of a class that leaves `headroom` to others. One
--- that needs nothing is not held up by what is left to others, only by a debt.
 local function capacity_for(quota, cost, headroom)
   if cost == 0 or headroom == 0 then return quota.whole end
   return rare.classes.less_headroom(quota.whole, headroom)

@@ -68,12 +68,10 @@ function changes.record_encoded(record, quotas)
   return rare.packed.pack(list, n) .. record.answer
 end
 
--- Says whether a session has heads in the bucket.
 function changes.record_set_waits(record, waits)
   record.marks = record.marks - record.marks % 2 + (waits and 1 or 0)
 end
 
--- Whether it is a claim's, which may be settled by any session that knows the claim.
 function changes.record_is_claim(record)
   return record.marks >= 2
 end

@@ -2,8 +2,6 @@
 
 -- RARE waiting
 
--- Time until `over` units of what is charged have come back by themselves while `held` stays; nil
--- while that depends on calls in flight.
 local function quota_until_back(quota, over, held, ask, now, wall)
   local kind = quota.kind
   if kind == IN_FLIGHT then return nil end
@@ -25,8 +23,7 @@ local function quota_until_back(quota, over, held, ask, now, wall)
   return sum(wait, product(ceil(beyond / max(ask.capacity, 1)), length))
 end
 
--- Time until a demand fits by itself while `held` stays: when enough has come back beside what is
--- withheld, or when that is over. It is over by `capped` units until then, and by `free` after it.
+-- It does not fit by `capped` units while something is withheld, and by `free` after that.
 local function quota_until_fits(quota, capped, free, held, ask, now, wall)
   local wait = 0
   if free > 0 then wait = quota_until_back(quota, free, held, ask, now, wall) end
@@ -42,9 +39,8 @@ local function quota_until_fits(quota, capped, free, held, ask, now, wall)
   return wait
 end
 
--- Only asked where the demand does not fit, or to tell for how long another one would wait. Returns
--- the whole tokens available, negative in debt, the time until the demand fits if nothing is
--- refunded (or nil), and the same if everything in flight were refunded at once.
+-- Returns the whole tokens available, negative in debt; the time until the demand fits if nothing
+-- is refunded, or nil; and the same if everything in flight were refunded at once.
 local function quota_shortage(quota, ask, now, wall)
   local units, taken = quota.units, quota.taken
   local capacity, asked = product(ask.capacity, units), asked_units(quota, ask)

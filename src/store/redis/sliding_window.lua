@@ -2,8 +2,7 @@
 -- newest, began, ring}. `charged` is the sum of the ring, `newest` what is charged to its newest
 -- slot, which `began` then.
 
--- Replaces what was charged to the settles of a run (see quota_state.lua). A slot that has left the
--- window needs nothing.
+-- Replaces what was charged to the settles of a run: see quota_state.lua.
 local function sliding_amend(window, many, at, reserved, actual, oldest, latest)
   local r, a, r_step, a_step =
     message[reserved], message[actual], message[reserved + 1], message[actual + 1]
@@ -81,7 +80,6 @@ end
 
 -- RARE waiting
 
--- Time until `amount` of what is charged has left, if that much is charged.
 function waiting.sliding_until_left(window, amount, now)
   local ring, len, head, left = rare.rings.ring_of(window), window.len, window.head, 0
   for slot = head - len + 1, head do

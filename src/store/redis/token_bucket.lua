@@ -35,15 +35,13 @@ function draining.draining_advance(bucket, target)
 end
 
 function draining.draining_charge(bucket, amount)
-  -- What a session leaves behind may add up to more than is believed.
   local most = bucket.whole + bucket.max_debt
   local units = product(amount < most and amount or most, bucket.units)
   bucket.newest = sum(bucket.newest, units)
   bucket.charged = min(bucket.charged + units, bucket.max_used)
 end
 
--- Replaces what was charged to the settles of a run (see quota_state.lua). What is older than the
--- ring gets no refund; its debit is paid now.
+-- Replaces what was charged to the settles of a run: see quota_state.lua.
 function draining.draining_amend(bucket, many, at, reserved, actual)
   local began, since, units, slots = bucket.began, bucket.since, bucket.units, nil
   local used, max_used, newest = bucket.charged, bucket.max_used, bucket.newest
@@ -85,7 +83,6 @@ local function draining_fold(bucket)
 end
 draining.draining_fold = draining_fold
 
--- Lowers what is used to what the edited ring says: one fold, however many settles came before it.
 function draining.draining_refold(bucket)
   if bucket.earliest then rare.rings.draining_fold_from(bucket, bucket.earliest) end
   bucket.edited, bucket.earliest = false, nil
@@ -95,7 +92,6 @@ function draining.draining_refold(bucket)
   if folded - bucket.charged < bucket.excess then bucket.excess = folded - bucket.charged end
 end
 
--- Time until `units` have drained.
 function draining.draining_until_drained(bucket, units, now)
   local rate = bucket.rate
   local ticks = math.ceil(units / (rate > 1 and rate or 1))
@@ -104,7 +100,6 @@ end
 
 -- RARE rings
 
--- Where more slots have passed than the ring holds, drains those that leave it at once.
 local function draining_skip(bucket, target)
   local slot, len = bucket.slot, bucket.len
   local last = (target - target % slot) / slot
@@ -161,7 +156,6 @@ end
 
 -- RARE waiting
 
--- Time until a whole burst has drained.
 local function draining_horizon(bucket)
   return product(ceil(product(bucket.whole, bucket.units) / max(bucket.rate, 1)), bucket.tick)
 end
@@ -179,14 +173,11 @@ local function draining_renew(bucket, rule, at)
   rare.rings.ring_new(bucket, bucket ~= rule)
 end
 
--- Units of a token bucket that counts `from` units in a token, in one that counts `to`.
 local function rescaled(amount, from, to)
   if to >= from then return product(amount, ceil(to / from)) end
   return ceil(amount / floor(from / to))
 end
 
--- Takes over a changed rate, burst or shape. Returns whether the charges so far are no longer
--- editable.
 local function draining_adopt(bucket, rule)
   local is_laid_out_anew = bucket.tick ~= rule.tick or bucket.units ~= rule.units
     or bucket.slot ~= rule.slot or bucket.len ~= rule.len
@@ -195,14 +186,12 @@ local function draining_adopt(bucket, rule)
     return false
   end
   local units, tick = bucket.units, bucket.tick
-  -- A debt is kept whole, with room above it for what a demand adds.
   local burst = product(rule.whole, rule.units)
   local debt = rescaled(drained(bucket.charged, product(bucket.whole, units)), units, rule.units)
   local allowed = burst + min(debt, drained(MAX_AMOUNT, 8 * burst))
   local total, ceiling = sum(bucket.charged, bucket.excess), bucket.ceiling
   local fastest = bucket.excess > 0 and bucket.rate + bucket.excess_rate or bucket.rate
   if is_laid_out_anew then
-    -- A longer tick is taken over from its beginning, so that no time is lost or counted twice.
     local at = floor(bucket.at * tick / rule.tick)
     local undrained = product(fastest, bucket.at - floor(at * rule.tick / tick))
     total = rescaled(sum(total, undrained), units, rule.units)
