@@ -2,7 +2,7 @@
 //! was seen of its state. There is one handle per bucket, shared by every set of buckets that names
 //! it.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -16,8 +16,9 @@ use crate::{
     limits::BucketSpec,
     store::{Bucket, BucketKey},
     sync::{
-        Mutex, MutexGuard,
+        Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
+        lock,
     },
 };
 
@@ -93,13 +94,13 @@ impl BucketHandle {
 
     /// The declaration, with a version that is not newer than it.
     pub(super) fn declared(&self) -> (u64, Declaration) {
-        let declared = self.lock();
+        let declared = lock(&self.declared);
         (self.version(), declared.clone())
     }
 
     /// Takes over another declaration. Nothing happens if a demand is counted the same under it.
     pub(super) fn declare(&self, new: Declaration) {
-        let mut declared = self.lock();
+        let mut declared = lock(&self.declared);
         if let (Declaration::As(one, _), Declaration::As(other, _)) = (&*declared, &new)
             && one.meters == other.meters
         {
@@ -112,7 +113,7 @@ impl BucketHandle {
 
     /// Looks the calendars of a declaration up again, unless another one has replaced it.
     pub(super) fn chart(&self, spec: &Arc<BucketSpec>, around: Micros) {
-        let mut declared = self.lock();
+        let mut declared = lock(&self.declared);
         if matches!(&*declared, Declaration::As(now, _) if Arc::ptr_eq(now, spec)) {
             *declared = Declaration::new(spec.clone(), around);
             self.version.fetch_add(1, Ordering::Release);
@@ -160,9 +161,5 @@ impl BucketHandle {
     /// once enough were settled.
     pub(super) fn charged(&self, quotas: &[bool]) -> Option<SmallVec<[bool; 8]>> {
         self.watch.settled(quotas)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Declaration> {
-        self.declared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

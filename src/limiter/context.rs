@@ -1,6 +1,6 @@
 //! What all sessions of a limiter share: the store, the options, and who is told what happens.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use super::builder::Options;
 use crate::{
@@ -9,6 +9,7 @@ use crate::{
     observe::{Event, StoreBatch},
     quota::micros,
     store::Store,
+    sync::{RwLock, read, write},
     usage::Usage,
 };
 
@@ -35,7 +36,7 @@ impl Context {
 
     /// Takes over other limits.
     pub(super) fn replace(&self, table: Arc<Table>) {
-        *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+        *write(&self.table) = table;
     }
 
     /// The first metric that no quota and no standard name knows.
@@ -47,8 +48,7 @@ impl Context {
         if usage.is_standard() {
             return None;
         }
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.unknown_metric(usage, specs)
+        read(&self.table).unknown_metric(usage, specs)
     }
 
     #[inline]

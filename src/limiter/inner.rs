@@ -1,7 +1,7 @@
 //! What all handles of a limiter share: the registry of its buckets, what its sessions have in
 //! common, and what stands in for a store that cannot be reached.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 #[cfg(feature = "llm")]
 use super::registry::Naming;
@@ -17,7 +17,7 @@ use crate::{
     limits::{Limits, LimitsError, Table},
     name::Name,
     store::MemoryStore,
-    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, read, write},
 };
 
 /// A limiter.
@@ -54,7 +54,7 @@ impl Inner {
     }
 
     pub(super) fn fallback(&self) -> Option<Arc<Self>> {
-        self.fallback.read().unwrap_or_else(PoisonError::into_inner).clone()
+        read(&self.fallback).clone()
     }
 
     /// What stands in for the store of a bucket, if something does.
@@ -73,7 +73,7 @@ impl Inner {
             (None, Some(local)) if !self.context.in_process() => {
                 let made = Self::stand_in(local, options)?;
                 made.registry_mut().take_names_of(&self.registry());
-                *self.fallback.write().unwrap_or_else(PoisonError::into_inner) = Some(made);
+                *write(&self.fallback) = Some(made);
                 Ok(())
             }
             _ => Ok(()),
@@ -82,11 +82,11 @@ impl Inner {
 
     #[inline]
     pub(super) fn registry(&self) -> RwLockReadGuard<'_, Registry> {
-        self.registry.read().unwrap_or_else(PoisonError::into_inner)
+        read(&self.registry)
     }
 
     fn registry_mut(&self) -> RwLockWriteGuard<'_, Registry> {
-        self.registry.write().unwrap_or_else(PoisonError::into_inner)
+        write(&self.registry)
     }
 
     /// Where demands on these names are counted; nothing if they are unlimited.

@@ -21,10 +21,11 @@ mod open_call;
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 pub(crate) use self::open_call::OpenCall;
+use crate::sync::{Mutex, MutexGuard, lock};
 
 /// How many of the latest outputs of a bucket are kept.
 const CALLS: usize = 256;
@@ -148,9 +149,8 @@ impl Learned {
         (buckets.len() < BUCKETS).then(|| act(buckets.entry(bucket.to_owned()).or_default()))
     }
 
-    /// Locks the statistics. After a panic they are still numbers.
     fn lock(&self) -> MutexGuard<'_, HashMap<String, BucketStats>> {
-        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.buckets)
     }
 }
 

@@ -1,13 +1,11 @@
 //! Labels of metrics, of which there are never more than so many and none is long: a program has no
 //! say in which names its callers think of, and every label is a time series for ever.
 
-use std::{
-    collections::HashSet,
-    fmt,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use ::metrics::SharedString;
+
+use crate::sync::{RwLock, read, write};
 
 /// The label of all that got none of its own.
 pub(super) const OTHER: &str = "other";
@@ -68,7 +66,7 @@ impl Names {
         if name.len() > MAX_BYTES {
             return SharedString::const_str(OTHER);
         }
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = read(&self.known);
         if let Some(name) = known.get(name) {
             return name.clone().into();
         }
@@ -77,7 +75,7 @@ impl Names {
         if is_full || !may_be_new || name == OTHER {
             return SharedString::const_str(OTHER);
         }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = write(&self.known);
         // Others may have come in between, this name among them.
         if known.len() >= self.most && !known.contains(name) {
             return SharedString::const_str(OTHER);
@@ -90,7 +88,7 @@ impl Names {
 
 impl fmt::Debug for Names {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).len();
+        let known = read(&self.known).len();
         write!(f, "{known} of {}", self.most)
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     any::Any,
     collections::HashSet,
-    sync::{Mutex, PoisonError, Weak},
+    sync::Weak,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -14,7 +14,10 @@ use super::{
     WHOLE_BUCKET, catalogue as name,
     labels::{Labels, OTHER},
 };
-use crate::limiter::{QuotaStatus, Status};
+use crate::{
+    limiter::{QuotaStatus, Status},
+    sync::{Mutex, lock},
+};
 
 /// What has gauges: a quota of a bucket, or without one the bucket itself.
 type Subject = (SharedString, Option<SharedString>);
@@ -63,7 +66,7 @@ impl Levels {
     /// Ends the gauges of what this limiter has no more, and of limiters that are gone.
     pub(super) fn end_others(&self, limiter: Identity, refresh: Refresh) {
         let Refresh { mut set, untold } = refresh;
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.0);
         let mut before = HashSet::new();
         all.retain_mut(|(other, shown)| {
             let is_over = other.strong_count() == 0 || other.ptr_eq(&limiter);

@@ -26,12 +26,7 @@ mod labels;
 mod levels;
 mod series;
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
-};
+use std::{collections::HashMap, fmt, sync::Arc, time::SystemTime};
 
 use ::metrics::{SharedString, counter, gauge, histogram};
 use futures_util::future::join_all;
@@ -48,6 +43,7 @@ use crate::{
     error::{Refusal, Throttled},
     limiter::Limiter,
     observe::{Buckets, Event, Observer, Shadow, StoreBatch},
+    sync::{Mutex, lock},
 };
 
 /// So many buckets get a label of their own unless said otherwise.
@@ -245,7 +241,7 @@ impl Recorder {
 
     fn waits(&self, id: u64, buckets: &Buckets<'_>, class: Option<&str>) {
         let series = buckets.iter().map(|bucket| self.series(bucket, class)).collect();
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.waiting);
         // A demand that is asked for again tells it again.
         let std::collections::hash_map::Entry::Vacant(entry) = waiting.entry(id) else { return };
         let series: &SeriesOfBuckets = entry.insert(series);
@@ -253,7 +249,7 @@ impl Recorder {
     }
 
     fn waits_no_more(&self, id: u64) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.waiting);
         let Some(series) = waiting.remove(&id) else { return };
         drop(waiting);
         series.iter().for_each(|series| series.waiting(-1.0));

@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -14,7 +14,10 @@ use ::metrics::{Counter, Gauge, Histogram, SharedString, counter, gauge, histogr
 use tokio::time::Instant;
 
 use super::{catalogue as name, labels::Labels};
-use crate::usage::Usage;
+use crate::{
+    sync::{RwLock, read, write},
+    usage::Usage,
+};
 
 /// How long metrics are kept before they are looked up again.
 const KEPT_FOR: Duration = Duration::from_secs(1);
@@ -56,7 +59,7 @@ impl Default for Kept {
 impl Kept {
     /// Returns the series with these labels, if they are kept.
     pub(super) fn get(&self, bucket: &str, class: &str) -> Option<Arc<Series>> {
-        let generation = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let generation = read(&self.0);
         generation.get(bucket, class).filter(|_| generation.since.elapsed() < KEPT_FOR).cloned()
     }
 
@@ -65,7 +68,7 @@ impl Kept {
         if let Some(series) = self.get(&bucket, &class) {
             return series;
         }
-        let mut generation = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut generation = write(&self.0);
         if generation.since.elapsed() >= KEPT_FOR {
             *generation = Generation { since: Instant::now(), of_buckets: HashMap::default() };
         }
@@ -165,7 +168,7 @@ impl Series {
             return usage;
         }
         let metric = labels.metric(metric);
-        let mut usage = self.usage.write().unwrap_or_else(PoisonError::into_inner);
+        let mut usage = write(&self.usage);
         // It may be one of many without a label of its own, or another event came in between.
         if let Some(usage) = usage.iter().find(|usage| usage.labels[2].1 == metric) {
             return usage.clone();
@@ -177,7 +180,7 @@ impl Series {
     }
 
     fn known_metric(&self, metric: &str) -> Option<Arc<UsageSeries>> {
-        let usage = self.usage.read().unwrap_or_else(PoisonError::into_inner);
+        let usage = read(&self.usage);
         usage.iter().find(|usage| *usage.labels[2].1 == *metric).cloned()
     }
 }

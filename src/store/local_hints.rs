@@ -3,11 +3,11 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, PoisonError, atomic::AtomicBool},
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use super::{Hint, Listening};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Mutex, lock};
 
 /// The hints of sessions, by session.
 #[derive(Clone, Default)]
@@ -16,7 +16,7 @@ pub(super) struct LocalHints(Arc<Mutex<HashMap<u64, Hint>>>);
 impl LocalHints {
     /// Hints for a session, until what is returned is dropped.
     pub(super) fn listen(&self, session: u64, hint: Hint) -> Listening {
-        self.lock().insert(session, hint);
+        lock(&self.0).insert(session, hint);
         let guard = Registered { session, hints: self.clone() };
         Listening::new(Arc::new(AtomicBool::new(true)), guard)
     }
@@ -24,15 +24,11 @@ impl LocalHints {
     /// Says that a head of a session may fit in `bucket`. Returns whether the session listens here.
     pub(super) fn hint(&self, session: u64, bucket: &str) -> bool {
         // The session's code runs, with no lock held.
-        let hint = self.lock().get(&session).cloned();
+        let hint = lock(&self.0).get(&session).cloned();
         if let Some(hint) = &hint {
             hint.call(bucket);
         }
         hint.is_some()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Hint>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -40,13 +36,13 @@ impl LocalHints {
 impl LocalHints {
     /// Whether a session listens here.
     pub(super) fn knows(&self, session: u64) -> bool {
-        self.lock().contains_key(&session)
+        lock(&self.0).contains_key(&session)
     }
 }
 
 impl fmt::Debug for LocalHints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.lock().keys()).finish()
+        f.debug_list().entries(lock(&self.0).keys()).finish()
     }
 }
 
@@ -58,6 +54,6 @@ struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.hints.lock().remove(&self.session);
+        lock(&self.hints.0).remove(&self.session);
     }
 }

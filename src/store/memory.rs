@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fmt,
     hash::{BuildHasherDefault, Hasher},
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -17,6 +17,7 @@ use crate::{
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
+        lock,
     },
 };
 
@@ -52,9 +53,6 @@ struct Memory {
     hints: LocalHints,
     next_sweep: AtomicU64,
 }
-
-/// The state of one bucket.
-struct Cell(Mutex<BucketState>);
 
 impl Default for MemoryStore {
     fn default() -> Self {
@@ -102,7 +100,7 @@ impl MemoryStore {
 
     /// How many buckets are remembered.
     pub fn len(&self) -> usize {
-        self.memory.cells().values().filter(|cell| !cell.lock().is_unused()).count()
+        self.memory.cells().values().filter(|cell| !lock(cell).is_unused()).count()
     }
 
     /// Whether no bucket is remembered.
@@ -142,6 +140,9 @@ impl Store for MemoryStore {
     }
 }
 
+/// The state of one bucket.
+type Cell = Mutex<BucketState>;
+
 type Cells = HashMap<Arc<BucketKey>, Arc<Cell>, BuildHasherDefault<Prehashed>>;
 
 impl Memory {
@@ -149,7 +150,7 @@ impl Memory {
         let result = match batch.buckets {
             [only] => {
                 let cell = self.cell(&only.key);
-                let mut state = cell.lock();
+                let mut state = lock(&cell);
                 batch.apply_to(&mut [&mut *state], self.wall())
             }
             _ => self.apply_to_several(batch),
@@ -166,7 +167,7 @@ impl Memory {
         let mut order: SmallVec<[usize; 2]> = (0..cells.len()).collect();
         order.sort_unstable_by_key(|&index| Arc::as_ptr(&cells[index]));
         let mut locked: SmallVec<[_; 2]> =
-            order.into_iter().map(|index| (index, cells[index].lock())).collect();
+            order.into_iter().map(|index| (index, lock(&cells[index]))).collect();
         locked.sort_unstable_by_key(|(index, _)| *index);
         let mut states: SmallVec<[&mut BucketState; 2]> =
             locked.iter_mut().map(|(_, state)| &mut **state).collect();
@@ -175,7 +176,7 @@ impl Memory {
 
     /// Not to be asked for with a state locked.
     fn cells(&self) -> MutexGuard<'_, Cells> {
-        self.cells.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.cells)
     }
 
     fn cell(&self, key: &Arc<BucketKey>) -> Arc<Cell> {
@@ -183,7 +184,7 @@ impl Memory {
         if let Some(cell) = cells.get(key) {
             return cell.clone();
         }
-        let cell = Arc::new(Cell(Mutex::new(BucketState::unused())));
+        let cell = Arc::new(Cell::new(BucketState::unused()));
         cells.insert(key.clone(), cell.clone());
         cell
     }
@@ -212,7 +213,7 @@ impl Memory {
 
     fn forget(&self, is_over: impl Fn(&BucketState) -> bool) {
         self.cells().retain(|_, cell| {
-            let mut state = cell.lock();
+            let mut state = lock(cell);
             if is_over(&state) {
                 *state = BucketState::unused();
             }
@@ -220,15 +221,6 @@ impl Memory {
             // about to be used by none.
             !state.is_unused() || Arc::strong_count(cell) > 1
         });
-    }
-}
-
-impl Cell {
-    #[inline]
-    fn lock(&self) -> MutexGuard<'_, BucketState> {
-        // The engine does not panic half-way through a state; should it, the bucket is still better
-        // than none.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,13 +1,11 @@
 //! A record of what was asked for, reserved and settled.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     error::Throttled,
     observe::{Event, Observer, OtherAmounts},
+    sync::{Mutex, lock},
     usage::Usage,
 };
 
@@ -93,19 +91,15 @@ impl Ledger {
         Self::default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Call>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Returns all demands, in the order in which they were first told of: one that has to wait
     /// when that is known, another when it is granted or refused.
     pub fn calls(&self) -> Vec<Call> {
-        self.lock().clone()
+        lock(&self.calls).clone()
     }
 
     /// Forgets all demands so far.
     pub fn clear(&self) {
-        self.lock().clear();
+        lock(&self.calls).clear();
     }
 
     /// Asserts what was reserved of a bucket, in total, by all demands that were granted.
@@ -175,7 +169,7 @@ impl Ledger {
         class: Option<&str>,
         change: impl FnOnce(&mut Call),
     ) {
-        let mut calls = self.lock();
+        let mut calls = lock(&self.calls);
         // The latest are the most likely.
         let known = calls.iter().rposition(|call| call.id == id);
         let index = known.unwrap_or_else(|| {

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     future::pending,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -13,6 +13,7 @@ use crate::{
     engine::{Answer, Mode, Op, Outcome, Refused, RefusedBy, Verdict, Violation},
     quota::micros,
     store::{Batch, MemoryStore, Reply, Store, StoreError},
+    sync::{Mutex, MutexGuard, lock},
 };
 
 /// When its clock begins: at the start of 2030, so that slots and fixed windows do not depend on
@@ -102,7 +103,7 @@ impl ScriptedStore {
     }
 
     fn script(&self) -> MutexGuard<'_, Script> {
-        self.inner.script.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner.script)
     }
 
     /// Lets each batch take this long from now on.

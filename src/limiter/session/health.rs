@@ -1,18 +1,16 @@
 //! Whether the store answers this session: a circuit breaker. While it does not answer, demands
 //! fail at once instead of waiting for it one after the other.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     store::StoreError,
     sync::{
-        Mutex, MutexGuard,
+        Mutex,
         atomic::{AtomicBool, Ordering},
+        lock,
     },
 };
 
@@ -52,13 +50,9 @@ struct Failures {
 }
 
 impl Health {
-    fn failures(&self) -> MutexGuard<'_, Failures> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether the store did not answer when it was last asked.
     pub(super) fn is_degraded(&self) -> bool {
-        self.troubled.load(Ordering::Relaxed) && self.failures().outage.is_some()
+        self.troubled.load(Ordering::Relaxed) && lock(&self.failures).outage.is_some()
     }
 
     /// Why the store is not to be asked now.
@@ -66,7 +60,7 @@ impl Health {
         if !self.troubled.load(Ordering::Relaxed) {
             return None;
         }
-        let failures = self.failures();
+        let failures = lock(&self.failures);
         let (error, backoff) = failures.outage.as_ref()?;
         (Instant::now() < backoff.until).then(|| error.clone())
     }
@@ -78,7 +72,7 @@ impl Health {
             return None;
         }
         let is_awaited = is_awaited();
-        let failures = self.failures();
+        let failures = lock(&self.failures);
         let outage = failures.outage.as_ref().map(|(_, backoff)| backoff.until);
         let refusal = failures.refusal.filter(|_| !is_awaited).map(|backoff| backoff.until);
         outage.max(refusal)
@@ -86,7 +80,7 @@ impl Health {
 
     /// The store did not answer, or refused. Returns true if an outage begins with it.
     pub(super) fn failed(&self, error: &Arc<StoreError>) -> bool {
-        let mut failures = self.failures();
+        let mut failures = lock(&self.failures);
         self.troubled.store(true, Ordering::Relaxed);
         if !error.is_unavailable() {
             failures.refusal = Some(Backoff::after(failures.refusal));
@@ -102,7 +96,7 @@ impl Health {
         if !self.troubled.load(Ordering::Relaxed) {
             return false;
         }
-        let mut failures = self.failures();
+        let mut failures = lock(&self.failures);
         let ends = std::mem::take(&mut *failures).outage.is_some();
         self.troubled.store(false, Ordering::Relaxed);
         drop(failures);

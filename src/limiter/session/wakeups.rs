@@ -1,15 +1,12 @@
 //! Hints from the store that a head of the session now fits. They are only hints: the session also
 //! looks by itself.
 
-use std::{
-    fmt,
-    sync::{PoisonError, Weak},
-};
+use std::{fmt, sync::Weak};
 
 use super::Session;
 use crate::{
     store::{BucketKey, Hint, Listening},
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex, lock},
 };
 
 /// The hints of a session, for as long as this lives.
@@ -33,18 +30,18 @@ impl Wakeups {
     /// Whether hints arrive. Asks `listen` for them if that was not done yet; only the driver does,
     /// so that it is done once.
     pub(super) fn work(&self, listen: impl FnOnce(Hint) -> Option<Listening>) -> bool {
-        let is_asked = !matches!(&*self.lock(), Asked::NotYet);
+        let is_asked = !matches!(&*lock(&self.listening), Asked::NotYet);
         if !is_asked {
             // The store's code runs, with no lock held.
             let listening = listen(self.hint());
-            *self.lock() = Asked::Answered(listening);
+            *lock(&self.listening) = Asked::Answered(listening);
         }
-        matches!(&*self.lock(), Asked::Answered(Some(listening)) if listening.works())
+        matches!(&*lock(&self.listening), Asked::Answered(Some(listening)) if listening.works())
     }
 
     /// Ends the hints: the session takes another name.
     pub(super) fn end(&self) {
-        let ended = std::mem::replace(&mut *self.lock(), Asked::NotYet);
+        let ended = std::mem::replace(&mut *lock(&self.listening), Asked::NotYet);
         // The store's code runs, with no lock held.
         drop(ended);
     }
@@ -60,14 +57,10 @@ impl Wakeups {
             }
         })
     }
-
-    fn lock(&self) -> MutexGuard<'_, Asked> {
-        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl fmt::Debug for Wakeups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Wakeups").field(&*self.lock()).finish()
+        f.debug_tuple("Wakeups").field(&*lock(&self.listening)).finish()
     }
 }

@@ -1,18 +1,13 @@
 //! Ways to send a command: a connection of the user's, or one that is replaced whenever it is in
 //! doubt. They know nothing of buckets.
 
-use std::{
-    future::Future,
-    io,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::future::{FutureExt, Shared};
 use redis::{Cmd, Pipeline, RedisError, RedisResult, Value, aio::ConnectionLike};
 
 use super::error::{lost_reply, spoils_connection};
+use crate::sync::{Mutex, lock};
 
 /// An attempt to connect that takes longer than this has failed.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
@@ -85,12 +80,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reconnecting<C> {
 
     /// Makes the connection if there is none.
     pub(super) async fn connect(&self) -> RedisResult<()> {
-        let link = self.link();
-        let connected = link.clone().await;
-        if connected.is_err() {
-            self.discard(&link);
-        }
-        connected.map(|_| ())
+        self.connection(&self.link()).await.map(drop)
     }
 
     fn link(&self) -> Link<C> {
@@ -107,8 +97,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reconnecting<C> {
     }
 
     fn current_or_new(&self) -> Link<C> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.get_or_insert_with(|| self.new_link()).clone()
+        lock(&self.current).get_or_insert_with(|| self.new_link()).clone()
     }
 
     fn new_link(&self) -> Link<C> {
@@ -145,7 +134,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Reconnecting<C> {
 
 impl<C> Reconnecting<C> {
     fn discard(&self, link: &Link<C>) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lock(&self.current);
         if current.as_ref().is_some_and(|current| current.ptr_eq(link)) {
             *current = None;
         }

@@ -10,7 +10,7 @@ use std::{
     io,
     pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -36,7 +36,10 @@ use super::{
     keys::PartitionKeys,
     recovery::Recovery,
 };
-use crate::store::{Hint, Listening};
+use crate::{
+    store::{Hint, Listening},
+    sync::{Mutex, lock},
+};
 
 /// How long a connection or a subscription may take.
 const REPLY_WITHIN: Duration = Duration::from_secs(3);
@@ -136,7 +139,7 @@ impl Hints {
         let mut channel = keys.channel_prefix();
         channel.extend(session.to_string().into_bytes());
         let channel: Channel = channel.into();
-        let mut listeners = self.0.listeners();
+        let mut listeners = lock(&self.0.listeners);
         let number = listeners.next;
         listeners.next += 1;
         let listener = Listener { number, keys: Arc::new(keys), hint, works: works.clone() };
@@ -170,7 +173,7 @@ impl Hints {
     /// Starts the task that serves the listeners, unless there is one.
     fn serve(&self) {
         let runtime = Handle::try_current();
-        let mut listeners = self.0.listeners();
+        let mut listeners = lock(&self.0.listeners);
         if listeners.served {
             return;
         }
@@ -192,7 +195,7 @@ struct ListenerGuard {
 
 impl Drop for ListenerGuard {
     fn drop(&mut self) {
-        let mut listeners = self.shared.listeners();
+        let mut listeners = lock(&self.shared.listeners);
         // The session may listen anew already.
         if listeners
             .by_channel
@@ -209,12 +212,8 @@ impl Drop for ListenerGuard {
 }
 
 impl HintsInner {
-    fn listeners(&self) -> MutexGuard<'_, Listeners> {
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn channels(&self) -> HashMap<Channel, u64> {
-        let listeners = self.listeners();
+        let listeners = lock(&self.listeners);
         listeners
             .by_channel
             .iter()
@@ -224,7 +223,7 @@ impl HintsInner {
 
     /// Passes a message on.
     fn dispatch(&self, message: &Msg) {
-        let listeners = self.listeners();
+        let listeners = lock(&self.listeners);
         let Some(listener) = listeners.by_channel.get(message.get_channel_name().as_bytes()) else {
             return;
         };
@@ -235,7 +234,7 @@ impl HintsInner {
 
     /// The channel is subscribed to.
     fn subscribed(&self, channel: &Channel) {
-        let listeners = self.listeners();
+        let listeners = lock(&self.listeners);
         let Some(listener) = listeners.by_channel.get(channel) else { return };
         if listener.works.swap(true, Ordering::Relaxed) {
             return;
@@ -247,14 +246,14 @@ impl HintsInner {
 
     /// The channel is not subscribed to.
     fn unsubscribed(&self, channel: &Channel) {
-        if let Some(listener) = self.listeners().by_channel.get(channel) {
+        if let Some(listener) = lock(&self.listeners).by_channel.get(channel) {
             listener.works.store(false, Ordering::Relaxed);
         }
     }
 
     /// No channel is subscribed to.
     fn disconnected(&self) {
-        for listener in self.listeners().by_channel.values() {
+        for listener in lock(&self.listeners).by_channel.values() {
             listener.works.store(false, Ordering::Relaxed);
         }
     }
@@ -262,7 +261,7 @@ impl HintsInner {
     /// Waits until no session listens or the server is back, but not for longer than this.
     async fn pause(&self, pause: Duration) {
         let unused = pin!(async {
-            while !self.listeners().by_channel.is_empty() {
+            while !lock(&self.listeners).by_channel.is_empty() {
                 self.changed.notified().await;
             }
         });
@@ -280,7 +279,7 @@ struct Serving {
 impl Serving {
     /// Returns true if no session listens any more. The next one that does starts another task.
     fn is_over(&mut self) -> bool {
-        let mut listeners = self.shared.listeners();
+        let mut listeners = lock(&self.shared.listeners);
         self.over = listeners.by_channel.is_empty();
         listeners.served = !self.over;
         self.over
@@ -291,7 +290,7 @@ impl Drop for Serving {
     fn drop(&mut self) {
         if !self.over {
             self.shared.disconnected();
-            let mut listeners = self.shared.listeners();
+            let mut listeners = lock(&self.shared.listeners);
             listeners.served = false;
             self.shared.unserved.store(true, Ordering::Relaxed);
         }

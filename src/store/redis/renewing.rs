@@ -4,7 +4,7 @@
 use std::{
     future::Future,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -17,6 +17,7 @@ use super::{
     connection::{BoxFuture, Commands, Connection},
     error::spoils_connection,
 };
+use crate::sync::{Mutex, lock};
 
 /// A connection to a cluster. Another one is made whenever a node does not reply in time: redis-rs
 /// looks for a new master only when a node says so, which one that hangs does not. Until the other
@@ -35,10 +36,6 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Renewing<C> {
     {
         let connect = Box::new(move || connect().boxed());
         Self { connect, current: Mutex::new(current), is_renewing: AtomicBool::new(false) }
-    }
-
-    fn current(&self) -> MutexGuard<'_, C> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Awaits a reply. Also if the caller stops waiting for it the connection is renewed.
@@ -63,7 +60,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Renewing<C> {
         runtime.spawn(async move {
             // Without one it is tried again when the next reply does not come.
             if let Ok(connection) = (renewal.0.connect)().await {
-                *renewal.0.current() = connection;
+                *lock(&renewal.0.current) = connection;
             }
         });
     }
@@ -71,7 +68,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Renewing<C> {
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Connection for Renewing<C> {
     fn send(self: Arc<Self>, commands: Commands) -> BoxFuture<RedisResult<Vec<Value>>> {
-        let mut connection = self.current().clone();
+        let mut connection = lock(&self.current).clone();
         self.proved(async move { commands.send(&mut connection).await }).boxed()
     }
 }
