@@ -512,8 +512,7 @@ impl Coded for BucketState {
     fn write(&self, out: &mut Encoder) {
         let Self { born, now, offset, expires, granted, refused, .. } = self;
         let Self { gate, quotas, others, records, due, heads, flows, .. } = self;
-        [*born, *now, *offset, *expires].iter().for_each(|time| out.number(*time));
-        [*granted, *refused].iter().for_each(|count| out.number(*count));
+        out.numbers(&[*born, *now, *offset, *expires, *granted, *refused]);
         gate.write(out);
         out.list(quotas);
         out.list(others);
@@ -525,11 +524,9 @@ impl Coded for BucketState {
     }
 
     fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        let (born, now, offset, expires) =
-            (from.number()?, from.number()?, from.number()?, from.number()?);
+        let [born, now, offset, expires, granted, refused] = from.numbers()?;
         ensure(born <= now && offset <= now)?;
         from.now = now;
-        let (granted, refused) = (from.number()?, from.number()?);
         let gate = Coded::read(from)?;
         let quotas = from.list()?;
         let others: Vec<(Micros, QuotaState)> = from.list()?;

@@ -77,6 +77,37 @@ macro_rules! coded {
 }
 pub(super) use coded;
 
+/// A part that is one of several: the number of its variant, and then the fields of that.
+macro_rules! coded_enum {
+    ($part:ident {
+        $($number:literal => $variant:ident { $($field:tt : $value:ident),* }),* $(,)?
+    }) => {
+        impl $crate::engine::codec::Coded for $part {
+            fn write(&self, out: &mut $crate::engine::codec::Encoder) {
+                match self {
+                    $(Self::$variant { $($field: $value),* } => {
+                        out.byte($number);
+                        $($crate::engine::codec::Coded::write($value, out);)*
+                    })*
+                }
+            }
+
+            fn read(
+                from: &mut $crate::engine::codec::Decoder<'_>,
+            ) -> Result<Self, $crate::engine::codec::DecodeError> {
+                Ok(match from.byte()? {
+                    $($number => {
+                        $(let $value = $crate::engine::codec::Coded::read(from)?;)*
+                        Self::$variant { $($field: $value),* }
+                    })*
+                    _ => return Err($crate::engine::codec::DecodeError::Damaged),
+                })
+            }
+        }
+    };
+}
+pub(super) use coded_enum;
+
 /// The bytes of `value`, with what says that they are its bytes.
 pub(crate) fn encode(value: &impl Coded) -> Vec<u8> {
     encode_by(|out| value.write(out))
@@ -154,6 +185,10 @@ impl Encoder {
         self.0.push(left as u8);
     }
 
+    pub(crate) fn numbers(&mut self, numbers: &[u64]) {
+        numbers.iter().for_each(|number| self.number(*number));
+    }
+
     pub(crate) fn list<'a, T: Coded + 'a>(
         &mut self,
         items: impl IntoIterator<Item = &'a T, IntoIter: ExactSizeIterator>,
@@ -196,19 +231,17 @@ impl Decoder<'_> {
 
     /// An amount, a time or an id: they all are exact in a double.
     pub(crate) fn number(&mut self) -> Result<u64, DecodeError> {
-        self.at_most(MAX_AMOUNT)
-    }
-
-    pub(crate) fn at_most(&mut self, most: u64) -> Result<u64, DecodeError> {
         let number = self.word()?;
-        ensure(number <= most)?;
+        ensure(number <= MAX_AMOUNT)?;
         Ok(number)
     }
 
-    pub(crate) fn at_least(&mut self, least: u64) -> Result<u64, DecodeError> {
-        let number = self.number()?;
-        ensure(number >= least)?;
-        Ok(number)
+    pub(crate) fn numbers<const N: usize>(&mut self) -> Result<[u64; N], DecodeError> {
+        let mut numbers = [0; N];
+        for number in &mut numbers {
+            *number = self.number()?;
+        }
+        Ok(numbers)
     }
 
     /// Every item takes a byte at least, so what is claimed to follow allocates nothing by itself.

@@ -6,7 +6,7 @@
 
 use super::{
     MAX_AMOUNT, Micros,
-    codec::{Coded, DecodeError, Decoder, Encoder, coded},
+    codec::{coded, coded_enum},
     exact::sum,
     heads::LATE,
 };
@@ -194,31 +194,8 @@ impl Gate {
 
 coded!(Gate { until, surfaced_until, asked_until, length, phase });
 
-impl Coded for Phase {
-    fn write(&self, out: &mut Encoder) {
-        match self {
-            Self::Plain => out.byte(0),
-            Self::HalfOpen { probe } => {
-                out.byte(1);
-                probe.write(out);
-            }
-            Self::Spreading { until, next, step } => {
-                out.byte(2);
-                [until, next, step].into_iter().for_each(|number| number.write(out));
-            }
-        }
-    }
-
-    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        Ok(match from.byte()? {
-            0 => Self::Plain,
-            1 => Self::HalfOpen { probe: from.number()? },
-            2 => Self::Spreading {
-                until: from.number()?,
-                next: from.number()?,
-                step: from.number()?,
-            },
-            _ => return Err(DecodeError::Damaged),
-        })
-    }
-}
+coded_enum!(Phase {
+    0 => Plain {},
+    1 => HalfOpen { probe: probe },
+    2 => Spreading { until: until, next: next, step: step },
+});

@@ -5,7 +5,7 @@ mod shortage;
 use super::{
     Micros,
     cap::Cap,
-    codec::{Coded, DecodeError, Decoder, Encoder, coded},
+    codec::{coded, coded_enum},
     exact::{product, sum},
     fixed_window::FixedWindow,
     gate::{Gate, ProviderRefusal},
@@ -459,32 +459,9 @@ fn window_at(rule: &Rule, wall: Micros) -> (Micros, Micros) {
 
 coded!(QuotaState { id, since, in_flight <= MAX_TAKEN, held, charges, cap });
 
-impl Coded for Charges {
-    fn write(&self, out: &mut Encoder) {
-        match self {
-            Self::None => out.byte(0),
-            Self::Sliding(window) => {
-                out.byte(1);
-                window.write(out);
-            }
-            Self::Draining(bucket) => {
-                out.byte(2);
-                bucket.write(out);
-            }
-            Self::Fixed(window) => {
-                out.byte(3);
-                window.write(out);
-            }
-        }
-    }
-
-    fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        Ok(match from.byte()? {
-            0 => Self::None,
-            1 => Self::Sliding(Coded::read(from)?),
-            2 => Self::Draining(Coded::read(from)?),
-            3 => Self::Fixed(Coded::read(from)?),
-            _ => return Err(DecodeError::Damaged),
-        })
-    }
-}
+coded_enum!(Charges {
+    0 => None {},
+    1 => Sliding { 0: window },
+    2 => Draining { 0: bucket },
+    3 => Fixed { 0: window },
+});

@@ -103,13 +103,13 @@ impl SlidingWindow {
 impl Coded for SlidingWindow {
     fn write(&self, out: &mut Encoder) {
         let Self { slot, began: _, length: _, charged: _, ring } = self;
-        [*slot, ring.head(), ring.len()].iter().for_each(|number| out.number(*number));
+        out.numbers(&[*slot, ring.head(), ring.len()]);
         ring.write(out);
     }
 
     fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        let (slot, head, len) = (from.at_least(1)?, from.number()?, from.number()?);
-        ensure(head <= from.now / slot)?;
+        let [slot, head, len] = from.numbers()?;
+        ensure(slot > 0 && head <= from.now / slot)?;
         let ring = Ring::read(head, len, from)?;
         let charged = ring.sum();
         ensure(charged <= MAX_TAKEN)?;

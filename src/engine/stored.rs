@@ -74,7 +74,7 @@ impl StoredBucket {
     ) -> Result<BucketState, DecodeError> {
         let bytes = codec::encode_by(|out| {
             let Self { born, now, offset, expires, granted, refused, .. } = *self;
-            numbers(out, &[born, now, offset, expires, granted, refused]);
+            out.numbers(&[born, now, offset, expires, granted, refused]);
             self.gate.is_some().write(out);
             self.gate.iter().for_each(|gate| write_gate(gate, out));
             out.number(quotas.len() as u64);
@@ -93,33 +93,29 @@ impl StoredBucket {
     }
 }
 
-fn numbers(out: &mut Encoder, numbers: &[u64]) {
-    numbers.iter().for_each(|number| out.number(*number));
-}
-
 fn write_gate(gate: &StoredGate, out: &mut Encoder) {
     let phase = gate[4].min(2);
-    numbers(out, &gate[..4]);
+    out.numbers(&gate[..4]);
     out.byte(phase as u8);
-    numbers(out, [&[][..], &gate[5..6], &gate[6..]][phase as usize]);
+    out.numbers([&[][..], &gate[5..6], &gate[6..]][phase as usize]);
 }
 
 impl StoredQuota {
     fn write(&self, rule: &Rule, out: &mut Encoder) {
-        numbers(out, &[rule.id, self.since, self.in_flight]);
+        out.numbers(&[rule.id, self.since, self.in_flight]);
         rule.held.write(out);
         match &rule.window {
             Window::InFlight => out.byte(0),
             Window::Sliding { slot, slots } => {
                 out.byte(1);
-                numbers(out, &[*slot, self.at, slots + 1]);
+                out.numbers(&[*slot, self.at, slots + 1]);
                 write_ring(&self.slots, slots + 1, out);
             }
             Window::TokenBucket(shape) => {
                 out.byte(2);
-                numbers(out, &[shape.tick, shape.units, shape.burst, shape.max_debt]);
-                numbers(out, &[shape.slot, shape.slots, rule.limit, self.at, self.charged]);
-                numbers(out, &[self.max_used, self.excess, self.excess_rate, self.ceiling, 0]);
+                out.numbers(&[shape.tick, shape.units, shape.burst, shape.max_debt]);
+                out.numbers(&[shape.slot, shape.slots, rule.limit, self.at, self.charged]);
+                out.numbers(&[self.max_used, self.excess, self.excess_rate, self.ceiling, 0]);
                 // What was charged in each slot, and what drained.
                 write_ring(&[], shape.slots.max(1), out);
                 write_ring(&[], shape.slots.max(1), out);
@@ -127,12 +123,12 @@ impl StoredQuota {
             }
             Window::Fixed { .. } | Window::Calendar { .. } => {
                 out.byte(3);
-                numbers(out, &[self.at, self.charged]);
+                out.numbers(&[self.at, self.charged]);
             }
         }
         self.cap.is_some().write(out);
         if let Some((withheld, until, gate)) = &self.cap {
-            numbers(out, &[*withheld, *until]);
+            out.numbers(&[*withheld, *until]);
             write_gate(gate, out);
         }
     }
@@ -157,11 +153,11 @@ fn write_ring(charges: &[u64], len: u64, out: &mut Encoder) {
 impl StoredRecord {
     fn write(&self, out: &mut Encoder) {
         // No answer: neither what it saw nor verdicts.
-        numbers(out, &[self.id, self.seq, 0, 0]);
-        numbers(out, &[self.lease_until, self.forget_at, self.indexed_at, self.since]);
+        out.numbers(&[self.id, self.seq, 0, 0]);
+        out.numbers(&[self.lease_until, self.forget_at, self.indexed_at, self.since]);
         self.waits.write(out);
         self.is_claim.write(out);
         out.number(self.in_flight.len() as u64);
-        self.in_flight.iter().for_each(|(quota, amount)| numbers(out, &[*quota, *amount]));
+        self.in_flight.iter().for_each(|(quota, amount)| out.numbers(&[*quota, *amount]));
     }
 }

@@ -245,8 +245,7 @@ impl Coded for DrainingBucket {
             edited,
         } = self;
         shape.write(out);
-        [rate, at, used, max_used].iter().for_each(|number| out.number(**number));
-        [excess, excess_rate, ceiling, base].iter().for_each(|number| out.number(**number));
+        out.numbers(&[*rate, *at, *used, *max_used, *excess, *excess_rate, *ceiling, *base]);
         charges.write(out);
         drains.write(out);
         edited.write(out);
@@ -254,12 +253,8 @@ impl Coded for DrainingBucket {
 
     fn read(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         let shape: TokenBucket = Coded::read(from)?;
-        let (rate, at) = (from.number()?, from.number()?);
-        ensure(at <= from.now / shape.tick)?;
-        let (used, max_used) = (from.number()?, from.number()?);
-        let (excess, excess_rate) = (from.number()?, from.number()?);
-        ensure(rate + excess_rate <= MAX_AMOUNT)?;
-        let (ceiling, base) = (from.number()?, from.number()?);
+        let [rate, at, used, max_used, excess, excess_rate, ceiling, base] = from.numbers()?;
+        ensure(at <= from.now / shape.tick && rate + excess_rate <= MAX_AMOUNT)?;
         let (head, len) = (at / shape.slot, shape.slots.max(1));
         let (charges, drains) = (Ring::read(head, len, from)?, Ring::read(head, len, from)?);
         let edited = Coded::read(from)?;
