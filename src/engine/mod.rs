@@ -182,6 +182,23 @@ pub(crate) enum Op {
     },
 }
 
+impl Op {
+    /// The buckets that it is about.
+    pub(crate) fn buckets(&self) -> &[u16] {
+        match self {
+            Self::Reserve(Reserve { on, .. })
+            | Self::Settle(Settle { on, .. })
+            | Self::Detach { on, .. } => on,
+            Self::Waiting { bucket, .. }
+            | Self::Pause { bucket, .. }
+            | Self::Refused { bucket, .. }
+            | Self::Answered { bucket, .. }
+            | Self::Cap { bucket, .. }
+            | Self::Status { bucket } => slice::from_ref(bucket),
+        }
+    }
+}
+
 /// A demand.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Reserve {

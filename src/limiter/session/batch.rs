@@ -280,7 +280,7 @@ impl Batch {
     /// second one if all are on the same.
     pub(super) fn halved(self) -> (Self, Option<Self>) {
         let mut groups: Vec<On> = Vec::new();
-        for on in self.ops.iter().map(named) {
+        for on in self.ops.iter().map(|op| On::from(op.buckets())) {
             if !groups.contains(&on) {
                 groups.push(on);
             }
@@ -303,27 +303,12 @@ impl Batch {
             }
         }
         for (mut op, job) in ops.into_iter().zip(jobs) {
-            let half = &mut halves[usize::from(!first.contains(&named(&op)))];
+            let half = &mut halves[usize::from(!first.contains(&op.buckets().into()))];
             rename(&mut op, |index| half.buckets.take_from(&buckets, index));
             half.push(op, job);
         }
         let [first, second] = halves;
         (first, Some(second))
-    }
-}
-
-/// The buckets of an operation, by their indexes.
-fn named(op: &Op) -> On {
-    match op {
-        Op::Reserve(Reserve { on, .. }) | Op::Settle(Settle { on, .. }) | Op::Detach { on, .. } => {
-            on.clone()
-        }
-        Op::Waiting { bucket, .. }
-        | Op::Pause { bucket, .. }
-        | Op::Refused { bucket, .. }
-        | Op::Answered { bucket, .. }
-        | Op::Cap { bucket, .. }
-        | Op::Status { bucket } => On::from_elem(*bucket, 1),
     }
 }
 

@@ -1,6 +1,8 @@
 //! What goes to the script and what comes back: packed little-endian doubles, as `arguments.lua`
 //! and `operations.lua` document. What comes back is not trusted.
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::{
     engine::{
         Answer, BucketLevel, Level, Line, MAX_AMOUNT, Micros, Mode, Op, Outcome, Refused,
@@ -81,7 +83,7 @@ pub(super) fn encode(
     message.extend(&[batch.session, batch.seq, batch.lease, messages]);
     message.extend(&[batch.ops.iter().any(has_flows).into(), batch.buckets.len() as u64]);
     for (index, Bucket { key, rules, .. }) in batch.buckets.iter().enumerate() {
-        let size = OF_BUCKET + rules.iter().map(numbers_of_state).sum::<u64>();
+        let size = OF_BUCKET + rules.iter().map(|rule| kind_of(rule).1).sum::<u64>();
         message.extend(&[key.id(), (tells && is_told(index)).into()]);
         message.extend(&[digest(rules), size, rules.len() as u64]);
         rules.iter().for_each(|rule| encode_rule(&mut message, rule));
@@ -100,48 +102,39 @@ pub(super) fn digest(rules: &[Rule]) -> u64 {
         hash ^= hash >> 32;
     };
     add(VERSION);
-    for rule in rules {
-        [rule.id, rule.limit, kind_of(rule), rule.held.into()].into_iter().for_each(&mut add);
-        match &rule.window {
-            Window::Sliding { slot, slots } => [*slot, *slots].into_iter().for_each(&mut add),
-            Window::TokenBucket(TokenBucket { tick, units, burst, max_debt, slot, slots }) => {
-                [*tick, *units, *burst, *max_debt, *slot, *slots].into_iter().for_each(&mut add);
-            }
-            Window::Fixed { .. } | Window::Calendar { .. } | Window::InFlight => {}
-        }
-    }
+    rules.iter().flat_map(numbers_of).for_each(add);
     hash & MAX_AMOUNT
 }
 
-/// How many numbers a state has of a quota.
-fn numbers_of_state(rule: &Rule) -> u64 {
+/// The number of a rule's kind, and how many numbers a state has of its quota.
+fn kind_of(rule: &Rule) -> (u64, u64) {
     match &rule.window {
-        Window::Sliding { .. } => 5,
-        Window::TokenBucket(_) => 11,
-        Window::Fixed { .. } | Window::Calendar { .. } => 4,
-        Window::InFlight => 2,
+        Window::Sliding { .. } => (1, 5),
+        Window::TokenBucket(_) => (2, 11),
+        Window::Fixed { .. } => (3, 4),
+        Window::InFlight => (4, 2),
+        Window::Calendar { .. } => (5, 4),
     }
 }
 
-fn kind_of(rule: &Rule) -> u64 {
+/// What a state knows of a rule.
+fn numbers_of(rule: &Rule) -> SmallVec<[u64; 10]> {
+    let mut numbers = smallvec![rule.id, rule.limit, kind_of(rule).0, rule.held.into()];
     match &rule.window {
-        Window::Sliding { .. } => 1,
-        Window::TokenBucket(_) => 2,
-        Window::Fixed { .. } => 3,
-        Window::InFlight => 4,
-        Window::Calendar { .. } => 5,
+        Window::Sliding { slot, slots } => numbers.extend([*slot, *slots]),
+        Window::TokenBucket(TokenBucket { tick, units, burst, max_debt, slot, slots }) => {
+            numbers.extend([*tick, *units, *burst, *max_debt, *slot, (*slots).max(1)]);
+        }
+        Window::Fixed { .. } | Window::Calendar { .. } | Window::InFlight => {}
     }
+    numbers
 }
 
 fn encode_rule(to: &mut Numbers, rule: &Rule) {
-    to.extend(&[rule.id, rule.limit, kind_of(rule), rule.held.into()]);
+    to.extend(&numbers_of(rule));
     match &rule.window {
-        Window::Sliding { slot, slots } => to.extend(&[*slot, *slots]),
-        Window::TokenBucket(TokenBucket { tick, units, burst, max_debt, slot, slots }) => {
-            to.extend(&[*tick, *units, *burst, *max_debt, *slot, (*slots).max(1)]);
-        }
+        Window::Sliding { .. } | Window::TokenBucket(_) | Window::InFlight => {}
         Window::Fixed { length, anchor } => to.extend(&[*length, *anchor]),
-        Window::InFlight => {}
         Window::Calendar { boundaries } => {
             to.push(boundaries.len() as u64);
             to.extend(boundaries);
@@ -151,25 +144,16 @@ fn encode_rule(to: &mut Numbers, rule: &Rule) {
 
 /// Whether an operation names buckets of the batch, and has an amount for each of their quotas.
 fn fits_rules(op: &Op, buckets: &[Bucket]) -> bool {
-    let exists = |bucket: &u16| usize::from(*bucket) < buckets.len();
-    let rules = |on: &[u16]| {
-        let counts =
-            on.iter().map(|&bucket| buckets.get(usize::from(bucket)).map(|b| b.rules.len()));
-        counts.sum::<Option<usize>>().filter(|_| !on.is_empty())
-    };
+    let on = op.buckets();
+    let counts = on.iter().map(|&bucket| buckets.get(usize::from(bucket)).map(|b| b.rules.len()));
+    let count = counts.sum::<Option<usize>>().filter(|_| !on.is_empty());
     match op {
-        Op::Reserve(Reserve { on, costs, .. }) => rules(on) == Some(costs.len()),
-        Op::Settle(Settle { on, at, reserved, actual, .. }) => {
-            let count = rules(on);
+        Op::Reserve(Reserve { costs, .. }) => count == Some(costs.len()),
+        Op::Settle(Settle { at, reserved, actual, .. }) => {
             at.len() == on.len() && count == Some(reserved.len()) && count == Some(actual.len())
         }
-        Op::Detach { on, reserved, .. } => rules(on) == Some(reserved.len()),
-        Op::Waiting { bucket, .. }
-        | Op::Pause { bucket, .. }
-        | Op::Refused { bucket, .. }
-        | Op::Answered { bucket, .. }
-        | Op::Cap { bucket, .. }
-        | Op::Status { bucket } => exists(bucket),
+        Op::Detach { reserved, .. } => count == Some(reserved.len()),
+        _ => count.is_some(),
     }
 }
 
@@ -372,18 +356,14 @@ fn decode_violation(reply: &mut Reader<'_>) -> Option<Violation> {
         pause @ ..0 => RefusedBy::Pause(usize::try_from(-1 - pause).ok()?),
         rule => RefusedBy::Rule(usize::try_from(rule).ok()?),
     };
-    let available = reply.integer()?;
-    let (wait, alone) = (reply.some_amount()?, reply.some_amount()?);
-    let (at_best, asked) = (reply.amount()?, reply.some_amount()?);
-    let holds = reply.amount()? == 1;
     Some(Violation {
         by,
-        available,
-        wait,
-        alone,
-        at_best,
-        asked,
-        holds,
+        available: reply.integer()?,
+        wait: reply.some_amount()?,
+        alone: reply.some_amount()?,
+        at_best: reply.amount()?,
+        asked: reply.some_amount()?,
+        holds: reply.amount()? == 1,
         rank: reply.amount()?,
         before: reply.amount()?,
     })
