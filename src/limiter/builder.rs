@@ -102,14 +102,6 @@ pub(crate) struct Options {
     pub(crate) observing: Observing,
 }
 
-/// What a limiter is made of.
-pub(super) struct Settings {
-    pub(super) limits: Limits,
-    /// Nothing, if the state is to live in this process.
-    pub(super) store: Option<Arc<dyn Store>>,
-    pub(super) options: Options,
-}
-
 /// Builds a [`Limiter`](crate::Limiter) whose settings differ from the defaults.
 ///
 /// ```
@@ -122,9 +114,10 @@ pub(super) struct Settings {
 /// ```
 #[must_use]
 pub struct LimiterBuilder {
-    limits: Limits,
-    store: Option<Arc<dyn Store>>,
-    options: Options,
+    pub(super) limits: Limits,
+    /// Nothing, if the state is to live in this process.
+    pub(super) store: Option<Arc<dyn Store>>,
+    pub(super) options: Options,
 }
 
 impl LimiterBuilder {
@@ -284,17 +277,9 @@ impl LimiterBuilder {
         self
     }
 
-    /// Returns what it was given, which makes sense.
-    ///
     /// # Errors
     /// An option that makes no sense: which one, and why.
-    pub(super) fn validated(self) -> Result<Settings, LimitsError> {
-        self.validate()?;
-        let Self { limits, store, options } = self;
-        Ok(Settings { limits, store, options })
-    }
-
-    fn validate(&self) -> Result<(), LimitsError> {
+    pub(super) fn validate(&self) -> Result<(), LimitsError> {
         let Options { attempt_timeout, retries, on_unavailable, lease, .. } = &self.options;
         if attempt_timeout.is_zero() {
             return Err(LimitsError::option(

@@ -555,7 +555,7 @@ impl LimiterBuilder {
     /// # Errors
     /// A declaration or an option that makes no sense: which one, and why.
     pub fn build(self) -> Result<Limiter, LimitsError> {
-        Ok(Limiter { inner: Inner::new(self.validated()?)? })
+        Ok(Limiter { inner: Inner::new(self)? })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 #[cfg(feature = "llm")]
 use super::registry::Naming;
 use super::{
-    builder::{OnUnavailable, Options, Settings},
+    builder::{LimiterBuilder, OnUnavailable, Options},
     context::Context,
     registry::{Found, Names, Registry, Superseded, declared_now},
     status::Waiting,
@@ -30,8 +30,9 @@ pub(super) struct Inner {
 
 impl Inner {
     /// A limiter with these limits and options.
-    pub(super) fn new(settings: Settings) -> Result<Arc<Self>, LimitsError> {
-        let Settings { limits, store, options } = settings;
+    pub(super) fn new(builder: LimiterBuilder) -> Result<Arc<Self>, LimitsError> {
+        builder.validate()?;
+        let LimiterBuilder { limits, store, options } = builder;
         // State in this process is always there.
         let local = store.as_ref().and_then(|_| limits.without_store(options.on_unavailable));
         let fallback = local.map(|limits| Self::stand_in(limits, &options)).transpose()?;
@@ -45,7 +46,7 @@ impl Inner {
     /// What stands in for a store.
     fn stand_in(limits: Limits, options: &Options) -> Result<Arc<Self>, LimitsError> {
         let options = Options { on_unavailable: OnUnavailable::Fail, ..options.clone() };
-        Self::new(Settings { limits, store: None, options })
+        Self::new(LimiterBuilder { limits, store: None, options })
     }
 
     #[inline]
