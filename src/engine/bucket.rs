@@ -115,7 +115,7 @@ impl BucketState {
         codec::decode(bytes)
     }
 
-    pub(super) fn now(&self) -> Micros {
+    pub(crate) fn now(&self) -> Micros {
         self.now
     }
 
@@ -133,7 +133,7 @@ impl BucketState {
         self.refused = sum(self.refused, 1);
     }
 
-    pub(super) fn quotas(&self) -> &[QuotaState] {
+    pub(crate) fn quotas(&self) -> &[QuotaState] {
         &self.quotas
     }
 
@@ -141,7 +141,7 @@ impl BucketState {
         self.quotas.get_mut(index)
     }
 
-    pub(super) fn heads(&self) -> &Heads {
+    pub(crate) fn heads(&self) -> &Heads {
         &self.heads
     }
 
@@ -557,12 +557,49 @@ impl Coded for BucketState {
     }
 }
 
-#[cfg(test)]
+/// A state from the numbers that Redis has of it, for those who only look.
+#[cfg(feature = "redis")]
 impl BucketState {
-    pub(super) fn records(&self) -> impl Iterator<Item = &SessionRecord> {
-        self.records.iter()
+    /// A state without what only matters to later batches: what was charged in the slots of token
+    /// buckets, quotas set aside, flows, and the answers of sessions. The numbers are `born`,
+    /// `now`, `offset`, `expires`, `granted` and `refused`.
+    ///
+    /// # Errors
+    /// Numbers that no batch leaves behind.
+    pub(crate) fn stored(
+        [born, now, offset, expires, granted, refused]: [u64; 6],
+        gate: Option<Gate>,
+        quotas: Vec<QuotaState>,
+        heads: Vec<Head>,
+        records: Vec<SessionRecord>,
+    ) -> Result<Self, DecodeError> {
+        let mut state = Self { born, now, offset, expires, granted, refused, ..Self::default() };
+        (state.gate, state.quotas) = (gate.map(Box::new), quotas);
+        state.records = Records::of(records);
+        state.heads.replace(0, heads);
+        // All that its parts have to be is checked when they are read.
+        Self::from_bytes(&state.to_bytes())
     }
 
+    pub(crate) fn born(&self) -> Micros {
+        self.born
+    }
+
+    /// What is added to the store's clock.
+    pub(crate) fn offset(&self) -> Micros {
+        self.offset
+    }
+}
+
+#[cfg(any(test, feature = "redis"))]
+impl BucketState {
+    pub(crate) fn records(&self) -> impl ExactSizeIterator<Item = &SessionRecord> {
+        self.records.iter()
+    }
+}
+
+#[cfg(test)]
+impl BucketState {
     pub(super) fn due_entries(&self) -> usize {
         self.due.len()
     }

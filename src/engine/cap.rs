@@ -13,6 +13,12 @@ pub(crate) struct Cap {
 }
 
 impl Cap {
+    /// From the numbers by which Redis has it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn stored(withheld: u64, withheld_until: Micros, gate: Gate) -> Self {
+        Self { withheld, withheld_until, gate }
+    }
+
     /// Withholds more than before, or for longer. What would withhold less changes nothing.
     pub(crate) fn withhold(&mut self, amount: u64, until: Micros) {
         if amount > 0 && amount >= self.withheld {

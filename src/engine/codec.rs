@@ -110,16 +110,11 @@ pub(super) use coded_enum;
 
 /// The bytes of `value`, with what says that they are its bytes.
 pub(crate) fn encode(value: &impl Coded) -> Vec<u8> {
-    encode_by(|out| value.write(out))
-}
-
-/// The bytes that `write` writes, with what says that they are those of a value.
-pub(crate) fn encode_by(write: impl FnOnce(&mut Encoder)) -> Vec<u8> {
     let mut out = Encoder(Vec::with_capacity(1_024));
     out.0.extend(MAGIC);
     out.0.push(VERSION);
     out.0.extend([0; 4]);
-    write(&mut out);
+    value.write(&mut out);
     let mut bytes = out.0;
     seal(&mut bytes);
     bytes

@@ -15,6 +15,12 @@ impl FixedWindow {
         Self { end: next, charged: 0 }
     }
 
+    /// From the numbers by which Redis has it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn stored(end: Micros, charged: u64) -> Self {
+        Self { end, charged }
+    }
+
     /// Enters the window from `begin` to `next`, which `wall` is in, if the one in use has ended.
     /// Returns whether it has.
     ///

@@ -62,6 +62,19 @@ pub(crate) struct ProviderRefusal {
 }
 
 impl Gate {
+    /// From the numbers by which Redis has it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn stored(numbers: [u64; 9]) -> Self {
+        let [until, surfaced_until, asked_until, length, phase, probe, spread, next, step] =
+            numbers;
+        let phase = match phase {
+            0 => Phase::Plain,
+            1 => Phase::HalfOpen { probe },
+            _ => Phase::Spreading { until: spread, next, step },
+        };
+        Self { until, surfaced_until, asked_until, length, phase }
+    }
+
     /// Whether this holds nothing back and remembers nothing.
     pub(crate) fn is_gone(&self) -> bool {
         *self == Self::default()

@@ -31,8 +31,6 @@ mod rule;
 mod session_record;
 mod sliding_window;
 mod states;
-#[cfg(feature = "redis")]
-mod stored;
 mod token_bucket;
 
 #[cfg(test)]
@@ -45,17 +43,21 @@ use smallvec::SmallVec;
 pub(crate) use self::{
     apply::apply,
     bucket::SESSION_MEMORY,
+    heads::{NO_TAG, catch_up},
     quota_amounts::QuotaAmounts,
     quota_state::Level,
-    rule::{HEADROOM_PARTS, MAX_AMOUNT, Rule, TokenBucket, Window},
+    rule::{HEADROOM_PARTS, MAX_AMOUNT, MAX_PAUSE, Rule, TokenBucket, Window},
 };
 pub use self::{bucket::BucketState, codec::DecodeError, rule::Micros};
 
 #[cfg(feature = "redis")]
-pub(crate) use self::heads::{Head, LATE, NO_TAG, Outlook, catch_up};
-pub(crate) use self::rule::MAX_PAUSE;
-#[cfg(feature = "redis")]
-pub(crate) use self::stored::{StoredBucket, StoredQuota, StoredRecord};
+pub(crate) use self::{
+    cap::Cap,
+    gate::Gate,
+    heads::{Head, LATE, Outlook},
+    quota_state::QuotaState,
+    session_record::{SessionRecord, Share},
+};
 
 /// Indexes into the buckets of a batch.
 pub(crate) type On = SmallVec<[u16; 2]>;

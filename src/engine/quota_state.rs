@@ -125,6 +125,44 @@ impl QuotaState {
         Self { id: rule.id, since: now, in_flight: 0, held: rule.held, charges, cap: None }
     }
 
+    /// From the numbers by which Redis has it, with the charges of a sliding window's slots, oldest
+    /// first.
+    #[cfg(feature = "redis")]
+    pub(crate) fn stored(
+        rule: &Rule,
+        numbers: &[u64],
+        slots: &[u64],
+        cap: Option<Cap>,
+    ) -> Option<Self> {
+        let (&[since, in_flight], numbers) = numbers.split_first_chunk()?;
+        let charges = match (&rule.window, numbers) {
+            (Window::Sliding { slot, .. }, &[_, head, _]) => {
+                Charges::Sliding(SlidingWindow::stored(*slot, head, slots))
+            }
+            (
+                Window::TokenBucket(shape),
+                &[charged, at, _, _, _, max_used, excess, excess_rate, ceiling],
+            ) => {
+                let amounts = [charged, max_used, excess, excess_rate, ceiling];
+                let bucket = DrainingBucket::stored(rule.limit, *shape, at, amounts);
+                Charges::Draining(Box::new(bucket))
+            }
+            (Window::Fixed { .. } | Window::Calendar { .. }, &[charged, end]) => {
+                Charges::Fixed(FixedWindow::stored(end, charged))
+            }
+            (Window::InFlight, []) => Charges::None,
+            _ => return None,
+        };
+        let (id, held, cap) = (rule.id, rule.held, cap.map(Box::new));
+        Some(Self { id, since, in_flight, held, charges, cap })
+    }
+
+    /// When the fixed window in use ends.
+    #[cfg(feature = "redis")]
+    pub(crate) fn window_end(&self) -> Option<Micros> {
+        if let Charges::Fixed(window) = &self.charges { Some(window.end()) } else { None }
+    }
+
     /// Brings the state to `now`, and to the rule if that has changed. `waiting` demands wait for
     /// it.
     #[inline]

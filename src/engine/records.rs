@@ -138,9 +138,14 @@ impl Coded for Records {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "redis"))]
 impl Records {
-    pub(super) fn iter(&self) -> impl Iterator<Item = &SessionRecord> {
+    #[cfg(feature = "redis")]
+    pub(super) fn of(records: Vec<SessionRecord>) -> Self {
+        Self(records.into_iter().map(Box::new).collect())
+    }
+
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &SessionRecord> {
         self.0.iter().map(|record| &**record)
     }
 }

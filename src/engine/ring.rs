@@ -121,14 +121,24 @@ impl Ring {
         while filled < ring.slots.len() {
             let (charge, run) = (from.number()?, usize::from(from.byte()?));
             ensure((1..=ring.slots.len() - filled).contains(&run))?;
-            // The oldest one lives behind the newest one.
-            for nth in filled..filled + run {
-                let index = (ring.head_index + 1 + nth) % ring.slots.len();
-                ring.slots[index] = charge;
-            }
+            (filled..filled + run).for_each(|nth| *ring.nth_oldest(nth) = charge);
             filled += run;
         }
         Ok(ring)
+    }
+
+    /// The ring of these charges, oldest first.
+    #[cfg(feature = "redis")]
+    pub(crate) fn of(head: u64, charges: &[u64]) -> Self {
+        let mut ring = Self::new(head, charges.len() as u64);
+        charges.iter().enumerate().for_each(|(nth, charge)| *ring.nth_oldest(nth) = *charge);
+        ring
+    }
+
+    /// The oldest one lives behind the newest one.
+    fn nth_oldest(&mut self, nth: usize) -> &mut u64 {
+        let index = (self.head_index + 1 + nth) % self.slots.len();
+        &mut self.slots[index]
     }
 
     /// The sum of all charges.

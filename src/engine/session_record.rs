@@ -45,6 +45,17 @@ impl SessionRecord {
         Self { id, lease_until, forget_at, indexed_at, since, ..Self::default() }
     }
 
+    /// From the numbers by which Redis has it, but for the last answer.
+    #[cfg(feature = "redis")]
+    pub(crate) fn stored(id: u64, numbers: [u64; 6], in_flight: SmallVec<[Share; 4]>) -> Self {
+        let [seq, lease_until, forget_at, indexed_at, since, marks] = numbers;
+        let mut record = Self { id, seq, since, in_flight, ..Self::default() };
+        (record.lease_until, record.forget_at) = (lease_until, forget_at);
+        (record.indexed_at, record.waits, record.is_claim) =
+            (indexed_at, marks % 2 == 1, marks >= 2);
+        record
+    }
+
     /// The last batch, and what it was answered.
     pub(crate) fn last(&self) -> (u64, &(SmallVec<[Seen; 1]>, Verdicts)) {
         (self.seq, &self.answer)
@@ -126,7 +137,7 @@ impl SessionRecord {
         shares.into_iter().filter(|share| share.amount > 0).collect()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "redis"))]
     pub(crate) fn shares(&self) -> &[Share] {
         &self.in_flight
     }

@@ -32,6 +32,14 @@ impl SlidingWindow {
         }
     }
 
+    /// From the charges of its slots, oldest first.
+    #[cfg(feature = "redis")]
+    pub(crate) fn stored(slot: Micros, head: u64, charges: &[u64]) -> Self {
+        let ring = Ring::of(head, charges);
+        let (began, length) = (product(head, slot), product(ring.len(), slot));
+        Self { slot, began, length, charged: ring.sum(), ring }
+    }
+
     #[inline]
     pub(crate) fn advance(&mut self, now: Micros) {
         if now >= self.began + self.slot {

@@ -69,6 +69,14 @@ impl DrainingBucket {
         }
     }
 
+    /// From numbers by which Redis has it, without what was charged and drained in each slot.
+    #[cfg(feature = "redis")]
+    pub(crate) fn stored(rate: u64, shape: TokenBucket, at: u64, amounts: [u64; 5]) -> Self {
+        let [used, max_used, excess, excess_rate, ceiling] = amounts;
+        let empty = Self::at_tick(rate, shape, at);
+        Self { used, max_used, excess, excess_rate, ceiling, ..empty }
+    }
+
     pub(crate) fn used(&self) -> u64 {
         self.used
     }

@@ -21,7 +21,7 @@ pub use self::{
     quota_view::{QuotaKind, QuotaView},
 };
 use self::{
-    hash::{Fields, HashState, Shapes, digest_of},
+    hash::{Fields, HashState, Shapes, digest_of, records_of},
     snapshot::Snapshot,
 };
 use super::{
@@ -337,7 +337,7 @@ impl RedisView {
             let at = names.iter().position(|other| other == name)?;
             fields.get(at)?.as_deref()
         };
-        let state = HashState::read(&shapes, state, get);
+        let state = HashState::read(&shapes, state, get, Vec::new());
         Ok(state.map_or(BucketRead::Foreign, |state| Snapshot { shapes, state }.into()))
     }
 
@@ -350,9 +350,8 @@ impl RedisView {
             Some(shapes) if shapes.are_named() => shapes.clone(),
             _ => Arc::new(Shapes::read(fields)?),
         };
-        let mut state =
-            HashState::read(&shapes, packed, |name| fields.get(name).map(Vec::as_slice))?;
-        state.read_records(fields)?;
+        let get = |name: &[u8]| fields.get(name).map(Vec::as_slice);
+        let state = HashState::read(&shapes, packed, get, records_of(fields)?)?;
         if self.shapes.len() >= MOST_SHAPES || self.digests.len() >= MOST_BUCKETS {
             self.shapes.clear();
             self.digests.clear();

@@ -107,7 +107,7 @@ pub(super) fn digest(rules: &[Rule]) -> u64 {
 }
 
 /// The number of a rule's kind, and how many numbers a state has of its quota.
-fn kind_of(rule: &Rule) -> (u64, u64) {
+pub(super) fn kind_of(rule: &Rule) -> (u64, u64) {
     match &rule.window {
         Window::Sliding { .. } => (1, 5),
         Window::TokenBucket(_) => (2, 11),

@@ -5,11 +5,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     engine::{
-        BucketState, Head, MAX_AMOUNT, Micros, Outlook, Rule, StoredBucket, StoredQuota,
-        StoredRecord, TokenBucket, Window,
+        BucketState, Cap, Gate, Head, MAX_AMOUNT, Micros, Outlook, QuotaState, Rule, SessionRecord,
+        Share, TokenBucket, Window,
     },
     quota::{MAX_SLOTS, QuotaNote, Resets},
-    store::redis::wire::{OF_BUCKET, VERSION},
+    store::redis::wire::{OF_BUCKET, VERSION, kind_of},
 };
 
 /// Numbers of a quota's shape, of a head, of a gate or cap with its id, and of a record before its
@@ -39,13 +39,12 @@ pub(super) struct QuotaShape {
     is_charted: bool,
 }
 
-/// The numbers of a state, and what they are about.
+/// A state as of the last batch, and what else is known of it.
 pub(super) struct HashState {
     pub(super) digest: u64,
     pub(super) kept_until: Micros,
-    pub(super) due_first: Micros,
-    pub(super) bucket: StoredBucket,
-    pub(super) quotas: Vec<StoredQuota>,
+    due_first: Micros,
+    pub(super) bucket: BucketState,
 }
 
 /// The name of a field: a letter and a number.
@@ -111,13 +110,13 @@ impl Shapes {
         if !self.rules.iter().any(|rule| matches!(rule.window, Window::Calendar { .. })) {
             return (self.rules.clone(), true);
         }
-        let mut is_known = true;
+        let (mut is_known, quotas) = (true, state.bucket.quotas());
         let rules =
-            self.rules.iter().zip(&self.quotas).zip(&state.quotas).map(|((rule, shape), quota)| {
+            self.rules.iter().zip(&self.quotas).zip(quotas).map(|((rule, shape), quota)| {
                 let Window::Calendar { .. } = rule.window else { return rule.clone() };
                 let boundaries = boundaries(&shape.note, wall).filter(|_| shape.is_charted);
                 is_known &= boundaries.is_some();
-                let until_then = || [0, quota.at.max(wall + 1)].into();
+                let until_then = || [0, quota.window_end().unwrap_or(0).max(wall + 1)].into();
                 let window = Window::Calendar { boundaries: boundaries.unwrap_or_else(until_then) };
                 Rule { window, ..rule.clone() }
             });
@@ -199,6 +198,7 @@ impl HashState {
         shapes: &Shapes,
         state: &[u8],
         get: impl Fn(&[u8]) -> Option<&'a [u8]>,
+        records: Vec<SessionRecord>,
     ) -> Option<Self> {
         let mut list = doubles(state);
         // The virtual time of flows is no whole number, and is not looked at.
@@ -211,88 +211,63 @@ impl HashState {
         for rule in shapes.rules.iter() {
             let cap = gates.iter().find(|gate| gate[0] == rule.id as f64);
             let cap = match cap {
-                Some(cap) => Some((whole(cap[10])?, whole(cap[11])?, wholes(&cap[1..10])?)),
+                Some(cap) => Some(Cap::stored(whole(cap[10])?, whole(cap[11])?, gate_of(cap)?)),
                 None => None,
             };
-            let (quota, after) = quota_of(rule, rest, || get(&field(b'c', rule.id)))?;
-            quotas.push(StoredQuota { cap, ..quota });
+            let (numbers, after) = rest.split_at_checked(kind_of(rule).1 as usize)?;
+            let slots = match rule.window {
+                Window::Sliding { slots, .. } => {
+                    let ring = get(&field(b'c', rule.id)).unwrap_or_default();
+                    slots_of(numbers[3], numbers[4], slots + 1, ring)?
+                }
+                _ => Vec::new(),
+            };
+            quotas.push(QuotaState::stored(rule, numbers, &slots, cap)?);
             rest = after;
         }
-        let gate = gates.iter().find(|gate| gate[0] < 0.0);
-        let heads = get(b"h").unwrap_or_default();
-        let bucket = StoredBucket {
-            born: head[1],
-            now: head[2],
-            offset: head[3],
-            expires: head[4],
-            granted: head[10],
-            refused: head[11],
-            gate: match gate {
-                Some(gate) => Some(wholes(&gate[1..10])?),
-                None => None,
-            },
-            heads: doubles(heads)
-                .as_chunks::<HEAD>()
-                .0
-                .iter()
-                .map(head_of)
-                .collect::<Option<_>>()?,
-            records: Vec::new(),
+        let gate = match gates.iter().find(|gate| gate[0] < 0.0) {
+            Some(gate) => Some(gate_of(gate)?),
+            None => None,
         };
-        let (digest, kept_until, due_first) = (head[0], head[5], head[6]);
-        rest.is_empty().then_some(Self { digest, kept_until, due_first, bucket, quotas })
+        let heads = doubles(get(b"h").unwrap_or_default());
+        let heads = heads.as_chunks::<HEAD>().0.iter().map(head_of).collect::<Option<_>>()?;
+        let &[digest, born, now, offset, expires, kept_until, due_first, .., granted, refused] =
+            head
+        else {
+            return None;
+        };
+        let numbers = [born, now, offset, expires, granted, refused];
+        let bucket = BucketState::stored(numbers, gate, quotas, heads, records).ok()?;
+        rest.is_empty().then_some(Self { digest, kept_until, due_first, bucket })
+    }
+
+    /// The bucket's time at this one of the store.
+    pub(super) fn now(&self, wall: Micros) -> Micros {
+        self.bucket.now().max(wall + self.bucket.offset())
     }
 
     /// Whether something has ended that the numbers still count.
     pub(super) fn is_due(&self, wall: Micros) -> bool {
-        let counts = |quota: &StoredQuota| quota.in_flight > 0;
-        self.due_first <= self.bucket.now.max(wall + self.bucket.offset)
-            && (!self.bucket.heads.is_empty() || self.quotas.iter().any(counts))
-    }
-
-    /// Takes in what the whole hash says of sessions.
-    pub(super) fn read_records(&mut self, fields: &Fields) -> Option<()> {
-        let of_session = |(name, packed): (&Vec<u8>, &Vec<u8>)| {
-            let id = name.strip_prefix(b"r").filter(|id| id.len() == 8)?;
-            Some(record_of(whole(*doubles(id).first()?)?, packed))
-        };
-        let mut records =
-            fields.iter().filter_map(of_session).collect::<Option<Vec<StoredRecord>>>()?;
-        records.sort_unstable_by_key(|record| record.id);
-        self.bucket.records = records;
-        Some(())
-    }
-
-    /// The state as of the last batch.
-    pub(super) fn state(&self, rules: &[Rule]) -> Option<BucketState> {
-        self.bucket.state(rules, &self.quotas).ok()
+        let counts = |quota: &QuotaState| quota.in_flight > 0;
+        self.due_first <= self.now(wall)
+            && (!self.bucket.heads().is_empty() || self.bucket.quotas().iter().any(counts))
     }
 }
 
-fn quota_of<'a, 'r>(
-    rule: &Rule,
-    list: &'a [u64],
-    ring: impl FnOnce() -> Option<&'r [u8]>,
-) -> Option<(StoredQuota, &'a [u64])> {
-    let (&[since, in_flight], list) = list.split_first_chunk()?;
-    let quota = StoredQuota { since, in_flight, ..StoredQuota::default() };
-    Some(match &rule.window {
-        Window::Sliding { slots, .. } => {
-            let (&[charged, head, newest], list) = list.split_first_chunk()?;
-            let slots = slots_of(head, newest, slots + 1, ring().unwrap_or_default())?;
-            (StoredQuota { charged, at: head, slots, ..quota }, list)
-        }
-        Window::TokenBucket(_) => {
-            let (&[charged, at, _, _, _, max_used, excess, excess_rate, ceiling], list) =
-                list.split_first_chunk()?;
-            (StoredQuota { charged, at, max_used, excess, excess_rate, ceiling, ..quota }, list)
-        }
-        Window::Fixed { .. } | Window::Calendar { .. } => {
-            let (&[charged, at], list) = list.split_first_chunk()?;
-            (StoredQuota { charged, at, ..quota }, list)
-        }
-        Window::InFlight => (quota, list),
-    })
+/// What a whole hash says of sessions.
+pub(super) fn records_of(fields: &Fields) -> Option<Vec<SessionRecord>> {
+    let of_session = |(name, packed): (&Vec<u8>, &Vec<u8>)| {
+        let id = name.strip_prefix(b"r").filter(|id| id.len() == 8)?;
+        Some(record_of(whole(*doubles(id).first()?)?, packed))
+    };
+    let mut records = fields.iter().filter_map(of_session).collect::<Option<Vec<_>>>()?;
+    records.sort_unstable_by_key(|record| record.id);
+    Some(records)
+}
+
+/// A gate with the id of what it is of before it.
+fn gate_of(numbers: &[f64; GATE]) -> Option<Gate> {
+    wholes(&numbers[1..10]).map(Gate::stored)
 }
 
 /// The charges of a sliding window, oldest first. A ring that was never touched is not stored.
@@ -332,24 +307,15 @@ fn head_of(head: &[f64; HEAD]) -> Option<Head> {
     })
 }
 
-fn record_of(id: u64, packed: &[u8]) -> Option<StoredRecord> {
+fn record_of(id: u64, packed: &[u8]) -> Option<SessionRecord> {
     let numbers = doubles(packed.get(..8 * RECORD)?);
-    let [seq, lease_until, forget_at, indexed_at, since, marks, shares] = wholes(&numbers)?;
+    let (numbers, [shares]) = (wholes(&numbers)?, wholes(&numbers[RECORD - 1..])?);
     let rest = &packed[8 * RECORD..];
     let shares = usize::try_from(shares).ok().filter(|count| *count <= rest.len() / 16)?;
     let shares = doubles(&rest[..16 * shares]);
-    let share = |share: &[f64; 2]| wholes(share).map(|[quota, amount]| (quota, amount));
-    Some(StoredRecord {
-        id,
-        seq,
-        lease_until,
-        forget_at,
-        indexed_at,
-        since,
-        waits: marks % 2 == 1,
-        is_claim: marks >= 2,
-        in_flight: shares.as_chunks().0.iter().map(share).collect::<Option<_>>()?,
-    })
+    let share = |share: &[f64; 2]| wholes(share).map(|[quota, amount]| Share { quota, amount });
+    let in_flight = shares.as_chunks().0.iter().map(share).collect::<Option<_>>()?;
+    Some(SessionRecord::stored(id, numbers, in_flight))
 }
 
 fn doubles(packed: &[u8]) -> Vec<f64> {

@@ -36,9 +36,9 @@ impl Snapshot {
         let (level, predicted) = self.ask(key, &rules, wall)?;
         let quotas = rules.iter().zip(&self.shapes.quotas).zip(&level.quotas);
         let quotas = quotas.map(|((rule, shape), level)| QuotaView::new(rule, &shape.note, level));
-        let stored = &self.state.bucket;
+        let state = &self.state.bucket;
         // The bucket's time may be ahead of the server's.
-        let ahead = stored.now.max(wall + stored.offset) - wall;
+        let ahead = self.state.now(wall) - wall;
         let time = |time: Micros| UNIX_EPOCH + Duration::from_micros(time.saturating_sub(ahead));
         let some_time = |at: Micros| (at > 0).then(|| time(at));
         Some(BucketView {
@@ -51,8 +51,8 @@ impl Snapshot {
             asked_until: some_time(level.asked_until),
             granted: level.granted,
             looks_refused: level.refused,
-            since: time(stored.born),
-            used: time(stored.now),
+            since: time(state.born()),
+            used: time(state.now()),
         })
     }
 
@@ -63,7 +63,7 @@ impl Snapshot {
         rules: &[Rule],
         wall: Micros,
     ) -> Option<(BucketLevel, Option<Duration>)> {
-        let mut state = self.state.state(rules)?;
+        let mut state = self.state.bucket.clone();
         let costs: Costs = rules
             .iter()
             .zip(&self.shapes.quotas)
@@ -85,7 +85,8 @@ impl Snapshot {
             Batch { session: 0, seq: 0, lease: 0, unhinted: true, buckets: &buckets, ops: &ops };
         if self.state.is_due(wall) {
             // A batch ends some of what is due.
-            for _ in 0..=self.state.bucket.records.len() / ENDED {
+            let records = state.records().len();
+            for _ in 0..=records / ENDED {
                 engine::apply(&mut [&mut state], &Batch { ops: &[], ..batch }, wall);
             }
         }
@@ -98,14 +99,13 @@ impl Snapshot {
 
     pub(super) fn look_closely(&self, key: &Arc<BucketKey>, wall: Micros) -> Option<BucketDetail> {
         let bucket = self.look(key, wall)?;
-        let stored = &self.state.bucket;
-        let now = stored.now.max(wall + stored.offset);
+        let (state, now) = (&self.state.bucket, self.state.now(wall));
         let name = |id: u64| -> Arc<str> {
             let at = self.shapes.uncharted().iter().position(|rule| rule.id == id);
             let named = at.and_then(|at| bucket.quotas.get(at)).map(|quota| quota.name.clone());
             named.unwrap_or_else(|| "(a quota that is declared no more)".into())
         };
-        let queue = stored.heads.iter().map(|head| QueuedView {
+        let queue = state.heads().iter().map(|head| QueuedView {
             session: head.session,
             quota: name(head.quota),
             headroom: head.headroom as f64 / engine::HEADROOM_PARTS as f64,
@@ -116,19 +116,19 @@ impl Snapshot {
             sum: head.sum,
             is_late: head.due > 0 && now > head.due + engine::LATE,
         });
-        let sessions = stored.records.iter().map(|record| SessionView {
+        let sessions = state.records().map(|record| SessionView {
             id: record.id,
-            is_detached: record.is_claim,
+            is_detached: record.is_claim(),
             lease: record
-                .lease_until
+                .lease_until()
                 .checked_sub(now)
                 .filter(|left| *left > 0)
                 .map(Duration::from_micros),
             in_flight: record
-                .in_flight
+                .shares()
                 .iter()
-                .filter(|(_, amount)| *amount > 0)
-                .map(|(quota, amount)| (name(*quota), *amount))
+                .filter(|share| share.amount > 0)
+                .map(|share| (name(share.quota), share.amount))
                 .collect(),
         });
         Some(BucketDetail { queue: queue.collect(), sessions: sessions.collect(), bucket })
