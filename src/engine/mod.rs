@@ -370,6 +370,21 @@ impl Violation {
     }
 }
 
+/// Whether a pause is among these reasons that is not to be waited out.
+pub(crate) fn is_surfaced(violations: &[Violation]) -> bool {
+    violations.iter().any(|violation| violation.asked.is_some())
+}
+
+/// Time until a demand fits that was refused for these reasons, if that is known.
+pub(crate) fn wait_of(violations: &[Violation]) -> Option<Micros> {
+    let waits = violations.iter().map(|violation| violation.wait.max(violation.asked));
+    match is_surfaced(violations) {
+        // That is known, whatever else is not.
+        true => waits.flatten().max(),
+        false => waits.reduce(|one, other| Some(one?.max(other?))).flatten(),
+    }
+}
+
 /// What refused a demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RefusedBy {

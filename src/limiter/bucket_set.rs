@@ -10,7 +10,9 @@ use super::{
     charge_watch::WATCHED,
 };
 use crate::{
-    engine::{Costs, Micros, Mode, On, Op, RefusedBy, Seen, Times, Violation},
+    engine::{
+        Costs, Micros, Mode, On, Op, RefusedBy, Seen, Times, Violation, is_surfaced, wait_of,
+    },
     error::{Refusal, Shortage, Throttled},
     limits::BucketSpec,
     observe::{Buckets, OtherAmounts},
@@ -401,17 +403,11 @@ impl BucketSet {
         costs: &Costs,
         headroom: u64,
     ) -> Refusal {
-        let shortages: Vec<_> = violations
-            .iter()
-            .filter_map(|violation| self.shortage(violation, costs, headroom))
-            .collect();
-        let waits = shortages.iter().map(|shortage| shortage.retry_after);
-        let retry_after = match is_surfaced(violations) {
-            // That is known, whatever else is not.
-            true => waits.flatten().max(),
-            false => waits.reduce(|one, other| Some(one?.max(other?))).flatten(),
-        };
-        Refusal { shortages, retry_after }
+        let shortage = |violation| self.shortage(violation, costs, headroom);
+        Refusal {
+            shortages: violations.iter().filter_map(shortage).collect(),
+            retry_after: wait_of(violations).map(Duration::from_micros),
+        }
     }
 
     fn shortage(&self, violation: &Violation, costs: &Costs, headroom: u64) -> Option<Shortage> {
@@ -441,11 +437,6 @@ impl BucketSet {
             }
         })
     }
-}
-
-/// Whether a pause is among the reasons that is not to be waited out.
-pub(super) fn is_surfaced(violations: &[Violation]) -> bool {
-    violations.iter().any(|violation| violation.asked.is_some())
 }
 
 /// When a demand was granted, by the time of each of its buckets.

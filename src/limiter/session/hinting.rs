@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::waiter::Again;
 use crate::{
-    engine::{Micros, Violation},
+    engine::{Micros, Violation, wait_of},
     quota::micros,
 };
 
@@ -38,8 +38,7 @@ impl Hinting {
     /// When to look again at a demand that was refused like this. A look also keeps its heads
     /// alive, whose `lease` ends without one.
     pub(super) fn look_again(self, violations: &[Violation], now: Micros, lease: Micros) -> Again {
-        let waits = violations.iter().map(|violation| violation.wait);
-        let wait = waits.reduce(|one, other| Some(one?.max(other?))).flatten();
+        let wait = wait_of(violations);
         let alone = violations.iter().filter_map(|violation| violation.alone).max().unwrap_or(0);
         let rank = violations.iter().map(|violation| violation.rank).max().unwrap_or(0);
         let by_rank = match rank {

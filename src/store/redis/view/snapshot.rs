@@ -148,12 +148,5 @@ fn cost(rule: &Rule, note: &QuotaNote) -> u64 {
 /// Time until a demand starts, if that is known.
 fn predicted(verdict: Verdict) -> Option<Duration> {
     let Verdict::Refused(refused) = verdict else { return Some(Duration::ZERO) };
-    let violations = &refused.violations;
-    let waits = violations.iter().map(|violation| violation.wait.max(violation.asked));
-    let wait = match violations.iter().any(|violation| violation.asked.is_some()) {
-        // That is known, whatever else is not.
-        true => waits.flatten().max(),
-        false => waits.reduce(|one, other| Some(one?.max(other?))).flatten(),
-    };
-    wait.map(Duration::from_micros)
+    engine::wait_of(&refused.violations).map(Duration::from_micros)
 }
