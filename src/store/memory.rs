@@ -41,10 +41,6 @@ const SWEEP_EVERY: Micros = 60_000_000;
 /// # Ok::<(), tower_throttle::LimitsError>(())
 /// ```
 pub struct MemoryStore {
-    memory: Arc<Memory>,
-}
-
-struct Memory {
     started: Instant,
     /// Wall-clock time at `started`.
     epoch: Micros,
@@ -88,19 +84,18 @@ impl MemoryStore {
     /// A time before the Unix epoch is taken for it.
     pub fn starting_at(time: SystemTime) -> Self {
         let epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let memory = Memory {
+        Self {
             started: Instant::now(),
             epoch: epoch.as_micros() as Micros,
             cells: Mutex::default(),
             hints: LocalHints::default(),
             next_sweep: AtomicU64::new(0),
-        };
-        Self { memory: Arc::new(memory) }
+        }
     }
 
     /// How many buckets are remembered.
     pub fn len(&self) -> usize {
-        self.memory.cells().values().filter(|cell| !lock(cell).is_unused()).count()
+        self.cells().values().filter(|cell| !lock(cell).is_unused()).count()
     }
 
     /// Whether no bucket is remembered.
@@ -110,7 +105,7 @@ impl MemoryStore {
 
     /// Forgets every bucket, as a flushed server would.
     pub fn clear(&self) {
-        self.memory.forget(|_| true);
+        self.forget(|_| true);
     }
 }
 
@@ -126,17 +121,17 @@ impl Store for MemoryStore {
     }
 
     fn apply(&self, batch: &Batch<'_>) -> Reply {
-        let (answer, wakes) = self.memory.apply(batch);
+        let (answer, wakes) = self.apply_now(batch);
         for wake in &wakes {
             if let Some(bucket) = batch.buckets.get(usize::from(wake.bucket)) {
-                self.memory.hints.hint(wake.session, bucket.key.name());
+                self.hints.hint(wake.session, bucket.key.name());
             }
         }
         Reply::Now(answer)
     }
 
     fn listen(&self, _partition: &str, session: u64, hint: Hint) -> Option<Listening> {
-        Some(self.memory.hints.listen(session, hint))
+        Some(self.hints.listen(session, hint))
     }
 }
 
@@ -145,8 +140,8 @@ type Cell = Mutex<BucketState>;
 
 type Cells = HashMap<Arc<BucketKey>, Arc<Cell>, BuildHasherDefault<Prehashed>>;
 
-impl Memory {
-    fn apply(&self, batch: &Batch<'_>) -> (Answer, Wakes) {
+impl MemoryStore {
+    fn apply_now(&self, batch: &Batch<'_>) -> (Answer, Wakes) {
         let result = match batch.buckets {
             [only] => {
                 let cell = self.cell(&only.key);
