@@ -80,7 +80,7 @@ impl Database {
         Ok(database)
     }
 
-    pub(super) fn statements(&self) -> Result<Statements<'_>, rusqlite::Error> {
+    pub(super) fn statements(&self) -> DbResult<Statements<'_>> {
         let prepare = |sql| self.0.prepare(sql);
         Ok(Statements {
             begin: prepare("BEGIN IMMEDIATE")?,
@@ -166,7 +166,7 @@ pub(super) struct Statements<'c> {
     take_hint: Statement<'c>,
 }
 
-type DbResult<T> = Result<T, rusqlite::Error>;
+pub(super) type DbResult<T> = Result<T, rusqlite::Error>;
 
 impl Statements<'_> {
     /// Begins to write, unless another process does.

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::{
     super::{Batch, BucketKey, OwnedBatch, StoreError, local_hints::LocalHints},
-    file::{Database, Statements, store_error},
+    file::{Database, DbResult, Statements, store_error},
 };
 use crate::engine::{Answer, BucketState, MAX_AMOUNT, Micros, Mode, Op, Outcome, Verdict, Wakes};
 
@@ -72,11 +72,8 @@ struct Loaded {
 
 type States = HashMap<Arc<BucketKey>, Loaded>;
 
-/// What a batch did, apart from the states.
-struct Applied {
-    answer: Answer,
-    wakes: Wakes,
-}
+/// What a batch did, apart from the states; or why its states cannot be read.
+type Applied = Result<(Answer, Wakes), StoreError>;
 
 impl Worker {
     pub(super) fn new(queue: Receiver<Queued>, hints: LocalHints) -> Self {
@@ -145,8 +142,8 @@ impl Worker {
         };
         for (queued, result) in batches.into_iter().zip(results) {
             let (answer, wakes) = match result {
-                Ok(Applied { answer, wakes }) => (Ok(answer), wakes),
-                Err(error) => (Err(error), Wakes::new()),
+                Ok((answer, wakes)) => (Ok(answer), wakes),
+                Err(error) => (Err(error), Wakes::default()),
             };
             let batch = queued.batch.as_batch();
             if answer.as_ref().is_ok_and(|answer| is_refused(&batch, answer)) {
@@ -162,19 +159,13 @@ impl Worker {
     }
 
     /// Applies batches and saves what they leave.
-    fn write(
-        &mut self,
-        batches: &[Queued],
-        file: &mut Statements<'_>,
-    ) -> Result<Vec<Result<Applied, StoreError>>, rusqlite::Error> {
+    fn write(&mut self, batches: &[Queued], file: &mut Statements<'_>) -> DbResult<Vec<Applied>> {
         let mut states = States::new();
         let mut results = Vec::with_capacity(batches.len());
         for queued in batches {
             let batch = queued.batch.as_batch();
-            results.push(match load(&batch, &mut states, file)? {
-                Ok(()) => Ok(apply(&batch, &mut states)),
-                Err(error) => Err(error),
-            });
+            let loaded = load(&batch, &mut states, file)?;
+            results.push(loaded.map(|()| apply(&batch, &mut states)));
         }
         let wall = wall();
         for (key, loaded) in states.iter().filter(|(_, loaded)| loaded.is_changed) {
@@ -192,12 +183,12 @@ impl Worker {
     fn pass_on_hints(
         &mut self,
         batches: &[Queued],
-        results: &[Result<Applied, StoreError>],
+        results: &[Applied],
         file: &mut Statements<'_>,
         wall: Micros,
-    ) -> Result<(), rusqlite::Error> {
+    ) -> DbResult<()> {
         for (queued, result) in batches.iter().zip(results) {
-            let Ok(Applied { wakes, .. }) = result else { continue };
+            let Ok((_, wakes)) = result else { continue };
             let batch = queued.batch.as_batch();
             for wake in wakes.iter().filter(|wake| !self.hints.knows(wake.session)) {
                 if let Some(bucket) = batch.buckets.get(usize::from(wake.bucket)) {
@@ -218,7 +209,7 @@ impl Worker {
     }
 
     /// Gives the hints that other processes left.
-    fn fetch_hints(&mut self, file: &mut Statements<'_>) -> Result<(), rusqlite::Error> {
+    fn fetch_hints(&mut self, file: &mut Statements<'_>) -> DbResult<()> {
         let version = file.version()?;
         if version == self.version {
             return Ok(());
@@ -235,7 +226,7 @@ impl Worker {
 
 /// Begins to write. Returns false if no batch is waited for any more, or another process does not
 /// stop writing.
-fn begin(batches: &[Queued], file: &mut Statements<'_>) -> Result<bool, rusqlite::Error> {
+fn begin(batches: &[Queued], file: &mut Statements<'_>) -> DbResult<bool> {
     let started = Instant::now();
     while !file.begin()? {
         if started.elapsed() > PATIENCE || batches.iter().all(|queued| queued.reply.is_closed()) {
@@ -252,7 +243,7 @@ fn load(
     batch: &Batch<'_>,
     states: &mut States,
     file: &mut Statements<'_>,
-) -> Result<Result<(), StoreError>, rusqlite::Error> {
+) -> DbResult<Result<(), StoreError>> {
     for bucket in batch.buckets {
         let Entry::Vacant(vacant) = states.entry(bucket.key.clone()) else { continue };
         let (row, state) = match file.load(&bucket.key)? {
@@ -268,7 +259,7 @@ fn load(
 }
 
 /// Applies a batch whose buckets are loaded.
-fn apply(batch: &Batch<'_>, states: &mut States) -> Applied {
+fn apply(batch: &Batch<'_>, states: &mut States) -> (Answer, Wakes) {
     // Taken out meanwhile: a batch needs all of them at once.
     let taken = batch.buckets.iter().map(|bucket| states.remove_entry(&bucket.key));
     let mut taken: Vec<_> = taken.flatten().collect();
@@ -280,7 +271,7 @@ fn apply(batch: &Batch<'_>, states: &mut States) -> Applied {
         loaded.is_changed |= is_applied;
         states.insert(key, loaded);
     }
-    Applied { answer, wakes }
+    (answer, wakes)
 }
 
 /// Whether the session of this batch waits from now on.
