@@ -12,13 +12,13 @@ pub(crate) fn apply(
     wall: Micros,
 ) -> (Answer, Wakes) {
     if let Some(outcome) = recorded(states, batch) {
-        return (Answer { wall, outcome }, Wakes::new());
+        return (Answer { wall, outcome }, Wakes::default());
     }
     if batch.buckets.iter().any(|bucket| bucket.rules.iter().any(|rule| rule.is_uncharted(wall))) {
-        return (Answer { wall, outcome: Outcome::Uncharted }, Wakes::new());
+        return (Answer { wall, outcome: Outcome::Uncharted }, Wakes::default());
     }
     if states.iter().any(|state| state.is_claim(batch.session)) {
-        return (Answer { wall, outcome: Outcome::Stale }, Wakes::new());
+        return (Answer { wall, outcome: Outcome::Stale }, Wakes::default());
     }
     let mut operations = Operations::begin(states, batch, wall);
     let verdicts = operations.run();

@@ -124,11 +124,6 @@ impl BucketState {
         (self.granted, self.refused)
     }
 
-    #[inline]
-    pub(super) fn count_grant(&mut self) {
-        self.granted = sum(self.granted, 1);
-    }
-
     pub(super) fn count_refusal(&mut self) {
         self.refused = sum(self.refused, 1);
     }
@@ -292,13 +287,8 @@ impl BucketState {
 
     /// The record of a session or a claim, which is made if there is none.
     #[inline]
-    fn enter(&mut self, id: u64) -> &mut SessionRecord {
+    pub(super) fn enter(&mut self, id: u64) -> &mut SessionRecord {
         self.records.enter(id, self.now, &mut self.due)
-    }
-
-    /// Remembers a session, so that its batch is known when it comes again.
-    pub(super) fn enter_session(&mut self, id: u64) {
-        self.enter(id);
     }
 
     /// Gives a session or a claim time until its lease and its record end. Returns whether it is
@@ -364,7 +354,7 @@ impl BucketState {
         costs: &[u64],
         is_free: bool,
     ) -> bool {
-        self.count_grant();
+        self.granted = sum(self.granted, 1);
         let record = self.records.enter(session, self.now, &mut self.due);
         let mut is_probe = false;
         for (index, ((rule, state), &cost)) in

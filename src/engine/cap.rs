@@ -35,15 +35,9 @@ impl Cap {
         &mut self.gate
     }
 
-    /// Units have drained of nothing else.
-    pub(crate) fn drain(&mut self, unused: u64) {
-        self.withheld = self.withheld.saturating_sub(unused);
-    }
-
-    /// A call used so much more than it had reserved. The provider had counted that when it said
-    /// what is left.
-    pub(crate) fn count(&mut self, more: u64) {
-        self.withheld = self.withheld.saturating_sub(more);
+    /// Withholds so many units less.
+    pub(crate) fn lower(&mut self, units: u64) {
+        self.withheld = self.withheld.saturating_sub(units);
     }
 
     /// Ends what is over, `waiting` demands waiting. Returns whether anything is left.

@@ -53,9 +53,7 @@ impl Due {
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
-}
 
-impl Due {
     /// An index of these times.
     pub(crate) fn of(mut times: Vec<(Micros, Owner)>) -> Self {
         times.sort_unstable();

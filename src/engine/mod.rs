@@ -469,10 +469,6 @@ pub struct Wake {
 pub struct Wakes(SmallVec<[Wake; 2]>);
 
 impl Wakes {
-    pub(crate) fn new() -> Self {
-        Self::default()
-    }
-
     pub(crate) fn push(&mut self, wake: Wake) {
         self.0.push(wake);
     }

@@ -65,9 +65,10 @@ impl<'a, 'b> Operations<'a, 'b> {
         self.states.refold();
         let Batch { session, seq, buckets, .. } = *self.batch;
         if seq > 0 {
-            self.states.state_mut(0).enter_session(session);
+            // So that its batch is known when it comes again.
+            self.states.state_mut(0).enter(session);
         }
-        let (mut seen, mut wakes) = (SmallVec::new(), Wakes::new());
+        let (mut seen, mut wakes) = (SmallVec::new(), Wakes::default());
         for (index, bucket) in buckets.iter().enumerate() {
             if self.states.is_told(index) {
                 let mine = self.own_heads.of(index);

@@ -206,7 +206,7 @@ impl QuotaState {
             Charges::Draining(bucket) => {
                 let unused = bucket.advance(now);
                 if let Some(cap) = &mut self.cap {
-                    cap.drain(unused);
+                    cap.lower(unused);
                 }
             }
             Charges::Fixed(_) | Charges::None => {}
@@ -370,7 +370,8 @@ impl QuotaState {
         if let (Some(cap), Some(more)) = (&mut self.cap, actual.checked_sub(reserved)) {
             let units =
                 if let Charges::Draining(bucket) = &self.charges { bucket.units() } else { 1 };
-            cap.count(product(more, units));
+            // The provider had counted what is charged beyond that when it said what is left.
+            cap.lower(product(more, units));
         }
         open
     }

@@ -95,9 +95,7 @@ impl Ring {
         let (newer, older) = self.slots.split_at(self.next_index());
         (0..self.len()).rev().zip(older.iter().chain(newer).copied())
     }
-}
 
-impl Ring {
     /// Writes the charges, oldest first, in runs of equal ones: a number and how often it comes.
     /// Head and length are what the owner of the ring writes.
     pub(crate) fn write(&self, out: &mut Encoder) {
