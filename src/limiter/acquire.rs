@@ -152,16 +152,17 @@ impl Inner {
 
     /// Tells that a demand which did not fit would have waited, or been refused.
     fn tell_shadowed(&self, id: u64, demand: &Demand, waits: bool, error: &Throttled) {
-        let (late, target) = (late(error), self.known_target(demand));
+        let late;
+        let target = self.known_target(demand);
         let (buckets, class) = (names(target.as_deref(), demand), demand.class_name());
         let shadow = match error {
             Throttled::NotNow(refusal) if waits => {
-                let wait = refusal.retry_after();
-                match &late {
-                    Some(late) if demand.max_wait.is_some_and(|most| wait > Some(most)) => {
-                        Shadow::Refuse { error: late }
-                    }
-                    _ => Shadow::Wait { refusal, predicted: wait },
+                let predicted = refusal.retry_after();
+                if demand.max_wait.is_some_and(|most| predicted > Some(most)) {
+                    late = Throttled::Deadline(refusal.clone());
+                    Shadow::Refuse { error: &late }
+                } else {
+                    Shadow::Wait { refusal, predicted }
                 }
             }
             error => Shadow::Refuse { error },
@@ -203,7 +204,7 @@ impl Inner {
         if self.context().is_observed() {
             call.granted(reservation.waited(), reservation.usage(), reservation.degraded());
             self.tell_granted(demand, &reservation);
-            return reservation.told_to(self.context(), demand).in_span(call);
+            return reservation.told_in(call, self.context(), demand);
         }
         reservation
     }
@@ -457,14 +458,6 @@ fn try_on(
     }
 }
 
-/// What becomes of a demand that does not fit now, and may not wait until it does.
-fn late(error: &Throttled) -> Option<Throttled> {
-    match error {
-        Throttled::NotNow(refusal) => Some(Throttled::Deadline(refusal.clone())),
-        _ => None,
-    }
-}
-
 /// Whether a demand that waits stands behind others.
 #[cold]
 fn blocks(target: &BucketTarget, demand: &Demand, terms: Terms) -> bool {
@@ -521,9 +514,8 @@ fn reservation(grant: Grant, target: &Arc<BucketTarget>, asked: &Query<'_>) -> R
     let is_same = Arc::ptr_eq(&set, &target.set);
     let target = if is_same { target.clone() } else { Arc::new(target.with(set)) };
     Reservation::new(asked.demand, at, Some(target))
-        .reserving(usage)
+        .asked_as(asked.id, usage)
         .probing(probe)
-        .identified(asked.id)
         .after(asked.arrived.elapsed(), position)
 }
 

@@ -113,10 +113,6 @@ struct Uncounted {
 }
 
 impl RareParts {
-    fn class_name(&self) -> Option<&str> {
-        self.class.as_ref().map(Name::as_str)
-    }
-
     /// Most demands have none of it.
     #[inline]
     fn of(demand: &Demand) -> Option<Box<Self>> {
@@ -158,23 +154,27 @@ impl Reservation {
         self
     }
 
-    /// Replaces what it reserves by what its demand asked for in the end, if that is another usage.
-    pub(super) fn reserving(mut self, usage: Option<Box<Usage>>) -> Self {
+    /// Gives it the id of its demand, and what that asked for in the end, if it is another usage.
+    pub(super) fn asked_as(mut self, id: u64, usage: Option<Box<Usage>>) -> Self {
+        *self.id.get_mut() = id;
         if let Some(usage) = usage {
             self.usage = *usage;
         }
         self
     }
 
-    /// Gives it the id of its demand.
-    pub(super) fn identified(mut self, id: u64) -> Self {
-        *self.id.get_mut() = id;
-        self
-    }
-
-    /// Has observers told of its end, if it is counted nowhere.
+    /// Takes its span along, if a subscriber wants that, and has observers told of its end, if it is
+    /// counted nowhere.
     #[inline]
-    pub(super) fn told_to(mut self, context: &Arc<Context>, demand: &Demand) -> Self {
+    pub(super) fn told_in(
+        mut self,
+        call: CallSpan,
+        context: &Arc<Context>,
+        demand: &Demand,
+    ) -> Self {
+        if !call.is_off() {
+            self.more.get_or_insert_default().call = call;
+        }
         if self.target.is_none() {
             let (context, names) = (context.clone(), demand.buckets.clone());
             self.more.get_or_insert_default().uncounted = Some(Uncounted { context, names });
@@ -188,15 +188,6 @@ impl Reservation {
         target.map_or_else(OtherAmounts::default, |target| {
             target.set.other_amounts(self.others(), self.others())
         })
-    }
-
-    /// Takes its span along, if a subscriber wants that.
-    #[inline]
-    pub(super) fn in_span(mut self, call: CallSpan) -> Self {
-        if !call.is_off() {
-            self.more.get_or_insert_default().call = call;
-        }
-        self
     }
 
     /// Its span, for its call.
@@ -589,7 +580,7 @@ impl Reservation {
     }
 
     fn class_name(&self) -> Option<&str> {
-        self.more.as_ref().and_then(|more| more.class_name())
+        self.more.as_ref()?.class.as_ref().map(Name::as_str)
     }
 
     fn others(&self) -> &[(u16, Usage)] {
@@ -683,9 +674,7 @@ impl Reservation {
         }
         settling
     }
-}
 
-impl Reservation {
     /// Tells that a reservation which is counted nowhere has ended, unless that was told.
     fn end_uncounted(&mut self, used: &Usage) {
         let Some(more) = &mut self.more else { return };
