@@ -384,33 +384,8 @@ impl State {
             }
             push_demand(batch, waiter, Mode::Wait, now);
         }
-        self.load_heads(batch, concerned, now);
+        self.queue.tell_heads(batch, concerned, now);
         asking.chain(behind).for_each(|asks| push_asking(batch, asks, now));
-    }
-
-    /// Says who waits for the buckets that waiting demands of the batch ask, and for those of which
-    /// that has changed.
-    fn load_heads(&mut self, batch: &mut Batch, mut concerned: Vec<u64>, now: Micros) {
-        let changed: Vec<_> =
-            self.queue.changed().map(|(bucket, set)| (bucket, set.clone())).collect();
-        for (bucket, set) in changed {
-            if let Some(only) = set.only(bucket)
-                && batch.buckets_mut().place(&only).is_some()
-            {
-                concerned.push(bucket);
-            }
-        }
-        concerned.sort_unstable();
-        concerned.dedup();
-        for bucket in concerned {
-            let Some(index) = batch.buckets().ids().iter().position(|id| *id == bucket) else {
-                continue;
-            };
-            let rules = batch.buckets().as_slice()[index].rules.clone();
-            if let Some(heads) = self.queue.heads(bucket, index as u16, &rules, now) {
-                batch.push(heads, Job::Heads(bucket));
-            }
-        }
     }
 
     /// Names buckets of which the store has to hear, so many at most.

@@ -12,14 +12,12 @@
 
 mod places;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use smallvec::SmallVec;
 
 use super::{
+    batch::{Batch, Job},
     hinting::Hinting,
     line::{Looked, QuotaLine},
     lines::{LineIds, Lines},
@@ -28,7 +26,7 @@ use super::{
     waiter::{About, Again, Ask, LineId, Outcome, OutcomeSender, PAUSE, Rank, Waiter},
 };
 use crate::{
-    engine::{self, Micros, Op, Refused, Violation},
+    engine::{Micros, Refused, Violation},
     error::{Refusal, Throttled},
     limiter::bucket_set::BucketSet,
 };
@@ -460,20 +458,26 @@ impl WaitQueue {
         (free, behind)
     }
 
-    /// The buckets whose heads have changed: see [`Lines::changed`].
-    pub(super) fn changed(&self) -> impl Iterator<Item = (u64, &Arc<BucketSet>)> {
-        self.lines.changed()
-    }
-
-    /// What a batch has to say of a bucket: see [`Lines::heads`].
-    pub(super) fn heads(
-        &mut self,
-        bucket: u64,
-        index: u16,
-        rules: &[engine::Rule],
-        now: Micros,
-    ) -> Option<Op> {
-        self.lines.heads(bucket, index, rules, now)
+    /// Says in a batch who waits for the buckets that waiting demands of it ask, and for those of
+    /// which that has changed.
+    pub(super) fn tell_heads(&mut self, batch: &mut Batch, mut asked: Vec<u64>, now: Micros) {
+        for (bucket, set) in self.lines.changed() {
+            if let Some(only) = set.only(bucket)
+                && batch.buckets_mut().place(&only).is_some()
+            {
+                asked.push(bucket);
+            }
+        }
+        asked.sort_unstable();
+        asked.dedup();
+        for bucket in asked {
+            let ids = batch.buckets().ids();
+            let Some(index) = ids.iter().position(|id| *id == bucket) else { continue };
+            let rules = &batch.buckets().as_slice()[index].rules;
+            if let Some(heads) = self.lines.heads(bucket, index as u16, rules, now) {
+                batch.push(heads, Job::Heads(bucket));
+            }
+        }
     }
 
     /// The store has answered what a batch said of a bucket. Called once all that it refused is
