@@ -268,24 +268,20 @@ local function quota_decode(quota, list, i)
   return i + 2
 end
 
--- Puts them there. Returns the same.
+-- Puts them there.
 function changes.quota_encode(quota, list, i)
   local kind = quota.kind
   list[i], list[i + 1] = quota.since, quota.in_flight
   if kind == SLIDING then
     list[i + 2], list[i + 3], list[i + 4] = quota.charged, quota.head, quota.newest
-    return i + 5
   elseif kind == DRAINING then
     list[i + 2], list[i + 3] = quota.charged, quota.at
     list[i + 4], list[i + 5] = quota.newest, quota.drain
     list[i + 6], list[i + 7], list[i + 8] = quota.before, quota.max_used, quota.excess
     list[i + 9], list[i + 10] = quota.excess_rate, quota.ceiling
-    return i + 11
   elseif kind == FIXED then
     list[i + 2], list[i + 3] = quota.charged, quota.window_end
-    return i + 4
   end
-  return i + 2
 end
 
 local LOOK_AGAIN = 60000000
