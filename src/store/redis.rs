@@ -380,11 +380,6 @@ impl RedisStore {
     fn channel_prefix(&self, keys: &PartitionKeys) -> Vec<u8> {
         self.hints.as_ref().map(|_| keys.channel_prefix()).unwrap_or_default()
     }
-
-    /// True if the script has to publish on one shard of a cluster (SPUBLISH).
-    fn publishes_sharded(&self) -> bool {
-        self.hints.as_ref().is_some_and(Hints::are_sharded)
-    }
 }
 
 /// The refusal of a node that is asked by itself: redis-rs takes whatever keeps it from connecting
@@ -410,7 +405,8 @@ impl Store for RedisStore {
         // All buckets of a batch are in one partition.
         let partition = batch.buckets.first().map_or("", |bucket| bucket.key.partition());
         let keys = self.partition_keys(partition);
-        let arguments = wire::encode(batch, &self.channel_prefix(&keys), self.publishes_sharded());
+        let sharded = self.hints.as_ref().is_some_and(Hints::are_sharded);
+        let arguments = wire::encode(batch, &self.channel_prefix(&keys), sharded);
         let keys: Vec<_> =
             batch.buckets.iter().flat_map(|bucket| keys.of_bucket(bucket.key.name())).collect();
         let (store, ops) = (self.clone(), batch.ops.len());

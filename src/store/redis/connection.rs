@@ -4,7 +4,7 @@
 use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::future::{FutureExt, Shared};
-use redis::{Cmd, Pipeline, RedisError, RedisResult, Value, aio::ConnectionLike};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, Value, aio::ConnectionLike};
 
 use super::error::{lost_reply, spoils_connection};
 use crate::sync::{Mutex, lock};
@@ -41,10 +41,13 @@ pub(super) trait Connection: Send + Sync {
     }
 }
 
-/// Sends one command.
-pub(super) async fn query(to: &Arc<dyn Connection>, command: Cmd) -> RedisResult<Value> {
+/// Sends one command. Returns its reply as what that is to be.
+pub(super) async fn query<T: FromRedisValue>(
+    to: &Arc<dyn Connection>,
+    command: Cmd,
+) -> RedisResult<T> {
     let mut replies = to.clone().send(Commands::One(command)).await?;
-    Ok(replies.pop().unwrap_or(Value::Nil))
+    Ok(redis::from_redis_value(replies.pop().unwrap_or(Value::Nil))?)
 }
 
 /// A connection of the user's.

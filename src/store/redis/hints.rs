@@ -214,11 +214,8 @@ impl Drop for ListenerGuard {
 impl HintsInner {
     fn channels(&self) -> HashMap<Channel, u64> {
         let listeners = lock(&self.listeners);
-        listeners
-            .by_channel
-            .iter()
-            .map(|(channel, listener)| (channel.clone(), listener.number))
-            .collect()
+        let channels = listeners.by_channel.iter();
+        channels.map(|(channel, listener)| (channel.clone(), listener.number)).collect()
     }
 
     /// Passes a message on.

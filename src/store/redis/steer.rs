@@ -72,15 +72,13 @@ impl RedisStore {
     pub async fn reset(&self, key: &BucketKey) -> Result<bool, StoreError> {
         let mut command = redis::cmd("DEL");
         command.arg(&self.partition_keys(key.partition()).of_bucket(key.name()));
-        let deleted = query(&self.connection, command).await;
-        let deleted = deleted.and_then(|deleted| Ok(redis::from_redis_value::<u64>(deleted)?));
-        let deleted = deleted.map_err(|error| match is_denied(&error) {
-            true => {
-                rejected("NOPERM: the user needs the command DEL, and the keys below the prefix")
-            }
-            false => store_error(error, self.connection.server()),
-        })?;
-        Ok(deleted > 0)
+        match query::<u64>(&self.connection, command).await {
+            Ok(deleted) => Ok(deleted > 0),
+            Err(error) if is_denied(&error) => Err(rejected(
+                "NOPERM: the user needs the command DEL, and the keys below the prefix",
+            )),
+            Err(error) => Err(store_error(error, self.connection.server())),
+        }
     }
 
     async fn set_pause(&self, key: &Arc<BucketKey>, lasts: u64) -> Result<bool, StoreError> {

@@ -238,9 +238,7 @@ impl RedisView {
             let mut scan = redis::cmd("SCAN");
             scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCANNED);
             scan.arg("TYPE").arg("hash");
-            let reply = query(&self.connection, scan).await;
-            let reply = reply
-                .and_then(|reply| Ok(redis::from_redis_value::<(Vec<u8>, Vec<Vec<u8>>)>(reply)?));
+            let reply = query::<(Vec<u8>, Vec<Vec<u8>>)>(&self.connection, scan).await;
             let (next, keys) = reply.map_err(|error| self.error(error))?;
             let keys = keys.iter().filter_map(|key| keys::bucket_at(&self.prefix, key));
             found.extend(keys.map(Arc::new));
@@ -282,7 +280,15 @@ impl RedisView {
             reads.push(reply.map_err(|error| self.error(error))?);
         }
         let wall = self.time(time, keys, &reads).await?;
-        reads.iter_mut().for_each(|read| read.doubt(all, wall));
+        // Where something is due, only all fields tell what becomes of it.
+        for read in &mut reads {
+            if let BucketRead::Snapshot(snapshot) = read
+                && !all
+                && snapshot.state.is_due(wall)
+            {
+                *read = BucketRead::Incomplete;
+            }
+        }
         Ok((reads, wall))
     }
 
@@ -390,14 +396,11 @@ impl RedisView {
             BucketRead::Nothing | BucketRead::Foreign | BucketRead::Incomplete => None,
         });
         let Some((key, kept_until)) = kept else { return Ok(own_time()) };
-        let left = query(&self.connection, about(&self.key(key), "PTTL")).await;
-        let left = left.and_then(|left| Ok(redis::from_redis_value::<i64>(left)?));
-        match left.map_err(|error| self.error(error))? {
-            left @ 0.. => {
-                Ok((kept_until + KEPT_LONGER).saturating_sub((left as u64).saturating_mul(1_000)))
-            }
-            _ => Ok(own_time()),
-        }
+        let left = query::<i64>(&self.connection, about(&self.key(key), "PTTL")).await;
+        Ok(match u64::try_from(left.map_err(|error| self.error(error))?) {
+            Ok(left) => (kept_until + KEPT_LONGER).saturating_sub(left.saturating_mul(1_000)),
+            Err(_) => own_time(),
+        })
     }
 
     fn key(&self, key: &BucketKey) -> Vec<u8> {
@@ -406,19 +409,15 @@ impl RedisView {
     }
 
     fn error(&self, error: redis::RedisError) -> StoreError {
-        match is_denied(&error) {
-            true => rejected_reading(&error, self.connection.server()),
-            false => store_error(error, self.connection.server()),
+        let server = self.connection.server();
+        if !is_denied(&error) {
+            return store_error(error, server);
         }
-    }
-}
-
-impl BucketRead {
-    /// Where something is due, only all fields tell what becomes of it.
-    fn doubt(&mut self, all: bool, wall: Micros) {
-        if matches!(self, Self::Snapshot(snapshot) if !all && snapshot.state.is_due(wall)) {
-            *self = Self::Incomplete;
-        }
+        let what = error.detail().unwrap_or_default();
+        let needs = concat!("the user needs ", reading_commands!(), " to look");
+        StoreError::Rejected(
+            format!("{server}: NOPERM {what}; {needs}, and the keys below the prefix").into(),
+        )
     }
 }
 
@@ -449,13 +448,4 @@ fn place(key: &BucketKey) -> (&str, &str) {
 fn own_time() -> Micros {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     crate::quota::micros(time)
-}
-
-/// The user may not even look.
-fn rejected_reading(error: &redis::RedisError, server: &str) -> StoreError {
-    let what = error.detail().unwrap_or_default();
-    let needs = concat!("the user needs ", reading_commands!(), " to look");
-    StoreError::Rejected(
-        format!("{server}: NOPERM {what}; {needs}, and the keys below the prefix").into(),
-    )
 }

@@ -108,10 +108,11 @@ impl Database {
 
 /// Makes the tables where there are none, and sets what a connection needs.
 fn prepare(connection: &Connection) -> Result<(), StoreError> {
+    let execute = |sql: &str| connection.execute_batch(sql).map_err(store_error);
     // In one transaction: another process may be making the tables.
-    connection.execute_batch("BEGIN").map_err(store_error)?;
+    execute("BEGIN")?;
     check(connection)?;
-    connection.execute_batch("COMMIT").map_err(store_error)?;
+    execute("COMMIT")?;
     let mode: String = connection
         .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
         .map_err(store_error)?;
@@ -120,17 +121,14 @@ fn prepare(connection: &Connection) -> Result<(), StoreError> {
         return Err(StoreError::Rejected(error.into()));
     }
     // Written by the system without waiting for the disk: a killed process loses nothing.
-    connection
-        .execute_batch("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE")
-        .map_err(store_error)?;
+    execute("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE")?;
     // Another process may have been faster.
     if check(connection)? == 0 {
-        let made = format!(
+        execute(&format!(
             "{TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {LAYOUT};"
-        );
-        connection.execute_batch(&made).map_err(store_error)?;
+        ))?;
     }
-    connection.execute_batch("COMMIT").map_err(store_error)
+    execute("COMMIT")
 }
 
 /// Whether the file is a store's. Returns its layout, 0 if it is empty. Within a transaction.

@@ -73,8 +73,9 @@ impl Shapes {
             let note = fields.get(&field(b'n', id)).map(|line| String::from_utf8_lossy(line));
             let note = note.map(|line| QuotaNote::read(&line));
             let rule = rule_of(&shape, note.as_ref())?;
-            let is_charted =
-                !matches!(&rule.window, Window::Calendar { .. }) || is_of_zone(note.as_ref());
+            let is_of_zone = |note: &QuotaNote| matches!(note.resets, Resets::In(_));
+            let is_charted = !matches!(&rule.window, Window::Calendar { .. })
+                || note.as_ref().is_some_and(is_of_zone);
             let note = note.filter(|note| !note.name.is_empty());
             let is_named = note.is_some();
             let note = note.unwrap_or_else(|| unnamed(&rule));
@@ -97,11 +98,6 @@ impl Shapes {
     /// Whether every quota has a note.
     pub(super) fn are_named(&self) -> bool {
         self.quotas.iter().all(|shape| shape.is_named)
-    }
-
-    /// The rules, but for boundaries of calendars.
-    pub(super) fn uncharted(&self) -> &Arc<[Rule]> {
-        &self.rules
     }
 
     /// The rules as of the store's clock, and whether all that they say is known: not where a
@@ -134,10 +130,6 @@ fn boundaries(note: &QuotaNote, wall: Micros) -> Option<Arc<[Micros]>> {
     }
     let _ = (note, wall);
     None
-}
-
-fn is_of_zone(note: Option<&QuotaNote>) -> bool {
-    note.is_some_and(|note| matches!(note.resets, Resets::In(_)))
 }
 
 /// What is said of a quota without a note.

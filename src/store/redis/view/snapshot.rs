@@ -101,7 +101,7 @@ impl Snapshot {
         let bucket = self.look(key, wall)?;
         let (state, now) = (&self.state.bucket, self.state.now(wall));
         let name = |id: u64| -> Arc<str> {
-            let at = self.shapes.uncharted().iter().position(|rule| rule.id == id);
+            let at = state.quotas().iter().position(|quota| quota.id == id);
             let named = at.and_then(|at| bucket.quotas.get(at)).map(|quota| quota.name.clone());
             named.unwrap_or_else(|| "(a quota that is declared no more)".into())
         };
