@@ -16,7 +16,7 @@ use crate::{
         subject::Subject,
     },
     limits::Standing,
-    observe::{Buckets, Event},
+    observe::Event,
     quota::micros,
     usage::Usage,
 };
@@ -207,10 +207,6 @@ impl About {
         Self { set: ask.set.clone(), id: ask.id, subject: ask.subject.clone() }
     }
 
-    fn buckets(&self) -> Buckets<'_> {
-        self.set.names()
-    }
-
     fn class(&self) -> Option<&str> {
         self.subject.as_ref()?.class()
     }
@@ -223,7 +219,7 @@ impl About {
         let named = line.and_then(|line| self.set.quota_named(line.bucket, line.rule));
         let (bucket, quota) = named.unwrap_or_default();
         let (id, class) = (self.id, self.class());
-        let buckets = self.buckets();
+        let buckets = self.set.names();
         let event = || Event::WaitStarted { id, buckets, class, position, bucket, quota };
         match &self.subject {
             Some(subject) => {
@@ -463,7 +459,7 @@ impl Waiter {
         let head_start = self.ask.head_start();
         Waiting {
             id: about.id,
-            buckets: about.buckets().iter().map(Into::into).collect(),
+            buckets: about.set.names().iter().map(Into::into).collect(),
             class: about.class().map(Into::into),
             waited: Duration::from_micros(self.rank.age(now).saturating_sub(head_start)),
             position: place.position,
