@@ -198,14 +198,12 @@ impl HashState {
         let list = list.into_iter().map(whole).collect::<Option<Vec<_>>>()?;
         let (head, mut rest) = list.split_at_checked(OF_BUCKET as usize)?;
         let gates = get(b"g").map(doubles).unwrap_or_default();
-        let gates = gates.as_chunks::<GATE>().0;
+        let gates: Vec<_> = gates.as_chunks().0.iter().map(gate_of).collect::<Option<_>>()?;
+        let gate_with = |id: f64| gates.iter().find(|(of, ..)| *of == id);
         let mut quotas = Vec::with_capacity(shapes.rules.len());
         for rule in shapes.rules.iter() {
-            let cap = gates.iter().find(|gate| gate[0] == rule.id as f64);
-            let cap = match cap {
-                Some(cap) => Some(Cap::stored(whole(cap[10])?, whole(cap[11])?, gate_of(cap)?)),
-                None => None,
-            };
+            let cap = gate_with(rule.id as f64);
+            let cap = cap.map(|(_, gate, [amount, until])| Cap::stored(*amount, *until, *gate));
             let (numbers, after) = rest.split_at_checked(kind_of(rule).1 as usize)?;
             let slots = match rule.window {
                 Window::Sliding { slots, .. } => {
@@ -217,10 +215,7 @@ impl HashState {
             quotas.push(QuotaState::stored(rule, numbers, &slots, cap)?);
             rest = after;
         }
-        let gate = match gates.iter().find(|gate| gate[0] < 0.0) {
-            Some(gate) => Some(gate_of(gate)?),
-            None => None,
-        };
+        let gate = gate_with(-1.0).map(|(_, gate, _)| *gate);
         let heads = doubles(get(b"h").unwrap_or_default());
         let heads = heads.as_chunks::<HEAD>().0.iter().map(head_of).collect::<Option<_>>()?;
         let &[digest, born, now, offset, expires, kept_until, due_first, .., granted, refused] =
@@ -257,9 +252,9 @@ pub(super) fn records_of(fields: &Fields) -> Option<Vec<SessionRecord>> {
     Some(records)
 }
 
-/// A gate with the id of what it is of before it.
-fn gate_of(numbers: &[f64; GATE]) -> Option<Gate> {
-    wholes(&numbers[1..10]).map(Gate::stored)
+/// The id of a quota, or -1 for the bucket; its gate, and what a cap has besides.
+fn gate_of(numbers: &[f64; GATE]) -> Option<(f64, Gate, [u64; 2])> {
+    Some((numbers[0], Gate::stored(wholes(&numbers[1..10])?), wholes(&numbers[10..])?))
 }
 
 /// The charges of a sliding window, oldest first. A ring that was never touched is not stored.
