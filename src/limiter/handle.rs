@@ -410,12 +410,9 @@ impl Limiter {
     /// # Errors
     /// See [`Throttled`].
     pub async fn pause(&self, bucket: &str, duration: Duration) -> Result<(), Throttled> {
-        tell(
-            &self.inner,
-            bucket,
-            Op::Pause { bucket: 0, lasts: micros(duration).clamp(1, MAX_PAUSE) },
-        )
-        .await
+        let lasts = micros(duration).clamp(1, MAX_PAUSE);
+        let target = self.inner.find_bucket(bucket)?;
+        tell(&target, Op::Pause { bucket: 0, lasts }).await
     }
 
     /// Ends all pauses of a bucket and of its quotas, those that its provider asked for too. What
@@ -424,7 +421,8 @@ impl Limiter {
     /// # Errors
     /// See [`Throttled`].
     pub async fn resume(&self, bucket: &str) -> Result<(), Throttled> {
-        tell(&self.inner, bucket, Op::Pause { bucket: 0, lasts: 0 }).await
+        let target = self.inner.find_bucket(bucket)?;
+        tell(&target, Op::Pause { bucket: 0, lasts: 0 }).await
     }
 
     /// Holds all that share a bucket to what its provider said. Where a reservation is at hand,
@@ -561,8 +559,7 @@ impl LimiterBuilder {
 
 async fn status(inner: &Inner, bucket: &str) -> Result<Status, Throttled> {
     let target = inner.find_bucket(bucket)?;
-    let id = target.set.handles().next().map_or(0, |handle| handle.id());
-    let level = target.tell(id, Op::Status { bucket: 0 }).verdict();
+    let level = tell(&target, Op::Status { bucket: 0 }).verdict();
     // Both are asked before either is awaited, so that they travel together.
     let (level, predicted) = join(level, predicted(inner, &target, bucket)).await;
     match level? {
@@ -593,11 +590,9 @@ async fn time_until_available(
     }
 }
 
-/// Sends an operation on one bucket.
-async fn tell(inner: &Inner, bucket: &str, op: Op) -> Result<(), Throttled> {
-    let target = inner.find_bucket(bucket)?;
-    let id = target.set.handles().next().map_or(0, |handle| handle.id());
-    target.tell(id, op).await
+/// Sends an operation on the bucket of a set of one.
+fn tell(target: &BucketTarget, op: Op) -> Settling {
+    target.tell(target.set.handles().next().map_or(0, |handle| handle.id()), op)
 }
 
 impl fmt::Debug for Limiter {

@@ -268,11 +268,11 @@ impl Registry {
     /// The buckets that are declared or in use, by name.
     pub(super) fn buckets(&self) -> Vec<BucketInfo> {
         let unused = self.table().specs().filter(|spec| !self.buckets.contains_key(&spec.key));
-        let mut buckets: Vec<_> = unused.map(|spec| BucketInfo::new(spec, true)).collect();
+        let mut buckets: Vec<_> = unused.map(|spec| BucketInfo::new(spec, true, None)).collect();
         for handle in self.buckets.values() {
             if let (_, Declaration::As(spec, _)) = handle.declared() {
-                let info = BucketInfo::new(&spec, self.table().declares_as(&spec));
-                buckets.push(info.in_use(handle.waiting()));
+                let is_declared = self.table().declares_as(&spec);
+                buckets.push(BucketInfo::new(&spec, is_declared, Some(handle.waiting())));
             }
         }
         buckets.sort_by(|one, other| one.name.cmp(&other.name));

@@ -124,19 +124,16 @@ pub struct BucketInfo {
 }
 
 impl BucketInfo {
-    pub(super) fn new(spec: &BucketSpec, is_declared: bool) -> Self {
+    /// With how many demands wait for it, if it is in use.
+    pub(super) fn new(spec: &BucketSpec, is_declared: bool, waiting: Option<usize>) -> Self {
         Self {
             name: spec.name().into(),
             partition: spec.key.partition().into(),
             quotas: spec.meters.iter().map(|meter| meter.label.clone()).collect(),
             is_declared,
-            is_in_use: false,
-            waiting: 0,
+            is_in_use: waiting.is_some(),
+            waiting: waiting.unwrap_or(0),
         }
-    }
-
-    pub(super) fn in_use(self, waiting: usize) -> Self {
-        Self { is_in_use: true, waiting, ..self }
     }
 }
 

@@ -60,7 +60,6 @@ pub(super) async fn transmit(session: &Session, batch: &mut Batch) -> Result<Ans
 /// What is told of a batch that can never be answered.
 pub(super) fn unanswerable() -> Throttled {
     let error = "the store is not in a state to answer: it knows a later batch of this session \
-                 (was it restored from a \
-                 copy?), or its clock is beyond all calendars";
+                 (was it restored from a copy?), or its clock is beyond all calendars";
     Throttled::Store(StoreError::Rejected(error.into()).into())
 }

@@ -76,21 +76,18 @@ impl Ask {
         flow: Flow,
         mode: Mode,
     ) -> Result<Self, Throttled> {
-        let Standing { headroom, head_start } = standing;
-        let (estimate, costs, head_start) = (Estimate::default(), Costs::new(), micros(head_start));
-        let (id, subject) = (0, None);
         let mut ask = Self {
             set,
             usage,
             others,
-            estimate,
-            costs,
-            headroom,
-            head_start,
+            estimate: Estimate::default(),
+            costs: Costs::new(),
+            headroom: standing.headroom,
+            head_start: micros(standing.head_start),
             flow,
             mode,
-            id,
-            subject,
+            id: 0,
+            subject: None,
         };
         ask.count()?;
         Ok(ask)
