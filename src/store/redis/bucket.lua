@@ -123,14 +123,6 @@ local function quota_of_shape(bucket, list, i)
   }
 end
 
--- Takes in the numbers of its state but for those of the quotas.
-local function bucket_decode(bucket, list)
-  bucket.born, bucket.was, bucket.offset, bucket.expires = list[2], list[3], list[4], list[5]
-  bucket.kept_until, bucket.due_first, bucket.due_count = list[6], list[7], list[8]
-  bucket.virtual_time, bucket.flow_count = list[9], list[10]
-  bucket.granted, bucket.refused = list[11], list[12]
-end
-
 function changes.bucket_enter(bucket)
   bucket.own = bucket.own or record_new(bucket.now)
   return bucket.own
@@ -159,7 +151,10 @@ function changes.bucket_stored(bucket, state)
   end
   if #state ~= 8 * size then error('the state of this bucket is cut short') end
   local list, i = rare.packed.numbers(state), OF_BUCKET + 1
-  bucket_decode(bucket, list)
+  bucket.born, bucket.was, bucket.offset, bucket.expires = list[2], list[3], list[4], list[5]
+  bucket.kept_until, bucket.due_first, bucket.due_count = list[6], list[7], list[8]
+  bucket.virtual_time, bucket.flow_count = list[9], list[10]
+  bucket.granted, bucket.refused = list[11], list[12]
   for _, quota in ipairs(stored) do i = quota_decode(quota, list, i) end
   return stored
 end
@@ -285,7 +280,7 @@ end
 local function record_abandon(bucket, record)
   local shares = record.shares
   record.since, record.shares = bucket.now, nil
-  changes.record_set_waits(record, false)
+  record.marks = record.marks - record.marks % 2
   if record == bucket.own then
     for _, quota in ipairs(bucket.quotas) do
       local share = quota.share

@@ -68,10 +68,6 @@ function changes.record_encoded(record, quotas)
   return rare.packed.pack(list, n) .. record.answer
 end
 
-function changes.record_set_waits(record, waits)
-  record.marks = record.marks - record.marks % 2 + (waits and 1 or 0)
-end
-
 function changes.record_is_claim(record)
   return record.marks >= 2
 end
