@@ -25,11 +25,7 @@ mod wait_queue;
 mod waiter;
 mod wakeups;
 
-use std::{
-    fmt,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 use tokio::{
@@ -70,6 +66,7 @@ use crate::{
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        lock,
     },
 };
 
@@ -158,9 +155,7 @@ impl Session {
 
     #[inline]
     fn lock(&self) -> MutexGuard<'_, Guarded> {
-        // Nothing under this lock panics by design; a session that did is still consistent enough
-        // to go on.
-        self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.guarded)
     }
 
     /// Changes the state, and makes sure that a driver sees to what there is to do then.
