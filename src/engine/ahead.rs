@@ -72,10 +72,8 @@ impl Ahead {
             demands = sum(demands, class.demands);
         }
         let (_, rule) = states.quota(at.bucket, at.rule);
-        // More than a few windows ahead makes no difference to an answer, and amounts stay exact.
-        let ahead = amount.min(4 * rule.capacity(0));
         let capacity = rule.capacity_for(at.cost, reserve.headroom);
-        (Ask { cost: at.cost, ahead, before: demands, capacity }, others)
+        (Ask { cost: at.cost, ahead: amount, before: demands, capacity }, others)
     }
 }
 

@@ -1,6 +1,11 @@
 //! Where demands stand that wait, and when they are said to start.
 
-use tower_throttle::{Demand, Limiter, Limits, Quota, limiter::Waiting, limits::Class, usage};
+use std::sync::Arc;
+
+use tower_throttle::{
+    Demand, Limiter, Limits, Quota, Throttled, limiter::Waiting, limits::Class, store::MemoryStore,
+    usage,
+};
 
 use crate::fake::*;
 
@@ -147,4 +152,40 @@ async fn buckets_lists_what_is_declared_and_what_a_resolver_knows() {
         tenant.quotas.iter().map(AsRef::as_ref).collect::<Vec<_>>(),
         ["tokens per minute", "calls in flight"]
     );
+}
+
+/// All that wait before it are counted, however many there are.
+#[tokio::test(start_paused = true)]
+async fn what_is_told_to_come_again_is_told_for_how_long_the_queue_is() {
+    for quota in [Quota::per_second("tokens", 10), Quota::token_bucket("tokens", 10, secs(1))] {
+        let limits = Limits::new().bucket("a", [quota]);
+        let store = Arc::new(MemoryStore::new());
+        let [limiter, other] = [(); 2].map(|()| {
+            Limiter::builder(limits.clone()).shared_store(store.clone()).build().unwrap()
+        });
+        let _queue: Vec<_> = (0..500).map(|_| waiting(&limiter, tokens(1))).collect();
+        tokio::time::sleep(ms(100)).await;
+        for limiter in [&limiter, &other] {
+            let available = limiter.time_until_available(tokens(1)).await.unwrap().unwrap();
+            let refused = limiter.try_reserve(tokens(1)).await.unwrap_err().retry_after().unwrap();
+            for wait in [available, refused] {
+                assert!((secs(45)..secs(60)).contains(&wait), "{wait:?}");
+            }
+        }
+    }
+}
+
+/// One whose time is up is told when it would have started, not when the first one does.
+#[tokio::test(start_paused = true)]
+async fn one_whose_time_is_up_is_told_when_it_would_have_started() {
+    let limits = Limits::new().bucket("a", [Quota::token_bucket("tokens", 600, secs(60))]);
+    let limiter = Limiter::new(limits).unwrap();
+    // It may come back at any time, so that it is worth a wait.
+    let _held = limiter.reserve(tokens(600)).await.unwrap();
+    let _queue: Vec<_> = (0..50).map(|_| waiting(&limiter, tokens(10))).collect();
+    tokio::time::sleep(ms(10)).await;
+    let error = limiter.reserve(tokens(10).max_wait(secs(20))).await.unwrap_err();
+    assert!(matches!(error, Throttled::Deadline(_)), "{error:?}");
+    let rest = error.retry_after().unwrap();
+    assert!((secs(30)..secs(33)).contains(&rest), "{rest:?}");
 }

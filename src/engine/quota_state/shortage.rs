@@ -9,6 +9,9 @@ use super::{
     Ask, Charges, QuotaState, window_at,
 };
 
+/// What others ask before a demand makes a wait hopeless by so many windows at most.
+const WINDOWS_AHEAD: u64 = 4;
+
 /// Why a demand does not fit now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shortfall {
@@ -42,18 +45,22 @@ impl QuotaState {
         let (taken, units) = self.taken(rule);
         let capacity = product(ask.capacity, units);
         let gone = sum(taken, self.withheld_from(ask.cost));
-        let over = |gone| sum(gone, ask.units(units)).saturating_sub(capacity);
-        let over = Over { capped: over(gone), free: over(taken) };
+        let over = |ask: Ask| {
+            let over = |gone| sum(gone, ask.units(units)).saturating_sub(capacity);
+            Over { capped: over(gone), free: over(taken) }
+        };
+        // Those before it may use much less than they ask.
+        let at_best = Ask { ahead: ask.ahead.min(WINDOWS_AHEAD * rule.capacity(0)), ..ask };
         let refundable = product(self.in_flight, units);
         let available = (capacity as i64 - gone as i64).div_euclid(units as i64);
         let paused = self.paused_for(ask, now);
         Shortfall {
             available: if paused > 0 { available.min(0) } else { available },
             wait: self
-                .until_fits(rule, over, self.held(rule), ask, now, wall)
+                .until_fits(rule, over(ask), self.held(rule), ask, now, wall)
                 .map(|wait| wait.max(paused)),
             at_best: self
-                .until_fits(rule, over.less(refundable), 0, ask, now, wall)
+                .until_fits(rule, over(at_best).less(refundable), 0, at_best, now, wall)
                 .unwrap_or(0)
                 .max(paused),
         }

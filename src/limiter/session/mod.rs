@@ -272,18 +272,17 @@ impl Session {
         Ok((rank, answer))
     }
 
-    /// Takes out a demand whose caller gives up. Returns what it waited for, if it was in the
-    /// queue.
-    fn leave(self: &Arc<Self>, rank: Rank) -> Option<Refusal> {
-        let now = self.clock.now();
-        self.change(|state| state.leave(rank, now))
+    /// Takes out a demand whose caller has gone.
+    fn leave(self: &Arc<Self>, rank: Rank) -> Option<()> {
+        self.change(|state| state.leave(rank))
     }
 
     /// Takes out a demand whose time is up, unless the store has yet to say whether it has to wait
-    /// at all.
+    /// at all. Returns what it waited for, and for how long it would have.
     fn expire(self: &Arc<Self>, rank: Rank) -> Option<Refusal> {
-        let waits = self.lock().state.is_waiting(rank);
-        if waits { self.leave(rank) } else { None }
+        let place = self.place_of(rank)?;
+        self.leave(rank)?;
+        Some(place.into_refusal())
     }
 
     /// Where a demand stands that waits.

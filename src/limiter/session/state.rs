@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     engine::{Costs, Micros, Mode, Op, SESSION_MEMORY, Seen, Settle, Verdict},
-    error::{Refusal, Throttled},
+    error::Throttled,
     limiter::{
         bucket_set::{BucketSet, GrantedAt},
         settle::runtime_ended,
@@ -198,14 +198,9 @@ impl State {
         Ok((rank, waits))
     }
 
-    /// Takes out a demand whose caller gives up. Returns what it waited for.
-    pub(super) fn leave(&mut self, rank: Rank, now: Micros) -> Option<Refusal> {
-        self.queue.leave(rank, now)
-    }
-
-    /// Whether a demand waits, and no batch in flight is about to tell more.
-    pub(super) fn is_waiting(&self, rank: Rank) -> bool {
-        self.queue.is_waiting(rank)
+    /// Takes out a demand whose caller has gone, if it waits.
+    pub(super) fn leave(&mut self, rank: Rank) -> Option<()> {
+        self.queue.drop_waiter(rank)
     }
 
     /// The pending demands.

@@ -100,7 +100,7 @@ impl<'a> Ticket<'a> {
             if let Some(outcome) = self.until(timer.as_mut()).await {
                 return outcome;
             }
-            let refusal = self.session.leave(self.rank).unwrap_or_default();
+            let refusal = self.session.expire(self.rank).unwrap_or_default();
             Outcome::Refused(Throttled::Deadline(Box::new(refusal)))
         }
     }

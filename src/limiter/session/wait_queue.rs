@@ -194,9 +194,9 @@ impl WaitQueue {
         self.waiting.insert(waiter.rank(), waiter);
     }
 
-    /// Takes a waiter out whose caller has gone: what it was the first of is looked at, since more
+    /// Takes a waiter out whose caller has gone, if it is there: what it was the first of is looked at, since more
     /// may fit without it.
-    fn drop_waiter(&mut self, rank: Rank) -> Option<()> {
+    pub(super) fn drop_waiter(&mut self, rank: Rank) -> Option<()> {
         let (waiter, led) = self.take(rank)?;
         led.into_iter().for_each(|bucket| self.look(bucket));
         waiter.lines().iter().for_each(|id| self.lines.forget_line(*id));
@@ -208,18 +208,6 @@ impl WaitQueue {
         let waiter = self.waiting.remove(&rank)?;
         let led = self.lines.remove(&waiter);
         Some((waiter, led))
-    }
-
-    /// Takes a waiter out whose caller gives up. Returns what it waited for.
-    pub(super) fn leave(&mut self, rank: Rank, now: Micros) -> Option<Refusal> {
-        let refusal = self.waits_for(rank, now);
-        self.drop_waiter(rank)?;
-        Some(refusal.unwrap_or_default())
-    }
-
-    /// Whether it is known of a demand in the queue that it has to wait.
-    pub(super) fn is_waiting(&self, rank: Rank) -> bool {
-        self.waiting.contains_key(&rank)
     }
 
     /// What a waiter waits for, as of the last look at the front of each of its lines.

@@ -332,6 +332,17 @@ pub(super) struct QueuePlace {
     pub(super) refusal: Option<Refusal>,
 }
 
+impl QueuePlace {
+    /// Why it did not start, and when it would have.
+    pub(super) fn into_refusal(self) -> Refusal {
+        let mut refusal = self.refusal.unwrap_or_default();
+        // Of those before it in its session only the first is part of that.
+        let own = self.predicted.map_or(Duration::ZERO, Duration::from_micros);
+        refusal.retry_after = refusal.retry_after.map(|first| first.max(own));
+        refusal
+    }
+}
+
 /// A pending demand.
 #[derive(Debug)]
 pub(super) struct Waiter {

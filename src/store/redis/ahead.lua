@@ -89,6 +89,5 @@ local function look_ahead(demand, ask)
       end
     end
   end
-  -- More than a few windows ahead makes no difference to an answer, and amounts stay exact.
-  ask.ahead, ask.before = min(amount, 4 * quota.whole), demands
+  ask.ahead, ask.before = amount, demands
 end

@@ -145,8 +145,8 @@ local function quota_horizon(quota)
   return SOON
 end
 
-local function asked_units(quota, ask)
-  return ask.cost == 0 and 0 or (ask.cost + ask.ahead) * quota.units
+local function asked_units(quota, ask, ahead)
+  return ask.cost == 0 and 0 or (ask.cost + ahead) * quota.units
 end
 
 local function quota_withheld_from(quota, cost)
@@ -164,7 +164,7 @@ end
 local function quota_fits(quota, ask, now)
   local gone = quota.taken
   if quota.cap then gone = sum(gone, quota_withheld_from(quota, ask.cost)) end
-  return gone + asked_units(quota, ask) <= product(ask.capacity, quota.units)
+  return gone + asked_units(quota, ask, ask.ahead) <= product(ask.capacity, quota.units)
     and not (quota.cap and quota_paused_for(quota, ask, now) > 0)
 end
 

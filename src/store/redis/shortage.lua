@@ -2,6 +2,9 @@
 
 -- RARE waiting
 
+-- What others ask before a demand makes a wait hopeless by so many windows at most.
+local WINDOWS_AHEAD = 4
+
 local function quota_until_back(quota, over, held, ask, now, wall)
   local kind = quota.kind
   if kind == IN_FLIGHT then return nil end
@@ -43,13 +46,16 @@ end
 -- is refunded, or nil; and the same if everything in flight were refunded at once.
 local function quota_shortage(quota, ask, now, wall)
   local units, taken = quota.units, quota.taken
-  local capacity, asked = product(ask.capacity, units), asked_units(quota, ask)
+  local capacity, asked = product(ask.capacity, units), asked_units(quota, ask, ask.ahead)
   local gone = sum(taken, quota_withheld_from(quota, ask.cost))
   local capped, free = drained(sum(gone, asked), capacity), drained(sum(taken, asked), capacity)
   local refundable, paused = product(quota.in_flight, units), quota_paused_for(quota, ask, now)
   local held = quota.holds and quota.in_flight or 0
   local available = floor((capacity - gone) / units)
   local wait = quota_until_fits(quota, capped, free, held, ask, now, wall)
+  -- Those before it may use much less than they ask.
+  asked = asked_units(quota, ask, min(ask.ahead, WINDOWS_AHEAD * quota.whole))
+  capped, free = drained(sum(gone, asked), capacity), drained(sum(taken, asked), capacity)
   capped, free = drained(capped, refundable), drained(free, refundable)
   local at_best = quota_until_fits(quota, capped, free, 0, ask, now, wall) or 0
   if paused > 0 then available = min(available, 0) end

@@ -356,7 +356,7 @@ fn the_store_keeps_no_head_of_a_demand_that_is_refused_once_the_limiter_is_close
         assert_eq!((costs(&batch), told(&batch)), (vec![50], Some(0)), "a head if it is refused");
         let is_abandoned = !in_process;
         if is_abandoned {
-            world.state.leave(rank, world.now);
+            world.state.leave(rank);
             answer.close();
         }
         deliver(world.state.close());
@@ -378,7 +378,7 @@ fn a_waiter_that_leaves_lets_the_next_one_be_looked_at() {
     let (_, mut behind) = world.wait(10);
     let looks_in = world.sleeps();
     assert_eq!(looks_in, Some(5 * SECOND - 1), "a hint, or its front, can change that before");
-    world.state.leave(front, world.now).expect("it is there");
+    world.state.leave(front).expect("it is there");
     let batch = world.sent();
     assert_eq!((costs(&batch), told(&batch)), (vec![10], Some(0)));
     world.applied(batch, [GRANTED, Verdict::Done]);
@@ -482,7 +482,7 @@ fn a_demand_with_a_deadline_is_passed_by_no_younger_one_once_nothing_blocks_it()
     let ask = world.ask(2, Mode::Wait, 0);
     let _deadline = world.enter(ask, Some(world.now + 60 * SECOND));
     // Its caller gives up.
-    world.state.leave(front, world.now);
+    world.state.leave(front);
     let _younger = world.wait(3);
     assert_eq!(modes(&world.sent()), [(Mode::Wait, 2), (Mode::Wait, 3)]);
 }
@@ -633,7 +633,7 @@ fn cancelling_one_of_many_leaves_no_trace() {
     world.refuse_all(None);
     for (rank, answer) in ranks.drain(..).rev() {
         drop(answer);
-        world.state.leave(rank, world.now);
+        world.state.leave(rank);
     }
     let batch = world.sent();
     assert_eq!((costs(&batch), told(&batch)), (vec![], Some(0)));

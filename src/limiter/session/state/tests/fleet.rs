@@ -335,7 +335,7 @@ impl Fleet {
 
     /// As a ticket that is dropped does.
     fn gives_up(&mut self, session: usize, number: usize) -> usize {
-        let (now, peer) = (self.now, &mut self.peers[session]);
+        let peer = &mut self.peers[session];
         let Some(index) = peer.waits.iter().position(|waits| waits.task.number == number) else {
             return session;
         };
@@ -345,7 +345,7 @@ impl Fleet {
             self.peers[session].calls += 1;
             self.ends(session, grant);
         }
-        self.peers[session].state.leave(rank, now);
+        self.peers[session].state.leave(rank);
         session
     }
 
