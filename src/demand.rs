@@ -173,6 +173,10 @@ impl Demand {
     /// Asks another bucket for the same, such as a tenant's parent. It is granted by all or by
     /// none.
     ///
+    /// Buckets are named from narrow to wide: a tenant's, then the model's. The last one is where
+    /// [shares](Self::share) take turns, and what a provider's `Retry-After` holds back unless
+    /// [`account`](Self::account) says otherwise.
+    ///
     /// ```
     /// use tower_throttle::{Demand, usage};
     ///
@@ -182,6 +186,24 @@ impl Demand {
     #[must_use]
     pub fn and(mut self, bucket: impl AsRef<str>) -> Self {
         self.buckets.push(Name::new(bucket.as_ref()));
+        self
+    }
+
+    /// Asks another bucket for the same, a narrower one than those it has: a tenant's, where an
+    /// extractor has named the model's.
+    ///
+    /// ```
+    /// use tower_throttle::{Demand, usage};
+    ///
+    /// let demand = Demand::new("gpt-4o", usage! { tokens: 1_500 }).and_first("tenant:acme");
+    /// assert_eq!(demand.buckets().collect::<Vec<_>>(), ["tenant:acme", "gpt-4o"]);
+    /// ```
+    #[must_use]
+    pub fn and_first(mut self, bucket: impl AsRef<str>) -> Self {
+        self.buckets.insert(0, Name::new(bucket.as_ref()));
+        if let Some(more) = &mut self.more {
+            more.usages.iter_mut().for_each(|(index, _)| *index = index.saturating_add(1));
+        }
         self
     }
 
@@ -206,8 +228,9 @@ impl Demand {
     }
 
     /// The flow it belongs to, such as a tenant. Inside a class, flows that wait for the same
-    /// bucket are served in turns, by their [weights](crate::Limits::weight); inside a flow the
-    /// oldest demand goes first. Demands without a share are one flow.
+    /// bucket are served in turns, by their [weights](crate::Limits::weight) where it is the last
+    /// one that they name; inside a flow the oldest demand goes first. Demands without a share are
+    /// one flow.
     #[must_use]
     pub fn share(mut self, share: impl AsRef<str>) -> Self {
         self.more_mut().share = Some(Name::new(share.as_ref()));
@@ -240,8 +263,9 @@ impl Demand {
     }
 
     /// The longest it may wait. A demand that could not make it even if all calls in flight were
-    /// refunded is refused at once, any other when this is over. Those that wait before it count by
-    /// what they asked for, and only the first ones of a queue are judged.
+    /// refunded is refused at once, any other when this is over. Those that wait before it may use
+    /// less than they ask, so they count for four windows of a quota at most, and only the first
+    /// ones of a queue are judged.
     ///
     /// ```
     /// use std::time::Duration;

@@ -113,7 +113,8 @@ impl Class {
     }
 
     /// Sets the share of every limit that it must leave to others, from 0 (the default) up to
-    /// below 1.
+    /// below 1. That is no priority: what waits goes by arrival, for which others may have a
+    /// [`head_start`](Self::head_start).
     #[must_use]
     pub fn headroom(mut self, share: f64) -> Self {
         self.headroom = share;
@@ -271,7 +272,7 @@ impl Limits {
 
     /// Asks this function for the quotas of names that are neither declared nor in a family. Its
     /// answers are asked for again every few seconds, so quotas may change; `None` leaves the name
-    /// undeclared.
+    /// undeclared. There is one: a later one replaces it.
     ///
     /// It may take its time, which only those who ask for that name wait for, and use the limiter;
     /// but an [`update`](crate::Limiter::update) asks it again for every name in use.

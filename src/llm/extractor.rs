@@ -171,6 +171,15 @@ mod tests {
     }
 
     #[test]
+    fn what_the_provider_says_is_about_the_model_whatever_else_is_asked() {
+        for rules in [openai::rules(), openai::rules().output(crate::llm::Output::Learned)] {
+            let demand = rules.extractor().extract(&mut Request::new(REQUEST.to_owned())).unwrap();
+            assert_eq!(demand.clone().and("company").account_index(), Some(0));
+            assert_eq!(demand.and_first("tenant").account_index(), Some(1));
+        }
+    }
+
+    #[test]
     fn the_usage_of_a_stream_is_asked_for_on_demand() {
         let mut request = Request::new(REQUEST.to_owned());
         request.headers_mut().insert("content-length", REQUEST.len().into());

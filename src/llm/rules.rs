@@ -445,7 +445,8 @@ impl Rules {
         let mut estimate = CallEstimate { price, ..self.estimate(model, request) };
         let learns = self.preset.output == Output::Learned || price.is_some();
         if !learns && estimate.output_weight == 1 && estimate.choices == 1 {
-            return Demand::new(bucket, estimate.usage(Expected::UNKNOWN));
+            // What the provider says is about the model, whatever else the demand comes to name.
+            return Demand::new(&bucket, estimate.usage(Expected::UNKNOWN)).account(bucket);
         }
         let mut expected = Expected::UNKNOWN;
         if learns {
@@ -453,7 +454,7 @@ impl Rules {
             (expected, estimate.open) = (known, Some(open));
         }
         let estimate = Arc::new(estimate);
-        let demand = Demand::new(bucket, estimate.usage(expected));
+        let demand = Demand::new(&bucket, estimate.usage(expected)).account(bucket);
         demand.note(estimate.clone()).estimated_by(estimate)
     }
 

@@ -247,6 +247,10 @@ impl Quota {
     /// At most `limit` calls in flight. A call is in flight from its grant until it is settled,
     /// kept, released or dropped, or until the lease of its process ends.
     ///
+    /// In a layer without an inspector of bodies that is when the head of the response arrives. For
+    /// streams that are to count to their end use one, if only
+    /// [`inspect::bytes(0, |_| Settlement::Keep)`](crate::inspect::bytes).
+    ///
     /// ```
     /// use tower_throttle::{Demand, Limiter, Limits, Quota, usage};
     ///

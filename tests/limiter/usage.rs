@@ -162,3 +162,18 @@ async fn a_metric_that_no_quota_counts_is_an_error_wherever_it_is_said() {
         store.inner.clear();
     }
 }
+
+/// Each bucket is asked for its own usage, in whatever order they were named.
+#[tokio::test]
+async fn a_narrower_bucket_may_be_named_last() {
+    let limits = Limits::new()
+        .bucket("model", [Quota::per_hour("tokens", 100)])
+        .bucket("tenant", [Quota::per_hour("tokens", 100)])
+        .bucket("budget", [Quota::per_hour("cents", 100)]);
+    let limiter = Limiter::new(limits).unwrap();
+    let demand = Demand::new("model", usage! { tokens: 5 }).and_with("budget", usage! { cents: 3 });
+    limiter.reserve(demand.and_first("tenant")).await.unwrap().keep().await.unwrap();
+    for (bucket, charged) in [("tenant", 5.0), ("model", 5.0), ("budget", 3.0)] {
+        assert_eq!(limiter.status(bucket).await.unwrap().quotas[0].charged, charged, "{bucket}");
+    }
+}
