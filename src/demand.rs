@@ -315,8 +315,13 @@ impl Demand {
     }
 
     /// The flow it belongs to, if it names one.
+    pub(crate) fn share_asked(&self) -> Option<&Name> {
+        self.more.as_ref()?.share.as_ref()
+    }
+
+    /// The name of that.
     pub(crate) fn share_name(&self) -> Option<&str> {
-        self.more.as_ref()?.share.as_ref().map(Name::as_str)
+        self.share_asked().map(Name::as_str)
     }
 
     /// The index of the bucket that stands for the provider's account, if the demand names one of

@@ -486,8 +486,9 @@ fn enter<'a>(
 ) -> Result<Ticket<'a>, Outcome> {
     let ask = ask(target, asked.demand, terms, asked.mode).map_err(Outcome::Refused)?;
     let class = asked.demand.class.clone();
-    let is_told = class.is_some() || target.session.context().is_observed();
-    let subject = is_told.then(|| Arc::new(Subject::new(class, asked.call.clone())));
+    let share = asked.demand.share_asked().cloned();
+    let is_told = class.is_some() || share.is_some() || target.session.context().is_observed();
+    let subject = is_told.then(|| Arc::new(Subject::new(class, share, asked.call.clone())));
     Ticket::new(target.session.clone(), ask.about(asked.id, subject), asked)
 }
 

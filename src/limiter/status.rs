@@ -87,6 +87,8 @@ pub struct Waiting {
     pub buckets: Vec<Arc<str>>,
     /// Its class.
     pub class: Option<Arc<str>>,
+    /// Its [share](crate::Demand::share).
+    pub share: Option<Arc<str>>,
     /// How long it has waited.
     pub waited: Duration,
     /// How many go before it now. Those of other processes are counted as far as the store has told

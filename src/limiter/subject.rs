@@ -11,6 +11,7 @@ use crate::{call_span::CallSpan, name::Name};
 #[derive(Debug)]
 pub(crate) struct Subject {
     class: Option<Name>,
+    share: Option<Name>,
     /// Its own span.
     pub(crate) call: CallSpan,
     /// The span in which the demand was asked for. A task that is not its caller's may tell of it.
@@ -19,20 +20,24 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
-    /// A demand of this class that is asked for in the present span.
-    pub(crate) fn new(class: Option<Name>, call: CallSpan) -> Self {
+    /// A demand of this class and share that is asked for in the present span.
+    pub(crate) fn new(class: Option<Name>, share: Option<Name>, call: CallSpan) -> Self {
         #[cfg(feature = "tracing")]
         return {
             let current = catch_unwind(tracing::Span::current);
             let span = current.unwrap_or_else(|_| tracing::Span::none());
-            Self { class, call, span }
+            Self { class, share, call, span }
         };
         #[cfg(not(feature = "tracing"))]
-        Self { class, call }
+        Self { class, share, call }
     }
 
     pub(crate) fn class(&self) -> Option<&str> {
         self.class.as_ref().map(Name::as_str)
+    }
+
+    pub(crate) fn share(&self) -> Option<&str> {
+        self.share.as_ref().map(Name::as_str)
     }
 
     /// Runs `tell` in the span of the demand's caller.

@@ -103,7 +103,9 @@ async fn a_flow_that_is_next_stands_first_though_it_came_last() {
     // The store has told the tags of both flows once each was the front of its own.
     tokio::time::sleep(secs(11)).await;
     let waiting = limiter.waiting();
-    assert!(waiting.last().unwrap().position <= 1, "{:?}", positions(&waiting));
+    let last = waiting.last().unwrap();
+    assert!(last.position <= 1, "{:?}", positions(&waiting));
+    assert_eq!(last.share.as_deref(), Some("quiet"));
 }
 
 #[tokio::test(start_paused = true)]

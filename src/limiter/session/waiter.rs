@@ -208,6 +208,10 @@ impl About {
         self.subject.as_ref()?.class()
     }
 
+    fn share(&self) -> Option<&str> {
+        self.subject.as_ref()?.share()
+    }
+
     /// Tells that it has to wait in a line, in the span of its caller.
     pub(super) fn tell_waits(&self, context: &Context, position: usize, line: Option<LineId>) {
         if !context.is_observed() {
@@ -469,6 +473,7 @@ impl Waiter {
             id: about.id,
             buckets: about.set.names().iter().map(Into::into).collect(),
             class: about.class().map(Into::into),
+            share: about.share().map(Into::into),
             waited: Duration::from_micros(self.rank.age(now).saturating_sub(head_start)),
             position: place.position,
             binding: place.refusal.as_ref().and_then(Refusal::binding).cloned(),
