@@ -53,8 +53,8 @@ pub(crate) struct Head {
     pub(crate) last: Micros,
     /// Its session comes back by then: that was told, or it was woken. 0 if that is not known.
     pub(crate) due: Micros,
-    /// When its session last named the bucket; later where no hints reach it. 0 if that cannot die by
-    /// itself.
+    /// When its session last named the bucket; later where no hints reach it. 0 if that cannot die
+    /// by itself.
     pub(crate) heard: Micros,
     /// Other quotas hold it back until then, as far as is known.
     pub(crate) held_until: Micros,
@@ -488,8 +488,8 @@ impl Heads {
     }
 }
 
-/// Where a demand starts that moves its flow on by `step`, if that is known, and waits where another
-/// flow starts at `next`: one step behind it at most, and before it once that is level.
+/// Where a demand starts that moves its flow on by `step`, if that is known, and waits where
+/// another flow starts at `next`: one step behind it at most, and before it once that is level.
 pub(crate) fn catch_up(start: f64, step: f64, next: f64) -> f64 {
     if step > 0.0 { start.min(next + NEARLY * step) } else { start }
 }

@@ -46,9 +46,9 @@ use crate::{
 /// understand. The [`Throttled`] itself is an extension of the response, for layers outside of this
 /// one.
 ///
-/// An extractor that fails is a 400, so keys are better checked in a layer outside. Requests wait for
-/// quota unless the extractor sets [`Demand::max_wait`](crate::Demand::max_wait), or the layer is to
-/// [`reject`](crate::ThrottleLayer::reject).
+/// An extractor that fails is a 400, so keys are better checked in a layer outside. Requests wait
+/// for quota unless the layer is to [`reject`](crate::ThrottleLayer::reject), for as long as their
+/// demand may ([`Demand::max_wait`](crate::Demand::max_wait)).
 ///
 /// The error type stays the inner service's, so that the layer mounts on an axum `Router` as it is.
 ///

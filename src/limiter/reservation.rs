@@ -163,8 +163,8 @@ impl Reservation {
         self
     }
 
-    /// Takes its span along, if a subscriber wants that, and has observers told of its end, if it is
-    /// counted nowhere.
+    /// Takes its span along, if a subscriber wants that, and has observers told of its end, if it
+    /// is counted nowhere.
     #[inline]
     pub(super) fn told_in(
         mut self,

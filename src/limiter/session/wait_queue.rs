@@ -194,8 +194,8 @@ impl WaitQueue {
         self.waiting.insert(waiter.rank(), waiter);
     }
 
-    /// Takes a waiter out whose caller has gone, if it is there: what it was the first of is looked at, since more
-    /// may fit without it.
+    /// Takes a waiter out whose caller has gone, if it is there: what it was the first of is looked
+    /// at, since more may fit without it.
     pub(super) fn drop_waiter(&mut self, rank: Rank) -> Option<()> {
         let (waiter, led) = self.take(rank)?;
         led.into_iter().for_each(|bucket| self.look(bucket));

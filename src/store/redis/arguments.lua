@@ -7,8 +7,8 @@
 -- KEYS     two per bucket, all in one hash slot: its state (see bucket.lua) and its index of due
 --          times (see due.lua).
 -- ARGV[1]  packed numbers (little-endian doubles), integers but for the tags and parts of flows:
---            session, seq, lease, whether messages are sharded (0 or 1; and 2 more if none reach the
---            session), whether any reserve that waits is of a flow (0 or 1), how many buckets;
+--            session, seq, lease, whether messages are sharded (0 or 1; and 2 more if none reach
+--            the session), whether any reserve that waits is of a flow (0 or 1), how many buckets;
 --            per bucket: id, whether the batch says what waits there (0 or 1), digest of the rules,
 --            how many numbers its state has, how many rules, and those (see rule.lua);
 --            operations.

@@ -723,10 +723,10 @@ fn the_store_hears_that_none_waits_of_a_part_that_did_not_reach_it() {
         deliver(effects);
         let Turn::Send(batch) = turn else { break };
         let is_good = |index: u16| batch.buckets().ids()[usize::from(index)] == only(&all[0]);
-        told_of |= batch
-            .ops()
-            .iter()
-            .any(|op| matches!(op, Op::Waiting { bucket, lines } if is_good(*bucket) && lines.is_empty()));
+        told_of |= batch.ops().iter().any(|op| match op {
+            Op::Waiting { bucket, lines } => is_good(*bucket) && lines.is_empty(),
+            _ => false,
+        });
         let verdicts: Vec<_> = batch
             .ops()
             .iter()
