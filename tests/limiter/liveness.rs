@@ -339,3 +339,42 @@ async fn streams_on_a_full_tenant_and_on_its_parent_do_not_starve_what_needs_bot
         granted.unwrap().keep().await.unwrap();
     }
 }
+
+/// Grants of tasks that ask again at once, on tenants under a parent that admits ten a second, in
+/// twenty seconds. One tenant is narrow, and many wait for it.
+async fn granted_under_a_parent(limiters: [&Limiter; 2]) -> u64 {
+    let granted = Arc::new(AtomicU64::new(0));
+    let task = |limiter: &Limiter, tenant: &'static str| {
+        let (limiter, granted) = (limiter.clone(), granted.clone());
+        tokio::spawn(async move {
+            loop {
+                let call = limiter.reserve(request(tenant).and("all")).await.unwrap();
+                call.keep().await.unwrap();
+                granted.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    };
+    let mut tasks: Vec<_> = (0..100).map(|_| task(limiters[0], "narrow")).collect();
+    tasks.extend((0..50).map(|_| task(limiters[1], "wide")));
+    tokio::time::sleep(secs(10)).await;
+    let before = granted.load(Ordering::Relaxed);
+    tokio::time::sleep(secs(20)).await;
+    tasks.iter().for_each(JoinHandle::abort);
+    granted.load(Ordering::Relaxed) - before
+}
+
+/// What waits for its tenant for long keeps no place of the parent that it cannot use.
+#[tokio::test(start_paused = true)]
+async fn a_narrow_tenant_with_a_backlog_wastes_nothing_of_its_parent() {
+    let per_second = |limit| [Quota::token_bucket("requests", limit, secs(1))];
+    let limits = Limits::new()
+        .bucket("narrow", per_second(3))
+        .bucket("wide", per_second(100))
+        .bucket("all", per_second(10));
+    let [one, other] = &several(&limits);
+    for limiters in [[one, one], [one, other]] {
+        let granted = granted_under_a_parent(limiters).await;
+        assert!((190..=210).contains(&granted), "{granted} of 200");
+        tokio::time::sleep(secs(60)).await;
+    }
+}

@@ -143,8 +143,10 @@ impl WaitQueue {
         let position = self.position(&waiter, &blocking, &[]);
         match waiter.start_waiting(self.max_waiting, position) {
             Ok(is_news) => {
+                // In a wider bucket it would keep others from what it cannot use yet.
                 let line = blocking[0];
-                self.file_behind(waiter, blocking);
+                let first = blocking.into_iter().filter(|id| id.bucket == line.bucket);
+                self.file_behind(waiter, first.collect());
                 Ok(is_news.then_some((position, line)))
             }
             Err(error) => Err((waiter.into_answer(), error)),
@@ -601,24 +603,25 @@ impl WaitQueue {
     }
 
     /// The lines that a demand is to stand in that was refused: those of the quotas that hold back
-    /// what comes after it, and those in which others go before it. Where it only keeps its place,
-    /// not if many do; but it stands in one.
+    /// what comes after it, and of those that would admit it those in which others go before it.
+    /// Where it only keeps its place, not if many do; but it stands in one.
     fn lines_of(&self, waiter: &Waiter, violations: &[Violation], holding: &[LineId]) -> LineIds {
         let set = waiter.ask().set();
         let mut lines = self.lines.blocking(waiter.rank(), waiter.ask());
+        let keeps_none = |line: &LineId| {
+            violations.iter().any(|by| !by.holds && LineId::of(set, by.by) == Some(*line))
+        };
+        lines.retain(|line| !keeps_none(line));
         for violation in violations.iter().filter(|violation| violation.holds) {
             let Some(id) = LineId::of(set, violation.by) else { continue };
             // What a pause holds back is a head on all quotas of the bucket that it needs, so that
             // the store knows the order and how many wait.
-            let elsewhere = |line: &LineId| {
-                violations.iter().any(|by| !by.holds && LineId::of(set, by.by) == Some(*line))
-            };
             let needed = |&(bucket, rule): &(u64, u64)| {
                 let line = LineId { bucket, rule };
                 id.rule == PAUSE
                     && bucket == id.bucket
                     && line.holds_back(waiter.ask())
-                    && !elsewhere(&line)
+                    && !keeps_none(&line)
             };
             let behind = set.quotas().filter(needed).map(|(bucket, rule)| LineId { bucket, rule });
             for id in std::iter::once(id).chain(behind) {
