@@ -148,28 +148,27 @@ fn closing_does_not_wait_for_a_runtime_that_does_nothing() {
     drop((call, waits, first));
 }
 
-/// The runtime in which demands waited has ended, and there is no other.
+/// The runtime in which demands waited has ended, and there is no other: what ends then is sent by
+/// the next call inside of one.
 #[test]
 fn closing_without_a_runtime_ends() {
     let first = runtime();
-    let (limiter, other) = first.block_on(async {
-        let store = FakeStore::new();
-        (on(&store), on(&store))
-    });
+    let limiter = first.block_on(async { on(&FakeStore::new()) });
     let (call, waits) = first.block_on(async {
-        let call = other.reserve(tokens(100)).await.unwrap();
+        let call = limiter.reserve(tokens(100)).await.unwrap();
         let waits = waiting(&limiter, tokens(10));
         tokio::time::sleep(ms(300)).await;
         (call, waits)
     });
     drop(first);
+    drop(call);
     let (ended, is_closed) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         block_on_here(limiter.close());
         ended.send(()).unwrap();
     });
     is_closed.recv_timeout(secs(5)).expect("it ends");
-    drop((call, waits));
+    drop(waits);
 }
 
 /// Polls a future on this thread, without a runtime.

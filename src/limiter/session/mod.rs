@@ -405,6 +405,10 @@ impl Session {
         }
         // Should there be no driver, as after its runtime ended.
         self.change(|_| ());
+        if self.lock().driver == DriverState::None {
+            // There is no runtime: the next call inside of one sends it.
+            return;
+        }
         // What could not be sent is sent again for as long as the runtime lives.
         let _ = flushed.await;
     }
