@@ -152,6 +152,12 @@ impl BucketState {
         self.flows.as_deref()
     }
 
+    /// When a session was last part of a batch on it, if it is known; otherwise the bucket's time.
+    pub(super) fn named_at(&self, session: u64) -> Micros {
+        let record = self.record(session);
+        record.map_or(self.now, |record| record.forget_at().saturating_sub(SESSION_MEMORY))
+    }
+
     pub(super) fn seen(&self, was: Micros) -> Seen {
         Seen { now: self.now, was, born: self.born, expires: self.expires }
     }

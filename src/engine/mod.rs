@@ -445,8 +445,9 @@ pub(crate) struct Seen {
     /// The bucket's time at which the batch was applied: the grant time of its reservations there.
     /// It runs with the store's clock, and goes on where that is stepped back.
     pub(crate) now: Micros,
-    /// The bucket's time as the batch found it; 0 if it was unused. Less than a session has seen
-    /// before means that the state was lost.
+    /// The bucket's time at which the session was last part of a batch, if the state knows that;
+    /// otherwise the time as the batch found it, 0 if the bucket was unused. Less than the session
+    /// has seen before means that the state was lost.
     pub(crate) was: Micros,
     /// When the state began: a change is a loss of state if the old one still meant something.
     pub(crate) born: Micros,

@@ -75,6 +75,10 @@ impl SessionRecord {
         self.lease_until
     }
 
+    pub(super) fn forget_at(&self) -> Micros {
+        self.forget_at
+    }
+
     /// Whether a grant of this time may still be in flight here.
     #[inline]
     pub(crate) fn knows(&self, at: Micros) -> bool {

@@ -22,7 +22,7 @@ pub(super) struct BatchStates<'a, 'b> {
 /// How a batch found a bucket, and what it says of it.
 #[derive(Clone, Copy, Debug)]
 struct BucketNote {
-    /// The bucket's time before the batch.
+    /// See [`Seen::was`].
     was: Micros,
     /// It says what waits there.
     waits: bool,
@@ -54,7 +54,8 @@ impl<'a, 'b> BatchStates<'a, 'b> {
     ) -> Self {
         let mut notes: SmallVec<[BucketNote; 1]> = SmallVec::new();
         for (state, bucket) in states.iter_mut().zip(batch.buckets) {
-            let (was, shortest_call) = (state.now(), Micros::MAX);
+            let was = if batch.seq > 0 { state.named_at(batch.session) } else { state.now() };
+            let shortest_call = Micros::MAX;
             notes.push(BucketNote { was, waits: false, shortest_call, holds_up: false });
             state.advance(bucket.rules, wall);
         }

@@ -134,6 +134,28 @@ fn what_an_older_state_holds_is_free_when_a_lease_ends() {
     second.granted(secs(2));
 }
 
+/// Each of the processes whose calls have ended finds out by itself.
+#[test]
+fn what_an_older_state_holds_of_several_processes_is_free_when_their_leases_end() {
+    let fleet = Fleet::start("bucket a concurrency 3");
+    let workers: [_; 3] = fleet.workers();
+    let (ask, key) = (Ask::of("a"), "throttle:{default}:a");
+    let held = workers.each_ref().map(|worker| worker.take(&ask));
+    let older: Vec<u8> = fleet.server.command(&["DUMP", key]);
+    held.into_iter().for_each(|held| held.release());
+    workers.iter().for_each(|worker| drop(worker.status("a")));
+    let mut restore = redis::cmd("RESTORE");
+    restore.arg(key).arg(0).arg(older).arg("REPLACE");
+    restore.exec(&mut fleet.server.connection()).expect("an older state");
+    // All of them go on, and keep what is theirs alive.
+    let calls = workers.each_ref().map(|worker| worker.queue(&ask));
+    for call in &calls {
+        assert!(call.ends_within(secs(14)), "{:?}", workers[0].status("a"));
+    }
+    assert_eq!(workers[0].status("a").in_flight, [3]);
+    calls.into_iter().for_each(|call| call.release());
+}
+
 /// The outcome, and how late the machine was.
 fn front_is_cut_off() -> (Result<(), String>, Duration) {
     let fleet = Fleet::start("bucket a concurrency 1");

@@ -168,6 +168,10 @@ for b = 1, count do
       bucket.own = rare.changes.own_record_decoded(bucket, record)
     end
   end
+  -- When the session was last part of a batch here, if that is known; else the bucket's time.
+  if seq > 0 and bucket.own then
+    bucket.was = drained(bucket.own.forget_at, SESSION_MEMORY)
+  end
   if bucket.due_first <= now then rare.changes.bucket_sweep(bucket, wall) end
   if bucket.gate then rare.provider.bucket_pass_gate(bucket) end
   if bucket.flow_count > 0 then has_flows = true end
