@@ -147,6 +147,20 @@ async fn reqwest_by_a_provider_s_rules() {
 }
 
 #[tokio::test]
+async fn reqwest_with_what_comes_with_a_call() {
+    use documented::reqwest_jobs::{Job, client};
+
+    let provider = Provider::start().await;
+    let job = || Job {
+        tenant: "tenant:acme".into(),
+        max_wait: std::time::Duration::from_secs(10),
+        http: chat(&provider.url("/")),
+    };
+    let answer = spawned!(client(limiter()), job());
+    assert_eq!(answer.status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn reqwest_with_retries() {
     let provider = Provider::start().await;
     let client = documented::reqwest_retries::client(limiter(), std::time::Duration::from_secs(60));
@@ -183,6 +197,7 @@ fn the_documents_show_these_stacks() {
         include_str!("documented/order.rs"),
         include_str!("documented/provider_rules.rs"),
         include_str!("documented/reqwest_client.rs"),
+        include_str!("documented/reqwest_jobs.rs"),
         include_str!("documented/reqwest_middleware.rs"),
         include_str!("documented/reqwest_retries.rs"),
         include_str!("documented/retries.rs"),

@@ -6,6 +6,7 @@ pub(crate) mod never_made;
 pub(crate) mod order;
 pub(crate) mod provider_rules;
 pub(crate) mod reqwest_client;
+pub(crate) mod reqwest_jobs;
 pub(crate) mod reqwest_middleware;
 pub(crate) mod reqwest_retries;
 pub(crate) mod retries;
@@ -17,7 +18,7 @@ pub(crate) fn limiter() -> Limiter {
     let quotas = || {
         ["requests", "tokens", "rows", "bytes"].map(|metric| Quota::per_minute(metric, 10_000_000))
     };
-    let names = ["api", "db", "files", "gpt-4o", "claude", "the whole company"];
+    let names = ["api", "db", "files", "gpt-4o", "claude", "the whole company", "tenant:acme"];
     let limits =
         names.into_iter().fold(Limits::new(), |limits, name| limits.bucket(name, quotas()));
     Limiter::new(limits.class("batch", tower_throttle::limits::Class::new().headroom(0.1)))

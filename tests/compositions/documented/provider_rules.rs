@@ -12,7 +12,8 @@ pub(crate) fn client(
     let rules = openai::rules().declared_in(&limiter);
     let extractor = rules.extractor();
     let layer = ThrottleLayer::from_fn(limiter, move |request: &mut Request| {
-        Ok(extractor.extract(request)?.class("batch").and("the whole company"))
+        let demand = extractor.extract(request)?.class("batch");
+        Ok(demand.and_first("tenant:acme").and("the whole company"))
     });
     layer.inspector(rules.inspector()).layer(Client::new())
 }

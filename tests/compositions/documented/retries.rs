@@ -16,7 +16,8 @@ impl<Answer> Policy<String, Answer, BoxError> for Attempts {
         let error = result.as_ref().err()?;
         self.0 = self.0.checked_sub(1)?;
         let pause = match Throttled::find(error.as_ref()) {
-            Some(throttled) => throttled.retry_after()?, // nothing where it is never, or unknown
+            // Nothing where it is never, or unknown; and it has waited for long.
+            Some(throttled) => throttled.retry_after().filter(|wait| wait.as_secs() < 5)?,
             None => Duration::from_millis(200),
         };
         Some(tokio::time::sleep(pause))
