@@ -148,15 +148,9 @@ async fn reqwest_by_a_provider_s_rules() {
 
 #[tokio::test]
 async fn reqwest_with_what_comes_with_a_call() {
-    use documented::reqwest_jobs::{Job, client};
-
     let provider = Provider::start().await;
-    let job = || Job {
-        tenant: "tenant:acme".into(),
-        max_wait: std::time::Duration::from_secs(10),
-        http: chat(&provider.url("/")),
-    };
-    let answer = spawned!(client(limiter()), job());
+    let client = documented::reqwest_jobs::client(limiter());
+    let answer = spawned!(client, documented::job(&provider.url("/")));
     assert_eq!(answer.status(), StatusCode::OK);
 }
 

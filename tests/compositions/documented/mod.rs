@@ -32,3 +32,9 @@ pub(crate) fn chat(url: &str) -> reqwest::Request {
     let request = reqwest::Client::new().post(url).body(body);
     request.build().expect("a valid request")
 }
+
+/// Such a request with what comes with the call.
+pub(crate) fn job(url: &str) -> reqwest_jobs::Job {
+    let max_wait = std::time::Duration::from_secs(10);
+    reqwest_jobs::Job { tenant: "tenant:acme".into(), max_wait, http: chat(url) }
+}

@@ -103,6 +103,8 @@ async fn clients_over_the_wire() {
     handled!(ThrottleLayer::openai(limiter()).layer(reqwest::Client::new()), move || chat(&at));
     let at = url.clone();
     handled!(documented::provider_rules::client(limiter()), move || chat(&at));
+    let at = url.clone();
+    handled!(documented::reqwest_jobs::client(limiter()), move || documented::job(&at));
 
     let at = url.clone();
     let retried = documented::reqwest_retries::client(limiter(), Duration::from_secs(60));
