@@ -80,7 +80,7 @@ impl<'r> Candidate<'r> {
         // flight. It stands in no line of a wider one meanwhile: what it cannot use yet is others'.
         let unknown = refused.iter().filter(|(_, violation)| violation.wait.is_none());
         let stuck = unknown.filter_map(|(at, _)| Some((*at)?.of)).min().unwrap_or(usize::MAX);
-        // A place that it has there it keeps: streams on this quota and on that one would starve it.
+        // A place that it has there it keeps: streams on this quota and that one would starve it.
         let is_beyond =
             |at: &Option<At>| at.is_some_and(|at| at.of > stuck && !self.is_head(states, at));
         let beyond: SmallVec<[bool; 4]> = refused.iter().map(|(at, _)| is_beyond(at)).collect();

@@ -41,8 +41,8 @@ pub(crate) struct Head {
     pub(crate) part: f64,
     /// The start tag of the first one of a flow, which it keeps: what its flow is granted in other
     /// sessions meanwhile does not put it off. The others start where their flow does. In a bucket
-    /// that is not its space it is one step of its own behind the first flow there at most: what its
-    /// flow is granted in others does not put it off.
+    /// that is not its space it is one step of its own behind the first flow there at most, so that
+    /// what its flow is granted in others does not put it off.
     pub(crate) tag: f64,
     /// When the last one arrived of those that take turns with it here and go before it, or itself:
     /// its place among those that take turns elsewhere.
