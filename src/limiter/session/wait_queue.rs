@@ -1,6 +1,6 @@
 //! All pending demands of one session, in one order whatever buckets they name. A waiter stands in
-//! the line of each quota that blocks it; what goes before it in any of its lines is looked at
-//! before it, or with it.
+//! the line of each quota that blocks it, in a wider bucket only once it can use that; what goes
+//! before it in any of its lines is looked at before it, or with it.
 //!
 //! It decides which waiters are looked at when; it sends nothing itself.
 //!
