@@ -97,6 +97,7 @@ pub(crate) struct Options {
     pub(crate) retries: Retries,
     pub(crate) on_unavailable: OnUnavailable,
     pub(crate) max_waiting: usize,
+    pub(crate) long_wait: Duration,
     pub(crate) lease: Duration,
     pub(crate) longest_pause: Duration,
     pub(crate) observing: Observing,
@@ -127,6 +128,7 @@ impl LimiterBuilder {
             retries: Retries::default(),
             on_unavailable: OnUnavailable::default(),
             max_waiting: 100_000,
+            long_wait: Duration::from_secs(5),
             lease: Duration::from_secs(10),
             longest_pause: Duration::from_secs(300),
             observing: Observing::default(),
@@ -214,6 +216,23 @@ impl LimiterBuilder {
     /// ```
     pub fn max_waiting(mut self, max_waiting: usize) -> Self {
         self.options.max_waiting = max_waiting;
+        self
+    }
+
+    /// How long a demand waits before that is told, once, as an
+    /// [`Event::LongWait`](crate::observe::Event::LongWait) (default: 5 s).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_throttle::{Limiter, Limits, Quota};
+    ///
+    /// // A batch waits for the next minute as a matter of course.
+    /// let limits = Limits::new().bucket("api", [Quota::per_minute("requests", 500)]);
+    /// let limiter = Limiter::builder(limits).long_wait(Duration::from_secs(120)).build()?;
+    /// # Ok::<(), tower_throttle::LimitsError>(())
+    /// ```
+    pub fn long_wait(mut self, long_wait: Duration) -> Self {
+        self.options.long_wait = long_wait;
         self
     }
 

@@ -63,7 +63,8 @@ pub enum Event<'a> {
         /// `paused` for the pause of a bucket.
         quota: &'a str,
     },
-    /// A demand has waited for long (5 s); told once.
+    /// A demand has waited for [long](crate::limiter::LimiterBuilder::long_wait): 5 s, if nothing
+    /// else was said. Told once.
     #[non_exhaustive]
     LongWait {
         /// Identifies the demand, and later its reservation.

@@ -98,6 +98,26 @@ async fn a_long_wait_is_told_once_with_its_reason() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn how_long_a_long_wait_is_can_be_said() {
+    for (long, before) in [(secs(0), secs(0)), (secs(60), secs(59))] {
+        let recorder = Recorder::default();
+        let builder = Limiter::builder(limits()).long_wait(long).observer(recorder.clone());
+        let limiter = builder.build().unwrap();
+        limiter.reserve(tokens(100)).await.unwrap().keep().await.unwrap();
+        let waits = waiting(&limiter, tokens(10));
+        tokio::time::sleep(before).await;
+        assert_eq!(recorder.count("LongWait"), 0, "{long:?}");
+        tokio::time::sleep(secs(2)).await;
+        assert_eq!(recorder.count("LongWait"), 1, "{long:?}");
+        waits.abort();
+    }
+    // One that is never told does nothing else.
+    let limiter = Limiter::builder(limits()).long_wait(std::time::Duration::MAX).build().unwrap();
+    limiter.reserve(tokens(100)).await.unwrap().keep().await.unwrap();
+    limiter.reserve(tokens(1).max_wait(secs(4_000))).await.unwrap().release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_long_wait_behind_others_names_what_holds_it() {
     let recorder = Recorder::default();
     let limiter = Limiter::builder(limits()).observer(recorder.clone()).build().unwrap();

@@ -27,9 +27,6 @@ use crate::{
     observe::Event,
 };
 
-/// A demand that has waited this long is reported, once.
-const LONG_WAIT: Duration = Duration::from_secs(5);
-
 /// What is asked for, and when it first was.
 #[derive(Debug)]
 pub(in crate::limiter) struct Query<'a> {
@@ -78,7 +75,7 @@ impl<'a> Ticket<'a> {
             }
             // One timer for all, and apart: a waiter's future is as large as all that it may ever
             // wait for.
-            let mut timer = Box::pin(sleep(LONG_WAIT));
+            let mut timer = Box::pin(sleep(self.session.context().options().long_wait));
             let long = timer.deadline();
             if self.asked.deadline.is_none_or(|deadline| deadline > long) {
                 if let Some(outcome) = self.until(timer.as_mut()).await {
