@@ -147,6 +147,19 @@ async fn reqwest_by_a_provider_s_rules() {
 }
 
 #[tokio::test]
+async fn reqwest_in_a_struct() {
+    let at = Provider::start().await;
+    let provider = documented::in_a_struct::Provider::new(limiter());
+    let (one, request) = (provider.clone(), chat(&at.url("/")));
+    let answer = tokio::spawn(async move { one.chat(request).await }).await;
+    assert_eq!(answer.expect("the task ends").expect("it is served").status(), StatusCode::OK);
+    // Behind a reference that other tasks share.
+    let (shared, request) = (std::sync::Arc::new(provider), chat(&at.url("/")));
+    let answer = tokio::spawn(async move { shared.chat(request).await }).await;
+    assert_eq!(answer.expect("the task ends").expect("it is served").status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn reqwest_with_what_comes_with_a_call() {
     let provider = Provider::start().await;
     let client = documented::reqwest_jobs::client(limiter());
@@ -187,6 +200,7 @@ fn the_documents_show_these_stacks() {
     for stack in [
         include_str!("documented/any_service.rs"),
         include_str!("documented/hyper_client.rs"),
+        include_str!("documented/in_a_struct.rs"),
         include_str!("documented/never_made.rs"),
         include_str!("documented/order.rs"),
         include_str!("documented/provider_rules.rs"),

@@ -2,6 +2,7 @@
 
 pub(crate) mod any_service;
 pub(crate) mod hyper_client;
+pub(crate) mod in_a_struct;
 pub(crate) mod never_made;
 pub(crate) mod order;
 pub(crate) mod provider_rules;

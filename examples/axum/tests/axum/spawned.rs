@@ -110,6 +110,13 @@ async fn clients_over_the_wire() {
     let retried = documented::reqwest_retries::client(limiter(), Duration::from_secs(60));
     handled!(retried, move || chat(&at));
 
+    let client = documented::in_a_struct::Provider::new(limiter());
+    let at = url.clone();
+    let handler = async move || match client.chat(chat(&at)).await {
+        Ok(_) => StatusCode::OK,
+        Err(_) => StatusCode::BAD_GATEWAY,
+    };
+    served(Router::new().route("/", get(handler))).await;
     let client = documented::reqwest_middleware::client(limiter());
     let handler = async move || match client.get(&url).send().await {
         Ok(_) => StatusCode::OK,
