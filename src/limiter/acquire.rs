@@ -72,9 +72,10 @@ impl Drop for Pending<'_> {
             return;
         }
         let target = self.inner.known_target(demand);
-        let (buckets, class) = (names(target.as_deref(), demand), demand.class_name());
+        let buckets = names(target.as_deref(), demand);
+        let (class, share) = (demand.class_name(), demand.share_name());
         let waited = arrived.elapsed();
-        context.tell(|| Event::Cancelled { id, buckets, class, waited });
+        context.tell(|| Event::Cancelled { id, buckets, class, share, waited });
     }
 }
 
@@ -154,7 +155,8 @@ impl Inner {
     fn tell_shadowed(&self, id: u64, demand: &Demand, waits: bool, error: &Throttled) {
         let late;
         let target = self.known_target(demand);
-        let (buckets, class) = (names(target.as_deref(), demand), demand.class_name());
+        let buckets = names(target.as_deref(), demand);
+        let (class, share) = (demand.class_name(), demand.share_name());
         let shadow = match error {
             Throttled::NotNow(refusal) if waits => {
                 let predicted = refusal.retry_after();
@@ -167,13 +169,13 @@ impl Inner {
             }
             error => Shadow::Refuse { error },
         };
-        self.context().tell(|| Event::Shadowed { id, buckets, class, shadow });
+        self.context().tell(|| Event::Shadowed { id, buckets, class, share, shadow });
     }
 
     /// Tells that no demand could be read from a request.
     pub(super) fn tell_unread(&self, error: &(dyn Error + Send + Sync + 'static)) {
         let (id, buckets, shadow) = (new_id(), Buckets::new([]), Shadow::Fail { error });
-        self.context().tell(|| Event::Shadowed { id, buckets, class: None, shadow });
+        self.context().tell(|| Event::Shadowed { id, buckets, class: None, share: None, shadow });
     }
 
     /// Tells what came of a demand at once.
@@ -231,6 +233,7 @@ impl Inner {
             id: reservation.id(),
             buckets: reservation.buckets().unwrap_or_else(|| demand.names()),
             class: demand.class_name(),
+            share: demand.share_name(),
             reserved: reservation.usage(),
             others: reservation.other_amounts(),
             waited: reservation.waited(),
@@ -242,9 +245,10 @@ impl Inner {
     fn tell_refused(&self, id: u64, demand: &Demand, error: &Throttled, call: &CallSpan) {
         if self.context().is_observed() {
             call.refused(error);
-            let (target, class) = (self.known_target(demand), demand.class_name());
+            let target = self.known_target(demand);
             let buckets = names(target.as_deref(), demand);
-            self.context().tell(|| Event::Refused { id, buckets, class, error });
+            let (class, share) = (demand.class_name(), demand.share_name());
+            self.context().tell(|| Event::Refused { id, buckets, class, share, error });
         }
     }
 

@@ -93,6 +93,7 @@ struct RareParts {
     note: Note,
     degraded: bool,
     class: Option<Name>,
+    share: Option<Name>,
     /// Usages of buckets that are charged another one, by the index of their names in the demand.
     others: Box<[(u16, Usage)]>,
     /// The index of the bucket that stands for the provider's account, if that is not the last one.
@@ -127,6 +128,7 @@ impl RareParts {
             others,
             account: demand.account_index(),
             class: demand.class.clone(),
+            share: demand.share_asked().cloned(),
             ..Self::default()
         })
     }
@@ -414,6 +416,7 @@ impl Reservation {
             id: self.id(),
             buckets: target.set.names(),
             class: self.class_name(),
+            share: self.share_name(),
             reserved: &before,
             actual: &self.usage,
             others: target.set.other_amounts(&others_before, self.others()),
@@ -558,6 +561,7 @@ impl Reservation {
             id: self.id(),
             buckets: set.names(),
             class: self.class_name(),
+            share: self.share_name(),
         });
         let others = self.others().iter().filter_map(|(named, usage)| {
             let index = set.index_of_named((*named).into())?;
@@ -581,6 +585,10 @@ impl Reservation {
 
     fn class_name(&self) -> Option<&str> {
         self.more.as_ref()?.class.as_ref().map(Name::as_str)
+    }
+
+    fn share_name(&self) -> Option<&str> {
+        self.more.as_ref()?.share.as_ref().map(Name::as_str)
     }
 
     fn others(&self) -> &[(u16, Usage)] {
@@ -665,6 +673,7 @@ impl Reservation {
             id: self.id(),
             buckets: target.set.names(),
             class: self.class_name(),
+            share: self.share_name(),
             reserved: &self.usage,
             actual: &used,
             others: target.set.other_amounts(self.others(), &others),
@@ -685,6 +694,7 @@ impl Reservation {
             id: self.id(),
             buckets: Buckets::new(names.iter().map(Name::as_str)),
             class: self.class_name(),
+            share: self.share_name(),
             reserved: &self.usage,
             actual: used,
             others: OtherAmounts::default(),

@@ -163,7 +163,7 @@ impl Recorder {
     fn on_event(&self, event: &Event<'_>) {
         match event {
             Event::WaitStarted { id, buckets, class, .. } => self.waits(*id, buckets, *class),
-            Event::Granted { id, buckets, class, reserved, others, waited, degraded } => {
+            Event::Granted { id, buckets, class, reserved, others, waited, degraded, .. } => {
                 self.waits_no_more(*id);
                 for bucket in buckets.iter() {
                     let series = self.series(bucket, *class);
@@ -190,7 +190,7 @@ impl Recorder {
             Event::Detached { buckets, class, .. } => {
                 buckets.iter().for_each(|bucket| self.series(bucket, *class).in_flight(-1.0));
             }
-            Event::Refused { id, buckets, class, error } => {
+            Event::Refused { id, buckets, class, error, .. } => {
                 self.waits_no_more(*id);
                 self.refused(buckets, *class, error);
             }

@@ -55,6 +55,8 @@ pub enum Event<'a> {
         buckets: Buckets<'a>,
         /// Its class.
         class: Option<&'a str>,
+        /// Its [share](crate::Demand::share).
+        share: Option<&'a str>,
         /// How many wait before it.
         position: usize,
         /// The bucket of the quota that it waits for; empty if that is not known.
@@ -73,6 +75,8 @@ pub enum Event<'a> {
         buckets: Buckets<'a>,
         /// Its class.
         class: Option<&'a str>,
+        /// Its [share](crate::Demand::share).
+        share: Option<&'a str>,
         /// How long it has waited.
         waited: Duration,
         /// How many wait before it now, as far as is known.
@@ -95,6 +99,8 @@ pub enum Event<'a> {
         buckets: Buckets<'a>,
         /// Its class.
         class: Option<&'a str>,
+        /// Its [share](crate::Demand::share).
+        share: Option<&'a str>,
         /// What was reserved.
         reserved: &'a Usage,
         /// What was reserved of buckets that were asked for something else.
@@ -113,6 +119,8 @@ pub enum Event<'a> {
         buckets: Buckets<'a>,
         /// Its class.
         class: Option<&'a str>,
+        /// Its [share](crate::Demand::share).
+        share: Option<&'a str>,
         /// What was reserved before.
         reserved: &'a Usage,
         /// What is reserved now.
@@ -130,6 +138,8 @@ pub enum Event<'a> {
         buckets: Buckets<'a>,
         /// Its class.
         class: Option<&'a str>,
+        /// Its [share](crate::Demand::share).
+        share: Option<&'a str>,
     },
     /// A reservation was settled, kept or released.
     #[non_exhaustive]
@@ -140,6 +150,8 @@ pub enum Event<'a> {
         buckets: Buckets<'a>,
         /// Its class.
         class: Option<&'a str>,
+        /// Its [share](crate::Demand::share).
+        share: Option<&'a str>,
         /// What was reserved.
         reserved: &'a Usage,
         /// What it is charged now.
@@ -156,6 +168,8 @@ pub enum Event<'a> {
         buckets: Buckets<'a>,
         /// Its class.
         class: Option<&'a str>,
+        /// Its [share](crate::Demand::share).
+        share: Option<&'a str>,
         /// Why.
         error: &'a Throttled,
     },
@@ -170,6 +184,8 @@ pub enum Event<'a> {
         buckets: Buckets<'a>,
         /// Its class.
         class: Option<&'a str>,
+        /// Its [share](crate::Demand::share).
+        share: Option<&'a str>,
         /// What would have become of it.
         shadow: Shadow<'a>,
     },
@@ -182,6 +198,8 @@ pub enum Event<'a> {
         buckets: Buckets<'a>,
         /// Its class.
         class: Option<&'a str>,
+        /// Its [share](crate::Demand::share).
+        share: Option<&'a str>,
         /// How long it had waited.
         waited: Duration,
     },

@@ -7,14 +7,24 @@ use super::{Event, Shadow};
 /// Emits an event in the present span.
 pub(super) fn emit(event: &Event<'_>) {
     match event {
-        Event::WaitStarted { id, buckets, class, position, bucket, quota } => {
-            debug!(id, %buckets, class, position, bucket, quota, "waiting for quota");
+        Event::WaitStarted { id, buckets, class, share, position, bucket, quota } => {
+            debug!(id, %buckets, class, share, position, bucket, quota, "waiting for quota");
         }
-        Event::LongWait { id, buckets, class, waited, position, bucket, quota, predicted } => {
+        Event::LongWait {
+            id,
+            buckets,
+            class,
+            share,
+            waited,
+            position,
+            bucket,
+            quota,
+            predicted,
+        } => {
             warn!(
                 id,
                 %buckets,
-                class,
+                class, share,
                 ?waited,
                 position,
                 bucket,
@@ -23,30 +33,32 @@ pub(super) fn emit(event: &Event<'_>) {
                 "still waiting for quota"
             );
         }
-        Event::Granted { id, buckets, class, waited, degraded, .. } => {
-            debug!(id, %buckets, class, ?waited, degraded, "granted");
+        Event::Granted { id, buckets, class, share, waited, degraded, .. } => {
+            debug!(id, %buckets, class, share, ?waited, degraded, "granted");
         }
-        Event::Adjusted { id, buckets, class, actual, .. } => {
-            debug!(id, %buckets, class, ?actual, "adjusted");
+        Event::Adjusted { id, buckets, class, share, actual, .. } => {
+            debug!(id, %buckets, class, share, ?actual, "adjusted");
         }
-        Event::Detached { id, buckets, class } => debug!(id, %buckets, class, "detached"),
-        Event::Settled { id, buckets, class, actual, .. } => {
-            debug!(id, %buckets, class, ?actual, "settled");
+        Event::Detached { id, buckets, class, share } => {
+            debug!(id, %buckets, class, share, "detached")
         }
-        Event::Refused { id, buckets, class, error } => {
-            debug!(id, %buckets, class, %error, "refused");
+        Event::Settled { id, buckets, class, share, actual, .. } => {
+            debug!(id, %buckets, class, share, ?actual, "settled");
         }
-        Event::Shadowed { id, buckets, class, shadow } => match shadow {
+        Event::Refused { id, buckets, class, share, error } => {
+            debug!(id, %buckets, class, share, %error, "refused");
+        }
+        Event::Shadowed { id, buckets, class, share, shadow } => match shadow {
             Shadow::Wait { refusal, predicted } => {
-                info!(id, %buckets, class, ?predicted, %refusal, "would have waited");
+                info!(id, %buckets, class, share, ?predicted, %refusal, "would have waited");
             }
             Shadow::Refuse { error } => {
-                info!(id, %buckets, class, %error, "would have been refused");
+                info!(id, %buckets, class, share, %error, "would have been refused");
             }
             Shadow::Fail { error } => info!(id, error, "no demand could be read"),
         },
-        Event::Cancelled { id, buckets, class, waited } => {
-            debug!(id, %buckets, class, ?waited, "cancelled");
+        Event::Cancelled { id, buckets, class, share, waited } => {
+            debug!(id, %buckets, class, share, ?waited, "cancelled");
         }
         Event::Paused { bucket, quota, asked, applied } if applied < asked => {
             warn!(

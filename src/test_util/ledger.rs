@@ -29,6 +29,8 @@ pub struct Call {
     pub buckets: Vec<String>,
     /// Its class.
     pub class: Option<String>,
+    /// Its share.
+    pub share: Option<String>,
     /// How long it waited for its grant.
     pub waited: Duration,
     /// Whether it was granted without the store.
@@ -166,7 +168,7 @@ impl Ledger {
         &self,
         id: u64,
         buckets: impl Iterator<Item = &'a str>,
-        class: Option<&str>,
+        (class, share): (Option<&str>, Option<&str>),
         change: impl FnOnce(&mut Call),
     ) {
         let mut calls = lock(&self.calls);
@@ -177,6 +179,7 @@ impl Ledger {
                 id,
                 buckets: buckets.map(str::to_owned).collect(),
                 class: class.map(str::to_owned),
+                share: share.map(str::to_owned),
                 waited: Duration::ZERO,
                 degraded: false,
                 state: CallState::Waiting,
@@ -191,27 +194,27 @@ impl Ledger {
 impl Observer for Ledger {
     fn on_event(&self, event: &Event<'_>) {
         match event {
-            Event::WaitStarted { id, buckets, class, .. } => {
-                self.change(*id, buckets.iter(), *class, |_| {});
+            Event::WaitStarted { id, buckets, class, share, .. } => {
+                self.change(*id, buckets.iter(), (*class, *share), |_| {});
             }
-            Event::Granted { id, buckets, class, reserved, others, waited, degraded } => {
-                self.change(*id, buckets.iter(), *class, |call| {
+            Event::Granted { id, buckets, class, share, reserved, others, waited, degraded } => {
+                self.change(*id, buckets.iter(), (*class, *share), |call| {
                     call.buckets = buckets.iter().map(str::to_owned).collect();
                     (call.state, call.waited, call.degraded) =
                         (CallState::Open, *waited, *degraded);
                     call.amounts = amounts(buckets.iter(), reserved, others);
                 });
             }
-            Event::Adjusted { id, buckets, class, reserved, actual, others } => {
-                self.change(*id, buckets.iter(), *class, |call| {
+            Event::Adjusted { id, buckets, class, share, reserved, actual, others } => {
+                self.change(*id, buckets.iter(), (*class, *share), |call| {
                     for amounts in &mut call.amounts {
                         let (_, actual) = others.or(&amounts.bucket, (reserved, actual));
                         amounts.reserved = actual.clone();
                     }
                 });
             }
-            Event::Settled { id, buckets, class, reserved, actual, others } => {
-                self.change(*id, buckets.iter(), *class, |call| {
+            Event::Settled { id, buckets, class, share, reserved, actual, others } => {
+                self.change(*id, buckets.iter(), (*class, *share), |call| {
                     call.state = CallState::Settled;
                     for amounts in &mut call.amounts {
                         let (_, actual) = others.or(&amounts.bucket, (reserved, actual));
@@ -219,16 +222,18 @@ impl Observer for Ledger {
                     }
                 });
             }
-            Event::Detached { id, buckets, class } => {
-                self.change(*id, buckets.iter(), *class, |call| call.state = CallState::Detached);
+            Event::Detached { id, buckets, class, share } => {
+                self.change(*id, buckets.iter(), (*class, *share), |call| {
+                    call.state = CallState::Detached
+                });
             }
-            Event::Refused { id, buckets, class, error } => {
-                self.change(*id, buckets.iter(), *class, |call| {
+            Event::Refused { id, buckets, class, share, error } => {
+                self.change(*id, buckets.iter(), (*class, *share), |call| {
                     call.state = CallState::Refused((*error).clone());
                 });
             }
-            Event::Cancelled { id, buckets, class, waited } => {
-                self.change(*id, buckets.iter(), *class, |call| {
+            Event::Cancelled { id, buckets, class, share, waited } => {
+                self.change(*id, buckets.iter(), (*class, *share), |call| {
                     (call.state, call.waited) = (CallState::Cancelled, *waited);
                 });
             }

@@ -191,7 +191,7 @@ fn ids(recorder: &Recorder, name: &str) -> Vec<u64> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_of_one_call_have_one_id_all_its_buckets_and_its_class() {
+async fn events_of_one_call_have_one_id_all_its_buckets_its_class_and_its_share() {
     let store = FakeStore::new();
     for is_shared in [false, true] {
         let recorder = Recorder::default();
@@ -205,8 +205,10 @@ async fn events_of_one_call_have_one_id_all_its_buckets_and_its_class() {
         let builder = Limiter::builder(limits()).observer(recorder.clone());
         let builder = if is_shared { builder.store(store.clone()) } else { builder };
         let limiter = builder.build().unwrap();
-        let demand =
-            |tokens| Demand::new("a-2", usage! { tokens: tokens }).and("parent").class("batch");
+        let demand = |tokens| {
+            let demand = Demand::new("a-2", usage! { tokens: tokens }).and("parent");
+            demand.class("batch").share("tenant-7")
+        };
         let call = limiter.reserve(demand(100)).await.unwrap();
         let waits = waiting(&limiter, demand(10));
         quiet().await;
@@ -223,7 +225,7 @@ async fn events_of_one_call_have_one_id_all_its_buckets_and_its_class() {
         assert_eq!(ids(&recorder, "WaitStarted"), [other]);
         let refused = ids(&recorder, "Refused");
         assert!(refused.len() == 1 && !refused.contains(&id) && !refused.contains(&other));
-        let all = r#"buckets: ["a", "parent"], class: Some("batch")"#;
+        let all = r#"buckets: ["a", "parent"], class: Some("batch"), share: Some("tenant-7")"#;
         assert_eq!(recorder.count(all), recorder.names().len(), "{recorder:?}");
         store.inner.clear();
     }

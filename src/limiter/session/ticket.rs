@@ -125,6 +125,7 @@ impl<'a> Ticket<'a> {
             id: self.asked.id,
             buckets: self.set.names(),
             class: self.asked.demand.class_name(),
+            share: self.asked.demand.share_name(),
             waited: self.asked.arrived.elapsed(),
             position,
             bucket: binding.map_or("", |shortage| &shortage.bucket),

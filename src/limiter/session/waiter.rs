@@ -219,9 +219,9 @@ impl About {
         }
         let named = line.and_then(|line| self.set.quota_named(line.bucket, line.rule));
         let (bucket, quota) = named.unwrap_or_default();
-        let (id, class) = (self.id, self.class());
-        let buckets = self.set.names();
-        let event = || Event::WaitStarted { id, buckets, class, position, bucket, quota };
+        let (id, buckets) = (self.id, self.set.names());
+        let (class, share) = (self.class(), self.share());
+        let event = || Event::WaitStarted { id, buckets, class, share, position, bucket, quota };
         match &self.subject {
             Some(subject) => {
                 subject.call.waits_for(bucket, quota);
