@@ -378,3 +378,35 @@ async fn a_narrow_tenant_with_a_backlog_wastes_nothing_of_its_parent() {
         tokio::time::sleep(secs(60)).await;
     }
 }
+
+/// What comes to use its tenant passes no older one that waits for the parent, in one session.
+#[tokio::test(start_paused = true)]
+async fn what_waited_for_its_tenant_passes_no_older_one_of_its_session_on_the_parent() {
+    let limits = Limits::new()
+        .bucket("tenant", [Quota::concurrency(1)])
+        .bucket("all", [Quota::token_bucket("requests", 20, secs(20))]);
+    let [one] = &several(&limits);
+    one.reserve(Demand::new("all", usage! { requests: 20 })).await.unwrap().keep().await.unwrap();
+    let held = one.reserve(request("tenant")).await.unwrap();
+    let calls = [1, 2].map(|names| {
+        let limiter = one.clone();
+        tokio::spawn(async move {
+            let demand = Demand::new("tenant", usage! { requests: 2 });
+            let demand = if names == 2 { demand.and("all") } else { demand };
+            loop {
+                let call = limiter.reserve(demand.clone()).await.unwrap();
+                tokio::time::sleep(ms(1_050)).await;
+                call.keep().await.unwrap();
+            }
+        })
+    });
+    quiet().await;
+    let large = waiting(one, Demand::new("all", usage! { requests: 10 }));
+    tokio::time::sleep(ms(2_200)).await;
+    drop(held);
+    let began = Instant::now();
+    let granted = timeout(secs(120), large).await;
+    calls.iter().for_each(JoinHandle::abort);
+    assert!(granted.is_ok(), "it starves");
+    assert!(began.elapsed() < secs(20), "{:?}", began.elapsed());
+}

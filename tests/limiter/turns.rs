@@ -68,3 +68,29 @@ async fn a_share_has_its_turns_on_a_tenant_whatever_it_is_granted_on_others() {
         assert!(granted.abs_diff(wanted) <= 1, "{granted} of 40, weight {weight}, {of_backlog}");
     }
 }
+
+/// A share that asks now and then passes no waiter of another one, time and again.
+#[tokio::test(start_paused = true)]
+async fn newcomers_of_a_share_starve_no_other_share_of_their_process() {
+    let quota = || Quota::token_bucket("tokens", 10, Duration::from_secs(10));
+    let on = |share: &str, tokens: u64| Demand::new("a", usage! { tokens: tokens }).share(share);
+    for is_other in [false, true] {
+        let store = FakeStore::new();
+        store.delay(ms(2));
+        let limiters = [(); 2].map(|()| {
+            let limits = Limits::new().bucket("a", [quota()]);
+            Limiter::with_store(limits, store.clone()).unwrap()
+        });
+        let [one, other] = &limiters;
+        one.reserve(on("f", 10)).await.unwrap().keep().await.unwrap();
+        let large = waiting(one, on("g", 5));
+        tokio::time::sleep(ms(20)).await;
+        let begun = Instant::now();
+        let small = if is_other { other.clone() } else { one.clone() };
+        while !large.is_finished() && begun.elapsed() < secs(60) {
+            tokio::time::sleep(ms(1_050)).await;
+            small.reserve(on("f", 1)).await.unwrap().keep().await.unwrap();
+        }
+        assert!(begun.elapsed() < secs(20), "other {is_other}: {:?}", begun.elapsed());
+    }
+}

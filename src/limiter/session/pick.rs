@@ -28,6 +28,25 @@ impl<'a> Waiters<'a> {
         in_order.take_while(|before| *before != waiter.rank())
     }
 
+    /// Older ones that are first in lines in which a demand does not stand, though it needs the same:
+    /// of each as many as are looked at. It may stand in no line before it can use what that is for,
+    /// and only the store knows whether the flow of a newcomer is next. Those that are not in its
+    /// batch it would pass time and again: to their own session they are no heads.
+    fn older<'w>(
+        self,
+        demand: &'w Waiter,
+        stands_in: &'w [LineId],
+    ) -> impl Iterator<Item = Rank> + use<'a, 'w> {
+        let (rank, ask) = (demand.rank(), demand.ask());
+        let buckets = ask.set().handles();
+        let lines = buckets.filter_map(move |handle| self.lines.of_bucket(handle.id()));
+        let others = lines.flat_map(|(_, lines)| lines);
+        let others = others.filter(move |(id, _)| !stands_in.contains(id) && id.holds_back(ask));
+        let first =
+            others.flat_map(move |(_, line)| line.in_order(ask.headroom()).take(line.look()));
+        first.filter(move |other| *other < rank)
+    }
+
     /// Visits a waiter and all that go before it, directly or through others, while `goes_on`: it
     /// is told whether a waiter is first in all of its lines, and how many are known so far. Of a
     /// line so many at most are followed. Returns false if it did not go on to the end.
@@ -120,6 +139,20 @@ impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
             }
         }
         left_out
+    }
+
+    /// Picks those that the ones picked, or newcomers, would pass, as far as there is room.
+    pub(super) fn those_passed_by(&mut self, newcomers: &[Box<Waiter>]) {
+        let waiters = self.waiters;
+        let newcomers = newcomers.iter().map(|newcomer| waiters.older(newcomer, &[]));
+        newcomers.for_each(|older| older.for_each(|rank| _ = self.pick(rank)));
+        let mut index = 0;
+        while let Some(rank) = self.picked.get(index) {
+            index += 1;
+            let Some(waiter) = waiters.waiting.get(rank) else { continue };
+            let older = waiters.older(waiter, waiter.lines());
+            older.for_each(|rank| _ = self.pick(rank));
+        }
     }
 
     /// Picks a waiter if all can be picked that go before it. Returns true if it is picked.

@@ -268,7 +268,7 @@ impl WaitQueue {
             self.follow_limits(told);
         }
         let newcomers = self.admit_newcomers(told);
-        let picked = self.pick(now, &mut has_room);
+        let picked = self.pick(now, &newcomers, &mut has_room);
         let mut due = Vec::with_capacity(picked.len() + newcomers.len());
         for rank in picked {
             if self.waiting.get(&rank).is_some_and(|waiter| waiter.is_abandoned()) {
@@ -333,8 +333,13 @@ impl WaitQueue {
         admitted
     }
 
-    /// The waiters to be looked at now.
-    fn pick(&mut self, now: Micros, has_room: impl FnMut(&BucketSet) -> bool) -> Vec<Rank> {
+    /// The waiters to be looked at now, and those that go along with newcomers.
+    fn pick(
+        &mut self,
+        now: Micros,
+        newcomers: &[Box<Waiter>],
+        has_room: impl FnMut(&BucketSet) -> bool,
+    ) -> Vec<Rank> {
         let due: Vec<LineId> = std::iter::from_fn(|| self.lines.pop_due(now)).collect();
         due.iter().for_each(|id| self.step_aside(*id));
         let taken = std::mem::take(&mut self.left_out);
@@ -356,6 +361,7 @@ impl WaitQueue {
             left_out.into_iter().partition(|rank| waiters.is_next(*rank));
         let next = next.into_iter().filter(|rank| !pick.alone(*rank));
         let mut left_out: Vec<_> = next.map(|rank| (rank, true)).collect();
+        pick.those_passed_by(&newcomers[..newcomers.len().min(MOST_SENT)]);
         let picked = pick.into_picked();
         for rank in behind.into_iter().filter(|rank| !picked.contains(rank)) {
             if self.waiters().fits_in_a_batch(rank) {
