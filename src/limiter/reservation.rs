@@ -96,7 +96,7 @@ struct RareParts {
     share: Option<Name>,
     /// Usages of buckets that are charged another one, by the index of their names in the demand.
     others: Box<[(u16, Usage)]>,
-    /// The index of the bucket that stands for the provider's account, if that is not the last one.
+    /// The index of the name that stands for the provider's account, if that is not the last one.
     account: Option<usize>,
     /// It is the first call after a provider's refusal, and nothing is known of its response yet.
     probe: AtomicBool,
@@ -536,8 +536,11 @@ impl Reservation {
     /// Where feedback on the call goes, also when it has been settled.
     pub(crate) fn origin(&self) -> Option<Origin> {
         let target = self.target.as_ref()?;
-        let named = self.more.as_ref().and_then(|more| target.set.index_of_named(more.account?));
-        let account = named.unwrap_or(target.set.handles().len().saturating_sub(1));
+        let account = match self.more.as_ref().and_then(|more| more.account) {
+            // Nothing limits it, so there is nothing to hold to what is said.
+            Some(named) => target.set.index_of_named(named)?,
+            None => target.set.handles().len().saturating_sub(1),
+        };
         Some(Origin::new(target.clone(), account, self.at.of(account)))
     }
 

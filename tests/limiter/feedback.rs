@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tower_throttle::{Feedback, Limiter, Limits, Named, Quota, Throttled};
+use tower_throttle::{
+    Demand, Feedback, Limiter, Limits, Named, Quota, Throttled, limits::Undeclared, usage,
+};
 
 use crate::{
     fake::{FakeStore, Fate, limits, on, quiet, secs, tokens, waiting},
@@ -143,4 +145,18 @@ async fn a_refused_call_leaves_what_the_provider_said_and_nothing_besides() {
         assert_eq!(limiter.status("a").await.unwrap().quotas[0].available, 60.0);
         store.inner.clear();
     }
+}
+
+/// What a provider says of an account that nothing limits holds back nothing else.
+#[tokio::test(start_paused = true)]
+async fn what_is_said_of_an_unlimited_account_is_about_no_other_bucket() {
+    let limits = Limits::new()
+        .bucket("company", [Quota::per_hour("tokens", 100)])
+        .undeclared(Undeclared::Unlimited);
+    let limiter = Limiter::new(limits).unwrap();
+    let demand = Demand::new("model", usage! { tokens: 1 }).and("company").account("model");
+    let call = limiter.reserve(demand).await.unwrap();
+    call.refused(&retry_after(secs(20))).await.unwrap();
+    let company = Demand::new("company", usage! { tokens: 1 });
+    drop(limiter.try_reserve(company).await.expect("it is not paused"));
 }
