@@ -556,3 +556,23 @@ async fn a_store_that_refuses_all_is_not_asked_about_each_bucket() {
     let (sent, took) = (store.sent().len(), began.elapsed());
     assert!(sent < 40, "{sent} batches in {took:?}");
 }
+
+/// The store is mended between the last attempt of what is kept and that of what followed it.
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_comes_before_what_followed_it_whenever_the_store_is_mended() {
+    let store = FakeStore::new();
+    store.delay(ms(20));
+    let limits = Limits::new().bucket("bad", [Quota::per_hour("tokens", 100)]);
+    let limiter = Limiter::with_store(limits, store.clone()).unwrap();
+    let mut call = limiter.reserve(of("bad", 10)).await.unwrap();
+    store.spoil("bad");
+    call.adjust(usage! { tokens: 50 }).await.unwrap_err();
+    tokio::time::sleep(secs(4)).await;
+    let settled = tokio::spawn(call.settle(usage! { tokens: 20 }));
+    tokio::time::sleep(ms(5)).await;
+    store.heal();
+    let _ = settled.await.unwrap();
+    tokio::time::sleep(secs(20)).await;
+    let quota = limiter.status("bad").await.unwrap().quotas[0].clone();
+    assert_eq!((quota.charged, quota.in_flight), (20.0, 0));
+}

@@ -129,6 +129,11 @@ impl BatchBuckets {
             && set.handles().all(|handle| self.ids.contains(&handle.id()))
     }
 
+    /// Whether another batch has the same ones.
+    pub(super) fn have_those_of(&self, other: &Self) -> bool {
+        self.ids.len() == other.ids.len() && self.ids.iter().all(|id| other.ids.contains(id))
+    }
+
     /// Whether another batch has the same ones, in the same order and with the same rules.
     pub(super) fn are_as(&self, other: &Self) -> bool {
         let mut buckets = self.buckets.iter().zip(&other.buckets);

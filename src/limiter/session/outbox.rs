@@ -49,6 +49,17 @@ impl Outgoing {
         self.reports.push(report);
     }
 
+    /// A batch of its own, with those that it is reported to.
+    pub(super) fn into_batch(mut self) -> (Batch, SmallVec<[Report; 1]>) {
+        let (reports, mut batch) = (std::mem::take(&mut self.reports), Batch::default());
+        let (mut op, set) = self.into_present();
+        if let Some(on) = batch.buckets_mut().place(&set) {
+            rename(&mut op, |index| on[usize::from(index)]);
+            batch.push(op, Job::Nothing);
+        }
+        (batch, reports)
+    }
+
     /// The operation with the set that it is to be applied on. Its amounts may have been counted
     /// under older limits.
     pub(super) fn into_present(mut self) -> (Op, Arc<BucketSet>) {
@@ -153,6 +164,21 @@ impl Outbox {
             }
         }
         taken
+    }
+
+    /// Takes out the changes on such sets of buckets that must not get lost.
+    pub(super) fn take_changes(&mut self, on: impl Fn(&BucketSet) -> bool) -> VecDeque<Outgoing> {
+        let is_one = |outgoing: &Outgoing| {
+            matches!(outgoing.op, Op::Settle(_) | Op::Detach { .. }) && on(&outgoing.set)
+        };
+        if !self.queue.iter().any(is_one) {
+            return VecDeque::new();
+        }
+        let (changes, others) = std::mem::take(&mut self.queue).into_iter().partition(is_one);
+        // Their numbers are others now.
+        (self.queue, self.unheard) = (others, 0);
+        self.adjusted.clear();
+        changes
     }
 
     /// Takes out the reports. What must not get lost stays, and is reported to no one.

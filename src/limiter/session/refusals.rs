@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use super::batch::Batch;
-use crate::{engine::Micros, limiter::bucket_set::BucketSet};
+use crate::{engine::Micros, error::Throttled, limiter::bucket_set::BucketSet};
 
 /// What was refused is sent again after this long, and after twice that each further time.
 const FIRST_PAUSE: Micros = 500_000;
@@ -24,7 +24,8 @@ pub(super) struct Refusals {
     parts: VecDeque<Batch>,
     /// The refusals of that batch and its parts, as long as there is no answer.
     in_vain: usize,
-    /// Changes of which all is refused, by the time when they are sent again.
+    /// Changes of which all is refused, by the time when they are sent again. Those on the same
+    /// buckets stay in their order.
     kept: VecDeque<KeptChanges>,
     /// The one that is being sent again, without its batch.
     again: Option<KeptChanges>,
@@ -38,6 +39,8 @@ struct KeptChanges {
     since: Micros,
     pause: Micros,
     at: Micros,
+    /// What was told of it last.
+    error: Throttled,
 }
 
 impl Refusals {
@@ -85,6 +88,13 @@ impl Refusals {
         self.kept.make_contiguous().sort_by_key(|kept| kept.at);
     }
 
+    /// What is told of changes on a set of buckets of which others are kept, if any are. To be sent
+    /// before these have reached the store, they would be applied in another order.
+    pub(super) fn told_of(&self, set: &BucketSet) -> Option<&Throttled> {
+        let last = self.kept.iter().rfind(|kept| kept.batch.buckets().are(set));
+        last.map(|kept| &kept.error)
+    }
+
     /// The batch at hand was answered, or is in doubt.
     pub(super) fn answered(&mut self) {
         (self.again, self.in_vain) = (None, 0);
@@ -103,26 +113,36 @@ impl Refusals {
     }
 
     /// Changes that were refused, or that did not reach the store.
-    pub(super) fn keep(&mut self, mut batch: Batch, now: Micros) {
+    pub(super) fn keep(&mut self, mut batch: Batch, error: &Throttled, now: Micros) {
         let last = self.again.take();
         if batch.ops().is_empty() {
             return;
         }
-        let mut others = self.kept.iter_mut().filter(|_| last.is_none());
-        let like = others.find(|kept| {
+        let is_again = last.is_some();
+        let alike = |kept: &&mut KeptChanges| kept.batch.buckets().have_those_of(batch.buckets());
+        if let Some(kept) = self.kept.iter_mut().rfind(alike).filter(|_| !is_again) {
             let together = kept.batch.ops().len() + batch.ops().len();
-            together <= MOST_TOGETHER && kept.batch.buckets().are_as(batch.buckets())
-        });
-        if let Some(kept) = like {
-            kept.batch.append(&mut batch);
-            kept.since = now;
-            return;
+            if together <= MOST_TOGETHER && kept.batch.buckets().are_as(batch.buckets()) {
+                kept.batch.append(&mut batch);
+                kept.since = now;
+                return;
+            }
         }
         let since = last.as_ref().map_or(now, |last| last.since);
         let pause = last.map_or(FIRST_PAUSE, |last| (2 * last.pause).min(LONGEST_PAUSE));
-        let at = now.saturating_add(pause);
-        let place = self.kept.partition_point(|kept| kept.at <= at);
-        self.kept.insert(place, KeptChanges { batch, since, pause, at });
+        let mut at = now.saturating_add(pause);
+        for other in self.kept.iter_mut().filter(alike) {
+            match is_again {
+                true => other.at = other.at.max(at),
+                false => at = at.max(other.at),
+            }
+        }
+        let kept = KeptChanges { batch, since, pause, at, error: error.clone() };
+        match is_again {
+            true => self.kept.push_front(kept),
+            false => self.kept.push_back(kept),
+        }
+        self.kept.make_contiguous().sort_by_key(|kept| kept.at);
     }
 
     /// Takes out the parts.

@@ -308,6 +308,7 @@ impl State {
             self.queue.sent_again(batch.demands());
             return Turn::Send(self.numbered(batch));
         }
+        self.keep_followers(now, effects);
         if self.due().is_some_and(|due| due <= now)
             && let Some(batch) = self.load(now, effects)
         {
@@ -321,6 +322,18 @@ impl State {
             Some(due) => Turn::Sleep(Some(due)),
             None if self.is_occupied() => Turn::Sleep(None),
             None => lingers.map_or(Turn::Stop, |until| Turn::Sleep(Some(until))),
+        }
+    }
+
+    /// Changes on buckets of which earlier ones are kept are kept as well: they must not be applied
+    /// before these.
+    fn keep_followers(&mut self, now: Micros, effects: &mut Effects) {
+        let Self { outbox, refusals, .. } = self;
+        for outgoing in outbox.take_changes(|set| refusals.told_of(set).is_some()) {
+            let Some(error) = refusals.told_of(outgoing.set()).cloned() else { continue };
+            let (batch, reports) = outgoing.into_batch();
+            refusals.keep(batch, &error, now);
+            effects.report(reports, || Err(error.clone()));
         }
     }
 
@@ -551,7 +564,8 @@ impl State {
                 Job::Orphan(..) | Job::Nothing => {}
             }
         }
-        self.refusals.keep(batch, now);
+        let error = error.cloned().unwrap_or_else(runtime_ended);
+        self.refusals.keep(batch, &error, now);
     }
 
     fn give_up_parts(&mut self, error: Option<&Throttled>, now: Micros, effects: &mut Effects) {
