@@ -212,10 +212,14 @@ impl Drop for ListenerGuard {
 }
 
 impl HintsInner {
-    fn channels(&self) -> HashMap<Channel, u64> {
+    fn channels(&self) -> HashMap<Channel, Wanted> {
         let listeners = lock(&self.listeners);
+        let wanted = |listener: &Listener| Wanted {
+            listener: listener.number,
+            works: listener.works.load(Ordering::Relaxed),
+        };
         let channels = listeners.by_channel.iter();
-        channels.map(|(channel, listener)| (channel.clone(), listener.number)).collect()
+        channels.map(|(channel, listener)| (channel.clone(), wanted(listener))).collect()
     }
 
     /// Passes a message on.
@@ -241,8 +245,15 @@ impl HintsInner {
         hint.call("");
     }
 
+    /// The server has ended the subscription: its slot is another shard's by now.
+    #[cfg(feature = "redis-cluster")]
+    fn ended(&self, channel: &[u8]) {
+        self.unsubscribed(channel);
+        self.changed.notify_one();
+    }
+
     /// The channel is not subscribed to.
-    fn unsubscribed(&self, channel: &Channel) {
+    fn unsubscribed(&self, channel: &[u8]) {
         if let Some(listener) = lock(&self.listeners).by_channel.get(channel) {
             listener.works.store(false, Ordering::Relaxed);
         }
@@ -320,8 +331,12 @@ async fn serve(mut serving: Serving) {
 async fn attend(shared: &HintsInner) -> RedisResult<()> {
     let (subscriber, mut messages) = within(shared.server.connect()).await?;
     let reads = pin!(async {
-        while let Some(message) = messages.next().await {
-            shared.dispatch(&message);
+        while let Some(told) = messages.next().await {
+            match told {
+                Told::Message(message) => shared.dispatch(&message),
+                #[cfg(feature = "redis-cluster")]
+                Told::Ended(channel) => shared.ended(&channel),
+            }
         }
     });
     let breaks = pin!(async {
@@ -330,6 +345,13 @@ async fn attend(shared: &HintsInner) -> RedisResult<()> {
     });
     let subscribes = pin!(keep_subscribed(shared, &subscriber));
     select(breaks, subscribes).await.factor_first().0
+}
+
+/// A channel of a listener.
+#[derive(Clone, Copy)]
+struct Wanted {
+    listener: u64,
+    works: bool,
 }
 
 /// What became of the last attempt to subscribe to a channel.
@@ -379,21 +401,22 @@ async fn keep_subscribed(shared: &HintsInner, subscriber: &Subscriber) -> RedisR
 
 /// Returns the channels to subscribe to now. If there are none, it is one that is subscribed to
 /// already: its confirmation shows that the server is there. The shards of a cluster have to
-/// confirm each channel from time to time.
+/// confirm each channel from time to time, and at once where one has ended the subscription.
 fn due(
     subscriptions: &HashMap<Channel, Subscription>,
-    wanted: &HashMap<Channel, u64>,
+    wanted: &HashMap<Channel, Wanted>,
     sharded: bool,
 ) -> Vec<(Channel, u64)> {
     let now = Instant::now();
-    let is_due = |channel: &Channel, listener: u64| {
+    let is_due = |channel: &Channel, wanted: Wanted| {
         subscriptions.get(channel).is_none_or(|subscription| {
-            subscription.listener != listener
+            subscription.listener != wanted.listener
+                || subscription.subscribed && !wanted.works
                 || subscription.again.is_some_and(|again| again <= now)
         })
     };
-    let due = wanted.iter().filter(|(channel, listener)| is_due(channel, **listener));
-    let mut due: Vec<_> = due.map(|(channel, listener)| (channel.clone(), *listener)).collect();
+    let due = wanted.iter().filter(|(channel, wanted)| is_due(channel, **wanted));
+    let mut due: Vec<_> = due.map(|(channel, wanted)| (channel.clone(), wanted.listener)).collect();
     if due.is_empty() && !sharded {
         let subscribed = subscriptions.iter().find(|(_, subscription)| subscription.subscribed);
         due.extend(
@@ -413,6 +436,14 @@ enum Subscriber {
     Single(PubSubSink),
     #[cfg(feature = "redis-cluster")]
     Cluster(redis::cluster_async::ClusterConnection),
+}
+
+/// What a connection tells.
+enum Told {
+    Message(Msg),
+    /// A channel is not subscribed to any more.
+    #[cfg(feature = "redis-cluster")]
+    Ended(Vec<u8>),
 }
 
 /// Where messages are read.
@@ -471,17 +502,22 @@ impl Subscriber {
 
 impl Messages {
     /// Returns nothing once a connection has ended.
-    async fn next(&mut self) -> Option<Msg> {
+    async fn next(&mut self) -> Option<Told> {
         match self {
-            Self::Single(stream) => stream.next().await,
+            Self::Single(stream) => stream.next().await.map(Told::Message),
             #[cfg(feature = "redis-cluster")]
             Self::Cluster(pushes) => loop {
                 let push = pushes.recv().await?;
-                if push.kind == redis::PushKind::Disconnection {
-                    return None;
+                match (&push.kind, push.data.first()) {
+                    (redis::PushKind::Disconnection, _) => return None,
+                    // Nobody listens where that was asked for.
+                    (redis::PushKind::SUnsubscribe, Some(redis::Value::BulkString(channel))) => {
+                        return Some(Told::Ended(channel.clone()));
+                    }
+                    _ => {}
                 }
                 if let Some(message) = Msg::from_push_info(push) {
-                    return Some(message);
+                    return Some(Told::Message(message));
                 }
             },
         }

@@ -264,3 +264,25 @@ async fn a_replica_takes_over_from_a_shard_that_hangs() {
         async { while apply(&store, 1, 2, &buckets, &[reserve(&[1])]).await.is_err() {} };
     timeout(SOON, answered).await.expect("an answer of the replica");
 }
+
+#[tokio::test]
+async fn hints_go_along_with_a_slot_that_moves() {
+    let servers = RedisServer::start_cluster(2);
+    if !have_hints(&servers) {
+        return;
+    }
+    let store = hinted_store(&servers).await;
+    let mut session = Session::listen(&store, ON_FIRST);
+    assert_eq!(session.next().await, "");
+
+    let slot: u64 = servers[0].command(&["CLUSTER", "KEYSLOT", &format!("{{{ON_FIRST}}}")]);
+    let new: String = servers[1].command(&["CLUSTER", "MYID"]);
+    for server in [&servers[1], &servers[0]] {
+        server.command::<()>(&["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", &new]);
+    }
+    // Something may have been missed.
+    assert_eq!(session.next().await, "");
+    assert!(session.listening.works());
+    assert_eq!(publish(&servers[1], ON_FIRST, "x"), 1);
+    assert_eq!(session.next().await, "x");
+}
