@@ -80,6 +80,7 @@ mod bucket;
 mod calendar;
 mod call_span;
 mod demand;
+mod drawn;
 pub mod engine;
 mod error;
 mod extract;

@@ -16,7 +16,8 @@ use super::{
 use crate::{
     call_span::CallSpan,
     demand::{Demand, Note},
-    engine::{Costs, MAX_AMOUNT, Micros, Op, Settle, Verdict},
+    drawn,
+    engine::{Costs, Micros, Op, Settle, Verdict},
     error::{BadDemand, Throttled},
     feedback::Feedback,
     name::Name,
@@ -735,7 +736,7 @@ impl Drop for Reservation {
 
 /// Ids of reservations are drawn, since no two of any process may be alike.
 pub(super) fn new_id() -> u64 {
-    fastrand::u64(1..MAX_AMOUNT)
+    drawn::name()
 }
 
 /// The longest that a detached reservation can be settled for: 30 days.

@@ -14,7 +14,7 @@ use super::{
     simulation::{Simulation, SimulationError},
     strategy::Strategy,
 };
-use crate::limits::LimitsError;
+use crate::{drawn, limits::LimitsError};
 
 /// The pauses of callers that were not told when to come again.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -39,6 +39,7 @@ impl Simulation {
         let run = || {
             // What the limiter leaves to chance is the same in each run.
             fastrand::seed(self.seed_number());
+            drawn::seed(self.seed_number());
             let mut runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = runtime.enable_time().start_paused(true).build();
             let runtime = runtime.map_err(SimulationError::Runtime)?;

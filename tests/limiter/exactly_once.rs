@@ -263,3 +263,17 @@ async fn a_grant_that_is_refused_after_a_lost_reply_is_given_back() {
         assert!(last.is_ok(), "five minutes later: {last:?}, {retries:?}");
     }
 }
+
+/// A program may seed the random numbers that its crates share: each of its processes draws the
+/// same ones then.
+#[tokio::test(start_paused = true)]
+async fn processes_that_draw_the_same_numbers_are_not_taken_for_one() {
+    let store = FakeStore::new();
+    let mut calls = Vec::new();
+    for _ in 0..2 {
+        fastrand::seed(7);
+        calls.push(on(&store).reserve(tokens(10)).await.unwrap());
+    }
+    assert_eq!(truth(&store).await.0, 20.0);
+    drop(calls);
+}

@@ -57,9 +57,8 @@ use super::{
     status::Waiting,
 };
 use crate::{
-    engine::{
-        Answer, MAX_AMOUNT, Micros, Op, Outcome as Applied, Refused, Reserve, Seen, Settle, Verdict,
-    },
+    drawn,
+    engine::{Answer, Micros, Op, Outcome as Applied, Refused, Reserve, Seen, Settle, Verdict},
     error::{Refusal, Throttled},
     observe::Event,
     store::{self, Reply, StoreError},
@@ -598,7 +597,7 @@ impl Session {
 
 /// Names of sessions are drawn, since no two may be alike.
 fn new_id() -> u64 {
-    fastrand::u64(1..MAX_AMOUNT)
+    drawn::name()
 }
 
 /// Part of every reservation's, so it is short.

@@ -8,7 +8,8 @@ use super::{
     error::{is_denied, rejected, store_error},
 };
 use crate::{
-    engine::{MAX_AMOUNT, MAX_PAUSE, Op},
+    drawn,
+    engine::{MAX_PAUSE, Op},
     quota::micros,
     store::{Batch, BucketKey, Reply, Store, StoreError},
 };
@@ -84,7 +85,7 @@ impl RedisStore {
     async fn set_pause(&self, key: &Arc<BucketKey>, lasts: u64) -> Result<bool, StoreError> {
         let Some(bucket) = self.view().declared(key).await? else { return Ok(false) };
         // Without a number, no session is remembered. What it does twice it does once.
-        let session = fastrand::u64(1..=MAX_AMOUNT);
+        let session = drawn::name();
         let (buckets, ops) = ([bucket], [Op::Pause { bucket: 0, lasts }]);
         match self.apply(&Batch::new(session, 0, 0, &buckets, &ops)) {
             Reply::Now(_) => {}
