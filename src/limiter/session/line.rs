@@ -337,18 +337,29 @@ impl QuotaLine {
         self.groups.iter().any(|group| group.first_held().is_some())
     }
 
-    /// Whether its front is behind waiters of other sessions.
-    pub(super) fn is_behind(&self) -> bool {
-        self.known.is_some_and(|(violation, _)| violation.before > 0)
+    /// How its front was last refused, with what is left of the wait. Nothing if the quota itself
+    /// does not hold it back.
+    pub(super) fn known(&self, now: Micros) -> Option<Violation> {
+        let (violation, at) = self.known?;
+        let passed = now.saturating_sub(at);
+        let wait = violation.wait.map(|wait| wait.saturating_sub(passed));
+        Some(Violation { wait, ..violation })
     }
 
-    pub(super) fn known(&self) -> Option<&(Violation, Micros)> {
-        self.known.as_ref()
+    /// When its front was to fit, as it was last refused.
+    pub(super) fn fits_at(&self) -> Option<Micros> {
+        let (violation, at) = self.known?;
+        Some(at.saturating_add(violation.wait?))
+    }
+
+    /// How many demands of other sessions go before its front.
+    pub(super) fn others(&self) -> u64 {
+        self.known.map_or(0, |(violation, _)| violation.before)
     }
 
     /// Its front was refused like this.
-    pub(super) fn set_known(&mut self, known: Option<(Violation, Micros)>) {
-        self.known = known;
+    pub(super) fn refused(&mut self, violation: Violation, now: Micros) {
+        self.known = Some((violation, now));
     }
 
     pub(super) fn due(&self) -> Option<Micros> {

@@ -130,7 +130,7 @@ impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
         for rank in line.fronts() {
             let is_due = self.waiters.due(rank).is_some_and(|time| time <= now);
             // Those of other sessions that its front waits for may wait for one of these.
-            if !is_due && !line.is_behind() {
+            if !is_due && line.others() == 0 {
                 continue;
             }
             let is_picked = self.pick(rank);

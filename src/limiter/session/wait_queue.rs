@@ -155,16 +155,12 @@ impl WaitQueue {
 
     /// How many demands go before one that is to stand in these lines, as far as is known.
     fn position(&self, waiter: &Waiter, lines: &[LineId], violations: &[Violation]) -> usize {
-        let own = lines.iter().filter_map(|id| {
-            let line = self.lines.find(*id)?;
-            let told = line.known().map_or(0, |(violation, _)| violation.before);
-            let others = violations.iter().map(|violation| violation.before).max().unwrap_or(told);
-            Some(
-                line.position(waiter.rank(), waiter.ask())
-                    + usize::try_from(others).unwrap_or(usize::MAX),
-            )
-        });
-        own.max().unwrap_or(0)
+        let told = violations.iter().map(|violation| violation.before).max();
+        let lines = lines.iter().filter_map(|id| self.lines.find(*id));
+        let position = |line: &QuotaLine| {
+            line.position(waiter.rank(), waiter.ask()) + told.unwrap_or(line.others()) as usize
+        };
+        lines.map(position).max().unwrap_or(0)
     }
 
     /// Puts a waiter into lines at which the store has not looked yet. That is done now if these
@@ -184,9 +180,8 @@ impl WaitQueue {
     /// When those behind the first one that the quota of a line holds back may pass it: it may fit
     /// there then, though others hold it back for longer.
     fn passable_at(&self, id: LineId) -> Option<Micros> {
-        let (violation, at) = self.lines.find(id)?.known()?;
         // A time before the last batch is of one that is gone.
-        Some(at.saturating_add(violation.wait?)).filter(|time| *time > self.sent_at)
+        self.lines.find(id)?.fits_at().filter(|time| *time > self.sent_at)
     }
 
     /// Puts a waiter into lines: see [`Lines::insert`].
@@ -216,10 +211,8 @@ impl WaitQueue {
     pub(super) fn waits_for(&self, rank: Rank, now: Micros) -> Option<Refusal> {
         let waiter = self.waiting.get(&rank)?;
         let known = |id: &LineId| {
-            let (violation, at) = self.lines.find(*id)?.known()?;
-            let passed = now.saturating_sub(*at);
-            let wait = violation.wait.map(|wait| wait.saturating_sub(passed));
-            Some(Violation { by: id.refuses_by(waiter.ask().set())?, wait, ..*violation })
+            let violation = self.lines.find(*id)?.known(now)?;
+            Some(Violation { by: id.refuses_by(waiter.ask().set())?, ..violation })
         };
         let violations: SmallVec<[Violation; 2]> =
             waiter.lines().iter().filter_map(known).collect();
@@ -659,7 +652,7 @@ impl WaitQueue {
                 continue;
             };
             if violation.holds_back() || !line.holds_back_any() {
-                line.set_known(Some((*violation, now)));
+                line.refused(*violation, now);
             }
         }
     }

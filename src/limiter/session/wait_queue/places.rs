@@ -62,12 +62,10 @@ impl WaitQueue {
         let Some((set, lines)) = self.lines.of_bucket(bucket) else { return Some(0) };
         let mut latest = 0;
         for (id, line) in lines {
-            let ((count, cost), Some((violation, at))) = (line.total(), line.known()) else {
-                continue;
-            };
+            let ((count, cost), Some(known)) = (line.total(), line.known(now)) else { continue };
             let first = line.fronts().first().map_or(0, |front| self.cost_of(*front, id));
-            let front = violation.wait?.saturating_sub(now.saturating_sub(*at));
-            latest = latest.max(start(set, id, Preceding { count, cost, first }, 1, 0, front)?);
+            let ahead = Preceding { count, cost, first };
+            latest = latest.max(start(set, id, ahead, 1, 0, known.wait?)?);
         }
         Some(latest)
     }
@@ -95,16 +93,12 @@ impl WaitQueue {
         for id in waiter.lines() {
             let Some(line) = self.lines.find(*id) else { continue };
             let ahead = ahead(id);
-            let known = line.known();
-            let others = known.map_or(0, |(violation, _)| violation.before);
-            position = position.max(ahead.count + usize::try_from(others).unwrap_or(usize::MAX));
-            // The front of the line is not held back by this quota itself.
-            let Some((violation, at)) = known else { continue };
-            let front = violation.wait.map(|wait| wait.saturating_sub(now.saturating_sub(*at)));
+            position = position.max(ahead.count + line.others() as usize);
+            let Some(known) = line.known(now) else { continue };
             let ask = waiter.ask();
             let cost = ask.cost_on(id.bucket, id.rule).unwrap_or(0);
-            let start =
-                front.and_then(|front| start(ask.set(), *id, ahead, cost, ask.headroom(), front));
+            let start = |front| start(ask.set(), *id, ahead, cost, ask.headroom(), front);
+            let start = known.wait.and_then(start);
             // One of which no time is known leaves the whole unknown.
             starts = starts.zip(start).map(|(latest, start)| latest.max(Some(start)));
         }
