@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::waiter::Again;
 use crate::{
     engine::{Micros, Violation, wait_of},
     quota::micros,
@@ -37,7 +36,7 @@ pub(super) enum Hinting {
 impl Hinting {
     /// When to look again at a demand that was refused like this. A look also keeps its heads
     /// alive, whose `lease` ends without one.
-    pub(super) fn look_again(self, violations: &[Violation], now: Micros, lease: Micros) -> Again {
+    pub(super) fn look_at(self, violations: &[Violation], now: Micros, lease: Micros) -> Micros {
         let wait = wait_of(violations);
         let alone = violations.iter().filter_map(|violation| violation.alone).max().unwrap_or(0);
         let rank = violations.iter().map(|violation| violation.rank).max().unwrap_or(0);
@@ -58,6 +57,6 @@ impl Hinting {
             (Self::None, None) if rank == 0 => micros(LOOK_AGAIN_UNHINTED),
             (_, None) => by_rank,
         };
-        Again::At(now.saturating_add(after.min(lease / 3 * 2)))
+        now.saturating_add(after.min(lease / 3 * 2))
     }
 }

@@ -9,7 +9,7 @@ use super::{
     batch::MOST_BUCKETS,
     line::LONGEST_LOOK,
     lines::Lines,
-    waiter::{Again, LineId, Rank, Waiter},
+    waiter::{LineId, Rank, Waiter},
 };
 use crate::{engine::Micros, limiter::bucket_set::BucketSet};
 
@@ -90,11 +90,8 @@ impl<'a> Waiters<'a> {
 
     /// When the front of a line is to be looked at by itself.
     pub(super) fn due(self, rank: Rank) -> Option<Micros> {
-        match self.waiting.get(&rank)?.again() {
-            Again::Now => Some(0),
-            Again::At(time) => Some(time),
-            Again::WhenNext => self.is_next(rank).then_some(0),
-        }
+        let look_at = self.waiting.get(&rank)?.look_at();
+        look_at.or_else(|| self.is_next(rank).then_some(0))
     }
 }
 

@@ -23,7 +23,7 @@ use super::{
     lines::{LineIds, Lines},
     pick::{Pick, Waiters},
     surfaced::Surfaced,
-    waiter::{About, Again, Ask, LineId, Outcome, OutcomeSender, PAUSE, Rank, Waiter},
+    waiter::{About, Ask, LineId, Outcome, OutcomeSender, PAUSE, Rank, Waiter},
 };
 use crate::{
     engine::{Micros, Refused, Violation},
@@ -269,7 +269,7 @@ impl WaitQueue {
                 continue;
             }
             let Some((waiter, _)) = self.take(rank) else { continue };
-            if waiter.again() == Again::WhenNext {
+            if waiter.look_at().is_none() {
                 // It may be refused where it stepped aside.
                 self.lines.expect(waiter.ask().set());
             }
@@ -361,7 +361,7 @@ impl WaitQueue {
                 left_out.push((rank, false));
             } else if let Some(waiter) = self.waiting.get_mut(&rank) {
                 // It would be looked at over and over. It is looked at with those before it.
-                waiter.look_again(Again::WhenNext);
+                waiter.set_look_at(None);
             }
         }
         self.left_out = left_out;
@@ -379,7 +379,7 @@ impl WaitQueue {
             let fitting: LineIds =
                 kept.iter().copied().filter(|id| self.fits_on(waiter, *id)).collect();
             let Some((mut waiter, _)) = self.take(rank) else { return };
-            waiter.look_again(Again::WhenNext);
+            waiter.set_look_at(None);
             self.file(waiter, kept, |id| fitting.contains(&id));
             left.into_iter().for_each(|id| self.reschedule(id));
         }
@@ -557,10 +557,8 @@ impl WaitQueue {
             }
         }
         let registered = !self.gone && lines.iter().all(|id| is_head(id.bucket));
-        waiter.look_again(match registered {
-            true => hinting.look_again(violations, now, self.lease),
-            false => Again::Now,
-        });
+        let look_at = if registered { hinting.look_at(violations, now, self.lease) } else { 0 };
+        waiter.set_look_at(Some(look_at));
         waiter.set_part(refused.part);
         self.note_front(&waiter, &lines, violations, now);
         self.touched.extend_from_slice(&lines);
@@ -735,7 +733,7 @@ impl WaitQueue {
             let set = waiter.ask().set();
             let lines = waiter.lines().iter().copied();
             let lines: LineIds = lines.filter(|id| id.refuses_by(set).is_some()).collect();
-            waiter.look_again(Again::Now);
+            waiter.set_look_at(Some(0));
             match lines.is_empty() {
                 true => self.newcomers.push_back(waiter),
                 false => self.file(waiter, lines, |_| false),

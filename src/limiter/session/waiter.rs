@@ -283,16 +283,6 @@ impl Drop for Permit {
     }
 }
 
-/// When a waiter is to be looked at again, if nothing else happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Again {
-    /// As soon as it comes to the front of a line: the store has not seen it there.
-    Now,
-    At(Micros),
-    /// Once none has to be looked at before it: it was left out of a batch for these.
-    WhenNext,
-}
-
 /// A line that a waiter stands in: the ids of a bucket and of a quota of it, or [`PAUSE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct LineId {
@@ -358,7 +348,10 @@ pub(super) struct Waiter {
     permit: Option<Permit>,
     /// How many went before it when it came to wait. Short, since waiters are many.
     position: u32,
-    again: Again,
+    /// When it is to be looked at again in the front of a line, if nothing else happens: 0 if the
+    /// store has not seen it there. Nothing if it was left out of a batch for those before it: then
+    /// once none has to be looked at before it.
+    look_at: Option<Micros>,
     known_to_fit: bool,
     /// How far a grant moves its flow on, as the store last said.
     part: f64,
@@ -372,10 +365,10 @@ impl Waiter {
         deadline: Option<Micros>,
         answer: OutcomeSender,
     ) -> Self {
-        let (permit, position, again, part, lines) = (None, 0, Again::Now, 0.0, SmallVec::new());
+        let (permit, position, look_at, part, lines) = (None, 0, Some(0), 0.0, SmallVec::new());
         let known_to_fit = false;
         let deadline = deadline.unwrap_or(Micros::MAX);
-        Self { ask, rank, deadline, answer, permit, position, again, known_to_fit, part, lines }
+        Self { ask, rank, deadline, answer, permit, position, look_at, known_to_fit, part, lines }
     }
 
     pub(super) fn ask(&self) -> &Ask {
@@ -440,12 +433,12 @@ impl Waiter {
         self.known_to_fit
     }
 
-    pub(super) fn again(&self) -> Again {
-        self.again
+    pub(super) fn look_at(&self) -> Option<Micros> {
+        self.look_at
     }
 
-    pub(super) fn look_again(&mut self, again: Again) {
-        self.again = again;
+    pub(super) fn set_look_at(&mut self, time: Option<Micros>) {
+        self.look_at = time;
     }
 
     pub(super) fn part(&self) -> f64 {
