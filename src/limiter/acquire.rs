@@ -9,6 +9,7 @@ use futures_util::{
 use tokio::{runtime::Handle, task::yield_now, time::Instant};
 
 use super::{
+    bucket_set::GrantedAt,
     builder::OnUnavailable,
     inner::Inner,
     registry::Registry,
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     call_span::CallSpan,
     demand::Demand,
-    engine::{Costs, Flow, MAX_AMOUNT, Mode, Reserve},
+    engine::{Costs, Flow, MAX_AMOUNT, Mode, Reserve, Verdict},
     error::{BadDemand, Throttled},
     limits::Standing,
     observe::{Buckets, Event, Shadow},
@@ -450,15 +451,18 @@ fn try_on(
     let (headroom, age, patience) = (standing.headroom, micros(standing.head_start), MAX_AMOUNT);
     let reserve = Reserve { on: set.all(), costs, headroom, mode, waiter: 0, age, patience, flow };
     match target.session.reserve_directly(set, reserve)? {
-        Ok(_) if mode == Mode::Dry => Some(Ok(Reservation::uncounted(demand))),
-        Ok((at, probe)) => Some(Ok(Reservation::new(demand, at, Some(target)).probing(probe))),
-        Err(Ok(refused)) => {
+        Ok((Verdict::Granted { probe }, seen)) => {
+            let at = GrantedAt::new(seen.iter().map(|seen| seen.now));
+            Some(Ok(Reservation::new(demand, at, Some(target)).probing(probe)))
+        }
+        Ok((Verdict::Refused(refused), _)) => {
             let mut costs = Costs::new();
             // They are the same as before.
             let _ = set.put_demand(&mut costs, &demand.usage, others, headroom);
             set.refused(&refused.violations, &costs, headroom, mode).map(Err)
         }
-        Err(Err(error)) => Some(Err(error)),
+        Ok(_) => Some(Ok(Reservation::uncounted(demand))),
+        Err(error) => Some(Err(error)),
     }
 }
 

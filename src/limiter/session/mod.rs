@@ -51,14 +51,14 @@ pub(super) use self::{
     waiter::{Ask, Grant, Outcome},
 };
 use super::{
-    bucket_set::{BucketSet, GrantedAt},
+    bucket_set::BucketSet,
     context::Context,
     settle::{Settling, no_runtime},
     status::Waiting,
 };
 use crate::{
     drawn,
-    engine::{Answer, Micros, Op, Outcome as Applied, Refused, Reserve, Seen, Settle, Verdict},
+    engine::{Answer, Micros, Op, Outcome as Applied, Reserve, Seen, Settle, Verdict},
     error::{Refusal, Throttled},
     observe::Event,
     store::{self, Reply, StoreError},
@@ -69,9 +69,8 @@ use crate::{
     },
 };
 
-/// What becomes of a demand that its caller applied: when it was granted and whether it is a probe,
-/// or why it was not.
-pub(super) type Direct = Result<(GrantedAt, bool), Result<Box<Refused>, Throttled>>;
+/// What comes of an operation that its caller applied, and how its buckets were found and left.
+pub(super) type Direct = Result<(Verdict, SmallVec<[Seen; 1]>), Throttled>;
 
 /// One limiter's link to one partition of a store.
 pub(super) struct Session {
@@ -195,14 +194,7 @@ impl Session {
         {
             return None;
         }
-        Some(match self.apply_directly(set, &Op::Reserve(reserve)) {
-            Ok((Verdict::Granted { probe }, seen)) => {
-                Ok((GrantedAt::new(seen.iter().map(|seen| seen.now)), probe))
-            }
-            Ok((Verdict::Refused(refused), _)) => Err(Ok(refused)),
-            Ok(_) => Ok((GrantedAt::All(0), false)),
-            Err(error) => Err(Err(error)),
-        })
+        Some(self.apply_directly(set, &Op::Reserve(reserve)))
     }
 
     /// Whether a demand that is to wait stands behind others, so that it need not be tried. No
@@ -219,11 +211,7 @@ impl Session {
     }
 
     /// Applies one operation on all buckets of a set to a store in this process.
-    fn apply_directly(
-        &self,
-        set: &Arc<BucketSet>,
-        op: &Op,
-    ) -> Result<(Verdict, SmallVec<[Seen; 1]>), Throttled> {
+    fn apply_directly(&self, set: &Arc<BucketSet>, op: &Op) -> Direct {
         let (mut refreshed, mut set) = (None, set);
         for _ in 0..=MAX_CHARTS {
             let (id, lease) = (self.id.load(Ordering::Relaxed), self.context.lease());
