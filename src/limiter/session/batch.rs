@@ -32,15 +32,13 @@ pub(in crate::limiter) type Report = oneshot::Sender<Result<Verdict, Throttled>>
 pub(super) enum Job {
     /// A pending demand.
     Demand(Box<Waiter>),
-    /// These callers await it.
+    /// These callers await it, if any do.
     Report(SmallVec<[Report; 1]>),
     /// It says who waits for the bucket of this id.
     Heads(u64),
     /// A demand of a batch that went without an answer. Its caller was told; what was granted is
     /// given back.
     Orphan(Arc<BucketSet>, Costs),
-    /// Nothing follows from it.
-    Nothing,
 }
 
 /// The buckets of a batch, in the order in which operations name them.
@@ -278,7 +276,10 @@ impl Batch {
     /// Returns the jobs of the callers that are to be told.
     pub(super) fn keep_changes(&mut self) -> Vec<Job> {
         self.ops.retain(|op| matches!(op, Op::Settle(_) | Op::Detach { .. }));
-        std::mem::replace(&mut self.jobs, self.ops.iter().map(|_| Job::Nothing).collect())
+        std::mem::replace(
+            &mut self.jobs,
+            self.ops.iter().map(|_| Job::Report(SmallVec::new())).collect(),
+        )
     }
 
     /// Two batches instead of this one: operations on the same buckets stay together. There is no
@@ -344,6 +345,6 @@ fn orphan(op: &mut Op, job: &Job) -> Job {
         }
         (_, Job::Orphan(set, costs)) => Job::Orphan(set.clone(), costs.clone()),
         (_, Job::Heads(bucket)) => Job::Heads(*bucket),
-        _ => Job::Nothing,
+        _ => Job::Report(SmallVec::new()),
     }
 }

@@ -451,7 +451,7 @@ impl State {
                 (Job::Orphan(set, costs), Verdict::Granted { .. }) => {
                     self.give_back(set, costs, batch.granted_at(index, seen));
                 }
-                (Job::Heads(_) | Job::Orphan(..) | Job::Nothing, _) => {}
+                (Job::Heads(_) | Job::Orphan(..), _) => {}
             }
         }
         told.into_iter().for_each(|bucket| self.queue.heads_registered(bucket));
@@ -500,7 +500,7 @@ impl State {
                 Job::Demand(waiter) => effects.refuse([waiter], || outcome_of(error)),
                 Job::Report(reports) => effects.report(reports, || result_of(error)),
                 Job::Heads(bucket) => self.queue.heads_unknown(bucket),
-                Job::Orphan(..) | Job::Nothing => {}
+                Job::Orphan(..) => {}
             }
         }
         self.refusals.answered();
@@ -561,7 +561,7 @@ impl State {
                 Job::Heads(bucket) if is_refused => self.queue.heads_refused(bucket),
                 // The store may know earlier ones.
                 Job::Heads(bucket) => self.queue.heads_unknown(bucket),
-                Job::Orphan(..) | Job::Nothing => {}
+                Job::Orphan(..) => {}
             }
         }
         let error = error.cloned().unwrap_or_else(runtime_ended);
