@@ -86,6 +86,8 @@ pub(super) struct Session {
     wakeups: Wakeups,
     /// Wakes the driver.
     wake: Notify,
+    /// All that was to be sent has reached the store, or could not.
+    flushed: Notify,
     /// Starts a driver. Here, so that nothing that uses a session can forget to.
     start_driver: fn(&Arc<Session>),
     guarded: Mutex<Guarded>,
@@ -103,8 +105,6 @@ impl Drop for Session {
 struct Guarded {
     state: State,
     driver: DriverState,
-    /// To be told when all that is to be sent now has reached the store, or could not.
-    flushing: Vec<oneshot::Sender<()>>,
 }
 
 /// What the driver is doing.
@@ -137,8 +137,9 @@ impl Session {
             health: Health::default(),
             wakeups: Wakeups::new(session.clone()),
             wake: Notify::new(),
+            flushed: Notify::new(),
             start_driver,
-            guarded: Mutex::new(Guarded { state, driver: DriverState::None, flushing: Vec::new() }),
+            guarded: Mutex::new(Guarded { state, driver: DriverState::None }),
             context,
         })
     }
@@ -382,13 +383,9 @@ impl Session {
 
     /// Waits until all that is to be sent now has reached the store, or could not.
     pub(super) async fn flushed(self: &Arc<Self>) {
-        let (sender, flushed) = oneshot::channel();
-        {
-            let mut guarded = self.lock();
-            if guarded.state.is_flushed() || self.health.down().is_some() {
-                return;
-            }
-            guarded.flushing.push(sender);
+        let flushed = self.flushed.notified();
+        if self.lock().state.is_flushed() || self.health.down().is_some() {
+            return;
         }
         // Should there be no driver, as after its runtime ended.
         self.change(|_| ());
@@ -397,7 +394,7 @@ impl Session {
             return;
         }
         // What could not be sent is sent again for as long as the runtime lives.
-        let _ = flushed.await;
+        flushed.await;
     }
 
     /// Begins to drive, unless another driver does.
@@ -489,14 +486,16 @@ impl Session {
             let effects = self.change(State::take_another_name);
             self.make_true(effects);
         }
-        self.tell_flushed(|state| state.is_flushed());
+        if self.lock().state.is_flushed() {
+            self.flushed.notify_waiters();
+        }
     }
 
     fn failed(self: &Arc<Self>, batch: Batch, error: Option<&Throttled>) {
         let now = self.clock.now();
         let effects = self.change(|state| state.failed(batch, error, now));
         self.make_true(effects);
-        self.tell_flushed(|_| true);
+        self.flushed.notify_waiters();
     }
 
     /// The store refused a batch.
@@ -508,15 +507,7 @@ impl Session {
         }
         self.make_true(effects);
         if is_over {
-            self.tell_flushed(|_| true);
-        }
-    }
-
-    fn tell_flushed(&self, is_over: impl FnOnce(&State) -> bool) {
-        let mut guarded = self.lock();
-        if is_over(&guarded.state) {
-            // Dropping them tells.
-            drop(std::mem::take(&mut guarded.flushing));
+            self.flushed.notify_waiters();
         }
     }
 
@@ -541,7 +532,7 @@ impl Session {
         self.occupied.store(guarded.state.is_occupied(), Ordering::Release);
         drop(guarded);
         self.make_true(effects);
-        self.tell_flushed(|_| true);
+        self.flushed.notify_waiters();
     }
 
     /// Does what comes of a change of the state. No lock is held: this wakes callers and tells
