@@ -351,19 +351,15 @@ impl Inner {
                     return Ok(Err(no_runtime()));
                 }
                 let mut ticket = match enter(&target, asked, terms) {
-                    Ok(ticket) => Some(ticket),
-                    Err(outcome) => match concluded(outcome, &target, asked) {
-                        Some(result) => return result,
-                        None => None,
-                    },
+                    Ok(ticket) => ticket,
+                    Err(Throttled::Store(error)) => return Err(Outage { error, target }),
+                    Err(error) => return Ok(Err(error)),
                 };
-                if let Some(ticket) = &mut ticket {
-                    let outcome = ticket.outcome().await;
-                    if let Some(result) = concluded(outcome, &target, asked) {
-                        return result;
-                    }
-                }
+                let outcome = ticket.outcome().await;
                 drop(ticket);
+                if let Some(result) = concluded(outcome, &target, asked) {
+                    return result;
+                }
                 yield_now().await;
             }
             Ok(Err(runtime_ended()))
@@ -486,18 +482,21 @@ fn ask(target: &BucketTarget, demand: &Demand, terms: Terms, mode: Mode) -> Resu
 /// Queues a demand.
 ///
 /// # Errors
-/// What becomes of it at once.
+/// Some quota could never admit it, or the store is known not to answer.
 fn enter<'a>(
     target: &BucketTarget,
     asked: &'a Query<'a>,
     terms: Terms,
-) -> Result<Ticket<'a>, Outcome> {
-    let ask = ask(target, asked.demand, terms, asked.mode).map_err(Outcome::Refused)?;
+) -> Result<Ticket<'a>, Throttled> {
+    let ask = ask(target, asked.demand, terms, asked.mode)?;
+    if let Some(error) = target.session.health().down() {
+        return Err(Throttled::Store(error));
+    }
     let class = asked.demand.class.clone();
     let share = asked.demand.share_asked().cloned();
     let is_told = class.is_some() || share.is_some() || target.session.context().is_observed();
     let subject = is_told.then(|| Arc::new(Subject::new(class, share, asked.call.clone())));
-    Ticket::new(target.session.clone(), ask.about(asked.id, subject), asked)
+    Ok(Ticket::new(target.session.clone(), ask.about(asked.id, subject), asked))
 }
 
 /// What the outcome of a demand comes to; nothing if it has to be asked for again.

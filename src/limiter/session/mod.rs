@@ -43,7 +43,7 @@ use self::{
     state::{Conditions, Effects, Setup, State, Turn},
     transmit::MAX_CHARTS,
     wait_queue::Told,
-    waiter::{About, QueuePlace, Rank},
+    waiter::{QueuePlace, Rank},
     wakeups::Wakeups,
 };
 pub(super) use self::{
@@ -161,7 +161,7 @@ impl Session {
     fn change<R>(self: &Arc<Self>, change: impl FnOnce(&mut State) -> R) -> R {
         let mut guarded = self.lock();
         let result = change(&mut guarded.state);
-        self.occupied.store(guarded.state.is_occupied(), Ordering::Release);
+        let effects = self.settled(&mut guarded);
         match guarded.driver {
             DriverState::Asleep(until) if guarded.state.is_due_before(until) => {
                 guarded.driver = DriverState::Awake;
@@ -172,9 +172,16 @@ impl Session {
                 drop(guarded);
                 (self.start_driver)(self);
             }
-            _ => {}
+            _ => drop(guarded),
         }
+        self.make_true(effects);
         result
+    }
+
+    /// The state has changed. Returns what is to be done once the lock is released.
+    fn settled(&self, guarded: &mut Guarded) -> Effects {
+        self.occupied.store(guarded.state.is_occupied(), Ordering::Release);
+        guarded.state.take_effects()
     }
 
     #[inline]
@@ -238,26 +245,16 @@ impl Session {
     }
 
     /// Takes in a demand that could not be applied at once.
-    ///
-    /// # Errors
-    /// What becomes of it at once.
     fn enter(
         self: &Arc<Self>,
         ask: Ask,
         arrived: Instant,
         deadline: Option<Instant>,
-    ) -> Result<(Rank, oneshot::Receiver<Box<Outcome>>), Outcome> {
-        if let Some(error) = self.health.down() {
-            return Err(Outcome::Refused(Throttled::Store(error)));
-        }
-        let (about, (sender, answer)) = (About::of(&ask), oneshot::channel());
+    ) -> (Rank, oneshot::Receiver<Box<Outcome>>) {
+        let (sender, answer) = oneshot::channel();
         let (arrived, deadline) =
             (self.clock.time_of(arrived), deadline.map(|deadline| self.clock.time_of(deadline)));
-        let (rank, waits) = self.change(|state| state.enter(ask, arrived, deadline, sender))?;
-        if let Some((position, line)) = waits {
-            about.tell_waits(&self.context, position, Some(line));
-        }
-        Ok((rank, answer))
+        (self.change(|state| state.enter(ask, arrived, deadline, sender)), answer)
     }
 
     /// Takes out a demand whose caller has gone.
@@ -370,15 +367,13 @@ impl Session {
 
     /// Counts the waiters anew whose limits have changed.
     pub(super) fn follow_limits(self: &Arc<Self>) {
-        let effects = self.change(State::follow_limits);
-        self.make_true(effects);
+        self.change(State::follow_limits);
     }
 
     /// Refuses every demand from now on, and those that wait.
     pub(super) fn close(self: &Arc<Self>) {
         self.closed.store(true, Ordering::Relaxed);
-        let effects = self.change(State::close);
-        self.make_true(effects);
+        self.change(State::close);
     }
 
     /// Waits until all that is to be sent now has reached the store, or could not.
@@ -411,8 +406,8 @@ impl Session {
     fn turn(self: &Arc<Self>) -> Turn {
         let conditions = self.conditions();
         let mut guarded = self.lock();
-        let (turn, effects) = guarded.state.turn(conditions);
-        self.occupied.store(guarded.state.is_occupied(), Ordering::Release);
+        let turn = guarded.state.turn(conditions);
+        let effects = self.settled(&mut guarded);
         guarded.driver = match &turn {
             Turn::Send(_) => DriverState::Awake,
             Turn::Sleep(until) => DriverState::Asleep(*until),
@@ -450,8 +445,7 @@ impl Session {
             Ok(Applied::Applied { buckets, verdicts }) => self.applied(batch, &buckets, verdicts),
             Ok(Applied::Stale | Applied::Uncharted) => {
                 self.failed(batch, Some(&transmit::unanswerable()));
-                let effects = self.change(State::take_another_name);
-                self.make_true(effects);
+                self.change(State::take_another_name);
             }
             Err(error) if !error.is_unavailable() => self.refused(batch, Arc::new(error)),
             Err(error) => {
@@ -479,12 +473,10 @@ impl Session {
         });
         let conditions =
             Conditions { now: self.clock.now(), hinting: self.hinting(), resumes_at: None };
-        let effects = self.change(|state| state.applied(batch, seen, verdicts, conditions));
-        self.make_true(effects);
+        self.change(|state| state.applied(batch, seen, verdicts, conditions));
         if has_ghosts {
             // They end with the lease of the old name.
-            let effects = self.change(State::take_another_name);
-            self.make_true(effects);
+            self.change(State::take_another_name);
         }
         if self.lock().state.is_flushed() {
             self.flushed.notify_waiters();
@@ -493,20 +485,21 @@ impl Session {
 
     fn failed(self: &Arc<Self>, batch: Batch, error: Option<&Throttled>) {
         let now = self.clock.now();
-        let effects = self.change(|state| state.failed(batch, error, now));
-        self.make_true(effects);
+        self.change(|state| state.failed(batch, error, now));
         self.flushed.notify_waiters();
     }
 
     /// The store refused a batch.
     fn refused(self: &Arc<Self>, batch: Batch, error: Arc<StoreError>) {
         let (now, told) = (self.clock.now(), Throttled::Store(error.clone()));
-        let (is_over, effects) = self.change(|state| state.refused(batch, &told, now));
-        if is_over {
-            self.health.failed(&error);
-        }
-        self.make_true(effects);
-        if is_over {
+        let refused = |state: &mut State| {
+            let is_over = state.refused(batch, &told, now);
+            if is_over {
+                self.health.failed(&error);
+            }
+            is_over
+        };
+        if self.change(refused) {
             self.flushed.notify_waiters();
         }
     }
@@ -527,9 +520,9 @@ impl Session {
             self.failed(batch, None);
         }
         let mut guarded = self.lock();
-        let effects = guarded.state.abandon();
+        guarded.state.abandon();
         guarded.driver = DriverState::None;
-        self.occupied.store(guarded.state.is_occupied(), Ordering::Release);
+        let effects = self.settled(&mut guarded);
         drop(guarded);
         self.make_true(effects);
         self.flushed.notify_waiters();

@@ -55,7 +55,7 @@ impl Outgoing {
         let (mut op, set) = self.into_present();
         if let Some(on) = batch.buckets_mut().place(&set) {
             rename(&mut op, |index| on[usize::from(index)]);
-            batch.push(op, Job::Nothing);
+            batch.push(op, Job::Report(SmallVec::new()));
         }
         (batch, reports)
     }

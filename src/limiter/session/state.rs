@@ -5,7 +5,7 @@
 //! Its invariant: one batch is in flight at a time, under a number of its own; one without an
 //! answer is asked about again before anything else is sent.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use smallvec::SmallVec;
 
@@ -15,7 +15,7 @@ use super::{
     leases::Leases,
     outbox::{Outbox, Outgoing, Taken},
     refusals::Refusals,
-    wait_queue::{Told, WaitQueue, Waits},
+    wait_queue::{Told, WaitQueue},
     waiter::{Ask, Outcome, OutcomeSender, Rank, Waiter},
 };
 use crate::{
@@ -68,36 +68,13 @@ pub(in crate::limiter) enum Turn {
     Stop,
 }
 
-/// What comes of a change of the state, to be done when no lock is held.
-#[derive(Debug, Default)]
-#[must_use]
+/// What came of changes of the state, to be done when no lock is held.
+#[derive(Debug)]
 pub(super) struct Effects {
     pub(super) told: Vec<Told>,
     pub(super) reports: Vec<(Report, Result<Verdict, Throttled>)>,
     /// The session is to take another name.
     pub(super) rename: bool,
-}
-
-impl Effects {
-    fn refuse(
-        &mut self,
-        waiters: impl IntoIterator<Item = Box<Waiter>>,
-        outcome: impl Fn() -> Outcome,
-    ) {
-        let refused =
-            waiters.into_iter().map(|waiter| Told::Outcome(waiter.into_answer(), outcome()));
-        self.told.extend(refused);
-    }
-
-    fn report(
-        &mut self,
-        reports: impl IntoIterator<Item = Report>,
-        result: impl Fn() -> Result<Verdict, Throttled>,
-    ) {
-        // Most callers do not listen.
-        let heard = reports.into_iter().filter(|report| !report.is_closed());
-        self.reports.extend(heard.map(|report| (report, result())));
-    }
 }
 
 /// A batch that went without an answer. It may have been applied; sending it again under its number
@@ -128,6 +105,10 @@ pub(super) struct State {
     doubt: Option<Doubt>,
     /// When the last batch was sent, or answered.
     active: Micros,
+    /// What is to be reported when no lock is held.
+    reports: Vec<(Report, Result<Verdict, Throttled>)>,
+    /// The session is to take another name.
+    rename: bool,
 }
 
 impl State {
@@ -145,6 +126,8 @@ impl State {
             hinted: false,
             doubt: None,
             active: 0,
+            reports: Vec::new(),
+            rename: false,
         }
     }
 
@@ -177,25 +160,37 @@ impl State {
         self.queue.blocks(Rank::new(now, ask.head_start(), u64::MAX), ask)
     }
 
-    /// Takes in a demand. Returns its place, and its position if it has to wait.
-    ///
-    /// # Errors
-    /// The limiter was closed, its limits have changed so that it cannot be granted, or it has to
-    /// wait and as many wait as may.
+    /// Takes out what came of the changes so far.
+    pub(super) fn take_effects(&mut self) -> Effects {
+        let (reports, rename) = (mem::take(&mut self.reports), mem::take(&mut self.rename));
+        Effects { told: self.queue.take_told(), reports, rename }
+    }
+
+    fn report(
+        &mut self,
+        reports: impl IntoIterator<Item = Report>,
+        result: impl Fn() -> Result<Verdict, Throttled>,
+    ) {
+        // Most callers do not listen.
+        let heard = reports.into_iter().filter(|report| !report.is_closed());
+        self.reports.extend(heard.map(|report| (report, result())));
+    }
+
+    /// Takes in a demand. Returns its place.
     pub(super) fn enter(
         &mut self,
         mut ask: Ask,
         arrived: Micros,
         deadline: Option<Micros>,
         answer: OutcomeSender,
-    ) -> Result<(Rank, Option<Waits>), Outcome> {
-        if self.closed {
-            return Err(Outcome::Refused(Throttled::Closed));
-        }
-        ask.refresh()?;
+    ) -> Rank {
         let rank = self.queue.rank(arrived, &ask);
-        let waits = self.queue.enter(rank, ask, deadline, answer).map_err(Outcome::Refused)?;
-        Ok((rank, waits))
+        let refreshed = if self.closed { Err(closed()) } else { ask.refresh() };
+        match refreshed {
+            Ok(()) => self.queue.enter(Box::new(Waiter::new(ask, rank, deadline, answer))),
+            Err(outcome) => self.queue.tell(answer, outcome),
+        }
+        rank
     }
 
     /// Takes out a demand whose caller has gone, if it waits.
@@ -232,27 +227,28 @@ impl State {
     }
 
     /// Counts the waiters anew whose limits have changed.
-    pub(super) fn follow_limits(&mut self) -> Effects {
-        let mut effects = Effects::default();
-        self.queue.follow_limits(&mut effects.told);
-        effects
+    pub(super) fn follow_limits(&mut self) {
+        self.queue.follow_limits();
     }
 
     /// Refuses every demand from now on, and those that wait.
-    pub(super) fn close(&mut self) -> Effects {
+    pub(super) fn close(&mut self) {
         self.closed = true;
-        let mut effects = Effects::default();
-        effects.refuse(self.queue.take_all(), closed);
-        effects
+        self.queue.end_all(closed);
     }
 
     /// The driver is gone: what is pending has to be asked for again.
-    pub(super) fn abandon(&mut self) -> Effects {
-        let mut effects = Effects::default();
-        effects.refuse(self.queue.take_all(), || Outcome::AskAgain);
-        effects.report(self.outbox.take_reports(), || Err(runtime_ended()));
-        self.give_up_parts(None, self.active, &mut effects);
-        effects
+    pub(super) fn abandon(&mut self) {
+        self.end_all(None);
+        self.give_up_parts(None, self.active);
+    }
+
+    /// Tells all that is pending and was not sent. Without an error it was the driver that ended,
+    /// so that demands may as well be asked for again.
+    fn end_all(&mut self, error: Option<&Throttled>) {
+        self.queue.end_all(|| outcome_of(error));
+        let reports = self.outbox.take_reports();
+        self.report(reports, || result_of(error));
     }
 
     /// Whether there is something to send before a time, or at all.
@@ -267,32 +263,28 @@ impl State {
     }
 
     /// What to do next.
-    pub(super) fn turn(&mut self, conditions: Conditions) -> (Turn, Effects) {
-        let mut effects = Effects::default();
-        let turn = self.next_turn(conditions, &mut effects);
+    pub(super) fn turn(&mut self, conditions: Conditions) -> Turn {
+        let turn = self.next_turn(conditions);
         if let Turn::Send(batch) = &turn {
             (self.sending, self.active) = (true, conditions.now);
             self.leases.named(batch.buckets().ids(), conditions.now);
         }
-        (turn, effects)
+        turn
     }
 
-    fn next_turn(&mut self, conditions: Conditions, effects: &mut Effects) -> Turn {
+    fn next_turn(&mut self, conditions: Conditions) -> Turn {
         let Conditions { now, resumes_at, hinting } = conditions;
         if self.sending {
             return Turn::Sleep(None);
         }
-        if std::mem::replace(&mut self.hinted, hinting == Hinting::Works)
-            && hinting == Hinting::None
-        {
+        if mem::replace(&mut self.hinted, hinting == Hinting::Works) && hinting == Hinting::None {
             // Waits were longer while there were hints.
             self.queue.look_everywhere();
         }
         if self.doubt.as_ref().is_some_and(|doubt| doubt.since.saturating_add(DOUBT_ENDS) <= now) {
             // What it reserved leaves the windows by itself, and what it holds ends with the lease
             // of the old name.
-            self.doubt = None;
-            effects.rename = true;
+            self.take_another_name();
         }
         if let Some(until) = resumes_at.filter(|until| *until > now)
             && (self.doubt.is_some() || !self.outbox.is_empty() || self.queue.due().is_some())
@@ -308,9 +300,9 @@ impl State {
             self.queue.sent_again(batch.demands());
             return Turn::Send(self.numbered(batch));
         }
-        self.keep_followers(now, effects);
+        self.keep_followers(now);
         if self.due().is_some_and(|due| due <= now)
-            && let Some(batch) = self.load(now, effects)
+            && let Some(batch) = self.load(now)
         {
             return Turn::Send(self.numbered(batch));
         }
@@ -327,13 +319,13 @@ impl State {
 
     /// Changes on buckets of which earlier ones are kept are kept as well: they must not be applied
     /// before these.
-    fn keep_followers(&mut self, now: Micros, effects: &mut Effects) {
-        let Self { outbox, refusals, .. } = self;
-        for outgoing in outbox.take_changes(|set| refusals.told_of(set).is_some()) {
-            let Some(error) = refusals.told_of(outgoing.set()).cloned() else { continue };
+    fn keep_followers(&mut self, now: Micros) {
+        let refusals = &self.refusals;
+        for outgoing in self.outbox.take_changes(|set| refusals.told_of(set).is_some()) {
+            let Some(error) = self.refusals.told_of(outgoing.set()).cloned() else { continue };
             let (batch, reports) = outgoing.into_batch();
-            refusals.keep(batch, &error, now);
-            effects.report(reports, || Err(error.clone()));
+            self.refusals.keep(batch, &error, now);
+            self.report(reports, || Err(error.clone()));
         }
     }
 
@@ -348,7 +340,7 @@ impl State {
 
     /// What travels in the next batch: changes, then demands in order, then who else waits, then
     /// questions. It also names the buckets of which the store has to hear.
-    fn load(&mut self, now: Micros, effects: &mut Effects) -> Option<Batch> {
+    fn load(&mut self, now: Micros) -> Option<Batch> {
         let mut batch = Batch::default();
         self.load_heartbeats(&mut batch, NAMED_FIRST, now);
         let Taken { questions, frees, has_older_quotas } = self.outbox.take(&mut batch);
@@ -356,7 +348,7 @@ impl State {
             batch.buckets().ids().iter().for_each(|bucket| self.queue.look(*bucket));
         }
         if !has_older_quotas {
-            self.load_demands(&mut batch, now, effects);
+            self.load_demands(&mut batch, now);
         }
         questions.into_iter().for_each(|(op, job)| batch.push(op, job));
         self.load_heartbeats(&mut batch, usize::MAX, now);
@@ -371,12 +363,12 @@ impl State {
         batch
     }
 
-    fn load_demands(&mut self, batch: &mut Batch, now: Micros, effects: &mut Effects) {
+    fn load_demands(&mut self, batch: &mut Batch, now: Micros) {
         let buckets = batch.buckets_mut();
         let has_room = |set: &BucketSet| buckets.place_leaving(LEFT_TO_WAITERS, set).is_some();
-        let (mut asking, behind) = self.queue.take_asking(has_room, &mut effects.told);
+        let (mut asking, behind) = self.queue.take_asking(has_room);
         let has_room = |set: &BucketSet| buckets.place(set).is_some();
-        let due = self.queue.take_due(now, has_room, &mut effects.told);
+        let due = self.queue.take_due(now, has_room);
         batch.reserve(asking.len() + due.len() + behind.len());
         let mut concerned: Vec<u64> = Vec::new();
         for waiter in &due {
@@ -419,11 +411,10 @@ impl State {
         seen: &[Seen],
         verdicts: impl IntoIterator<Item = Verdict>,
         Conditions { now, hinting, .. }: Conditions,
-    ) -> Effects {
+    ) {
         (self.sending, self.active, self.doubt) = (false, now, None);
         self.refusals.answered();
         let jobs = batch.take_jobs();
-        let mut effects = Effects { told: Vec::with_capacity(jobs.len()), ..Effects::default() };
         let told: SmallVec<[u64; 4]> = jobs
             .iter()
             .filter_map(|job| if let Job::Heads(bucket) = job { Some(*bucket) } else { None })
@@ -434,20 +425,22 @@ impl State {
                     let is_head = |bucket| told.contains(&bucket);
                     if self.closed {
                         self.queue.gone(&waiter, is_head);
-                        effects.refuse([waiter], closed);
+                        self.queue.tell(waiter.into_answer(), closed());
                         continue;
                     }
-                    self.queue.refused(waiter, &refused, is_head, hinting, now, &mut effects.told);
+                    self.queue.refused(waiter, &refused, is_head, hinting, now);
                 }
                 (Job::Demand(waiter), Verdict::Granted { probe }) => {
-                    self.grant(waiter, batch.granted_at(index, seen), probe, now, &mut effects);
+                    self.grant(waiter, batch.granted_at(index, seen), probe, now);
                 }
                 (Job::Demand(waiter), _) if !waiter.ask().waits() => {
-                    effects.refuse([waiter], || Outcome::Fits);
+                    self.queue.tell(waiter.into_answer(), Outcome::Fits);
                 }
-                (Job::Demand(waiter), _) if self.closed => effects.refuse([waiter], closed),
+                (Job::Demand(waiter), _) if self.closed => {
+                    self.queue.tell(waiter.into_answer(), closed());
+                }
                 (Job::Demand(waiter), _) => self.queue.fits(waiter),
-                (Job::Report(reports), verdict) => effects.report(reports, || Ok(verdict.clone())),
+                (Job::Report(reports), verdict) => self.report(reports, || Ok(verdict.clone())),
                 (Job::Orphan(set, costs), Verdict::Granted { .. }) => {
                     self.give_back(set, costs, batch.granted_at(index, seen));
                 }
@@ -455,24 +448,16 @@ impl State {
             }
         }
         told.into_iter().for_each(|bucket| self.queue.heads_registered(bucket));
-        self.queue.answered(&mut effects.told);
-        effects
+        self.queue.answered();
     }
 
-    fn grant(
-        &mut self,
-        waiter: Box<Waiter>,
-        at: GrantedAt,
-        probe: bool,
-        now: Micros,
-        effects: &mut Effects,
-    ) {
+    fn grant(&mut self, waiter: Box<Waiter>, at: GrantedAt, probe: bool, now: Micros) {
         self.queue.granted(&waiter);
         if !self.in_process {
             self.leases.open(waiter.ask().set(), now);
         }
         let (answer, outcome) = waiter.granted(at, probe);
-        effects.told.push(Told::Outcome(answer, outcome));
+        self.queue.tell(answer, outcome);
     }
 
     /// Gives back what was granted to no one.
@@ -482,48 +467,34 @@ impl State {
     }
 
     /// The batch in flight went without an answer: all that is pending is told, and the batch is in
-    /// doubt. Without an error it was the driver that ended, so that demands may as well be asked
-    /// for again.
-    pub(super) fn failed(
-        &mut self,
-        mut batch: Batch,
-        error: Option<&Throttled>,
-        now: Micros,
-    ) -> Effects {
-        let mut effects = Effects::default();
+    /// doubt. Without an error it was the driver that ended.
+    pub(super) fn failed(&mut self, mut batch: Batch, error: Option<&Throttled>, now: Micros) {
         (self.sending, self.active) = (false, now);
         let since = self.doubt.as_ref().map_or(now, |doubt| doubt.since);
         let jobs = batch.give_up();
         self.doubt = (!batch.ops().is_empty()).then_some(Doubt { batch: Some(batch), since });
         for job in jobs {
             match job {
-                Job::Demand(waiter) => effects.refuse([waiter], || outcome_of(error)),
-                Job::Report(reports) => effects.report(reports, || result_of(error)),
+                Job::Demand(waiter) => self.queue.tell(waiter.into_answer(), outcome_of(error)),
+                Job::Report(reports) => self.report(reports, || result_of(error)),
                 Job::Heads(bucket) => self.queue.heads_unknown(bucket),
                 Job::Orphan(..) => {}
             }
         }
         self.refusals.answered();
-        self.give_up_parts(error, now, &mut effects);
-        effects.refuse(self.queue.take_all(), || outcome_of(error));
-        effects.report(self.outbox.take_reports(), || result_of(error));
-        self.queue.answered(&mut effects.told);
-        effects
+        self.give_up_parts(error, now);
+        self.end_all(error);
+        self.queue.answered();
     }
 
     /// The store refused the batch at hand, and applied nothing of it. Returns true if that is the
     /// end of it, rather than sent again in parts.
-    pub(super) fn refused(
-        &mut self,
-        batch: Batch,
-        error: &Throttled,
-        now: Micros,
-    ) -> (bool, Effects) {
+    pub(super) fn refused(&mut self, batch: Batch, error: &Throttled, now: Micros) -> bool {
         if batch.is_doubtful() {
             // An earlier attempt may have been applied: only its number tells.
-            return (true, self.failed(batch, Some(error), now));
+            self.failed(batch, Some(error), now);
+            return true;
         }
-        let mut effects = Effects::default();
         (self.sending, self.active, self.doubt) = (false, now, None);
         let is_of_one = self.refusals.refused();
         let is_over = match batch.halved() {
@@ -533,16 +504,16 @@ impl State {
             }
             (first, second) => {
                 for part in [Some(first), second].into_iter().flatten() {
-                    self.give_up(part, Some(error), true, now, &mut effects);
+                    self.give_up(part, Some(error), true, now);
                 }
                 true
             }
         };
         if !is_of_one {
-            self.give_up_parts(Some(error), now, &mut effects);
+            self.give_up_parts(Some(error), now);
         }
-        self.queue.answered(&mut effects.told);
-        (is_over, effects)
+        self.queue.answered();
+        is_over
     }
 
     /// Gives up the demands of a batch that was not applied, and keeps its changes.
@@ -552,12 +523,11 @@ impl State {
         error: Option<&Throttled>,
         is_refused: bool,
         now: Micros,
-        effects: &mut Effects,
     ) {
         for job in batch.keep_changes() {
             match job {
-                Job::Demand(waiter) => effects.refuse([waiter], || outcome_of(error)),
-                Job::Report(reports) => effects.report(reports, || result_of(error)),
+                Job::Demand(waiter) => self.queue.tell(waiter.into_answer(), outcome_of(error)),
+                Job::Report(reports) => self.report(reports, || result_of(error)),
                 Job::Heads(bucket) if is_refused => self.queue.heads_refused(bucket),
                 // The store may know earlier ones.
                 Job::Heads(bucket) => self.queue.heads_unknown(bucket),
@@ -568,17 +538,16 @@ impl State {
         self.refusals.keep(batch, &error, now);
     }
 
-    fn give_up_parts(&mut self, error: Option<&Throttled>, now: Micros, effects: &mut Effects) {
+    fn give_up_parts(&mut self, error: Option<&Throttled>, now: Micros) {
         for part in self.refusals.take_parts() {
-            self.give_up(part, error, false, now, effects);
+            self.give_up(part, error, false, now);
         }
     }
 
     /// What the store knows of the session is of no use: it knows a later batch than the one in
     /// doubt, which is given up, or an older state of a bucket. It ends with the session's lease.
-    pub(super) fn take_another_name(&mut self) -> Effects {
-        self.doubt = None;
-        Effects { rename: true, ..Effects::default() }
+    pub(super) fn take_another_name(&mut self) {
+        (self.doubt, self.rename) = (None, true);
     }
 }
 

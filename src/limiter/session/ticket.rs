@@ -53,17 +53,10 @@ pub(in crate::limiter) struct Ticket<'a> {
 
 impl<'a> Ticket<'a> {
     /// Enters a demand that could not be granted at once.
-    ///
-    /// # Errors
-    /// What becomes of it at once.
-    pub(in crate::limiter) fn new(
-        session: Arc<Session>,
-        ask: Ask,
-        asked: &'a Query<'a>,
-    ) -> Result<Self, Outcome> {
+    pub(in crate::limiter) fn new(session: Arc<Session>, ask: Ask, asked: &'a Query<'a>) -> Self {
         let set = ask.set().clone();
-        let (rank, answer) = session.enter(ask, asked.arrived, asked.deadline)?;
-        Ok(Self { session, set, asked, rank, answer, is_answered: false })
+        let (rank, answer) = session.enter(ask, asked.arrived, asked.deadline);
+        Self { session, set, asked, rank, answer, is_answered: false }
     }
 
     /// Waits for the outcome, for as long as the demand may wait.

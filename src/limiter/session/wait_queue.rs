@@ -62,10 +62,9 @@ pub(super) struct WaitQueue {
     gone: bool,
     /// As the answer at hand told them.
     surfaced: Surfaced,
+    /// What is to be told once no lock is held.
+    told: Vec<Told>,
 }
-
-/// Behind how many a demand has to wait, and in which line among others.
-pub(super) type Waits = (usize, LineId);
 
 impl WaitQueue {
     pub(super) fn new(max_waiting: usize, lease: Micros) -> Self {
@@ -101,56 +100,48 @@ impl WaitQueue {
         !self.lines.blocking(rank, ask).is_empty()
     }
 
-    /// Takes in a demand that the store has not looked at. Returns whether it has to wait;
-    /// otherwise it is to be sent.
-    ///
-    /// # Errors
-    /// It has to wait, and as many wait as may.
-    pub(super) fn enter(
-        &mut self,
-        rank: Rank,
-        ask: Ask,
-        deadline: Option<Micros>,
-        answer: OutcomeSender,
-    ) -> Result<Option<Waits>, Throttled> {
-        let waiter = Box::new(Waiter::new(ask, rank, deadline, answer));
-        self.place(waiter).map_err(|(_, error)| error)
-    }
-
-    /// Puts a demand where it belongs that the store has not looked at.
-    fn place(
-        &mut self,
-        mut waiter: Box<Waiter>,
-    ) -> Result<Option<Waits>, (OutcomeSender, Throttled)> {
+    /// Takes in a demand that the store has not looked at, and puts it where it belongs.
+    pub(super) fn enter(&mut self, mut waiter: Box<Waiter>) {
         if !waiter.ask().waits() {
-            self.asking.push_back(waiter);
-            return Ok(None);
+            return self.asking.push_back(waiter);
         }
         let blocking = self.lines.blocking(waiter.rank(), waiter.ask());
         if blocking.is_empty() {
-            self.newcomers.push_back(waiter);
-            return Ok(None);
+            return self.newcomers.push_back(waiter);
         }
         if waiter.has_deadline() && !waiter.is_waiting() && !waiter.is_known_to_fit() {
             // It is told at once if it cannot be granted in time, which the store knows.
-            self.asking.push_back(waiter);
-            return Ok(None);
+            return self.asking.push_back(waiter);
         }
         if waiter.is_known_to_fit() {
             // So may what goes before it.
             blocking.iter().for_each(|id| self.lines.look_at(*id, 0));
         }
         let position = self.position(&waiter, &blocking, &[]);
+        let line = blocking[0];
         match waiter.start_waiting(self.max_waiting, position) {
-            Ok(is_news) => {
-                // In a wider bucket it would keep others from what it cannot use yet.
-                let line = blocking[0];
-                let first = blocking.into_iter().filter(|id| id.bucket == line.bucket);
-                self.file_behind(waiter, first.collect());
-                Ok(is_news.then_some((position, line)))
-            }
-            Err(error) => Err((waiter.into_answer(), error)),
+            Ok(true) => self.tell_wait(&waiter, position, Some(line)),
+            Ok(false) => {}
+            Err(error) => return self.tell(waiter.into_answer(), Outcome::Refused(error)),
         }
+        // In a wider bucket it would keep others from what it cannot use yet.
+        let first = blocking.into_iter().filter(|id| id.bucket == line.bucket);
+        self.file_behind(waiter, first.collect());
+    }
+
+    /// Tells the caller of a demand what comes of it.
+    pub(super) fn tell(&mut self, answer: OutcomeSender, outcome: Outcome) {
+        self.told.push(Told::Outcome(answer, outcome));
+    }
+
+    /// Tells that a demand has to wait behind so many, for what a line is of.
+    fn tell_wait(&mut self, waiter: &Waiter, position: usize, line: Option<LineId>) {
+        self.told.push(Told::HasToWait { about: About::of(waiter.ask()), position, line });
+    }
+
+    /// Takes out what is to be told.
+    pub(super) fn take_told(&mut self) -> Vec<Told> {
+        std::mem::take(&mut self.told)
     }
 
     /// How many demands go before one that is to stand in these lines, as far as is known.
@@ -247,20 +238,18 @@ impl WaitQueue {
     }
 
     /// Takes out what is to be looked at now, in order. `has_room` says whether the buckets of a
-    /// set can be part of the batch. What becomes of demands that are not sent after all goes to
-    /// `told`.
+    /// set can be part of the batch.
     pub(super) fn take_due(
         &mut self,
         now: Micros,
         mut has_room: impl FnMut(&BucketSet) -> bool,
-        told: &mut Vec<Told>,
     ) -> Vec<Box<Waiter>> {
         self.sent_at = now;
         if !self.left_out.is_empty() {
             // Those that were counted under other limits would have no room together.
-            self.follow_limits(told);
+            self.follow_limits();
         }
-        let newcomers = self.admit_newcomers(told);
+        let newcomers = self.admit_newcomers();
         let picked = self.pick(now, &newcomers, &mut has_room);
         let mut due = Vec::with_capacity(picked.len() + newcomers.len());
         for rank in picked {
@@ -298,7 +287,7 @@ impl WaitQueue {
 
     /// The newcomers that nothing in the queue blocks. Others came to be blocked since they
     /// entered: they wait.
-    fn admit_newcomers(&mut self, told: &mut Vec<Told>) -> Vec<Box<Waiter>> {
+    fn admit_newcomers(&mut self) -> Vec<Box<Waiter>> {
         let (mut admitted, mut newcomers) = (Vec::new(), std::mem::take(&mut self.newcomers));
         // One that asked first comes back behind younger ones.
         newcomers.make_contiguous().sort_unstable_by_key(|waiter| waiter.rank());
@@ -307,18 +296,9 @@ impl WaitQueue {
                 continue;
             }
             if let Err(outcome) = waiter.refresh() {
-                told.push(Told::Outcome(waiter.into_answer(), outcome));
+                self.tell(waiter.into_answer(), outcome);
             } else if self.blocks(waiter.rank(), waiter.ask()) {
-                let about = About::of(waiter.ask());
-                match self.place(waiter) {
-                    Ok(Some((position, line))) => {
-                        told.push(Told::HasToWait { about, position, line: Some(line) })
-                    }
-                    Ok(None) => {}
-                    Err((answer, error)) => {
-                        told.push(Told::Outcome(answer, Outcome::Refused(error)))
-                    }
-                }
+                self.enter(waiter);
             } else {
                 admitted.push(waiter);
             }
@@ -418,7 +398,6 @@ impl WaitQueue {
     pub(super) fn take_asking(
         &mut self,
         mut has_room: impl FnMut(&BucketSet) -> bool,
-        told: &mut Vec<Told>,
     ) -> (Vec<Box<Waiter>>, Vec<Box<Waiter>>) {
         let (mut free, mut behind) = (Vec::new(), Vec::new());
         while free.len() + behind.len() < MOST_SENT
@@ -428,7 +407,7 @@ impl WaitQueue {
                 continue;
             }
             if let Err(outcome) = waiter.refresh() {
-                told.push(Told::Outcome(waiter.into_answer(), outcome));
+                self.tell(waiter.into_answer(), outcome);
                 continue;
             }
             let is_blocked = self.blocks(waiter.rank(), waiter.ask());
@@ -510,7 +489,6 @@ impl WaitQueue {
         is_head: impl Fn(u64) -> bool,
         hinting: Hinting,
         now: Micros,
-        told: &mut Vec<Told>,
     ) {
         let violations = &refused.violations;
         self.touched.extend_from_slice(waiter.lines());
@@ -523,13 +501,13 @@ impl WaitQueue {
             self.gone(&waiter, is_head);
             match waiter.refresh() {
                 Ok(()) => self.newcomers.push_back(waiter),
-                Err(outcome) => told.push(Told::Outcome(waiter.into_answer(), outcome)),
+                Err(outcome) => self.tell(waiter.into_answer(), outcome),
             }
             return;
         }
         if let Some(error) = waiter.ask().refused(violations) {
             self.surfaced.note(waiter.ask(), violations);
-            return told.push(Told::Outcome(waiter.into_answer(), Outcome::Refused(error)));
+            return self.tell(waiter.into_answer(), Outcome::Refused(error));
         }
         let is_late = !waiter.can_make_it(violations, now);
         if is_late && self.gone {
@@ -545,7 +523,7 @@ impl WaitQueue {
                 let last = |violation: &&Violation| violation.wait.unwrap_or(Micros::MAX);
                 let by = violations.iter().max_by_key(last);
                 let line = by.and_then(|by| LineId::of(waiter.ask().set(), by.by));
-                told.push(Told::HasToWait { about: About::of(waiter.ask()), position, line });
+                self.tell_wait(&waiter, position, line);
             }
             Ok(None) => {}
             Err(error) => {
@@ -553,7 +531,7 @@ impl WaitQueue {
                 if waiter.can_make_it(violations, self.sent_at) {
                     self.gone(&waiter, is_head);
                 }
-                return told.push(Told::Outcome(waiter.into_answer(), Outcome::Refused(error)));
+                return self.tell(waiter.into_answer(), Outcome::Refused(error));
             }
         }
         let registered = !self.gone && lines.iter().all(|id| is_head(id.bucket));
@@ -674,9 +652,9 @@ impl WaitQueue {
     }
 
     /// The batch in flight has been dealt with.
-    pub(super) fn answered(&mut self, told: &mut Vec<Told>) {
+    pub(super) fn answered(&mut self) {
         (self.away, self.gone) = (0, false);
-        self.refuse_surfaced(told);
+        self.refuse_surfaced();
         let mut touched = std::mem::take(&mut self.touched);
         touched.sort_unstable();
         touched.dedup();
@@ -696,7 +674,7 @@ impl WaitQueue {
     }
 
     /// Refuses those that a pause holds back which is not to be waited out.
-    fn refuse_surfaced(&mut self, told: &mut Vec<Told>) {
+    fn refuse_surfaced(&mut self) {
         let surfaced = std::mem::take(&mut self.surfaced);
         if surfaced.is_empty() {
             return;
@@ -708,12 +686,12 @@ impl WaitQueue {
         for (rank, error) in refused.collect::<Vec<_>>() {
             let Some((waiter, _)) = self.take(rank) else { continue };
             self.touched.extend_from_slice(waiter.lines());
-            told.push(Told::Outcome(waiter.into_answer(), Outcome::Refused(error)));
+            self.tell(waiter.into_answer(), Outcome::Refused(error));
         }
     }
 
     /// Follows a change of the limits: counts every waiter anew that is concerned.
-    pub(super) fn follow_limits(&mut self, told: &mut Vec<Told>) {
+    pub(super) fn follow_limits(&mut self) {
         let is_stale = |waiter: &Waiter| !waiter.ask().set().is_current();
         let stale: Vec<_> = self
             .waiting
@@ -727,7 +705,7 @@ impl WaitQueue {
             let Some((mut waiter, _)) = self.take(rank) else { continue };
             touched.extend_from_slice(waiter.lines());
             if let Err(outcome) = waiter.refresh() {
-                told.push(Told::Outcome(waiter.into_answer(), outcome));
+                self.tell(waiter.into_answer(), outcome);
                 continue;
             }
             let set = waiter.ask().set();
@@ -742,13 +720,13 @@ impl WaitQueue {
         touched.into_iter().for_each(|id| self.reschedule(id));
     }
 
-    /// Takes out every demand.
-    pub(super) fn take_all(&mut self) -> Vec<Box<Waiter>> {
+    /// Takes out every demand, and tells the caller of each what comes of it.
+    pub(super) fn end_all(&mut self, outcome: impl Fn() -> Outcome) {
         let waiting = std::mem::take(&mut self.waiting).into_values();
-        let all = waiting.chain(self.newcomers.drain(..)).chain(self.asking.drain(..)).collect();
+        let all = waiting.chain(self.newcomers.drain(..)).chain(self.asking.drain(..));
+        self.told.extend(all.map(|waiter| Told::Outcome(waiter.into_answer(), outcome())));
         self.left_out.clear();
         self.lines.clear();
-        all
     }
 }
 

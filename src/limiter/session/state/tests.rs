@@ -81,9 +81,13 @@ impl World {
     fn enter(&mut self, ask: Ask, deadline: Option<Micros>) -> (Rank, Answer, Option<usize>) {
         let (sender, answer) = oneshot::channel();
         self.now += 1;
-        let entered = self.state.enter(ask, self.now, deadline, sender);
-        let (rank, position) = entered.unwrap_or_else(|outcome| panic!("{outcome:?}"));
-        (rank, answer, position.map(|(position, _)| position))
+        let rank = self.state.enter(ask, self.now, deadline, sender);
+        let effects = self.state.take_effects();
+        let position = effects.told.first().map(|told| match told {
+            Told::HasToWait { position, .. } => *position,
+            Told::Outcome(_, outcome) => panic!("{outcome:?}"),
+        });
+        (rank, answer, position)
     }
 
     fn wait(&mut self, tokens: u64) -> (Rank, Answer) {
@@ -92,19 +96,22 @@ impl World {
         (rank, answer)
     }
 
+    fn turn(&mut self) -> Turn {
+        let turn = self.state.turn(self.conditions());
+        deliver(&mut self.state);
+        turn
+    }
+
     /// The batch that is sent now.
     fn sent(&mut self) -> Batch {
-        match self.state.turn(self.conditions()) {
-            (Turn::Send(batch), effects) => {
-                deliver(effects);
-                batch
-            }
-            (turn, _) => panic!("{turn:?}"),
+        match self.turn() {
+            Turn::Send(batch) => batch,
+            turn => panic!("{turn:?}"),
         }
     }
 
     fn sleeps(&mut self) -> Option<Micros> {
-        match self.state.turn(self.conditions()).0 {
+        match self.turn() {
             Turn::Sleep(until) => until.map(|until| until.saturating_sub(self.now)),
             turn => panic!("{turn:?}"),
         }
@@ -121,7 +128,8 @@ impl World {
         let seen = vec![Seen { now: 5, born: 1, was: 4, expires: 9 }; batch.buckets().ids().len()];
         let verdicts: Verdicts = verdicts.into_iter().collect();
         assert_eq!(verdicts.len(), batch.ops().len(), "{:?}", batch.ops());
-        deliver(self.state.applied(batch, &seen, verdicts, self.conditions()));
+        self.state.applied(batch, &seen, verdicts, self.conditions());
+        deliver(&mut self.state);
     }
 
     /// Refuses every waiting demand of the batch at hand.
@@ -139,7 +147,8 @@ impl World {
     }
 }
 
-fn deliver(effects: Effects) {
+fn deliver(state: &mut State) {
+    let effects = state.take_effects();
     for told in effects.told {
         if let Told::Outcome(to, outcome) = told {
             drop(to.send(Box::new(outcome)));
@@ -215,7 +224,7 @@ fn a_head_is_named_again_before_its_lease_ends() {
         world.refuse_all(Some(3_600 * SECOND));
         // The store forgets the heads of a session that is silent for longer than its lease.
         let mut silent = 0;
-        while let Turn::Sleep(Some(until)) = world.state.turn(world.conditions()).0 {
+        while let Turn::Sleep(Some(until)) = world.turn() {
             silent += until - world.now;
             assert!(silent < 9 * SECOND, "{hinting:?}");
             world.now = until;
@@ -254,8 +263,7 @@ fn looked_at_once_those_before_are_granted(happens: impl Fn(&mut World)) {
     let mut world = World::new(true);
     // The store says when each of them fits if nothing is refunded.
     let refuse = |world: &mut World| {
-        while let (Turn::Send(batch), effects) = world.state.turn(world.conditions()) {
-            deliver(effects);
+        while let Turn::Send(batch) = world.turn() {
             let verdict = |op: &Op| match op {
                 Op::Reserve(_) => refused(Some(SECOND)),
                 _ => Verdict::Done,
@@ -290,7 +298,10 @@ fn what_was_refused_behind_others_is_looked_at_once_they_are_granted() {
 
 #[test]
 fn a_change_of_limits_during_a_batch_loses_nothing() {
-    looked_at_once_those_before_are_granted(|world| deliver(world.state.follow_limits()));
+    looked_at_once_those_before_are_granted(|world| {
+        world.state.follow_limits();
+        deliver(&mut world.state);
+    });
 }
 
 #[test]
@@ -341,7 +352,8 @@ fn a_demand_that_only_asks_is_refused_once_the_limiter_is_closed() {
     let ask = world.ask(10, Mode::Wait, 0);
     let (_, mut answer, _) = world.enter(ask, Some(world.now + 60 * SECOND));
     let batch = world.sent();
-    deliver(world.state.close());
+    world.state.close();
+    deliver(&mut world.state);
     world.applied(batch, vec![Verdict::Fits]);
     assert!(matches!(outcome(&mut answer), Some(Outcome::Refused(Throttled::Closed))));
 }
@@ -359,7 +371,8 @@ fn the_store_keeps_no_head_of_a_demand_that_is_refused_once_the_limiter_is_close
             world.state.leave(rank);
             answer.close();
         }
-        deliver(world.state.close());
+        world.state.close();
+        deliver(&mut world.state);
         world.applied(batch, [refused(Some(SECOND)), Verdict::Done]);
         let is_told = matches!(outcome(&mut answer), Some(Outcome::Refused(Throttled::Closed)));
         assert_eq!(is_told, !is_abandoned);
@@ -385,7 +398,7 @@ fn a_waiter_that_leaves_lets_the_next_one_be_looked_at() {
     assert!(outcome(&mut behind).is_some());
 
     // The store learns that none waits any more.
-    assert!(matches!(world.state.turn(world.conditions()).0, Turn::Stop));
+    assert!(matches!(world.turn(), Turn::Stop));
 }
 
 #[test]
@@ -493,7 +506,8 @@ fn a_batch_without_an_answer_is_asked_about_again_before_anything_else() {
     let (_, mut answer) = world.wait(10);
     let batch = world.sent();
     let seq = batch.seq();
-    deliver(world.state.failed(batch, Some(&Throttled::Closed), world.now));
+    world.state.failed(batch, Some(&Throttled::Closed), world.now);
+    deliver(&mut world.state);
     assert!(matches!(outcome(&mut answer), Some(Outcome::Refused(_))));
 
     let _other = world.wait(20);
@@ -517,14 +531,17 @@ fn a_doubt_ends_before_the_store_forgets_the_batch() {
     let mut world = World::new(false);
     let _answer = world.wait(10);
     let batch = world.sent();
-    deliver(world.state.failed(batch, Some(&Throttled::Closed), world.now));
+    world.state.failed(batch, Some(&Throttled::Closed), world.now);
+    deliver(&mut world.state);
     for _ in 0..3 {
         let again = world.sent();
-        deliver(world.state.failed(again, Some(&Throttled::Closed), world.now));
+        world.state.failed(again, Some(&Throttled::Closed), world.now);
+        deliver(&mut world.state);
         world.now += DOUBT_ENDS / 3;
     }
     world.now += SECOND;
-    let (turn, effects) = world.state.turn(world.conditions());
+    let turn = world.state.turn(world.conditions());
+    let effects = world.state.take_effects();
     assert!(effects.rename && matches!(turn, Turn::Stop), "{turn:?}");
 }
 
@@ -546,7 +563,7 @@ fn what_is_in_flight_is_kept_alive() {
     let batch = world.sent();
     world.applied(batch, [Verdict::Done]);
     world.now += 2 * SECOND;
-    assert!(matches!(world.state.turn(world.conditions()).0, Turn::Stop));
+    assert!(matches!(world.turn(), Turn::Stop));
 }
 
 #[test]
@@ -639,7 +656,7 @@ fn cancelling_one_of_many_leaves_no_trace() {
     assert_eq!((costs(&batch), told(&batch)), (vec![], Some(0)));
     world.applied(batch, [Verdict::Done]);
     assert!(!world.state.is_occupied());
-    assert!(matches!(world.state.turn(world.conditions()).0, Turn::Stop));
+    assert!(matches!(world.turn(), Turn::Stop));
 }
 
 /// A batch on two buckets that the store refuses, in halves.
@@ -668,14 +685,14 @@ fn what_is_freed_while_a_part_of_a_refused_batch_is_on_its_way_is_looked_at_afte
     let _bad = world.wait(10);
     let batch = world.sent();
     assert_eq!(costs(&batch).len(), 2);
-    let (is_over, effects) = world.state.refused(batch, &rejected(), world.now);
+    let is_over = world.state.refused(batch, &rejected(), world.now);
     assert!(!is_over);
-    deliver(effects);
+    deliver(&mut world.state);
     for _ in 0..2 {
         let batch = world.sent();
         if batch.buckets().ids().contains(&only(&all[1])) {
-            let (_, effects) = world.state.refused(batch, &rejected(), world.now);
-            deliver(effects);
+            world.state.refused(batch, &rejected(), world.now);
+            deliver(&mut world.state);
             continue;
         }
         // The store hints, after it has answered.
@@ -708,19 +725,19 @@ fn the_store_hears_that_none_waits_of_a_part_that_did_not_reach_it() {
     world.state.look_everywhere();
     let batch = world.sent();
     assert_eq!(costs(&batch).len(), 2);
-    let (_, effects) = world.state.refused(batch, &rejected(), world.now);
-    deliver(effects);
+    world.state.refused(batch, &rejected(), world.now);
+    deliver(&mut world.state);
     // The first of several parts goes without an answer.
     let batch = world.sent();
     let first: Vec<u64> = batch.buckets().ids().to_vec();
     let unavailable =
         Throttled::Store(Arc::new(crate::store::StoreError::Unavailable("gone".into())));
-    deliver(world.state.failed(batch, Some(&unavailable), world.now));
+    world.state.failed(batch, Some(&unavailable), world.now);
+    deliver(&mut world.state);
     // Back again: the store still has a head on `a` that is none.
     let mut told_of = false;
     for _ in 0..6 {
-        let (turn, effects) = world.state.turn(world.conditions());
-        deliver(effects);
+        let turn = world.turn();
         let Turn::Send(batch) = turn else { break };
         let is_good = |index: u16| batch.buckets().ids()[usize::from(index)] == only(&all[0]);
         told_of |= batch.ops().iter().any(|op| match op {
@@ -749,8 +766,8 @@ fn a_session_is_occupied_while_the_last_part_of_a_refused_batch_is_on_its_way() 
         answers.push(world.wait(10));
     }
     let batch = world.sent();
-    let (_, effects) = world.state.refused(batch, &rejected(), world.now);
-    deliver(effects);
+    world.state.refused(batch, &rejected(), world.now);
+    deliver(&mut world.state);
     for _ in 0..2 {
         let batch = world.sent();
         assert!(!costs(&batch).is_empty());

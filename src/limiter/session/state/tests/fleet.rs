@@ -327,8 +327,7 @@ impl Fleet {
             Mode::Wait,
         );
         let (sender, answer) = oneshot::channel();
-        let entered = peer.state.enter(ask.expect("it fits"), self.now, None, sender);
-        let (rank, _) = entered.unwrap_or_else(|outcome| panic!("{outcome:?}"));
+        let rank = peer.state.enter(ask.expect("it fits"), self.now, None, sender);
         peer.waits.push(Pending { rank, answer, task, since: self.now });
         task.session
     }
@@ -361,13 +360,13 @@ impl Fleet {
 
     fn failed(&mut self, session: usize, batch: Batch) -> usize {
         let now = self.now;
-        let effects = self.peers[session].state.failed(batch, Some(&Throttled::Closed), now);
-        self.deliver(session, effects);
+        self.peers[session].state.failed(batch, Some(&Throttled::Closed), now);
+        self.deliver(session);
         session
     }
 
-    fn deliver(&mut self, session: usize, effects: Effects) {
-        for told in effects.told {
+    fn deliver(&mut self, session: usize) {
+        for told in self.peers[session].state.take_effects().told {
             if let Told::Outcome(to, outcome) = told
                 && let Err(outcome) = to.send(Box::new(outcome))
                 && let Outcome::Granted(grant) = *outcome
@@ -411,8 +410,8 @@ impl Fleet {
             panic!("{applied:?}")
         };
         let (now, state) = (self.now, &mut self.peers[session].state);
-        let effects = state.applied(batch, &buckets, verdicts, conditions(now));
-        self.deliver(session, effects);
+        state.applied(batch, &buckets, verdicts, conditions(now));
+        self.deliver(session);
         session
     }
 
@@ -455,8 +454,8 @@ impl Fleet {
                 Some(outcome) => panic!("{outcome:?}"),
             }
         }
-        let (turn, effects) = self.peers[session].state.turn(conditions(self.now));
-        self.deliver(session, effects);
+        let turn = self.peers[session].state.turn(conditions(self.now));
+        self.deliver(session);
         match turn {
             Turn::Send(batch) => {
                 self.batches += 1;

@@ -41,8 +41,7 @@ fn every_waiter_is_looked_at_in_the_end_whatever_is_told_of_the_turns_of_flows()
         let (mut batches, end) = (0, world.now + 3_600 * SECOND);
         while !answers.is_empty() {
             assert!(world.now < end, "{} wait, seed {seed}", answers.len());
-            let (turn, effects) = world.state.turn(world.conditions());
-            deliver(effects);
+            let turn = world.turn();
             match turn {
                 Turn::Send(batch) => {
                     batches += 1;
@@ -88,8 +87,7 @@ fn those_that_find_no_room_in_a_batch_are_in_the_next() {
     // All are refused until a time that is the same for all.
     let until = world.now + 2 * SECOND;
     while !answers.is_empty() {
-        let (turn, effects) = world.state.turn(world.conditions());
-        deliver(effects);
+        let turn = world.turn();
         match turn {
             Turn::Send(batch) => {
                 let wait = until.checked_sub(world.now).filter(|wait| *wait > 0);
