@@ -61,7 +61,7 @@ use crate::{
     engine::{Answer, Micros, Op, Outcome as Applied, Reserve, Seen, Settle, Verdict},
     error::{Refusal, Throttled},
     observe::Event,
-    store::{self, Reply, StoreError},
+    store::{self, BucketKey, Reply, StoreError},
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -257,9 +257,9 @@ impl Session {
         (self.change(|state| state.enter(ask, arrived, deadline, sender)), answer)
     }
 
-    /// Takes out a demand whose caller has gone.
+    /// Takes out a demand whose caller has gone, if it waits.
     fn leave(self: &Arc<Self>, rank: Rank) -> Option<()> {
-        self.change(|state| state.leave(rank))
+        self.change(|state| state.queue_mut().drop_waiter(rank))
     }
 
     /// Takes out a demand whose time is up, unless the store has yet to say whether it has to wait
@@ -334,7 +334,8 @@ impl Session {
         // Demands of this session that came to wait before it was applied are seen here; later ones
         // find it applied.
         if self.occupied.load(Ordering::Acquire) && frees(op) {
-            set.handles().for_each(|handle| self.look(handle.id()));
+            let look = |bucket| self.change(|state| state.queue_mut().look(bucket));
+            set.handles().for_each(|handle| look(handle.id()));
         }
         match applied {
             Ok((Verdict::Done, _)) => Settling::done(),
@@ -349,25 +350,19 @@ impl Session {
         drop(self.send(Outgoing::lasting(Settle::release(&set, costs, &at), set, 0), true));
     }
 
-    /// A demand of the session may fit in a bucket.
-    fn look(self: &Arc<Self>, bucket: u64) {
-        self.change(|state| state.look(bucket));
-    }
-
-    /// The store hints that a demand of the session may fit in a bucket.
-    fn hinted(self: &Arc<Self>, bucket: u64) {
-        let now = self.clock.now();
-        self.change(|state| state.hinted(bucket, now));
-    }
-
-    /// A demand of the session may fit in any bucket.
-    fn look_everywhere(self: &Arc<Self>) {
-        self.change(State::look_everywhere);
+    /// The store hints that a demand of the session may fit in a bucket, or in any if that has no
+    /// name.
+    fn hinted(self: &Arc<Self>, bucket: &str) {
+        if bucket.is_empty() {
+            return self.change(|state| state.queue_mut().look_everywhere());
+        }
+        let (bucket, now) = (BucketKey::new(&self.partition, bucket).id(), self.clock.now());
+        self.change(|state| state.queue_mut().hinted(bucket, now));
     }
 
     /// Counts the waiters anew whose limits have changed.
     pub(super) fn follow_limits(self: &Arc<Self>) {
-        self.change(State::follow_limits);
+        self.change(|state| state.queue_mut().follow_limits());
     }
 
     /// Refuses every demand from now on, and those that wait.

@@ -193,14 +193,13 @@ impl State {
         rank
     }
 
-    /// Takes out a demand whose caller has gone, if it waits.
-    pub(super) fn leave(&mut self, rank: Rank) -> Option<()> {
-        self.queue.drop_waiter(rank)
-    }
-
     /// The pending demands.
     pub(super) fn queue(&self) -> &WaitQueue {
         &self.queue
+    }
+
+    pub(super) fn queue_mut(&mut self) -> &mut WaitQueue {
+        &mut self.queue
     }
 
     /// Takes in an operation. `ends` says that a reservation is over with it.
@@ -209,26 +208,6 @@ impl State {
             self.leases.close(outgoing.set());
         }
         self.outbox.push(outgoing);
-    }
-
-    /// Capacity of a bucket may have been freed.
-    pub(super) fn look(&mut self, bucket: u64) {
-        self.queue.look(bucket);
-    }
-
-    /// The store hints that a demand may fit in a bucket.
-    pub(super) fn hinted(&mut self, bucket: u64, now: Micros) {
-        self.queue.hinted(bucket, now);
-    }
-
-    /// Capacity of any bucket may have been freed.
-    pub(super) fn look_everywhere(&mut self) {
-        self.queue.look_everywhere();
-    }
-
-    /// Counts the waiters anew whose limits have changed.
-    pub(super) fn follow_limits(&mut self) {
-        self.queue.follow_limits();
     }
 
     /// Refuses every demand from now on, and those that wait.

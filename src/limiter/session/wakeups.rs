@@ -5,7 +5,7 @@ use std::{fmt, sync::Weak};
 
 use super::Session;
 use crate::{
-    store::{BucketKey, Hint, Listening},
+    store::{Hint, Listening},
     sync::{Mutex, lock},
 };
 
@@ -49,11 +49,8 @@ impl Wakeups {
     fn hint(&self) -> Hint {
         let session = self.session.clone();
         Hint::new(move |bucket| {
-            match session.upgrade() {
-                // A hint may have been missed, for whichever bucket.
-                Some(session) if bucket.is_empty() => session.look_everywhere(),
-                Some(session) => session.hinted(BucketKey::new(&session.partition, bucket).id()),
-                None => {}
+            if let Some(session) = session.upgrade() {
+                session.hinted(bucket);
             }
         })
     }

@@ -241,7 +241,7 @@ fn a_line_is_looked_at_from_its_front_and_further_while_all_is_granted() {
     answers.extend((2..=20).map(|tokens| world.wait(tokens)));
     assert_eq!(world.sleeps(), Some(UNHINTED - 19), "they stand behind the first");
 
-    world.state.look(world.set.handles().next().expect("there is one").id());
+    world.state.queue.look(world.set.handles().next().expect("there is one").id());
     let mut looks = Vec::new();
     for _ in 0..3 {
         let batch = world.sent();
@@ -277,9 +277,9 @@ fn looked_at_once_those_before_are_granted(happens: impl Fn(&mut World)) {
     let ask = world.ask(5, Mode::Wait, 0);
     let deadline = world.now + 60 * SECOND;
     answers.push(world.enter(ask, Some(deadline)).1);
-    world.state.look(world.set.handles().next().expect("there is one").id());
+    world.state.queue.look(world.set.handles().next().expect("there is one").id());
     refuse(&mut world);
-    world.state.look(world.set.handles().next().expect("there is one").id());
+    world.state.queue.look(world.set.handles().next().expect("there is one").id());
     for expected in [vec![1, 2, 3, 4], vec![5]] {
         let batch = world.sent();
         assert_eq!(costs(&batch), expected, "at once");
@@ -299,7 +299,7 @@ fn what_was_refused_behind_others_is_looked_at_once_they_are_granted() {
 #[test]
 fn a_change_of_limits_during_a_batch_loses_nothing() {
     looked_at_once_those_before_are_granted(|world| {
-        world.state.follow_limits();
+        world.state.queue.follow_limits();
         deliver(&mut world.state);
     });
 }
@@ -334,10 +334,10 @@ fn what_is_freed_during_a_batch_of_another_bucket_is_looked_at_once() {
         world.refuse_all(Some(5 * SECOND));
         world.refuse_all(Some(5 * SECOND));
     }
-    world.state.look(only(&all[0]));
+    world.state.queue.look(only(&all[0]));
     let batch = world.sent();
     assert_eq!(batch.buckets().ids(), [only(&all[0])]);
-    world.state.look(only(&all[1]));
+    world.state.queue.look(only(&all[1]));
     world.applied(batch, [refused(Some(5 * SECOND)), Verdict::Done]);
     world.refuse_all(Some(5 * SECOND));
     assert!(world.sleeps().is_some_and(|time| time > 0));
@@ -368,7 +368,7 @@ fn the_store_keeps_no_head_of_a_demand_that_is_refused_once_the_limiter_is_close
         assert_eq!((costs(&batch), told(&batch)), (vec![50], Some(0)), "a head if it is refused");
         let is_abandoned = !in_process;
         if is_abandoned {
-            world.state.leave(rank);
+            world.state.queue.drop_waiter(rank);
             answer.close();
         }
         world.state.close();
@@ -391,7 +391,7 @@ fn a_waiter_that_leaves_lets_the_next_one_be_looked_at() {
     let (_, mut behind) = world.wait(10);
     let looks_in = world.sleeps();
     assert_eq!(looks_in, Some(5 * SECOND - 1), "a hint, or its front, can change that before");
-    world.state.leave(front).expect("it is there");
+    world.state.queue.drop_waiter(front).expect("it is there");
     let batch = world.sent();
     assert_eq!((costs(&batch), told(&batch)), (vec![10], Some(0)));
     world.applied(batch, [GRANTED, Verdict::Done]);
@@ -407,7 +407,7 @@ fn what_is_freed_during_a_batch_is_looked_at_after_it() {
     let _answer = world.wait(50);
     world.refuse_all(None);
     let batch = world.sent();
-    world.state.look(world.set.handles().next().expect("there is one").id());
+    world.state.queue.look(world.set.handles().next().expect("there is one").id());
     world.applied(batch, [refused(None), Verdict::Done]);
     assert_eq!(costs(&world.sent()), [50]);
 }
@@ -480,7 +480,7 @@ fn a_try_is_passed_by_no_demand_that_arrived_after_it() {
     let (older, tries, younger) =
         (world.ask(2, Mode::Wait, 7), world.ask(3, Mode::Try, 7), world.ask(4, Mode::Wait, 7));
     let _answers = [older, tries, younger].map(|ask| world.enter(ask, None));
-    world.state.look(world.set.handles().next().expect("there is one").id());
+    world.state.queue.look(world.set.handles().next().expect("there is one").id());
     let sent = modes(&world.sent());
     let place = |cost| sent.iter().position(|(_, other)| *other == cost).expect("it is sent");
     assert!(place(2) < place(3) && place(3) < place(4), "{sent:?}");
@@ -495,7 +495,7 @@ fn a_demand_with_a_deadline_is_passed_by_no_younger_one_once_nothing_blocks_it()
     let ask = world.ask(2, Mode::Wait, 0);
     let _deadline = world.enter(ask, Some(world.now + 60 * SECOND));
     // Its caller gives up.
-    world.state.leave(front);
+    world.state.queue.drop_waiter(front);
     let _younger = world.wait(3);
     assert_eq!(modes(&world.sent()), [(Mode::Wait, 2), (Mode::Wait, 3)]);
 }
@@ -598,7 +598,7 @@ fn flows_take_turns() {
     }
     world.refuse_all(None);
     world.refuse_all(None);
-    world.state.look(world.set.handles().next().expect("there is one").id());
+    world.state.queue.look(world.set.handles().next().expect("there is one").id());
     let batch = world.sent();
     let flow = |op: &Op| if let Op::Reserve(reserve) = op { Some(reserve.flow.id) } else { None };
     let flows: Vec<_> = batch.ops().iter().filter_map(flow).collect();
@@ -614,7 +614,7 @@ fn hints_of_which_nothing_comes_are_obeyed_less_and_less_often() {
     let bucket = world.set.handles().next().expect("there is one").id();
     let mut looks = Vec::new();
     for _ in 0..14 {
-        world.state.hinted(bucket, world.now);
+        world.state.queue.hinted(bucket, world.now);
         let hinted = world.now;
         while let Some(wait) = world.sleeps_at_most(SECOND) {
             world.now += wait;
@@ -627,7 +627,7 @@ fn hints_of_which_nothing_comes_are_obeyed_less_and_less_often() {
     assert_eq!(looks[10..], [64_000; 4]);
     // Once something comes of one, the next is obeyed at once.
     let _behind = world.wait(10);
-    world.state.look(bucket);
+    world.state.queue.look(bucket);
     let batch = world.sent();
     let verdicts: Vec<_> = batch
         .ops()
@@ -638,7 +638,7 @@ fn hints_of_which_nothing_comes_are_obeyed_less_and_less_often() {
     let _waits = world.wait(10);
     world.refuse_all(Some(3_600 * SECOND));
     world.refuse_all(Some(3_600 * SECOND));
-    world.state.hinted(bucket, world.now);
+    world.state.queue.hinted(bucket, world.now);
     assert_eq!(world.sleeps_at_most(SECOND), None);
 }
 
@@ -650,7 +650,7 @@ fn cancelling_one_of_many_leaves_no_trace() {
     world.refuse_all(None);
     for (rank, answer) in ranks.drain(..).rev() {
         drop(answer);
-        world.state.leave(rank);
+        world.state.queue.drop_waiter(rank);
     }
     let batch = world.sent();
     assert_eq!((costs(&batch), told(&batch)), (vec![], Some(0)));
@@ -680,7 +680,7 @@ fn what_is_freed_while_a_part_of_a_refused_batch_is_on_its_way_is_looked_at_afte
     world.refuse_all(Some(20 * SECOND));
     world.refuse_all(Some(20 * SECOND));
     // Both in one batch, which the store refuses.
-    world.state.look(only(&all[0]));
+    world.state.queue.look(only(&all[0]));
     world.set = all[1].clone();
     let _bad = world.wait(10);
     let batch = world.sent();
@@ -696,7 +696,7 @@ fn what_is_freed_while_a_part_of_a_refused_batch_is_on_its_way_is_looked_at_afte
             continue;
         }
         // The store hints, after it has answered.
-        world.state.hinted(only(&all[0]), world.now);
+        world.state.queue.hinted(only(&all[0]), world.now);
         let verdicts: Vec<_> = batch
             .ops()
             .iter()
@@ -722,7 +722,7 @@ fn the_store_hears_that_none_waits_of_a_part_that_did_not_reach_it() {
     world.refuse_all(Some(20 * SECOND));
     world.refuse_all(Some(20 * SECOND));
     // Both are heads, and are looked at in one batch.
-    world.state.look_everywhere();
+    world.state.queue.look_everywhere();
     let batch = world.sent();
     assert_eq!(costs(&batch).len(), 2);
     world.state.refused(batch, &rejected(), world.now);

@@ -275,7 +275,7 @@ impl Fleet {
                 }
                 Event::Hinted(session, bucket) => {
                     let now = self.now;
-                    self.peers[session].state.hinted(bucket, now);
+                    self.peers[session].state.queue.hinted(bucket, now);
                     session
                 }
                 Event::Ends(session, grant) => self.ends(session, grant),
@@ -344,7 +344,7 @@ impl Fleet {
             self.peers[session].calls += 1;
             self.ends(session, grant);
         }
-        self.peers[session].state.leave(rank);
+        self.peers[session].state.queue.drop_waiter(rank);
         session
     }
 
