@@ -61,7 +61,7 @@ use crate::{
     engine::{Answer, Micros, Op, Outcome as Applied, Reserve, Seen, Settle, Verdict},
     error::{Refusal, Throttled},
     observe::Event,
-    store::{self, BucketKey, Reply, StoreError},
+    store::{self, BucketKey, Hint, Reply, StoreError},
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -128,14 +128,14 @@ impl Session {
             lease: context.lease(),
             max_waiting: context.options().max_waiting,
         });
-        Arc::new_cyclic(|session| Self {
+        Arc::new(Self {
             partition: partition.into(),
             id: AtomicU64::new(new_id()),
             clock: SessionClock::start(),
             closed: AtomicBool::new(false),
             occupied: AtomicBool::new(false),
             health: Health::default(),
-            wakeups: Wakeups::new(session.clone()),
+            wakeups: Wakeups::default(),
             wake: Notify::new(),
             flushed: Notify::new(),
             start_driver,
@@ -413,18 +413,24 @@ impl Session {
         turn
     }
 
-    fn conditions(&self) -> Conditions {
+    fn conditions(self: &Arc<Self>) -> Conditions {
         let is_awaited = || self.lock().state.is_awaited();
         let resumes_at = self.health.resumes_at(is_awaited).map(|at| self.clock.time_of(at));
         Conditions { now: self.clock.now(), hinting: self.hinting(), resumes_at }
     }
 
     /// Whether hints arrive. Asks for them once demands wait.
-    fn hinting(&self) -> Hinting {
+    fn hinting(self: &Arc<Self>) -> Hinting {
         if !self.is_occupied() {
             return Hinting::None;
         }
-        let works = self.wakeups.work(|hint| {
+        let works = self.wakeups.work(|| {
+            let session = Arc::downgrade(self);
+            let hint = Hint::new(move |bucket| {
+                if let Some(session) = session.upgrade() {
+                    session.hinted(bucket);
+                }
+            });
             self.context.store().listen(&self.partition, self.id.load(Ordering::Relaxed), hint)
         });
         match (works, self.context.in_process()) {
