@@ -182,8 +182,8 @@ pub(in crate::limiter) struct Batch {
     buckets: BatchBuckets,
     ops: Vec<Op>,
     jobs: Vec<Job>,
-    /// It was sent and went without an answer: it may have been applied.
-    is_doubtful: bool,
+    /// When it first went without an answer: it may have been applied.
+    doubt_since: Option<Micros>,
 }
 
 impl Batch {
@@ -223,12 +223,12 @@ impl Batch {
     }
 
     /// It went without an answer.
-    pub(super) fn doubt(&mut self) {
-        self.is_doubtful = true;
+    pub(super) fn doubt(&mut self, now: Micros) {
+        self.doubt_since.get_or_insert(now);
     }
 
-    pub(super) fn is_doubtful(&self) -> bool {
-        self.is_doubtful
+    pub(super) fn doubt_since(&self) -> Option<Micros> {
+        self.doubt_since
     }
 
     pub(super) fn buckets(&self) -> &BatchBuckets {
@@ -266,7 +266,6 @@ impl Batch {
     /// if it was not applied the first time they reserve nothing, and nothing waits. Returns the
     /// jobs of the callers that are to be told.
     pub(super) fn give_up(&mut self) -> Vec<Job> {
-        self.is_doubtful = true;
         let told = std::mem::take(&mut self.jobs);
         self.jobs = self.ops.iter_mut().zip(&told).map(|(op, job)| orphan(op, job)).collect();
         told

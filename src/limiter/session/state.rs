@@ -77,15 +77,6 @@ pub(super) struct Effects {
     pub(super) rename: bool,
 }
 
-/// A batch that went without an answer. It may have been applied; sending it again under its number
-/// tells.
-#[derive(Debug)]
-struct Doubt {
-    /// Nothing while it is on its way once more.
-    batch: Option<Batch>,
-    since: Micros,
-}
-
 /// The state of a session.
 #[derive(Debug)]
 pub(super) struct State {
@@ -102,7 +93,9 @@ pub(super) struct State {
     sending: bool,
     /// Hints arrived when it was last looked, though one may get lost.
     hinted: bool,
-    doubt: Option<Doubt>,
+    /// A batch that went without an answer. It may have been applied; sending it again under its
+    /// number tells.
+    doubt: Option<Batch>,
     /// When the last batch was sent, or answered.
     active: Micros,
     /// What is to be reported when no lock is held.
@@ -260,7 +253,8 @@ impl State {
             // Waits were longer while there were hints.
             self.queue.look_everywhere();
         }
-        if self.doubt.as_ref().is_some_and(|doubt| doubt.since.saturating_add(DOUBT_ENDS) <= now) {
+        let doubt_since = self.doubt.as_ref().and_then(Batch::doubt_since);
+        if doubt_since.is_some_and(|since| since.saturating_add(DOUBT_ENDS) <= now) {
             // What it reserved leaves the windows by itself, and what it holds ends with the lease
             // of the old name.
             self.take_another_name();
@@ -270,7 +264,7 @@ impl State {
         {
             return Turn::Sleep(Some(until));
         }
-        if let Some(batch) = self.doubt.as_mut().and_then(|doubt| doubt.batch.take()) {
+        if let Some(batch) = self.doubt.take() {
             return Turn::Send(batch);
         }
         self.refusals.hasten(self.outbox.sets());
@@ -449,9 +443,9 @@ impl State {
     /// doubt. Without an error it was the driver that ended.
     pub(super) fn failed(&mut self, mut batch: Batch, error: Option<&Throttled>, now: Micros) {
         (self.sending, self.active) = (false, now);
-        let since = self.doubt.as_ref().map_or(now, |doubt| doubt.since);
+        batch.doubt(now);
         let jobs = batch.give_up();
-        self.doubt = (!batch.ops().is_empty()).then_some(Doubt { batch: Some(batch), since });
+        self.doubt = (!batch.ops().is_empty()).then_some(batch);
         for job in jobs {
             match job {
                 Job::Demand(waiter) => self.queue.tell(waiter.into_answer(), outcome_of(error)),
@@ -469,7 +463,7 @@ impl State {
     /// The store refused the batch at hand, and applied nothing of it. Returns true if that is the
     /// end of it, rather than sent again in parts.
     pub(super) fn refused(&mut self, batch: Batch, error: &Throttled, now: Micros) -> bool {
-        if batch.is_doubtful() {
+        if batch.doubt_since().is_some() {
             // An earlier attempt may have been applied: only its number tells.
             self.failed(batch, Some(error), now);
             return true;

@@ -48,7 +48,7 @@ pub(super) async fn transmit(session: &Session, batch: &mut Batch) -> Result<Ans
                 batch.chart(wall);
             }
             Err(StoreError::Unavailable(_)) if failed < retries => {
-                batch.doubt();
+                batch.doubt(session.clock.now());
                 sleep(options.retries.pause(failed)).await;
                 failed += 1;
             }
