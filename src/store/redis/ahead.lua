@@ -8,9 +8,6 @@ local is_any_ahead = false
 
 -- RARE waiting
 
--- Where grants come faster than round trips, strict order over processes would let all of them wait
--- for each other: there a session may grant what arrived this much after another one's head, and
--- more where many wait.
 local TOLERANCE = 20000
 local TOLERANCE_PER_HEAD = 2000
 
@@ -35,11 +32,9 @@ function waiting.calls_end(bucket, first, last)
   if not shortest or length < shortest then bucket.shortest_call = length end
 end
 
--- By how much a waiter may have come after a head of another session and go before it.
 local function tolerance_on(quota, others)
   local oldest = others.oldest
   if quota.kind == IN_FLIGHT then
-    -- To pass on what a call gives back takes about as long as a short one.
     local length = quota.bucket.shortest_call
     return length and length < TOLERANCE and min(TOLERANCE, 2 * length) or 0
   end
@@ -59,7 +54,6 @@ local function look_at_others(demand, ask, quota, bucket)
     others = heads_on(quota, bucket.is_told and session or -1)
     quota.others = others
   end
-  -- What does not wait passes no head.
   local tolerance = demand.mode == WAIT and tolerance_on(quota, others) or 0
   -- Many waiters have arrived together.
   local arrival, tie = drained(bucket.now, demand.age), demand.tie

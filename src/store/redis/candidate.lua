@@ -70,8 +70,7 @@ local function has_others(demand)
 end
 
 -- The reasons of a refusal: pauses, and asks that now say {available, wait, alone, at_best, asked}.
--- With them come the quotas that refused a waiter before, where it keeps its place though it would
--- fit now. Otherwise streams on this quota alone and on that alone would starve what needs both.
+-- With them come the quotas that refused a waiter before, where it keeps its place.
 local function violations_of(demand)
   local violations, n, k = {}, 0, 0
   for b, bucket in ipairs(demand.of) do
@@ -123,7 +122,6 @@ end
 local function line_up(demand, ask, due_in, held_for)
   local quota, cost, bucket, now = ask.quota, ask.cost, ask.quota.bucket, ask.quota.bucket.now
   local blocks = held_for <= quota_horizon(quota)
-  -- Those that it overtakes need not wait for it while it waits for others.
   if blocks and not (demand.turn and demand.turn.overtakes and demand.is_behind) then
     go_ahead(quota, demand.headroom, cost, 1)
   end
@@ -152,10 +150,8 @@ local function line_up_on_all(demand, violations, due_in)
       line_up(demand, violation, due_in, violation.held_for)
     end
   end
-  -- Where it is a head of the bucket itself, that says how long it waits.
   local lasts = is_head and 0 or due_in and sum(due_in, LATE) or FLOW_MEMORY
   flow_wait(demand.space, demand.flow, sum(demand.space.now, lasts))
-  -- What a pause of a bucket holds back is a head on all quotas of the bucket that it needs.
   for b, bucket in ipairs(demand.of) do
     for _ = 1, bucket.count do
       k = k + 1
@@ -167,8 +163,7 @@ local function line_up_on_all(demand, violations, due_in)
   end
 end
 
--- The first of the demand's buckets, which go from narrow to wide, in which it waits for calls in
--- flight. It stands in no line of a wider one meanwhile: what it cannot use yet is others'.
+-- The first of the demand's buckets in which it waits for calls in flight.
 local function stuck_in(violations)
   local stuck = math.huge
   for _, violation in ipairs(violations) do
@@ -183,7 +178,6 @@ function waiting.refuse(demand)
   local is_known, longest, last, stuck = true, 0, nil, stuck_in(violations)
   local patience = message[demand.first + demand.count + 1]
   demand.step = waiting.demand_step(demand)
-  -- A place that it has there it keeps: streams on this quota and on that one would starve it.
   local beyond = {}
   for index, violation in ipairs(violations) do
     local quota = violation.quota
@@ -192,7 +186,6 @@ function waiting.refuse(demand)
     )
   end
   for index, violation in ipairs(violations) do
-    -- For how long the others hold it back.
     local held_for, is_beyond = 0, beyond[index]
     for other, held_by in ipairs(violations) do
       if other ~= index and not beyond[other] then

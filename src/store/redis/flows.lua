@@ -1,16 +1,9 @@
--- Start-time fair queuing between the flows of a bucket: every flow has a start tag, that of its
--- next demand, and the flow with the smallest one is next. A grant moves the flow on by the part of
--- the limit that it takes, divided by the flow's weight. The bucket's `virtual_time` is the largest
--- tag that was served; a flow that was idle starts there, so it has no credit. Only a flow that has
--- heads in a bucket of the batch is known to wait. A flow is a field of its own: start, when it was
--- last moved or began to wait, and until when it waits, as far as is known: its waiters may be
--- heads of other buckets only. There are `flow_count`; without any, all that waits is of one flow.
---
--- Tags are doubles, alike in Rust and Lua: both add and divide them in the same order.
+-- Start-time fair queuing between the flows of a bucket. A flow is a field of its own: start, when
+-- it was last moved or began to wait, and until when it waits, as far as is known. There are
+-- `flow_count`; without any, all that waits is of one flow.
 
 -- RARE waiting
 
--- A flow that was served is remembered for this long, if it does not wait meanwhile.
 local FLOW_MEMORY = 60000000
 
 -- {start, touched, waits_until} of a flow, if it is known.
@@ -78,8 +71,6 @@ local function flow_wait(bucket, flow, until_then)
   flow_set(bucket, flow, start_of(bucket, flow), max(known and known.waits_until or 0, until_then))
 end
 
--- Forgets a flow that does not wait, if it was not served for long. Otherwise returns when to look
--- again.
 function waiting.flow_forget(bucket, flow)
   local known = flow_known(bucket, flow)
   if not known then return nil end

@@ -2,11 +2,8 @@
 
 -- RARE waiting
 
--- One that comes to be the first, and fits earlier than its session knows by more than this, is
--- hinted.
 local EARLIER = 10000
 
--- What each head of a quota can expect. Those fit that do so together, from the front.
 local function outlooks_on(quota)
   local bucket, now, outlooks, heads = quota.bucket, quota.bucket.now, {}, heads_on(quota, -1)
   local ask = {}
@@ -25,8 +22,6 @@ local function outlooks_on(quota)
     end
     return ask.before == 0 and OUTLOOK_FIRST or OUTLOOK_BEHIND
   end
-  -- Of the classes that leave at least this to others, one does not fit: nor does what is behind
-  -- it.
   local blocked = math.huge
   for i = 1, #heads do
     local head = heads[i]
@@ -38,8 +33,6 @@ local function outlooks_on(quota)
   return outlooks
 end
 
--- Whether the first of what waits fits earlier than its session knows: how many would go before it
--- was estimated.
 local function fits_earlier(head, quota)
   if head.due <= quota.bucket.now + EARLIER then return false end
   local capacity = capacity_for(quota, head.cost, head.headroom)
@@ -48,10 +41,8 @@ local function fits_earlier(head, quota)
   return wait and head.due > max(sum(quota.bucket.now, wait), head.held_until) + EARLIER
 end
 
--- Hints the sessions of heads that fit now and did not before; of all heads if the batch has
--- changed when they may pass. Hints those as well that hold up a demand of the batch and were not
--- heard of for a while: they are passed over if they do not come. Each session is expected to come
--- back at once, and told so if it was not yet.
+-- Hints the sessions of heads that may pass now. Each is expected to come back at once, and told so
+-- if it was not yet.
 function waiting.wake(bucket, channel, command)
   local woken, now = {}, bucket.now
   local function publish(of_session)

@@ -1,25 +1,11 @@
 -- What waits in a bucket: of each session its first waiter on each quota, for each class and flow,
--- by arrival. A demand is measured against those of other sessions that go before it. A head:
--- {session, quota, headroom, flow, space, waiter, arrival, cost, part, count, sum, last, due,
--- held_until, is_behind, outlook, tag, place, heard}, and so it is stored. `heard`: when its
--- session last named the bucket; 0 if that cannot die by itself. `is_behind`: it would fit if
--- nothing went before it, on all of its quotas, and has since its session last looked. `outlook`:
--- what it could expect when the bucket was last looked at, so its session knows or was hinted.
--- `tag`: the start tag of the first one of a flow, which it keeps: what its flow is granted in
--- other sessions meanwhile does not put it off. The others start where their flow does. In a bucket
--- that is not its space it is one step of its own behind the first flow there at most. `place`:
--- when the last one arrived of those that take turns with it here and go before it, or itself: its
--- place among those that take turns elsewhere.
+-- by arrival. A head, and so it is stored: {session, quota, headroom, flow, space, waiter, arrival,
+-- cost, part, count, sum, last, due, held_until, is_behind, outlook, tag, place, heard}.
 
 -- RARE waiting
 
--- A head whose session does not come back within this long is passed over: it may have died.
 local LATE = 200000
-
--- A session that did not name the bucket for this long is hinted by what its head holds up.
 local UNHEARD = 300000
-
--- One that no hints reach looks at the first of all heads this often.
 local UNHINTED = 500000
 
 -- What a head can expect on its quota: others go before it; none does, but it does not fit; or it
@@ -28,10 +14,7 @@ local OUTLOOK_BEHIND = 0
 local OUTLOOK_FIRST = 1
 local OUTLOOK_FITS = 2
 
--- The tag of one that keeps none.
 local NO_TAG = 1.7976931348623157e308
-
--- Of two that are level, the one goes first that caught up.
 local NEARLY = 0.99
 
 -- Nineteen numbers.
@@ -79,8 +62,6 @@ local function head_is_late(head, now)
   return head.due > 0 and now > head.due + LATE
 end
 
--- When the session is heard of with this batch; 0 if it cannot die by itself. One that no hints
--- reach counts as heard of until it looks by itself.
 local function heard_now(bucket)
   if message[2] == 0 then return 0 end
   return message[4] >= 2 and sum(bucket.now, UNHINTED) or bucket.now
@@ -136,8 +117,6 @@ local function head_start(head, space)
   return space and min(head.tag, start_waiting(space, head.flow)) or head.tag
 end
 
--- Where a demand starts that moves its flow on by `step`, if that is known, and waits where another
--- flow starts at `next_start`: one step behind it at most, and before it once that is level.
 local function catch_up(start, step, next_start)
   return step > 0 and min(start, next_start + NEARLY * step) or start
 end
@@ -194,8 +173,7 @@ local function heads_before(
       -- It leaves less to others.
     elseif head.is_behind
       and (arrival < head.arrival or arrival == head.arrival and tie <= head.session) then
-      -- An older demand need not wait for a younger one that waits for others: the others may wait
-      -- for the older one.
+      -- It is younger and waits for others, which may wait for the demand.
     elseif takes_turns then
       local start = head_start(head, space)
       if head_is_next(head, start, tag, arrival, tie) then
@@ -357,7 +335,6 @@ function waiting.heads_placed(bucket)
   end
 end
 
--- Replaces a session's heads.
 function waiting.heads_replace(bucket, of_session, mine)
   local heads, n = {}, 0
   for _, head in ipairs(bucket.heads or {}) do
@@ -378,8 +355,6 @@ function waiting.heads_replace(bucket, of_session, mine)
   if n > 0 then bucket.is_plain = false end
 end
 
--- How many demands wait, but those of a session, or of none if it is 0: of each session that is not
--- late as many as on the quota for which most do.
 function waiting.heads_waiting(bucket, but)
   local counts, most, waiting = {}, {}, 0
   for _, head in ipairs(bucket.heads or {}) do
@@ -394,7 +369,6 @@ function waiting.heads_waiting(bucket, but)
   return waiting
 end
 
--- How many demands wait for a quota, of sessions that are not late.
 function waiting.heads_waiting_for(bucket, quota)
   local waiting = 0
   for _, head in ipairs(bucket.heads or {}) do

@@ -9,13 +9,10 @@ local ages = {}
 
 local function append_age(told, age)
   local n = #ages
-  -- One that is not older as its session says is behind the last one already.
   if n > 0 and ages[n] == age and ages[n - 1] >= told then return end
   ages[n + 1], ages[n + 2] = told, age
 end
 
--- How long ago a waiter arrived, no longer than those before it which are older as the session
--- says.
 local function behind_older(told, age)
   for i = 1, #ages, 2 do
     if ages[i] >= told and ages[i + 1] < age then age = ages[i + 1] end
@@ -23,9 +20,7 @@ local function behind_older(told, age)
   return age
 end
 
--- How long ago a demand arrived that comes in its own place, `told` ago as its session says. A head
--- that comes back keeps its arrival, and has the same in all buckets: what its session says depends
--- on how long a batch took.
+-- How long ago a demand arrived that comes in its own place, `told` ago as its session says.
 local function age_of(mode, of, waiter, told)
   local age = nil
   for _, bucket in ipairs(of) do
@@ -72,7 +67,6 @@ function waiting.perform_in_turns(first, last)
       moved[space], groups[space] = moved[space] or {}, groups[space] or {}
       local start = moved[space][flow] or start_of(space, flow)
       moved[space][flow], op.tag = start + step_of(first, op.of, op.count, op.z), start
-      -- A first one keeps its tag, but goes before no older one of its flow.
       for _, bucket in ipairs(op.of) do
         op.tag = min(op.tag, kept_tag(bucket, message[first - 1]))
       end
@@ -92,7 +86,6 @@ function waiting.perform_in_turns(first, last)
     end
   end
   table.sort(places)
-  -- Of the next ones of all that take turns, the oldest goes first.
   local nexts = {}
   for _, place in ipairs(places) do
     local first, from = nil, nil
@@ -104,7 +97,6 @@ function waiting.perform_in_turns(first, last)
     end
     in_order[place], nexts[from] = first, (nexts[from] or 0) + 1
   end
-  -- The session may have put them in such an order itself.
   local oldest_after = 0
   for place = #in_order, 1, -1 do
     local op = in_order[place]

@@ -13,8 +13,6 @@ end
 
 -- Whether waiters that ask this much, the last of which came at `last`, are behind a head of the
 -- session, which takes them in; or behind so many groups that they are not a head of their own.
--- Where some of a group fit, since other quotas hold them back, the first one that does not is a
--- head as well: it is to hear when it does.
 local function are_behind_mine(quota, headroom, flow, count, amount, last, fits)
   local groups = 0
   for _, head in ipairs(quota.bucket.mine or {}) do

@@ -1,4 +1,5 @@
-//! The script, in parts that mirror the engine's files.
+//! The script, in parts that mirror the engine's files. What a comment there says is not said again
+//! in the parts: they tell what differs, and how things are stored.
 
 use std::{collections::HashMap, fmt::Write};
 

@@ -2,7 +2,6 @@
 
 -- RARE waiting
 
--- What others ask before a demand makes a wait hopeless by so many windows at most.
 local WINDOWS_AHEAD = 4
 
 local function quota_until_back(quota, over, held, ask, now, wall)
@@ -53,7 +52,6 @@ local function quota_shortage(quota, ask, now, wall)
   local held = quota.holds and quota.in_flight or 0
   local available = floor((capacity - gone) / units)
   local wait = quota_until_fits(quota, capped, free, held, ask, now, wall)
-  -- Those before it may use much less than they ask.
   asked = asked_units(quota, ask, min(ask.ahead, WINDOWS_AHEAD * quota.whole))
   capped, free = drained(sum(gone, asked), capacity), drained(sum(taken, asked), capacity)
   capped, free = drained(capped, refundable), drained(free, refundable)
