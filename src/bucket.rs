@@ -19,6 +19,12 @@ impl BucketKey {
         Self { id, partition: partition.into(), name: name.into() }
     }
 
+    /// The key of a bucket that has this id.
+    #[cfg(test)]
+    pub(crate) fn with_id(id: u64) -> Self {
+        Self { id, partition: "".into(), name: "".into() }
+    }
+
     /// Identifies the bucket to every process that knows it: below 2^53, and the same in all
     /// versions.
     pub fn id(&self) -> u64 {

@@ -9,6 +9,7 @@
 
 mod ahead;
 mod apply;
+pub(crate) mod batch;
 mod bucket;
 mod candidate;
 mod cap;
@@ -42,6 +43,7 @@ use smallvec::SmallVec;
 
 pub(crate) use self::{
     apply::apply,
+    batch::Batch,
     bucket::SESSION_MEMORY,
     heads::{NO_TAG, catch_up},
     quota_amounts::QuotaAmounts,
@@ -71,33 +73,6 @@ pub(crate) type Times = SmallVec<[Micros; 2]>;
 
 /// One verdict per operation.
 pub(crate) type Verdicts = SmallVec<[Verdict; 1]>;
-
-/// Operations of one session, applied in order and as one.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Batch<'a> {
-    /// The session that sends this; below 2^53.
-    pub(crate) session: u64,
-    /// Counts the batches of a session from 1. A batch is applied once, however often it arrives;
-    /// one without a number (0) arrives once.
-    pub(crate) seq: u64,
-    /// Without another batch for this long, what the session has in flight is abandoned.
-    pub(crate) lease: Micros,
-    /// No hints reach the session.
-    pub(crate) unhinted: bool,
-    /// The buckets.
-    pub(crate) buckets: &'a [BucketRules<'a>],
-    /// What to do.
-    pub(crate) ops: &'a [Op],
-}
-
-/// A bucket of a batch: what its state must obey.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BucketRules<'a> {
-    /// Identifies the bucket among all of its partition; below 2^53.
-    pub(crate) id: u64,
-    /// Its rules.
-    pub(crate) rules: &'a [Rule],
-}
 
 /// One operation.
 #[derive(Clone, Debug, PartialEq)]
@@ -284,7 +259,7 @@ pub(crate) struct Line {
     pub(crate) headroom: u64,
     /// Their flow.
     pub(crate) flow: Flow,
-    /// The [id](BucketRules::id) of the last bucket of the first one's demand.
+    /// The [id](crate::store::BucketKey::id) of the last bucket of the first one's demand.
     pub(crate) space: u64,
     /// Identifies the first one: see [`Reserve::waiter`].
     pub(crate) waiter: u64,

@@ -72,7 +72,7 @@ impl<'a, 'b> Operations<'a, 'b> {
         for (index, bucket) in buckets.iter().enumerate() {
             if self.states.is_told(index) {
                 let mine = self.own_heads.of(index);
-                for head in mine.iter().filter(|head| head.space == bucket.id) {
+                for head in mine.iter().filter(|head| head.space == bucket.key.id()) {
                     let now = self.states.state(index).now();
                     self.states.wait_in_flow(index, head.flow, now);
                 }

@@ -57,7 +57,7 @@ impl<'a, 'b> BatchStates<'a, 'b> {
             let was = if batch.seq > 0 { state.named_at(batch.session) } else { state.now() };
             let shortest_call = Micros::MAX;
             notes.push(BucketNote { was, waits: false, shortest_call, holds_up: false });
-            state.advance(bucket.rules, wall);
+            state.advance(&bucket.rules, wall);
         }
         for op in batch.ops {
             if let Op::Waiting { bucket, .. } = op {
@@ -101,17 +101,17 @@ impl<'a, 'b> BatchStates<'a, 'b> {
     }
 
     pub(super) fn id(&self, bucket: usize) -> u64 {
-        self.batch.buckets[bucket].id
+        self.batch.buckets[bucket].key.id()
     }
 
     /// The bucket of this id, if the batch names it.
     pub(super) fn of_id(&self, id: u64) -> Option<usize> {
-        self.batch.buckets.iter().position(|bucket| bucket.id == id)
+        self.batch.buckets.iter().position(|bucket| bucket.key.id() == id)
     }
 
     #[inline]
     pub(super) fn rules(&self, bucket: usize) -> &'a [Rule] {
-        self.batch.buckets[bucket].rules
+        &self.batch.buckets[bucket].rules
     }
 
     pub(super) fn is_told(&self, bucket: usize) -> bool {

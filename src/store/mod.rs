@@ -1,5 +1,5 @@
 //! Where the state of buckets lives. A [`Store`] applies a batch of operations atomically, exactly
-//! once, on a clock of its own. What the operations mean is the [`engine`]'s
+//! once, on a clock of its own. What the operations mean is the [`engine`](crate::engine)'s
 //! business.
 
 mod local_hints;
@@ -20,8 +20,6 @@ use std::{
     },
 };
 
-use smallvec::SmallVec;
-
 #[cfg(feature = "redis")]
 pub use self::redis::{
     BucketDetail, BucketView, QueuedView, QuotaKind, QuotaView, RedisStore, RedisView, SessionView,
@@ -29,10 +27,13 @@ pub use self::redis::{
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteStore;
 pub use self::{memory::MemoryStore, operation::Operation};
-pub use crate::bucket::BucketKey;
 use crate::{
     box_error::BoxError,
-    engine::{self, Answer, BucketRules, BucketState, Micros, Op, Rule, Wakes},
+    engine::{Answer, Micros, Op},
+};
+pub use crate::{
+    bucket::BucketKey,
+    engine::batch::{Batch, Bucket},
 };
 
 /// Applies batches of operations to buckets: atomically, each batch once, on the store's own clock.
@@ -47,7 +48,7 @@ use crate::{
 ///   [`OwnedBatch`].
 /// * [`StoreError::Unavailable`] is retried, and is an outage if that does not help. What trying
 ///   again does not mend, such as bytes that cannot be read, is [`StoreError::Rejected`].
-/// * A state whose [`BucketState::lasts`] is over may be deleted.
+/// * A state whose [`lasts`](crate::engine::BucketState::lasts) is over may be deleted.
 /// * Hints are optional: see [`listen`](Self::listen).
 ///
 /// A store that keeps bytes in a map, where a real one would ask a database:
@@ -114,8 +115,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// dropped. A hint may be lost, and may be wrong: sessions also look by themselves, but less
     /// often where hints arrive.
     ///
-    /// [`Batch::apply_to`] returns the [`Wakes`] of a batch: the sessions to be called, and of
-    /// which bucket. With `hints`, what sessions listen with, once the states are saved:
+    /// [`Batch::apply_to`] returns the [`Wakes`](crate::engine::Wakes) of a batch: the sessions to
+    /// be called, and of which bucket. With `hints`, what sessions listen with, once the states are
+    /// saved:
     ///
     /// ```
     /// use std::collections::HashMap;
@@ -226,68 +228,6 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// Operations of one session, for buckets of one partition.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct Batch<'a> {
-    /// The session that sends this; below 2^53.
-    pub session: u64,
-    /// Counts the batches of a session from 1. To a store in this process also 0: the batch comes
-    /// once.
-    pub seq: u64,
-    /// Without another batch for this long, what the session has in flight in a bucket is
-    /// abandoned.
-    pub lease: Micros,
-    /// No hints reach the session, so that it looks at its waiters by itself.
-    pub(crate) unhinted: bool,
-    /// The buckets, all of one partition and none of them twice.
-    pub buckets: &'a [Bucket],
-    /// What to do.
-    pub(crate) ops: &'a [Op],
-}
-
-impl<'a> Batch<'a> {
-    /// A batch of `session`, its `seq`-th.
-    pub(crate) fn new(
-        session: u64,
-        seq: u64,
-        lease: Micros,
-        buckets: &'a [Bucket],
-        ops: &'a [Op],
-    ) -> Self {
-        Self { session, seq, lease, unhinted: false, buckets, ops }
-    }
-
-    /// Says whether no hints reach the session.
-    pub(crate) fn unhinted(self, unhinted: bool) -> Self {
-        Self { unhinted, ..self }
-    }
-
-    /// Returns the kinds of its operations, in their order: for the logs and the tests of a store,
-    /// which needs them for nothing else.
-    pub fn operations(&self) -> impl ExactSizeIterator<Item = Operation> + use<'a> {
-        self.ops.iter().map(Operation::of)
-    }
-
-    /// Applies the batch to the states of its buckets, in their order. `wall` is the store's clock:
-    /// one for all processes. Returns the answer, and which sessions to give a [`Hint`].
-    ///
-    /// The states are to be locked meanwhile, and to be saved before the answer is given away.
-    #[inline]
-    pub fn apply_to(&self, states: &mut [&mut BucketState], wall: Micros) -> (Answer, Wakes) {
-        let Self { session, seq, lease, unhinted, buckets, ops } = *self;
-        let rules = |bucket: &'a Bucket| BucketRules { id: bucket.key.id(), rules: &bucket.rules };
-        let mut apply = |buckets: &[BucketRules<'_>]| {
-            let batch = engine::Batch { session, seq, lease, unhinted, buckets, ops };
-            engine::apply(states, &batch, wall)
-        };
-        match buckets {
-            [only] => apply(&[rules(only)]),
-            _ => apply(&buckets.iter().map(rules).collect::<SmallVec<[_; 4]>>()),
-        }
-    }
-}
-
 /// A [`Batch`] that outlives its call of [`Store::apply`]: for a store that applies it in another
 /// task or thread.
 #[derive(Clone, Debug)]
@@ -312,37 +252,6 @@ impl From<&Batch<'_>> for OwnedBatch {
     fn from(batch: &Batch<'_>) -> Self {
         let Batch { session, seq, lease, unhinted, buckets, ops } = *batch;
         Self { session, seq, lease, unhinted, buckets: buckets.into(), ops: ops.into() }
-    }
-}
-
-/// A bucket as a store sees it.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Bucket {
-    /// What the state is found by.
-    pub key: Arc<BucketKey>,
-    /// What the state must obey.
-    pub(crate) rules: Arc<[Rule]>,
-    notes: Arc<str>,
-}
-
-impl Bucket {
-    /// The bucket found by `key`, obeying `rules`.
-    pub(crate) fn new(key: Arc<BucketKey>, rules: Arc<[Rule]>) -> Self {
-        Self { key, rules, notes: "".into() }
-    }
-
-    /// A line for each rule, which tells its name, window and metrics; empty if these are not
-    /// known. A store may keep them for programs that look at its buckets. Nothing is decided by
-    /// them.
-    pub fn notes(&self) -> &str {
-        &self.notes
-    }
-
-    /// The bucket with a line for each rule, which tells what it is.
-    #[must_use]
-    pub(crate) fn with_notes(self, notes: Arc<str>) -> Self {
-        Self { notes, ..self }
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a store may see of an operation.
 
-use crate::engine::{Mode, Op};
+use crate::engine::{Batch, Mode, Op};
 
-/// The kind of an operation in a [`Batch`](super::Batch).
+/// The kind of an operation in a [`Batch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Operation {
@@ -35,7 +35,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    pub(super) fn of(op: &Op) -> Self {
+    fn of(op: &Op) -> Self {
         match op {
             Op::Reserve(reserve) => match reserve.mode {
                 Mode::Wait => Self::Reserve,
@@ -53,5 +53,13 @@ impl Operation {
             Op::Cap { .. } => Self::Cap,
             Op::Status { .. } => Self::Status,
         }
+    }
+}
+
+impl<'a> Batch<'a> {
+    /// Returns the kinds of its operations, in their order: for the logs and the tests of a store,
+    /// which needs them for nothing else.
+    pub fn operations(&self) -> impl ExactSizeIterator<Item = Operation> + use<'a> {
+        self.ops.iter().map(Operation::of)
     }
 }

@@ -163,7 +163,7 @@ impl Driver {
                 seq: self.pick(&[0, self.seq]),
                 lease: self.pick(&[SECOND, 10 * SECOND, DAY, MAX_AMOUNT]),
                 unhinted: self.pick(&[false, true]),
-                buckets: &[BucketRules { id: World::id(0), rules: &rules }],
+                buckets: &[Bucket::new(World::key(0).into(), rules.as_slice().into())],
                 ops: &ops,
             };
             let _ = apply(&mut [&mut *state], &batch, self.wall);

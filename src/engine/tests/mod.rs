@@ -30,6 +30,7 @@ mod wakes;
 use std::collections::HashMap;
 
 use super::*;
+use crate::store::{Bucket, BucketKey};
 
 const MS: Micros = 1_000;
 const SECOND: Micros = 1_000_000;
@@ -120,6 +121,10 @@ impl World {
         (0..self.states.len() as u16).collect()
     }
 
+    fn key(bucket: u16) -> BucketKey {
+        BucketKey::with_id(Self::id(bucket))
+    }
+
     /// The id of a bucket: not its index.
     fn id(bucket: u16) -> u64 {
         101 + u64::from(bucket)
@@ -130,9 +135,9 @@ impl World {
     fn send_on_as(&mut self, session: u64, seq: u64, on: &[u16], ops: &[Op]) -> (Answer, Wakes) {
         let buckets: Vec<_> = on
             .iter()
-            .map(|&bucket| BucketRules {
-                id: Self::id(bucket),
-                rules: &self.rules[usize::from(bucket)],
+            .map(|&bucket| {
+                let rules = self.rules[usize::from(bucket)].as_slice();
+                Bucket::new(Self::key(bucket).into(), rules.into())
             })
             .collect();
         let mut states: Vec<_> = self.states.iter_mut().map(Some).collect();
@@ -140,8 +145,7 @@ impl World {
             .iter()
             .map(|&bucket| states[usize::from(bucket)].take().expect("no bucket twice"))
             .collect();
-        let batch =
-            Batch { session, seq, lease: self.lease, unhinted: false, buckets: &buckets, ops };
+        let batch = Batch::new(session, seq, self.lease, &buckets, ops);
         let result = apply(&mut states, &batch, self.wall);
         if seq % 16 == 1 && ops.len() < 1_000 {
             // Whatever a test does to a state, its bytes say all of it. Some of them: it takes

@@ -7,7 +7,7 @@ use super::{
     random::{BUCKETS, Sending, World},
 };
 use crate::{
-    engine::{self, Answer, Batch, BucketRules, BucketState, Outcome, Wakes},
+    engine::{self, Answer, Batch, BucketState, Outcome, Wakes},
     store::Bucket,
 };
 
@@ -26,13 +26,8 @@ impl Engine {
     ) -> (Answer, Wakes) {
         let take = |&index: &usize| std::mem::replace(&mut self.0[index], BucketState::unused());
         let mut states: Vec<_> = sending.buckets.iter().map(take).collect();
-        let rules: Vec<_> = buckets
-            .iter()
-            .map(|bucket| BucketRules { id: bucket.key.id(), rules: &bucket.rules })
-            .collect();
         let Sending { session, seq, lease, ref ops, .. } = *sending;
-        let batch =
-            Batch { session, seq, lease, unhinted: is_unhinted(session), buckets: &rules, ops };
+        let batch = Batch::new(session, seq, lease, buckets, ops).unhinted(is_unhinted(session));
         let result = engine::apply(&mut states.iter_mut().collect::<Vec<_>>(), &batch, wall);
         for (&index, state) in sending.buckets.iter().zip(states) {
             self.0[index] = state;

@@ -9,9 +9,7 @@ use super::{
 };
 use crate::{
     Demand, Feedback, Limiter, Limits, Named, Quota,
-    engine::{
-        self, Batch, BucketLevel, BucketRules, BucketState, Op, Outcome, Rule, Verdict, Window,
-    },
+    engine::{self, Batch, BucketLevel, BucketState, Op, Outcome, Rule, Verdict, Window},
     limits::Class,
     store::{Bucket, BucketKey, BucketView, QuotaKind, RedisView, StoreError},
     usage,
@@ -28,11 +26,10 @@ fn note(rule: &Rule) -> String {
 }
 
 /// How the engine says that a bucket stands.
-fn level(state: &BucketState, key: &BucketKey, rules: &[Rule], wall: u64) -> BucketLevel {
-    let buckets = [BucketRules { id: key.id(), rules }];
+fn level(state: &BucketState, key: &Arc<BucketKey>, rules: &[Rule], wall: u64) -> BucketLevel {
+    let buckets = [Bucket::new(key.clone(), rules.into())];
     let ops = [Op::Status { bucket: 0 }];
-    let batch =
-        Batch { session: 0, seq: 0, lease: 0, unhinted: true, buckets: &buckets, ops: &ops };
+    let batch = Batch::new(0, 0, 0, &buckets, &ops);
     let mut state = state.clone();
     for _ in 0..20 {
         engine::apply(&mut [&mut state], &Batch { ops: &[], ..batch }, wall);

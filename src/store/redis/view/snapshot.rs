@@ -14,11 +14,11 @@ use super::{
 };
 use crate::{
     engine::{
-        self, Batch, BucketLevel, BucketRules, Costs, Flow, MAX_AMOUNT, Micros, Mode, Op, Outcome,
-        Reserve, Rule, Verdict, Window,
+        self, Batch, BucketLevel, Costs, Flow, MAX_AMOUNT, Micros, Mode, Op, Outcome, Reserve,
+        Rule, Verdict, Window,
     },
     quota::QuotaNote,
-    store::BucketKey,
+    store::{Bucket, BucketKey},
 };
 
 /// So many records that are due end in one batch.
@@ -59,8 +59,8 @@ impl Snapshot {
     /// Asks the engine how the bucket stands, and when a demand would start.
     fn ask(
         &self,
-        key: &BucketKey,
-        rules: &[Rule],
+        key: &Arc<BucketKey>,
+        rules: &Arc<[Rule]>,
         wall: Micros,
     ) -> Option<(BucketLevel, Option<Duration>)> {
         let mut state = self.state.bucket.clone();
@@ -80,9 +80,8 @@ impl Snapshot {
             flow: Flow::default(),
         });
         let ops = [Op::Status { bucket: 0 }, dry];
-        let buckets = [BucketRules { id: key.id(), rules }];
-        let batch =
-            Batch { session: 0, seq: 0, lease: 0, unhinted: true, buckets: &buckets, ops: &ops };
+        let buckets = [Bucket::new(key.clone(), rules.clone())];
+        let batch = Batch::new(0, 0, 0, &buckets, &ops);
         if self.state.is_due(wall) {
             // A batch ends some of what is due.
             let records = state.records().len();
