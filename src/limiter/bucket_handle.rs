@@ -37,11 +37,12 @@ pub(super) struct BucketHandle {
     watch: ChargeWatch,
 }
 
-/// What the limits say of a bucket at present.
+/// What the limits say of a bucket at present: its quotas, if it has any.
+pub(super) type Declaration = Result<(Arc<BucketSpec>, Bucket), Outdated>;
+
+/// Why a bucket that was declared is declared no more.
 #[derive(Clone, Debug)]
-pub(super) enum Declaration {
-    /// It has these quotas.
-    As(Arc<BucketSpec>, Bucket),
+pub(super) enum Outdated {
     /// Its name stands for another bucket, or for one in another partition: demands have to be
     /// looked up again.
     Elsewhere,
@@ -54,12 +55,10 @@ pub(super) fn bucket_of(spec: &BucketSpec, around: Micros) -> Bucket {
     Bucket::new(spec.key.clone(), spec.rules(around).into_owned()).with_notes(spec.notes().clone())
 }
 
-impl Declaration {
-    /// The calendars of the quotas are looked up around this time.
-    pub(super) fn new(spec: Arc<BucketSpec>, around: Micros) -> Self {
-        let bucket = bucket_of(&spec, around);
-        Self::As(spec, bucket)
-    }
+/// A bucket is declared like this, its calendars looked up around this time.
+pub(super) fn declaration(spec: Arc<BucketSpec>, around: Micros) -> Declaration {
+    let bucket = bucket_of(&spec, around);
+    Ok((spec, bucket))
 }
 
 impl BucketHandle {
@@ -101,7 +100,7 @@ impl BucketHandle {
     /// Takes over another declaration. Nothing happens if a demand is counted the same under it.
     pub(super) fn declare(&self, new: Declaration) {
         let mut declared = lock(&self.declared);
-        if let (Declaration::As(one, _), Declaration::As(other, _)) = (&*declared, &new)
+        if let (Ok((one, _)), Ok((other, _))) = (&*declared, &new)
             && one.meters == other.meters
         {
             return;
@@ -114,8 +113,8 @@ impl BucketHandle {
     /// Looks the calendars of a declaration up again, unless another one has replaced it.
     pub(super) fn chart(&self, spec: &Arc<BucketSpec>, around: Micros) {
         let mut declared = lock(&self.declared);
-        if matches!(&*declared, Declaration::As(now, _) if Arc::ptr_eq(now, spec)) {
-            *declared = Declaration::new(spec.clone(), around);
+        if matches!(&*declared, Ok((now, _)) if Arc::ptr_eq(now, spec)) {
+            *declared = declaration(spec.clone(), around);
             self.version.fetch_add(1, Ordering::Release);
         }
     }

@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use smallvec::SmallVec;
 
 use super::{
-    bucket_handle::{BucketHandle, Declaration, bucket_of},
+    bucket_handle::{BucketHandle, Outdated, bucket_of},
     charge_watch::WATCHED,
 };
 use crate::{
@@ -44,15 +44,6 @@ pub(super) struct Member {
 /// of the others.
 pub(super) type OtherUsages = [(u16, Usage)];
 
-/// A set that cannot be brought up to date.
-#[derive(Debug)]
-pub(super) enum Outdated {
-    /// Its names have to be looked up again.
-    Elsewhere,
-    /// One of its names stands for nothing.
-    Gone(Throttled),
-}
-
 impl BucketSet {
     /// The set of these buckets, each with the index of its name in the demand, as they are
     /// declared now.
@@ -64,14 +55,10 @@ impl BucketSet {
     ) -> Result<Self, Outdated> {
         let mut set = Self { members: SmallVec::new(), buckets: SmallVec::new() };
         for (named, handle) in handles {
-            match handle.declared() {
-                (version, Declaration::As(spec, bucket)) => {
-                    set.members.push(Member { handle, spec, version, named });
-                    set.buckets.push(bucket);
-                }
-                (_, Declaration::Elsewhere) => return Err(Outdated::Elsewhere),
-                (_, Declaration::Gone(error)) => return Err(Outdated::Gone(error)),
-            }
+            let (version, declared) = handle.declared();
+            let (spec, bucket) = declared?;
+            set.members.push(Member { handle, spec, version, named });
+            set.buckets.push(bucket);
         }
         Ok(set)
     }
@@ -126,9 +113,7 @@ impl BucketSet {
     fn member_now(&self, index: usize) -> (Member, Bucket) {
         let member = &self.members[index];
         match member.handle.declared() {
-            (version, Declaration::As(spec, bucket)) => {
-                (Member { spec, version, ..member.clone() }, bucket)
-            }
+            (version, Ok((spec, bucket))) => (Member { spec, version, ..member.clone() }, bucket),
             _ => (member.clone(), self.buckets[index].clone()),
         }
     }
@@ -137,7 +122,7 @@ impl BucketSet {
     /// held back by them.
     pub(super) fn has_older_quotas(&self) -> bool {
         self.members.iter().any(|member| match member.handle.declared() {
-            (_, Declaration::As(spec, _)) => spec.lacks_some_of(&member.spec),
+            (_, Ok((spec, _))) => spec.lacks_some_of(&member.spec),
             _ => false,
         })
     }

@@ -13,8 +13,8 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{
-    bucket_handle::{BucketHandle, Declaration},
-    bucket_set::{BucketSet, Outdated},
+    bucket_handle::{BucketHandle, Declaration, Outdated, declaration},
+    bucket_set::BucketSet,
     context::Context,
     session::{Session, driver},
     status::BucketInfo,
@@ -217,7 +217,7 @@ impl Registry {
 
     /// The handle of a bucket, and whether it was declared otherwise before.
     fn declare(&mut self, spec: Arc<BucketSpec>) -> (Arc<BucketHandle>, bool) {
-        let (key, declared) = (spec.key.clone(), Declaration::new(spec, system_time()));
+        let (key, declared) = (spec.key.clone(), declaration(spec, system_time()));
         match self.buckets.get(&key) {
             Some(handle) => {
                 let before = handle.version();
@@ -251,7 +251,7 @@ impl Registry {
         let mut dropped = Vec::new();
         if Arc::ptr_eq(table, &self.lookup.table) {
             for (handle, declared) in all {
-                if !matches!(declared, Declaration::As(..)) {
+                if declared.is_err() {
                     dropped.push(handle.name().into());
                 }
                 handle.declare(declared);
@@ -270,7 +270,7 @@ impl Registry {
         let unused = self.table().specs().filter(|spec| !self.buckets.contains_key(&spec.key));
         let mut buckets: Vec<_> = unused.map(|spec| BucketInfo::new(spec, true, None)).collect();
         for handle in self.buckets.values() {
-            if let (_, Declaration::As(spec, _)) = handle.declared() {
+            if let (_, Ok((spec, _))) = handle.declared() {
                 let is_declared = self.table().declares_as(&spec);
                 buckets.push(BucketInfo::new(&spec, is_declared, Some(handle.waiting())));
             }
@@ -308,10 +308,10 @@ impl Registry {
 pub(super) fn declared_now(handle: &BucketHandle, table: &Table) -> Declaration {
     match table.resolve(handle.name()) {
         Ok(Resolved::Bucket(spec) | Resolved::Dynamic(spec)) if spec.key == *handle.key() => {
-            Declaration::new(spec, system_time())
+            declaration(spec, system_time())
         }
-        Ok(_) => Declaration::Elsewhere,
-        Err(error) => Declaration::Gone(Throttled::BadDemand(unresolved(handle.name(), error))),
+        Ok(_) => Err(Outdated::Elsewhere),
+        Err(error) => Err(Outdated::Gone(Throttled::BadDemand(unresolved(handle.name(), error)))),
     }
 }
 

@@ -10,7 +10,8 @@ use crate::{
     engine::{Costs, Flow, Micros, Mode, On, RefusedBy, Reserve, Violation},
     error::{Refusal, Throttled},
     limiter::{
-        bucket_set::{BucketSet, GrantedAt, Outdated},
+        bucket_handle::Outdated,
+        bucket_set::{BucketSet, GrantedAt},
         context::Context,
         status::Waiting,
         subject::Subject,

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::{
     engine::{self, Flow, Refused, RefusedBy, Verdicts, Violation},
-    limiter::bucket_handle::{BucketHandle, Declaration},
+    limiter::bucket_handle::{BucketHandle, declaration},
     limits::{Limits, Resolved, Standing},
     quota::Quota,
     usage,
@@ -41,7 +41,7 @@ fn sets_of(
     let table = limits.compile().expect("they are valid");
     let handle = |name: &&str| {
         let Ok(Resolved::Bucket(spec)) = table.resolve(name) else { panic!("it is declared") };
-        Arc::new(BucketHandle::new(spec.key.clone(), Declaration::new(spec, 0)))
+        Arc::new(BucketHandle::new(spec.key.clone(), declaration(spec, 0)))
     };
     let handles: Vec<_> = names.iter().map(handle).collect();
     let set = |indexes: &&[usize]| {
