@@ -81,9 +81,12 @@ impl<'r> Candidate<'r> {
         let unknown = refused.iter().filter(|(_, violation)| violation.wait.is_none());
         let stuck = unknown.filter_map(|(at, _)| Some((*at)?.of)).min().unwrap_or(usize::MAX);
         // A place that it has there it keeps: streams on this quota and that one would starve it.
-        let is_beyond =
-            |at: &Option<At>| at.is_some_and(|at| at.of > stuck && !self.is_head(states, at));
-        let beyond: SmallVec<[bool; 4]> = refused.iter().map(|(at, _)| is_beyond(at)).collect();
+        let is_beyond = |(at, violation): &(Option<At>, Violation)| match (at, violation.by) {
+            (Some(at), _) => at.of > stuck && !self.is_head(states, *at),
+            (None, RefusedBy::Pause(of)) => of > stuck && !self.is_head_in(states, of),
+            (None, RefusedBy::Rule(_)) => false,
+        };
+        let beyond: SmallVec<[bool; 4]> = refused.iter().map(is_beyond).collect();
         let wait_of = |(index, (_, violation)): (usize, &(Option<At>, Violation))| {
             if beyond[index] { 0 } else { violation.wait.unwrap_or(0) }
         };
@@ -126,7 +129,7 @@ impl<'r> Candidate<'r> {
         if self.reserve.mode == Mode::Wait && !goes_away {
             let known = violations.iter().all(|violation| violation.wait.is_some());
             let due_in = known.then(|| waits.iter().copied().max().unwrap_or(0));
-            self.line_up(&held, due_in, is_behind, states, lines);
+            self.line_up((&held, stuck), due_in, is_behind, states, lines);
         }
         Refused { violations, tag, part }
     }
@@ -199,6 +202,12 @@ impl<'r> Candidate<'r> {
         is_waiter && heads.find(states.session(), quota, self.reserve.waiter).is_some()
     }
 
+    /// Whether it is a head in one of its buckets already, on a quota that it needs.
+    fn is_head_in(&self, states: &BatchStates<'_, '_>, of: usize) -> bool {
+        let mut needed = self.asks.iter().filter(|ask| ask.at.of == of && ask.at.cost > 0);
+        needed.any(|ask| self.is_head(states, ask.at))
+    }
+
     /// Whether it would fit if nothing went before it.
     fn is_behind(&self, states: &BatchStates<'_, '_>) -> bool {
         let is_paused = |&bucket: &u16| states.state(bucket.into()).paused_for(0) > 0;
@@ -212,7 +221,7 @@ impl<'r> Candidate<'r> {
     /// It waits on the quotas that refused it, and fits when it is due, if that is known.
     fn line_up(
         &self,
-        held: &[Held],
+        (held, stuck): (&[Held], usize),
         due_in: Option<Micros>,
         is_behind: bool,
         states: &mut BatchStates<'_, '_>,
@@ -223,11 +232,14 @@ impl<'r> Candidate<'r> {
             ages.note(reserve.age, self.turn.age);
         }
         // What a pause of a bucket holds back is a head on all quotas of the bucket that it needs.
-        let behind_pauses = self
-            .asks
-            .iter()
-            .filter(|ask| ask.at.cost > 0 && self.paused[ask.at.of] > 0 && ask.fits);
-        let behind_pauses = behind_pauses.map(|ask| Held { at: ask.at, by_others: 0, fits: false });
+        let is_behind_pause = |ask: &&Measured| {
+            let At { of, cost, .. } = ask.at;
+            let is_beyond = of > stuck && !self.is_head_in(states, of);
+            cost > 0 && self.paused[of] > 0 && ask.fits && !is_beyond
+        };
+        let behind_pauses = self.asks.iter().filter(is_behind_pause);
+        let behind_pauses: SmallVec<[Held; 4]> =
+            behind_pauses.map(|ask| Held { at: ask.at, by_others: 0, fits: false }).collect();
         for Held { at, by_others, fits } in held.iter().copied().chain(behind_pauses) {
             let blocks = by_others <= states.quota(at.bucket, at.rule).0.horizon();
             // Those that it overtakes need not wait for it while it waits for others.

@@ -410,3 +410,30 @@ async fn what_waited_for_its_tenant_passes_no_older_one_of_its_session_on_the_pa
     assert!(granted.is_ok(), "it starves");
     assert!(began.elapsed() < secs(20), "{:?}", began.elapsed());
 }
+
+/// What was looked at while its parent was paused keeps no place there either.
+#[tokio::test(start_paused = true)]
+async fn a_tenant_that_is_full_keeps_no_place_of_its_parent_after_a_pause() {
+    let limits = Limits::new()
+        .bucket("slow", [Quota::concurrency(1)])
+        .bucket("fast", [Quota::concurrency(100)])
+        .bucket("all", [Quota::concurrency(2)]);
+    let of = |tenant: &str| Demand::new(tenant, usage! {}).and("all");
+    for is_other_session in [false, true] {
+        let [one, other] = several(&limits);
+        let slow = one.reserve(of("slow")).await.unwrap();
+        let waits: Vec<_> = (0..10).map(|_| waiting(&one, of("slow"))).collect();
+        quiet().await;
+        one.pause("all", secs(10)).await.unwrap();
+        tokio::time::sleep(secs(11)).await;
+        let fast = if is_other_session { &other } else { &one };
+        for _ in 0..20 {
+            let call = timeout(secs(2), fast.reserve(of("fast"))).await;
+            let call = call.unwrap_or_else(|_| panic!("there is room: {is_other_session}"));
+            tokio::time::sleep(ms(20)).await;
+            drop(call.unwrap());
+        }
+        drop(slow);
+        waits.iter().for_each(JoinHandle::abort);
+    }
+}

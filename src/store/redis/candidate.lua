@@ -69,6 +69,11 @@ local function has_others(demand)
   end
 end
 
+-- Whether the demand is a head on a quota already.
+local function is_head_on(demand, quota)
+  return demand.tie == session and heads_find(quota.bucket, quota.id, demand.waiter)
+end
+
 -- The reasons of a refusal: pauses, and asks that now say {available, wait, alone, at_best, asked}.
 -- With them come the quotas that refused a waiter before, where it keeps its place.
 local function violations_of(demand)
@@ -83,7 +88,7 @@ local function violations_of(demand)
     if wait > 0 then
       n = n + 1
       violations[n] = {
-        by = -b, place = 0, available = 0, wait = wait, alone = wait, at_best = wait, rank = rank,
+        by = -b, place = b, available = 0, wait = wait, alone = wait, at_best = wait, rank = rank,
         others = most,
         asked = rare.provider.gate_asked(bucket.gate, bucket.now),
       }
@@ -95,8 +100,7 @@ local function violations_of(demand)
       k = k + 1
       local ask, now = demand.asks[k], bucket.now
       local quota, cost, fits = ask.quota, ask.cost, ask.fits
-      ask.refuses = not fits or demand.paused[b] == 0 and demand.tie == session and cost > 0
-        and heads_find(bucket, quota.id, demand.waiter)
+      ask.refuses = not fits or demand.paused[b] == 0 and cost > 0 and is_head_on(demand, quota)
       if ask.refuses then
         local available, wait, at_best = quota_shortage(quota, ask, now, wall)
         if fits then wait, at_best = 0, 0 end
@@ -156,7 +160,7 @@ local function line_up_on_all(demand, violations, due_in)
     for _ = 1, bucket.count do
       k = k + 1
       local ask = demand.asks[k]
-      if ask.cost > 0 and demand.paused[b] > 0 and not ask.refuses then
+      if ask.cost > 0 and demand.paused[b] > 0 and not ask.refuses and not demand.beyond[b] then
         line_up(demand, ask, due_in, 0)
       end
     end
@@ -172,18 +176,35 @@ local function stuck_in(violations)
   return stuck
 end
 
+-- Of each bucket whether the demand is to keep no place there, being stuck in a narrower one.
+local function beyond_of(demand, stuck)
+  local beyond, k = {}, 0
+  for b, bucket in ipairs(demand.of) do
+    beyond[b] = b > stuck
+    for _ = 1, bucket.count do
+      k = k + 1
+      local ask = demand.asks[k]
+      if beyond[b] and ask.cost > 0 and is_head_on(demand, ask.quota) then beyond[b] = false end
+    end
+  end
+  return beyond
+end
+
 -- Refuses the demand that was measured last, and says why.
 function waiting.refuse(demand)
   local violations, is_to_wait = violations_of(demand), demand.mode == WAIT
   local is_known, longest, last, stuck = true, 0, nil, stuck_in(violations)
   local patience = message[demand.first + demand.count + 1]
   demand.step = waiting.demand_step(demand)
+  demand.beyond = beyond_of(demand, stuck)
   local beyond = {}
   for index, violation in ipairs(violations) do
     local quota = violation.quota
-    beyond[index] = violation.place > stuck and not (
-      quota and demand.tie == session and heads_find(quota.bucket, quota.id, demand.waiter)
-    )
+    if quota then
+      beyond[index] = violation.place > stuck and not is_head_on(demand, quota)
+    else
+      beyond[index] = demand.beyond[violation.place]
+    end
   end
   for index, violation in ipairs(violations) do
     local held_for, is_beyond = 0, beyond[index]
