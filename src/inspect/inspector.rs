@@ -44,7 +44,7 @@ pub trait Inspector<Response> {
     fn inspect(&self, response: Response, reservation: Reservation) -> Self::Inspected;
 
     /// Returns the settlement of a call that failed without a response (default: it keeps its
-    /// charge).
+    /// charge). Not asked by a layer that [responds](crate::layer::RespondLayer).
     fn failed(&self, error: CallError<'_>) -> Settlement {
         let _ = error;
         Settlement::Keep
