@@ -1,7 +1,7 @@
 //! Which waiters travel in the next batch: some from the front of each line that is due, each with
 //! all that go before it in its other lines, so that none is passed.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use smallvec::SmallVec;
 
@@ -26,25 +26,6 @@ impl<'a> Waiters<'a> {
         let line = self.lines.find(id).into_iter();
         let in_order = line.flat_map(|line| line.in_order(waiter.ask().headroom()));
         in_order.take_while(|before| *before != waiter.rank())
-    }
-
-    /// Older ones that are first in lines in which a demand does not stand, though it needs the same:
-    /// of each as many as are looked at. It may stand in no line before it can use what that is for,
-    /// and only the store knows whether the flow of a newcomer is next. Those that are not in its
-    /// batch it would pass time and again: to their own session they are no heads.
-    fn older<'w>(
-        self,
-        demand: &'w Waiter,
-        stands_in: &'w [LineId],
-    ) -> impl Iterator<Item = Rank> + use<'a, 'w> {
-        let (rank, ask) = (demand.rank(), demand.ask());
-        let buckets = ask.set().handles();
-        let lines = buckets.filter_map(move |handle| self.lines.of_bucket(handle.id()));
-        let others = lines.flat_map(|(_, lines)| lines);
-        let others = others.filter(move |(id, _)| !stands_in.contains(id) && id.holds_back(ask));
-        let first =
-            others.flat_map(move |(_, line)| line.in_order(ask.headroom()).take(line.look()));
-        first.filter(move |other| *other < rank)
     }
 
     /// Visits a waiter and all that go before it, directly or through others, while `goes_on`: it
@@ -140,15 +121,41 @@ impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
 
     /// Picks those that the ones picked, or newcomers, would pass, as far as there is room.
     pub(super) fn those_passed_by(&mut self, newcomers: &[Box<Waiter>]) {
-        let waiters = self.waiters;
-        let newcomers = newcomers.iter().map(|newcomer| waiters.older(newcomer, &[]));
-        newcomers.for_each(|older| older.for_each(|rank| _ = self.pick(rank)));
+        let (waiters, mut fronts) = (self.waiters, HashMap::new());
+        newcomers.iter().for_each(|newcomer| self.older_than(newcomer, &[], &mut fronts));
         let mut index = 0;
         while let Some(rank) = self.picked.get(index) {
             index += 1;
-            let Some(waiter) = waiters.waiting.get(rank) else { continue };
-            let older = waiters.older(waiter, waiter.lines());
-            older.for_each(|rank| _ = self.pick(rank));
+            if let Some(waiter) = waiters.waiting.get(rank) {
+                self.older_than(waiter, waiter.lines(), &mut fronts);
+            }
+        }
+    }
+
+    /// Picks older ones that are first in lines in which a demand does not stand, though it needs the
+    /// same: of each as many as are looked at. It may stand in no line before it can use what that is
+    /// for, and only the store knows whether the flow of a newcomer is next. Those that are not in
+    /// its batch it would pass time and again: to their own session they are no heads.
+    fn older_than(
+        &mut self,
+        demand: &Waiter,
+        stands_in: &[LineId],
+        fronts: &mut HashMap<(LineId, u64), Vec<Rank>>,
+    ) {
+        let (lines, rank, ask) = (self.waiters.lines, demand.rank(), demand.ask());
+        let lines = ask.set().handles().filter_map(|handle| lines.of_bucket(handle.id()));
+        for (id, line) in lines.flat_map(|(_, lines)| lines) {
+            if stands_in.contains(&id) || !id.holds_back(ask) {
+                continue;
+            }
+            let front = fronts.entry((id, ask.headroom()));
+            let front = front.or_insert_with(|| {
+                line.in_order(ask.headroom()).take(line.look()).collect::<Vec<_>>()
+            });
+            // Those behind one that finds no room find none either.
+            if !front.iter().filter(|older| **older < rank).all(|older| self.pick(*older)) {
+                front.clear();
+            }
         }
     }
 
