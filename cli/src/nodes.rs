@@ -11,7 +11,7 @@ use tower_throttle::{
     store::{BucketDetail, BucketKey, BucketView, RedisStore, RedisView, StoreError},
 };
 
-use crate::{failure::Failure, server::place};
+use crate::{failure::Failure, words::place};
 
 /// A node that takes longer to tell of its cluster is passed over.
 const TELL_WITHIN: Duration = Duration::from_secs(1);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tower_throttle::store::BucketKey;
 
-use crate::{failure::Failure, nodes::Nodes};
+use crate::{failure::Failure, nodes::Nodes, words::place};
 
 /// Options of every command that asks a server.
 #[derive(Clone, Debug, clap::Args)]
@@ -88,29 +88,5 @@ impl Bucket {
             "no bucket `{bucket}`{} below the prefix `{prefix}`: none has used it, or not for long",
             within.unwrap_or_default()
         ))
-    }
-}
-
-/// A URL without scheme, user, password and options.
-pub(crate) fn place(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let rest = rest.split_once('?').map_or(rest, |(place, _)| place);
-    rest.rsplit_once('@').map_or(rest, |(_, place)| place).trim_end_matches('/')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::place;
-
-    #[test]
-    fn no_password_is_shown() {
-        for (url, shown) in [
-            ("redis://127.0.0.1:6379/", "127.0.0.1:6379"),
-            ("rediss://user:p@ss@host:7/1", "host:7/1"),
-            ("redis+unix:///tmp/socket?user=a&pass=b", "/tmp/socket"),
-            ("redis://:secret@", ""),
-        ] {
-            assert_eq!(place(url), shown);
-        }
     }
 }

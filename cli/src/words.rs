@@ -1,4 +1,4 @@
-//! Numbers, times and lengths of time, as people read and write them.
+//! Numbers, times, lengths of time and addresses, as people read and write them.
 
 use std::time::{Duration, SystemTime};
 
@@ -135,6 +135,13 @@ pub(crate) fn count(number: u64, one: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{} {one}s", grouped(number)) }
 }
 
+/// A URL without scheme, user, password and options.
+pub(crate) fn place(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = rest.split_once('?').map_or(rest, |(place, _)| place);
+    rest.rsplit_once('@').map_or(rest, |(_, place)| place).trim_end_matches('/')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,5 +195,17 @@ mod tests {
         }
         assert_eq!(grouped(1_234_567), "1,234,567");
         assert_eq!((amount(-1234.0), amount(0.25)), ("-1,234".into(), "0.2".into()));
+    }
+
+    #[test]
+    fn no_password_is_shown() {
+        for (url, shown) in [
+            ("redis://127.0.0.1:6379/", "127.0.0.1:6379"),
+            ("rediss://user:p@ss@host:7/1", "host:7/1"),
+            ("redis+unix:///tmp/socket?user=a&pass=b", "/tmp/socket"),
+            ("redis://:secret@", ""),
+        ] {
+            assert_eq!(place(url), shown);
+        }
     }
 }

@@ -30,7 +30,7 @@ use self::{
     lanes::Lanes, listen::Connections, log::Log, monitor::Recorder, service::Gateway,
     signals::Signals, upstream::Upstream,
 };
-use crate::{check::in_file, failure::Failure, nodes::shared_store, server, words};
+use crate::{check::in_file, failure::Failure, nodes::shared_store, words};
 
 /// For the last settles to reach the store.
 const SETTLE_WITHIN: Duration = Duration::from_secs(5);
@@ -154,7 +154,7 @@ fn announce(arguments: &Arguments, address: SocketAddr, upstreams: &[Upstream]) 
     let to = upstreams.iter().map(|upstream| format!("/{} to {}", upstream.name(), upstream.url()));
     let to: Vec<_> = to.collect();
     let store = match &arguments.url {
-        Some(url) => format!("on {}", words::plain(server::place(url))),
+        Some(url) => format!("on {}", words::plain(words::place(url))),
         None => "of this process".to_owned(),
     };
     // What reads it may be gone.
