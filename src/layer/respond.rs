@@ -52,8 +52,8 @@ use crate::{
 ///
 /// The error type stays the inner service's, so that the layer mounts on an axum `Router` as it is.
 /// It may be any type, so [`Inspector::failed`] is not asked of it: a call that ends in an error is
-/// settled by [`Inspector::dropped`], which keeps the charge. Where an error means that the call was
-/// never made, answer it inside of this layer with a response from which the inspector tells so.
+/// settled by [`Inspector::dropped`], which keeps the charge. Where an error means that the call
+/// was never made, answer it inside of this layer with a response from which the inspector tells.
 ///
 /// ```
 /// use std::convert::Infallible;

@@ -132,10 +132,10 @@ impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
         }
     }
 
-    /// Picks older ones that are first in lines in which a demand does not stand, though it needs the
-    /// same: of each as many as are looked at. It may stand in no line before it can use what that is
-    /// for, and only the store knows whether the flow of a newcomer is next. Those that are not in
-    /// its batch it would pass time and again: to their own session they are no heads.
+    /// Picks older ones that are first in lines in which a demand does not stand, though it needs
+    /// the same: of each as many as are looked at. It may stand in no line before it can use what
+    /// that is for, and only the store knows whether the flow of a newcomer is next. Those that are
+    /// not in its batch it would pass time and again: to their own session they are no heads.
     fn older_than(
         &mut self,
         demand: &Waiter,

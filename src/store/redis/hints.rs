@@ -333,9 +333,9 @@ async fn attend(shared: &HintsInner) -> RedisResult<()> {
     let reads = pin!(async {
         while let Some(told) = messages.next().await {
             match told {
-                Told::Message(message) => shared.dispatch(&message),
+                Notice::Message(message) => shared.dispatch(&message),
                 #[cfg(feature = "redis-cluster")]
-                Told::Ended(channel) => shared.ended(&channel),
+                Notice::Ended(channel) => shared.ended(&channel),
             }
         }
     });
@@ -439,7 +439,7 @@ enum Subscriber {
 }
 
 /// What a connection tells.
-enum Told {
+enum Notice {
     Message(Msg),
     /// A channel is not subscribed to any more.
     #[cfg(feature = "redis-cluster")]
@@ -502,22 +502,22 @@ impl Subscriber {
 
 impl Messages {
     /// Returns nothing once a connection has ended.
-    async fn next(&mut self) -> Option<Told> {
+    async fn next(&mut self) -> Option<Notice> {
         match self {
-            Self::Single(stream) => stream.next().await.map(Told::Message),
+            Self::Single(stream) => stream.next().await.map(Notice::Message),
             #[cfg(feature = "redis-cluster")]
             Self::Cluster(pushes) => loop {
                 let push = pushes.recv().await?;
                 match (&push.kind, push.data.first()) {
                     (redis::PushKind::Disconnection, _) => return None,
-                    // Nobody listens where that was asked for.
+                    // No one listens for the reply to its own SUNSUBSCRIBE.
                     (redis::PushKind::SUnsubscribe, Some(redis::Value::BulkString(channel))) => {
-                        return Some(Told::Ended(channel.clone()));
+                        return Some(Notice::Ended(channel.clone()));
                     }
                     _ => {}
                 }
                 if let Some(message) = Msg::from_push_info(push) {
-                    return Some(Told::Message(message));
+                    return Some(Notice::Message(message));
                 }
             },
         }
