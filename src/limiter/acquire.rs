@@ -482,13 +482,16 @@ fn ask(target: &BucketTarget, demand: &Demand, terms: Terms, mode: Mode) -> Resu
 /// Queues a demand.
 ///
 /// # Errors
-/// Some quota could never admit it, or the store is known not to answer.
+/// Some quota could never admit it, the limiter was closed, or the store is known not to answer.
 fn enter<'a>(
     target: &BucketTarget,
     asked: &'a Query<'a>,
     terms: Terms,
 ) -> Result<Ticket<'a>, Throttled> {
     let ask = ask(target, asked.demand, terms, asked.mode)?;
+    if target.session.is_closed() {
+        return Err(Throttled::Closed);
+    }
     if let Some(error) = target.session.health().down() {
         return Err(Throttled::Store(error));
     }

@@ -41,6 +41,24 @@ async fn closing_refuses_all_and_lets_settles_through() {
     assert_eq!(truth(&store).await, (11.0, 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn closing_refuses_all_whatever_becomes_of_demands_without_the_store() {
+    for on_unavailable in [OnUnavailable::Fail, OnUnavailable::Allow, OnUnavailable::local(0.5)] {
+        let store = FakeStore::new();
+        let builder = builder(&store).on_unavailable(on_unavailable).retries(Retries::none());
+        let limiter = builder.build().unwrap();
+        store.always(Fate::Unavailable);
+        drop(limiter.reserve(tokens(1)).await);
+        limiter.close().await;
+        for error in [
+            limiter.reserve(tokens(1)).await.unwrap_err(),
+            limiter.try_reserve(tokens(1)).await.unwrap_err(),
+        ] {
+            assert!(matches!(error, Throttled::Closed), "{on_unavailable:?}: {error}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn closing_refuses_what_would_be_granted_at_once() {
     let limiter =
