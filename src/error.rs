@@ -417,6 +417,11 @@ impl fmt::Display for Shortage {
         let Self { bucket, quota, limit, available, requested, .. } = self;
         match limit {
             0 => write!(f, "bucket `{bucket}` is {quota}"),
+            // Whatever it has left.
+            limit if requested > limit => write!(
+                f,
+                "bucket `{bucket}`: {requested} asked, and `{quota}` admits {limit} at most"
+            ),
             _ => {
                 write!(
                     f,

@@ -404,7 +404,8 @@ fn add_fields(headers: &mut HeaderMap, refusal: &Refusal) {
         name: &shortage.quota,
         limit: shortage.limit,
         window: shortage.window,
-        left: shortage.available.max(0) as u64,
+        // What the limiter refuses by itself says nothing of what is left.
+        left: (shortage.requested <= shortage.limit).then(|| shortage.available.max(0) as u64),
         reset: shortage.retry_after,
     });
     add_quotas(headers, quotas);
@@ -415,7 +416,7 @@ fn add_status(headers: &mut HeaderMap, status: &Status) {
         name: &quota.quota,
         limit: quota.limit,
         window: quota.window,
-        left: quota.available.max(0.0) as u64,
+        left: Some(quota.available.max(0.0) as u64),
         reset: quota.window.map(|_| quota.reset),
     });
     add_quotas(headers, quotas);
@@ -426,7 +427,7 @@ struct QuotaFields<'a> {
     name: &'a str,
     limit: u64,
     window: Option<Duration>,
-    left: u64,
+    left: Option<u64>,
     /// Time until more is left.
     reset: Option<Duration>,
 }
@@ -439,7 +440,9 @@ fn add_quotas<'a>(headers: &mut HeaderMap, quotas: impl Iterator<Item = QuotaFie
     for QuotaFields { name, limit, window, left, reset } in quotas {
         let name = quoted(name);
         policies.push(format!("{name};q={limit}{}", parameter("w", window)));
-        limits.push(format!("{name};r={left}{}", parameter("t", reset)));
+        if let Some(left) = left {
+            limits.push(format!("{name};r={left}{}", parameter("t", reset)));
+        }
     }
     for (name, items) in [("ratelimit-policy", policies), ("ratelimit", limits)] {
         if let Ok(value) = HeaderValue::try_from(items.join(", "))

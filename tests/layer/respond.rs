@@ -76,10 +76,18 @@ async fn a_provider_s_long_wait_is_handed_on_and_not_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn what_could_never_fit_is_told_no_time() {
-    let layer = ThrottleLayer::new(limiter(), tokens as Extract).respond();
+    let layer = ThrottleLayer::new(limiter(), tokens as Extract).respond().rate_limit_fields();
+    send(&layer, 20).await;
     let refused = send(&layer, 101).await;
     assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(header(&refused, "retry-after"), None);
+    // Nor what is left, which was not asked.
+    let policy = r#""tokens per minute";q=100;w=60"#;
+    assert_eq!(header(&refused, "ratelimit-policy"), Some(policy));
+    assert_eq!(header(&refused, "ratelimit"), None);
+    let error: &Throttled = refused.extensions().get().unwrap();
+    let told = "101 asked, and `tokens per minute` admits 100 at most";
+    assert!(error.to_string().contains(told), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
