@@ -94,3 +94,37 @@ async fn newcomers_of_a_share_starve_no_other_share_of_their_process() {
         assert!(begun.elapsed() < secs(20), "other {is_other}: {:?}", begun.elapsed());
     }
 }
+
+/// Those that a newcomer might pass do not take its room in the batch, again and again.
+#[tokio::test(start_paused = true)]
+async fn newcomers_find_room_beside_those_that_they_might_pass() {
+    let store = FakeStore::new();
+    store.delay(ms(2));
+    let mut limits = Limits::new()
+        .bucket("all", [Quota::token_bucket("tokens", 10, secs(36_000))])
+        .bucket("x", [Quota::per_second("tokens", 100)])
+        .bucket("y", [Quota::per_second("tokens", 100)]);
+    for number in 0..63 {
+        limits = limits.bucket(format!("t{number}"), [Quota::per_second("tokens", 100)]);
+    }
+    let one = Limiter::with_store(limits, store.clone()).unwrap();
+    one.reserve(Demand::new("all", usage! { tokens: 10 })).await.unwrap().keep().await.unwrap();
+    let _older: Vec<_> = [(0, 16), (16, 32), (32, 48), (48, 63)]
+        .map(|(from, to)| {
+            let demand = Demand::new(format!("t{from}"), usage! { tokens: 5 }).share("g");
+            let demand = (from + 1..to).fold(demand, |demand, t| demand.and(format!("t{t}")));
+            waiting(&one, demand.and("all"))
+        })
+        .into();
+    tokio::time::sleep(ms(100)).await;
+    store.sent();
+    let newcomer = Demand::new("x", usage! { tokens: 1 }).and("all").share("f");
+    let _newcomer = waiting(&one, newcomer);
+    tokio::time::sleep(ms(1)).await;
+    let begun = Instant::now();
+    let other = one.reserve(Demand::new("y", usage! { tokens: 1 }).max_wait(secs(30)));
+    let other = tokio::time::timeout(secs(10), other).await;
+    tokio::time::sleep(secs(1)).await;
+    let sent = store.sent().len();
+    assert!(other.is_ok() && sent < 30, "{} {sent} {:?}", other.is_ok(), begun.elapsed());
+}

@@ -119,10 +119,15 @@ impl<'a, F: FnMut(&BucketSet) -> bool> Pick<'a, F> {
         left_out
     }
 
-    /// Picks those that the ones picked, or newcomers, would pass, as far as there is room.
+    /// Picks those that the ones picked, or newcomers, would pass, as far as there is room. A
+    /// newcomer takes its own first: those that are refused would take it again in each batch.
     pub(super) fn those_passed_by(&mut self, newcomers: &[Box<Waiter>]) {
         let (waiters, mut fronts) = (self.waiters, HashMap::new());
-        newcomers.iter().for_each(|newcomer| self.older_than(newcomer, &[], &mut fronts));
+        for newcomer in newcomers {
+            if (self.has_room)(newcomer.ask().set()) {
+                self.older_than(newcomer, &[], &mut fronts);
+            }
+        }
         let mut index = 0;
         while let Some(rank) = self.picked.get(index) {
             index += 1;
