@@ -576,3 +576,34 @@ async fn what_is_kept_comes_before_what_followed_it_whenever_the_store_is_mended
     let quota = limiter.status("bad").await.unwrap().quotas[0].clone();
     assert_eq!((quota.charged, quota.in_flight), (20.0, 0));
 }
+
+/// So is it where the store refused all, so that what is kept of many buckets is kept together.
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_of_many_buckets_comes_before_what_followed_it() {
+    let store = FakeStore::new();
+    store.delay(ms(20));
+    let names: Vec<String> = (0..40).map(|index| format!("b{index}")).collect();
+    let declare =
+        |limits: Limits, name: &String| limits.bucket(name, [Quota::per_hour("tokens", 100)]);
+    let limits = names.iter().fold(Limits::new(), declare);
+    let limiter = Limiter::with_store(limits, store.clone()).unwrap();
+    let demands =
+        names.iter().map(|name| limiter.reserve(Demand::new(name.as_str(), usage! { tokens: 10 })));
+    let calls = futures_util::future::join_all(demands).await;
+    let mut calls: Vec<_> = calls.into_iter().map(Result::unwrap).collect();
+    store.always(Rejected);
+    let adjusts = calls.iter_mut().map(|call| call.adjust(usage! { tokens: 50 }));
+    let adjusted = futures_util::future::join_all(adjusts).await;
+    assert!(adjusted.iter().all(Result::is_err));
+    tokio::time::sleep(ms(100)).await;
+    let settles = calls.into_iter().map(|call| call.settle(usage! { tokens: 20 }));
+    let settled = tokio::spawn(futures_util::future::join_all(settles));
+    tokio::time::sleep(ms(5)).await;
+    store.heal();
+    let _ = settled.await.unwrap();
+    tokio::time::sleep(secs(60)).await;
+    for name in &names {
+        let quota = limiter.status(name).await.unwrap().quotas[0].clone();
+        assert_eq!((quota.charged, quota.in_flight), (20.0, 0), "{name}");
+    }
+}

@@ -315,6 +315,18 @@ impl Batch {
         let [first, second] = halves;
         (first, Some(second))
     }
+
+    /// As many batches as it has sets of buckets.
+    pub(super) fn parted(self) -> Vec<Self> {
+        let (mut parts, mut whole) = (Vec::new(), vec![self]);
+        while let Some(batch) = whole.pop() {
+            match batch.halved() {
+                (first, Some(second)) => whole.extend([second, first]),
+                (part, None) => parts.push(part),
+            }
+        }
+        parts
+    }
 }
 
 /// Gives the buckets of an operation other indexes.

@@ -24,8 +24,8 @@ pub(super) struct Refusals {
     parts: VecDeque<Batch>,
     /// The refusals of that batch and its parts, as long as there is no answer.
     in_vain: usize,
-    /// Changes of which all is refused, by the time when they are sent again. Those on the same
-    /// buckets stay in their order.
+    /// Changes of which all is refused, each on one set of buckets, by the time when they are sent
+    /// again. Those on the same buckets stay in their order.
     kept: VecDeque<KeptChanges>,
     /// The one that is being sent again, without its batch.
     again: Option<KeptChanges>,
@@ -112,7 +112,7 @@ impl Refusals {
         self.parts.push_front(first);
     }
 
-    /// Changes that were refused, or that did not reach the store.
+    /// Changes on one set of buckets that were refused, or that did not reach the store.
     pub(super) fn keep(&mut self, mut batch: Batch, error: &Throttled, now: Micros) {
         let last = self.again.take();
         if batch.ops().is_empty() {

@@ -508,7 +508,9 @@ impl State {
             }
         }
         let error = error.cloned().unwrap_or_else(runtime_ended);
-        self.refusals.keep(batch, &error, now);
+        for part in batch.parted() {
+            self.refusals.keep(part, &error, now);
+        }
     }
 
     fn give_up_parts(&mut self, error: Option<&Throttled>, now: Micros) {
