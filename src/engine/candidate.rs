@@ -82,8 +82,8 @@ impl<'r> Candidate<'r> {
         let stuck = unknown.filter_map(|(at, _)| Some((*at)?.of)).min().unwrap_or(usize::MAX);
         // A place that it has there it keeps: streams on this quota and that one would starve it.
         let is_beyond = |(at, violation): &(Option<At>, Violation)| match (at, violation.by) {
-            (Some(at), _) => at.of > stuck && !self.is_head(states, *at),
-            (None, RefusedBy::Pause(of)) => of > stuck && !self.is_head_in(states, of),
+            (Some(at), _) => at.of > stuck && !self.has_place(states, *at),
+            (None, RefusedBy::Pause(of)) => of > stuck && !self.has_place_in(states, of),
             (None, RefusedBy::Rule(_)) => false,
         };
         let beyond: SmallVec<[bool; 4]> = refused.iter().map(is_beyond).collect();
@@ -191,21 +191,27 @@ impl<'r> Candidate<'r> {
     /// needs both.
     fn is_refused_by(&self, ask: &Measured, states: &BatchStates<'_, '_>) -> bool {
         let Measured { at, fits, .. } = *ask;
-        !fits || self.paused[at.of] == 0 && at.cost > 0 && self.is_head(states, at)
+        !fits || self.paused[at.of] == 0 && at.cost > 0 && self.head(states, at).is_some()
     }
 
-    /// Whether it is a head on a quota already.
-    fn is_head(&self, states: &BatchStates<'_, '_>, at: At) -> bool {
+    /// What it is on a quota, if it is a head there already.
+    fn head<'s>(&self, states: &'s BatchStates<'_, '_>, at: At) -> Option<&'s Head> {
         let heads = states.state(at.bucket).heads();
         let quota = states.rules(at.bucket)[at.rule].id;
         let is_waiter = self.reserve.mode == Mode::Wait && self.reserve.waiter > 0;
-        is_waiter && heads.find(states.session(), quota, self.reserve.waiter).is_some()
+        heads.find(states.session(), quota, self.reserve.waiter).filter(|_| is_waiter)
     }
 
-    /// Whether it is a head in one of its buckets already, on a quota that it needs.
-    fn is_head_in(&self, states: &BatchStates<'_, '_>, of: usize) -> bool {
+    /// Whether it was refused on a quota, and is a head there since. One that was not looked at may
+    /// be a head of a bucket that it cannot use: it came to wait behind another one that could.
+    fn has_place(&self, states: &BatchStates<'_, '_>, at: At) -> bool {
+        self.head(states, at).is_some_and(Head::was_refused)
+    }
+
+    /// Whether it has a place in one of its buckets, on a quota that it needs.
+    fn has_place_in(&self, states: &BatchStates<'_, '_>, of: usize) -> bool {
         let mut needed = self.asks.iter().filter(|ask| ask.at.of == of && ask.at.cost > 0);
-        needed.any(|ask| self.is_head(states, ask.at))
+        needed.any(|ask| self.has_place(states, ask.at))
     }
 
     /// Whether it would fit if nothing went before it.
@@ -234,7 +240,7 @@ impl<'r> Candidate<'r> {
         // What a pause of a bucket holds back is a head on all quotas of the bucket that it needs.
         let is_behind_pause = |ask: &&Measured| {
             let At { of, cost, .. } = ask.at;
-            let is_beyond = of > stuck && !self.is_head_in(states, of);
+            let is_beyond = of > stuck && !self.has_place_in(states, of);
             cost > 0 && self.paused[of] > 0 && ask.fits && !is_beyond
         };
         let behind_pauses = self.asks.iter().filter(is_behind_pause);

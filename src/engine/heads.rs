@@ -56,7 +56,7 @@ pub(crate) struct Head {
     /// When its session last named the bucket; later where no hints reach it. 0 if that cannot die
     /// by itself.
     pub(crate) heard: Micros,
-    /// Other quotas hold it back until then, as far as is known.
+    /// Other quotas hold it back until then, as far as is known. 0 if it was not looked at.
     pub(crate) held_until: Micros,
     /// It would fit if nothing went before it, on all of its quotas, and has since its session last
     /// looked.
@@ -189,6 +189,11 @@ impl Head {
         self.count = sum(self.count, behind.count);
         self.sum = sum(self.sum, behind.sum);
         self.last = self.last.max(behind.last);
+    }
+
+    /// Whether it is a head since it was looked at, rather than for the place of another one.
+    pub(crate) fn was_refused(&self) -> bool {
+        self.held_until > 0
     }
 
     pub(crate) fn is_late(&self, now: Micros) -> bool {

@@ -437,3 +437,83 @@ async fn a_tenant_that_is_full_keeps_no_place_of_its_parent_after_a_pause() {
         waits.iter().for_each(JoinHandle::abort);
     }
 }
+
+/// Nor does what comes to wait for the tenant only when its parent is paused already.
+#[tokio::test(start_paused = true)]
+async fn a_tenant_that_is_full_keeps_no_place_of_its_parent_where_it_comes_during_a_pause() {
+    let limits = Limits::new()
+        .bucket("slow", [Quota::concurrency(1)])
+        .bucket("fast", [Quota::concurrency(100)])
+        .bucket("all", [Quota::concurrency(2)]);
+    let of = |tenant: &str| Demand::new(tenant, usage! {}).and("all");
+    let mut failed = Vec::new();
+    for (is_other_session, has_older, waits_first) in [
+        (false, false, false),
+        (true, false, false),
+        (false, true, false),
+        (true, true, false),
+        (false, true, true),
+        (true, true, true),
+    ] {
+        let [one, other] = several(&limits);
+        let slow = one.reserve(of("slow")).await.unwrap();
+        let mut waits = Vec::new();
+        if waits_first {
+            waits.extend((0..10).map(|_| waiting(&one, of("slow"))));
+            quiet().await;
+        }
+        one.pause("all", secs(10)).await.unwrap();
+        tokio::time::sleep(ms(10)).await;
+        let older = has_older.then(|| waiting(&one, Demand::new("all", usage! {})));
+        quiet().await;
+        waits.extend((0..10).map(|_| waiting(&one, of("slow"))));
+        tokio::time::sleep(secs(11)).await;
+        if let Some(older) = older {
+            drop(older.await.unwrap().unwrap());
+        }
+        tokio::time::sleep(secs(1)).await;
+        let fast = if is_other_session { &other } else { &one };
+        for call in 0..20 {
+            let Ok(call) = timeout(secs(2), fast.reserve(of("fast"))).await else {
+                failed.push((is_other_session, has_older, waits_first, call));
+                break;
+            };
+            tokio::time::sleep(ms(20)).await;
+            drop(call.unwrap());
+        }
+        drop(slow);
+        waits.iter().for_each(JoinHandle::abort);
+    }
+    assert!(failed.is_empty(), "other session, older, waits first: {failed:?}");
+}
+
+/// Nor where an older one waits for the parent when it comes.
+#[tokio::test(start_paused = true)]
+async fn a_tenant_that_is_full_keeps_no_place_of_its_parent_behind_one_that_waits_for_that() {
+    let limits = Limits::new()
+        .bucket("slow", [Quota::concurrency(1)])
+        .bucket("fast", [Quota::concurrency(100)])
+        .bucket("all", [Quota::concurrency(2)]);
+    let of = |tenant: &str| Demand::new(tenant, usage! {}).and("all");
+    for is_other_session in [false, true] {
+        let [one, other] = several(&limits);
+        let slow = one.reserve(of("slow")).await.unwrap();
+        let call = one.reserve(of("fast")).await.unwrap();
+        let older = waiting(&one, Demand::new("all", usage! {}));
+        quiet().await;
+        let waits: Vec<_> = (0..10).map(|_| waiting(&one, of("slow"))).collect();
+        tokio::time::sleep(secs(1)).await;
+        drop(call);
+        drop(older.await.unwrap().unwrap());
+        tokio::time::sleep(secs(1)).await;
+        let fast = if is_other_session { &other } else { &one };
+        for _ in 0..20 {
+            let call = timeout(secs(2), fast.reserve(of("fast"))).await;
+            let call = call.unwrap_or_else(|_| panic!("there is room: {is_other_session}"));
+            tokio::time::sleep(ms(20)).await;
+            drop(call.unwrap());
+        }
+        drop(slow);
+        waits.iter().for_each(JoinHandle::abort);
+    }
+}

@@ -74,6 +74,13 @@ local function is_head_on(demand, quota)
   return demand.tie == session and heads_find(quota.bucket, quota.id, demand.waiter)
 end
 
+-- Whether the demand was refused on a quota, and is a head there since. One that was not looked at
+-- may be a head of a bucket that it cannot use: it came to wait behind another one that could.
+local function has_place_on(demand, quota)
+  local head = is_head_on(demand, quota)
+  return head and head.held_until > 0
+end
+
 -- The reasons of a refusal: pauses, and asks that now say {available, wait, alone, at_best, asked}.
 -- With them come the quotas that refused a waiter before, where it keeps its place.
 local function violations_of(demand)
@@ -184,7 +191,7 @@ local function beyond_of(demand, stuck)
     for _ = 1, bucket.count do
       k = k + 1
       local ask = demand.asks[k]
-      if beyond[b] and ask.cost > 0 and is_head_on(demand, ask.quota) then beyond[b] = false end
+      if beyond[b] and ask.cost > 0 and has_place_on(demand, ask.quota) then beyond[b] = false end
     end
   end
   return beyond
@@ -201,7 +208,7 @@ function waiting.refuse(demand)
   for index, violation in ipairs(violations) do
     local quota = violation.quota
     if quota then
-      beyond[index] = violation.place > stuck and not is_head_on(demand, quota)
+      beyond[index] = violation.place > stuck and not has_place_on(demand, quota)
     else
       beyond[index] = demand.beyond[violation.place]
     end
