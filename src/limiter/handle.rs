@@ -471,6 +471,9 @@ impl Limiter {
     /// Refuses every demand from now on, and those that wait; then waits until the settles so far
     /// have reached the store, or it does not answer.
     ///
+    /// It does not wait for calls in flight, which can still be settled. To end a program: close,
+    /// let the tasks end whose calls are in flight, and close again, which sends what they settled.
+    ///
     /// ```
     /// use tower_throttle::{Demand, Limiter, Limits, Quota, Throttled, usage};
     ///
@@ -541,7 +544,8 @@ pub struct Update {
 }
 
 impl Update {
-    /// Returns the buckets in use that are declared no more, or stand for something else now.
+    /// Returns the buckets in use that are declared no more, or stand for something else now. In
+    /// use is a bucket of which a reservation is open in this limiter, or for which a demand waits.
     pub fn dropped(&self) -> &[Arc<str>] {
         &self.dropped
     }

@@ -254,8 +254,9 @@ impl Limits {
     }
 
     /// Gives the demands of a [share](crate::Demand::share) a weight, from 1 (the default) up to
-    /// 1,000,000: where shares wait for the same quota, one of weight 3 gets three times as much of
-    /// it as one of weight 1.
+    /// 1,000,000: where shares wait for the same quota, one of weight 3 is granted three times as
+    /// much of it as one of weight 1. What they reserve counts, whatever they use of it: a share
+    /// that reserves too much gets less done.
     ///
     /// ```
     /// use tower_throttle::{Demand, Limits, Quota, usage};

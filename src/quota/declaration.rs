@@ -359,8 +359,10 @@ impl Quota {
     /// use std::time::Duration;
     /// use tower_throttle::Quota;
     ///
-    /// // 60,000 a minute, and no more than 1,000 in any second of it.
-    /// let tokens = Quota::per_minute("tokens", 60_000).paced_over(Duration::from_secs(1));
+    /// // 60,000 a minute, and no more than 1,000 in any second of it. Calls take 10 s at most.
+    /// let tokens = Quota::per_minute("tokens", 60_000)
+    ///     .paced_over(Duration::from_secs(1))
+    ///     .longest_call(Duration::from_secs(10));
     /// ```
     #[must_use]
     pub fn paced_over(self, interval: Duration) -> Self {
@@ -441,6 +443,10 @@ impl Quota {
     /// How long the longest call takes whose refund a token bucket must still understand (default:
     /// four periods).
     ///
+    /// That time is cut into [slots](Self::slots), and of what a call gives back up to what refills
+    /// in one of them may be lost: by default 1/24 of the limit. Where the burst is small, as with
+    /// [`paced_over`](Self::paced_over), that is much of it: say how long calls really take.
+    ///
     /// ```
     /// use std::time::Duration;
     /// use tower_throttle::Quota;
@@ -456,7 +462,8 @@ impl Quota {
     }
 
     /// Into how many slots time is cut, 1 to 1,000 (default: 60 for a sliding window, 96 for a
-    /// token bucket). More slots waste less and take 8 bytes each.
+    /// token bucket, over its [longest call](Self::longest_call)). More slots waste less and take 8
+    /// bytes each.
     ///
     /// ```
     /// use tower_throttle::Quota;
