@@ -88,6 +88,10 @@ impl Refusals {
         self.kept.make_contiguous().sort_by_key(|kept| kept.at);
     }
 
+    pub(super) fn keep_any(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
     /// What is told of changes on a set of buckets of which others are kept, if any are. To be sent
     /// before these have reached the store, they would be applied in another order.
     pub(super) fn told_of(&self, set: &BucketSet) -> Option<&Throttled> {

@@ -294,6 +294,9 @@ impl State {
     /// before these.
     fn keep_followers(&mut self, now: Micros) {
         let refusals = &self.refusals;
+        if !refusals.keep_any() {
+            return;
+        }
         for outgoing in self.outbox.take_changes(|set| refusals.told_of(set).is_some()) {
             let Some(error) = self.refusals.told_of(outgoing.set()).cloned() else { continue };
             let (batch, reports) = outgoing.into_batch();
