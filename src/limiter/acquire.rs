@@ -352,7 +352,6 @@ impl Inner {
                 }
                 let mut ticket = match enter(&target, asked, terms) {
                     Ok(ticket) => ticket,
-                    Err(Throttled::Store(error)) => return Err(Outage { error, target }),
                     Err(error) => return Ok(Err(error)),
                 };
                 let outcome = ticket.outcome().await;
@@ -482,19 +481,13 @@ fn ask(target: &BucketTarget, demand: &Demand, terms: Terms, mode: Mode) -> Resu
 /// Queues a demand.
 ///
 /// # Errors
-/// Some quota could never admit it, the limiter was closed, or the store is known not to answer.
+/// Some quota could never admit it.
 fn enter<'a>(
     target: &BucketTarget,
     asked: &'a Query<'a>,
     terms: Terms,
 ) -> Result<Ticket<'a>, Throttled> {
     let ask = ask(target, asked.demand, terms, asked.mode)?;
-    if target.session.is_closed() {
-        return Err(Throttled::Closed);
-    }
-    if let Some(error) = target.session.health().down() {
-        return Err(Throttled::Store(error));
-    }
     let class = asked.demand.class.clone();
     let share = asked.demand.share_asked().cloned();
     let is_told = class.is_some() || share.is_some() || target.session.context().is_observed();

@@ -56,7 +56,7 @@ impl Health {
     }
 
     /// Why the store is not to be asked now.
-    pub(in crate::limiter) fn down(&self) -> Option<Arc<StoreError>> {
+    pub(super) fn down(&self) -> Option<Arc<StoreError>> {
         if !self.troubled.load(Ordering::Relaxed) {
             return None;
         }

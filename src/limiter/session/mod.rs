@@ -254,7 +254,12 @@ impl Session {
         let (sender, answer) = oneshot::channel();
         let (arrived, deadline) =
             (self.clock.time_of(arrived), deadline.map(|deadline| self.clock.time_of(deadline)));
-        (self.change(|state| state.enter(ask, arrived, deadline, sender)), answer)
+        let enter = |state: &mut State| {
+            // Under the lock: the end of a batch without an answer tells all that wait by then.
+            let down = self.health.down();
+            state.enter(ask, arrived, deadline, sender, down)
+        };
+        (self.change(enter), answer)
     }
 
     /// Takes out a demand whose caller has gone, if it waits.

@@ -25,6 +25,7 @@ use crate::{
         bucket_set::{BucketSet, GrantedAt},
         settle::runtime_ended,
     },
+    store::StoreError,
 };
 
 /// A batch without an answer is not sent again after this long: the store remembers its number for
@@ -169,16 +170,22 @@ impl State {
         self.reports.extend(heard.map(|report| (report, result())));
     }
 
-    /// Takes in a demand. Returns its place.
+    /// Takes in a demand, or refuses it: also where the store is not to be asked now, being `down`.
+    /// Returns its place.
     pub(super) fn enter(
         &mut self,
         mut ask: Ask,
         arrived: Micros,
         deadline: Option<Micros>,
         answer: OutcomeSender,
+        down: Option<Arc<StoreError>>,
     ) -> Rank {
         let rank = self.queue.rank(arrived, &ask);
-        let refreshed = if self.closed { Err(closed()) } else { ask.refresh() };
+        let refreshed = match down {
+            _ if self.closed => Err(closed()),
+            Some(error) => Err(Outcome::Refused(Throttled::Store(error))),
+            None => ask.refresh(),
+        };
         match refreshed {
             Ok(()) => self.queue.enter(Box::new(Waiter::new(ask, rank, deadline, answer))),
             Err(outcome) => self.queue.tell(answer, outcome),

@@ -81,7 +81,7 @@ impl World {
     fn enter(&mut self, ask: Ask, deadline: Option<Micros>) -> (Rank, Answer, Option<usize>) {
         let (sender, answer) = oneshot::channel();
         self.now += 1;
-        let rank = self.state.enter(ask, self.now, deadline, sender);
+        let rank = self.state.enter(ask, self.now, deadline, sender, None);
         let effects = self.state.take_effects();
         let position = effects.told.first().map(|told| match told {
             Told::HasToWait { position, .. } => *position,

@@ -327,7 +327,7 @@ impl Fleet {
             Mode::Wait,
         );
         let (sender, answer) = oneshot::channel();
-        let rank = peer.state.enter(ask.expect("it fits"), self.now, None, sender);
+        let rank = peer.state.enter(ask.expect("it fits"), self.now, None, sender, None);
         peer.waits.push(Pending { rank, answer, task, since: self.now });
         task.session
     }
